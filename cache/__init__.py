@@ -1,0 +1,37 @@
+"""The feature file: one HDF5 file that a run can never corrupt. `FORMAT.md` beside this file is its specification."""
+
+from __future__ import annotations
+
+if __name__ != "precompute.cache":
+    raise ImportError(
+        "This folder installs as `precompute.cache`. Import it by that name: `from precompute.cache import open_cache`."
+    )
+
+from precompute.cache.key import canonical_json, difference, key_of
+from precompute.cache.check import read_layout
+from precompute.cache.columns import Column, Layout, Samples
+from precompute.cache.creation import create
+from precompute.cache.lock import WriteLock
+from precompute.cache.reader import Cache, open_cache
+from precompute.cache.status import SPLITS, Status
+from precompute.cache.verification import Verification, verify
+from precompute.cache.writer import RowWriter
+
+__all__ = [
+    "SPLITS",
+    "Cache",
+    "Column",
+    "Layout",
+    "RowWriter",
+    "Samples",
+    "Status",
+    "Verification",
+    "WriteLock",
+    "canonical_json",
+    "create",
+    "difference",
+    "key_of",
+    "open_cache",
+    "read_layout",
+    "verify",
+]

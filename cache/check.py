@@ -1,0 +1,156 @@
+"""Check a file that may come from a stranger, without following any link in it, and say where its columns lie."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import h5py
+import numpy as np
+
+from precompute.cache.columns import FORMAT, VERSION, Column, Layout, column_types
+from precompute.cache.key import key_of
+from precompute.errors import CacheFormatError
+
+MAX_ATTRIBUTE_BYTES = 64 * 1024  # HDF5's own limit for an attribute in an object header
+MAX_ID_BYTES = 64 * 1024
+MAX_LAYERS = 64
+
+
+def read_layout(path: str) -> Layout:
+    """Check the file at `path` without following any link in it, and say where its columns lie.
+
+    Raises CacheFormatError where it is not a precompute cache, is cut short, or has a part this version does not know.
+    """
+    if not os.path.isfile(path):
+        what = "is not an ordinary file" if os.path.exists(path) else "does not exist"
+        raise CacheFormatError(f"{path} {what}.", hint="Make a cache with `precompute extract SOURCE -b BACKBONE -o OUT.h5`.")
+    try:
+        # No HDF5 lock: readers never block a writer, and read-only or network folders work.
+        with h5py.File(path, "r", locking=False) as file:
+            return _check(path, file, os.path.getsize(path))
+    except OSError as error:
+        raise CacheFormatError(
+            f"{path} is not an HDF5 file that can be opened: {error}",
+            hint="If a copy or download was cut short, fetch it again; else extract again to another output.",
+        ) from error
+
+
+def _refuse(path: str, what: str) -> CacheFormatError:
+    return CacheFormatError(
+        f"{path} is not a precompute feature file: {what}.",
+        hint="Use a file made by `precompute extract`; nothing in this one was read further.",
+    )
+
+
+def _check(path: str, file: h5py.File, size: int) -> Layout:
+    spec, key = _attributes(path, file)
+    for group in ("features", "checksums", "samples"):
+        _hard_link(path, file, group, h5py.h5g.GROUP)
+    layers = tuple(sorted(file["features"]))
+    if not 1 <= len(layers) <= MAX_LAYERS:
+        raise _refuse(path, f"it holds {len(layers)} layers")
+    identity = _column(path, file, "samples/id", size)
+    if identity.dtype.kind != "S" or identity.dtype.itemsize > MAX_ID_BYTES or len(identity.shape) != 1:
+        raise _refuse(path, "`samples/id` is not a column of fixed-length strings")
+    rows = identity.shape[0]
+    if not rows:
+        raise _refuse(path, "it holds no samples")
+    columns = {}
+    for name, (shape, dtype) in column_types(rows, identity.dtype.itemsize).items():
+        columns[name] = column = _column(path, file, name, size)
+        if column.shape != shape or column.dtype != dtype or _enum(column.dtype) != _enum(dtype):
+            raise _refuse(path, f"`{name}` is {column.dtype} {column.shape}, not {dtype} {shape}")
+    for layer in layers:
+        features = columns[f"features/{layer}"] = _column(path, file, f"features/{layer}", size)
+        sums = columns[f"checksums/{layer}"] = _column(path, file, f"checksums/{layer}", size)
+        if features.dtype.str not in ("<f2", "<f4") or len(features.shape) < 2 or features.shape[0] != rows:
+            raise _refuse(path, f"`features/{layer}` is {features.dtype} {features.shape}")
+        if sums.dtype.str != "<u8" or sums.shape != (rows,):
+            raise _refuse(path, f"`checksums/{layer}` is {sums.dtype} {sums.shape}")
+    classes = columns["classes"] = _column(path, file, "classes", size)
+    if classes.dtype.kind != "S" or len(classes.shape) != 1:
+        raise _refuse(path, "`classes` is not a column of fixed-length strings")
+    provenance = columns["provenance"] = _column(path, file, "provenance", size)
+    if provenance.dtype.str != "|u1" or len(provenance.shape) != 1:
+        raise _refuse(path, "`provenance` is not a block of bytes")
+    _check_overlaps(path, columns)
+    return Layout(spec=spec, key=key, layers=layers, columns=columns, file_size=size)
+
+
+def _attributes(path: str, file: h5py.File) -> tuple[dict[str, Any], str]:
+    """Spec and key, once format and version are known to be ours."""
+    for name in ("format", "version", "key", "spec"):
+        if name not in file.attrs:
+            raise _refuse(path, f"it has no `{name}` attribute")
+        attribute = file.attrs.get_id(name)
+        if attribute.shape != () or attribute.dtype.kind not in "Si" or attribute.dtype.itemsize > MAX_ATTRIBUTE_BYTES:
+            raise _refuse(path, f"its attribute `{name}` has an unexpected type")
+    if file.attrs["format"] != np.bytes_(FORMAT):
+        raise _refuse(path, f"its format is {file.attrs['format']!r}")
+    version = int(file.attrs["version"])
+    if version != VERSION:
+        raise CacheFormatError(
+            f"{path} has format version {version}; this precompute reads version {VERSION}.",
+            hint="Update precompute: pip install --upgrade precompute.",
+        )
+    try:
+        spec = json.loads(bytes(file.attrs["spec"]))
+        key = bytes(file.attrs["key"]).decode("ascii")
+        if not isinstance(spec, dict) or key_of(spec) != key:
+            raise ValueError("the key is not the SHA-256 of the spec")
+    except (ValueError, TypeError, RecursionError) as error:
+        raise _refuse(path, f"its spec cannot be trusted ({error})") from error
+    return spec, key
+
+
+def _enum(dtype: np.dtype[Any]) -> dict[str, int] | None:
+    members = h5py.check_enum_dtype(dtype)
+    return None if members is None else dict(members)
+
+
+def _hard_link(path: str, file: h5py.File, name: str, kind: int) -> None:
+    """Look at the link before anything behind it is opened: soft and external links are refused by name."""
+    parent = ""
+    for part in name.split("/"):
+        full = f"{parent}/{part}"
+        try:
+            link = file.id.links.get_info(full.encode())
+        except KeyError as error:
+            raise _refuse(path, f"`{name}` is missing") from error
+        if link.type != h5py.h5l.TYPE_HARD:
+            raise _refuse(path, f"`{name}` is a link to somewhere else")
+        parent = full
+    if h5py.h5g.get_objinfo(file.id, name.encode()).type != kind:
+        raise _refuse(path, f"`{name}` is not a {'group' if kind == h5py.h5g.GROUP else 'dataset'}")
+
+
+def _column(path: str, file: h5py.File, name: str, size: int) -> Column:
+    _hard_link(path, file, name, h5py.h5g.DATASET)
+    dataset = h5py.h5d.open(file.id, name.encode())
+    creation = dataset.get_create_plist()
+    if creation.get_layout() != h5py.h5d.CONTIGUOUS or creation.get_nfilters() or creation.get_external_count():
+        raise _refuse(path, f"`{name}` is not stored contiguously inside the file")
+    try:
+        dtype = dataset.dtype
+    except (TypeError, ValueError) as error:
+        raise _refuse(path, f"`{name}` has a type that is not understood") from error
+    if dtype.hasobject:
+        raise _refuse(path, f"`{name}` holds references or variable-length values")
+    shape = tuple(int(extent) for extent in dataset.shape)
+    offset = dataset.get_offset()
+    column = Column(name, 0 if offset is None else int(offset), dtype, shape)
+    if column.nbytes and (offset is None or column.offset + column.nbytes > size):
+        raise CacheFormatError(
+            f"{path} is cut short: `{name}` ends at byte {column.offset + column.nbytes:,}, the file has {size:,}.",
+            hint="Fetch or copy the file again; if there is no whole copy, extract again to another output.",
+        )
+    return column
+
+
+def _check_overlaps(path: str, columns: dict[str, Column]) -> None:
+    used = sorted((column.offset, column.offset + column.nbytes, column.name) for column in columns.values() if column.nbytes)
+    for (_, end, first), (start, _, second) in zip(used, used[1:], strict=False):
+        if start < end:
+            raise _refuse(path, f"`{first}` and `{second}` overlap")

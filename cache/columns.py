@@ -1,0 +1,85 @@
+"""What a feature file is made of: names, types and places of its columns, as plain descriptions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from precompute.cache.status import SPLITS, Status
+
+FORMAT = "precompute-features"
+VERSION = 1
+PROVENANCE_BYTES = 256 * 1024  # about 300 runs of about 800 bytes
+
+_STATUS = h5py.enum_dtype({status.name: int(status) for status in Status}, basetype="u1")
+_SPLIT = h5py.enum_dtype({name: code for code, name in enumerate(SPLITS)}, basetype="u1")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A contiguous array in the file: `shape` elements of `dtype` from byte `offset` on."""
+
+    name: str
+    offset: int
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    @property
+    def row_bytes(self) -> int:
+        return self.dtype.itemsize * math.prod(self.shape[1:])
+
+    @property
+    def nbytes(self) -> int:
+        return self.dtype.itemsize * math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What is known of the samples before any of them is read, one entry a row, ordered by id.
+
+    ids: (N,) fixed-length bytes, POSIX paths relative to the source · sizes: (N,) int64, bytes · mtimes: (N,) int64,
+    nanoseconds since 1970 · labels: (N,) int32, index into `classes` or -1 · splits: (N,) uint8, index into SPLITS.
+    """
+
+    ids: NDArray[np.bytes_]
+    sizes: NDArray[np.int64]
+    mtimes: NDArray[np.int64]
+    labels: NDArray[np.int32]
+    splits: NDArray[np.uint8]
+    classes: tuple[bytes, ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A checked file: its settings and where its columns lie."""
+
+    spec: dict[str, Any]
+    key: str
+    layers: tuple[str, ...]
+    columns: dict[str, Column]
+    file_size: int
+
+    @property
+    def rows(self) -> int:
+        return self.columns["samples/status"].shape[0]
+
+
+def column_types(samples: int, id_bytes: int) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+    """Shape and dtype of each column under /samples."""
+    return {
+        "samples/id": ((samples,), np.dtype(f"S{id_bytes}")),
+        "samples/digest": ((samples, 32), np.dtype("u1")),
+        "samples/size": ((samples,), np.dtype("<i8")),
+        "samples/mtime_ns": ((samples,), np.dtype("<i8")),
+        "samples/label": ((samples,), np.dtype("<i4")),
+        "samples/split": ((samples,), _SPLIT),
+        "samples/status": ((samples,), _STATUS),
+    }

@@ -1,0 +1,98 @@
+"""Lay a feature file out completely, before the first feature exists. From then on libhdf5 never writes to it."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import Any
+
+import h5py
+import numpy as np
+
+from precompute.cache import provenance
+from precompute.cache.check import read_layout
+from precompute.cache.columns import FORMAT, PROVENANCE_BYTES, VERSION, Layout, Samples, column_types
+from precompute.cache.key import Spec, canonical_json, key_of
+from precompute.cache.provenance import Record
+from precompute.errors import DiskSpaceError
+
+
+def _create_dataset(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    creation.set_layout(h5py.h5d.CONTIGUOUS)
+    creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    creation.set_obj_track_times(False)  # the same run gives the same bytes
+    links = h5py.h5p.create(h5py.h5p.LINK_CREATE)
+    links.set_create_intermediate_group(True)
+    kind = h5py.h5t.py_create(dtype, logical=True)
+    h5py.h5d.create(file.id, name.encode(), kind, h5py.h5s.create_simple(shape), creation, links)
+
+
+def create(
+    path: str,
+    *,
+    spec: Spec,
+    samples: Samples,
+    layers: dict[str, tuple[tuple[int, ...], np.dtype[Any]]],
+    records: list[Record] | None = None,
+) -> Layout:
+    """Write a complete, empty feature file at `path`, its space reserved on disk, and flush it.
+
+    `layers` maps a layer's name to the shape of one row and the stored dtype (float16 or float32). Every row starts
+    as pending. `records` is the provenance that rows of an older file bring along. `path` must not exist.
+    Raises DiskSpaceError where the file system lacks the room.
+    """
+    rows = len(samples)
+    columns = column_types(rows, max(1, samples.ids.dtype.itemsize))
+    for layer, (shape, dtype) in layers.items():
+        columns[f"features/{layer}"] = ((rows, *shape), dtype.newbyteorder("<"))
+        columns[f"checksums/{layer}"] = ((rows,), np.dtype("<u8"))
+    # Alignment from the first byte on: no dataset shares a page with metadata or with another dataset.
+    with h5py.File(path, "x", libver=("v108", "v108"), alignment_threshold=1, alignment_interval=4096) as file:
+        file.attrs["format"] = np.bytes_(FORMAT)
+        file.attrs["version"] = np.int64(VERSION)
+        file.attrs["key"] = np.bytes_(key_of(spec))
+        file.attrs["spec"] = np.bytes_(canonical_json(spec))
+        for name, (shape, dtype) in columns.items():
+            _create_dataset(file, name, shape, dtype)
+        width = max([1, *map(len, samples.classes)])
+        _create_dataset(file, "classes", (len(samples.classes),), np.dtype(f"S{width}"))
+        _create_dataset(file, "provenance", (PROVENANCE_BYTES,), np.dtype("u1"))
+    layout = read_layout(path)
+    with open(path, "r+b") as raw:
+        reserve(raw.fileno(), path, layout.file_size)
+        for name, values in (
+            ("samples/id", samples.ids),
+            ("samples/size", samples.sizes),
+            ("samples/mtime_ns", samples.mtimes),
+            ("samples/label", samples.labels),
+            ("samples/split", samples.splits),
+            ("classes", np.array(samples.classes, dtype=layout.columns["classes"].dtype)),
+            ("provenance", np.frombuffer(provenance.pack(records or [], PROVENANCE_BYTES), dtype=np.uint8)),
+        ):
+            column = layout.columns[name]
+            raw.seek(column.offset)
+            raw.write(np.ascontiguousarray(values, dtype=column.dtype).tobytes())
+        raw.flush()
+        os.fsync(raw.fileno())
+    return layout
+
+
+def reserve(descriptor: int, path: str, size: int) -> None:
+    """Reserve `size` bytes for the open file, so that a full disk is known before the work starts.
+
+    Raises DiskSpaceError with the bytes needed and free.
+    """
+    usage = os.fstatvfs(descriptor)
+    free = usage.f_bavail * usage.f_frsize
+    have = os.fstat(descriptor).st_blocks * 512
+    try:
+        if size - have > free:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        raise DiskSpaceError(
+            f"{path} needs {size:,} bytes; {free:,} bytes are free there ({error.strerror}).",
+            hint="Free some space, choose an output on another disk, or store less: --dtype float16, --limit N.",
+        ) from error

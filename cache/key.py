@@ -1,0 +1,44 @@
+"""The key: what must be equal for two features to be equal, as canonical JSON and its SHA-256."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+Spec = Mapping[str, Any]
+
+
+def canonical_json(value: object) -> str:
+    """JSON with sorted keys, no spaces and ASCII only, so that equal specs are equal bytes.
+
+    Raises ValueError for NaN and infinities, which JSON does not have.
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def key_of(spec: Spec) -> str:
+    """SHA-256 of the canonical JSON of `spec`, as 64 hexadecimal digits."""
+    return hashlib.sha256(canonical_json(spec).encode("ascii")).hexdigest()
+
+
+def _leaves(value: object, path: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping):
+        for name in sorted(value):
+            yield from _leaves(value[name], f"{path}.{name}" if path else str(name))
+    elif isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+        for number, item in enumerate(value):
+            yield from _leaves(item, f"{path}[{number}]")
+    else:
+        yield path, value if isinstance(value, str) else canonical_json(value)
+
+
+def difference(old: Spec, new: Spec) -> list[str]:
+    """One line for each setting that differs, such as `transform.resize: 232 -> 256`; empty where the keys agree."""
+    before, after = dict(_leaves(old)), dict(_leaves(new))
+    return [
+        f"{path}: {before.get(path, '(absent)')} -> {after.get(path, '(absent)')}"
+        for path in sorted(before.keys() | after.keys())
+        if before.get(path) != after.get(path)
+    ]

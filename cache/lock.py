@@ -1,0 +1,71 @@
+"""One writer for each output. The operating system frees the lock with the process, however that ends."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+from datetime import UTC, datetime
+from types import TracebackType
+
+from precompute.errors import CacheLockedError
+
+
+class WriteLock:
+    """Hold `OUTPUT.lock` with flock(2) while inside `with`.
+
+    The file names pid, host and time of its holder for whoever comes second. A lock file without a living holder
+    means nothing: flock belongs to the process, so a dead process holds none. A file of its own is locked, not the
+    cache, because HDF5 readers take a shared flock on the cache and would be kept out.
+
+    Raises CacheLockedError where another process holds it.
+    """
+
+    def __init__(self, output: str) -> None:
+        self._output = output
+        self._path = f"{output}.lock"
+        self._descriptor = -1
+
+    def __enter__(self) -> WriteLock:
+        while self._descriptor < 0:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                holder = _describe(os.pread(descriptor, 4096, 0))
+                os.close(descriptor)
+                raise CacheLockedError(
+                    f"{self._output} is being written by {holder}.",
+                    hint="Wait for it to finish, or choose another output. Nothing was changed.",
+                ) from error
+            if self._is_current(descriptor):
+                self._descriptor = descriptor
+            else:  # the last holder removed the file between our open and our flock
+                os.close(descriptor)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        holder = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": now})
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, holder.encode(), 0)
+        return self
+
+    def _is_current(self, descriptor: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(descriptor), os.stat(self._path, follow_symlinks=False))
+        except FileNotFoundError:
+            return False
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        os.unlink(self._path)  # while still locked, so that nobody can lock the old file and a new one at once
+        os.close(self._descriptor)
+        self._descriptor = -1
+
+
+def _describe(content: bytes) -> str:
+    try:
+        holder = json.loads(content)
+        return f"process {int(holder['pid'])} on {holder['host']!s:.200} since {holder['since']!s:.40}"
+    except (ValueError, TypeError, KeyError):
+        return "another process that has just started"

@@ -1,0 +1,127 @@
+"""Read a feature file as memory-mapped arrays."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from precompute.cache import provenance
+from precompute.cache.check import read_layout
+from precompute.cache.columns import Column, Layout
+from precompute.cache.provenance import Record
+from precompute.cache.status import SPLITS, Status
+from precompute.errors import CacheError
+
+if TYPE_CHECKING:
+    from precompute.cache.torch_dataset import FeatureDataset
+
+
+class Cache:
+    """A feature file, open for reading; N samples in the order of their ids.
+
+    All arrays are memory-mapped or small: opening costs the same for a thousand rows and for a million. A cache that
+    is replaced or deleted while it is open stays readable as it was. Made by `open_cache`.
+    """
+
+    def __init__(self, path: str, layout: Layout) -> None:
+        self.path = path
+        self.layout = layout
+
+    def __len__(self) -> int:
+        return self.layout.rows
+
+    def __repr__(self) -> str:
+        return f"Cache({self.path!r}, {len(self)} samples, layers={list(self.layers)})"
+
+    def column(self, name: str) -> NDArray[Any]:
+        """Any column of FORMAT.md by its name, such as `samples/digest`, memory-mapped and read-only."""
+        column: Column = self.layout.columns[name]
+        if not column.nbytes:
+            return np.zeros(column.shape, dtype=column.dtype)
+        return np.memmap(self.path, dtype=column.dtype, mode="r", offset=column.offset, shape=column.shape)
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The settings that decide a feature's value."""
+        return self.layout.spec
+
+    @property
+    def key(self) -> str:
+        """SHA-256 of the canonical JSON of `spec`."""
+        return self.layout.key
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        return self.layout.layers
+
+    def features(self, layer: str | None = None) -> NDArray[np.floating]:
+        """The features of `layer`, (N, *shape) float16 or float32, memory-mapped; the only layer where None is given.
+
+        Rows whose sample failed hold NaN; rows not computed yet hold zeros. `ok` tells which rows to use.
+        Raises CacheError for a layer that the file does not hold, or for None where it holds several.
+        """
+        if layer is None and len(self.layers) == 1:
+            layer = self.layers[0]
+        if layer not in self.layers:
+            raise CacheError(
+                f"{self.path} holds the layers {', '.join(self.layers)}; {layer!r} is not one of them.",
+                hint="Name one of these layers, or extract again with --layer to another output.",
+            )
+        return self.column(f"features/{layer}")
+
+    @property
+    def ids(self) -> list[str]:
+        """POSIX paths relative to the source. Bytes that are not UTF-8 appear as lone surrogates (os.fsdecode)."""
+        return [os.fsdecode(value) for value in self.column("samples/id").tolist()]
+
+    @property
+    def labels(self) -> NDArray[np.int32]:
+        """(N,) int32 index into `classes`, -1 where a sample has no label."""
+        return self.column("samples/label")
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(os.fsdecode(value) for value in self.column("classes").tolist())
+
+    @property
+    def split(self) -> NDArray[np.str_]:
+        """(N,) of "train", "val", "test" or "none"."""
+        return np.array(SPLITS)[self.column("samples/split")]
+
+    @property
+    def status(self) -> NDArray[np.uint8]:
+        """(N,) uint8, the values of `Status`."""
+        return self.column("samples/status")
+
+    @property
+    def ok(self) -> NDArray[np.bool_]:
+        """(N,) bool: rows that are there and whole, also in a file that is still being filled."""
+        there = np.ones(len(self), dtype=bool)
+        for layer in self.layers:
+            there &= self.column(f"checksums/{layer}") != 0
+        return there & (self.status == Status.OK)
+
+    @property
+    def provenance(self) -> list[Record]:
+        """One record for each run that added rows, oldest first."""
+        return provenance.parse(self.column("provenance").tobytes())[0]
+
+    def dataset(self, layer: str | None = None, *, split: str | None = None) -> FeatureDataset:
+        """A `torch.utils.data.Dataset` of (features, label) over the ok rows, of one split where it is named."""
+        from precompute.cache.torch_dataset import FeatureDataset
+
+        rows = self.ok if split is None else self.ok & (self.split == split)
+        return FeatureDataset(self.features(layer), self.labels, np.flatnonzero(rows))
+
+
+def open_cache(path: str | os.PathLike[str]) -> Cache:
+    """Open the feature file at `path` for reading, also while another process is filling it.
+
+    Raises CacheFormatError where it is not a precompute cache, is cut short, or holds anything that the format does
+    not allow (links, filters, external storage, foreign types).
+    """
+    name = os.fspath(path)
+    return Cache(name, read_layout(name))

@@ -1,0 +1,72 @@
+"""Read every row once and hold it against its checksum."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from precompute.cache.checksum import row_checksums
+from precompute.cache.reader import Cache
+from precompute.cache.status import Status
+
+BLOCK_BYTES = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `verify` found. Arrays hold row numbers, ascending.
+
+    good: checksums match (ok or failed samples alike) · pending: not computed yet · damaged: a checksum that does not
+    match its bytes, or an ok row with NaN or infinity in it · ids_in_order: ids strictly ascending.
+    """
+
+    good: NDArray[np.int64]
+    pending: NDArray[np.int64]
+    damaged: NDArray[np.int64]
+    ids_in_order: bool
+
+    @property
+    def whole(self) -> bool:
+        return self.ids_in_order and not len(self.pending) and not len(self.damaged)
+
+
+def verify(cache: Cache, *, progress: Callable[[int], None] | None = None, workers: int | None = None) -> Verification:
+    """Check every row of every layer, in parallel; `progress` is called with the number of rows done since last time."""
+    statuses, digests = cache.status, cache.column("samples/digest")
+    pending = statuses == Status.PENDING
+    damaged = np.zeros(len(cache), dtype=bool)
+
+    def check(layer: str, start: int, stop: int) -> tuple[slice, NDArray[np.bool_], NDArray[np.bool_]]:
+        block = slice(start, stop)
+        rows = np.asarray(cache.features(layer)[block])
+        sums = np.asarray(cache.column(f"checksums/{layer}")[block])
+        bad = sums != row_checksums(digests[block], statuses[block], rows)
+        finite = np.isfinite(rows.reshape(len(rows), -1)).all(axis=1)
+        return block, sums == 0, bad | (~finite & (statuses[block] == Status.OK))
+
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        for layer in cache.layers:
+            height = max(1, BLOCK_BYTES // cache.layout.columns[f"features/{layer}"].row_bytes)
+            starts = range(0, len(cache), height)
+            blocks = pool.map(lambda start, layer=layer, height=height: check(layer, start, start + height), starts)
+            for block, absent, bad in blocks:
+                pending[block] |= absent
+                damaged[block] |= bad
+                if progress is not None:
+                    progress(len(bad))
+    damaged &= ~pending
+    return Verification(
+        good=np.flatnonzero(~pending & ~damaged),
+        pending=np.flatnonzero(pending),
+        damaged=np.flatnonzero(damaged),
+        ids_in_order=_ascending(cache.column("samples/id")),
+    )
+
+
+def _ascending(ids: NDArray[np.bytes_]) -> bool:
+    return bool(np.all(ids[:-1] < ids[1:]))

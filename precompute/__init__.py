@@ -1,0 +1,72 @@
+"""Run a frozen backbone once, keep its features in one HDF5 file, train heads in seconds.
+
+    import precompute
+    precompute.extract("photos", "photos.h5", backbone="resnet18")
+    training = precompute.train_head("photos.h5", "photos.safetensors")
+    print(training.scores["val"].accuracy)
+
+The names below load on first use, so that `import precompute` stays light.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from precompute.backbones import Backbone, load_backbone
+    from precompute.cache import Cache, open_cache, verify
+    from precompute.errors import PrecomputeError
+    from precompute.extraction import Extraction, Progress, extract
+    from precompute.heads import LogisticHead, MLPHead, SavedHead, Scores, load_head, save_head
+    from precompute.prediction import Prediction, Predictions, predict
+    from precompute.training import Training, train_head
+
+__all__ = [
+    "Backbone",
+    "Cache",
+    "Extraction",
+    "LogisticHead",
+    "MLPHead",
+    "PrecomputeError",
+    "Prediction",
+    "Predictions",
+    "Progress",
+    "SavedHead",
+    "Scores",
+    "Training",
+    "__version__",
+    "extract",
+    "load_backbone",
+    "load_head",
+    "open_cache",
+    "predict",
+    "save_head",
+    "train_head",
+    "verify",
+]
+
+_HOMES = {
+    "precompute.backbones": ("Backbone", "load_backbone"),
+    "precompute.cache": ("Cache", "open_cache", "verify"),
+    "precompute.errors": ("PrecomputeError",),
+    "precompute.extraction": ("Extraction", "Progress", "extract"),
+    "precompute.heads": ("LogisticHead", "MLPHead", "SavedHead", "Scores", "load_head", "save_head"),
+    "precompute.prediction": ("Prediction", "Predictions", "predict"),
+    "precompute.training": ("Training", "train_head"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("precompute")
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(module), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,122 @@
+"""What commands share: JSON, tables, a progress bar, and stopping at a signal."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from types import FrameType
+from typing import Any
+
+import click
+
+LOG_SECONDS = 10.0
+PIPE_WIDTH = 200  # columns where nobody says how wide the reader is: lines are not cut
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON object on stdout.")
+
+
+def print_json(value: object) -> None:
+    """The one JSON object of a command. ASCII: names that are not UTF-8 survive as escapes."""
+    click.echo(json.dumps(value, indent=2, allow_nan=False))
+
+
+def print_pairs(title: str, pairs: Iterable[tuple[str, object]]) -> None:
+    """A table of names and values; values of None are left out."""
+    print_table(title, ("", ""), [(name, str(value)) for name, value in pairs if value is not None], header=False)
+
+
+def print_table(
+    title: str | None, columns: Iterable[str], rows: Iterable[Iterable[object]], *, header: bool = True, right: int = 99
+) -> None:
+    """A table on stdout. `right`: columns from this one on hold numbers and stand on the right."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", show_header=header, box=box.SIMPLE_HEAD, pad_edge=False)
+    for number, name in enumerate(columns):
+        table.add_column(name, justify="right" if number >= right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(printable(str(value))) for value in row))  # Text: nothing in it is read as markup
+    _console(sys.stdout).print(table)
+
+
+def printable(text: str) -> str:
+    """`text` safe for a terminal: file names can hold escape sequences."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+def _console(stream: Any) -> Any:
+    from rich.console import Console
+
+    return Console(file=stream, width=None if stream.isatty() else PIPE_WIDTH, highlight=False)
+
+
+def note(text: str) -> None:
+    """One line on stderr."""
+    click.echo(printable(text), err=True)
+
+
+@contextlib.contextmanager
+def progress_bar(what: str, unit: str) -> Iterator[Callable[[int, int, str], None]]:
+    """Give a function (done, total, extra text) that draws a bar on a terminal and writes plain lines elsewhere."""
+    if not sys.stderr.isatty():
+        yield _log_lines(what, unit)
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[extra]}"))
+    with Progress(*columns, console=_console(sys.stderr), transient=True) as bar:
+        task = bar.add_task(what, total=None, extra="")
+
+        def draw(done: int, total: int, extra: str) -> None:
+            bar.update(task, completed=done, total=total, extra=extra)
+
+        yield draw
+
+
+def _log_lines(what: str, unit: str) -> Callable[[int, int, str], None]:
+    last = time.monotonic()
+
+    def log(done: int, total: int, extra: str) -> None:
+        nonlocal last
+        if time.monotonic() - last >= LOG_SECONDS or done == total:
+            last = time.monotonic()
+            note(f"{what}: {done:,} of {total:,} {unit} {extra}".rstrip())
+
+    return log
+
+
+def duration(seconds: float | None) -> str:
+    """Such as 1:02:03 or 0:07."""
+    if seconds is None:
+        return "?"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+@contextlib.contextmanager
+def stop_on_signal() -> Iterator[Callable[[], int]]:
+    """Give a function that returns the number of the signal that asked to stop, or 0.
+
+    The first SIGINT or SIGTERM asks; a second one ends the process at once (nothing finished is lost by that either).
+    """
+    received = 0
+
+    def ask(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        nonlocal received
+        received = signum
+        signal.signal(signum, signal.SIG_DFL)
+        note("Stopping after the batch in flight; once more to stop at once.")
+
+    before = {signum: signal.signal(signum, ask) for signum in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: received
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)

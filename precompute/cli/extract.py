@@ -1,0 +1,130 @@
+"""`precompute extract`: images in, one feature file out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from precompute.cli._output import duration, json_option, note, print_json, print_pairs, progress_bar, stop_on_signal
+
+if TYPE_CHECKING:
+    from precompute.extraction import Extraction
+
+SKIPPED = 3  # exit status: finished, but some images have no features
+
+
+class Triple(click.ParamType):
+    """Three numbers, one for each channel, separated by commas."""
+
+    name = "R,G,B"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, float, float]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            red, green, blue = (float(number) for number in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not three numbers such as 0.5,0.5,0.5", param, ctx)
+        return red, green, blue
+
+
+@click.command(no_args_is_help=True)
+@click.argument("source", type=click.Path())
+@click.option("-b", "--backbone", required=True, help="tiny, a torchvision classification model, or package.module:factory.")
+@click.option("-o", "--output", required=True, type=click.Path(), help="The feature file to make or to bring up to date.")
+@click.option("--weights", default="DEFAULT", show_default=True, help="Entry, `random[:SEED]`, or a .pth/.safetensors file.")
+@click.option("--layer", help="Node to take instead of what enters the final classifier.")
+@click.option("--pooling", type=click.Choice(["auto", "none", "mean"]), default="auto", show_default=True,
+              help="Average a map over its positions.")
+@click.option("--resize", type=int, help="Shorter side in pixels, before the crop.")
+@click.option("--crop", type=int, help="Side of the square cut from the centre, in pixels.")
+@click.option("--interpolation", type=click.Choice(["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]))
+@click.option("--mean", type=Triple(), help="Subtracted, on a scale of 0 to 1.")
+@click.option("--std", type=Triple(), help="Divided by, on a scale of 0 to 1.")
+@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto", show_default=True,
+              help="Of the computation; auto is fp32 on a CPU, bf16 on CUDA.")
+@click.option("--dtype", type=click.Choice(["auto", "float16", "float32"]), default="auto", show_default=True,
+              help="Of the stored features; auto is float32 for fp32, else float16.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
+@click.option("--batch-size", type=int, help="Images a forward pass.  [default: 32 on a CPU, 256 on CUDA]")
+@click.option("--workers", type=int, help="Decoding threads.  [default: one for each core]")
+@click.option("--on-error", type=click.Choice(["skip", "stop"]), default="skip", show_default=True,
+              help="What a broken image does.")
+@click.option("--limit", type=int, help="Only the first N images, by id.")
+@click.option("--overwrite", is_flag=True, help="Replace an output made with other settings or from other images.")
+@json_option
+@click.pass_context
+def extract(ctx: click.Context, source: str, output: str, as_json: bool, **options: Any) -> None:
+    """Run a frozen backbone once over the images below SOURCE and keep its features.
+
+    Class sub-folders give labels; train, val and test folders above them give the split. Files are recognised by
+    their content. Run the same command again after an interruption, or after adding, editing or deleting images:
+    only what is missing is computed.
+
+    \b
+    Examples:
+      precompute extract photos -b resnet18 -o photos.h5
+      precompute extract digits -b tiny -o digits.h5
+      precompute extract photos -b vit_b_16 --weights IMAGENET1K_SWAG_LINEAR_V1 -o vit.h5
+      precompute extract photos -b resnet50 --weights my-weights.pth --layer layer3 --pooling mean -o l3.h5
+      precompute extract photos -b mypackage.models:make_net --resize 128 --crop 128 -o mine.h5
+
+    \b
+    Exit status: 0 done, 3 done but some images were skipped, 130/143 stopped and resumable.
+    """
+    from precompute.extraction import Progress
+    from precompute.extraction import extract as run
+
+    names = ("resize", "crop", "interpolation", "mean", "std")
+    transform = {name: value for name in names if (value := options.pop(name)) is not None}
+    with progress_bar("extract", "samples") as draw, stop_on_signal() as stop:
+
+        def show(progress: Progress) -> None:
+            extra = f"{progress.rate:.1f} images/s, {duration(progress.remaining)} left"
+            draw(progress.done, progress.total, extra + (f", {progress.failures} failed" if progress.failures else ""))
+
+        result = run(source, output, transform=transform, progress=show, stop=stop, **options)
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        _summary(result)
+    ctx.exit(SKIPPED if result.failures else 0)
+
+
+def _summary(result: Extraction) -> None:
+    for line in result.notes:
+        note(f"Note: {line}")
+    for line in result.passed:
+        note(f"Not taken: {line}")
+    for name, reason, detail in result.failed:
+        note(f"Skipped: {name}: {reason.lower().replace('_', ' ')} ({detail})")
+    failed = sum(result.failures.values())
+    rate = f"{result.computed / result.forward_seconds:.1f} images/s" if result.forward_seconds else None
+    print_pairs(
+        None,
+        [
+            ("cache", result.path),
+            ("samples", f"{result.rows:,} in {result.classes} classes{_splits(result)}"),
+            ("features", f"{result.layer}, {' x '.join(map(str, result.shape))} {result.dtype}"),
+            ("computed", f"{result.computed:,} images on {result.device} in {result.precision}"),
+            ("chosen", result.why or None),
+            ("reused", f"{result.reused:,} rows unopened" if result.reused else None),
+            ("copied", f"{result.copied:,} rows of images seen before" if result.copied else None),
+            ("dropped", f"{result.dropped:,} rows no longer listed" if result.dropped else None),
+            ("skipped", f"{failed:,} ({_reasons(result)})" if failed else None),
+            ("size", f"{result.bytes:,} bytes"),
+            ("time", f"{duration(result.seconds)} ({result.seconds:.1f} s{f', {rate}' if rate else ''})"),
+        ],
+    )
+
+
+def _splits(result: Extraction) -> str:
+    counts = ", ".join(f"{count:,} {name}" for name, count in result.splits.items() if name != "none")
+    return f" ({counts})" if counts else ""
+
+
+def _reasons(result: Extraction) -> str:
+    return ", ".join(f"{count} {name.lower().replace('_', ' ')}" for name, count in result.failures.items())

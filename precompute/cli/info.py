@@ -1,0 +1,96 @@
+"""`precompute info`: what is in a feature file, or how two of them differ."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from precompute.cli._output import json_option, print_json, print_pairs, print_table
+
+if TYPE_CHECKING:
+    from precompute.cache import Cache
+
+
+@click.command(no_args_is_help=True)
+@click.argument("caches", nargs=-1, required=True, type=click.Path(), metavar="CACHE [OTHER]")
+@json_option
+def info(caches: tuple[str, ...], as_json: bool) -> None:
+    """Tell what is in the feature file CACHE; with OTHER, in which settings the two differ.
+
+    \b
+    Examples:
+      precompute info photos.h5
+      precompute info photos.h5.partial
+      precompute info photos.h5 other.h5
+    """
+    from precompute.cache import difference, open_cache
+
+    if len(caches) > 2:  # noqa: PLR2004
+        raise click.UsageError("Name one file, or two to compare.")
+    opened = [open_cache(path) for path in caches]
+    if len(opened) == 1:
+        told = _describe(opened[0])
+        if as_json:
+            print_json(told)
+        else:
+            _print(told)
+        return
+    lines = difference(opened[0].spec, opened[1].spec)
+    if as_json:
+        print_json({"files": list(caches), "same": not lines, "difference": lines})
+    elif lines:
+        click.echo("\n".join([f"{caches[0]} -> {caches[1]}", *(f"  {line}" for line in lines)]))
+    else:
+        click.echo(f"{caches[0]} and {caches[1]} were made with the same settings.")
+
+
+def _describe(cache: Cache) -> dict[str, Any]:
+    import numpy as np
+
+    from precompute.cache import SPLITS, Status
+
+    def counts(values: Any, names: Any) -> dict[str, int]:
+        codes, numbers = np.unique(values, return_counts=True)
+        return {names[code]: int(number) for code, number in zip(codes, numbers, strict=True)}
+
+    labels = cache.labels
+    return {
+        "path": cache.path,
+        "samples": len(cache),
+        "status": counts(cache.status, {int(status): status.name for status in Status}),
+        "splits": counts(cache.column("samples/split"), SPLITS),
+        "classes": {name: int((labels == number).sum()) for number, name in enumerate(cache.classes)},
+        "layers": {
+            layer: {"shape": list(cache.features(layer).shape[1:]), "dtype": str(cache.features(layer).dtype)}
+            for layer in cache.layers
+        },
+        "bytes": cache.layout.file_size,
+        "key": cache.key,
+        "spec": cache.spec,
+        "provenance": cache.provenance,
+    }
+
+
+def _print(told: dict[str, Any]) -> None:
+    def joined(counts: dict[str, int]) -> str:
+        return ", ".join(f"{count:,} {name.lower().replace('_', ' ')}" for name, count in counts.items())
+
+    pairs = [
+        ("samples", f"{told['samples']:,} ({joined(told['status'])})"),
+        ("splits", joined(told["splits"])),
+        ("size", f"{told['bytes']:,} bytes"),
+        ("key", told["key"]),
+    ]
+    for layer, form in told["layers"].items():
+        pairs.append(("features", f"{layer}, {' x '.join(map(str, form['shape']))} {form['dtype']}"))
+    pairs += [(name, value if isinstance(value, str) else json.dumps(value)) for name, value in told["spec"].items()]
+    print_pairs(told["path"], pairs)
+    if told["classes"]:
+        print_table(None, ("class", "images"), [(name, f"{n:,}") for name, n in told["classes"].items()], right=1)
+    runs = [
+        (run.get("started"), run.get("host"), run.get("device"), run.get("engine"), run.get("source"))
+        for run in told["provenance"]
+    ]
+    print_table("runs that added rows", ("started", "host", "device", "engine", "source"), runs)

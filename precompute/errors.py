@@ -1,0 +1,139 @@
+"""Every error that precompute raises on purpose, in one tree.
+
+PrecomputeError                 anything below; the command line prints it and exits with `exit_code`
+├── UsageError                  arguments that contradict each other (exit status 2)
+├── SourceError                 a folder that is missing, unreadable or holds no images
+├── ImageError                  one image that cannot become a tensor, with its `reason`
+├── BackboneError               unknown backbone or layer, a factory that fails, a model that cannot be cut
+│   └── WeightsError            weights that are missing, of another model, or not loadable safely
+├── CacheError                  anything about the feature file
+│   ├── CacheFormatError        not a precompute file, cut short, damaged, or of a newer version
+│   ├── CacheKeyError           a file made with other settings; carries the line-by-line difference
+│   ├── CacheLockedError        another process is writing this file
+│   └── DiskSpaceError          the features would not fit
+├── TrainingError               labels or features that no head can be trained on
+├── HeadError                   anything about a saved head
+│   ├── HeadFormatError         not a head file, cut short, or damaged
+│   └── HeadMismatchError       a head that was trained on other features than it is given
+├── DeviceError                 a device or precision that this machine does not have
+└── Stopped                     SIGINT or SIGTERM; what was done is kept (exit status 130 or 143)
+
+Each carries `message` (what is wrong, with which file) and `hint` (what to do next).
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BackboneError",
+    "CacheError",
+    "CacheFormatError",
+    "CacheKeyError",
+    "CacheLockedError",
+    "DeviceError",
+    "DiskSpaceError",
+    "HeadError",
+    "HeadFormatError",
+    "HeadMismatchError",
+    "ImageError",
+    "PrecomputeError",
+    "SourceError",
+    "Stopped",
+    "TrainingError",
+    "UsageError",
+    "WeightsError",
+]
+
+
+class PrecomputeError(Exception):
+    """Base of all errors raised on purpose. `str(error)` is the message, then the hint on a line of its own."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str) -> None:
+        super().__init__(message, hint)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n{self.hint}" if self.hint else self.message
+
+
+class UsageError(PrecomputeError):
+    """Arguments that contradict each other."""
+
+    exit_code = 2
+
+
+class SourceError(PrecomputeError):
+    """A source that is missing, unreadable, or holds no images."""
+
+
+class ImageError(PrecomputeError):
+    """One image that cannot become a tensor.
+
+    `reason` is the name of the sample status that records it in the cache (see cache/FORMAT.md).
+    """
+
+    def __init__(self, message: str, *, reason: str, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.reason = reason
+
+
+class BackboneError(PrecomputeError):
+    """An unknown backbone or layer, a factory that fails, or a model that cannot be cut at a layer."""
+
+
+class WeightsError(BackboneError):
+    """Weights that are missing, belong to another model, or cannot be loaded without unpickling code."""
+
+
+class CacheError(PrecomputeError):
+    """Anything about the feature file."""
+
+
+class CacheFormatError(CacheError):
+    """A file that is not a precompute cache, is cut short or damaged, or has a newer format version."""
+
+
+class CacheKeyError(CacheError):
+    """A cache made with other settings. `difference` holds one line for each setting that differs."""
+
+    def __init__(self, message: str, *, difference: list[str], hint: str) -> None:
+        super().__init__("\n".join([message, *(f"  {line}" for line in difference)]), hint=hint)
+        self.difference = difference
+
+
+class CacheLockedError(CacheError):
+    """Another process is writing this file."""
+
+
+class DiskSpaceError(CacheError):
+    """The features do not fit on the disk."""
+
+
+class TrainingError(PrecomputeError):
+    """Labels or features that no head can be trained on."""
+
+
+class HeadError(PrecomputeError):
+    """Anything about a saved head."""
+
+
+class HeadFormatError(HeadError):
+    """A file that is not a precompute head, is cut short, or is damaged."""
+
+
+class HeadMismatchError(HeadError):
+    """A head that was trained on other features than it is given."""
+
+
+class DeviceError(PrecomputeError):
+    """A device or a precision that this machine does not have."""
+
+
+class Stopped(PrecomputeError):
+    """SIGINT or SIGTERM arrived. Everything finished so far is kept."""
+
+    def __init__(self, message: str, *, signum: int, hint: str) -> None:
+        super().__init__(message, hint=hint)
+        self.exit_code = 128 + signum

@@ -1,0 +1,118 @@
+"""Where a network can be cut: nodes by torch.fx, and which of them enters the final classifier."""
+
+from __future__ import annotations
+
+import difflib
+
+import torch
+from torch import fx, nn
+from torchvision.models.feature_extraction import (
+    NodePathTracer,
+    _set_default_tracer_kwargs,  # private, but the one place that knows which modules torchvision leaves whole
+    create_feature_extractor,
+)
+
+from precompute.errors import BackboneError
+
+OUTPUT = "output"
+"""The layer name for what the whole module returns."""
+
+POOLINGS = ("none", "mean")
+PASSING = (nn.Dropout, nn.Identity, nn.Dropout2d)  # in eval mode these hand on what they get
+
+
+class Truncated(nn.Module):
+    """A network cut behind one node: (B, 3, H, W) -> (B, *shape), averaged over positions where `pooling` is "mean"."""
+
+    def __init__(self, body: nn.Module, layer: str, pooling: str) -> None:
+        super().__init__()
+        self.body = body
+        self.layer = layer
+        self.pooling = pooling
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        features = self.body(images)
+        if isinstance(features, dict):
+            features = features[self.layer]
+        if not isinstance(features, torch.Tensor):
+            raise BackboneError(
+                f"The layer {self.layer!r} gives a {type(features).__name__}, not a tensor.",
+                hint="Name another layer with --layer.",
+            )
+        return features.mean(dim=(2, 3)) if self.pooling == "mean" and features.ndim == 4 else features
+
+
+def node_names(model: nn.Module) -> list[str]:
+    """All nodes of `model` in eval mode, as torchvision names them. Raises BackboneError where fx cannot trace it."""
+    return list(_trace(model)[1].values())
+
+
+def cut(model: nn.Module, layer: str, pooling: str) -> Truncated:
+    """`model` up to and with the node `layer`, everything behind it removed.
+
+    As in torchvision, a module's name stands for its last node (`layer4`). Raises BackboneError for unknown names.
+    """
+    if layer == OUTPUT:
+        return Truncated(model, layer, pooling).eval()
+    names = node_names(model)
+    if not any(name == layer or name.startswith(f"{layer}.") for name in names):
+        parts = {name[:dot] for name in names for dot, letter in enumerate(name) if letter == "."}
+        close = difflib.get_close_matches(layer, [*names, *sorted(parts)], n=5, cutoff=0.4)
+        also = f" Close: {', '.join(close)}." if close else ""
+        raise BackboneError(
+            f"The backbone has no layer {layer!r}.{also}",
+            hint=f"Its {len(names)} layers end with {', '.join(names[-6:])}. "
+            "See all of them with `precompute backbones NAME --layers`.",
+        )
+    try:
+        body = create_feature_extractor(model, return_nodes={layer: layer}, suppress_diff_warning=True)
+    except Exception as error:
+        raise _untraceable(error) from error
+    return Truncated(body, layer, pooling).eval()
+
+
+def default_layer(model: nn.Module) -> tuple[str, str, int]:
+    """(layer, pooling, width) of what enters the final classifier of a traceable classification model.
+
+    The final classifier is the last Linear or Conv2d on the way to the output. In front of a Linear dropout is
+    skipped, since it hands on what it gets. In front of a 1x1 convolution that acts as classifier (SqueezeNet) the
+    map is averaged over its positions. Raises BackboneError where no such layer exists.
+    """
+    graph, names = _trace(model)
+    modules = dict(model.named_modules())
+    node = next(node for node in graph.nodes if node.op == "output")
+    while node.op != "call_module" or not isinstance(modules[node.target], nn.Linear | nn.Conv2d):
+        inputs = node.all_input_nodes
+        if len(inputs) != 1 or inputs[0].op == "placeholder":
+            raise BackboneError("The backbone does not end in a linear classifier.", hint="Name a layer with --layer.")
+        node = inputs[0]
+    classifier = modules[node.target]
+    node = node.all_input_nodes[0]
+    while node.op == "call_module" and isinstance(modules[node.target], PASSING) or _is_dropout(node):
+        node = node.all_input_nodes[0]
+    if node.op == "placeholder":
+        raise BackboneError("The backbone is a single linear layer.", hint="Name a layer with --layer.")
+    if isinstance(classifier, nn.Conv2d):
+        return names[node], "mean", classifier.in_channels
+    return names[node], "none", classifier.in_features
+
+
+def _is_dropout(node: fx.Node) -> bool:
+    return node.op == "call_function" and node.target in (nn.functional.dropout, nn.functional.dropout2d)
+
+
+def _trace(model: nn.Module) -> tuple[fx.Graph, dict[fx.Node, str]]:
+    """The graph of `model` in eval mode and torchvision's name for each node, by torchvision's own tracer."""
+    tracer = NodePathTracer(**_set_default_tracer_kwargs(None))
+    try:
+        graph = tracer.trace(model.eval())
+    except Exception as error:
+        raise _untraceable(error) from error
+    return graph, tracer.node_to_qualname
+
+
+def _untraceable(error: Exception) -> BackboneError:
+    return BackboneError(
+        f"torch.fx cannot trace the backbone, so it has no layers to choose from ({type(error).__name__}: {error}).",
+        hint=f"Let the factory return a module whose output is the features, and use --layer {OUTPUT}.",
+    )

@@ -1,0 +1,176 @@
+"""What a run has to do: which rows an older file already holds, which must be computed, which leave."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from precompute.cache import Cache, RowWriter, Samples, Status, difference, key_of, open_cache
+from precompute.cache.checksum import row_checksums
+from precompute.errors import CacheFormatError, CacheKeyError, UsageError
+from precompute.sources import Listing, ascii_name
+
+COPY_BYTES = 32 * 1024 * 1024  # how much of the old file is in memory at once
+
+
+@dataclass(frozen=True)
+class Plan:
+    """For each row of the listing the place it can be copied from.
+
+    olds: files with the same key, the one in progress first · origin: (N,) int64, index into `olds` or -1 ·
+    origin_row: (N,) int64 · dropped: rows of the finished file whose id is no longer listed · in_place: the file in
+    progress already has exactly these samples, so that it is simply continued.
+    """
+
+    olds: tuple[Cache, ...]
+    origin: NDArray[np.int64]
+    origin_row: NDArray[np.int64]
+    dropped: int
+    in_place: bool
+
+    @property
+    def missing(self) -> NDArray[np.int64]:
+        return np.flatnonzero(self.origin < 0)
+
+
+def samples_of(listing: Listing) -> Samples:
+    """The listing's columns as the cache wants them."""
+    return Samples(listing.ids, listing.sizes, listing.mtimes, listing.labels, listing.splits, listing.classes)
+
+
+def partial_path(out: str) -> str:
+    return f"{out}.partial"
+
+
+def open_olds(out: str, spec: dict[str, Any], *, overwrite: bool) -> tuple[Cache, ...]:
+    """The file in progress and the finished one, as far as they exist, with this key.
+
+    Raises CacheKeyError, with the difference, for other settings, unless `overwrite`; CacheFormatError for a file
+    that is not ours, always: a file of unknown kind is never overwritten.
+    """
+    olds = []
+    for path in (partial_path(out), out):
+        if not os.path.lexists(path):
+            continue
+        try:
+            cache = open_cache(path)
+        except CacheFormatError as error:
+            raise CacheFormatError(
+                error.message, hint=f"{path} is left as it is. Choose another output, or move that file away."
+            ) from error
+        if cache.key == key_of(spec):
+            olds.append(cache)
+        elif not overwrite:
+            raise CacheKeyError(
+                f"{path} was made with other settings (there -> now):",
+                difference=difference(cache.spec, spec),
+                hint="Use another output for these settings, or --overwrite to replace that file.",
+            )
+    return tuple(olds)
+
+
+def make_plan(listing: Listing, out: str, olds: tuple[Cache, ...], *, limit: int | None, overwrite: bool) -> Plan:
+    """Match the listing with older files by path, size and mtime.
+
+    Raises UsageError where the result would throw away a finished file's rows in a way that looks like a mistake.
+    """
+    origin = np.full(len(listing), -1, dtype=np.int64)
+    origin_row = np.full(len(listing), -1, dtype=np.int64)
+    dropped = 0
+    for number, old in enumerate(olds):
+        place = _positions(old.column("samples/id"), listing.ids)
+        found = place >= 0
+        if old.path == out:
+            dropped = len(old) - int(found.sum())
+            _refuse_mistakes(listing, old, found, dropped, limit, overwrite)
+        same = found & lasting(old)[place]
+        same &= old.column("samples/size")[place] == listing.sizes
+        same &= old.column("samples/mtime_ns")[place] == listing.mtimes
+        take = same & (origin < 0)
+        origin[take] = number
+        origin_row[take] = place[take]
+    in_place = bool(olds) and olds[0].path == partial_path(out) and _same_table(olds[0], listing)
+    return Plan(olds, origin, origin_row, dropped, in_place)
+
+
+def up_to_date(plan: Plan, listing: Listing, out: str) -> bool:
+    """Whether the finished file is already what the run would make."""
+    finished = [number for number, old in enumerate(plan.olds) if old.path == out]
+    return bool(finished) and bool(np.all(plan.origin == finished[0])) and _same_table(plan.olds[finished[0]], listing)
+
+
+def _refuse_mistakes(
+    listing: Listing, old: Cache, found: NDArray[np.bool_], dropped: int, limit: int | None, overwrite: bool
+) -> None:
+    if overwrite or not dropped:
+        return
+    if limit is not None:
+        raise UsageError(
+            f"{old.path} has {len(old)} rows; --limit {limit} would throw {dropped} of them away.",
+            hint="Use another output for the smaller file, or leave --limit out.",
+        )
+    if not found.any():
+        root = ascii_name(os.fsdecode(listing.root))
+        raise UsageError(
+            f"None of the {len(old)} samples in {old.path} is in {root}, so all of its rows would be thrown away.",
+            hint="Check the source, use another output, or say --overwrite.",
+        )
+
+
+def _positions(old_ids: NDArray[np.bytes_], ids: NDArray[np.bytes_]) -> NDArray[np.int64]:
+    """Row of each id in the ascending `old_ids`, -1 where it is not there."""
+    place = np.minimum(np.searchsorted(old_ids, ids), len(old_ids) - 1)
+    return np.where(old_ids[place] == ids, place, -1)
+
+
+def lasting(old: Cache) -> NDArray[np.bool_]:
+    """(N,) bool: rows that are there (checksums are looked at on copying) with an outcome that would not change."""
+    there = np.ones(len(old), dtype=bool)
+    for layer in old.layers:
+        there &= old.column(f"checksums/{layer}") != 0
+    final = [int(status) for status in Status if status is not Status.PENDING and not status.may_change]
+    return there & np.isin(old.status, final)
+
+
+def _same_table(old: Cache, listing: Listing) -> bool:
+    return (
+        len(old) == len(listing)
+        and np.array_equal(old.column("samples/id"), listing.ids)
+        and np.array_equal(old.labels, listing.labels)
+        and np.array_equal(old.column("samples/split"), listing.splits)
+        and tuple(old.column("classes").tolist()) == listing.classes
+    )
+
+
+def copy_rows(
+    old: Cache, old_rows: NDArray[np.int64], writer: RowWriter | None, rows: NDArray[np.int64], listing: Listing
+) -> NDArray[np.int64]:
+    """Copy rows of `old` whose checksums hold to `rows` of the new file; return the rows that could not be copied.
+
+    Without a writer the rows are only checked, as when a file is continued in place.
+    """
+    width = sum(old.layout.columns[f"features/{layer}"].row_bytes for layer in old.layers)
+    height = max(1, COPY_BYTES // width)
+    bad = []
+    for start in range(0, len(rows), height):
+        there, here = old_rows[start : start + height], rows[start : start + height]
+        digests, statuses = old.column("samples/digest")[there], old.status[there]
+        features = {layer: np.asarray(old.features(layer)[there]) for layer in old.layers}
+        good = np.ones(len(there), dtype=bool)
+        for layer, values in features.items():
+            good &= old.column(f"checksums/{layer}")[there] == row_checksums(digests, statuses, values)
+        bad.append(here[~good])
+        if writer is not None and good.any():
+            writer.write(
+                here[good],
+                {layer: values[good] for layer, values in features.items()},
+                digests=digests[good],
+                statuses=statuses[good],
+                sizes=listing.sizes[here[good]],
+                mtimes=listing.mtimes[here[good]],
+            )
+    return np.concatenate(bad) if bad else np.zeros(0, dtype=np.int64)

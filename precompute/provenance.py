@@ -1,0 +1,41 @@
+"""What a run leaves behind about itself: never part of the key."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from precompute.engine import EngineChoice, TorchEngine
+
+LIBRARIES = ("precompute", "torch", "torchvision", "pillow", "h5py", "numpy")
+
+
+def run_record(choice: EngineChoice, weights: dict[str, Any], root: bytes) -> dict[str, Any]:
+    """JSON-ready: when, where, with what and from what the rows were made."""
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "host": socket.gethostname(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "command": [argument[:200] for argument in sys.argv[:40]],
+        "engine": TorchEngine.name,
+        "device": choice.device,
+        "precision": choice.precision,
+        "batch_size": choice.batch_size,
+        "chosen": choice.why,
+        "weights": weights,
+        "source": os.fsdecode(os.path.abspath(root)),
+        "versions": {name: _version(name) for name in LIBRARIES},
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"

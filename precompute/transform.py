@@ -1,0 +1,134 @@
+"""The deterministic transform of a backbone: resize the shorter side, crop the centre, normalise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from precompute.errors import BackboneError
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+MAX_SIDE = 8192  # a side beyond this is a mistake, and a head from a stranger must not ask for the memory
+
+
+@dataclass(frozen=True)
+class Transform:
+    """Resize the shorter side to `resize`, cut `crop` x `crop` from the centre, scale to 0..1, (x - mean) / std.
+
+    The same steps as torchvision.transforms._presets.ImageClassification. The 8-bit part (resize and crop) runs where
+    the image is decoded, the rest on the device.
+    """
+
+    resize: int = 256
+    crop: int = 224
+    interpolation: str = "bilinear"
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        for name in ("resize", "crop"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or not 1 <= value <= MAX_SIDE:
+                raise _bad(f"{name} must be a whole number of pixels from 1 to {MAX_SIDE}. Got {value!r} instead.")
+        if self.interpolation not in INTERPOLATIONS:
+            raise _bad(f"interpolation must be one of {', '.join(INTERPOLATIONS)}. Got {self.interpolation!r} instead.")
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if len(values) != 3 or not all(isinstance(v, float) and abs(v) < 1e6 for v in values):
+                raise _bad(f"{name} must be three numbers, one for each of R, G, B. Got {values!r} instead.")
+        if min(self.std) <= 0:
+            raise _bad(f"std must be positive. Got {self.std!r} instead.")
+
+    def spec(self) -> dict[str, Any]:
+        """JSON-ready description, part of the cache's key."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_spec(cls, spec: Mapping[str, Any]) -> Transform:
+        """The inverse of `spec`. Raises BackboneError where a value is missing or out of range."""
+        try:
+            return cls(
+                resize=spec["resize"],
+                crop=spec["crop"],
+                interpolation=spec["interpolation"],
+                mean=_triple(spec["mean"]),
+                std=_triple(spec["std"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise _bad(f"the stored transform cannot be understood ({error!r}).") from error
+
+    @classmethod
+    def from_preset(cls, preset: Any) -> Transform:
+        """From torchvision's ImageClassification preset, as `weights.transforms()` gives it."""
+        return cls(
+            resize=preset.resize_size[0],
+            crop=preset.crop_size[0],
+            interpolation=preset.interpolation.value,
+            mean=_triple(preset.mean),
+            std=_triple(preset.std),
+        )
+
+    def resized(self, width: int, height: int) -> tuple[int, int]:
+        """(width, height) after the resize, with torchvision's rounding: the longer side is rounded down."""
+        if width <= height:
+            return self.resize, max(1, int(self.resize * height / width))
+        return max(1, int(self.resize * width / height)), self.resize
+
+    def apply_pil(self, image: Image.Image) -> torch.Tensor:
+        """RGB image -> (3, crop, crop) uint8; bit for bit what torchvision's preset does to a PIL image."""
+        from torchvision.transforms import functional as F
+
+        image = self._resize_pil(image)
+        tensor: torch.Tensor = F.pil_to_tensor(F.center_crop(image, [self.crop, self.crop]))
+        return tensor
+
+    def _resize_pil(self, image: Image.Image) -> Image.Image:
+        from torchvision.transforms import InterpolationMode
+        from torchvision.transforms import functional as F
+
+        width, height = self.resized(*image.size)
+        longest = 4 * max(self.resize, self.crop)
+        if max(width, height) <= longest:
+            return F.resize(image, [self.resize], InterpolationMode(self.interpolation), antialias=True)
+        # A strip of 1 x 1,000,000 pixels would grow to gigabytes, of which the crop takes the middle. Only a middle
+        # part is computed, on the same grid, with a margin far wider than any filter.
+        from PIL import Image
+
+        method = Image.Resampling[self.interpolation.upper()]
+        if width > height:
+            scale, left = image.width / width, (width - longest) // 2
+            box = (left * scale, 0, (left + longest) * scale, image.height)
+            return image.resize((longest, height), method, box)
+        scale, top = image.height / height, (height - longest) // 2
+        box = (0, top * scale, image.width, (top + longest) * scale)
+        return image.resize((width, longest), method, box)
+
+    def apply_tensor(self, image: torch.Tensor) -> torch.Tensor:
+        """(3, H, W) uint8 -> (3, crop, crop) uint8; at most one grey level from `apply_pil`, and faster."""
+        from torchvision.transforms import InterpolationMode
+        from torchvision.transforms.v2 import functional as F
+
+        resized = F.resize(image, [self.resize], InterpolationMode(self.interpolation), antialias=True)
+        return F.center_crop(resized, [self.crop, self.crop])
+
+    def suits_tensor(self, width: int, height: int) -> bool:
+        """Whether `apply_tensor` knows the interpolation and the resized image stays small."""
+        return self.interpolation in ("bilinear", "bicubic") and max(self.resized(width, height)) <= 4 * max(
+            self.resize, self.crop
+        )
+
+
+def _triple(values: Any) -> tuple[float, float, float]:
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue
+
+
+def _bad(message: str) -> BackboneError:
+    return BackboneError(f"Transform: {message}", hint="See --resize, --crop, --interpolation, --mean and --std.")
