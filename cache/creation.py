@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 from typing import Any
 
@@ -48,6 +49,8 @@ def create(
     for layer, (shape, dtype) in layers.items():
         columns[f"features/{layer}"] = ((rows, *shape), dtype.newbyteorder("<"))
         columns[f"checksums/{layer}"] = ((rows,), np.dtype("<u8"))
+    needed = sum(dtype.itemsize * math.prod(shape) for shape, dtype in columns.values())
+    _check_room(os.statvfs(os.path.dirname(path) or "."), path, needed)
     # Alignment from the first byte on: no dataset shares a page with metadata or with another dataset.
     with h5py.File(path, "x", libver=("v108", "v108"), alignment_threshold=1, alignment_interval=4096) as file:
         file.attrs["format"] = np.bytes_(FORMAT)
@@ -85,14 +88,21 @@ def reserve(descriptor: int, path: str, size: int) -> None:
     Raises DiskSpaceError with the bytes needed and free.
     """
     usage = os.fstatvfs(descriptor)
-    free = usage.f_bavail * usage.f_frsize
-    have = os.fstat(descriptor).st_blocks * 512
+    _check_room(usage, path, size - os.fstat(descriptor).st_blocks * 512)
     try:
-        if size - have > free:
-            raise OSError(errno.ENOSPC, "No space left on device")
         os.posix_fallocate(descriptor, 0, size)
     except OSError as error:
-        raise DiskSpaceError(
-            f"{path} needs {size:,} bytes; {free:,} bytes are free there ({error.strerror}).",
-            hint="Free some space, choose an output on another disk, or store less: --dtype float16, --limit N.",
-        ) from error
+        raise _no_room(usage, path, size, error.strerror) from error
+
+
+def _check_room(usage: os.statvfs_result, path: str, needed: int) -> None:
+    if needed > usage.f_bavail * usage.f_frsize:
+        raise _no_room(usage, path, needed, os.strerror(errno.ENOSPC))
+
+
+def _no_room(usage: os.statvfs_result, path: str, needed: int, reason: str) -> DiskSpaceError:
+    free = usage.f_bavail * usage.f_frsize
+    return DiskSpaceError(
+        f"{path} needs {needed:,} bytes; {free:,} bytes are free there ({reason}).",
+        hint="Free some space, choose an output on another disk, or store less: --dtype float16, --limit N.",
+    )

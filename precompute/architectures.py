@@ -112,7 +112,7 @@ def run_factory(name: str) -> nn.Module:
             f"The backbone factory {name} returned a {type(model).__name__}.",
             hint="It must return a torch.nn.Module that takes (B, 3, H, W) float images.",
         )
-    return model.eval()
+    return model.cpu().eval()  # it may come from a GPU; the engine decides where it runs
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -69,7 +70,8 @@ def load_backbone(
     """
     architectures.check_name(name)
     if pooling not in POOLINGS:
-        raise UsageError(f"pooling must be one of {', '.join(POOLINGS)}. Got {pooling!r} instead.", hint="See --pooling.")
+        options = ", ".join(POOLINGS)
+        raise UsageError(f"pooling must be one of {options}. Got {pooling!r} instead.", hint="See --pooling.")
     model, source, base, notes = _with_weights(name, weights)
     model.requires_grad_(False)
     chosen = replace(base, **transform) if transform else base
@@ -116,15 +118,15 @@ def _with_weights(name: str, choice: str) -> tuple[nn.Module, dict[str, Any], Tr
         entry = architectures.default_entry(name) if choice == "DEFAULT" else known[choice]
         state, path = weights.download(entry)
         model = architectures.build(name, seed=None)
-        weights.fit_into(model, state, source=str(entry), model_name=name)
-        source = {"kind": "entry", "entry": entry.name, "file": os.path.basename(path)}
-        return model, source, Transform.from_preset(entry.transforms()), ()
+        notes = weights.fit_into(model, state, source=str(entry), model_name=name)
+        source = {"kind": "entry", "entry": entry.name, "file": Path(path).name}
+        return model, source, Transform.from_preset(entry.transforms()), notes
     if not _looks_like_path(choice):
         options = ", ".join(["DEFAULT", *known, "random"])
         raise WeightsError(f"{name} has no weights {choice!r}.", hint=f"Take one of {options}, or the path of a file.")
     model = architectures.run_factory(name) if architectures.is_factory(name) else architectures.build(name, seed=None)
-    weights.fit_into(model, weights.load_file(choice), source=choice, model_name=name)
-    return model, {"kind": "file", "path": os.path.abspath(choice)}, base, (f"the transform is {origin}",)
+    notes = weights.fit_into(model, weights.load_file(choice), source=choice, model_name=name)
+    return model, {"kind": "file", "path": str(Path(choice).absolute())}, base, (f"the transform is {origin}", *notes)
 
 
 def _random(name: str, seed: str) -> tuple[nn.Module, dict[str, Any]]:
@@ -148,16 +150,16 @@ def _own_transform(name: str) -> tuple[Transform, str]:
 
 
 def _looks_like_path(choice: str) -> bool:
-    return os.sep in choice or os.path.splitext(choice)[1] != "" or os.path.exists(choice)
+    return os.sep in choice or Path(choice).suffix != "" or Path(choice).exists()
 
 
 def _choose_layer(name: str, model: nn.Module) -> tuple[str, str, tuple[str, ...]]:
     try:
         layer, pooling, _ = layers.default_layer(model)
-    except BackboneError:
+    except BackboneError as error:
         if not architectures.is_factory(name):
             raise
-        return layers.OUTPUT, "none", (f"{name} does not end in a classifier, so its output is the feature",)
+        return layers.OUTPUT, "none", (f"the output of {name} is the feature: {error.message}",)
     return layer, pooling, ()
 
 

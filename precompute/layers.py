@@ -80,21 +80,31 @@ def default_layer(model: nn.Module) -> tuple[str, str, int]:
     """
     graph, names = _trace(model)
     modules = dict(model.named_modules())
-    node = next(node for node in graph.nodes if node.op == "output")
-    while node.op != "call_module" or not isinstance(modules[node.target], nn.Linear | nn.Conv2d):
-        inputs = node.all_input_nodes
-        if len(inputs) != 1 or inputs[0].op == "placeholder":
-            raise BackboneError("The backbone does not end in a linear classifier.", hint="Name a layer with --layer.")
-        node = inputs[0]
+    node = _classifier_node(graph, modules)
     classifier = modules[node.target]
     node = node.all_input_nodes[0]
-    while node.op == "call_module" and isinstance(modules[node.target], PASSING) or _is_dropout(node):
+    while (node.op == "call_module" and isinstance(modules[node.target], PASSING)) or _is_dropout(node):
         node = node.all_input_nodes[0]
     if node.op == "placeholder":
         raise BackboneError("The backbone is a single linear layer.", hint="Name a layer with --layer.")
     if isinstance(classifier, nn.Conv2d):
         return names[node], "mean", classifier.in_channels
     return names[node], "none", classifier.in_features
+
+
+def final_classifier(model: nn.Module) -> str:
+    """The name of the module that `default_layer` takes for the final classifier, such as `fc`. Raises as that does."""
+    return str(_classifier_node(_trace(model)[0], dict(model.named_modules())).target)
+
+
+def _classifier_node(graph: fx.Graph, modules: dict[str, nn.Module]) -> fx.Node:
+    node: fx.Node = next(node for node in graph.nodes if node.op == "output")
+    while node.op != "call_module" or not isinstance(modules[str(node.target)], nn.Linear | nn.Conv2d):
+        inputs = node.all_input_nodes
+        if len(inputs) != 1 or inputs[0].op == "placeholder":
+            raise BackboneError("The backbone does not end in a linear classifier.", hint="Name a layer with --layer.")
+        node = inputs[0]
+    return node
 
 
 def _is_dropout(node: fx.Node) -> bool:

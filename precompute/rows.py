@@ -87,7 +87,7 @@ class RowRun:
             with np.errstate(over="ignore"):  # beyond float16's range: infinite, and reported below
                 values[: len(block.decoded)] = block.features
         statuses = [Status.OK] * len(block.decoded)
-        finite = np.isfinite(values[: len(block.decoded)].reshape(len(block.decoded), -1)).all(axis=1)
+        finite = np.isfinite(values[: len(block.decoded)]).all(axis=tuple(range(1, values.ndim)))
         for place in np.flatnonzero(~finite):
             statuses[place] = Status.NON_FINITE
             values[place] = np.nan

@@ -23,9 +23,7 @@ SPLIT_NAMES = {
 }
 """Folder names (in any case) that mean a split, with the split's code: 1 train, 2 val, 3 test."""
 
-IMAGE_EXTENSIONS = frozenset(
-    b".jpg .jpeg .jpe .jfif .png .apng .gif .bmp .dib .webp .tif .tiff .mpo".split()
-)
+IMAGE_EXTENSIONS = frozenset(b".jpg .jpeg .jpe .jfif .png .apng .gif .bmp .dib .webp .tif .tiff .mpo".split())
 """A file with one of these is a sample whatever it holds: should it not be an image, that is worth being told."""
 
 SNIFF_BYTES = 16
@@ -41,8 +39,10 @@ class Passed:
 
     def add(self, kind: str, name: bytes) -> None:
         self.counts[kind] += 1
-        if len(kept := self.names.setdefault(kind, [])) < NAMES_KEPT:
-            kept.append(os.fsdecode(name))
+        kept = self.names.setdefault(kind, [])
+        kept.append(os.fsdecode(name))
+        kept.sort()  # the first by name, so that the message does not depend on the file system's order
+        del kept[NAMES_KEPT:]
 
     def lines(self) -> list[str]:
         """Such as `2 hidden: train/.DS_Store, val/.DS_Store`."""
@@ -106,7 +106,7 @@ def list_folder(root: str | os.PathLike[str], *, limit: int | None = None) -> Li
     try:
         status = os.stat(base)
         if stat.S_ISDIR(status.st_mode):
-            _walk(base, b"", found, passed, {(status.st_dev, status.st_ino)})
+            _walk(base, found, passed)
         elif stat.S_ISREG(status.st_mode):
             found.append((b"", status.st_size, status.st_mtime_ns))
         else:
@@ -124,43 +124,66 @@ def list_folder(root: str | os.PathLike[str], *, limit: int | None = None) -> Li
             hint="Name a folder with JPEG, PNG, GIF, BMP, WebP or TIFF files, in sub-folders of any depth.",
         )
     found.sort()
-    return _columns(base, found[:limit], passed)
+    return _columns(base, found, passed, limit)
 
 
-def _walk(
-    folder: bytes, prefix: bytes, found: list[tuple[bytes, int, int]], passed: Passed, above: set[tuple[int, int]]
-) -> None:
-    """Collect (id, size, mtime) below `folder`; `above` holds the folders on the way down, to see loops."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            name = prefix + entry.name
-            if entry.name.startswith(b"."):
-                passed.add("hidden", name)
-                continue
-            try:
-                status = entry.stat()
-                if stat.S_ISDIR(status.st_mode):
-                    identity = (status.st_dev, status.st_ino)
-                    if identity in above:
+def _walk(root: bytes, found: list[tuple[bytes, int, int]], passed: Passed) -> None:
+    """Collect (id, size, mtime) below `root`. A stack, not a recursion: folders may be nested a thousand deep."""
+    todo = [(root, b"", frozenset({_identity(os.stat(root))}))]
+    while todo:
+        folder, prefix, above = todo.pop()
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    name = prefix + entry.name
+                    status = _examine(entry, name, found, passed)
+                    if status is None:
+                        continue
+                    if _identity(status) in above:
                         passed.add("links that lead back to a folder above", name)
                     else:
-                        _walk(entry.path, name + b"/", found, passed, above | {identity})
-                elif not stat.S_ISREG(status.st_mode):
-                    passed.add("neither file nor folder", name)
-                elif _extension(entry.name) in IMAGE_EXTENSIONS or _sniff(entry.path):
-                    found.append((name, status.st_size, status.st_mtime_ns))
-                else:
-                    passed.add("not images", name)
-            except FileNotFoundError:
-                passed.add("broken links", name)
-            except PermissionError:
-                passed.add("not readable", name)
-            except OSError as error:
-                passed.add(f"not readable ({error.strerror})", name)
+                        todo.append((entry.path, name + b"/", above | {_identity(status)}))
+        except OSError as error:
+            if folder == root:
+                raise
+            passed.add(_why_passed(error), prefix[:-1])
+
+
+def _examine(
+    entry: os.DirEntry[bytes], name: bytes, found: list[tuple[bytes, int, int]], passed: Passed
+) -> os.stat_result | None:
+    """Put a file where it belongs; hand back the status of a folder."""
+    if entry.name.startswith(b"."):
+        passed.add("hidden", name)
+        return None
+    try:
+        status = entry.stat()
+        if stat.S_ISDIR(status.st_mode):
+            return status
+        if not stat.S_ISREG(status.st_mode):
+            passed.add("neither file nor folder", name)
+        elif _extension(entry.name) in IMAGE_EXTENSIONS or _sniff(entry.path):
+            found.append((name, status.st_size, status.st_mtime_ns))
+        else:
+            passed.add("not images", name)
+    except OSError as error:
+        passed.add(_why_passed(error), name)
+    return None
+
+
+def _why_passed(error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "broken links"
+    return "not readable" if isinstance(error, PermissionError) else f"not readable ({error.strerror})"
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
 
 
 def _extension(name: bytes) -> bytes:
-    return os.path.splitext(name)[1].lower()
+    _, dot, end = name.rpartition(b".")
+    return dot + end.lower()
 
 
 def _sniff(path: bytes) -> bool:
@@ -172,15 +195,17 @@ def _sniff(path: bytes) -> bool:
         os.close(descriptor)
 
 
-def _columns(root: bytes, found: list[tuple[bytes, int, int]], passed: Passed) -> Listing:
+def _columns(root: bytes, found: list[tuple[bytes, int, int]], passed: Passed, limit: int | None) -> Listing:
+    # What is a split is decided by the whole folder: the first few images may all lie in a class named `test`.
     parents = [identity.split(b"/")[:-1] for identity, _, _ in found]
     tops = {folders[0] for folders in parents if folders}
-    splits_on_top = bool(tops) and all(folders for folders in parents) and all(top.lower() in SPLIT_NAMES for top in tops)
+    splits_on_top = bool(tops) and all(parents) and all(top.lower() in SPLIT_NAMES for top in tops)
     notes = []
     mixed = sorted(top for top in tops if top.lower() in SPLIT_NAMES)
     if mixed and not splits_on_top:
         names = ", ".join(ascii_name(os.fsdecode(top)) for top in mixed)
         notes.append(f"{names}: taken as a class, not as a split, since other folders or images stand beside it")
+    found, parents = found[:limit], parents[:limit]
     if splits_on_top:
         splits = [SPLIT_NAMES[folders[0].lower()] for folders in parents]
         parents = [folders[1:] for folders in parents]

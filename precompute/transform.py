@@ -41,8 +41,13 @@ class Transform:
             raise _bad(f"interpolation must be one of {', '.join(INTERPOLATIONS)}. Got {self.interpolation!r} instead.")
         for name in ("mean", "std"):
             values = getattr(self, name)
-            if len(values) != 3 or not all(isinstance(v, float) and abs(v) < 1e6 for v in values):
+            try:
+                numbers = _triple(values)
+            except (TypeError, ValueError):
+                numbers = (float("nan"),) * 3
+            if not all(abs(number) < 1e6 for number in numbers):
                 raise _bad(f"{name} must be three numbers, one for each of R, G, B. Got {values!r} instead.")
+            object.__setattr__(self, name, numbers)  # 0 and [0, 0, 0] name the same transform as 0.0 and a tuple
         if min(self.std) <= 0:
             raise _bad(f"std must be positive. Got {self.std!r} instead.")
 
@@ -83,40 +88,43 @@ class Transform:
 
     def apply_pil(self, image: Image.Image) -> torch.Tensor:
         """RGB image -> (3, crop, crop) uint8; bit for bit what torchvision's preset does to a PIL image."""
-        from torchvision.transforms import functional as F
+        from torchvision.transforms import functional
 
         image = self._resize_pil(image)
-        tensor: torch.Tensor = F.pil_to_tensor(F.center_crop(image, [self.crop, self.crop]))
+        tensor: torch.Tensor = functional.pil_to_tensor(functional.center_crop(image, [self.crop, self.crop]))
         return tensor
 
     def _resize_pil(self, image: Image.Image) -> Image.Image:
-        from torchvision.transforms import InterpolationMode
-        from torchvision.transforms import functional as F
+        from torchvision.transforms import InterpolationMode, functional
 
         width, height = self.resized(*image.size)
         longest = 4 * max(self.resize, self.crop)
         if max(width, height) <= longest:
-            return F.resize(image, [self.resize], InterpolationMode(self.interpolation), antialias=True)
+            interpolation = InterpolationMode(self.interpolation)
+            resized: Image.Image = functional.resize(image, [self.resize], interpolation, antialias=True)
+            return resized
         # A strip of 1 x 1,000,000 pixels would grow to gigabytes, of which the crop takes the middle. Only a middle
         # part is computed, on the same grid, with a margin far wider than any filter.
         from PIL import Image
 
         method = Image.Resampling[self.interpolation.upper()]
         if width > height:
-            scale, left = image.width / width, (width - longest) // 2
-            box = (left * scale, 0, (left + longest) * scale, image.height)
-            return image.resize((longest, height), method, box)
-        scale, top = image.height / height, (height - longest) // 2
-        box = (0, top * scale, image.width, (top + longest) * scale)
-        return image.resize((width, longest), method, box)
+            scale, left = image.width / width, self._crop_start(width) - self._crop_start(longest)
+            return image.resize((longest, height), method, (left * scale, 0, (left + longest) * scale, image.height))
+        scale, top = image.height / height, self._crop_start(height) - self._crop_start(longest)
+        return image.resize((width, longest), method, (0, top * scale, image.width, (top + longest) * scale))
+
+    def _crop_start(self, side: int) -> int:
+        return round((side - self.crop) / 2)  # torchvision's rounding
 
     def apply_tensor(self, image: torch.Tensor) -> torch.Tensor:
         """(3, H, W) uint8 -> (3, crop, crop) uint8; at most one grey level from `apply_pil`, and faster."""
         from torchvision.transforms import InterpolationMode
-        from torchvision.transforms.v2 import functional as F
+        from torchvision.transforms.v2 import functional
 
-        resized = F.resize(image, [self.resize], InterpolationMode(self.interpolation), antialias=True)
-        return F.center_crop(resized, [self.crop, self.crop])
+        resized = functional.resize(image, [self.resize], InterpolationMode(self.interpolation), antialias=True)
+        cropped: torch.Tensor = functional.center_crop(resized, [self.crop, self.crop])
+        return cropped
 
     def suits_tensor(self, width: int, height: int) -> bool:
         """Whether `apply_tensor` knows the interpolation and the resized image stays small."""

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
+import pickle
 import re
 import socket
 import stat
+import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from precompute.errors import WeightsError
+from precompute.errors import BackboneError, WeightsError
+from precompute.layers import final_classifier
 
 StateDict = dict[str, torch.Tensor]
 
@@ -22,6 +27,9 @@ WRAPPERS = ("state_dict", "model_state_dict", "model", "model_ema", "net", "netw
 
 PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "net.", "network.", "encoder.")
 """What DistributedDataParallel, torch.compile, Lightning and the like put before every name."""
+
+AUXILIARY = ("aux1", "aux2", "AuxLogits")
+"""GoogLeNet's and Inception's further classifiers. torchvision drops them after loading its own weights."""
 
 NAMES_SHOWN = 8
 DOWNLOAD_TIMEOUT = 30.0  # seconds without an answer, so that a batch job does not hang where there is no network
@@ -36,7 +44,7 @@ def digest_of(state: Mapping[str, torch.Tensor]) -> str:
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
         sha.update(f"{name}\n{tensor.dtype}\n{tuple(tensor.shape)}\n".encode())
-        sha.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return sha.hexdigest()
 
 
@@ -53,12 +61,12 @@ def load_file(path: str) -> StateDict:
             hint="--weights takes an entry such as DEFAULT, `random`, or the path of a .pth or .safetensors file.",
         ) from error
     if not stat.S_ISREG(status.st_mode):
-        raise WeightsError(f"The weights file {path} is not an ordinary file.", hint="Name a .pth or .safetensors file.")
+        raise WeightsError(f"The weights file {path} is not a file.", hint="Name a .pth or .safetensors file.")
     try:
         loaded = _load_safetensors(path) if path.endswith(".safetensors") else _load_pickle_free(path)
     except Exception as error:
         raise WeightsError(
-            f"The weights file {path} cannot be loaded safely: {type(error).__name__}: {str(error).splitlines()[0]:.300}",
+            f"The weights file {path} cannot be loaded safely: {_why_not_loaded(error)}",
             hint="Save the weights alone: torch.save(model.state_dict(), 'weights.pth'), or use safetensors.",
         ) from error
     return _unwrap(loaded, path)
@@ -71,18 +79,26 @@ def _load_safetensors(path: str) -> Any:
 
 
 def _load_pickle_free(path: str) -> Any:
-    return torch.load(path, map_location="cpu", weights_only=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it is TorchScript: the error that follows says so too
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _why_not_loaded(error: Exception) -> str:
+    text = str(error)
+    if isinstance(error, pickle.UnpicklingError):  # torch's own text advises to unpickle it all the same
+        found = re.search(r"GLOBAL (\S+)", text)
+        return f"it holds Python objects ({found[1]})" if found else "it is not a checkpoint, or is damaged"
+    return ": ".join(filter(None, (type(error).__name__, re.split(r"\.\s|\n", text)[0])))
 
 
 def _unwrap(loaded: Any, path: str) -> StateDict:
     for _ in range(3):  # {"model": {"state_dict": ...}} occurs, deeper nesting does not
         if not isinstance(loaded, Mapping):
             break
-        if loaded and all(isinstance(value, torch.Tensor) for value in loaded.values()):
-            return dict(loaded)
         inner = next((loaded[key] for key in WRAPPERS if isinstance(loaded.get(key), Mapping)), None)
         if inner is None:
-            tensors = {name: value for name, value in loaded.items() if isinstance(value, torch.Tensor)}
+            tensors = {str(name): value for name, value in loaded.items() if isinstance(value, torch.Tensor)}
             if tensors:
                 return tensors
             break
@@ -94,8 +110,12 @@ def _unwrap(loaded: Any, path: str) -> StateDict:
     )
 
 
-def fit_into(model: nn.Module, state: StateDict, *, source: str, model_name: str) -> None:
-    """Load `state` into `model`, strictly, after removing prefixes that wrappers leave.
+def fit_into(model: nn.Module, state: StateDict, *, source: str, model_name: str) -> tuple[str, ...]:
+    """Load `state` into `model`, strictly, after removing prefixes that wrappers leave; notes worth telling come back.
+
+    Only the final classifier may be another one (fine-tuned on other classes) or missing, since features come from
+    before it. It is then filled with NaN, so that nobody takes its scores for real ones. The same goes for auxiliary
+    heads, which serve training alone.
 
     Raises WeightsError with the missing, unexpected and differently shaped names where it does not fit.
     """
@@ -103,6 +123,7 @@ def fit_into(model: nn.Module, state: StateDict, *, source: str, model_name: str
     state = _without_prefix(state, wanted)
     if model_name.startswith("densenet"):
         state = _modern_densenet(state)
+    state, notes = _without_other_heads(model, state, wanted, source)
     missing = [name for name in wanted if name not in state and not name.endswith("num_batches_tracked")]
     unexpected = [name for name in state if name not in wanted]
     shapes = [
@@ -125,6 +146,33 @@ def fit_into(model: nn.Module, state: StateDict, *, source: str, model_name: str
     state = {name: state[name].to(wanted[name].dtype) for name in wanted if name in state} | counters
     model.load_state_dict(state, strict=True, assign=True)
     model.requires_grad_(False)
+    return notes
+
+
+def _without_other_heads(
+    model: nn.Module, state: StateDict, wanted: Mapping[str, torch.Tensor], source: str
+) -> tuple[StateDict, tuple[str, ...]]:
+    """`state` with NaN in place of a final classifier or auxiliary heads that do not fit, and a note for each."""
+    if _shapes(state) == _shapes(wanted):
+        return state, ()
+    try:
+        classifier = [final_classifier(model)]
+    except BackboneError:  # nothing to tell apart
+        classifier = []
+    notes = []
+    for head in (*classifier, *AUXILIARY):
+        inside = {name: tensor for name, tensor in wanted.items() if name.startswith(f"{head}.")}
+        given = {name: tensor for name, tensor in state.items() if name.startswith(f"{head}.")}
+        if _shapes(inside) == _shapes(given):
+            continue
+        state = {name: tensor for name, tensor in state.items() if name not in given}
+        state |= {name: torch.full(tensor.shape, torch.nan) for name, tensor in inside.items()}
+        notes.append(f"{source} has {'another' if given else 'no'} {head}; the features do not depend on it")
+    return state, tuple(notes)
+
+
+def _shapes(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in state.items()}
 
 
 def _without_prefix(state: StateDict, wanted: Mapping[str, torch.Tensor]) -> StateDict:
@@ -156,17 +204,16 @@ def download(entry: Any) -> tuple[StateDict, str]:
 
     Raises WeightsError naming the missing file and the ways out where it is not there and cannot be fetched.
     """
-    folder = os.path.join(torch.hub.get_dir(), "checkpoints")
-    path = os.path.join(folder, os.path.basename(entry.url))
-    if not os.path.exists(path):
+    path = Path(torch.hub.get_dir(), "checkpoints", Path(entry.url).name)
+    if not path.exists():
         before = socket.getdefaulttimeout()
         socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
         try:
             # The same call and the same name check that torchvision's own get_state_dict makes.
-            os.makedirs(folder, exist_ok=True)
-            prefix = torch.hub.HASH_REGEX.search(os.path.basename(path))
-            torch.hub.download_url_to_file(entry.url, path, prefix.group(1) if prefix else None, progress=False)
-        except (OSError, RuntimeError) as error:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            prefix = torch.hub.HASH_REGEX.search(path.name)
+            torch.hub.download_url_to_file(entry.url, str(path), prefix.group(1) if prefix else None, progress=False)
+        except (OSError, RuntimeError, http.client.HTTPException) as error:
             raise WeightsError(
                 f"The weights {entry} are not on this machine and could not be downloaded ({error}).\n"
                 f"Missing file: {path}",
@@ -175,4 +222,7 @@ def download(entry: Any) -> tuple[StateDict, str]:
             ) from error
         finally:
             socket.setdefaulttimeout(before)
-    return load_file(path), path
+    try:
+        return load_file(str(path)), str(path)
+    except WeightsError as error:
+        raise WeightsError(error.message, hint="Delete that file; the next run downloads it again.") from error

@@ -1,0 +1,165 @@
+"""The bytes of a head file: a safetensors file with a digest, encoded here and decoded without trusting it.
+
+safetensors (https://github.com/huggingface/safetensors): 8 bytes of header length (little endian), a JSON header
+`{"__metadata__": {str: str}, name: {"dtype", "shape", "data_offsets"}}`, then the arrays without gaps. The header is
+parsed here and not by the library, which would accept duplicate metadata keys, other dtypes and changed bytes.
+
+Everything raises ValueError that says what is wrong; the caller adds the file's name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
+    import numpy.typing as npt
+
+    Arrays = dict[str, npt.NDArray[np.float32]]
+
+__all__ = ["MAX_FILE_BYTES", "MAX_HEADER_BYTES", "UnknownFormatError", "decode", "encode", "read_json", "write_json"]
+
+# A linear head for 21,000 ImageNet classes on 4096 features has 344 MB. Anything larger is refused before it is read.
+MAX_FILE_BYTES = 1 << 30
+# A thousand classes with their confusion matrix take about 4 MB. (The safetensors library allows 100 MB.)
+MAX_HEADER_BYTES = 16 << 20
+FORMAT, VERSION = "precompute-head", "1"
+NO_DIGEST = "0" * 64
+# Quotes inside a JSON string are escaped, so these bytes can only be a real key and its value.
+DIGEST = re.compile(rb'"digest":"([0-9a-f]{64})"')
+
+
+class UnknownFormatError(ValueError):
+    """A safetensors file that holds something else, or a head of a version that this code does not know."""
+
+
+def encode(arrays: Arrays, strings: dict[str, str]) -> bytes:
+    """The whole file. The same input gives the same bytes."""
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise ValueError(f"its array {name} holds values that are not finite")
+    header: dict[str, Any] = {
+        "__metadata__": {"format": FORMAT, "version": VERSION, **strings, "digest": NO_DIGEST},
+    }
+    end = 0
+    for name, array in arrays.items():
+        start, end = end, end + array.nbytes
+        header[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": [start, end]}
+    text = write_json(header).encode("ascii")
+    text += b" " * (-len(text) % 8)  # safetensors aligns the arrays to 8 bytes
+    data = b"".join(array.astype("<f4").tobytes() for array in arrays.values())
+    if len(text) > MAX_HEADER_BYTES or 8 + len(text) + len(data) > MAX_FILE_BYTES:
+        raise ValueError(
+            f"it would have a header of {len(text)} and arrays of {len(data)} bytes, "
+            f"but at most {MAX_HEADER_BYTES} and {MAX_FILE_BYTES} are allowed"
+        )
+    digest = hashlib.sha256(len(text).to_bytes(8, "little") + text + data).hexdigest()
+    text = DIGEST.sub(f'"digest":"{digest}"'.encode(), text)
+    return len(text).to_bytes(8, "little") + text + data
+
+
+def decode(file: BinaryIO, size: int) -> tuple[Arrays, dict[str, str]]:
+    """The arrays and metadata strings of a file with `size` bytes. Sizes are checked before memory is taken."""
+    if not 8 < size <= MAX_FILE_BYTES:
+        raise ValueError(f"it has {size} bytes, and a head has between 9 and {MAX_FILE_BYTES}")
+    prefix = file.read(8)
+    length = int.from_bytes(prefix, "little")
+    if not length <= min(MAX_HEADER_BYTES, size - 8):
+        raise ValueError("it is no safetensors file, or it is cut short (the length of its header is impossible)")
+    text = file.read(length)
+    shapes, strings = _parse_header(text, size - 8 - length)
+    data = file.read(size - 8 - length)
+    if len(text) != length or len(data) != size - 8 - length or file.read(1):
+        raise ValueError("it changed while it was read")
+    _check_digest(prefix, text, data)
+    arrays = {}
+    for name, (start, shape) in shapes.items():
+        array = np.frombuffer(data, dtype="<f4", count=math.prod(shape), offset=start).reshape(shape)
+        arrays[name] = array.astype(np.float32)  # a copy: frombuffer's memory is read-only
+        if not np.isfinite(array).all():
+            raise ValueError(f"its array {name} holds values that are not finite")
+    return arrays, strings
+
+
+def _parse_header(text: bytes, data_bytes: int) -> tuple[dict[str, tuple[int, list[int]]], dict[str, str]]:
+    """Where each array starts and its shape, and the metadata strings."""
+    try:
+        header = read_json(text.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise ValueError("it is no safetensors file, or damaged (its header is not UTF-8)") from None
+    strings = header.pop("__metadata__", None) if isinstance(header, dict) else None
+    if not isinstance(strings, dict) or strings.get("format") != FORMAT:
+        raise UnknownFormatError(f"its metadata does not say that its format is {FORMAT}")
+    if strings.get("version") != VERSION:
+        raise UnknownFormatError(f"its version is {strings.get('version')!r}, and this precompute reads {VERSION!r}")
+    if not all(isinstance(value, str) for value in strings.values()):
+        raise ValueError("its metadata holds values that are not strings")
+    shapes, end = {}, 0
+    for name, entry in header.items():
+        shapes[name] = (end, _shape_of(name, entry, end))
+        end += 4 * math.prod(shapes[name][1])
+    if end != data_bytes:
+        raise ValueError(f"it is cut short or damaged: its arrays need {end} bytes, and it has {data_bytes}")
+    return shapes, strings
+
+
+def _shape_of(name: str, entry: Any, start: int) -> list[int]:
+    """The shape of one header entry, which must describe float32 from byte `start` on: arrays stand in file order."""
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"} or entry["dtype"] != "F32":
+        raise ValueError(f"its array {name!r} is not described as float32 with a shape and offsets")
+    shape = entry["shape"]
+    # `type`, not isinstance: true and 1.0 are not sizes.
+    if not isinstance(shape, list) or not all(type(n) is int and 0 < n <= MAX_FILE_BYTES for n in shape):
+        raise ValueError(f"its array {name!r} has no valid shape")
+    if len(shape) not in {1, 2} or entry["data_offsets"] != [start, start + 4 * math.prod(shape)]:
+        raise ValueError(f"its array {name!r} does not stand where its shape and the array before say")
+    return shape
+
+
+def _check_digest(prefix: bytes, text: bytes, data: bytes) -> None:
+    found = DIGEST.findall(text)
+    if len(found) != 1:
+        raise ValueError("it has no digest, or more than one")
+    hasher = hashlib.sha256(prefix)
+    hasher.update(DIGEST.sub(f'"digest":"{NO_DIGEST}"'.encode(), text))
+    hasher.update(data)
+    if hasher.hexdigest().encode() != found[0]:
+        raise ValueError("it is damaged: its contents do not match its digest")
+
+
+def write_json(value: Any) -> str:
+    """ASCII JSON, in which a lone surrogate (a byte of a file name that is not UTF-8) is an escape like any other."""
+    return json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+
+
+def read_json(text: str) -> Any:
+    """Parse JSON, refusing what Python's parser lets through: duplicate keys, NaN, infinity, endless nesting."""
+    try:
+        return json.loads(
+            text, object_pairs_hook=_without_duplicates, parse_constant=_finite_number, parse_float=_finite_number
+        )
+    except json.JSONDecodeError as error:
+        raise ValueError(f"its JSON is not valid: {error}") from None
+    except RecursionError:
+        raise ValueError("its JSON is nested too deeply") from None
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("its JSON holds a key twice")
+    return result
+
+
+def _finite_number(text: str) -> float:
+    value = float(text)  # also what the parser calls for NaN, Infinity and -Infinity
+    if not math.isfinite(value):
+        raise ValueError(f"its JSON holds {text}, which is not a finite number")
+    return value

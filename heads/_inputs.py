@@ -1,0 +1,124 @@
+"""What heads accept, and one place that checks it: NumPy arrays, memmaps, torch tensors, lists."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sklearn.utils.class_weight import compute_class_weight
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import assert_all_finite, validate_data
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+__all__ = [
+    "as_numpy",
+    "check_class_weight",
+    "check_features",
+    "check_finite",
+    "check_number",
+    "check_training",
+    "check_validation",
+    "class_weights",
+    "positions",
+]
+
+FINITE_CHUNK = 1024  # rows
+
+
+def as_numpy(values: Any) -> Any:
+    """`values` itself, or the NumPy view of a torch tensor (a copy where it lives on a device or is bfloat16)."""
+    torch = sys.modules.get("torch")  # a tensor can only exist where torch has been imported
+    if torch is not None and isinstance(values, torch.Tensor):
+        values = values.detach().cpu()
+        return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+    return values
+
+
+def check_features(head: Any, X: Any, **options: Any) -> npt.NDArray[Any]:
+    """`X` (n, n_features_in_) for a fitted head, by scikit-learn's `validate_data` with `options`."""
+    with np.errstate(over="ignore"):  # too large for float32 becomes inf, which is refused with a better message
+        checked: npt.NDArray[Any] = validate_data(head, as_numpy(X), reset=False, **options)
+    return checked
+
+
+def check_training(
+    head: Any, X: Any, y: Any, **options: Any
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.intp], npt.NDArray[Any]]:
+    """Features (n, d), label positions (n,) and classes (K,) in sorted order; sets `n_features_in_`.
+
+    Raises ValueError as scikit-learn's own classifiers do.
+    """
+    with np.errstate(over="ignore"):
+        features, labels = validate_data(head, as_numpy(X), as_numpy(y), **options)
+    check_classification_targets(labels)
+    classes, label = np.unique(labels, return_inverse=True)
+    if len(classes) < 2:
+        raise ValueError(
+            f"{type(head).__name__} needs samples of at least 2 classes. Got 1 class, {classes.tolist()[0]!r}. "
+            "Add images of another class."
+        )
+    return features, label, classes
+
+
+def check_validation(
+    head: Any, validation: Any, classes: npt.NDArray[Any], **options: Any
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.intp]]:
+    """Features (m, d) and label positions (m,) of a validation set given as a pair (X, y)."""
+    if not isinstance(validation, tuple | list) or len(validation) != 2:
+        raise ValueError(f"validation must be a pair (X, y). Got {type(validation).__name__} instead.")
+    with np.errstate(over="ignore"):
+        features, labels = validate_data(head, as_numpy(validation[0]), as_numpy(validation[1]), reset=False, **options)
+    return features, positions(labels, classes, what="The validation set")
+
+
+def positions(labels: npt.ArrayLike, classes: npt.NDArray[Any], *, what: str) -> npt.NDArray[np.intp]:
+    """Where each label stands in `classes`. Raises ValueError that names the labels that do not."""
+    known = {label: position for position, label in enumerate(classes.tolist())}
+    given = np.asarray(labels).tolist()
+    unknown = sorted({str(label) for label in given if label not in known})
+    if unknown:
+        shown = ", ".join(map(repr, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
+        raise ValueError(
+            f"{what} has labels that the head does not know: {shown}. "
+            "Remove those samples, or train on these classes too."
+        )
+    return np.array([known[label] for label in given], dtype=np.intp)
+
+
+def check_finite(head: Any, X: npt.NDArray[Any]) -> None:
+    """Raise scikit-learn's ValueError if `X` holds NaN or infinity, without a mask as large as `X`."""
+    for start in range(0, len(X), FINITE_CHUNK):
+        assert_all_finite(X[start : start + FINITE_CHUNK], estimator_name=type(head).__name__, input_name="X")
+
+
+def class_weights(class_weight: Any, classes: npt.NDArray[Any], label: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
+    """The weight of each class (K,): None for equal ones, "balanced", or a mapping from label to weight."""
+    weights: npt.NDArray[np.float64] = compute_class_weight(class_weight, classes=classes, y=classes[label])
+    return weights
+
+
+def check_number(
+    name: str, value: Any, *, whole: bool = False, low: float, high: float = float("inf"), open_low: bool = False
+) -> None:
+    """Raise ValueError unless `value` is a finite number (whole where asked) with low <= value < high."""
+    kind = Integral if whole else Real
+    inside = isinstance(value, kind) and not isinstance(value, bool | np.bool_)
+    if not inside or not (low < value if open_low else low <= value) or not value < high:
+        bounds = f"{'above' if open_low else 'of at least'} {low:g}" + (f" and below {high:g}" if high < 1e308 else "")
+        raise ValueError(f"{name} must be a {'whole' if whole else 'finite'} number {bounds}. Got {value!r} instead.")
+
+
+def check_class_weight(value: Any) -> None:
+    """Raise ValueError unless `value` is None, "balanced", or a mapping from label to a weight above 0."""
+    if value is None or (isinstance(value, str) and value == "balanced"):
+        return
+    if not isinstance(value, Mapping):
+        raise ValueError(f"class_weight must be None, 'balanced' or a dict. Got {value!r} instead.")
+    for label, weight in value.items():
+        # float32 must hold it. 0 is refused, as the loss of a batch with that class alone would be 0/0.
+        check_number(f"class_weight[{label!r}]", weight, low=1e-30, high=1e30)

@@ -1,0 +1,126 @@
+"""Heads in files: one .safetensors file per head, written whole or not at all, and read without trusting it.
+
+Any safetensors library opens the file. Its metadata holds, as strings: `format` ("precompute-head"), `version` ("1"),
+`head` ("logistic" or "mlp"), then as JSON `params` (constructor arguments, less `device` and `n_jobs`), `fitted`
+(attributes that are no arrays), `classes` and `metadata` (the caller's own), and `digest`: the SHA-256 of the whole
+file with the 64 digits of the digest itself written as zeros. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sklearn.utils.validation import check_is_fitted
+
+from precompute.errors import HeadError, HeadFormatError
+
+from ._content import put_together, take_apart
+from ._headfile import UnknownFormatError, decode, encode, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .logistic import LogisticHead
+    from .mlp import MLPHead
+
+__all__ = ["SavedHead", "load_head", "save_head"]
+
+
+@dataclass(frozen=True)
+class SavedHead:
+    """A fitted head from a file, and the JSON object that was saved with it."""
+
+    head: LogisticHead | MLPHead
+    metadata: dict[str, Any]
+
+
+def save_head(path: str | os.PathLike[str], head: LogisticHead | MLPHead, *, metadata: Mapping[str, Any]) -> None:
+    """Write a fitted head and `metadata`, a JSON object with string keys (scores, settings, the cache's spec).
+
+    The file appears under its name in one step once it is whole and on the disk, so a crash leaves the old one. The
+    same head and metadata give the same bytes. Labels must be strings or integers.
+
+    Raises HeadError if the head cannot be saved or the file cannot be written, NotFittedError if it is not fitted.
+    """
+    check_is_fitted(head)
+    try:
+        arrays, strings = take_apart(head)
+        blob = encode(arrays, {**strings, "metadata": write_json(dict(metadata))})
+    except (TypeError, ValueError) as error:
+        raise HeadError(
+            f"The head for {_shown(path)} cannot be saved: {error}.",
+            hint="Use labels that are strings or integers, and metadata that JSON can hold (finite numbers only).",
+        ) from error
+    try:
+        _write_atomically(Path(path), blob)
+    except OSError as error:
+        raise HeadError(
+            f"The head {_shown(path)} cannot be written: {error.strerror}.",
+            hint="Check that the folder exists, that you may write to it, and that the disk has space.",
+        ) from error
+
+
+def load_head(path: str | os.PathLike[str]) -> SavedHead:
+    """Read a head that `save_head` wrote. The file may come from anyone: it is checked, and holds no code.
+
+    Raises HeadFormatError for anything but a whole head file of a known version (a pickle, a pipe, a file cut short,
+    one flipped bit, arrays that do not fit each other), HeadError if the file cannot be read at all.
+    """
+    try:
+        with open(path, "rb", opener=_open_without_waiting) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise ValueError("it is not a regular file")
+            head, metadata = put_together(*decode(file, status.st_size))
+    except OSError as error:
+        raise HeadError(
+            f"The head {_shown(path)} cannot be read: {error.strerror}.",
+            hint="Check the name, or train a head with `precompute train-head`.",
+        ) from error
+    except UnknownFormatError as error:
+        raise HeadFormatError(
+            f"{_shown(path)} is not a head that this precompute reads: {error}.",
+            hint="Give the file that `precompute train-head` wrote; for a newer version, update precompute.",
+        ) from error
+    except ValueError as error:
+        raise HeadFormatError(
+            f"{_shown(path)} is not a whole head file: {error}.",
+            hint="Copy it again from where it was whole, or train the head again.",
+        ) from error
+    return SavedHead(head, metadata)
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    """For `open`: a named pipe opens at once, to be refused, instead of waiting for a writer."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _write_atomically(path: Path, blob: bytes) -> None:
+    """Write under a unique name in the same folder, flush to the disk, then rename."""
+    temporary = path.with_name(f".precompute-head-{secrets.token_hex(8)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(blob)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)  # the new name is on the disk only when the folder is
+    finally:
+        os.close(folder)
+
+
+def _shown(path: str | os.PathLike[str]) -> str:
+    """The path in quotes, with bytes that are not UTF-8 as escapes, so that the message can be printed anywhere."""
+    return repr(os.fspath(path))

@@ -1,0 +1,115 @@
+"""What the tests share: real photos and weights where they lie beside the repository, and runs of the real command."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+# Two OpenMP threads that wait for each other while another process has the core slow small models down tenfold.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def _shared(*parts: str) -> Path:
+    path = SHARED.joinpath(*parts)
+    if path.exists():
+        return path
+    reason = f"needs {'/'.join(('../shared', *parts))}, which is not there"
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{reason}; CI must have it")
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def hymenoptera() -> Path:
+    """397 JPEG and one GIF of ants and bees, train/ and val/."""
+    return _shared("data", "hymenoptera")
+
+
+@pytest.fixture(scope="session")
+def flowers() -> Path:
+    """4317 JPEG in five class folders, some byte-identical under two classes."""
+    return _shared("data", "flowers_small", "flowers")
+
+
+@pytest.fixture(scope="session")
+def mobilenet_weights() -> Path:
+    return _shared("weights", "mobilenet_v2_imagenet.pth")
+
+
+@pytest.fixture(scope="session")
+def squeezenet_weights() -> Path:
+    return _shared("weights", "squeezenet1_1_imagenet.pth")
+
+
+def make_image(seed: int, size: tuple[int, int] = (40, 32)) -> Image.Image:
+    """A picture with structure, different for each seed: two random colours, graded, with noise."""
+    generator = np.random.default_rng(seed)
+    width, height = size
+    grade = np.linspace(0, 1, width)[None, :, None] * np.linspace(0, 1, height)[:, None, None]
+    first, second = generator.uniform(0, 255, (2, 3))
+    noise = generator.normal(0, 12, (height, width, 3))
+    return Image.fromarray(np.clip(first * (1 - grade) + second * grade + noise, 0, 255).astype(np.uint8))
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """24 small PNG and JPEG files: train and val of two classes."""
+    return make_photos(tmp_path / "photos")
+
+
+def make_photos(folder: Path, *, per_class: int = 6) -> Path:
+    seed = 0
+    for split in ("train", "val"):
+        for label in ("cats", "dogs"):
+            place = folder / split / label
+            place.mkdir(parents=True)
+            for number in range(per_class):
+                seed += 1
+                make_image(seed).save(place / f"{number}.{'png' if number % 2 else 'jpg'}")
+    return folder
+
+
+def run_command(
+    folder: Path, *arguments: object, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run the real command in a process of its own, inside `folder`."""
+    return subprocess.run(
+        [sys.executable, "-m", "precompute", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.fixture
+def precompute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """The command's own entry point inside the test's folder and this process, which spares loading torch each time."""
+
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        from precompute.cli import main
+
+        command = ["precompute", *map(str, arguments)]
+        monkeypatch.setattr(sys, "argv", command)
+        monkeypatch.chdir(tmp_path)
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        output, errors = capsys.readouterr()
+        assert isinstance(ended.value.code, int)
+        return subprocess.CompletedProcess(command, ended.value.code, output, errors)
+
+    return run

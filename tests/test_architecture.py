@@ -1,0 +1,177 @@
+"""The house: which module may import which, what is public, and that nothing heavy loads unasked."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import precompute
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Who may import whom, one direction only. A module may also import the parts of its own group that stand in its set.
+CACHE, HEADS = "precompute.cache", "precompute.heads"
+ALLOWED = {
+    "precompute": {"*"},  # the lazy front
+    "precompute.errors": set(),
+    CACHE: {"precompute.errors"},
+    HEADS: {"precompute.errors"},
+    "precompute.tiny": {"precompute.errors"},
+    "precompute.transform": {"precompute.errors"},
+    "precompute.sources": {"precompute.errors"},
+    "precompute.weights": {"precompute.errors"},
+    "precompute.layers": {"precompute.errors"},
+    "precompute.decode": {"precompute.errors", "precompute.transform"},
+    "precompute.engine": {"precompute.errors", "precompute.transform"},
+    "precompute.architectures": {"precompute.errors", "precompute.tiny"},
+    "precompute.backbones": {
+        f"precompute.{name}" for name in ("errors", "transform", "weights", "layers", "architectures", "tiny")
+    },
+    "precompute.catalog": {f"precompute.{name}" for name in ("errors", "transform", "layers", "architectures", "tiny")},
+    "precompute.stream": {f"precompute.{name}" for name in ("errors", "transform", "sources", "decode", "engine")},
+    "precompute.provenance": {"precompute.engine"},
+    "precompute.plan": {"precompute.errors", "precompute.sources", CACHE},
+    "precompute.rows": {
+        *(f"precompute.{name}" for name in ("errors", "transform", "sources", "engine", "stream", "plan")),
+        CACHE,
+    },
+    "precompute.extraction": {
+        *(f"precompute.{name}" for name in ("errors", "backbones", "decode", "engine", "sources")),
+        *(f"precompute.{name}" for name in ("plan", "rows", "provenance")),
+        CACHE,
+    },
+    "precompute.training": {"precompute.errors", CACHE, HEADS},
+    "precompute.prediction": {
+        *(f"precompute.{name}" for name in ("errors", "backbones", "decode", "engine", "sources", "stream", "transform")),
+        CACHE,
+        HEADS,
+    },
+    "precompute.demo": {"precompute.extraction", "precompute.training", CACHE, HEADS},
+    "precompute.cli": {"*"},
+    "precompute.__main__": {"precompute.cli"},
+}
+
+
+def module_files() -> list[tuple[str, Path]]:
+    found = []
+    for top, package in (("precompute", "precompute"), ("cache", CACHE), ("heads", HEADS)):
+        for path in sorted((ROOT / top).rglob("*.py")):
+            inside = path.relative_to(ROOT / top)
+            if top == "precompute" and inside.parts[0] in ("cache", "heads"):
+                continue  # the symlinks: seen under their own names
+            parts = [package, *inside.with_suffix("").parts]
+            found.append((".".join(parts).removesuffix(".__init__"), path))
+    return found
+
+
+def group_of(module: str) -> str:
+    for package in (CACHE, HEADS, "precompute.cli"):
+        if module == package or module.startswith(f"{package}."):
+            return package
+    return ".".join(module.split(".")[:2])
+
+
+def imports_of(module: str, path: Path) -> set[str]:
+    """Groups of precompute's own modules that `path` imports anywhere in it, also inside functions."""
+    found = set()
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package.split(".")[: len(package.split(".")) - node.level + 1]) if node.level else ""
+            source = ".".join(part for part in (base, node.module) if part)
+            # `from precompute import weights` imports a module, `from precompute.cache import Cache` a name
+            found |= {f"{source}.{alias.name}" for alias in node.names} if source == "precompute" else {source}
+    return {group_of(name) for name in found if name.split(".")[0] == "precompute"}
+
+
+@pytest.mark.parametrize(("module", "path"), module_files(), ids=lambda value: str(value).replace(str(ROOT), ""))
+def test_imports_run_one_way(module: str, path: Path) -> None:
+    group = group_of(module)
+    assert group in ALLOWED, f"{module} has no place in the layering; give it one in this test and in DESIGN's terms"
+    allowed = ALLOWED[group]
+    assert allowed == {"*"} or imports_of(module, path) <= allowed | {group}
+
+
+def test_the_layering_has_no_cycle() -> None:
+    done: set[str] = set()
+    while remaining := {name for name in ALLOWED if name not in done and ALLOWED[name] != {"*"} and name != "precompute.__main__"}:
+        free = {name for name in remaining if ALLOWED[name] <= done}
+        assert free, f"a cycle among {sorted(remaining)}"
+        done |= free
+
+
+def test_public_names() -> None:
+    assert sorted(precompute.__all__) == [
+        "Backbone",
+        "Cache",
+        "Extraction",
+        "LogisticHead",
+        "MLPHead",
+        "PrecomputeError",
+        "Prediction",
+        "Predictions",
+        "Progress",
+        "SavedHead",
+        "Scores",
+        "Training",
+        "__version__",
+        "extract",
+        "load_backbone",
+        "load_head",
+        "open_cache",
+        "predict",
+        "save_head",
+        "train_head",
+        "verify",
+    ]
+    for name in precompute.__all__:
+        assert getattr(precompute, name) is not None
+
+
+def run_python(code: str, **options: object) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False, **options
+    )
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import precompute",
+        "import precompute.heads",
+        "import sys; sys.argv = ['precompute', '--help']; from precompute.cli import main\n"
+        "try: main()\nexcept SystemExit as error: assert error.code == 0",
+        "import sys; sys.argv = ['precompute', 'extract', '--help']; from precompute.cli import main\n"
+        "try: main()\nexcept SystemExit as error: assert error.code == 0",
+    ],
+    ids=["import precompute", "import precompute.heads", "--help", "extract --help"],
+)
+def test_nothing_heavy_loads_unasked(code: str) -> None:
+    check = "import sys; heavy = {'torch', 'h5py', 'sklearn', 'numpy', 'PIL', 'rich'} & set(sys.modules); assert not heavy, heavy"
+    done = run_python(f"{code}\n{check}")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("folder", ["cache", "heads"])
+def test_bare_names_are_refused_with_the_right_one(folder: str) -> None:
+    done = run_python(f"import {folder}", cwd=ROOT)
+    assert done.returncode != 0
+    assert f"precompute.{folder}" in done.stderr
+
+
+def test_every_exported_name_survives_the_import_of_the_modules() -> None:
+    """A function with the name of its module would turn into the module."""
+    done = run_python(
+        "import precompute.extraction, precompute.prediction, precompute.training, precompute.cli\n"
+        "import precompute\n"
+        "assert all(callable(getattr(precompute, name)) for name in precompute.__all__ if name != '__version__')"
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,369 @@
+"""Decoding: every kind of image becomes the pixels a viewer shows, or an ImageError that says why not."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageCms, ImageOps
+from torchvision.models import ResNet18_Weights
+from torchvision.transforms import functional
+
+from precompute.decode import FORMATS, decode, quiet_pillow
+from precompute.errors import ImageError
+from precompute.transform import Transform
+
+from conftest import make_image
+
+SIDE = 24
+PLAIN = Transform(SIDE, SIDE)  # leaves a picture of SIDE x SIDE as it is
+
+
+@pytest.fixture(autouse=True)
+def _as_in_a_run() -> Iterator[None]:
+    with quiet_pillow():
+        yield
+
+
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def decoded(data: bytes) -> NDArray[np.int64]:
+    return decode(data, PLAIN).permute(1, 2, 0).numpy().astype(int)
+
+
+def rgb(seed: int = 0) -> Image.Image:
+    return make_image(seed, (SIDE, SIDE))
+
+
+def alpha(seed: int = 1) -> Image.Image:
+    return make_image(seed, (SIDE, SIDE)).convert("L")
+
+
+def over_white(image: Image.Image, mask: Image.Image) -> NDArray[np.int64]:
+    share = np.asarray(mask)[..., None] / 255
+    return np.rint(np.asarray(image.convert("RGB")) * share + 255 * (1 - share)).astype(int)
+
+
+# What every viewer shows
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"keep_rgb": True}, {"subsampling": 0, "quality": 100}])
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_jpeg(mode: str, options: dict[str, Any]) -> None:
+    data = encoded(rgb().convert(mode), "JPEG", **options)
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.mode == mode
+        assert np.array_equal(decoded(data), np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "WEBP"])
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB"])
+def test_lossless_formats_are_exact(kind: str, mode: str) -> None:
+    image = rgb().convert(mode)
+    data = encoded(image, kind, **({"lossless": True} if kind == "WEBP" else {}))
+    assert np.array_equal(decoded(data), np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
+def test_alpha_is_laid_over_white(kind: str) -> None:
+    image = rgb()
+    image.putalpha(alpha())
+    data = encoded(image, kind, **({"lossless": True, "exact": True} if kind == "WEBP" else {}))
+    assert np.abs(decoded(data) - over_white(rgb(), alpha())).max() <= 1
+
+
+def test_grey_with_alpha() -> None:
+    image = Image.merge("LA", (rgb().convert("L"), alpha()))
+    assert np.abs(decoded(encoded(image, "PNG")) - over_white(rgb().convert("L"), alpha())).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF"])
+def test_a_transparent_palette_colour_is_white(kind: str) -> None:
+    image = rgb().quantize(8)
+    hidden = int(np.bincount(np.asarray(image).ravel()).argmax())
+    expected = np.asarray(image.convert("RGB")).copy()
+    expected[np.asarray(image) == hidden] = 255
+    assert np.array_equal(decoded(encoded(image, kind, transparency=hidden)), expected)
+
+
+def test_a_palette_with_degrees_of_transparency() -> None:
+    image = rgb().quantize(4)
+    degrees = bytes([0, 85, 170, 255])
+    mask = Image.fromarray(np.frombuffer(degrees, np.uint8)[np.asarray(image)])
+    assert np.abs(decoded(encoded(image, "PNG", transparency=degrees)) - over_white(image, mask)).max() <= 1
+
+
+def test_a_transparent_grey_or_rgb_value_is_white() -> None:
+    image = Image.new("RGB", (SIDE, SIDE), (10, 20, 30))
+    image.putpixel((3, 4), (90, 20, 30))
+    expected = np.full((SIDE, SIDE, 3), 255)
+    expected[4, 3] = (90, 20, 30)
+    assert np.array_equal(decoded(encoded(image, "PNG", transparency=(10, 20, 30))), expected)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_16_bit_grey_is_scaled_to_8(kind: str) -> None:
+    values = np.linspace(0, 65535, SIDE * SIDE).astype(np.uint16).reshape(SIDE, SIDE)
+    pixels = decoded(encoded(Image.fromarray(values), kind))
+    assert np.abs(pixels - (values / 257)[..., None]).max() <= 1
+    assert (pixels.min(), pixels.max()) == (0, 255)
+
+
+def test_a_transparent_16_bit_grey_is_white_and_no_other_grey_is() -> None:
+    values = np.full((SIDE, SIDE), 200 * 257, np.uint16)  # 200 as 8-bit grey
+    values[0] = 200
+    data = bytearray(encoded(Image.fromarray(values), "PNG"))
+    chunk = b"tRNS" + struct.pack(">H", 200)  # after the header, which ends at byte 33
+    data[33:33] = struct.pack(">I", 2) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    pixels = decoded(bytes(data))
+    assert (pixels[0] == 255).all()
+    assert (pixels[1:] == 200).all()
+
+
+def test_16_bit_rgb_png_is_scaled_to_8() -> None:
+    values = np.random.default_rng(0).integers(0, 65536, (SIDE, SIDE, 3), dtype=np.uint16)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", SIDE, SIDE, 16, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks
+    )
+    assert np.abs(decoded(data) - values / 257).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_the_first_frame_counts(kind: str) -> None:
+    frames = [Image.new("RGB", (SIDE, SIDE), colour) for colour in ("red", "lime", "blue")]
+    options = {"lossless": True} if kind == "WEBP" else {}
+    data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.n_frames == 3
+    assert np.array_equal(decoded(data), np.full((SIDE, SIDE, 3), (255, 0, 0)))
+
+
+def test_a_first_gif_frame_smaller_than_its_canvas() -> None:
+    small = Image.new("P", (4, 4), 1)
+    small.putpalette([0, 0, 0, 200, 0, 0])
+    data = bytearray(encoded(small, "GIF"))
+    data[6:10] = struct.pack("<HH", SIDE, SIDE)  # the logical screen
+    with Image.open(io.BytesIO(data)) as image:
+        assert np.array_equal(decoded(bytes(data)), np.asarray(image.convert("RGB")))
+    assert (decoded(bytes(data))[:4, :4] == (200, 0, 0)).all()
+
+
+def test_cmyk_tiff_and_mpo() -> None:
+    cmyk = encoded(rgb().convert("CMYK"), "TIFF")
+    assert np.array_equal(decoded(cmyk), np.asarray(rgb().convert("CMYK").convert("RGB")))
+    mpo = encoded(rgb(1), "MPO", save_all=True, append_images=[rgb(2)])
+    with Image.open(io.BytesIO(mpo)) as image:
+        assert image.format == "MPO"
+        assert np.array_equal(decoded(mpo), np.asarray(image))
+
+
+# EXIF
+
+
+def reference(data: bytes, transform: Transform = PLAIN) -> NDArray[np.int64]:
+    with Image.open(io.BytesIO(data)) as image:
+        upright = ImageOps.exif_transpose(image).convert("RGB")
+    resized = functional.resize(upright, [transform.resize])
+    return np.asarray(functional.center_crop(resized, [transform.crop] * 2)).astype(int)
+
+
+@pytest.mark.parametrize("orientation", range(10))
+@pytest.mark.parametrize(
+    ("kind", "mode"), [("JPEG", "RGB"), ("JPEG", "L"), ("JPEG", "CMYK"), ("PNG", "RGB"), ("TIFF", "RGB"), ("WEBP", "RGB")]
+)
+def test_exif_orientation_is_applied(kind: str, mode: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    image = make_image(2, (SIDE + 10, SIDE)).convert(mode)
+    data = encoded(image, kind, exif=exif)
+    assert np.array_equal(decoded(data), reference(data))
+    if 2 <= orientation <= 8:
+        assert not np.array_equal(decoded(data), decoded(encoded(image, kind)))
+
+
+def test_orientation_in_xmp_is_applied() -> None:
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    data = encoded(make_image(2, (SIDE + 10, SIDE)), "JPEG", xmp=xmp)
+    assert np.array_equal(decoded(data), reference(data))
+    assert not np.array_equal(decoded(data), decoded(encoded(make_image(2, (SIDE + 10, SIDE)), "JPEG")))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "CMYK"])
+def test_broken_exif_does_not_spoil_the_picture(mode: str) -> None:
+    exif = Image.Exif()
+    exif[0x10F], exif[0x112] = "camera", 6
+    whole, generator = exif.tobytes(), np.random.default_rng(0)
+    image = make_image(2, (SIDE, SIDE)).convert(mode)
+    plain = decoded(encoded(image, "JPEG"))
+    turned = [np.rot90(plain, k)[:, ::flip] for k in range(4) for flip in (1, -1)]
+    for _ in range(150):
+        broken = bytearray(whole[: generator.integers(6, len(whole) + 1)])
+        broken[generator.integers(6, len(broken) + 1) :][:2] = generator.bytes(2)
+        pixels = decoded(encoded(image, "JPEG", exif=bytes(broken)))
+        assert any(np.array_equal(pixels, way) for way in turned)
+
+
+# Damage
+
+
+def damaged_samples() -> dict[str, bytes]:
+    image = make_image(5, (SIDE, SIDE))
+    return {
+        "jpeg": encoded(image, "JPEG"),
+        "progressive": encoded(image, "JPEG", progressive=True),
+        "cmyk": encoded(image.convert("CMYK"), "JPEG"),
+        "png": encoded(image, "PNG"),
+        "gif": encoded(image, "GIF"),
+        "bmp": encoded(image, "BMP"),
+        "webp": encoded(image, "WEBP"),
+        "tiff": encoded(image, "TIFF"),
+        "tiff_lzw": encoded(image, "TIFF", compression="tiff_lzw"),
+    }
+
+
+@pytest.mark.parametrize("kind", damaged_samples())
+def test_a_file_cut_anywhere_is_refused_unless_every_pixel_is_there(kind: str) -> None:
+    data = damaged_samples()[kind]
+    whole = decoded(data)
+    refused = 0
+    for cut in {*np.linspace(0, len(data), 60, endpoint=False).astype(int).tolist(), *range(len(data) - 4, len(data))}:
+        try:
+            assert np.array_equal(decoded(data[:cut]), whole), f"cut at {cut} of {len(data)}"
+        except ImageError as error:
+            assert error.reason in ("TRUNCATED", "NOT_AN_IMAGE")
+            assert error.message
+            refused += 1
+    assert refused >= 40
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "progressive", "cmyk", "png", "tiff_lzw"])
+def test_a_file_whose_tail_was_never_written_is_refused(kind: str) -> None:
+    """After a crash a file often has its full length, and zeros where data should be. (GIF and BMP cannot tell.)"""
+    data = damaged_samples()[kind]
+    for share in (0.6, 0.8, 0.95):
+        kept = data[: int(len(data) * share)]
+        with pytest.raises(ImageError) as caught:
+            decode(kept + bytes(len(data) - len(kept)), PLAIN)
+        assert caught.value.reason in ("TRUNCATED", "NOT_AN_IMAGE")
+
+
+def test_bytes_after_the_picture_do_no_harm() -> None:
+    for kind in ("jpeg", "cmyk", "png", "gif", "webp"):
+        data = damaged_samples()[kind]
+        assert np.array_equal(decoded(data + b"\0\xff trailing" * 20), decoded(data))
+
+
+@pytest.mark.parametrize("kind", damaged_samples())
+def test_whatever_the_bytes_only_image_errors_come_out(kind: str) -> None:
+    data, generator = damaged_samples()[kind], np.random.default_rng(1)
+    outcomes = set()
+    for _ in range(80):
+        broken = bytearray(data)
+        for place in generator.integers(0, len(data), 3):
+            broken[place] = generator.integers(256)
+        try:
+            assert decode(bytes(broken), Transform(8, 8)).shape == (3, 8, 8)
+            outcomes.add("ok")
+        except ImageError as error:
+            outcomes.add(error.reason)
+    assert len(outcomes) > 1
+
+
+@pytest.mark.parametrize("data", [b"", b"\n", b"hello, this is text\n" * 50, b"\0" * 5000, b"%PDF-1.7", b"<svg/>"])
+def test_what_is_no_image_is_called_so(data: bytes) -> None:
+    with pytest.raises(ImageError) as caught:
+        decode(data, PLAIN)
+    assert caught.value.reason == "NOT_AN_IMAGE"
+
+
+@pytest.mark.parametrize("kind", ["PPM", "ICO", "TGA", "EPS"])
+def test_formats_outside_the_list_are_not_opened(kind: str) -> None:
+    assert kind not in FORMATS
+    with pytest.raises(ImageError) as caught:
+        decode(encoded(rgb(), kind), PLAIN)
+    assert caught.value.reason == "NOT_AN_IMAGE"
+
+
+@pytest.mark.parametrize("values", [np.float32([[0.5] * SIDE] * SIDE), np.int32([[70_000] * SIDE] * SIDE)])
+def test_pixels_without_an_agreed_range_are_refused(values: NDArray[Any]) -> None:
+    with pytest.raises(ImageError, match="range"):
+        decode(encoded(Image.fromarray(values), "TIFF"), PLAIN)
+
+
+def test_lab_is_not_shown_in_false_colours() -> None:
+    profiles = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    lab = ImageCms.profileToProfile(rgb(), *profiles, outputMode="LAB")
+    assert np.abs(decoded(encoded(lab, "TIFF")) - np.asarray(rgb())).mean() < 4
+
+
+def with_huge_size(kind: str) -> bytes:
+    """A few hundred bytes whose header promises billions of pixels."""
+    data = bytearray(encoded(rgb(), kind, **({"lossless": True} if kind == "WEBP" else {})))
+    if kind == "JPEG":
+        frame = data.index(b"\xff\xc0")
+        data[frame + 5 : frame + 9] = struct.pack(">HH", 65500, 65500)
+    elif kind == "PNG":
+        data[16:24] = struct.pack(">II", 2**31 - 1, 2**31 - 1)
+        data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    elif kind == "GIF":
+        data[6:10] = struct.pack("<HH", 65535, 65535)
+    elif kind == "BMP":
+        data[18:26] = struct.pack("<ii", 2**31 - 1, 2**31 - 1)
+    elif kind == "WEBP":
+        data[21:25] = (int.from_bytes(data[21:25], "little") | (1 << 28) - 1).to_bytes(4, "little")
+    else:
+        start = int.from_bytes(data[4:8], "little") + 2
+        for entry in (start, start + 12):  # the first two tags of an image are its width and height
+            data[entry + 2 : entry + 12] = struct.pack("<HII", 4, 1, 2**31 - 1)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF"])
+def test_a_lying_header_is_refused_before_memory_is_taken(kind: str) -> None:
+    with pytest.raises(ImageError) as caught:
+        decode(with_huge_size(kind), PLAIN)
+    assert caught.value.reason == "TOO_MANY_PIXELS"
+    assert "pixels" in caught.value.message
+
+
+# Real photos
+
+
+@pytest.mark.parametrize("split", ["train", pytest.param("val", marks=pytest.mark.slow)])
+def test_photos_equal_pil_and_the_preset(hymenoptera: Path, split: str) -> None:
+    transform = Transform.from_preset(ResNet18_Weights.DEFAULT.transforms())
+    paths = sorted(path for path in (hymenoptera / split).rglob("*") if path.suffix in (".jpg", ".jpeg", ".gif"))
+    assert len(paths) > 100
+    for path in paths if split == "val" else paths[::4]:
+        data = path.read_bytes()
+        pixels = decode(data, transform)
+        assert pixels.dtype == torch.uint8
+        expected = reference(data, transform)
+        difference = np.abs(pixels.permute(1, 2, 0).numpy().astype(int) - expected).max()
+        # JPEG is resized by torch's kernels, everything else by Pillow's
+        assert difference <= (1 if data.startswith(b"\xff\xd8") else 0), path.name
+
+
+def test_the_pil_path_gives_photos_bit_for_bit(hymenoptera: Path) -> None:
+    transform = Transform(256, 224, "bicubic")
+    for path in sorted((hymenoptera / "val" / "ants").iterdir())[:8]:
+        with Image.open(path) as image:
+            data = encoded(image.convert("RGB"), "BMP")
+            expected = functional.resize(image.convert("RGB"), [256], functional.InterpolationMode.BICUBIC)
+        expected = functional.pil_to_tensor(functional.center_crop(expected, [224, 224]))
+        assert torch.equal(decode(data, transform), expected)

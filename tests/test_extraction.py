@@ -1,0 +1,359 @@
+"""Extraction: what lands in the file, what is computed again and what is not, what is refused."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import functional as F
+
+from precompute import extract, open_cache, verify
+from precompute.cache import Cache, Status, WriteLock
+from precompute.errors import (
+    CacheError,
+    CacheFormatError,
+    CacheKeyError,
+    CacheLockedError,
+    SourceError,
+    Stopped,
+    UsageError,
+)
+from precompute.tiny import MEAN, STD, tiny
+
+from conftest import make_image, make_photos
+
+COLUMNS = ("id", "digest", "size", "label", "split", "status")
+
+
+def assert_same(first: Cache, second: Cache, *, mtimes: bool = True) -> None:
+    """Every feature row and every column equal, bit for bit."""
+    assert first.key == second.key
+    assert first.classes == second.classes
+    for name in (*COLUMNS, *(("mtime_ns",) if mtimes else ())):
+        np.testing.assert_array_equal(first.column(f"samples/{name}"), second.column(f"samples/{name}"), err_msg=name)
+    for layer in first.layers:
+        assert first.features(layer).tobytes() == second.features(layer).tobytes()
+        np.testing.assert_array_equal(first.column(f"checksums/{layer}"), second.column(f"checksums/{layer}"))
+
+
+def reference(path: Path) -> np.ndarray:
+    """What `tiny` sees in one image, by PIL and plain torch."""
+    with Image.open(path) as image:
+        pixels = F.center_crop(F.resize(image.convert("RGB"), [32]), [32, 32])
+    model = tiny()
+    found: list[torch.Tensor] = []
+    model.classifier.register_forward_hook(lambda module, inputs, output: found.append(inputs[0]))
+    with torch.inference_mode():
+        model(F.normalize(F.to_tensor(pixels), MEAN, STD)[None])
+    return found[0][0].numpy()
+
+
+def test_every_row_belongs_to_its_image(photos: Path, tmp_path: Path) -> None:
+    result = extract(photos, tmp_path / "a.h5", backbone="tiny")
+    cache = open_cache(tmp_path / "a.h5")
+    assert result.rows == result.computed == len(cache) == 24
+    assert verify(cache).whole
+    assert cache.ids == sorted(cache.ids)
+    for row, name in enumerate(cache.ids):
+        split, label, file = name.split("/")
+        assert cache.split[row] == split
+        assert cache.classes[cache.labels[row]] == label
+        expected = reference(photos / name)
+        distance = np.linalg.norm(cache.features()[row] - expected) / np.linalg.norm(expected)
+        assert distance < (1e-3 if file.endswith("png") else 1e-2), name
+        assert cache.column("samples/size")[row] == (photos / name).stat().st_size
+        assert cache.column("samples/mtime_ns")[row] == (photos / name).stat().st_mtime_ns
+    assert not list(tmp_path.glob("*.partial*")) + list(tmp_path.glob("*.lock"))
+
+
+def test_batch_size_workers_and_company_do_not_matter(photos: Path, tmp_path: Path) -> None:
+    extract(photos, tmp_path / "a.h5", backbone="tiny", batch_size=32, workers=1)
+    extract(photos, tmp_path / "b.h5", backbone="tiny", batch_size=32, workers=5)
+    assert_same(open_cache(tmp_path / "a.h5"), open_cache(tmp_path / "b.h5"))
+    extract(photos / "val", tmp_path / "c.h5", backbone="tiny", batch_size=32)
+    alone = open_cache(tmp_path / "c.h5").features()
+    among = open_cache(tmp_path / "a.h5").features()[np.array(open_cache(tmp_path / "a.h5").split) == "val"]
+    assert alone.tobytes() == among.tobytes()
+
+
+def test_a_second_run_computes_nothing_and_leaves_the_file_alone(photos: Path, tmp_path: Path) -> None:
+    extract(photos, tmp_path / "a.h5", backbone="tiny")
+    before = (tmp_path / "a.h5").read_bytes(), (tmp_path / "a.h5").stat().st_mtime_ns
+    again = extract(photos, tmp_path / "a.h5", backbone="tiny")
+    assert (again.computed, again.reused, again.copied) == (0, 24, 0)
+    assert ((tmp_path / "a.h5").read_bytes(), (tmp_path / "a.h5").stat().st_mtime_ns) == before
+
+
+def test_identical_files_are_computed_once(photos: Path, tmp_path: Path) -> None:
+    for number in range(5):
+        shutil.copy(photos / "train/cats/0.jpg", photos / f"val/dogs/copy{number}.jpg")
+    result = extract(photos, tmp_path / "a.h5", backbone="tiny")
+    assert (result.rows, result.computed, result.copied) == (29, 24, 5)
+    cache = open_cache(tmp_path / "a.h5")
+    original = cache.features()[cache.ids.index("train/cats/0.jpg")]
+    for number in range(5):
+        np.testing.assert_array_equal(cache.features()[cache.ids.index(f"val/dogs/copy{number}.jpg")], original)
+    assert verify(cache).whole
+
+
+def test_sync_equals_a_fresh_extraction(photos: Path, tmp_path: Path) -> None:
+    extract(photos, tmp_path / "a.h5", backbone="tiny")
+    old = open_cache(tmp_path / "a.h5")
+    old_first = np.array(old.features()[0])
+    mapped = old.features()
+    os.rename(photos / "train/cats/1.png", photos / "train/dogs/moved.png")
+    make_image(99).save(photos / "train/cats/2.jpg")  # edited
+    make_image(100).save(photos / "val/cats/new.png")  # added
+    (photos / "val/dogs/3.png").unlink()  # deleted
+    shutil.copy(photos / "val/dogs/4.jpg", photos / "train/dogs/same.jpg")  # duplicated
+    (photos / "train/birds").mkdir()
+    make_image(101).save(photos / "train/birds/0.png")  # a new class moves all labels
+    a, b = photos / "val/cats/0.jpg", photos / "val/cats/5.png"
+    for source, target in ((a, "swap"), (b, "0.jpg"), (photos / "val/cats/swap", "5.png")):
+        source.rename(source.parent / target)  # two names swapped
+    result = extract(photos, tmp_path / "a.h5", backbone="tiny")
+    assert result.computed == 3  # edited, added, of the new class
+    assert result.dropped == 2  # deleted, and the moved one's old name
+    extract(photos, tmp_path / "fresh.h5", backbone="tiny")
+    assert_same(open_cache(tmp_path / "a.h5"), open_cache(tmp_path / "fresh.h5"))
+    np.testing.assert_array_equal(mapped[0], old_first)  # the reader of the old file still sees the old file
+
+
+def test_touched_files_are_read_but_not_computed(photos: Path, tmp_path: Path) -> None:
+    extract(photos, tmp_path / "a.h5", backbone="tiny")
+    os.utime(photos / "val/dogs/1.png", ns=(1, 1))
+    result = extract(photos, tmp_path / "a.h5", backbone="tiny")
+    assert (result.computed, result.copied, result.reused) == (0, 1, 23)
+    assert open_cache(tmp_path / "a.h5").column("samples/mtime_ns").min() == 1
+
+
+def test_limit_takes_the_first_by_id_and_grows(photos: Path, tmp_path: Path) -> None:
+    extract(photos, tmp_path / "a.h5", backbone="tiny", limit=5)
+    assert len(open_cache(tmp_path / "a.h5")) == 5
+    grown = extract(photos, tmp_path / "a.h5", backbone="tiny", limit=9)
+    assert (grown.computed, grown.reused) == (4, 5)
+    extract(photos, tmp_path / "fresh.h5", backbone="tiny")
+    whole = extract(photos, tmp_path / "a.h5", backbone="tiny")
+    assert whole.reused == 9
+    assert_same(open_cache(tmp_path / "a.h5"), open_cache(tmp_path / "fresh.h5"))
+
+
+def test_stopped_runs_go_on_where_they_were(photos: Path, tmp_path: Path) -> None:
+    extract(photos, tmp_path / "whole.h5", backbone="tiny", batch_size=4)
+    runs = 0
+    while True:
+        try:
+            last = extract(photos, tmp_path / "a.h5", backbone="tiny", batch_size=4, stop=lambda: 15)
+            break
+        except Stopped as stopped:
+            runs += 1
+            assert stopped.exit_code == 143
+            partial = open_cache(tmp_path / "a.h5.partial")
+            assert partial.ok.sum() == 4 * runs
+            assert not (tmp_path / "a.h5").exists()
+    assert runs == 5
+    assert (last.computed, last.reused) == (4, 20)
+    assert_same(open_cache(tmp_path / "a.h5"), open_cache(tmp_path / "whole.h5"))
+    assert len(open_cache(tmp_path / "a.h5").provenance) == 6
+
+
+def test_a_folder_that_changes_between_two_halves(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(Stopped):
+        extract(photos, tmp_path / "a.h5", backbone="tiny", batch_size=4, stop=lambda: 2)
+    make_image(77).save(photos / "train/cats/0.jpg")  # of a row that is done: same place, other bytes
+    os.rename(photos / "train/cats/1.png", photos / "train/cats/zzz.png")
+    with pytest.raises(Stopped):
+        extract(photos, tmp_path / "a.h5", backbone="tiny", batch_size=4, stop=lambda: 2)
+    make_image(78).save(photos / "train/cats/2.jpg")  # this time the names stay as they are
+    result = extract(photos, tmp_path / "a.h5", backbone="tiny", batch_size=4)
+    extract(photos, tmp_path / "fresh.h5", backbone="tiny", batch_size=4)
+    assert_same(open_cache(tmp_path / "a.h5"), open_cache(tmp_path / "fresh.h5"))
+    assert result.computed < 24
+
+
+def test_damaged_rows_of_the_file_in_progress_are_computed_again(photos: Path, tmp_path: Path) -> None:
+    extract(photos, tmp_path / "whole.h5", backbone="tiny", batch_size=4)
+    with pytest.raises(Stopped):
+        extract(photos, tmp_path / "a.h5", backbone="tiny", batch_size=4, stop=lambda: 2)
+    partial = open_cache(tmp_path / "a.h5.partial")
+    column = partial.layout.columns["features/flatten" if "flatten" in partial.layers else f"features/{partial.layers[0]}"]
+    with open(tmp_path / "a.h5.partial", "r+b") as file:
+        file.seek(column.offset + 2 * column.row_bytes + 3)
+        file.write(b"\x55\x66")
+    result = extract(photos, tmp_path / "a.h5", backbone="tiny", batch_size=4)
+    assert result.computed == 21
+    assert_same(open_cache(tmp_path / "a.h5"), open_cache(tmp_path / "whole.h5"))
+
+
+def test_the_file_in_progress_can_be_read(photos: Path, tmp_path: Path) -> None:
+    seen = []
+
+    def look(progress: object) -> None:
+        cache = open_cache(tmp_path / "a.h5.partial")
+        seen.append(int(cache.ok.sum()))
+        assert not len(verify(cache).damaged)
+
+    extract(photos, tmp_path / "a.h5", backbone="tiny", batch_size=8, progress=look)
+    assert seen == [8, 16, 24, 24]
+
+
+# Bad input -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def spoiled(photos: Path) -> Path:
+    """Four images that fail, each in its own way, among 24 good ones."""
+    whole = (photos / "train/cats/0.jpg").read_bytes()
+    (photos / "train/cats/cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (photos / "train/dogs/text.jpg").write_text("no image at all")
+    (photos / "train/dogs/empty.png").write_bytes(b"")
+    lying = bytearray((photos / "train/cats/1.png").read_bytes())
+    lying[16:24] = (60_000).to_bytes(4, "big") * 2  # width and height
+    lying[29:33] = zlib.crc32(lying[12:29]).to_bytes(4, "big")
+    (photos / "val/dogs/lying.png").write_bytes(bytes(lying))
+    return photos
+
+
+def test_failed_images_keep_their_place_as_nan(spoiled: Path, tmp_path: Path) -> None:
+    result = extract(spoiled, tmp_path / "a.h5", backbone="tiny")
+    assert result.failures == {"NOT_AN_IMAGE": 2, "TRUNCATED": 1, "TOO_MANY_PIXELS": 1}
+    cache = open_cache(tmp_path / "a.h5")
+    for row, name in enumerate(cache.ids):
+        failed = name.rpartition("/")[2] in ("cut.jpg", "text.jpg", "empty.png", "lying.png")
+        assert np.isnan(cache.features()[row]).all() == failed
+        assert (cache.status[row] == Status.OK) != failed
+    assert verify(cache).whole
+    again = extract(spoiled, tmp_path / "a.h5", backbone="tiny")
+    assert again.reused == 28
+    assert again.failures == result.failures
+
+
+def test_a_mended_image_is_taken_up(spoiled: Path, tmp_path: Path) -> None:
+    extract(spoiled, tmp_path / "a.h5", backbone="tiny")
+    make_image(55).save(spoiled / "train/cats/cut.jpg")
+    result = extract(spoiled, tmp_path / "a.h5", backbone="tiny")
+    assert result.computed == 1
+    assert "TRUNCATED" not in result.failures
+
+
+def test_on_error_stop_names_the_image_and_keeps_the_rest(spoiled: Path, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"cut\.jpg: truncated"):
+        extract(spoiled, tmp_path / "a.h5", backbone="tiny", on_error="stop", batch_size=4)
+    assert open_cache(tmp_path / "a.h5.partial").ok.sum() >= 4
+
+
+def test_features_beyond_the_stored_type_are_failures_not_infinities(photos: Path, tmp_path: Path) -> None:
+    big = tmp_path / "big.pth"
+    state = tiny().state_dict()
+    name = next(name for name in reversed(state) if name.startswith("embed") and name.endswith("weight"))
+    state[name] = state[name] * 1e7
+    torch.save(state, big)
+    result = extract(photos, tmp_path / "a.h5", backbone="tiny", weights=str(big), dtype="float16")
+    assert result.failures == {"NON_FINITE": 24}
+    assert np.isnan(open_cache(tmp_path / "a.h5").features()).all()
+    assert extract(photos, tmp_path / "b.h5", backbone="tiny", weights=str(big)).failures == {}
+
+
+def test_another_key_is_refused_with_the_difference(photos: Path, tmp_path: Path) -> None:
+    extract(photos, tmp_path / "a.h5", backbone="tiny")
+    before = (tmp_path / "a.h5").read_bytes()
+    with pytest.raises(CacheKeyError) as caught:
+        extract(photos, tmp_path / "a.h5", backbone="tiny", dtype="float16", transform={"resize": 40})
+    assert caught.value.difference == ["storage: float32 -> float16", "transform.resize: 32 -> 40"]
+    with pytest.raises(CacheKeyError, match="weights: [0-9a-f]{64} -> [0-9a-f]{64}"):
+        extract(photos, tmp_path / "a.h5", backbone="tiny", weights="random")
+    assert (tmp_path / "a.h5").read_bytes() == before
+    extract(photos, tmp_path / "a.h5", backbone="tiny", dtype="float16", overwrite=True)
+    assert open_cache(tmp_path / "a.h5").features().dtype == np.float16
+
+
+def test_a_foreign_output_is_never_overwritten(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.h5").write_text("my thesis")
+    for overwrite in (False, True):
+        with pytest.raises(CacheFormatError, match="left as it is"):
+            extract(photos, tmp_path / "a.h5", backbone="tiny", overwrite=overwrite)
+    assert (tmp_path / "a.h5").read_text() == "my thesis"
+
+
+def test_runs_that_would_throw_rows_away_by_mistake_are_refused(photos: Path, tmp_path: Path) -> None:
+    extract(photos, tmp_path / "a.h5", backbone="tiny")
+    with pytest.raises(UsageError, match="--limit 3 would throw 21"):
+        extract(photos, tmp_path / "a.h5", backbone="tiny", limit=3)
+    other = tmp_path / "other"
+    other.mkdir()
+    make_image(1).save(other / "x.png")
+    with pytest.raises(UsageError, match="None of the 24 samples"):
+        extract(other, tmp_path / "a.h5", backbone="tiny")
+    assert len(open_cache(tmp_path / "a.h5")) == 24
+
+
+def test_a_second_writer_is_refused_and_told_who_holds_the_file(photos: Path, tmp_path: Path) -> None:
+    with (
+        WriteLock(str(tmp_path / "a.h5")),
+        pytest.raises(CacheLockedError, match=rf"written by process {os.getpid()} on .* since 20"),
+    ):
+        extract(photos, tmp_path / "a.h5", backbone="tiny")
+    (tmp_path / "a.h5.lock").write_text('{"pid": 1, "host": "gone", "since": "2020"}')  # left by a dead process
+    assert extract(photos, tmp_path / "a.h5", backbone="tiny").rows == 24
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [("no/such/a.h5", "does not exist"), (".", "is a folder"), ("/proc/a.h5", "cannot be written")],
+)
+def test_outputs_that_cannot_be(photos: Path, tmp_path: Path, output: str, message: str) -> None:
+    with pytest.raises(CacheError, match=message):
+        extract(photos, tmp_path / output, backbone="tiny")
+
+
+def test_a_source_that_goes_away_stops_the_run(tmp_path: Path) -> None:
+    photos = make_photos(tmp_path / "photos", per_class=30)
+
+    def remove(progress: object) -> None:
+        if photos.exists():
+            photos.rename(tmp_path / "elsewhere")
+
+    with pytest.raises(SourceError, match="went away"):
+        extract(photos, tmp_path / "a.h5", backbone="tiny", batch_size=4, workers=1, progress=remove)
+    kept = int(open_cache(tmp_path / "a.h5.partial").ok.sum())
+    assert kept >= 4
+    (tmp_path / "elsewhere").rename(photos)
+    assert extract(photos, tmp_path / "a.h5", backbone="tiny", batch_size=4).reused == kept
+
+
+def test_one_image_that_vanishes_is_recorded_and_tried_again(photos: Path, tmp_path: Path) -> None:
+    gone = photos / "val/dogs/5.png"
+    kept = gone.read_bytes()
+
+    def remove(progress: object) -> None:
+        gone.unlink(missing_ok=True)
+
+    with pytest.raises(Stopped):  # so that the file is listed, but not read yet
+        extract(photos, tmp_path / "a.h5", backbone="tiny", batch_size=1, workers=1, stop=lambda: 2, limit=24)
+    result = extract(photos, tmp_path / "a.h5", backbone="tiny", batch_size=1, workers=1, progress=remove)
+    assert result.failures == {"VANISHED": 1}
+    gone.write_bytes(kept)
+    assert extract(photos, tmp_path / "a.h5", backbone="tiny").failures == {}
+
+
+def test_odd_names_and_entries(tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path / "odd")
+    os.makedirs(folder + b"/a")
+    names = [b"a/new\nline.png", b"a/\xff\xfe.png", "a/\u202egnp.exe.png".encode(), b"a/" + b"x" * 251 + b".png", b"a/ .png"]
+    for seed, name in enumerate(names):
+        make_image(seed).save(tmp_path / "image.png")
+        shutil.copy(tmp_path / "image.png", os.path.join(folder, name))
+    os.mkfifo(folder + b"/a/fifo.png")
+    os.symlink(folder, folder + b"/a/loop")
+    os.symlink(b"/dev/zero", folder + b"/a/zero.png")
+    (tmp_path / "odd/a/.hidden.png").write_bytes(b"x")
+    result = extract(os.fsdecode(folder), tmp_path / "a.h5", backbone="tiny")
+    assert result.rows == result.computed == len(names)
+    assert sorted(map(os.fsencode, open_cache(tmp_path / "a.h5").ids)) == sorted(names)
+    assert len(result.passed) == 3

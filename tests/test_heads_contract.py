@@ -1,0 +1,154 @@
+"""Both heads keep scikit-learn's contract and take the same kinds of input."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import precompute.heads
+from precompute.heads import LogisticHead, MLPHead
+
+ROOT = Path(__file__).parent.parent
+DIGITS, LABELS = load_digits(return_X_y=True)
+DIGITS, LABELS = DIGITS[:300] / 16, LABELS[:300]  # sixteenths: exact in float16
+HEADS = [
+    pytest.param(lambda **kw: LogisticHead(**{"C": 1.0, **kw}), id="logistic"),
+    pytest.param(lambda **kw: MLPHead(hidden=(16,), max_epochs=3, **kw), id="mlp"),
+]
+
+
+# No check is expected to fail. The MLP's are its own settings but for fewer and larger steps, which save time.
+@parametrize_with_checks([LogisticHead(), MLPHead(max_epochs=40, learning_rate=1e-2)])
+def test_scikit_learn_contract(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.parametrize("make", HEADS)
+def test_every_kind_of_array_gives_the_same_head(make, tmp_path):
+    memmap = np.memmap(tmp_path / "features", dtype=np.float16, mode="w+", shape=DIGITS.shape)
+    memmap[:] = DIGITS
+    memmap.flush()
+    expected = make().fit(DIGITS, LABELS).predict_proba(DIGITS)
+    kinds = {
+        "float32": DIGITS.astype(np.float32),
+        "float16": DIGITS.astype(np.float16),
+        "memmap": np.memmap(tmp_path / "features", dtype=np.float16, mode="r", shape=DIGITS.shape),
+        "list": DIGITS.tolist(),
+        "torch": torch.tensor(DIGITS, dtype=torch.float32, requires_grad=True),
+        "bfloat16": torch.tensor(DIGITS, dtype=torch.bfloat16),
+    }
+    for kind, X in kinds.items():
+        y = torch.tensor(LABELS) if isinstance(X, torch.Tensor) else LABELS
+        head = make().fit(X, y)
+        assert np.array_equal(head.predict_proba(X), expected), kind
+        assert np.array_equal(head.classes_, np.arange(10)), kind
+
+
+@pytest.mark.parametrize("make", HEADS)
+def test_input_is_not_changed(make):
+    X = DIGITS.astype(np.float32)
+    make().fit(X, LABELS, validation=(X, LABELS)).predict_proba(X)
+    assert np.array_equal(X, DIGITS.astype(np.float32))
+
+
+@pytest.mark.parametrize("make", HEADS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e300])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_values_that_are_not_finite_are_refused(make, bad, dtype):
+    with np.errstate(over="ignore"):
+        X = DIGITS.astype(dtype)
+        X[-1, -1] = bad
+    with pytest.raises(ValueError, match=r"NaN|infinity"):
+        make().fit(X, LABELS)
+    unfitted = make()
+    if isinstance(unfitted, LogisticHead):
+        unfitted.set_params(C="auto")  # a given C needs no validation set, and does not look at it
+    with pytest.raises(ValueError, match=r"NaN|infinity"):
+        unfitted.fit(DIGITS, LABELS, validation=(X, LABELS))
+    with pytest.raises(ValueError, match=r"NaN|infinity"):
+        make().fit(DIGITS, LABELS).predict(X)
+
+
+@pytest.mark.parametrize("make", HEADS)
+def test_errors_name_the_problem(make):
+    with pytest.raises(ValueError, match=r"Got 1 class, 'cat'. Add images of another class"):
+        make().fit(DIGITS, ["cat"] * 300)
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        make().fit(DIGITS, LABELS[:-1])
+    with pytest.raises(ValueError, match="expecting 64 features"):
+        make().fit(DIGITS, LABELS).predict(DIGITS[:, :5])
+
+
+@pytest.mark.parametrize("head", [LogisticHead(), MLPHead(max_epochs=2)], ids=["logistic", "mlp"])
+def test_validation_and_groups_are_checked(head):
+    with pytest.raises(ValueError, match=r"labels that the head does not know: '77'.*Remove those samples"):
+        head.fit(DIGITS, LABELS, validation=(DIGITS[:2], [1, 77]))
+    with pytest.raises(ValueError, match=r"validation must be a pair \(X, y\)"):
+        head.fit(DIGITS, LABELS, validation=DIGITS)
+    with pytest.raises(ValueError, match="expecting 64 features"):
+        head.fit(DIGITS, LABELS, validation=(DIGITS[:, :5], LABELS))
+    with pytest.raises(ValueError, match="groups must have one entry per sample"):
+        head.fit(DIGITS, LABELS, groups=[1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        (LogisticHead(C=-1), "C must be a finite number above 0. Got -1"),
+        (LogisticHead(C="best"), "C must be"),
+        (LogisticHead(C=True), "C must be"),
+        (LogisticHead(C=float("inf")), "C must be"),
+        (LogisticHead(cv=1), "cv must be a whole number of at least 2. Got 1"),
+        (LogisticHead(cv=2.5), "cv must be"),
+        (LogisticHead(max_iter=0), "max_iter must be"),
+        (LogisticHead(tol=0), "tol must be"),
+        (LogisticHead(class_weight="equal"), "class_weight must be"),
+        (LogisticHead(class_weight={1: 0}), r"class_weight\[1\] must be"),
+        (LogisticHead(random_state=-1), "random_state must be"),
+        (MLPHead(hidden=256), r"hidden must be a tuple of layer widths, such as \(256,\). Got 256"),
+        (MLPHead(hidden=(0,)), "every width in hidden must be"),
+        (MLPHead(dropout=1), "dropout must be a finite number of at least 0 and below 1. Got 1"),
+        (MLPHead(weight_decay=float("nan")), "weight_decay must be"),
+        (MLPHead(learning_rate=0), "learning_rate must be"),
+        (MLPHead(batch_size=0), "batch_size must be"),
+        (MLPHead(max_epochs=1.5), "max_epochs must be"),
+        (MLPHead(patience="long"), "patience must be"),
+        (MLPHead(validation_fraction=1.0), "validation_fraction must be"),
+        (MLPHead(class_weight=[1, 2]), "class_weight must be"),
+        (MLPHead(random_state=2**32), "random_state must be"),
+    ],
+)
+def test_parameters_are_checked_in_fit(head, message):
+    with pytest.raises(ValueError, match=message):
+        head.fit(DIGITS, LABELS)
+
+
+def run_python(code):
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_importing_the_package_loads_neither_torch_nor_scikit_learn():
+    code = "import sys, precompute.heads; print({'torch', 'sklearn', 'numpy'} & set(sys.modules))"
+    assert run_python(code).stdout == "set()\n"
+
+
+def test_a_logistic_head_needs_no_torch():
+    code = "import sys; from precompute.heads import LogisticHead, load_head; print('torch' in sys.modules)"
+    assert run_python(code).stdout == "False\n"
+
+
+def test_the_bare_name_is_refused_with_the_right_one():
+    assert "Use `import precompute.heads`." in run_python("import heads").stderr
+
+
+def test_every_public_name_exists_and_an_unknown_one_does_not():
+    for name in precompute.heads.__all__:
+        assert getattr(precompute.heads, name).__name__ == name
+        assert name in dir(precompute.heads)
+    with pytest.raises(AttributeError, match="no attribute 'RandomForestHead'"):
+        _ = precompute.heads.RandomForestHead

@@ -1,0 +1,272 @@
+"""Files that are not a saved head, were damaged, or were forged: all refused, none run, none waited for."""
+
+import json
+import os
+import pickle
+import signal
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.datasets import load_iris
+
+from precompute.errors import HeadError, HeadFormatError
+from precompute.heads import LogisticHead, MLPHead, load_head, save_head
+from precompute.heads import _headfile as headfile
+
+X, Y = load_iris(return_X_y=True)
+NAMES = np.array(["b\udcff", "iris", "ünïcode"])
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def make(kind, **settings):
+    if kind == "logistic":
+        return LogisticHead(**{"C": 1.0, **settings}).fit(X, NAMES[Y])
+    return MLPHead(hidden=(3,), max_epochs=2, **settings).fit(X, NAMES[Y])
+
+
+@pytest.fixture(params=["logistic", "mlp"])
+def saved(request, tmp_path):
+    path = tmp_path / "head.safetensors"
+    save_head(path, make(request.param), metadata={"layer": "avgpool"})
+    return path
+
+
+def refuse(path, blob, match=None):
+    path.write_bytes(blob)
+    with pytest.raises(HeadFormatError, match=match) as caught:
+        load_head(path)
+    assert str(path) in caught.value.message
+    assert caught.value.hint
+
+
+def test_no_bit_can_flip_unnoticed(saved):
+    blob = saved.read_bytes()
+    header_end = 8 + int.from_bytes(blob[:8], "little")
+    positions = [(byte, bit) for byte in range(header_end) for bit in range(8)]
+    positions += [(byte, byte % 8) for byte in range(header_end, len(blob))]
+    with saved.open("r+b", buffering=0) as file:
+        for byte, bit in positions:
+            os.pwrite(file.fileno(), bytes([blob[byte] ^ 1 << bit]), byte)
+            with pytest.raises(HeadFormatError):
+                load_head(saved)
+            os.pwrite(file.fileno(), blob[byte : byte + 1], byte)
+    load_head(saved)
+
+
+def test_no_file_cut_short_or_longer_is_read(saved):
+    blob = saved.read_bytes()
+    for length in range(0, len(blob), 5):
+        refuse(saved, blob[:length])
+    refuse(saved, blob[:-1])
+    refuse(saved, blob + b"\0")
+
+
+def test_a_pickle_is_not_run(tmp_path):
+    marker = tmp_path / "was run"
+
+    class Hostile:
+        def __reduce__(self):
+            return Path.touch, (marker,)
+
+    refuse(tmp_path / "head.safetensors", pickle.dumps(Hostile()), "no safetensors file")
+    assert not marker.exists()
+
+
+def test_other_safetensors_files_are_told_apart(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    arrays = {"coef": np.zeros((2, 3), np.float32)}
+    refuse(path, safetensors.numpy.save(arrays), "is not a head that this precompute reads")
+    newer = {"format": "precompute-head", "version": "2"}
+    refuse(path, safetensors.numpy.save(arrays, metadata=newer), "its version is '2'")
+    without_digest = {"format": "precompute-head", "version": "1"}
+    refuse(path, safetensors.numpy.save(arrays, metadata=without_digest), "no digest")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"",
+        b"[]",
+        b"null",
+        b"{",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"__metadata__":[]}',
+        b'{"__metadata__":{},"__metadata__":{}}',
+        b'{"a":NaN}',
+        b'{"a":1e999}',
+        b'{"a":' + b"9" * 5000 + b"}",
+    ],
+)
+def test_headers_that_are_no_header(header, tmp_path):
+    refuse(tmp_path / "head", len(header).to_bytes(8, "little") + header)
+
+
+BODY = '"shape":[2,3],"data_offsets":[0,24]'
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        f'"coef":{{"dtype":"F64",{BODY}}}',
+        f'"coef":{{"dtype":"F32",{BODY}}},"coef":{{"dtype":"F32",{BODY}}}',
+        f'"coef":{{"dtype":"F32",{BODY},"more":1}}',
+        f'"coef":{{{BODY}}}',
+        '"coef":{"dtype":"F32","shape":[2,3],"data_offsets":[0,20]}',
+        '"coef":{"dtype":"F32","shape":[2,3],"data_offsets":[4,28]}',
+        '"coef":{"dtype":"F32","shape":[2.0,3],"data_offsets":[0,24]}',
+        '"coef":{"dtype":"F32","shape":[true,6],"data_offsets":[0,24]}',
+        '"coef":{"dtype":"F32","shape":[-2,-3],"data_offsets":[0,24]}',
+        '"coef":{"dtype":"F32","shape":6,"data_offsets":[0,24]}',
+        '"coef":{"dtype":"F32","shape":[],"data_offsets":[0,4]}',
+        '"coef":{"dtype":"F32","shape":[1,1,6],"data_offsets":[0,24]}',
+        '"coef":{"dtype":"F32","shape":[2,4611686018427387904],"data_offsets":[0,24]}',
+        '"coef":[]',
+    ],
+)
+def test_arrays_that_do_not_stand_where_they_say(entries, tmp_path):
+    header = '{"__metadata__":{"format":"precompute-head","version":"1"},' + entries + "}"
+    refuse(tmp_path / "head", len(header).to_bytes(8, "little") + header.encode() + bytes(24), "array|twice|offsets")
+
+
+def test_size_limits_hold_before_memory_is_taken(tmp_path):
+    path = tmp_path / "head"
+    with path.open("wb") as file:
+        file.truncate(headfile.MAX_FILE_BYTES + 1)  # sparse: it takes no space
+    with pytest.raises(HeadFormatError, match=f"between 9 and {headfile.MAX_FILE_BYTES}"):
+        load_head(path)
+    refuse(path, (2**63).to_bytes(8, "little") + b"{}", "length of its header is impossible")
+    with path.open("wb") as file:
+        file.write((headfile.MAX_HEADER_BYTES + 1).to_bytes(8, "little"))
+        file.truncate(headfile.MAX_HEADER_BYTES + 100)
+    with pytest.raises(HeadFormatError, match="length of its header is impossible"):
+        load_head(path)
+
+
+def test_only_regular_files_are_read_and_none_is_waited_for(tmp_path, saved):
+    def hang(signum, frame):
+        raise TimeoutError("load_head waited")
+
+    os.mkfifo(tmp_path / "pipe")
+    previous = signal.signal(signal.SIGALRM, hang)
+    signal.alarm(20)
+    try:
+        for path in (tmp_path / "pipe", Path("/dev/zero"), Path("/dev/null")):
+            with pytest.raises(HeadFormatError, match="not a regular file"):
+                load_head(path)
+        with pytest.raises(HeadError, match="Is a directory"):
+            load_head(tmp_path)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, previous)
+    (tmp_path / "link").symlink_to(saved)
+    assert load_head(tmp_path / "link").metadata == {"layer": "avgpool"}
+
+
+# ---- files whose digest is right, because their author computed it
+
+
+def parts_of(path):
+    with path.open("rb") as file:
+        arrays, strings = headfile.decode(file, path.stat().st_size)
+    return arrays, {k: v for k, v in strings.items() if k not in ("format", "version", "digest")}
+
+
+def replaced(value, draw):
+    """`value` (JSON) with one part of it, chosen at any depth, replaced by any JSON."""
+    if isinstance(value, dict | list) and value and draw(st.booleans()):
+        key = draw(st.sampled_from(sorted(value) if isinstance(value, dict) else range(len(value))))
+        changed = value.copy()
+        changed[key] = replaced(value[key], draw)
+        return changed
+    return draw(JSON)
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.data(), st.sampled_from(["logistic", "mlp"]), st.sampled_from(["params", "fitted", "classes", "metadata"]))
+def test_forged_json_is_refused_or_makes_a_working_head(files, data, kind, name):
+    arrays, strings = files[kind]
+    forged = {**strings, name: json.dumps(replaced(json.loads(strings[name]), data.draw))}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "head.safetensors")
+        path.write_bytes(headfile.encode(arrays, forged))
+        try:
+            loaded = load_head(path)
+        except HeadFormatError:
+            return
+    assert loaded.head.predict(X).shape == (150,)
+    assert isinstance(loaded.metadata, dict)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    made = {}
+    for kind, settings_ in (("logistic", {"C": "auto"}), ("mlp", {"class_weight": {"b\udcff": 2.0}})):
+        path = tmp_path_factory.mktemp(kind) / "head"
+        save_head(path, make(kind, **settings_), metadata={"a": [1, {"b": None}]})
+        made[kind] = parts_of(path)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("logistic", {"coef": np.zeros((3, 4))[:2]}),
+        ("logistic", {"coef": np.zeros(4)}),
+        ("logistic", {"coef": None}),
+        ("logistic", {"intercept": np.zeros((3, 1))}),
+        ("logistic", {"extra": np.zeros(1)}),
+        ("mlp", {"weight_0": np.zeros((3, 5))}),
+        ("mlp", {"weight_1": None}),
+        ("mlp", {"mean": None}),
+        ("mlp", {"mean": np.zeros(5)}),
+        ("mlp", {"bias_1": np.zeros(2)}),
+        ("mlp", {"scale": np.array([1, 1, 0, 1])}),
+        ("mlp", {"scale": np.array([1, 1, -1, 1])}),
+    ],
+)
+def test_forged_arrays_are_refused(files, kind, changes, tmp_path):
+    arrays, strings = files[kind]
+    forged = {k: v.astype(np.float32) for k, v in {**arrays, **changes}.items() if v is not None}
+    refuse(tmp_path / "head", headfile.encode(forged, strings), "its array")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"head": "forest"}, "its kind of head, 'forest', is unknown"),
+        ({"head": "mlp"}, "its params must have the keys"),
+        ({"classes": '{"dtype":"str","values":["a","b","c"],"dtype":"str"}'}, "a key twice"),
+        ({"classes": '{"dtype":"str","values":["b","a","c"]}'}, "sorted"),
+        ({"classes": '{"dtype":"str","values":["a","b","b"]}'}, "all different"),
+        ({"classes": '{"dtype":"str","values":["a","b","c\\u0000"]}'}, "do not fit"),
+        ({"classes": '{"dtype":"int8","values":[1,2,300]}'}, "do not fit"),
+        ({"classes": '{"dtype":"int64","values":[false,true,2]}'}, "list of int"),
+        ({"classes": '{"dtype":"float64","values":[1.0,2.0,3.0]}'}, "unknown dtype"),
+        ({"classes": '{"dtype":"str","values":["a","b"]}'}, "its arrays must have the shapes"),
+        ({"metadata": "[]"}, "its metadata must be a JSON object"),
+        ({"metadata": '{"a":Infinity}'}, "not a finite number"),
+        ({"metadata": "[" * 100_000}, "nested too deeply"),
+        ({"surplus": "1"}, "its metadata must have the keys"),
+    ],
+)
+def test_forged_strings_are_refused(files, change, message, tmp_path):
+    arrays, strings = files["logistic"]
+    refuse(tmp_path / "head", headfile.encode(arrays, {**strings, **change}), message)
+
+
+def test_forged_values_that_are_not_finite_are_refused(saved):
+    blob = saved.read_bytes()
+    zeros = b'"digest":"' + headfile.NO_DIGEST.encode() + b'"'
+    forged = headfile.DIGEST.sub(zeros, blob[:-4] + np.float32(np.nan).tobytes())
+    digest = headfile.hashlib.sha256(forged).hexdigest().encode()
+    refuse(saved, forged.replace(zeros, b'"digest":"' + digest + b'"'), "not finite")

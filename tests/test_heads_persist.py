@@ -1,0 +1,190 @@
+"""Saved heads: they come back exactly, and a file that is not one, or was changed, is refused."""
+
+import json
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from sklearn.datasets import load_iris
+from sklearn.exceptions import NotFittedError
+
+from precompute.errors import HeadError
+from precompute.heads import LogisticHead, MLPHead, SavedHead, load_head, save_head
+from precompute.heads import _headfile as headfile
+
+X, Y = load_iris(return_X_y=True)
+NAMES = np.array(["b\udcff", "iris 🌸", "ünïcode"])
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+# Names of folders: any bytes but NUL, which Python reads as UTF-8 with a lone surrogate for every other byte.
+FOLDERS = st.binary(max_size=8).map(lambda b: b.replace(b"\0", b"").decode("utf-8", "surrogateescape"))
+LABELS = st.lists(FOLDERS, min_size=2, max_size=5, unique=True) | st.lists(
+    st.integers(-(2**63), 2**63 - 1), min_size=2, max_size=5, unique=True
+)
+
+
+def make(kind, y=NAMES[Y], **settings):
+    if kind == "logistic":
+        return LogisticHead(**{"C": 1.0, **settings}).fit(X, y)
+    return MLPHead(**{"hidden": (3,), "max_epochs": 2, **settings}).fit(X, y)
+
+
+@pytest.fixture(params=["logistic", "mlp"])
+def head(request):
+    return make(request.param)
+
+
+@pytest.fixture
+def saved(head, tmp_path):
+    path = tmp_path / "head.safetensors"
+    save_head(path, head, metadata={"layer": "avgpool"})
+    return path
+
+
+def assert_same_head(loaded, head):
+    machine = {"device", "n_jobs"}
+    assert type(loaded) is type(head)
+    params, expected = loaded.get_params(), head.get_params()
+    assert {k: v for k, v in params.items() if k not in machine} == {
+        k: v for k, v in expected.items() if k not in machine
+    }
+    fitted, expected = vars(loaded), vars(head)
+    assert set(fitted) == set(expected)
+    for name, value in expected.items():
+        if name in machine:
+            continue
+        arrays = value if name in ("weights_", "biases_") else [value]
+        others = fitted[name] if name in ("weights_", "biases_") else [fitted[name]]
+        for a, b in zip(arrays, others, strict=True):
+            if isinstance(a, np.ndarray):
+                assert (a.dtype, a.shape, a.tolist()) == (b.dtype, b.shape, b.tolist()), name
+            else:
+                assert a == b, name
+    assert np.array_equal(loaded.predict_proba(X), head.predict_proba(X))
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("logistic", {}),
+        ("logistic", {"C": "auto", "n_jobs": 2, "class_weight": "balanced", "random_state": None}),
+        ("logistic", {"C": np.float64(0.5), "class_weight": {"b\udcff": 2.0, "iris 🌸": 1}}),
+        ("mlp", {}),
+        ("mlp", {"hidden": (4, 3), "class_weight": {"ünïcode": 0.5}, "dropout": 0}),
+        ("mlp", {"hidden": ()}),
+        ("mlp", {"validation_fraction": 0.01}),
+    ],
+)
+def test_a_head_comes_back_exactly(kind, settings, tmp_path):
+    head = make(kind, **settings)
+    save_head(tmp_path / "head", head, metadata={"scores": {"accuracy": 0.5}})
+    loaded = load_head(tmp_path / "head")
+    assert isinstance(loaded, SavedHead)
+    assert loaded.metadata == {"scores": {"accuracy": 0.5}}
+    assert_same_head(loaded.head, head)
+
+
+@pytest.mark.parametrize("dtype", [object, "U20", "int8", "uint64", "int64"])
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_label_dtypes_come_back(dtype, n_classes, tmp_path):
+    chosen = n_classes > Y
+    labels = (
+        np.array([name[:20] for name in NAMES], dtype=dtype) if dtype in (object, "U20") else np.arange(3, dtype=dtype)
+    )
+    head = LogisticHead(C=1.0).fit(X[chosen], labels[Y[chosen]])
+    save_head(tmp_path / "head", head, metadata={})
+    loaded = load_head(tmp_path / "head").head
+    assert loaded.classes_.dtype.kind == head.classes_.dtype.kind
+    assert loaded.predict(X).tolist() == head.predict(X).tolist()
+
+
+@settings(deadline=None, max_examples=40)
+@given(LABELS, st.dictionaries(st.text(), JSON, max_size=4), st.integers(0, 99))
+def test_any_labels_and_metadata_come_back(labels, metadata, seed):
+    rng = np.random.default_rng(seed)
+    y = np.array(labels)[np.arange(12) % len(labels)]
+    head = LogisticHead(C=1.0, max_iter=5).fit(rng.normal(size=(12, 3)), y)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "head.safetensors")
+        save_head(path, head, metadata=metadata)
+        loaded = load_head(path)
+    assert loaded.metadata == metadata
+    assert loaded.head.classes_.tolist() == sorted(labels)
+    assert loaded.head.coef_.tobytes() == head.coef_.tobytes()
+    assert loaded.head.intercept_.tobytes() == head.intercept_.tobytes()
+
+
+def test_any_safetensors_library_opens_it(saved, head):
+    with safe_open(saved, "numpy") as file:
+        metadata = file.metadata()
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (safe_open is no mapping)
+    assert (metadata["format"], metadata["version"]) == ("precompute-head", "1")
+    assert json.loads(metadata["classes"])["values"] == NAMES.tolist()
+    assert json.loads(metadata["metadata"]) == {"layer": "avgpool"}
+    first = "coef" if metadata["head"] == "logistic" else "weight_0"
+    assert np.array_equal(arrays[first], head.coef_ if first == "coef" else head.weights_[0])
+
+
+def test_the_same_head_gives_the_same_bytes_and_replaces_the_old_file(saved, head):
+    before = saved.read_bytes()
+    save_head(saved, head, metadata={"layer": "avgpool"})
+    assert saved.read_bytes() == before
+    save_head(str(saved), head, metadata={})
+    assert load_head(str(saved)).metadata == {}
+    assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+    umask = os.umask(0)
+    os.umask(umask)
+    assert stat.S_IMODE(saved.stat().st_mode) == 0o666 & ~umask
+
+
+def test_a_loaded_head_can_be_trained_on(saved):
+    loaded = load_head(saved).head
+    assert loaded.fit(X, Y).score(X, Y) > 0
+
+
+# ---- what cannot be saved
+
+
+@pytest.mark.parametrize("metadata", [{"x": float("nan")}, {"x": np.float32(1)}, {"x": {1, 2}}, {"x": b"bytes"}])
+def test_metadata_must_be_json(metadata, head, tmp_path):
+    with pytest.raises(HeadError, match="cannot be saved"):
+        save_head(tmp_path / "head", head, metadata=metadata)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_labels_must_be_strings_or_integers(tmp_path):
+    with pytest.raises(HeadError, match="its labels must be strings or integers, and have dtype float64"):
+        save_head(tmp_path / "head", make("logistic", y=Y.astype(float)), metadata={})
+
+
+def test_a_head_must_be_fitted(tmp_path):
+    with pytest.raises(NotFittedError):
+        save_head(tmp_path / "head", LogisticHead(), metadata={})
+
+
+def test_a_folder_that_is_missing_and_a_file_that_is_missing(head, tmp_path):
+    with pytest.raises(HeadError, match=r"nowhere/head.*cannot be written: No such file"):
+        save_head(tmp_path / "nowhere" / "head", head, metadata={})
+    with pytest.raises(HeadError, match=r"missing.*cannot be read: No such file"):
+        load_head(tmp_path / "missing")
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(head, tmp_path):
+    (tmp_path / "head").mkdir()
+    with pytest.raises(HeadError, match="cannot be written"):
+        save_head(tmp_path / "head", head, metadata={})
+    assert [path.name for path in tmp_path.iterdir()] == ["head"]
+
+
+def test_a_header_too_large_to_load_is_not_written(head, tmp_path):
+    with pytest.raises(HeadError, match="header of"):
+        save_head(tmp_path / "head", head, metadata={"x": "a" * headfile.MAX_HEADER_BYTES})
