@@ -7,10 +7,10 @@ if __name__ != "precompute.cache":
         "This folder installs as `precompute.cache`. Import it by that name: `from precompute.cache import open_cache`."
     )
 
-from precompute.cache.key import canonical_json, difference, key_of
 from precompute.cache.check import read_layout
 from precompute.cache.columns import Column, Layout, Samples
 from precompute.cache.creation import create
+from precompute.cache.key import canonical_json, difference, key_of
 from precompute.cache.lock import WriteLock
 from precompute.cache.reader import Cache, open_cache
 from precompute.cache.status import SPLITS, Status

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from itertools import pairwise
 from typing import Any
 
 import h5py
@@ -25,7 +26,9 @@ def read_layout(path: str) -> Layout:
     """
     if not os.path.isfile(path):
         what = "is not an ordinary file" if os.path.exists(path) else "does not exist"
-        raise CacheFormatError(f"{path} {what}.", hint="Make a cache with `precompute extract SOURCE -b BACKBONE -o OUT.h5`.")
+        raise CacheFormatError(
+            f"{path} {what}.", hint="Make a cache with `precompute extract SOURCE -b BACKBONE -o OUT.h5`."
+        )
     try:
         # No HDF5 lock: readers never block a writer, and read-only or network folders work.
         with h5py.File(path, "r", locking=False) as file:
@@ -150,7 +153,9 @@ def _column(path: str, file: h5py.File, name: str, size: int) -> Column:
 
 
 def _check_overlaps(path: str, columns: dict[str, Column]) -> None:
-    used = sorted((column.offset, column.offset + column.nbytes, column.name) for column in columns.values() if column.nbytes)
-    for (_, end, first), (start, _, second) in zip(used, used[1:], strict=False):
+    used = sorted(
+        (column.offset, column.offset + column.nbytes, column.name) for column in columns.values() if column.nbytes
+    )
+    for (_, end, first), (start, _, second) in pairwise(used):
         if start < end:
             raise _refuse(path, f"`{first}` and `{second}` overlap")

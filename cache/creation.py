@@ -100,7 +100,7 @@ def _check_room(usage: os.statvfs_result, path: str, needed: int) -> None:
         raise _no_room(usage, path, needed, os.strerror(errno.ENOSPC))
 
 
-def _no_room(usage: os.statvfs_result, path: str, needed: int, reason: str) -> DiskSpaceError:
+def _no_room(usage: os.statvfs_result, path: str, needed: int, reason: str | None) -> DiskSpaceError:
     free = usage.f_bavail * usage.f_frsize
     return DiskSpaceError(
         f"{path} needs {needed:,} bytes; {free:,} bytes are free there ({reason}).",

@@ -89,7 +89,8 @@ class Cache:
     @property
     def split(self) -> NDArray[np.str_]:
         """(N,) of "train", "val", "test" or "none"."""
-        return np.array(SPLITS)[self.column("samples/split")]
+        names: NDArray[np.str_] = np.array(SPLITS)[self.column("samples/split")]
+        return names
 
     @property
     def status(self) -> NDArray[np.uint8]:
@@ -102,7 +103,8 @@ class Cache:
         there = np.ones(len(self), dtype=bool)
         for layer in self.layers:
             there &= self.column(f"checksums/{layer}") != 0
-        return there & (self.status == Status.OK)
+        there &= self.status == Status.OK
+        return there
 
     @property
     def provenance(self) -> list[Record]:

@@ -11,9 +11,7 @@ from torch.utils.data import Dataset
 class FeatureDataset(Dataset[tuple[torch.Tensor, int]]):
     """(features, label) for each of `rows`; features float32, of the layer's shape, label -1 where there is none."""
 
-    def __init__(
-        self, features: NDArray[np.floating], labels: NDArray[np.int32], rows: NDArray[np.int64]
-    ) -> None:
+    def __init__(self, features: NDArray[np.floating], labels: NDArray[np.int32], rows: NDArray[np.int64]) -> None:
         self._features = features
         self._labels = labels
         self.rows = rows

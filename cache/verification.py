@@ -36,7 +36,7 @@ class Verification:
 
 
 def verify(cache: Cache, *, progress: Callable[[int], None] | None = None, workers: int | None = None) -> Verification:
-    """Check every row of every layer, in parallel; `progress` is called with the number of rows done since last time."""
+    """Check every row of every layer, in parallel. `progress` is called with the number of rows just checked."""
     statuses, digests = cache.status, cache.column("samples/digest")
     pending = statuses == Status.PENDING
     damaged = np.zeros(len(cache), dtype=bool)

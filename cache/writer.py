@@ -58,8 +58,8 @@ class RowWriter:
         self._scatter(columns["samples/status"], rows, statuses)
         self._scatter(columns["samples/size"], rows, sizes)
         self._scatter(columns["samples/mtime_ns"], rows, mtimes)
-        for layer, values in sums.items():
-            self._scatter(columns[f"checksums/{layer}"], rows, values)
+        for layer, checksums in sums.items():
+            self._scatter(columns[f"checksums/{layer}"], rows, checksums)
         if time.monotonic() - self._synced > SYNC_SECONDS:
             self.sync()
 

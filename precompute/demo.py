@@ -50,13 +50,14 @@ class DemoResult:
         return asdict(self)
 
 
-def run_demo(folder: str | os.PathLike[str] | None = None, *, say: Callable[[str], None] = lambda line: None) -> DemoResult:
+def run_demo(folder: str | os.PathLike[str] | None = None, *, say: Callable[[str], None] | None = None) -> DemoResult:
     """Write the digits as PNG files, extract them with `tiny`, train heads on 50 labels and on all.
 
     The embedded backbone stands beside raw pixels and beside itself with random weights; all three get the same
     logistic head, the same draws and the same half of the images for the test. Files stay in `folder` where one is
     given. `say` gets a line before each step.
     """
+    say = say or (lambda _: None)
     with contextlib.ExitStack() as stack:
         place = os.fspath(folder) if folder is not None else stack.enter_context(tempfile.TemporaryDirectory())
         os.makedirs(place, exist_ok=True)

@@ -82,7 +82,7 @@ class TorchEngine:
     def __init__(self, module: nn.Module, transform: Transform, choice: EngineChoice) -> None:
         self.choice = choice
         self._dtype = PRECISIONS[choice.precision]
-        self._module = module.to(device=choice.device, dtype=self._dtype, memory_format=torch.channels_last).eval()
+        self._module = module.to(choice.device, self._dtype).to(memory_format=torch.channels_last).eval()
         self._mean = torch.tensor(transform.mean, device=choice.device).view(1, 3, 1, 1)
         self._std = torch.tensor(transform.std, device=choice.device).view(1, 3, 1, 1)
         size = (choice.batch_size, 3, transform.crop, transform.crop)

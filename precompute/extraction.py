@@ -139,7 +139,13 @@ def extract(
                 result = _describe(path, listing, model, choice, storage)
                 result.dropped = plan.dropped
                 run = RowRun(
-                    listing, plan.olds, partial_path(path), writer, shape=model.shape, layer=model.layer, storage=storage
+                    listing,
+                    plan.olds,
+                    partial_path(path),
+                    writer,
+                    shape=model.shape,
+                    layer=model.layer,
+                    storage=storage,
                 )
                 if len(missing):
                     record = run_record(choice, model.source, listing.root)
@@ -165,7 +171,9 @@ def _check_output(path: str) -> None:
     """Find out before the work, not after it, that the output cannot be written."""
     folder = os.path.dirname(path) or "."
     if os.path.isdir(path):
-        raise CacheError(f"The output {path} is a folder.", hint=f"Name a file, such as {os.path.join(path, 'features.h5')}.")
+        raise CacheError(
+            f"The output {path} is a folder.", hint=f"Name a file, such as {os.path.join(path, 'features.h5')}."
+        )
     if not os.path.isdir(folder):
         raise CacheError(f"The output folder {folder} does not exist.", hint=f"Make it first: mkdir -p {folder}")
     try:
@@ -302,7 +310,8 @@ def _count_outcomes(path: str, result: Extraction) -> None:
         broken = np.flatnonzero(cache.status != Status.OK)[:20]
         ids = cache.column("samples/id")
         result.failed = [
-            (ascii_name(os.fsdecode(ids[row])), Status(cache.status[row]).name, "as in an earlier run") for row in broken
+            (ascii_name(os.fsdecode(ids[row])), Status(cache.status[row]).name, "as in an earlier run")
+            for row in broken
         ]
     result.key = cache.key
     result.bytes = cache.layout.file_size

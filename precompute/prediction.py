@@ -97,7 +97,9 @@ def predict(
     saved = load_head(head)
     listing = list_folder(source)
     model, precision, storage = rebuild(saved, os.fspath(head), backbone=backbone, weights=weights)
-    engine = TorchEngine(model.module, model.transform, choose(device=device, precision=precision, batch_size=batch_size))
+    engine = TorchEngine(
+        model.module, model.transform, choose(device=device, precision=precision, batch_size=batch_size)
+    )
     result = Predictions(classes=[str(name) for name in saved.head.classes_])
     rows = np.arange(len(listing))
     done = 0
@@ -190,7 +192,8 @@ def _read_metadata(saved: SavedHead, path: str) -> tuple[dict[str, Any], dict[st
             f"The head {path} does not say which features it was trained on.",
             hint="Use a head saved by `precompute train-head -o`.",
         )
-    return dict(spec), source, int(saved.head.n_features_in_)
+    assert isinstance(spec, dict)  # checked above; mypy does not see through `good`
+    return spec, source, int(saved.head.n_features_in_)
 
 
 def _find_weights(source: dict[str, Any], path: str) -> str:

@@ -60,9 +60,7 @@ class RowRun:
             for row in np.flatnonzero(lasting(old)).tolist():
                 self._owners.setdefault(digests[row].tobytes(), (number, row))
 
-    def steps(
-        self, rows: NDArray[np.int64], engine: TorchEngine, transform: Transform, workers: int
-    ) -> Iterator[Step]:
+    def steps(self, rows: NDArray[np.int64], engine: TorchEngine, transform: Transform, workers: int) -> Iterator[Step]:
         """Fill `rows`, a batch at a time."""
         while len(rows):
             same: list[Decoded] = []

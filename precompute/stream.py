@@ -1,4 +1,4 @@
-"""Samples -> features, in order and with bounded memory: threads read and decode, the caller's thread runs the engine."""
+"""Samples -> features, in order, in bounded memory: threads read and decode, the caller's thread runs the engine."""
 
 from __future__ import annotations
 

@@ -108,7 +108,8 @@ def train_head(
         estimator.fit(X, y, validation=validation, groups=digests[parts["train"]])
     except ValueError as error:
         raise TrainingError(
-            f"The {head} head cannot be trained: {error}", hint="Check the settings and the cache: precompute info CACHE."
+            f"The {head} head cannot be trained: {error}",
+            hint="Check the settings and the cache: precompute info CACHE.",
         ) from error
     seconds = time.monotonic() - began
     scores = {}
@@ -203,9 +204,10 @@ def _duplicates(cache: Cache, parts: dict[str, Rows], groups: NDArray[np.int64])
     """Notes on byte-identical images where they make scores flatter or labels doubtful."""
     notes = []
     train = np.unique(groups[parts["train"]])
-    for split in parts.keys() - {"train"}:
-        if leaked := int(np.isin(groups[parts[split]], train).sum()):
-            notes.append(f"{leaked} images of {split} are byte-identical to training images: its score flatters")
+    for split, rows in parts.items():
+        leaked = 0 if split == "train" else int(np.isin(groups[rows], train).sum())
+        if leaked:
+            notes += [f"{leaked} images of {split} are byte-identical to training images: its score flatters"]
     rows = np.concatenate(list(parts.values()))
     pairs = np.unique(np.stack([groups[rows], cache.labels[rows]]), axis=1)
     if doubtful := int((np.unique(pairs[0], return_counts=True)[1] > 1).sum()):
@@ -217,7 +219,11 @@ def _choices(estimator: Any) -> tuple[dict[str, Any], bool]:
     """What the fit decided, and whether the validation data it was given had a part in it."""
     if isinstance(estimator, LogisticHead):
         chosen = {"C": estimator.C_, "C_source": estimator.C_source_, "converged": estimator.converged_}
-        return {**chosen, "iterations": estimator.n_iter_, "trials": estimator.trials_}, estimator.C_source_ == "validation"
+        return {
+            **chosen,
+            "iterations": estimator.n_iter_,
+            "trials": estimator.trials_,
+        }, estimator.C_source_ == "validation"
     chosen = {
         "best_epoch": estimator.best_epoch_,
         "epochs": estimator.n_iter_,

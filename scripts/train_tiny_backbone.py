@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812 - its name everywhere
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import save as to_safetensors

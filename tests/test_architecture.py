@@ -47,7 +47,10 @@ ALLOWED = {
     },
     "precompute.training": {"precompute.errors", CACHE, HEADS},
     "precompute.prediction": {
-        *(f"precompute.{name}" for name in ("errors", "backbones", "decode", "engine", "sources", "stream", "transform")),
+        *(
+            f"precompute.{name}"
+            for name in ("errors", "backbones", "decode", "engine", "sources", "stream", "transform")
+        ),
         CACHE,
         HEADS,
     },
@@ -101,7 +104,9 @@ def test_imports_run_one_way(module: str, path: Path) -> None:
 
 def test_the_layering_has_no_cycle() -> None:
     done: set[str] = set()
-    while remaining := {name for name in ALLOWED if name not in done and ALLOWED[name] != {"*"} and name != "precompute.__main__"}:
+    while remaining := {
+        name for name in ALLOWED if name not in done and ALLOWED[name] != {"*"} and name != "precompute.__main__"
+    }:
         free = {name for name in remaining if ALLOWED[name] <= done}
         assert free, f"a cycle among {sorted(remaining)}"
         done |= free
@@ -155,7 +160,10 @@ def run_python(code: str, **options: object) -> subprocess.CompletedProcess[str]
     ids=["import precompute", "import precompute.heads", "--help", "extract --help"],
 )
 def test_nothing_heavy_loads_unasked(code: str) -> None:
-    check = "import sys; heavy = {'torch', 'h5py', 'sklearn', 'numpy', 'PIL', 'rich'} & set(sys.modules); assert not heavy, heavy"
+    check = (
+        "import sys; heavy = {'torch', 'h5py', 'sklearn', 'numpy', 'PIL', 'rich'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
     done = run_python(f"{code}\n{check}")
     assert done.returncode == 0, done.stderr
 

@@ -340,7 +340,9 @@ def test_the_lines_of_format_md_read_a_file_without_precompute(tmp_path: Path) -
     assert code is not None
     assert "precompute" not in code[1]
     values = make(tmp_path / "ants.h5")
-    check = "import sys; assert 'precompute' not in sys.modules; np.save('features.npy', features); print(labels.tolist())"
+    check = (
+        "import sys; assert 'precompute' not in sys.modules; np.save('features.npy', features); print(labels.tolist())"
+    )
     done = subprocess.run(
         [sys.executable, "-I", "-c", f"{code[1]}\n{check}"], cwd=tmp_path, capture_output=True, text=True, check=False
     )

@@ -38,7 +38,10 @@ def test_every_command_has_help_with_examples(name: str) -> None:
 
 def test_the_reference_in_the_docs_is_that_of_the_commands() -> None:
     done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "make_cli_docs.py"), "--check"], capture_output=True, text=True, check=False
+        [sys.executable, str(ROOT / "scripts" / "make_cli_docs.py"), "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -140,8 +143,11 @@ def test_a_log_gets_plain_lines_and_a_terminal_a_bar(precompute: Command, photos
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "precompute", "extract", "photos", "-b", "tiny", "-o", "b.h5"],
-        cwd=photos.parent, stderr=theirs, stdout=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm"},
-    )  # fmt: skip
+        cwd=photos.parent,
+        stderr=theirs,
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm"},
+    )
     os.close(theirs)
     seen = b""
     while True:

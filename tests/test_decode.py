@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import make_image
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps
 from torchvision.models import ResNet18_Weights
@@ -20,8 +21,6 @@ from torchvision.transforms import functional
 from precompute.decode import FORMATS, decode, quiet_pillow
 from precompute.errors import ImageError
 from precompute.transform import Transform
-
-from conftest import make_image
 
 SIDE = 24
 PLAIN = Transform(SIDE, SIDE)  # leaves a picture of SIDE x SIDE as it is
@@ -184,7 +183,8 @@ def reference(data: bytes, transform: Transform = PLAIN) -> NDArray[np.int64]:
 
 @pytest.mark.parametrize("orientation", range(10))
 @pytest.mark.parametrize(
-    ("kind", "mode"), [("JPEG", "RGB"), ("JPEG", "L"), ("JPEG", "CMYK"), ("PNG", "RGB"), ("TIFF", "RGB"), ("WEBP", "RGB")]
+    ("kind", "mode"),
+    [("JPEG", "RGB"), ("JPEG", "L"), ("JPEG", "CMYK"), ("PNG", "RGB"), ("TIFF", "RGB"), ("WEBP", "RGB")],
 )
 def test_exif_orientation_is_applied(kind: str, mode: str, orientation: int) -> None:
     exif = Image.Exif()

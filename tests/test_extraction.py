@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import make_image, make_photos
 from PIL import Image
 from torchvision.transforms import functional as F
 
@@ -25,8 +26,6 @@ from precompute.errors import (
     UsageError,
 )
 from precompute.tiny import MEAN, STD, tiny
-
-from conftest import make_image, make_photos
 
 COLUMNS = ("id", "digest", "size", "label", "split", "status")
 
@@ -182,7 +181,9 @@ def test_damaged_rows_of_the_file_in_progress_are_computed_again(photos: Path, t
     with pytest.raises(Stopped):
         extract(photos, tmp_path / "a.h5", backbone="tiny", batch_size=4, stop=lambda: 2)
     partial = open_cache(tmp_path / "a.h5.partial")
-    column = partial.layout.columns["features/flatten" if "flatten" in partial.layers else f"features/{partial.layers[0]}"]
+    column = partial.layout.columns[
+        "features/flatten" if "flatten" in partial.layers else f"features/{partial.layers[0]}"
+    ]
     with open(tmp_path / "a.h5.partial", "r+b") as file:
         file.seek(column.offset + 2 * column.row_bytes + 3)
         file.write(b"\x55\x66")
@@ -345,7 +346,13 @@ def test_one_image_that_vanishes_is_recorded_and_tried_again(photos: Path, tmp_p
 def test_odd_names_and_entries(tmp_path: Path) -> None:
     folder = os.fsencode(tmp_path / "odd")
     os.makedirs(folder + b"/a")
-    names = [b"a/new\nline.png", b"a/\xff\xfe.png", "a/\u202egnp.exe.png".encode(), b"a/" + b"x" * 251 + b".png", b"a/ .png"]
+    names = [
+        b"a/new\nline.png",
+        b"a/\xff\xfe.png",
+        "a/\u202egnp.exe.png".encode(),
+        b"a/" + b"x" * 251 + b".png",
+        b"a/ .png",
+    ]
     for seed, name in enumerate(names):
         make_image(seed).save(tmp_path / "image.png")
         shutil.copy(tmp_path / "image.png", os.path.join(folder, name))

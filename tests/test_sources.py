@@ -9,13 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import make_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from precompute.errors import SourceError
 from precompute.sources import Listing, ascii_name, list_folder
-
-from conftest import make_image
 
 
 def fill(folder: Path, *names: str) -> Path:
@@ -44,7 +43,12 @@ def test_class_folders_give_labels_and_deeper_levels_belong_to_them(tmp_path: Pa
 
 @pytest.mark.parametrize(
     ("train", "val", "test"),
-    [("train", "val", "test"), ("Training", "VALID", "Eval"), ("TRN", "validation", "tst"), ("train", "dev", "Testing")],
+    [
+        ("train", "val", "test"),
+        ("Training", "VALID", "Eval"),
+        ("TRN", "validation", "tst"),
+        ("train", "dev", "Testing"),
+    ],
 )
 def test_split_folders_are_known_by_their_synonyms_in_any_case(tmp_path: Path, train: str, val: str, test: str) -> None:
     listing = list_folder(fill(tmp_path, f"{train}/cats/1.jpg", f"{val}/cats/2.jpg", f"{test}/dogs/3.jpg"))
@@ -195,7 +199,9 @@ def test_any_name_the_disk_takes_is_an_id_without_loss(names: set[bytes]) -> Non
             assert shown.isprintable()
 
 
-@pytest.mark.parametrize("name", [b"new\nline.jpg", b"\xff\xfe.jpg", "\u202egpj.exe.jpg".encode(), b"n" * 251 + b".jpg"])
+@pytest.mark.parametrize(
+    "name", [b"new\nline.jpg", b"\xff\xfe.jpg", "\u202egpj.exe.jpg".encode(), b"n" * 251 + b".jpg"]
+)
 def test_awkward_names_keep_their_bytes_and_are_shown_escaped(tmp_path: Path, name: bytes) -> None:
     (tmp_path / os.fsdecode(name)).write_bytes(b"x")
     listing = list_folder(tmp_path)

@@ -25,7 +25,7 @@ INTERRUPTED = 130  # what a shell reports for a process that SIGINT ended
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="precompute")
 @click.option("--debug", is_flag=True, help="Show the Python traceback of an error.")
-def cli(debug: bool) -> None:  # noqa: ARG001 - read by main(), which has to know it before parsing can fail
+def cli(debug: bool) -> None:
     """Run a frozen backbone once, keep its features in one HDF5 file, train heads in seconds.
 
     \b

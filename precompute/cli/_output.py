@@ -24,7 +24,7 @@ def print_json(value: object) -> None:
     click.echo(json.dumps(value, indent=2, allow_nan=False))
 
 
-def print_pairs(title: str, pairs: Iterable[tuple[str, object]]) -> None:
+def print_pairs(title: str | None, pairs: Iterable[tuple[str, object]]) -> None:
     """A table of names and values; values of None are left out."""
     print_table(title, ("", ""), [(name, str(value)) for name, value in pairs if value is not None], header=False)
 

@@ -26,9 +26,7 @@ def demo(folder: str | None, as_json: bool) -> None:
     if as_json:
         print_json(result.to_dict())
         return
-    rows = [
-        (row.features, row.width, f"{row.few:.1%} ± {row.few_spread:.1%}", f"{row.all:.1%}") for row in result.rows
-    ]
+    rows = [(row.features, row.width, f"{row.few:.1%} ± {row.few_spread:.1%}", f"{row.all:.1%}") for row in result.rows]
     print_table(
         f"Digits: accuracy on {result.tested} images that no head has seen",
         ("features", "width", f"{result.labels} labels", f"all {result.trained} labels"),
@@ -39,7 +37,10 @@ def demo(folder: str | None, as_json: bool) -> None:
         None,
         [
             ("50 labels", f"mean and standard deviation of {result.draws} draws, 5 images a class"),
-            ("time", f"{result.extract_seconds:.1f} s to extract once, {result.train_seconds:.2f} s to train each head"),
+            (
+                "time",
+                f"{result.extract_seconds:.1f} s to extract once, {result.train_seconds:.2f} s to train each head",
+            ),
             ("kept in", folder),
         ],
     )

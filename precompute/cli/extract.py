@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 SKIPPED = 3  # exit status: finished, but some images have no features
 
 
-class Triple(click.ParamType):
+class Triple(click.ParamType):  # type: ignore[type-arg]  # generic in newer releases of click only
     """Three numbers, one for each channel, separated by commas."""
 
     name = "R,G,B"
@@ -33,31 +33,57 @@ class Triple(click.ParamType):
 
 @click.command(no_args_is_help=True)
 @click.argument("source", type=click.Path())
-@click.option("-b", "--backbone", required=True, help="tiny, a torchvision classification model, or package.module:factory.")
-@click.option("-o", "--output", required=True, type=click.Path(), help="The feature file to make or to bring up to date.")
-@click.option("--weights", default="DEFAULT", show_default=True, help="Entry, `random[:SEED]`, or a .pth/.safetensors file.")
+@click.option(
+    "-b", "--backbone", required=True, help="tiny, a torchvision classification model, or package.module:factory."
+)
+@click.option(
+    "-o", "--output", required=True, type=click.Path(), help="The feature file to make or to bring up to date."
+)
+@click.option(
+    "--weights", default="DEFAULT", show_default=True, help="Entry, `random[:SEED]`, or a .pth/.safetensors file."
+)
 @click.option("--layer", help="Node to take instead of what enters the final classifier.")
-@click.option("--pooling", type=click.Choice(["auto", "none", "mean"]), default="auto", show_default=True,
-              help="Average a map over its positions.")
+@click.option(
+    "--pooling",
+    type=click.Choice(["auto", "none", "mean"]),
+    default="auto",
+    show_default=True,
+    help="Average a map over its positions.",
+)
 @click.option("--resize", type=int, help="Shorter side in pixels, before the crop.")
 @click.option("--crop", type=int, help="Side of the square cut from the centre, in pixels.")
 @click.option("--interpolation", type=click.Choice(["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]))
 @click.option("--mean", type=Triple(), help="Subtracted, on a scale of 0 to 1.")
 @click.option("--std", type=Triple(), help="Divided by, on a scale of 0 to 1.")
-@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto", show_default=True,
-              help="Of the computation; auto is fp32 on a CPU, bf16 on CUDA.")
-@click.option("--dtype", type=click.Choice(["auto", "float16", "float32"]), default="auto", show_default=True,
-              help="Of the stored features; auto is float32 for fp32, else float16.")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+    default="auto",
+    show_default=True,
+    help="Of the computation; auto is fp32 on a CPU, bf16 on CUDA.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["auto", "float16", "float32"]),
+    default="auto",
+    show_default=True,
+    help="Of the stored features; auto is float32 for fp32, else float16.",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
 @click.option("--batch-size", type=int, help="Images a forward pass.  [default: 32 on a CPU, 256 on CUDA]")
 @click.option("--workers", type=int, help="Decoding threads.  [default: one for each core]")
-@click.option("--on-error", type=click.Choice(["skip", "stop"]), default="skip", show_default=True,
-              help="What a broken image does.")
+@click.option(
+    "--on-error",
+    type=click.Choice(["skip", "stop"]),
+    default="skip",
+    show_default=True,
+    help="What a broken image does.",
+)
 @click.option("--limit", type=int, help="Only the first N images, by id.")
 @click.option("--overwrite", is_flag=True, help="Replace an output made with other settings or from other images.")
 @json_option
 @click.pass_context
-def extract(ctx: click.Context, source: str, output: str, as_json: bool, **options: Any) -> None:
+def extract(ctx: click.Context, /, source: str, output: str, as_json: bool, **options: Any) -> None:
     """Run a frozen backbone once over the images below SOURCE and keep its features.
 
     Class sub-folders give labels; train, val and test folders above them give the split. Files are recognised by

@@ -27,7 +27,7 @@ def info(caches: tuple[str, ...], as_json: bool) -> None:
     """
     from precompute.cache import difference, open_cache
 
-    if len(caches) > 2:  # noqa: PLR2004
+    if len(caches) > 2:
         raise click.UsageError("Name one file, or two to compare.")
     opened = [open_cache(path) for path in caches]
     if len(opened) == 1:

@@ -87,4 +87,4 @@ def _print(result: Predictions, style: str) -> None:
         note(f"Skipped: {name}: {reason.lower().replace('_', ' ')} ({detail})")
     if result.accuracy is not None and result.accuracy_interval is not None:
         low, high = result.accuracy_interval
-        note(f"{result.accuracy:.1%} of {result.scored:,} images are right by their folders (95%: {low:.1%} to {high:.1%})")
+        note(f"{result.accuracy:.1%} of {result.scored:,} are right by their folders (95%: {low:.1%} to {high:.1%})")

@@ -16,7 +16,7 @@ MOST_CLASSES = 12  # a confusion table with more columns cannot be read
 MLP_ONLY = ("hidden", "dropout", "weight_decay", "learning_rate", "max_epochs", "patience")
 
 
-class Widths(click.ParamType):
+class Widths(click.ParamType):  # type: ignore[type-arg]  # generic in newer releases of click only
     """Widths of the hidden layers, separated by commas; 0 for none."""
 
     name = "WIDTHS"
@@ -30,7 +30,7 @@ class Widths(click.ParamType):
             self.fail(f"{value!r} is not a list of widths such as 256,128", param, ctx)
 
 
-class Strength(click.ParamType):
+class Strength(click.ParamType):  # type: ignore[type-arg]  # generic in newer releases of click only
     """A positive number, or auto."""
 
     name = "NUMBER|auto"
@@ -56,7 +56,9 @@ class Strength(click.ParamType):
 @click.option("--patience", type=int, help="MLP: stop after this many epochs without improvement.  [default: 20]")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the hold-out, the folds and the MLP.")
 @json_option
-def train_head(cache: str, output: str | None, head: str, layer: str | None, seed: int, as_json: bool, **given: Any) -> None:
+def train_head(
+    cache: str, output: str | None, head: str, layer: str | None, seed: int, as_json: bool, **given: Any
+) -> None:
     """Train a light head on the features in CACHE and score it on images it has not seen.
 
     Trains on split train and scores on val and test; without such splits on a stratified hold-out of a fifth, in
@@ -98,9 +100,7 @@ def _report(result: Training, output: str | None) -> None:
         )
         for split, scores in result.scores.items()
     ]
-    print_table(
-        None, ("split", "images", "accuracy", "95% interval", "balanced accuracy", "macro F1"), rows, right=1
-    )
+    print_table(None, ("split", "images", "accuracy", "95% interval", "balanced accuracy", "macro F1"), rows, right=1)
     for split, scores in result.scores.items():
         _confusion(split, scores, result.classes)
     print_pairs(
@@ -129,8 +129,15 @@ def _confusion(split: str, scores: Scores, classes: list[str]) -> None:
         print_table(f"{split}: rows are the truth, columns the prediction", ("", *classes), rows, right=1)
         return
     wrong = sorted(
-        ((int(counts[i, j]), i, j) for i in range(len(classes)) for j in range(len(classes)) if i != j and counts[i, j]),
+        (
+            (int(counts[i, j]), i, j)
+            for i in range(len(classes))
+            for j in range(len(classes))
+            if i != j and counts[i, j]
+        ),
         reverse=True,
     )
     rows = [(classes[i], classes[j], count) for count, i, j in wrong[:10]]
-    print_table(f"{split}: the most frequent of {len(wrong)} confusions", ("truth", "prediction", "images"), rows, right=2)
+    print_table(
+        f"{split}: the most frequent of {len(wrong)} confusions", ("truth", "prediction", "images"), rows, right=2
+    )

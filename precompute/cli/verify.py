@@ -38,18 +38,19 @@ def verify(ctx: click.Context, cache: str, as_json: bool) -> None:
 
         found = run(opened, progress=show)
     ids = opened.column("samples/id")
+    damaged = [ids[row].decode(errors="surrogateescape") for row in found.damaged]
     told = {
         "path": cache,
         "whole": found.whole,
         "good": len(found.good),
-        "damaged": [ids[row].decode(errors="surrogateescape") for row in found.damaged],
+        "damaged": damaged,
         "pending": len(found.pending),
         "ids_in_order": found.ids_in_order,
     }
     if as_json:
         print_json(told)
     else:
-        for name in told["damaged"][:NAMED]:
+        for name in damaged[:NAMED]:
             note(f"Damaged: {name}")
         print_pairs(
             None,

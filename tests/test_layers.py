@@ -1,0 +1,143 @@
+"""Layers: what enters the final classifier of every network, and cuts at any node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torchvision
+from conftest import make_image
+from torch import nn
+from torchvision.models import list_models
+from torchvision.models.feature_extraction import get_graph_node_names
+
+from precompute import architectures
+from precompute.errors import BackboneError
+from precompute.layers import OUTPUT, cut, default_layer, final_classifier, node_names
+
+CLASSIFIERS = ("fc", "head", "heads.head", "classifier", "classifier.1", "classifier.2", "classifier.3", "classifier.5",
+               "classifier.6")  # fmt: skip
+"""Every name that torchvision gives to a last layer."""
+
+SMALL = ("squeezenet1_1", "mobilenet_v3_small", "shufflenet_v2_x0_5", "mnasnet0_5", "resnet18")
+
+
+def classifier_of(model: nn.Module) -> nn.Module:
+    """By name, without tracing: the last layer of the network."""
+    modules = dict(model.named_modules())
+    found = [modules[name] for name in CLASSIFIERS if isinstance(modules.get(name), nn.Linear | nn.Conv2d)]
+    return found[-1]
+
+
+def picture() -> torch.Tensor:
+    pixels = torchvision.transforms.functional.pil_to_tensor(make_image(3, (224, 224)))
+    return pixels[None].float().div(255).sub(0.5).div(0.25)
+
+
+@pytest.mark.parametrize("name", list_models(module=torchvision.models))
+def test_every_network_s_default_layer_enters_its_classifier(name: str) -> None:
+    model = architectures.build(name, seed=None)
+    classifier = classifier_of(model)
+    _, pooling, width = default_layer(model)
+    if isinstance(classifier, nn.Conv2d):
+        assert (pooling, width) == ("mean", classifier.in_channels)
+    else:
+        assert (pooling, width) == ("none", classifier.in_features)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_features_through_the_classifier_are_the_network_s_output(name: str) -> None:
+    model = architectures.build(name, seed=1)
+    layer, pooling, width = default_layer(model)
+    assert model.get_submodule(final_classifier(model)) is classifier_of(model)
+    with torch.inference_mode():
+        expected = model(picture())
+        features = cut(model, layer, "none")(picture())
+        scores = classifier_of(model)(features)
+        if pooling == "mean":  # SqueezeNet: classifier, ReLU, average
+            scores = scores.relu().mean(dim=(2, 3))
+    assert features.shape[1] == width
+    torch.testing.assert_close(scores, expected)
+
+
+def test_mean_pooling_averages_over_positions() -> None:
+    model = architectures.build("squeezenet1_1", seed=1)
+    layer, _, width = default_layer(model)
+    with torch.inference_mode():
+        assert torch.equal(cut(model, layer, "mean")(picture()), cut(model, layer, "none")(picture()).mean(dim=(2, 3)))
+        assert cut(model, layer, "mean")(picture()).shape == (1, width)
+        assert cut(model, "features.3", "mean")(picture()).shape == (1, 128)
+
+
+def test_names_are_torchvision_s() -> None:
+    model = architectures.build("resnet18", seed=None)
+    assert node_names(model) == get_graph_node_names(model)[1]
+
+
+@pytest.mark.parametrize("layer", ["conv1", "layer1.0.relu", "layer4", "layer4.1", "flatten", "fc", OUTPUT])
+def test_a_cut_gives_what_the_module_gives_in_the_whole_network(layer: str) -> None:
+    model = architectures.build("resnet18", seed=1)
+    seen: list[torch.Tensor] = []
+    module = model if layer == OUTPUT else model.avgpool if layer == "flatten" else model.get_submodule(layer)
+    with torch.inference_mode():
+        handle = module.register_forward_hook(lambda module, inputs, output: seen.append(output.clone()))
+        model(picture())
+        handle.remove()
+        given = cut(model, layer, "none")(picture())
+    first = 0 if layer == "layer1.0.relu" else -1  # this module runs twice; its node of that name is the first run
+    torch.testing.assert_close(given, seen[first].flatten(1) if layer == "flatten" else seen[first])
+
+
+def test_what_lies_behind_the_cut_is_gone() -> None:
+    whole = sum(parameter.numel() for parameter in architectures.build("resnet18", seed=None).parameters())
+    for layer, share in (("layer1", 0.1), ("flatten", 0.96)):
+        body = cut(architectures.build("resnet18", seed=None), layer, "none")
+        assert sum(parameter.numel() for parameter in body.parameters()) < share * whole
+        assert not body.training
+
+
+@pytest.mark.parametrize(
+    ("layer", "close"), [("layer5", "layer4"), ("avg_pool", "avgpool"), ("flaten", "flatten"), ("layer4.", "layer4")]
+)
+def test_an_unknown_layer_names_close_ones(layer: str, close: str) -> None:
+    with pytest.raises(BackboneError, match=f"no layer {layer!r}") as caught:
+        cut(architectures.build("resnet18", seed=None), layer, "none")
+    assert close in caught.value.message
+    assert "flatten, fc" in caught.value.hint
+
+
+class Split(nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        halves = images.chunk(2)
+        return torch.cat(halves)
+
+
+def test_a_layer_that_is_no_tensor_is_refused() -> None:
+    with pytest.raises(BackboneError, match="gives a tuple, not a tensor"):
+        cut(Split(), "chunk", "none")(torch.zeros(2, 3, 4, 4))
+
+
+class Untraceable(nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images if images.sum() > 0 else -images
+
+
+NETWORKS: dict[str, tuple[str, Callable[[], nn.Module]]] = {
+    "untraceable": ("torch.fx cannot trace", Untraceable),
+    "no classifier": ("does not end in a linear classifier", lambda: nn.Sequential(nn.ReLU(), nn.Flatten())),
+    "nothing but a classifier": ("single linear layer", lambda: nn.Sequential(nn.Dropout(), nn.Linear(3, 2))),
+}
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_a_network_without_a_default_layer_says_why(kind: str) -> None:
+    message, build = NETWORKS[kind]
+    with pytest.raises(BackboneError, match=message) as caught:
+        default_layer(build())
+    assert "--layer" in caught.value.hint
+
+
+def test_dropout_before_the_classifier_is_skipped() -> None:
+    body = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Dropout(), nn.Identity(), nn.Linear(16, 2))
+    assert default_layer(body) == ("1", "none", 16)
