@@ -85,7 +85,7 @@ def _decode(data: bytes, transform: Transform) -> torch.Tensor:
             raise ImageError(
                 f"{width} x {height} pixels, more than the limit of {MAX_PIXELS:,}", reason="TOO_MANY_PIXELS"
             )
-        # Of a file whose tail is zeros (a write that never finished) Pillow makes a picture that is partly grey or black.
+        # Where the tail of a file is zeros (a write that never finished) Pillow's picture is grey or black.
         # Opening a JPEG reads up to the scan, so an end marker found from there is not that of a thumbnail.
         if image.format == "JPEG" and data.find(END_OF_JPEG, stream.tell()) < 0:
             raise ImageError("no end-of-image marker: the rest of the picture is missing", reason="TRUNCATED")

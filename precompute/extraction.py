@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -14,14 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from precompute.backbones import Backbone, load_backbone
-from precompute.cache import RowWriter, WriteLock, create, open_cache
+from precompute.cache import Status, WriteLock, open_cache
 from precompute.decode import DECODER, quiet_pillow
 from precompute.engine import EngineChoice, TorchEngine, choose
-from precompute.errors import CacheError, SourceError, Stopped, UsageError
-from precompute.plan import Plan, copy_rows, make_plan, open_olds, partial_path, samples_of, up_to_date
+from precompute.errors import SourceError, Stopped, UsageError
+from precompute.plan import make_plan, open_olds, partial_path, up_to_date
 from precompute.provenance import run_record
 from precompute.rows import RowRun
 from precompute.sources import Listing, ascii_name, list_folder
+from precompute.working_file import check_output, finish, working_file
 
 STORAGES = ("auto", "float16", "float32")
 ON_ERROR = ("skip", "stop")
@@ -82,7 +82,8 @@ class Extraction:
     bytes: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        failed = [{"id": name, "reason": reason, "detail": detail} for name, reason, detail in self.failed]
+        return {**asdict(self), "failed": failed}
 
 
 def extract(
@@ -121,8 +122,10 @@ def extract(
     """
     began = time.monotonic()
     _check_options(dtype, on_error, limit, workers)
-    path = os.fspath(out)
-    _check_output(path)
+    path = os.path.realpath(out) if os.path.islink(out) else os.fspath(out)  # a link stays a link
+    check_output(path)
+    if os.path.isfile(source):
+        raise SourceError(f"{source} is a file.", hint="Name the folder that holds the images.")
     listing = list_folder(source, limit=limit)
     model = load_backbone(backbone, weights=weights, layer=layer, pooling=pooling, transform=transform)
     choice = choose(device=device, precision=precision, batch_size=batch_size)
@@ -135,7 +138,8 @@ def extract(
             result = _describe(path, listing, model, choice, storage)
             result.reused = len(listing)
         else:
-            with _working_file(path, plan, spec, listing, model, storage) as (writer, missing):
+            layers = {model.layer: (model.shape, np.dtype(storage))}
+            with working_file(path, plan, spec, listing, layers) as (writer, missing):
                 result = _describe(path, listing, model, choice, storage)
                 result.dropped = plan.dropped
                 run = RowRun(
@@ -151,8 +155,7 @@ def extract(
                     record = run_record(choice, model.source, listing.root)
                     _fill(run, missing, model, choice, workers, on_error, progress, stop, record, result)
                 result.reused = len(listing) - len(missing)
-            os.replace(partial_path(path), path)
-            _sync_folder(path)
+            finish(path)
     _count_outcomes(path, result)
     result.seconds = time.monotonic() - began
     return result
@@ -165,72 +168,6 @@ def _check_options(dtype: str, on_error: str, limit: int | None, workers: int | 
     for name, number in (("limit", limit), ("workers", workers)):
         if number is not None and number < 1:
             raise UsageError(f"{name} must be at least 1. Got {number} instead.", hint=f"See --{name}.")
-
-
-def _check_output(path: str) -> None:
-    """Find out before the work, not after it, that the output cannot be written."""
-    folder = os.path.dirname(path) or "."
-    if os.path.isdir(path):
-        raise CacheError(
-            f"The output {path} is a folder.", hint=f"Name a file, such as {os.path.join(path, 'features.h5')}."
-        )
-    if not os.path.isdir(folder):
-        raise CacheError(f"The output folder {folder} does not exist.", hint=f"Make it first: mkdir -p {folder}")
-    try:
-        probe = f"{path}.{os.getpid()}.tmp"
-        os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC))
-        os.unlink(probe)
-    except OSError as error:
-        raise CacheError(
-            f"The output folder {folder} cannot be written: {error.strerror}.",
-            hint="Choose another output with -o, or change the folder's permissions.",
-        ) from error
-
-
-@contextlib.contextmanager
-def _working_file(
-    path: str, plan: Plan, spec: dict[str, Any], listing: Listing, model: Backbone, storage: str
-) -> Iterator[tuple[RowWriter, NDArray[np.int64]]]:
-    """The file in progress, open for writing, with all reusable rows in it; and the rows that are missing."""
-    partial = partial_path(path)
-    if plan.in_place:
-        with RowWriter(partial, plan.olds[0].layout) as writer:
-            missing = _bring_over(plan, listing, writer)
-            writer.forget(missing)
-            yield writer, missing
-            writer.sync()
-        return
-    fresh = f"{partial}.new"
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(fresh)  # left by a run that ended while it was laying out
-    try:
-        layout = create(
-            fresh,
-            spec=spec,
-            samples=samples_of(listing),
-            layers={model.layer: (model.shape, np.dtype(storage))},
-            records=[record for old in plan.olds[-1:] for record in old.provenance],
-        )
-        with RowWriter(fresh, layout) as writer:
-            missing = _bring_over(plan, listing, writer)
-            writer.sync()
-            os.replace(fresh, partial)
-            _sync_folder(path)
-            yield writer, missing
-            writer.sync()
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(fresh)
-
-
-def _bring_over(plan: Plan, listing: Listing, writer: RowWriter) -> NDArray[np.int64]:
-    """Copy what older files hold; return the rows that are still missing, ascending."""
-    missing = [plan.missing]
-    for number, old in enumerate(plan.olds):
-        rows = np.flatnonzero(plan.origin == number)
-        target = None if plan.in_place and number == 0 else writer
-        missing.append(copy_rows(old, plan.origin_row[rows], target, rows, listing))
-    return np.sort(np.concatenate(missing))
 
 
 def _fill(
@@ -299,8 +236,6 @@ def _describe(path: str, listing: Listing, model: Backbone, choice: EngineChoice
 
 def _count_outcomes(path: str, result: Extraction) -> None:
     """What the finished file itself says, so that the summary cannot claim anything else."""
-    from precompute.cache import Status
-
     cache = open_cache(path)
     values, counts = np.unique(cache.status, return_counts=True)
     result.failures = {
@@ -315,12 +250,3 @@ def _count_outcomes(path: str, result: Extraction) -> None:
         ]
     result.key = cache.key
     result.bytes = cache.layout.file_size
-
-
-def _sync_folder(path: str) -> None:
-    """Make a rename durable."""
-    descriptor = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

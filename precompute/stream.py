@@ -65,7 +65,7 @@ def forward(
     At most two batches of decoded images wait in memory. Raises SourceError where the whole source has gone away.
     """
     block = Block()
-    with ThreadPoolExecutor(workers, thread_name_prefix="decode", initializer=_one_thread) as pool:
+    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
         pending: deque[Future[Decoded]] = deque()
         todo = iter(rows.tolist())
         try:
@@ -83,11 +83,6 @@ def forward(
         finally:
             for future in pending:
                 future.cancel()
-
-
-def _one_thread() -> None:
-    # Decode threads must not each start a pool of OpenMP threads of their own beside the engine's.
-    torch.set_num_threads(1)
 
 
 def _place(block: Block, item: Decoded, listing: Listing) -> None:

@@ -40,9 +40,10 @@ ALLOWED = {
         *(f"precompute.{name}" for name in ("errors", "transform", "sources", "engine", "stream", "plan")),
         CACHE,
     },
+    "precompute.working_file": {"precompute.errors", "precompute.sources", "precompute.plan", CACHE},
     "precompute.extraction": {
         *(f"precompute.{name}" for name in ("errors", "backbones", "decode", "engine", "sources")),
-        *(f"precompute.{name}" for name in ("plan", "rows", "provenance")),
+        *(f"precompute.{name}" for name in ("plan", "rows", "provenance", "working_file")),
         CACHE,
     },
     "precompute.training": {"precompute.errors", CACHE, HEADS},

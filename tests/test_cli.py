@@ -229,6 +229,7 @@ def test_labels_nothing_can_be_learned_from(
     [
         (["extract", "nowhere", "-b", "tiny", "-o", "a.h5"], 1, "nowhere does not exist"),
         (["extract", "empty", "-b", "tiny", "-o", "a.h5"], 1, "holds no images"),
+        (["extract", "photos/val/cats/0.jpg", "-b", "tiny", "-o", "a.h5"], 1, "0.jpg is a file"),
         (["extract", "texts", "-b", "tiny", "-o", "a.h5"], 1, "1 not images: readme.txt"),
         (["extract", "photos", "-b", "resnet81", "-o", "a.h5"], 1, "Close: resnet18"),
         (["extract", "photos", "-b", "tiny", "--layer", "embd.1", "-o", "a.h5"], 1, "Close: embed.1"),

@@ -18,8 +18,7 @@ from PIL import Image, ImageCms, ImageOps
 from torchvision.models import ResNet18_Weights
 from torchvision.transforms import functional
 
-from precompute.decode import FORMATS, decode, quiet_pillow
-from precompute.errors import ImageError
+from precompute.decode import decode, quiet_pillow
 from precompute.transform import Transform
 
 SIDE = 24
@@ -171,6 +170,12 @@ def test_cmyk_tiff_and_mpo() -> None:
         assert np.array_equal(decoded(mpo), np.asarray(image))
 
 
+def test_lab_is_not_shown_in_false_colours() -> None:
+    profiles = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    lab = ImageCms.profileToProfile(rgb(), *profiles, outputMode="LAB")
+    assert np.abs(decoded(encoded(lab, "TIFF")) - np.asarray(rgb())).mean() < 4
+
+
 # EXIF
 
 
@@ -213,132 +218,20 @@ def test_broken_exif_does_not_spoil_the_picture(mode: str) -> None:
     turned = [np.rot90(plain, k)[:, ::flip] for k in range(4) for flip in (1, -1)]
     for _ in range(150):
         broken = bytearray(whole[: generator.integers(6, len(whole) + 1)])
-        broken[generator.integers(6, len(broken) + 1) :][:2] = generator.bytes(2)
+        place = int(generator.integers(6, len(broken) + 1))
+        broken[place : place + 2] = generator.bytes(2)
         pixels = decoded(encoded(image, "JPEG", exif=bytes(broken)))
         assert any(np.array_equal(pixels, way) for way in turned)
 
 
-# Damage
-
-
-def damaged_samples() -> dict[str, bytes]:
-    image = make_image(5, (SIDE, SIDE))
-    return {
-        "jpeg": encoded(image, "JPEG"),
-        "progressive": encoded(image, "JPEG", progressive=True),
-        "cmyk": encoded(image.convert("CMYK"), "JPEG"),
-        "png": encoded(image, "PNG"),
-        "gif": encoded(image, "GIF"),
-        "bmp": encoded(image, "BMP"),
-        "webp": encoded(image, "WEBP"),
-        "tiff": encoded(image, "TIFF"),
-        "tiff_lzw": encoded(image, "TIFF", compression="tiff_lzw"),
-    }
-
-
-@pytest.mark.parametrize("kind", damaged_samples())
-def test_a_file_cut_anywhere_is_refused_unless_every_pixel_is_there(kind: str) -> None:
-    data = damaged_samples()[kind]
-    whole = decoded(data)
-    refused = 0
-    for cut in {*np.linspace(0, len(data), 60, endpoint=False).astype(int).tolist(), *range(len(data) - 4, len(data))}:
-        try:
-            assert np.array_equal(decoded(data[:cut]), whole), f"cut at {cut} of {len(data)}"
-        except ImageError as error:
-            assert error.reason in ("TRUNCATED", "NOT_AN_IMAGE")
-            assert error.message
-            refused += 1
-    assert refused >= 40
-
-
-@pytest.mark.parametrize("kind", ["jpeg", "progressive", "cmyk", "png", "tiff_lzw"])
-def test_a_file_whose_tail_was_never_written_is_refused(kind: str) -> None:
-    """After a crash a file often has its full length, and zeros where data should be. (GIF and BMP cannot tell.)"""
-    data = damaged_samples()[kind]
-    for share in (0.6, 0.8, 0.95):
-        kept = data[: int(len(data) * share)]
-        with pytest.raises(ImageError) as caught:
-            decode(kept + bytes(len(data) - len(kept)), PLAIN)
-        assert caught.value.reason in ("TRUNCATED", "NOT_AN_IMAGE")
-
-
-def test_bytes_after_the_picture_do_no_harm() -> None:
-    for kind in ("jpeg", "cmyk", "png", "gif", "webp"):
-        data = damaged_samples()[kind]
-        assert np.array_equal(decoded(data + b"\0\xff trailing" * 20), decoded(data))
-
-
-@pytest.mark.parametrize("kind", damaged_samples())
-def test_whatever_the_bytes_only_image_errors_come_out(kind: str) -> None:
-    data, generator = damaged_samples()[kind], np.random.default_rng(1)
-    outcomes = set()
-    for _ in range(80):
-        broken = bytearray(data)
-        for place in generator.integers(0, len(data), 3):
-            broken[place] = generator.integers(256)
-        try:
-            assert decode(bytes(broken), Transform(8, 8)).shape == (3, 8, 8)
-            outcomes.add("ok")
-        except ImageError as error:
-            outcomes.add(error.reason)
-    assert len(outcomes) > 1
-
-
-@pytest.mark.parametrize("data", [b"", b"\n", b"hello, this is text\n" * 50, b"\0" * 5000, b"%PDF-1.7", b"<svg/>"])
-def test_what_is_no_image_is_called_so(data: bytes) -> None:
-    with pytest.raises(ImageError) as caught:
-        decode(data, PLAIN)
-    assert caught.value.reason == "NOT_AN_IMAGE"
-
-
-@pytest.mark.parametrize("kind", ["PPM", "ICO", "TGA", "EPS"])
-def test_formats_outside_the_list_are_not_opened(kind: str) -> None:
-    assert kind not in FORMATS
-    with pytest.raises(ImageError) as caught:
-        decode(encoded(rgb(), kind), PLAIN)
-    assert caught.value.reason == "NOT_AN_IMAGE"
-
-
-@pytest.mark.parametrize("values", [np.float32([[0.5] * SIDE] * SIDE), np.int32([[70_000] * SIDE] * SIDE)])
-def test_pixels_without_an_agreed_range_are_refused(values: NDArray[Any]) -> None:
-    with pytest.raises(ImageError, match="range"):
-        decode(encoded(Image.fromarray(values), "TIFF"), PLAIN)
-
-
-def test_lab_is_not_shown_in_false_colours() -> None:
-    profiles = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
-    lab = ImageCms.profileToProfile(rgb(), *profiles, outputMode="LAB")
-    assert np.abs(decoded(encoded(lab, "TIFF")) - np.asarray(rgb())).mean() < 4
-
-
-def with_huge_size(kind: str) -> bytes:
-    """A few hundred bytes whose header promises billions of pixels."""
-    data = bytearray(encoded(rgb(), kind, **({"lossless": True} if kind == "WEBP" else {})))
-    if kind == "JPEG":
-        frame = data.index(b"\xff\xc0")
-        data[frame + 5 : frame + 9] = struct.pack(">HH", 65500, 65500)
-    elif kind == "PNG":
-        data[16:24] = struct.pack(">II", 2**31 - 1, 2**31 - 1)
-        data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
-    elif kind == "GIF":
-        data[6:10] = struct.pack("<HH", 65535, 65535)
-    elif kind == "BMP":
-        data[18:26] = struct.pack("<ii", 2**31 - 1, 2**31 - 1)
-    elif kind == "WEBP":
-        data[21:25] = (int.from_bytes(data[21:25], "little") | (1 << 28) - 1).to_bytes(4, "little")
-    else:
-        start = int.from_bytes(data[4:8], "little") + 2
-        for entry in (start, start + 12):  # the first two tags of an image are its width and height
-            data[entry + 2 : entry + 12] = struct.pack("<HII", 4, 1, 2**31 - 1)
-    return bytes(data)
-
-
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF"])
-def test_a_lying_header_is_refused_before_memory_is_taken(kind: str) -> None:
-    with pytest.raises(ImageError) as caught:
-        decode(with_huge_size(kind), PLAIN)
-    assert caught.value.reason == "TOO_MANY_PIXELS"
-    assert "pixels" in caught.value.message
+def test_exif_cut_behind_the_orientation_still_turns_the_picture() -> None:
+    """Pillow warns of it, and this test runs with warnings as errors: what is decoded must not depend on that."""
+    exif = Image.Exif()
+    exif[0x112], exif[0x131] = 6, "the name of a program"
+    data = encoded(make_image(2, (SIDE + 10, SIDE)), "JPEG", exif=exif.tobytes()[:-30])
+    with pytest.warns(UserWarning), Image.open(io.BytesIO(data)) as image:
+        assert image.getexif()[0x112] == 6
+    assert np.array_equal(decoded(data), reference(data))
 
 
 # Real photos

@@ -313,6 +313,15 @@ def test_outputs_that_cannot_be(photos: Path, tmp_path: Path, output: str, messa
         extract(photos, tmp_path / output, backbone="tiny")
 
 
+def test_a_linked_output_stays_a_link(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "big").mkdir()
+    (tmp_path / "a.h5").symlink_to("big/real.h5")
+    assert extract(photos, tmp_path / "a.h5", backbone="tiny").computed == 24
+    assert extract(photos, tmp_path / "a.h5", backbone="tiny").computed == 0
+    assert (tmp_path / "a.h5").is_symlink()
+    assert len(open_cache(tmp_path / "big/real.h5")) == 24
+
+
 def test_a_source_that_goes_away_stops_the_run(tmp_path: Path) -> None:
     photos = make_photos(tmp_path / "photos", per_class=30)
 

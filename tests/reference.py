@@ -1,0 +1,37 @@
+"""Features of one photo, from a backbone and from the whole network that it was cut from."""
+
+from __future__ import annotations
+
+from importlib import resources
+
+import torch
+from torch import nn
+
+from precompute.backbones import Backbone
+from precompute.decode import decode
+
+
+def real_photo() -> bytes:
+    """A JPEG photograph, 640 x 427, that comes with scikit-learn."""
+    return (resources.files("sklearn") / "datasets" / "images" / "flower.jpg").read_bytes()
+
+
+def features(backbone: Backbone, data: bytes) -> torch.Tensor:
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (backbone.transform.mean, backbone.transform.std))
+    pixels = decode(data, backbone.transform).float().div(255).sub(mean).div(std)
+    with torch.inference_mode():
+        given: torch.Tensor = backbone.module(pixels[None])[0]
+    return given
+
+
+def reference(model: nn.Module, classifier: str, backbone: Backbone, data: bytes) -> torch.Tensor:
+    """What enters the classifier of the whole network, seen by a hook."""
+    seen: list[torch.Tensor] = []
+    handle = model.get_submodule(classifier).register_forward_pre_hook(
+        lambda module, inputs: seen.append(inputs[0].clone())
+    )
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (backbone.transform.mean, backbone.transform.std))
+    with torch.inference_mode():
+        model.eval()(decode(data, backbone.transform).float().div(255).sub(mean).div(std)[None])
+    handle.remove()
+    return seen[0].mean(dim=(2, 3))[0] if seen[0].ndim == 4 else seen[0][0]
