@@ -114,18 +114,19 @@ def _with_weights(name: str, choice: str) -> tuple[nn.Module, dict[str, Any], Tr
 
         return tiny(), {"kind": "embedded"}, base, ()
     known = architectures.entries(name)
+    find = layers.final_classifier
     if choice == "DEFAULT" or choice in known:
         entry = architectures.default_entry(name) if choice == "DEFAULT" else known[choice]
         state, path = weights.download(entry)
         model = architectures.build(name, seed=None)
-        notes = weights.fit_into(model, state, source=str(entry), model_name=name)
+        notes = weights.fit_into(model, state, source=str(entry), model_name=name, find_classifier=find)
         source = {"kind": "entry", "entry": entry.name, "file": Path(path).name}
         return model, source, Transform.from_preset(entry.transforms()), notes
     if not _looks_like_path(choice):
         options = ", ".join(["DEFAULT", *known, "random"])
         raise WeightsError(f"{name} has no weights {choice!r}.", hint=f"Take one of {options}, or the path of a file.")
     model = architectures.run_factory(name) if architectures.is_factory(name) else architectures.build(name, seed=None)
-    notes = weights.fit_into(model, weights.load_file(choice), source=choice, model_name=name)
+    notes = weights.fit_into(model, weights.load_file(choice), source=choice, model_name=name, find_classifier=find)
     return model, {"kind": "file", "path": str(Path(choice).absolute())}, base, (f"the transform is {origin}", *notes)
 
 

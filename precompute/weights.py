@@ -10,7 +10,7 @@ import re
 import socket
 import stat
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ import torch
 from torch import nn
 
 from precompute.errors import BackboneError, WeightsError
-from precompute.layers import final_classifier
 
 StateDict = dict[str, torch.Tensor]
 
@@ -110,12 +109,14 @@ def _unwrap(loaded: Any, path: str) -> StateDict:
     )
 
 
-def fit_into(model: nn.Module, state: StateDict, *, source: str, model_name: str) -> tuple[str, ...]:
+def fit_into(
+    model: nn.Module, state: StateDict, *, source: str, model_name: str, find_classifier: Callable[[nn.Module], str]
+) -> tuple[str, ...]:
     """Load `state` into `model`, strictly, after removing prefixes that wrappers leave; notes worth telling come back.
 
-    Only the final classifier may be another one (fine-tuned on other classes) or missing, since features come from
-    before it. It is then filled with NaN, so that nobody takes its scores for real ones. The same goes for auxiliary
-    heads, which serve training alone.
+    Only the final classifier (`find_classifier` gives its name) may be another one, fine-tuned on other classes, or
+    missing, since features come from before it. It is then filled with NaN, so that nobody takes its scores for real
+    ones. The same goes for auxiliary heads, which serve training alone.
 
     Raises WeightsError with the missing, unexpected and differently shaped names where it does not fit.
     """
@@ -123,7 +124,13 @@ def fit_into(model: nn.Module, state: StateDict, *, source: str, model_name: str
     state = _without_prefix(state, wanted)
     if model_name.startswith("densenet"):
         state = _modern_densenet(state)
-    state, notes = _without_other_heads(model, state, wanted, source)
+    notes: tuple[str, ...] = ()
+    if _shapes(state) != _shapes(wanted):
+        try:
+            heads = [find_classifier(model), *AUXILIARY]
+        except BackboneError:  # no classifier to tell apart
+            heads = [*AUXILIARY]
+        state, notes = _without_other_heads(state, wanted, heads, source)
     missing = [name for name in wanted if name not in state and not name.endswith("num_batches_tracked")]
     unexpected = [name for name in state if name not in wanted]
     shapes = [
@@ -150,17 +157,11 @@ def fit_into(model: nn.Module, state: StateDict, *, source: str, model_name: str
 
 
 def _without_other_heads(
-    model: nn.Module, state: StateDict, wanted: Mapping[str, torch.Tensor], source: str
+    state: StateDict, wanted: Mapping[str, torch.Tensor], heads: list[str], source: str
 ) -> tuple[StateDict, tuple[str, ...]]:
-    """`state` with NaN in place of a final classifier or auxiliary heads that do not fit, and a note for each."""
-    if _shapes(state) == _shapes(wanted):
-        return state, ()
-    try:
-        classifier = [final_classifier(model)]
-    except BackboneError:  # nothing to tell apart
-        classifier = []
+    """`state` with NaN in place of those `heads` that do not fit, and a note for each."""
     notes = []
-    for head in (*classifier, *AUXILIARY):
+    for head in heads:
         inside = {name: tensor for name, tensor in wanted.items() if name.startswith(f"{head}.")}
         given = {name: tensor for name, tensor in state.items() if name.startswith(f"{head}.")}
         if _shapes(inside) == _shapes(given):

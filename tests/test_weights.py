@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +17,11 @@ from torch import nn
 
 from precompute import architectures
 from precompute.errors import WeightsError
-from precompute.weights import digest_of, fit_into, load_file
+from precompute.layers import final_classifier
+from precompute.weights import digest_of, load_file
+from precompute.weights import fit_into as fit_into_with
 
+fit_into = functools.partial(fit_into_with, find_classifier=final_classifier)
 State = dict[str, torch.Tensor]
 
 
