@@ -37,7 +37,9 @@ def print_table(
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left", show_header=header, box=box.SIMPLE_HEAD, pad_edge=False)
+    if title is not None:
+        click.echo(printable(title))  # rich would wrap a table's own title at the table's width
+    table = Table(show_header=header, box=box.SIMPLE_HEAD if header else None, pad_edge=False)
     for number, name in enumerate(columns):
         table.add_column(name, justify="right" if number >= right else "left", overflow="fold")
     for row in rows:
@@ -80,12 +82,12 @@ def progress_bar(what: str, unit: str) -> Iterator[Callable[[int, int, str], Non
 
 
 def _log_lines(what: str, unit: str) -> Callable[[int, int, str], None]:
-    last = time.monotonic()
+    last, told = time.monotonic(), -1
 
     def log(done: int, total: int, extra: str) -> None:
-        nonlocal last
-        if time.monotonic() - last >= LOG_SECONDS or done == total:
-            last = time.monotonic()
+        nonlocal last, told
+        if time.monotonic() - last >= LOG_SECONDS or (done == total and told != total):
+            last, told = time.monotonic(), done
             note(f"{what}: {done:,} of {total:,} {unit} {extra}".rstrip())
 
     return log

@@ -136,7 +136,7 @@ def _summary(result: Extraction) -> None:
             ("samples", f"{result.rows:,} in {result.classes} classes{_splits(result)}"),
             ("features", f"{result.layer}, {' x '.join(map(str, result.shape))} {result.dtype}"),
             ("computed", f"{result.computed:,} images on {result.device} in {result.precision}"),
-            ("chosen", result.why or None),
+            ("chosen", result.why if result.computed else None),
             ("reused", f"{result.reused:,} rows unopened" if result.reused else None),
             ("copied", f"{result.copied:,} rows of images seen before" if result.copied else None),
             ("dropped", f"{result.dropped:,} rows no longer listed" if result.dropped else None),
