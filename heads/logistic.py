@@ -42,9 +42,9 @@ class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
     Parameters
     ----------
     C : inverse strength of the regularisation, as in scikit-learn, or "auto": the value of `C_GRID` with the lowest
-        log loss (ties: the smaller C) on the validation set that `fit` is given, else by stratified cross-validation. The
-        head is then fitted on all of `X`. Log loss and not accuracy, because on a few hundred samples many values of C
-        get the same ones right, and the rest is chance.
+        log loss (ties: the smaller C) on the validation set that `fit` is given, else by stratified cross-validation.
+        The head is then fitted on all of `X`. Log loss and not accuracy, because on a few hundred samples many values
+        of C get the same ones right, and the rest is chance.
     cv : number of folds, fewer where the second most common class has fewer samples (or groups). If that is one,
         C is `DEFAULT_C`.
     max_iter, tol : when L-BFGS stops, as in scikit-learn; a C above 1 divides tol, since the weaker the penalty the
