@@ -70,10 +70,20 @@ def test_the_whole_road_in_processes_of_their_own(photos: Path, tmp_path: Path) 
     done = precompute("predict", "a.safetensors", "photos/val")
     assert done.returncode == 0, done.stderr
     assert "cats/0.jpg" in done.stdout
-    for command in (("info", "a.h5"), ("verify", "a.h5"), ("info", "a.h5", "a.h5"), ("backbones", "resnet18")):
+
+
+def test_tables_are_printed(precompute: Command, photos: Path) -> None:
+    precompute("extract", "photos", "-b", "tiny", "-o", "a.h5")
+    for command, shown in (
+        (("info", "a.h5"), "24 (24 ok)"),
+        (("verify", "a.h5"), "24 of 24"),
+        (("info", "a.h5", "a.h5"), "same settings"),
+        (("backbones", "resnet18"), "69.8"),
+        (("backbones", "resnet18", "--layers"), "layer4.1.relu_1"),
+    ):
         done = precompute(*command)
         assert done.returncode == 0, done.stderr
-        assert done.stdout.strip()
+        assert shown in done.stdout
 
 
 def test_json_is_one_object_and_nothing_else(precompute: Command, photos: Path) -> None:

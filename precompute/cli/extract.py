@@ -133,7 +133,7 @@ def _summary(result: Extraction) -> None:
         None,
         [
             ("cache", result.path),
-            ("samples", f"{result.rows:,} in {result.classes} classes{_splits(result)}"),
+            ("samples", f"{result.rows:,} {_labels(result)}{_splits(result)}"),
             ("features", f"{result.layer}, {' x '.join(map(str, result.shape))} {result.dtype}"),
             ("computed", f"{result.computed:,} images on {result.device} in {result.precision}"),
             ("chosen", result.why if result.computed else None),
@@ -145,6 +145,12 @@ def _summary(result: Extraction) -> None:
             ("time", f"{duration(result.seconds)} ({result.seconds:.1f} s{f', {rate}' if rate else ''})"),
         ],
     )
+
+
+def _labels(result: Extraction) -> str:
+    if not result.classes:
+        return "without labels"
+    return f"in {result.classes:,} class{'es' if result.classes > 1 else ''}"
 
 
 def _splits(result: Extraction) -> str:

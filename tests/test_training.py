@@ -1,0 +1,127 @@
+"""Training on caches: which rows are used, what is held out, what the notes say, and that scores are what they claim."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import make_image, make_photos
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, f1_score
+
+from precompute import extract, load_head, open_cache, train_head
+from precompute.errors import CacheError, HeadError, TrainingError, UsageError
+from precompute.training import HOLDOUT
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 photos in train and val of two classes, and a.h5."""
+    place = tmp_path_factory.mktemp("training")
+    make_photos(place / "photos", per_class=10)
+    extract(place / "photos", place / "a.h5", backbone="tiny")
+    return place
+
+
+@pytest.mark.parametrize(("head", "settings"), [("logistic", {}), ("mlp", {"hidden": (16,), "max_epochs": 20})])
+def test_scores_are_those_of_scikit_learn_on_rows_that_were_not_trained_on(
+    folder: Path, head: str, settings: dict[str, object]
+) -> None:
+    training = train_head(folder / "a.h5", head=head, **settings)
+    cache = open_cache(folder / "a.h5")
+    val = np.flatnonzero(cache.split == "val")
+    true = np.array(cache.classes)[cache.labels[val]]
+    predicted = training.head.predict(np.array(cache.features()[val]))
+    scores = training.scores["val"]
+    assert training.rows == {"train": 20, "val": 20}
+    assert scores.accuracy == accuracy_score(true, predicted)
+    assert scores.balanced_accuracy == pytest.approx(balanced_accuracy_score(true, predicted))
+    assert scores.macro_f1 == pytest.approx(f1_score(true, predicted, average="macro"))
+    np.testing.assert_array_equal(scores.confusion, confusion_matrix(true, predicted, labels=training.classes))
+    assert scores.accuracy_interval[0] <= scores.accuracy <= scores.accuracy_interval[1]
+    assert training.selected_on is None
+
+
+def test_val_does_not_choose_anything_unless_there_is_a_test_split(folder: Path, tmp_path: Path) -> None:
+    alone = train_head(folder / "a.h5")
+    assert alone.choices["C_source"] == "5-fold cross-validation"
+    shutil.copytree(folder / "photos", tmp_path / "photos")
+    for label in ("cats", "dogs"):
+        (tmp_path / "photos/test" / label).mkdir(parents=True)
+        for number in range(4):
+            make_image(500 + number).save(tmp_path / "photos/test" / label / f"{number}{label}.png")
+    extract(tmp_path / "photos", tmp_path / "b.h5", backbone="tiny")
+    for head in ("logistic", "mlp"):
+        training = train_head(tmp_path / "b.h5", head=head)
+        assert training.selected_on == "val"
+        assert list(training.scores) == ["val", "test"]
+    assert train_head(tmp_path / "b.h5", C=1.0).selected_on is None
+
+
+def test_the_same_bytes_never_stand_on_both_sides_of_a_hold_out(flowers: Path, tmp_path: Path) -> None:
+    extract(flowers, tmp_path / "flowers.h5", backbone="tiny")
+    cache = open_cache(tmp_path / "flowers.h5")
+    assert len(cache) == 4317
+    digests = [digest.tobytes() for digest in cache.column("samples/digest")]
+    assert len(set(digests)) < len(digests)
+    from precompute.training import _parts
+
+    for seed in range(5):
+        parts, _ = _parts(cache, seed)
+        train, held = ({digests[row] for row in parts[name]} for name in ("train", HOLDOUT))
+        assert not train & held
+        assert len(parts["train"]) + len(parts[HOLDOUT]) == 4317
+        assert len(parts[HOLDOUT]) == pytest.approx(4317 / 5, rel=0.02)
+    training = train_head(cache, C=0.1)
+    assert any("under more than one class" in line for line in training.notes)
+    assert training.scores[HOLDOUT].accuracy > 0.3  # of five classes
+
+
+def test_duplicates_across_given_splits_are_told(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "photos", tmp_path / "photos")
+    shutil.copy(tmp_path / "photos/train/cats/0.jpg", tmp_path / "photos/val/cats/again.jpg")
+    extract(tmp_path / "photos", tmp_path / "a.h5", backbone="tiny")
+    assert any(line.startswith("1 images of val are byte-identical") for line in train_head(tmp_path / "a.h5").notes)
+
+
+def test_rows_without_features_or_labels_are_left_out_and_counted(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "photos", tmp_path / "photos")
+    (tmp_path / "photos/train/cats/broken.jpg").write_bytes(b"\xff\xd8\xff")
+    shutil.copy(tmp_path / "photos/train/cats/0.jpg", tmp_path / "photos/train/loose.jpg")
+    extract(tmp_path / "photos", tmp_path / "a.h5", backbone="tiny")
+    training = train_head(tmp_path / "a.h5")
+    assert training.rows["train"] == 20
+    assert "1 samples have no label and are left out" in training.notes
+    assert "1 samples have no features (0 not computed yet) and are left out" in training.notes
+
+
+def test_maps_are_flattened(folder: Path, tmp_path: Path) -> None:
+    extract(folder / "photos", tmp_path / "maps.h5", backbone="tiny", layer="body", dtype="float16")
+    cache = open_cache(tmp_path / "maps.h5")
+    assert cache.features().shape[1:] == (192, 4, 4)
+    training = train_head(cache)
+    assert training.head.n_features_in_ == 192 * 16
+
+
+def test_the_saved_head_carries_what_predict_needs_and_what_was_measured(folder: Path, tmp_path: Path) -> None:
+    training = train_head(folder / "a.h5", tmp_path / "a.safetensors")
+    saved = load_head(tmp_path / "a.safetensors")
+    cache = open_cache(folder / "a.h5")
+    assert saved.metadata["spec"] == cache.spec
+    assert saved.metadata["key"] == cache.key
+    assert saved.metadata["weights_source"] == {"kind": "embedded"}
+    assert saved.metadata["training"]["scores"]["val"]["accuracy"] == training.scores["val"].accuracy
+    X = np.array(cache.features())
+    np.testing.assert_array_equal(saved.head.predict_proba(X), training.head.predict_proba(X))
+
+
+def test_bad_requests(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="head must be one of"):
+        train_head(folder / "a.h5", head="forest")
+    with pytest.raises(CacheError, match="avgpool"):
+        train_head(folder / "a.h5", layer="avgpool")
+    with pytest.raises(TrainingError, match="C must be"):
+        train_head(folder / "a.h5", C=-1.0)
+    with pytest.raises(HeadError, match="cannot be written"):
+        train_head(folder / "a.h5", tmp_path / "no" / "a.safetensors")
