@@ -1,4 +1,4 @@
-"""Training on caches: which rows are used, what is held out, what the notes say, and that scores are what they claim."""
+"""Training on caches: which rows are used, what is held out, what is told, and that scores are what they claim."""
 
 from __future__ import annotations
 
