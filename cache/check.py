@@ -32,7 +32,7 @@ def read_layout(path: str) -> Layout:
     try:
         # No HDF5 lock: readers never block a writer, and read-only or network folders work.
         with h5py.File(path, "r", locking=False) as file:
-            return _check(path, file, os.path.getsize(path))
+            return _check(path, file, os.fstat(file.id.get_vfd_handle()))
     except OSError as error:
         raise CacheFormatError(
             f"{path} is not an HDF5 file that can be opened: {error}",
@@ -47,7 +47,8 @@ def _refuse(path: str, what: str) -> CacheFormatError:
     )
 
 
-def _check(path: str, file: h5py.File, size: int) -> Layout:
+def _check(path: str, file: h5py.File, status: os.stat_result) -> Layout:
+    size = status.st_size
     spec, key = _attributes(path, file)
     for group in ("features", "checksums", "samples"):
         _hard_link(path, file, group, h5py.h5g.GROUP)
@@ -79,7 +80,7 @@ def _check(path: str, file: h5py.File, size: int) -> Layout:
     if provenance.dtype.str != "|u1" or len(provenance.shape) != 1:
         raise _refuse(path, "`provenance` is not a block of bytes")
     _check_overlaps(path, columns)
-    return Layout(spec=spec, key=key, layers=layers, columns=columns, file_size=size)
+    return Layout(spec=spec, key=key, layers=layers, columns=columns, file_size=size, identity=(status.st_dev, status.st_ino))
 
 
 def _attributes(path: str, file: h5py.File) -> tuple[dict[str, Any], str]:

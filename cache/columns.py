@@ -59,13 +59,14 @@ class Samples:
 
 @dataclass(frozen=True)
 class Layout:
-    """A checked file: its settings and where its columns lie."""
+    """A checked file: its settings, where its columns lie, and which file it is (device and inode)."""
 
     spec: dict[str, Any]
     key: str
     layers: tuple[str, ...]
     columns: dict[str, Column]
     file_size: int
+    identity: tuple[int, int]
 
     @property
     def rows(self) -> int:

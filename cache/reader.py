@@ -22,13 +22,15 @@ if TYPE_CHECKING:
 class Cache:
     """A feature file, open for reading; N samples in the order of their ids.
 
-    All arrays are memory-mapped or small: opening costs the same for a thousand rows and for a million. A cache that
-    is replaced or deleted while it is open stays readable as it was. Made by `open_cache`.
+    All arrays are memory-mapped or small: opening costs the same for a thousand rows and for a million. The file is
+    mapped once, on opening, so a cache that is replaced or deleted while it is open stays readable as it was. Made by
+    `open_cache`.
     """
 
-    def __init__(self, path: str, layout: Layout) -> None:
+    def __init__(self, path: str, layout: Layout, mapped: np.memmap[Any, np.dtype[np.uint8]]) -> None:
         self.path = path
         self.layout = layout
+        self._mapped = mapped
 
     def __len__(self) -> int:
         return self.layout.rows
@@ -41,7 +43,8 @@ class Cache:
         column: Column = self.layout.columns[name]
         if not column.nbytes:
             return np.zeros(column.shape, dtype=column.dtype)
-        return np.memmap(self.path, dtype=column.dtype, mode="r", offset=column.offset, shape=column.shape)
+        values: NDArray[Any] = self._mapped[column.offset : column.offset + column.nbytes].view(column.dtype)
+        return values.reshape(column.shape)
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -126,4 +129,9 @@ def open_cache(path: str | os.PathLike[str]) -> Cache:
     not allow (links, filters, external storage, foreign types).
     """
     name = os.fspath(path)
-    return Cache(name, read_layout(name))
+    while True:
+        layout = read_layout(name)
+        with open(name, "rb") as file:
+            # What was checked and what is mapped must be one file, also where a writer renames another over it.
+            if (os.fstat(file.fileno()).st_dev, os.fstat(file.fileno()).st_ino) == layout.identity:
+                return Cache(name, layout, np.memmap(file, dtype=np.uint8, mode="r", shape=(layout.file_size,)))

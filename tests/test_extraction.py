@@ -176,6 +176,17 @@ def test_a_folder_that_changes_between_two_halves(photos: Path, tmp_path: Path) 
     assert result.computed < 24
 
 
+def test_a_row_moved_between_two_halves_is_copied_from_its_own_old_row(photos: Path, tmp_path: Path) -> None:
+    """Same number of samples, same length of ids: the new file in progress is laid out like the one it replaces."""
+    with pytest.raises(Stopped):
+        extract(photos, tmp_path / "a.h5", backbone="tiny", batch_size=4, stop=lambda: 2)
+    os.rename(photos / "train/cats/0.jpg", photos / "train/cats/9.jpg")  # the rows behind it move up by one
+    result = extract(photos, tmp_path / "a.h5", backbone="tiny", batch_size=4)
+    extract(photos, tmp_path / "fresh.h5", backbone="tiny", batch_size=4)
+    assert_same(open_cache(tmp_path / "a.h5"), open_cache(tmp_path / "fresh.h5"))
+    assert (result.computed, result.copied, result.reused) == (20, 1, 3)
+
+
 def test_damaged_rows_of_the_file_in_progress_are_computed_again(photos: Path, tmp_path: Path) -> None:
     extract(photos, tmp_path / "whole.h5", backbone="tiny", batch_size=4)
     with pytest.raises(Stopped):
