@@ -103,6 +103,7 @@ def extract(
     on_error: str = "skip",
     limit: int | None = None,
     overwrite: bool = False,
+    rehash: bool = False,
     progress: Callable[[Progress], None] | None = None,
     stop: Callable[[], int] | None = None,
 ) -> Extraction:
@@ -116,6 +117,7 @@ def extract(
     dtype: stored as "float32", "float16", or "auto" (float32 for fp32, else float16).
     workers: decode threads, by default one for each core. limit: only the first so many images by id.
     on_error: "skip" records a broken image and goes on; "stop" raises at the first one.
+    rehash: read every file again and recognise it by its SHA-256, also where size and mtime are unchanged.
     progress: called after each batch. stop: asked after each batch; a signal's number ends the run, resumable.
 
     Raises SourceError, BackboneError, WeightsError, DeviceError, CacheError and its kinds, UsageError, Stopped.
@@ -133,7 +135,7 @@ def extract(
     spec = model.spec(decoder=DECODER, precision=choice.precision, storage=storage)
     with WriteLock(path), quiet_pillow():
         olds = open_olds(path, spec, overwrite=overwrite)
-        plan = make_plan(listing, path, olds, limit=limit, overwrite=overwrite)
+        plan = make_plan(listing, path, olds, limit=limit, overwrite=overwrite, rehash=rehash)
         if up_to_date(plan, listing, path):
             result = _describe(path, listing, model, choice, storage)
             result.reused = len(listing)

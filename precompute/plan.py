@@ -73,9 +73,12 @@ def open_olds(out: str, spec: dict[str, Any], *, overwrite: bool) -> tuple[Cache
     return tuple(olds)
 
 
-def make_plan(listing: Listing, out: str, olds: tuple[Cache, ...], *, limit: int | None, overwrite: bool) -> Plan:
-    """Match the listing with older files by path, size and mtime.
+def make_plan(
+    listing: Listing, out: str, olds: tuple[Cache, ...], *, limit: int | None, overwrite: bool, rehash: bool
+) -> Plan:
+    """Match the listing with older files by path, size and mtime; with `rehash` not even these are believed.
 
+    A row that is not matched is not lost: its file is read, and the row copied where its bytes turn out to be known.
     Raises UsageError where the result would throw away a finished file's rows in a way that looks like a mistake.
     """
     origin = np.full(len(listing), -1, dtype=np.int64)
@@ -87,13 +90,13 @@ def make_plan(listing: Listing, out: str, olds: tuple[Cache, ...], *, limit: int
         if old.path == out:
             dropped = len(old) - int(found.sum())
             _refuse_mistakes(listing, old, found, dropped, limit, overwrite)
-        same = found & lasting(old)[place]
+        same = np.zeros_like(found) if rehash else found & lasting(old)[place]
         same &= old.column("samples/size")[place] == listing.sizes
         same &= old.column("samples/mtime_ns")[place] == listing.mtimes
         take = same & (origin < 0)
         origin[take] = number
         origin_row[take] = place[take]
-    in_place = bool(olds) and olds[0].path == partial_path(out) and _same_table(olds[0], listing)
+    in_place = not rehash and bool(olds) and olds[0].path == partial_path(out) and _same_table(olds[0], listing)
     return Plan(olds, origin, origin_row, dropped, in_place)
 
 

@@ -132,6 +132,21 @@ def test_touched_files_are_read_but_not_computed(photos: Path, tmp_path: Path) -
     assert open_cache(tmp_path / "a.h5").column("samples/mtime_ns").min() == 1
 
 
+def test_an_edit_that_kept_size_and_time_is_found_by_rehash(photos: Path, tmp_path: Path) -> None:
+    edited = photos / "val/cats/1.bmp"
+    make_image(1).save(edited)  # a BMP of one size always has one length
+    extract(photos, tmp_path / "a.h5", backbone="tiny")
+    before = edited.stat()
+    make_image(999).save(edited)
+    os.utime(edited, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert edited.stat().st_size == before.st_size
+    assert extract(photos, tmp_path / "a.h5", backbone="tiny").reused == 25  # nothing to be seen from outside
+    result = extract(photos, tmp_path / "a.h5", backbone="tiny", rehash=True)
+    assert (result.reused, result.copied, result.computed) == (0, 24, 1)
+    extract(photos, tmp_path / "fresh.h5", backbone="tiny")
+    assert_same(open_cache(tmp_path / "a.h5"), open_cache(tmp_path / "fresh.h5"))
+
+
 def test_limit_takes_the_first_by_id_and_grows(photos: Path, tmp_path: Path) -> None:
     extract(photos, tmp_path / "a.h5", backbone="tiny", limit=5)
     assert len(open_cache(tmp_path / "a.h5")) == 5

@@ -16,7 +16,6 @@ from test_extraction import assert_same
 from precompute import extract, open_cache
 from precompute.errors import Stopped
 
-
 BATCH = 4  # the same for all: results are equal to the last bit for one batch shape
 
 

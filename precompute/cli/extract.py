@@ -81,6 +81,7 @@ class Triple(click.ParamType):  # type: ignore[type-arg]  # generic in newer rel
 )
 @click.option("--limit", type=int, help="Only the first N images, by id.")
 @click.option("--overwrite", is_flag=True, help="Replace an output made with other settings or from other images.")
+@click.option("--rehash", is_flag=True, help="Read all files again: finds edits that kept size and modification time.")
 @json_option
 @click.pass_context
 def extract(ctx: click.Context, /, source: str, output: str, as_json: bool, **options: Any) -> None:
