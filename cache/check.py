@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from itertools import pairwise
 from typing import Any
 
@@ -24,15 +25,16 @@ def read_layout(path: str) -> Layout:
 
     Raises CacheFormatError where it is not a precompute cache, is cut short, or has a part this version does not know.
     """
-    if not os.path.isfile(path):
-        what = "is not an ordinary file" if os.path.exists(path) else "does not exist"
-        raise CacheFormatError(
-            f"{path} {what}.", hint="Make a cache with `precompute extract SOURCE -b BACKBONE -o OUT.h5`."
-        )
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise CacheFormatError(f"{path} is not an ordinary file.", hint="Name a file made by `precompute extract`.")
         # No HDF5 lock: readers never block a writer, and read-only or network folders work.
         with h5py.File(path, "r", locking=False) as file:
             return _check(path, file, os.fstat(file.id.get_vfd_handle()))
+    except FileNotFoundError as error:
+        raise CacheFormatError(
+            f"{path} does not exist.", hint="Make it with `precompute extract SOURCE -b BACKBONE -o OUT.h5`."
+        ) from error
     except OSError as error:
         raise CacheFormatError(
             f"{path} is not an HDF5 file that can be opened: {error}",
@@ -55,14 +57,14 @@ def _check(path: str, file: h5py.File, status: os.stat_result) -> Layout:
     layers = tuple(sorted(file["features"]))
     if not 1 <= len(layers) <= MAX_LAYERS:
         raise _refuse(path, f"it holds {len(layers)} layers")
-    identity = _column(path, file, "samples/id", size)
-    if identity.dtype.kind != "S" or identity.dtype.itemsize > MAX_ID_BYTES or len(identity.shape) != 1:
+    ids = _column(path, file, "samples/id", size)
+    if ids.dtype.kind != "S" or ids.dtype.itemsize > MAX_ID_BYTES or len(ids.shape) != 1:
         raise _refuse(path, "`samples/id` is not a column of fixed-length strings")
-    rows = identity.shape[0]
+    rows = ids.shape[0]
     if not rows:
         raise _refuse(path, "it holds no samples")
     columns = {}
-    for name, (shape, dtype) in column_types(rows, identity.dtype.itemsize).items():
+    for name, (shape, dtype) in column_types(rows, ids.dtype.itemsize).items():
         columns[name] = column = _column(path, file, name, size)
         if column.shape != shape or column.dtype != dtype or _enum(column.dtype) != _enum(dtype):
             raise _refuse(path, f"`{name}` is {column.dtype} {column.shape}, not {dtype} {shape}")
@@ -80,7 +82,8 @@ def _check(path: str, file: h5py.File, status: os.stat_result) -> Layout:
     if provenance.dtype.str != "|u1" or len(provenance.shape) != 1:
         raise _refuse(path, "`provenance` is not a block of bytes")
     _check_overlaps(path, columns)
-    return Layout(spec=spec, key=key, layers=layers, columns=columns, file_size=size, identity=(status.st_dev, status.st_ino))
+    identity = status.st_dev, status.st_ino
+    return Layout(spec=spec, key=key, layers=layers, columns=columns, file_size=size, identity=identity)
 
 
 def _attributes(path: str, file: h5py.File) -> tuple[dict[str, Any], str]:

@@ -23,7 +23,6 @@ def row_checksums(
     digests: NDArray[np.uint8], statuses: NDArray[np.uint8], rows: NDArray[np.floating]
 ) -> NDArray[np.uint64]:
     """`row_checksum` for each of (k, 32) digests, (k,) statuses and (k, ...) rows, as (k,) uint64."""
-    rows = np.ascontiguousarray(rows).reshape(len(rows), -1)
     return np.array(
         [
             row_checksum(digest.tobytes(), int(status), row.tobytes())

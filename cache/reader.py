@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -131,7 +132,7 @@ def open_cache(path: str | os.PathLike[str]) -> Cache:
     name = os.fspath(path)
     while True:
         layout = read_layout(name)
-        with open(name, "rb") as file:
-            # What was checked and what is mapped must be one file, also where a writer renames another over it.
+        # What was checked and what is mapped must be one file, also where a writer renames another over it.
+        with contextlib.suppress(FileNotFoundError), open(name, "rb") as file:
             if (os.fstat(file.fileno()).st_dev, os.fstat(file.fileno()).st_ino) == layout.identity:
                 return Cache(name, layout, np.memmap(file, dtype=np.uint8, mode="r", shape=(layout.file_size,)))

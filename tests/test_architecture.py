@@ -55,6 +55,7 @@ ALLOWED = {
         CACHE,
         HEADS,
     },
+    "precompute.audit": {"precompute.errors", "precompute.sources", "precompute.stream", CACHE},
     "precompute.demo": {"precompute.extraction", "precompute.training", CACHE, HEADS},
     "precompute.cli": {"*"},
     "precompute.__main__": {"precompute.cli"},

@@ -200,6 +200,24 @@ def test_a_damaged_cache_fails_verify(precompute: Command, photos: Path, tmp_pat
     assert f"Damaged: {cache.ids[7]}" in done.stderr
 
 
+def test_verify_holds_the_cache_against_its_images(precompute: Command, photos: Path, tmp_path: Path) -> None:
+    precompute("extract", "photos", "-b", "tiny", "-o", "a.h5")
+    assert precompute("verify", "a.h5", "--source", "photos").returncode == 0
+    edited = photos / "val/cats/1.png"
+    times = edited.stat().st_mtime_ns
+    make_image(70).save(edited)
+    os.utime(edited, ns=(times, times))
+    (photos / "val/cats/3.png").rename(photos / "val/cats/odd\x1b[31m.png")
+    done = precompute("verify", "a.h5", "--source", "photos")
+    assert done.returncode == 1
+    assert "Changed: val/cats/1.png" in done.stderr
+    assert "Gone: val/cats/3.png" in done.stderr
+    assert "New: val/cats/odd\\x1b[31m.png" in done.stderr
+    told = json.loads(precompute("verify", "a.h5", "--source", "photos", "--json").stdout)
+    assert told["whole"] is True
+    assert told["source"]["changed"] == ["val/cats/1.png"]
+
+
 TWO_CLASSES = {"train/cats": 4, "train/dogs": 4, "val/cats": 2, "val/dogs": 2}
 
 

@@ -1,66 +1,106 @@
-"""`precompute verify`: does every row still match its checksum?"""
+"""`precompute verify`: does every row still match its checksum, and its image?"""
 
 from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import click
 
 from precompute.cli._output import json_option, note, print_json, print_pairs, progress_bar
+
+if TYPE_CHECKING:
+    from precompute.audit import SourceComparison
+    from precompute.cache import Cache, Verification
 
 NAMED = 10
 
 
 @click.command(no_args_is_help=True)
 @click.argument("cache", type=click.Path())
+@click.option("--source", type=click.Path(), help="Also compare with the images below this folder, by their SHA-256.")
 @json_option
 @click.pass_context
-def verify(ctx: click.Context, cache: str, as_json: bool) -> None:
+def verify(ctx: click.Context, cache: str, source: str | None, as_json: bool) -> None:
     """Read every row of CACHE once and hold it against its checksum.
 
     \b
     Examples:
       precompute verify photos.h5
+      precompute verify photos.h5 --source photos
       precompute verify photos.h5 --json
 
     \b
-    Exit status: 0 whole, 1 rows are damaged or missing.
+    Exit status: 0 whole, 1 rows are damaged or missing, or the source has other images.
     """
     from precompute.cache import open_cache
-    from precompute.cache import verify as run
 
     opened = open_cache(cache)
-    total, done = len(opened) * len(opened.layers), 0
-    with progress_bar("verify", "rows") as draw:
+    found = _rows(opened)
+    against = None if source is None else _source(opened, source)
+    ids = opened.column("samples/id")
+    damaged = [os.fsdecode(bytes(ids[row])) for row in found.damaged]
+    if as_json:
+        told: dict[str, object] = {
+            "path": cache,
+            "whole": found.whole,
+            "good": len(found.good),
+            "damaged": damaged,
+            "pending": len(found.pending),
+            "ids_in_order": found.ids_in_order,
+        }
+        print_json(told if against is None else {**told, "source": {"path": source, **vars(against)}})
+    else:
+        _report(opened, found, damaged, against)
+    ctx.exit(0 if found.whole and (against is None or against.same) else 1)
 
-        def show(rows: int) -> None:
+
+def _rows(opened: Cache) -> Verification:
+    from precompute.cache import verify as run
+
+    with _counted("verify", "rows", len(opened) * len(opened.layers)) as count:
+        return run(opened, progress=count)
+
+
+def _source(opened: Cache, source: str) -> SourceComparison:
+    from precompute.audit import compare_source
+
+    with _counted("compare", "files", len(opened)) as count:
+        return compare_source(opened, source, progress=count)
+
+
+@contextlib.contextmanager
+def _counted(what: str, unit: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar that is told how many more are done."""
+    done = 0
+    with progress_bar(what, unit) as draw:
+
+        def count(more: int) -> None:
             nonlocal done
-            done += rows
+            done += more
             draw(done, total, "")
 
-        found = run(opened, progress=show)
-    ids = opened.column("samples/id")
-    damaged = [ids[row].decode(errors="surrogateescape") for row in found.damaged]
-    told = {
-        "path": cache,
-        "whole": found.whole,
-        "good": len(found.good),
-        "damaged": damaged,
-        "pending": len(found.pending),
-        "ids_in_order": found.ids_in_order,
-    }
-    if as_json:
-        print_json(told)
-    else:
-        for name in damaged[:NAMED]:
-            note(f"Damaged: {name}")
-        print_pairs(
-            None,
-            [
-                ("rows that match their checksum", f"{len(found.good):,} of {len(opened):,}"),
-                ("damaged", f"{len(found.damaged):,}"),
-                ("not computed yet", f"{len(found.pending):,}"),
-                ("ids in order", "yes" if found.ids_in_order else "no"),
-            ],
-        )
-        if not found.whole:
-            note("To mend it run the `precompute extract` command that made the file once more, to a new output.")
-    ctx.exit(0 if found.whole else 1)
+        yield count
+
+
+def _report(opened: Cache, found: Verification, damaged: list[str], against: SourceComparison | None) -> None:
+    pairs: list[tuple[str, object]] = [
+        ("rows that match their checksum", f"{len(found.good):,} of {len(opened):,}"),
+        ("damaged", f"{len(damaged):,}"),
+        ("not computed yet", f"{len(found.pending):,}"),
+        ("ids in order", "yes" if found.ids_in_order else "no"),
+    ]
+    named = [("Damaged", damaged)]
+    if against is not None:
+        pairs += [(f"images {kind}", f"{len(names):,}") for kind, names in vars(against).items()]
+        named += [(kind.capitalize(), list(names)) for kind, names in vars(against).items()]
+    for kind, names in named:
+        for name in names[:NAMED]:
+            note(f"{kind}: {name}")
+    print_pairs(None, pairs)
+    if not found.whole:
+        note("To mend it run the `precompute extract` command that made the file once more, to a new output.")
+    elif against is not None and not against.same:
+        note("To bring it up to date run the `precompute extract` command that made it again, with --rehash.")

@@ -1,0 +1,94 @@
+"""One writer, many readers: in processes of their own, at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, make_photos, run_command
+
+from precompute import open_cache
+from precompute.cache.checksum import row_checksums
+from precompute.errors import CacheFormatError
+
+ARGUMENTS = ["extract", "photos", "-b", "tiny", "-o", "a.h5", "--batch-size", "2"]
+
+
+def watch(folder: Path, number: int) -> tuple[int, int]:
+    """Read whatever is there until told to stop: (rows looked at, rows that were there but not right)."""
+    whole = open_cache(folder / "whole.h5")
+    right = dict(zip(whole.ids, np.array(whole.features()), strict=True))
+    looked = wrong = 0
+    (folder / f"ready{number}").touch()
+    while not (folder / "stop").exists():
+        for name in ("a.h5.partial", "a.h5"):
+            try:
+                cache = open_cache(folder / name)
+            except CacheFormatError as error:
+                assert "does not exist" in str(error)  # between two runs; never "cannot be opened"
+                continue
+            rows = np.flatnonzero(cache.ok)
+            features = np.array(cache.features()[rows])
+            sums = row_checksums(cache.column("samples/digest")[rows], cache.status[rows], features)
+            wrong += int((sums != cache.column(f"checksums/{cache.layers[0]}")[rows]).sum())
+            wrong += sum(
+                not np.array_equal(right[cache.ids[row]], values) for row, values in zip(rows, features, strict=True)
+            )
+            looked += len(rows)
+    return looked, wrong
+
+
+def write_while_another_tries(folder: Path) -> bool:
+    """One whole extraction, during which a second is started; whether that was refused and told who writes."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    first = subprocess.Popen([sys.executable, "-m", "precompute", *ARGUMENTS], cwd=folder, env=environment)
+    while not (folder / "a.h5.partial").exists() and first.poll() is None:
+        time.sleep(0.002)
+    first.send_signal(signal.SIGSTOP)  # so that it still holds the lock when the second one gets there
+    second = run_command(folder, *ARGUMENTS)
+    first.send_signal(signal.SIGCONT)
+    assert first.wait(timeout=120) == 0
+    return second.returncode == 1 and f"written by process {first.pid} on" in second.stderr
+
+
+def check(folder: Path, seconds: float) -> None:
+    make_photos(folder / "photos", per_class=50)
+    assert run_command(folder, *ARGUMENTS[:5], "whole.h5", *ARGUMENTS[6:]).returncode == 0
+    refused = runs = 0
+    with ProcessPoolExecutor(4, mp_context=get_context("spawn")) as readers:
+        watching = [readers.submit(watch, folder, number) for number in range(4)]
+        while len(list(folder.glob("ready*"))) < 4:
+            time.sleep(0.01)
+        until = time.monotonic() + seconds
+        try:
+            while time.monotonic() < until:
+                (folder / "a.h5").unlink(missing_ok=True)
+                refused += write_while_another_tries(folder)
+                runs += 1
+        finally:
+            (folder / "stop").touch()
+        seen = [future.result() for future in watching]
+    looked, wrong = (sum(values) for values in zip(*seen, strict=True))
+    print(  # noqa: T201 - the count is what the proof is about
+        f"{runs} runs, second writer refused {refused} times; readers saw {looked:,} rows, {wrong} wrong"
+    )
+    assert refused == runs > 0
+    assert looked > 0
+    assert wrong == 0
+
+
+def test_a_few_seconds_of_two_writers_and_four_readers(tmp_path: Path) -> None:
+    check(tmp_path, 5.0)
+
+
+@pytest.mark.slow
+def test_a_minute_of_two_writers_and_four_readers(tmp_path: Path) -> None:
+    check(tmp_path, 60.0)
