@@ -9,7 +9,7 @@ if __name__ != "precompute.cache":
 
 from precompute.cache.check import read_layout
 from precompute.cache.columns import Column, Layout, Samples
-from precompute.cache.creation import create
+from precompute.cache.creation import bytes_needed, create
 from precompute.cache.key import canonical_json, difference, key_of
 from precompute.cache.lock import WriteLock
 from precompute.cache.reader import Cache, open_cache
@@ -27,6 +27,7 @@ __all__ = [
     "Status",
     "Verification",
     "WriteLock",
+    "bytes_needed",
     "canonical_json",
     "create",
     "difference",

@@ -17,6 +17,8 @@ from precompute.cache.key import Spec, canonical_json, key_of
 from precompute.cache.provenance import Record
 from precompute.errors import DiskSpaceError
 
+Layers = dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
+
 
 def _create_dataset(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
@@ -35,7 +37,7 @@ def create(
     *,
     spec: Spec,
     samples: Samples,
-    layers: dict[str, tuple[tuple[int, ...], np.dtype[Any]]],
+    layers: Layers,
     records: list[Record] | None = None,
 ) -> Layout:
     """Write a complete, empty feature file at `path`, its space reserved on disk, and flush it.
@@ -44,13 +46,8 @@ def create(
     as pending. `records` is the provenance that rows of an older file bring along. `path` must not exist.
     Raises DiskSpaceError where the file system lacks the room.
     """
-    rows = len(samples)
-    columns = column_types(rows, max(1, samples.ids.dtype.itemsize))
-    for layer, (shape, dtype) in layers.items():
-        columns[f"features/{layer}"] = ((rows, *shape), dtype.newbyteorder("<"))
-        columns[f"checksums/{layer}"] = ((rows,), np.dtype("<u8"))
-    needed = sum(dtype.itemsize * math.prod(shape) for shape, dtype in columns.values())
-    _check_room(os.statvfs(os.path.dirname(path) or "."), path, needed)
+    columns = _columns(samples, layers)
+    _check_room(os.statvfs(os.path.dirname(path) or "."), path, bytes_needed(samples, layers))
     # Alignment from the first byte on: no dataset shares a page with metadata or with another dataset.
     with h5py.File(path, "x", libver=("v108", "v108"), alignment_threshold=1, alignment_interval=4096) as file:
         file.attrs["format"] = np.bytes_(FORMAT)
@@ -80,6 +77,22 @@ def create(
         raw.flush()
         os.fsync(raw.fileno())
     return layout
+
+
+def bytes_needed(samples: Samples, layers: Layers) -> int:
+    """Size of the file that `create` would make, less a few pages of structure."""
+    return PROVENANCE_BYTES + sum(
+        kind.itemsize * math.prod(shape) for shape, kind in _columns(samples, layers).values()
+    )
+
+
+def _columns(samples: Samples, layers: Layers) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+    rows = len(samples)
+    columns = column_types(rows, max(1, samples.ids.dtype.itemsize))
+    for layer, (shape, dtype) in layers.items():
+        columns[f"features/{layer}"] = ((rows, *shape), dtype.newbyteorder("<"))
+        columns[f"checksums/{layer}"] = ((rows,), np.dtype("<u8"))
+    return columns
 
 
 def reserve(descriptor: int, path: str, size: int) -> None:

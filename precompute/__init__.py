@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from precompute.backbones import Backbone, load_backbone
     from precompute.cache import Cache, open_cache, verify
     from precompute.errors import PrecomputeError
-    from precompute.extraction import Extraction, Progress, extract
+    from precompute.extraction import extract
     from precompute.heads import LogisticHead, MLPHead, SavedHead, Scores, load_head, save_head
     from precompute.prediction import Prediction, Predictions, predict
+    from precompute.report import Extraction, Progress
     from precompute.training import Training, train_head
 
 __all__ = [
@@ -50,9 +51,10 @@ _HOMES = {
     "precompute.backbones": ("Backbone", "load_backbone"),
     "precompute.cache": ("Cache", "open_cache", "verify"),
     "precompute.errors": ("PrecomputeError",),
-    "precompute.extraction": ("Extraction", "Progress", "extract"),
+    "precompute.extraction": ("extract",),
     "precompute.heads": ("LogisticHead", "MLPHead", "SavedHead", "Scores", "load_head", "save_head"),
     "precompute.prediction": ("Prediction", "Predictions", "predict"),
+    "precompute.report": ("Extraction", "Progress"),
     "precompute.training": ("Training", "train_head"),
 }
 

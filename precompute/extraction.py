@@ -2,88 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from precompute.backbones import Backbone, load_backbone
-from precompute.cache import Status, WriteLock, open_cache
+from precompute.cache import WriteLock, bytes_needed, key_of
 from precompute.decode import DECODER, quiet_pillow
 from precompute.engine import EngineChoice, TorchEngine, choose
 from precompute.errors import SourceError, Stopped, UsageError
-from precompute.plan import make_plan, open_olds, partial_path, up_to_date
+from precompute.plan import make_plan, open_olds, partial_path, samples_of, up_to_date
 from precompute.provenance import run_record
+from precompute.report import Extraction, Progress, count_outcomes, describe
 from precompute.rows import RowRun
-from precompute.sources import Listing, ascii_name, list_folder
+from precompute.sources import list_folder
 from precompute.working_file import check_output, finish, working_file
 
 STORAGES = ("auto", "float16", "float32")
 ON_ERROR = ("skip", "stop")
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is. done and total count samples; computed counts forward passes; seconds since they began."""
-
-    done: int
-    total: int
-    computed: int
-    failures: int
-    seconds: float
-
-    @property
-    def rate(self) -> float:
-        """Images through the backbone each second."""
-        return self.computed / self.seconds if self.seconds > 0 else 0.0
-
-    @property
-    def remaining(self) -> float | None:
-        """Estimated seconds to go; None as long as there is nothing to go by."""
-        return (self.total - self.done) / self.rate if self.rate else None
-
-
-@dataclass
-class Extraction:
-    """What a run did.
-
-    rows: samples in the file · computed: forward passes · reused: rows taken from an older file unopened ·
-    copied: rows whose bytes were already known (duplicates, moved files) · dropped: rows that left · failures: count
-    by status name · failed: the first of them as (id, status name, detail) · seconds: of the whole call.
-    """
-
-    path: str
-    key: str
-    rows: int
-    layer: str
-    shape: tuple[int, ...]
-    dtype: str
-    device: str
-    precision: str
-    batch_size: int
-    why: str
-    notes: tuple[str, ...]
-    passed: list[str]
-    classes: int
-    splits: dict[str, int]
-    computed: int = 0
-    reused: int = 0
-    copied: int = 0
-    dropped: int = 0
-    failures: dict[str, int] = field(default_factory=dict)
-    failed: list[tuple[str, str, str]] = field(default_factory=list)
-    seconds: float = 0.0
-    forward_seconds: float = 0.0
-    bytes: int = 0
-
-    def to_dict(self) -> dict[str, Any]:
-        failed = [{"id": name, "reason": reason, "detail": detail} for name, reason, detail in self.failed]
-        return {**asdict(self), "failed": failed}
 
 
 def extract(
@@ -104,6 +45,7 @@ def extract(
     limit: int | None = None,
     overwrite: bool = False,
     rehash: bool = False,
+    dry_run: bool = False,
     progress: Callable[[Progress], None] | None = None,
     stop: Callable[[], int] | None = None,
 ) -> Extraction:
@@ -118,6 +60,7 @@ def extract(
     workers: decode threads, by default one for each core. limit: only the first so many images by id.
     on_error: "skip" records a broken image and goes on; "stop" raises at the first one.
     rehash: read every file again and recognise it by its SHA-256, also where size and mtime are unchanged.
+    dry_run: say what would be reused, read and dropped, and the bytes it takes; write nothing.
     progress: called after each batch. stop: asked after each batch; a signal's number ends the run, resumable.
 
     Raises SourceError, BackboneError, WeightsError, DeviceError, CacheError and its kinds, UsageError, Stopped.
@@ -133,16 +76,22 @@ def extract(
     choice = choose(device=device, precision=precision, batch_size=batch_size)
     storage = ("float32" if choice.precision == "fp32" else "float16") if dtype == "auto" else dtype
     spec = model.spec(decoder=DECODER, precision=choice.precision, storage=storage)
-    with WriteLock(path), quiet_pillow():
+    layers = {model.layer: (model.shape, np.dtype(storage))}
+    with contextlib.nullcontext() if dry_run else WriteLock(path), quiet_pillow():
         olds = open_olds(path, spec, overwrite=overwrite)
         plan = make_plan(listing, path, olds, limit=limit, overwrite=overwrite, rehash=rehash)
+        if dry_run:
+            result = describe(path, listing, model, choice, storage)
+            result.key, result.dropped, result.to_read = key_of(spec), plan.dropped, len(plan.missing)
+            result.reused = len(listing) - result.to_read
+            result.bytes = bytes_needed(samples_of(listing), layers)
+            return result
         if up_to_date(plan, listing, path):
-            result = _describe(path, listing, model, choice, storage)
+            result = describe(path, listing, model, choice, storage)
             result.reused = len(listing)
         else:
-            layers = {model.layer: (model.shape, np.dtype(storage))}
             with working_file(path, plan, spec, listing, layers) as (writer, missing):
-                result = _describe(path, listing, model, choice, storage)
+                result = describe(path, listing, model, choice, storage)
                 result.dropped = plan.dropped
                 run = RowRun(
                     listing,
@@ -158,7 +107,7 @@ def extract(
                     _fill(run, missing, model, choice, workers, on_error, progress, stop, record, result)
                 result.reused = len(listing) - len(missing)
             finish(path)
-    _count_outcomes(path, result)
+    count_outcomes(path, result)
     result.seconds = time.monotonic() - began
     return result
 
@@ -213,42 +162,3 @@ def _fill(
                 signum=signum,
                 hint="Everything computed so far is kept. Run the same command again to go on.",
             )
-
-
-def _describe(path: str, listing: Listing, model: Backbone, choice: EngineChoice, storage: str) -> Extraction:
-    names = ("none", "train", "val", "test")
-    counts = Counter(names[code] for code in listing.splits.tolist())
-    return Extraction(
-        path=path,
-        key="",
-        rows=len(listing),
-        layer=model.layer,
-        shape=model.shape,
-        dtype=storage,
-        device=choice.device,
-        precision=choice.precision,
-        batch_size=choice.batch_size,
-        why=choice.why,
-        notes=(*model.notes, *listing.notes),
-        passed=listing.passed.lines(),
-        classes=len(listing.classes),
-        splits={name: counts[name] for name in names if counts[name]},
-    )
-
-
-def _count_outcomes(path: str, result: Extraction) -> None:
-    """What the finished file itself says, so that the summary cannot claim anything else."""
-    cache = open_cache(path)
-    values, counts = np.unique(cache.status, return_counts=True)
-    result.failures = {
-        Status(value).name: int(count) for value, count in zip(values, counts, strict=True) if value != Status.OK
-    }
-    if not result.failed:
-        broken = np.flatnonzero(cache.status != Status.OK)[:20]
-        ids = cache.column("samples/id")
-        result.failed = [
-            (ascii_name(os.fsdecode(ids[row])), Status(cache.status[row]).name, "as in an earlier run")
-            for row in broken
-        ]
-    result.key = cache.key
-    result.bytes = cache.layout.file_size

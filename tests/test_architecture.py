@@ -41,9 +41,10 @@ ALLOWED = {
         CACHE,
     },
     "precompute.working_file": {"precompute.errors", "precompute.sources", "precompute.plan", CACHE},
+    "precompute.report": {*(f"precompute.{name}" for name in ("backbones", "engine", "sources")), CACHE},
     "precompute.extraction": {
         *(f"precompute.{name}" for name in ("errors", "backbones", "decode", "engine", "sources")),
-        *(f"precompute.{name}" for name in ("plan", "rows", "provenance", "working_file")),
+        *(f"precompute.{name}" for name in ("plan", "rows", "provenance", "report", "working_file")),
         CACHE,
     },
     "precompute.training": {"precompute.errors", CACHE, HEADS},

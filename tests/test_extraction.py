@@ -147,6 +147,21 @@ def test_an_edit_that_kept_size_and_time_is_found_by_rehash(photos: Path, tmp_pa
     assert_same(open_cache(tmp_path / "a.h5"), open_cache(tmp_path / "fresh.h5"))
 
 
+def test_a_dry_run_tells_and_writes_nothing(photos: Path, tmp_path: Path) -> None:
+    told = extract(photos, tmp_path / "a.h5", backbone="tiny", dry_run=True)
+    assert (told.rows, told.to_read, told.reused, told.dropped) == (24, 24, 0, 0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["photos"]
+    done = extract(photos, tmp_path / "a.h5", backbone="tiny")
+    assert told.key == done.key
+    assert done.bytes * 0.7 < told.bytes <= done.bytes  # the rest is structure, and much for so small a file
+    (photos / "val/cats/1.png").unlink()
+    make_image(3).save(photos / "val/cats/9.png")
+    before = (tmp_path / "a.h5").read_bytes()
+    told = extract(photos, tmp_path / "a.h5", backbone="tiny", dry_run=True)
+    assert (told.rows, told.to_read, told.reused, told.dropped) == (24, 1, 23, 1)
+    assert (tmp_path / "a.h5").read_bytes() == before
+
+
 def test_limit_takes_the_first_by_id_and_grows(photos: Path, tmp_path: Path) -> None:
     extract(photos, tmp_path / "a.h5", backbone="tiny", limit=5)
     assert len(open_cache(tmp_path / "a.h5")) == 5

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -9,7 +11,7 @@ import click
 from precompute.cli._output import duration, json_option, note, print_json, print_pairs, progress_bar, stop_on_signal
 
 if TYPE_CHECKING:
-    from precompute.extraction import Extraction
+    from precompute.report import Extraction, Progress
 
 SKIPPED = 3  # exit status: finished, but some images have no features
 
@@ -81,6 +83,9 @@ class Triple(click.ParamType):  # type: ignore[type-arg]  # generic in newer rel
 )
 @click.option("--limit", type=int, help="Only the first N images, by id.")
 @click.option("--overwrite", is_flag=True, help="Replace an output made with other settings or from other images.")
+@click.option(
+    "--dry-run", is_flag=True, help="Say what would be reused, read and dropped, and the disk needed; no more."
+)
 @click.option("--rehash", is_flag=True, help="Read all files again: finds edits that kept size and modification time.")
 @json_option
 @click.pass_context
@@ -102,7 +107,6 @@ def extract(ctx: click.Context, /, source: str, output: str, as_json: bool, **op
     \b
     Exit status: 0 done, 3 done but some images were skipped, 130/143 stopped and resumable.
     """
-    from precompute.extraction import Progress
     from precompute.extraction import extract as run
 
     names = ("resize", "crop", "interpolation", "mean", "std")
@@ -116,9 +120,26 @@ def extract(ctx: click.Context, /, source: str, output: str, as_json: bool, **op
         result = run(source, output, transform=transform, progress=show, stop=stop, **options)
     if as_json:
         print_json(result.to_dict())
+    elif options["dry_run"]:
+        _plan(result)
     else:
         _summary(result)
     ctx.exit(SKIPPED if result.failures else 0)
+
+
+def _plan(result: Extraction) -> None:
+    free = shutil.disk_usage(os.path.dirname(result.path) or ".").free
+    print_pairs(
+        None,
+        [
+            ("cache", result.path),
+            ("samples", f"{result.rows:,} {_labels(result)}{_splits(result)}"),
+            ("reuse", f"{result.reused:,} rows unopened"),
+            ("read", f"{result.to_read:,} images, computed unless their bytes are known"),
+            ("drop", f"{result.dropped:,} rows no longer listed"),
+            ("disk needed", f"{result.bytes:,} bytes, {free:,} are free"),
+        ],
+    )
 
 
 def _summary(result: Extraction) -> None:

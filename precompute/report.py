@@ -1,0 +1,117 @@
+"""What a run is asked to tell: how far it is, and in the end what it did."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from precompute.backbones import Backbone
+from precompute.cache import Status, open_cache
+from precompute.engine import EngineChoice
+from precompute.sources import Listing, ascii_name
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is. done and total count samples; computed counts forward passes; seconds since they began."""
+
+    done: int
+    total: int
+    computed: int
+    failures: int
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        """Images through the backbone each second."""
+        return self.computed / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def remaining(self) -> float | None:
+        """Estimated seconds to go; None as long as there is nothing to go by."""
+        return (self.total - self.done) / self.rate if self.rate else None
+
+
+@dataclass
+class Extraction:
+    """What a run did.
+
+    rows: samples in the file · computed: forward passes · reused: rows taken from an older file unopened ·
+    copied: rows whose bytes were already known (duplicates, moved files) · dropped: rows that left ·
+    to_read: in a dry run, files that would be read, and computed unless their bytes are known ·
+    failures: count by status name · failed: the first of them as (id, status name, detail) ·
+    seconds: of the whole call · bytes: size of the file.
+    """
+
+    path: str
+    key: str
+    rows: int
+    layer: str
+    shape: tuple[int, ...]
+    dtype: str
+    device: str
+    precision: str
+    batch_size: int
+    why: str
+    notes: tuple[str, ...]
+    passed: list[str]
+    classes: int
+    splits: dict[str, int]
+    computed: int = 0
+    reused: int = 0
+    to_read: int = 0
+    copied: int = 0
+    dropped: int = 0
+    failures: dict[str, int] = field(default_factory=dict)
+    failed: list[tuple[str, str, str]] = field(default_factory=list)
+    seconds: float = 0.0
+    forward_seconds: float = 0.0
+    bytes: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        failed = [{"id": name, "reason": reason, "detail": detail} for name, reason, detail in self.failed]
+        return {**asdict(self), "failed": failed}
+
+
+def describe(path: str, listing: Listing, model: Backbone, choice: EngineChoice, storage: str) -> Extraction:
+    """The result of a run that has not done anything yet."""
+    names = ("none", "train", "val", "test")
+    counts = Counter(names[code] for code in listing.splits.tolist())
+    return Extraction(
+        path=path,
+        key="",
+        rows=len(listing),
+        layer=model.layer,
+        shape=model.shape,
+        dtype=storage,
+        device=choice.device,
+        precision=choice.precision,
+        batch_size=choice.batch_size,
+        why=choice.why,
+        notes=(*model.notes, *listing.notes),
+        passed=listing.passed.lines(),
+        classes=len(listing.classes),
+        splits={name: counts[name] for name in names if counts[name]},
+    )
+
+
+def count_outcomes(path: str, result: Extraction) -> None:
+    """What the finished file itself says, so that the summary cannot claim anything else."""
+    cache = open_cache(path)
+    values, counts = np.unique(cache.status, return_counts=True)
+    result.failures = {
+        Status(value).name: int(count) for value, count in zip(values, counts, strict=True) if value != Status.OK
+    }
+    if not result.failed:
+        broken = np.flatnonzero(cache.status != Status.OK)[:20]
+        ids = cache.column("samples/id")
+        result.failed = [
+            (ascii_name(os.fsdecode(ids[row])), Status(cache.status[row]).name, "as in an earlier run")
+            for row in broken
+        ]
+    result.key = cache.key
+    result.bytes = cache.layout.file_size
