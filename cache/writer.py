@@ -69,7 +69,9 @@ class RowWriter:
             self._scatter(self._layout.columns[f"checksums/{layer}"], rows, np.zeros(len(rows), dtype=np.uint64))
 
     def _scatter(self, column: Column, rows: NDArray[np.int64], values: ArrayLike) -> None:
-        """One write for each run of consecutive rows."""
+        """One write for each run of consecutive rows; none for no rows."""
+        if not len(rows):
+            return
         data = np.ascontiguousarray(values, dtype=column.dtype)
         starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1)
         for start, stop in zip(starts, [*starts[1:], len(rows)], strict=True):

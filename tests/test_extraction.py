@@ -192,6 +192,14 @@ def test_stopped_runs_go_on_where_they_were(photos: Path, tmp_path: Path) -> Non
     assert len(open_cache(tmp_path / "a.h5").provenance) == 6
 
 
+def test_a_run_that_ended_between_its_last_row_and_the_rename(photos: Path, tmp_path: Path) -> None:
+    extract(photos, tmp_path / "a.h5", backbone="tiny")
+    (tmp_path / "a.h5").rename(tmp_path / "a.h5.partial")
+    result = extract(photos, tmp_path / "a.h5", backbone="tiny")
+    assert (result.computed, result.reused) == (0, 24)
+    assert verify(open_cache(tmp_path / "a.h5")).whole
+
+
 def test_a_folder_that_changes_between_two_halves(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(Stopped):
         extract(photos, tmp_path / "a.h5", backbone="tiny", batch_size=4, stop=lambda: 2)
