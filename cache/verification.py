@@ -38,6 +38,7 @@ class Verification:
 def verify(cache: Cache, *, progress: Callable[[int], None] | None = None, workers: int | None = None) -> Verification:
     """Check every row of every layer, in parallel. `progress` is called with the number of rows just checked."""
     statuses, digests = cache.status, cache.column("samples/digest")
+    sizes, mtimes = cache.column("samples/size"), cache.column("samples/mtime_ns")
     pending = statuses == Status.PENDING
     damaged = np.zeros(len(cache), dtype=bool)
 
@@ -45,7 +46,7 @@ def verify(cache: Cache, *, progress: Callable[[int], None] | None = None, worke
         block = slice(start, stop)
         rows = np.asarray(cache.features(layer)[block])
         sums = np.asarray(cache.column(f"checksums/{layer}")[block])
-        bad = sums != row_checksums(digests[block], statuses[block], rows)
+        bad = sums != row_checksums(digests[block], sizes[block], mtimes[block], statuses[block], rows)
         finite = np.isfinite(rows.reshape(len(rows), -1)).all(axis=1)
         return block, sums == 0, bad | (~finite & (statuses[block] == Status.OK))
 

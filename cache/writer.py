@@ -52,7 +52,7 @@ class RowWriter:
         sums = {}
         for layer, values in features.items():
             stored = np.ascontiguousarray(values, dtype=columns[f"features/{layer}"].dtype)
-            sums[layer] = row_checksums(digests, statuses, stored)
+            sums[layer] = row_checksums(digests, sizes, mtimes, statuses, stored)
             self._scatter(columns[f"features/{layer}"], rows, stored)
         self._scatter(columns["samples/digest"], rows, digests)
         self._scatter(columns["samples/status"], rows, statuses)

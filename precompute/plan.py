@@ -162,10 +162,11 @@ def copy_rows(
     for start in range(0, len(rows), height):
         there, here = old_rows[start : start + height], rows[start : start + height]
         digests, statuses = old.column("samples/digest")[there], old.status[there]
+        then = old.column("samples/size")[there], old.column("samples/mtime_ns")[there]
         features = {layer: np.asarray(old.features(layer)[there]) for layer in old.layers}
         good = np.ones(len(there), dtype=bool)
         for layer, values in features.items():
-            good &= old.column(f"checksums/{layer}")[there] == row_checksums(digests, statuses, values)
+            good &= old.column(f"checksums/{layer}")[there] == row_checksums(digests, *then, statuses, values)
         bad.append(here[~good])
         if writer is not None and good.any():
             writer.write(

@@ -28,8 +28,8 @@ def check_output(path: str) -> None:
     if not os.path.isdir(folder):
         raise CacheError(f"The output folder {folder} does not exist.", hint=f"Make it first: mkdir -p {folder}")
     try:
-        probe = f"{path}.{os.getpid()}.tmp"
-        os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC))
+        probe = f"{path}.probe"  # always the same name: one that a crash left behind is removed by the next run
+        os.close(os.open(probe, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644))
         os.unlink(probe)
     except OSError as error:
         raise CacheError(

@@ -148,7 +148,14 @@ def test_rows_in_any_order_and_grouping_give_the_same_file(
 def test_a_changed_byte_is_found_wherever_it_matters(tmp_path: Path) -> None:
     make(tmp_path / "a.h5")
     layout = read_layout(str(tmp_path / "a.h5"))
-    for name in ("features/flatten", "samples/digest", "samples/status", "checksums/flatten"):
+    for name in (
+        "features/flatten",
+        "samples/digest",
+        "samples/size",
+        "samples/mtime_ns",
+        "samples/status",
+        "checksums/flatten",
+    ):
         column = layout.columns[name]
         for row in range(6):
             broken = tmp_path / "broken.h5"

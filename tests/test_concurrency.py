@@ -19,6 +19,7 @@ from precompute import open_cache
 from precompute.cache.checksum import row_checksums
 from precompute.errors import CacheFormatError
 
+BOUND = ("digest", "size", "mtime_ns", "status")
 ARGUMENTS = ["extract", "photos", "-b", "tiny", "-o", "a.h5", "--batch-size", "2"]
 
 
@@ -37,7 +38,7 @@ def watch(folder: Path, number: int) -> tuple[int, int]:
                 continue
             rows = np.flatnonzero(cache.ok)
             features = np.array(cache.features()[rows])
-            sums = row_checksums(cache.column("samples/digest")[rows], cache.status[rows], features)
+            sums = row_checksums(*(cache.column(f"samples/{name}")[rows] for name in BOUND), features)
             wrong += int((sums != cache.column(f"checksums/{cache.layers[0]}")[rows]).sum())
             wrong += sum(
                 not np.array_equal(right[cache.ids[row]], values) for row, values in zip(rows, features, strict=True)
