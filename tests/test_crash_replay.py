@@ -229,6 +229,13 @@ def test_a_run_cut_off_anywhere_goes_on_where_it_was(place: Path, scene: Scene, 
     replay(*record(place, scene, seconds), cuts=0.1, resumed_cuts=0.02)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [20.0, 0.0])
+@pytest.mark.parametrize("scene", [fresh, resumed, synced, taken_back])
+def test_every_power_cut_can_be_resumed(place: Path, scene: Scene, seconds: float) -> None:
+    replay(*record(place, scene, seconds))
+
+
 def test_lost_wrong_and_unreadable_would_be_seen(place: Path) -> None:
     recorder, judge = record(place, fresh, 20.0)
     whole = swapped = (place / "whole.h5").read_bytes()
