@@ -18,6 +18,8 @@ from precompute.errors import CacheFormatError
 MAX_ATTRIBUTE_BYTES = 64 * 1024  # HDF5's own limit for an attribute in an object header
 MAX_ID_BYTES = 64 * 1024
 MAX_LAYERS = 64
+MAX_PROVENANCE_BYTES = 16 * 1024 * 1024  # it is read at once; precompute writes 256 KiB
+MAX_CLASS_BYTES = 64 * 1024
 
 
 def read_layout(path: str) -> Layout:
@@ -40,6 +42,13 @@ def read_layout(path: str) -> Layout:
             f"{path} is not an HDF5 file that can be opened: {error}",
             hint="If a copy or download was cut short, fetch it again; else extract again to another output.",
         ) from error
+    except CacheFormatError:
+        raise
+    except Exception as error:  # h5py raises whatever a damaged structure leads libhdf5 to
+        raise CacheFormatError(
+            f"{path} is damaged: its HDF5 structure cannot be read ({error}).",
+            hint="If a copy or download was cut short, fetch it again; else extract again to another output.",
+        ) from error
 
 
 def _refuse(path: str, what: str) -> CacheFormatError:
@@ -51,12 +60,12 @@ def _refuse(path: str, what: str) -> CacheFormatError:
 
 def _check(path: str, file: h5py.File, status: os.stat_result) -> Layout:
     size = status.st_size
-    spec, key = _attributes(path, file)
+    spec, key, table = _attributes(path, file)
     for group in ("features", "checksums", "samples"):
         _hard_link(path, file, group, h5py.h5g.GROUP)
+    if not 1 <= (count := len(file["features"])) <= MAX_LAYERS:  # asked before any name is read
+        raise _refuse(path, f"it holds {count} layers")
     layers = tuple(sorted(file["features"]))
-    if not 1 <= len(layers) <= MAX_LAYERS:
-        raise _refuse(path, f"it holds {len(layers)} layers")
     ids = _column(path, file, "samples/id", size)
     if ids.dtype.kind != "S" or ids.dtype.itemsize > MAX_ID_BYTES or len(ids.shape) != 1:
         raise _refuse(path, "`samples/id` is not a column of fixed-length strings")
@@ -76,19 +85,19 @@ def _check(path: str, file: h5py.File, status: os.stat_result) -> Layout:
         if sums.dtype.str != "<u8" or sums.shape != (rows,):
             raise _refuse(path, f"`checksums/{layer}` is {sums.dtype} {sums.shape}")
     classes = columns["classes"] = _column(path, file, "classes", size)
-    if classes.dtype.kind != "S" or len(classes.shape) != 1:
+    if classes.dtype.kind != "S" or len(classes.shape) != 1 or classes.dtype.itemsize > MAX_CLASS_BYTES:
         raise _refuse(path, "`classes` is not a column of fixed-length strings")
     provenance = columns["provenance"] = _column(path, file, "provenance", size)
-    if provenance.dtype.str != "|u1" or len(provenance.shape) != 1:
-        raise _refuse(path, "`provenance` is not a block of bytes")
+    if provenance.dtype.str != "|u1" or len(provenance.shape) != 1 or provenance.nbytes > MAX_PROVENANCE_BYTES:
+        raise _refuse(path, f"`provenance` is not a block of at most {MAX_PROVENANCE_BYTES:,} bytes")
     _check_overlaps(path, columns)
     identity = status.st_dev, status.st_ino
-    return Layout(spec=spec, key=key, layers=layers, columns=columns, file_size=size, identity=identity)
+    return Layout(spec=spec, key=key, table=table, layers=layers, columns=columns, file_size=size, identity=identity)
 
 
-def _attributes(path: str, file: h5py.File) -> tuple[dict[str, Any], str]:
-    """Spec and key, once format and version are known to be ours."""
-    for name in ("format", "version", "key", "spec"):
+def _attributes(path: str, file: h5py.File) -> tuple[dict[str, Any], str, str]:
+    """Spec, key and table digest, once format and version are known to be ours."""
+    for name in ("format", "version", "key", "spec", "table"):
         if name not in file.attrs:
             raise _refuse(path, f"it has no `{name}` attribute")
         attribute = file.attrs.get_id(name)
@@ -104,12 +113,12 @@ def _attributes(path: str, file: h5py.File) -> tuple[dict[str, Any], str]:
         )
     try:
         spec = json.loads(bytes(file.attrs["spec"]))
-        key = bytes(file.attrs["key"]).decode("ascii")
+        key, table = (bytes(file.attrs[name]).decode("ascii") for name in ("key", "table"))
         if not isinstance(spec, dict) or key_of(spec) != key:
             raise ValueError("the key is not the SHA-256 of the spec")
     except (ValueError, TypeError, RecursionError) as error:
         raise _refuse(path, f"its spec cannot be trusted ({error})") from error
-    return spec, key
+    return spec, key, table
 
 
 def _enum(dtype: np.dtype[Any]) -> dict[str, int] | None:

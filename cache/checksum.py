@@ -1,4 +1,4 @@
-"""The checksum of a row: it binds the features to the image they came from and to what became of it."""
+"""Checksums: of a row, which bind its features to the image they came from, and of the table of names and labels."""
 
 from __future__ import annotations
 
@@ -37,3 +37,16 @@ def row_checksums(
         ],
         dtype=np.uint64,
     )
+
+
+def table_digest(
+    ids: NDArray[np.bytes_], labels: NDArray[np.int32], splits: NDArray[np.uint8], classes: NDArray[np.bytes_]
+) -> str:
+    """SHA-256, as 64 hexadecimal digits, of what never changes in a file: names, labels, splits and classes.
+
+    Over one line of ASCII, `N width K width`, then the bytes of the columns as they are stored.
+    """
+    state = hashlib.sha256(f"{len(ids)} {ids.dtype.itemsize} {len(classes)} {classes.dtype.itemsize}\n".encode())
+    for column in (ids, labels, splits, classes):
+        state.update(np.ascontiguousarray(column).view(np.uint8).data if len(column) else b"")
+    return state.hexdigest()

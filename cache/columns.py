@@ -59,10 +59,11 @@ class Samples:
 
 @dataclass(frozen=True)
 class Layout:
-    """A checked file: its settings, where its columns lie, and which file it is (device and inode)."""
+    """A checked file: its settings, the digest of its table, where its columns lie, and which file it is (device, inode)."""
 
     spec: dict[str, Any]
     key: str
+    table: str
     layers: tuple[str, ...]
     columns: dict[str, Column]
     file_size: int

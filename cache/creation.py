@@ -12,6 +12,7 @@ import numpy as np
 
 from precompute.cache import provenance
 from precompute.cache.check import read_layout
+from precompute.cache.checksum import table_digest
 from precompute.cache.columns import FORMAT, PROVENANCE_BYTES, VERSION, Layout, Samples, column_types
 from precompute.cache.key import Spec, canonical_json, key_of
 from precompute.cache.provenance import Record
@@ -47,6 +48,10 @@ def create(
     Raises DiskSpaceError where the file system lacks the room.
     """
     columns = _columns(samples, layers)
+    ids = np.ascontiguousarray(samples.ids, dtype=columns["samples/id"][1])
+    labels = np.ascontiguousarray(samples.labels, dtype="<i4")
+    splits = np.ascontiguousarray(samples.splits, dtype="u1")
+    classes = np.array(samples.classes, dtype=f"S{max([1, *map(len, samples.classes)])}")
     _check_room(os.statvfs(os.path.dirname(path) or "."), path, bytes_needed(samples, layers))
     # Alignment from the first byte on: no dataset shares a page with metadata or with another dataset.
     with h5py.File(path, "x", libver=("v108", "v108"), alignment_threshold=1, alignment_interval=4096) as file:
@@ -54,21 +59,21 @@ def create(
         file.attrs["version"] = np.int64(VERSION)
         file.attrs["key"] = np.bytes_(key_of(spec))
         file.attrs["spec"] = np.bytes_(canonical_json(spec))
+        file.attrs["table"] = np.bytes_(table_digest(ids, labels, splits, classes))
         for name, (shape, dtype) in columns.items():
             _create_dataset(file, name, shape, dtype)
-        width = max([1, *map(len, samples.classes)])
-        _create_dataset(file, "classes", (len(samples.classes),), np.dtype(f"S{width}"))
+        _create_dataset(file, "classes", classes.shape, classes.dtype)
         _create_dataset(file, "provenance", (PROVENANCE_BYTES,), np.dtype("u1"))
     layout = read_layout(path)
     with open(path, "r+b") as raw:
         reserve(raw.fileno(), path, layout.file_size)
         for name, values in (
-            ("samples/id", samples.ids),
+            ("samples/id", ids),
             ("samples/size", samples.sizes),
             ("samples/mtime_ns", samples.mtimes),
-            ("samples/label", samples.labels),
-            ("samples/split", samples.splits),
-            ("classes", np.array(samples.classes, dtype=layout.columns["classes"].dtype)),
+            ("samples/label", labels),
+            ("samples/split", splits),
+            ("classes", classes),
             ("provenance", np.frombuffer(provenance.pack(records or [], PROVENANCE_BYTES), dtype=np.uint8)),
         ):
             column = layout.columns[name]

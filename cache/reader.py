@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from precompute.cache import provenance
 from precompute.cache.check import read_layout
+from precompute.cache.checksum import table_digest
 from precompute.cache.columns import Column, Layout
 from precompute.cache.provenance import Record
 from precompute.cache.status import SPLITS, Status
-from precompute.errors import CacheError
+from precompute.errors import CacheError, CacheFormatError
 
 if TYPE_CHECKING:
     from precompute.cache.torch_dataset import FeatureDataset
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 class Cache:
     """A feature file, open for reading; N samples in the order of their ids.
 
-    All arrays are memory-mapped or small: opening costs the same for a thousand rows and for a million. The file is
+    All arrays are memory-mapped or small; opening reads names and labels once, to check them. The file is
     mapped once, on opening, so a cache that is replaced or deleted while it is open stays readable as it was. Made by
     `open_cache`.
     """
@@ -103,7 +104,11 @@ class Cache:
 
     @property
     def ok(self) -> NDArray[np.bool_]:
-        """(N,) bool: rows that are there and whole, also in a file that is still being filled."""
+        """(N,) bool: rows that have been written with features, also in a file that is still being filled.
+
+        It looks at status and checksum columns, not at the features' bytes: `verify` does, for damaged disks and
+        files in progress that a power cut has left.
+        """
         there = np.ones(len(self), dtype=bool)
         for layer in self.layers:
             there &= self.column(f"checksums/{layer}") != 0
@@ -127,7 +132,8 @@ def open_cache(path: str | os.PathLike[str]) -> Cache:
     """Open the feature file at `path` for reading, also while another process is filling it.
 
     Raises CacheFormatError where it is not a precompute cache, is cut short, or holds anything that the format does
-    not allow (links, filters, external storage, foreign types).
+    not allow (links, filters, external storage, foreign types), or where ids, labels, splits or classes have changed
+    since it was made. Features are not read: `verify` holds each row against its checksum.
     """
     name = os.fspath(path)
     while True:
@@ -135,4 +141,25 @@ def open_cache(path: str | os.PathLike[str]) -> Cache:
         # What was checked and what is mapped must be one file, also where a writer renames another over it.
         with contextlib.suppress(FileNotFoundError), open(name, "rb") as file:
             if (os.fstat(file.fileno()).st_dev, os.fstat(file.fileno()).st_ino) == layout.identity:
-                return Cache(name, layout, np.memmap(file, dtype=np.uint8, mode="r", shape=(layout.file_size,)))
+                _refuse_holes(name, file.fileno(), layout.columns["samples/id"])
+                cache = Cache(name, layout, np.memmap(file, dtype=np.uint8, mode="r", shape=(layout.file_size,)))
+                _check_table(cache)
+                return cache
+
+
+def _refuse_holes(path: str, descriptor: int, ids: Column) -> None:
+    """A sparse file can claim any number of samples; names that were never written would be read for ever."""
+    if os.lseek(descriptor, ids.offset, os.SEEK_HOLE) < ids.offset + ids.nbytes:
+        raise CacheFormatError(
+            f"{path} is not a precompute feature file: the names of its {ids.shape[0]:,} samples were never written.",
+            hint="If a copy or download was cut short, fetch it again; else extract again to another output.",
+        )
+
+
+def _check_table(cache: Cache) -> None:
+    columns = (cache.column(name) for name in ("samples/id", "samples/label", "samples/split", "classes"))
+    if table_digest(*columns) != cache.layout.table:
+        raise CacheFormatError(
+            f"{cache.path} is damaged: its ids, labels, splits or classes are not those it was made with.",
+            hint="If a copy or download was cut short, fetch it again; else extract again to another output.",
+        )
