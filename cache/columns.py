@@ -59,7 +59,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class Layout:
-    """A checked file: its settings, the digest of its table, where its columns lie, and which file it is (device, inode)."""
+    """A checked file: settings, digest of its table, where its columns lie, and which file it is (device and inode)."""
 
     spec: dict[str, Any]
     key: str

@@ -16,6 +16,7 @@ from precompute.cache import WriteLock, bytes_needed, key_of
 from precompute.decode import DECODER, quiet_pillow
 from precompute.engine import EngineChoice, TorchEngine, choose
 from precompute.errors import SourceError, Stopped, UsageError
+from precompute.kept import drop_kept
 from precompute.plan import make_plan, open_olds, partial_path, samples_of, up_to_date
 from precompute.provenance import run_record
 from precompute.report import Extraction, Progress, count_outcomes, describe
@@ -89,6 +90,7 @@ def extract(
         if up_to_date(plan, listing, path):
             result = describe(path, listing, model, choice, storage)
             result.reused = len(listing)
+            drop_kept(path)  # left by a run that ended between its last two steps
         else:
             with working_file(path, plan, spec, listing, layers) as (writer, missing):
                 result = describe(path, listing, model, choice, storage)

@@ -21,9 +21,9 @@ COPY_BYTES = 32 * 1024 * 1024  # how much of the old file is in memory at once
 class Plan:
     """For each row of the listing the place it can be copied from.
 
-    olds: files with the same key, the one in progress first · origin: (N,) int64, index into `olds` or -1 ·
+    olds: files with the same key, those in progress first · origin: (N,) int64, index into `olds` or -1 ·
     origin_row: (N,) int64 · dropped: rows of the finished file whose id is no longer listed · in_place: the file in
-    progress already has exactly these samples, so that it is simply continued.
+    progress already has exactly these samples and no row of another picture, so that it is simply continued.
     """
 
     olds: tuple[Cache, ...]
@@ -46,14 +46,19 @@ def partial_path(out: str) -> str:
     return f"{out}.partial"
 
 
-def open_olds(out: str, spec: dict[str, Any], *, overwrite: bool) -> tuple[Cache, ...]:
-    """The file in progress and the finished one, as far as they exist, with this key.
+def kept_path(out: str) -> str:
+    """Rows that files in progress held and that today's listing does not name (see `working_file`)."""
+    return f"{partial_path(out)}.kept"
 
-    Raises CacheKeyError, with the difference, for other settings, unless `overwrite`; CacheFormatError for a file
-    that is not ours, always: a file of unknown kind is never overwritten.
+
+def open_olds(out: str, spec: dict[str, Any], *, overwrite: bool) -> tuple[Cache, ...]:
+    """The file in progress, what it kept of those before it, and the finished one, as far as they exist.
+
+    Raises CacheKeyError, with the difference, for other settings, unless `overwrite` (which leaves them aside);
+    CacheFormatError for a file that is not ours, always: a file of unknown kind is never overwritten.
     """
     olds = []
-    for path in (partial_path(out), out):
+    for path in (partial_path(out), kept_path(out), out):
         if not os.path.lexists(path):
             continue
         try:
@@ -96,7 +101,9 @@ def make_plan(
         take = same & (origin < 0)
         origin[take] = number
         origin_row[take] = place[take]
-    in_place = not rehash and bool(olds) and olds[0].path == partial_path(out) and _same_table(olds[0], listing)
+    in_place = bool(olds) and olds[0].path == partial_path(out) and _same_table(olds[0], listing)
+    # A row that is not taken as it is may still be known by its bytes: then the file must not be written over.
+    in_place = in_place and not np.any(lasting(olds[0]) & (origin != 0))
     return Plan(olds, origin, origin_row, dropped, in_place)
 
 
@@ -150,11 +157,12 @@ def _same_table(old: Cache, listing: Listing) -> bool:
 
 
 def copy_rows(
-    old: Cache, old_rows: NDArray[np.int64], writer: RowWriter | None, rows: NDArray[np.int64], listing: Listing
+    old: Cache, old_rows: NDArray[np.int64], writer: RowWriter | None, rows: NDArray[np.int64], now: Listing | Samples
 ) -> NDArray[np.int64]:
     """Copy rows of `old` whose checksums hold to `rows` of the new file; return the rows that could not be copied.
 
-    Without a writer the rows are only checked, as when a file is continued in place.
+    Sizes and modification times are those of `now`: the bytes are the same, the file may be another. Without a writer
+    the rows are only checked, as when a file is continued in place.
     """
     width = sum(old.layout.columns[f"features/{layer}"].row_bytes for layer in old.layers)
     height = max(1, COPY_BYTES // width)
@@ -174,7 +182,7 @@ def copy_rows(
                 {layer: values[good] for layer, values in features.items()},
                 digests=digests[good],
                 statuses=statuses[good],
-                sizes=listing.sizes[here[good]],
-                mtimes=listing.mtimes[here[good]],
+                sizes=now.sizes[here[good]],
+                mtimes=now.mtimes[here[good]],
             )
     return np.concatenate(bad) if bad else np.zeros(0, dtype=np.int64)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from precompute.cache import RowWriter, create
 from precompute.errors import CacheError
+from precompute.kept import drop_kept, keep_rest, sync_folder
 from precompute.plan import Plan, copy_rows, partial_path, samples_of
 from precompute.sources import Listing
 
@@ -46,6 +47,7 @@ def working_file(
     partial = partial_path(path)
     if plan.in_place:
         with RowWriter(partial, plan.olds[0].layout) as writer:
+            writer.forget(np.flatnonzero(plan.origin != 0))
             missing = _bring_over(plan, listing, writer)
             writer.forget(missing)
             yield writer, missing
@@ -65,6 +67,7 @@ def working_file(
         with RowWriter(fresh, layout) as writer:
             missing = _bring_over(plan, listing, writer)
             writer.sync()
+            keep_rest(path, plan, spec, layers, missing)
             os.replace(fresh, partial)
             sync_folder(path)
             yield writer, missing
@@ -96,12 +99,4 @@ def finish(path: str) -> None:
     """The file in progress, flushed, becomes the finished one in one step."""
     os.replace(partial_path(path), path)
     sync_folder(path)
-
-
-def sync_folder(path: str) -> None:
-    """Make a rename durable."""
-    descriptor = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    drop_kept(path)

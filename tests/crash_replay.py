@@ -146,7 +146,7 @@ class Recorder:
         file, events = self._file(descriptor)
         names = [name for name, number in self._now.names.items() if number == file]
         if names:
-            assert names[0].endswith(".partial.new") and file not in self._laid_out, "a file is laid out once"
+            assert names[0].endswith(".new") and file not in self._laid_out, "a file is laid out once"
             self._laid_out.add(file)
             events += [Event("fill", file, data=(self.folder / names[0]).read_bytes()), Event("sync", file)]
         return events

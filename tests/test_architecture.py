@@ -40,11 +40,15 @@ ALLOWED = {
         *(f"precompute.{name}" for name in ("errors", "transform", "sources", "engine", "stream", "plan")),
         CACHE,
     },
-    "precompute.working_file": {"precompute.errors", "precompute.sources", "precompute.plan", CACHE},
+    "precompute.kept": {"precompute.plan", CACHE},
+    "precompute.working_file": {
+        *(f"precompute.{name}" for name in ("errors", "sources", "plan", "kept")),
+        CACHE,
+    },
     "precompute.report": {*(f"precompute.{name}" for name in ("backbones", "engine", "sources")), CACHE},
     "precompute.extraction": {
         *(f"precompute.{name}" for name in ("errors", "backbones", "decode", "engine", "sources")),
-        *(f"precompute.{name}" for name in ("plan", "rows", "provenance", "report", "working_file")),
+        *(f"precompute.{name}" for name in ("plan", "rows", "provenance", "report", "kept", "working_file")),
         CACHE,
     },
     "precompute.training": {"precompute.errors", CACHE, HEADS},

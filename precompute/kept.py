@@ -1,0 +1,101 @@
+"""Rows that only a file in progress holds outlive it, until the run that may still need them is finished.
+
+A run is interrupted, pictures are renamed, and the next run lays out another file: its rows for the renamed pictures
+are in the old file in progress alone, found again only when the pictures have been read. Should that run be interrupted
+too, they must not be gone. So they are put aside first, in a feature file whose samples are named by their digests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from precompute.cache import Cache, RowWriter, Samples, create
+from precompute.plan import Plan, copy_rows, kept_path, lasting, partial_path
+
+Layers = dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
+
+
+def keep_rest(path: str, plan: Plan, spec: dict[str, Any], layers: Layers, missing: NDArray[np.int64]) -> None:
+    """Put aside what the file in progress, about to be replaced, holds and nothing else does.
+
+    missing: rows of the new file that were not copied from an older one. Raises DiskSpaceError.
+    """
+    parts = _rest(path, plan, missing)
+    if not any(len(rows) for old, rows in parts if old.path == partial_path(path)):
+        return  # what was put aside earlier stays as it is
+    digests = np.concatenate([old.column("samples/digest")[rows] for old, rows in parts])
+    order = np.argsort(_as_strings(digests))
+    sizes, times = (
+        np.concatenate([old.column(f"samples/{name}")[rows] for old, rows in parts]) for name in ("size", "mtime_ns")
+    )
+    samples = Samples(
+        ids=np.array([digests[row].tobytes().hex() for row in order], dtype=np.bytes_),
+        sizes=sizes[order],
+        mtimes=times[order],
+        labels=np.full(len(order), -1, dtype=np.int32),
+        splits=np.zeros(len(order), dtype=np.uint8),
+        classes=(),
+    )
+    fresh = f"{kept_path(path)}.new"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(fresh)  # left by a run that ended here
+    try:
+        layout = create(fresh, spec=spec, samples=samples, layers=layers)
+        places = np.split(np.argsort(order), np.cumsum([len(rows) for _, rows in parts])[:-1])
+        with RowWriter(fresh, layout) as writer:
+            for (old, rows), place in zip(parts, places, strict=True):
+                by_place = np.argsort(place)  # ascending, so that neighbours are written together
+                copy_rows(old, rows[by_place], writer, place[by_place], samples)
+            writer.sync()
+        os.replace(fresh, kept_path(path))
+        sync_folder(path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(fresh)
+
+
+def drop_kept(path: str) -> None:
+    """The finished file is there: nothing put aside is needed any more."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(kept_path(path))
+
+
+def sync_folder(path: str) -> None:
+    """Make a rename durable."""
+    descriptor = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _rest(path: str, plan: Plan, missing: NDArray[np.int64]) -> list[tuple[Cache, NDArray[np.int64]]]:
+    """Rows, each picture once, that are neither in the new file nor in the finished one."""
+    taken = np.setdiff1d(np.flatnonzero(plan.origin >= 0), missing)
+    known = [_digests(old, lasting(old)) for old in plan.olds if old.path == path]
+    for number, old in enumerate(plan.olds):
+        known.append(_digests(old, plan.origin_row[taken[plan.origin[taken] == number]]))
+    parts = []
+    for old in plan.olds:
+        if old.path == path:
+            continue
+        rows = np.flatnonzero(lasting(old))
+        rows = rows[~np.isin(_digests(old, rows), np.concatenate(known))]
+        rows = rows[np.unique(_digests(old, rows), return_index=True)[1]]
+        known.append(_digests(old, rows))
+        parts.append((old, rows))
+    return parts
+
+
+def _digests(old: Cache, rows: NDArray[Any]) -> NDArray[np.bytes_]:
+    return _as_strings(old.column("samples/digest")[rows])
+
+
+def _as_strings(digests: NDArray[np.uint8]) -> NDArray[np.bytes_]:
+    """(k, 32) bytes as (k,) values that sort and compare; trailing NULs are no loss at a fixed width."""
+    return np.ascontiguousarray(digests).view("S32").reshape(len(digests))
