@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
 from conftest import ROOT, make_photos, run_command
+from crash_replay import read_folder
+from forks import Forks
 from test_extraction import assert_same
 
 from precompute import open_cache, verify
 from precompute.errors import CacheFormatError
 
 BATCH = 4
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +38,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def command(out: str) -> list[str]:
-    return ["extract", "photos", "-b", "tiny", "-o", out, "--batch-size", str(BATCH)]
+def command(out: str, source: str = "photos") -> list[str]:
+    return ["extract", source, "-b", "tiny", "-o", out, "--batch-size", str(BATCH)]
 
 
 def rows_done(path: Path) -> int:
@@ -76,22 +82,130 @@ def test_a_run_killed_in_the_middle_goes_on_where_it_was(folder: Path, signum: i
     assert not partial.exists()
 
 
-@pytest.mark.slow
-def test_kills_at_random_times_lose_nothing(folder: Path) -> None:
-    """Kill after kill of the same extraction, each at a random moment, start-up and layout included."""
-    chance = random.Random(0)
-    kills = 0
-    while kills < 40:
-        out = f"random{kills}.h5"
-        before = 0
-        while not (folder / out).exists() and kills < 40:
-            limit = chance.uniform(0.5, 5.0)
-            interrupt(folder, out, signal.SIGKILL, lambda seconds, limit=limit: seconds >= limit)
-            kills += 1
-            after = rows_done(folder / f"{out}.partial")
-            assert (folder / out).exists() or after >= before
-            before = after
-        done = run_command(folder, *command(out))
-        assert done.returncode == 0, done.stderr
-        assert_same(open_cache(folder / out), open_cache(folder / "whole.h5"))
-        assert np.all(open_cache(folder / out).ok)
+@dataclass(frozen=True)
+class Row:
+    digest: bytes
+    status: int
+    size: int
+    mtime: int
+    checksum: int
+    features: bytes
+
+
+def rows_of(path: Path) -> dict[str, Row]:
+    """The rows that are there, by id; none where there is no file. One that is there is neither broken nor damaged."""
+    if not path.exists():
+        return {}
+    cache = open_cache(path)
+    found = verify(cache, workers=1)
+    assert found.ids_in_order and not len(found.damaged)
+    names = [f"samples/{name}" for name in ("digest", "status", "size", "mtime_ns")] + [f"checksums/{cache.layers[0]}"]
+    columns = [cache.column(name)[found.good] for name in names]
+    return {
+        cache.ids[row]: Row(digest.tobytes(), *map(int, numbers), cache.features()[row].tobytes())
+        for row, digest, *numbers in zip(found.good, *columns, strict=True)
+    }
+
+
+class Killer:
+    """Kills one extraction after the other, and holds what each kill leaves against `whole.h5`, nobody's victim."""
+
+    def __init__(self, place: Path, forks: Forks, seed: int, per_class: int) -> None:
+        self.place, self.forks, self.chance = place, forks, random.Random(seed)
+        self.state = place / "state"
+        self.kills = 0
+        self.tally: Counter[str] = Counter()
+        make_photos(place / "photos", per_class=per_class)
+        for out, limit in (("half.h5", ["--limit", 2 * per_class]), ("whole.h5", [])):
+            began = time.monotonic()
+            assert forks.run(place, *command(out), *limit) == 0, forks.errors.read_text()
+            self.seconds = time.monotonic() - began  # of a run that is left alone
+        self.whole = open_cache(place / "whole.h5")
+        self.truth = rows_of(place / "whole.h5")
+
+    def begin(self, number: int) -> None:
+        """Every other extraction brings an older file up to date."""
+        shutil.rmtree(self.state, ignore_errors=True)
+        self.state.mkdir()
+        if number % 2:
+            shutil.copy(self.place / "half.h5", self.state / "a.h5")
+
+    def rows(self) -> dict[str, Row]:
+        return rows_of(self.state / "a.h5") | rows_of(self.state / "a.h5.partial")
+
+    def finished(self) -> bool:
+        return len(rows_of(self.state / "a.h5")) == len(self.truth)
+
+    def kill(self) -> None:
+        before, rows = read_folder(self.state), self.rows()
+        signum = self.chance.choice(SIGNALS)
+        process = self.forks.start(self.state, *command("a.h5", "../photos"))
+        self._wait(before)
+        os.kill(process, signum)
+        status = self.forks.wait()
+        after = self.rows()
+        assert after.items() >= rows.items(), "a row was lost"
+        assert after.items() <= self.truth.items(), "a row is wrong"
+        self._judge_status(signum, status, untouched=read_folder(self.state) == before)
+        if status:
+            self.kills += 1
+            self.tally[signum.name] += 1
+            self.tally[self._phase(len(after) - len(rows))] += 1
+        self._run_to_the_end(len(after))
+
+    def _wait(self, before: dict[str, bytes]) -> None:
+        """A random time of a whole run; every third time a random one of its short parts, which that seldom hits."""
+        if self.chance.random() < 2 / 3:
+            time.sleep(self.chance.uniform(0, self.seconds))
+            return
+        name = self.chance.choice(["a.h5.lock", "a.h5.partial.new", "a.h5.partial"])
+        deadline = time.monotonic() + self.seconds
+        while time.monotonic() < deadline and (name in before or not (self.state / name).exists()):
+            time.sleep(0.0001)
+        time.sleep(self.chance.uniform(0, 0.005))
+
+    def _judge_status(self, signum: signal.Signals, status: int, *, untouched: bool) -> None:
+        told = self.forks.errors.read_text()
+        if status == 0:
+            assert self.finished()
+        elif signum == signal.SIGKILL:
+            assert status == -signum
+        elif status == -signum:  # nobody listened yet, or any more
+            assert untouched or self.finished()
+        else:
+            assert status == 128 + signum, told
+            assert self.finished() or untouched or told.endswith("Run the same command again to go on.\n"), told
+
+    def _phase(self, new: int) -> str:
+        if self.finished() or len(rows_of(self.state / "a.h5.partial")) == len(self.truth):
+            return "finish"
+        if new:
+            return "rows"
+        return "layout" if (self.state / "a.h5.partial.new").exists() else "start"
+
+    def _run_to_the_end(self, there: int) -> None:
+        """What was killed now, in a copy: every row that is there is used again."""
+        shutil.rmtree(self.place / "copy", ignore_errors=True)
+        shutil.copytree(self.state, self.place / "copy")
+        status = self.forks.run(self.place / "copy", *command("a.h5", "../photos"), "--json")
+        assert status == 0, self.forks.errors.read_text()
+        result = json.loads(self.forks.output.read_text())
+        assert (result["reused"], result["computed"]) == (there, len(self.truth) - there)
+        assert_same(open_cache(self.place / "copy" / "a.h5"), self.whole)
+        assert list(read_folder(self.place / "copy")) == ["a.h5"]
+
+
+@pytest.mark.parametrize(
+    ("kills", "per_class"), [(8, 25), pytest.param(200, 50, marks=pytest.mark.slow, id="two-hundred")]
+)
+def test_kills_at_random_times_lose_nothing(tmp_path: Path, kills: int, per_class: int) -> None:
+    """Kill after kill of the same extraction until it gets through, start-up and layout included; then of another."""
+    with Forks(tmp_path) as forks:
+        killer = Killer(tmp_path, forks, seed=kills, per_class=per_class)
+        extractions = 0
+        while killer.kills < kills:
+            killer.begin(extractions)
+            extractions += 1
+            while not killer.finished() and killer.kills < kills:
+                killer.kill()
+        sys.stdout.write(f"\n{kills} kills of {extractions} extractions: {dict(killer.tally)}\n")  # pytest -s shows it
