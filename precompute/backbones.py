@@ -24,7 +24,8 @@ class Backbone:
     """A frozen network cut at one layer, ready to run.
 
     module: (B, 3, crop, crop) normalised float images -> (B, *shape) features · weights: SHA-256 of the state dict ·
-    source: where the weights came from, as JSON, enough to load them again · notes: choices worth telling.
+    source: where the weights came from, as JSON, enough to load them again · notes: choices worth telling ·
+    file: path, size and mtime_ns of the weights' file as it was before it was read, None where they are no file.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Backbone:
     weights: str
     source: dict[str, Any]
     notes: tuple[str, ...] = ()
+    file: dict[str, Any] | None = None
 
     def spec(self, *, decoder: str, precision: str, storage: str) -> dict[str, Any]:
         """Everything that changes a feature's value, for the cache's key."""
@@ -72,7 +74,7 @@ def load_backbone(
     if pooling not in POOLINGS:
         options = ", ".join(POOLINGS)
         raise UsageError(f"pooling must be one of {options}. Got {pooling!r} instead.", hint="See --pooling.")
-    model, source, base, notes = _with_weights(name, weights)
+    model, source, base, notes, file = _with_weights(name, weights)
     model.requires_grad_(False)
     chosen = replace(base, **transform) if transform else base
     if layer is None:
@@ -93,6 +95,7 @@ def load_backbone(
         weights=digest,
         source=source,
         notes=notes,
+        file=file,
     )
 
 
@@ -101,33 +104,37 @@ def weights_digest(model: nn.Module) -> str:
     return weights.digest_of(model.state_dict())
 
 
-def _with_weights(name: str, choice: str) -> tuple[nn.Module, dict[str, Any], Transform, tuple[str, ...]]:
-    """(model, where its weights came from, its own transform, notes)."""
+def _with_weights(
+    name: str, choice: str
+) -> tuple[nn.Module, dict[str, Any], Transform, tuple[str, ...], dict[str, Any] | None]:
+    """(model, where its weights came from, its own transform, notes, the file as it was before it was read)."""
     base, origin = _own_transform(name)
     word, _, seed = choice.partition(":")
     if word == "random":
-        return (*_random(name, seed), base, (f"weights are random; the transform is {origin}",))
+        return (*_random(name, seed), base, (f"weights are random; the transform is {origin}",), None)
     if choice == "DEFAULT" and architectures.is_factory(name):
-        return architectures.run_factory(name), {"kind": "factory"}, base, (f"the transform is {origin}",)
+        return architectures.run_factory(name), {"kind": "factory"}, base, (f"the transform is {origin}",), None
     if choice == "DEFAULT" and name == TINY:
         from precompute.tiny import tiny
 
-        return tiny(), {"kind": "embedded"}, base, ()
+        return tiny(), {"kind": "embedded"}, base, (), None
     known = architectures.entries(name)
     find = layers.final_classifier
     if choice == "DEFAULT" or choice in known:
         entry = architectures.default_entry(name) if choice == "DEFAULT" else known[choice]
-        state, path = weights.download(entry)
+        state, file = weights.download(entry)
         model = architectures.build(name, seed=None)
         notes = weights.fit_into(model, state, source=str(entry), model_name=name, find_classifier=find)
-        source = {"kind": "entry", "entry": entry.name, "file": Path(path).name}
-        return model, source, Transform.from_preset(entry.transforms()), notes
+        source = {"kind": "entry", "entry": entry.name, "file": Path(file["path"]).name}
+        return model, source, Transform.from_preset(entry.transforms()), notes, file
     if not _looks_like_path(choice):
         options = ", ".join(["DEFAULT", *known, "random"])
         raise WeightsError(f"{name} has no weights {choice!r}.", hint=f"Take one of {options}, or the path of a file.")
     model = architectures.run_factory(name) if architectures.is_factory(name) else architectures.build(name, seed=None)
+    file = weights.identity_of(choice)
     notes = weights.fit_into(model, weights.load_file(choice), source=choice, model_name=name, find_classifier=find)
-    return model, {"kind": "file", "path": str(Path(choice).absolute())}, base, (f"the transform is {origin}", *notes)
+    source = {"kind": "file", "path": str(Path(choice).absolute())}
+    return model, source, base, (f"the transform is {origin}", *notes), file
 
 
 def _random(name: str, seed: str) -> tuple[nn.Module, dict[str, Any]]:

@@ -25,11 +25,13 @@ from precompute.transform import Transform
 if TYPE_CHECKING:
     import torch
 
-DECODER = "pillow, jpeg resized by torch, 1"
-"""Part of the cache's key; its number goes up when a change here changes pixels."""
-
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "WEBP", "TIFF")
-MAX_PIXELS = 178_956_970  # Pillow's own limit: a 24-bit image of this many pixels takes 512 MiB
+MAX_PIXELS = 100 * 2**20  # at 10 bytes each they take 1 GiB less 24 MiB; cameras of 100 megapixels stay below
+BYTES_A_PIXEL = 10
+"""At most so many are held at once for most images: 4 for Pillow's pixels, 4 for those made from them, or 6 for the
+coefficients of a progressive JPEG. Kinds that take more have a lower limit of pixels."""
+WEBP_BYTES_A_PIXEL = 20  # the decoder keeps two canvases of its own
+STRIP_PIXELS = 2**20  # what is only passing through is made for so many at a time
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 END_OF_JPEG = b"\xff\xd9"
 WHITE = (255, 255, 255, 255)
@@ -79,23 +81,35 @@ def decode(data: bytes, transform: Transform) -> torch.Tensor:
 
 def _decode(data: bytes, transform: Transform) -> torch.Tensor:
     stream = io.BytesIO(data)
-    with Image.open(stream, formats=FORMATS) as image:
-        width, height = image.size
-        if width * height > MAX_PIXELS:
-            raise ImageError(
-                f"{width} x {height} pixels, more than the limit of {MAX_PIXELS:,}", reason="TOO_MANY_PIXELS"
-            )
-        # Where the tail of a file is zeros (a write that never finished) Pillow's picture is grey or black.
-        # Opening a JPEG reads up to the scan, so an end marker found from there is not that of a thumbnail.
-        if image.format == "JPEG" and data.find(END_OF_JPEG, stream.tell()) < 0:
-            raise ImageError("no end-of-image marker: the rest of the picture is missing", reason="TRUNCATED")
-        if image.format == "PNG":
-            _check_png(data)
-        plain = image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB")
-        rgb = to_rgb(image)
-        if plain and transform.suits_tensor(*rgb.size):
-            return transform.apply_tensor(_as_tensor(rgb))
-        return transform.apply_pil(rgb)
+    image: Image.Image = Image.open(stream, formats=FORMATS)
+    _check_size(image)
+    # Where the tail of a file is zeros (a write that never finished) Pillow's picture is grey or black.
+    # Opening a JPEG reads up to the scan, so an end marker found from there is not that of a thumbnail.
+    if image.format == "JPEG" and data.find(END_OF_JPEG, stream.tell()) < 0:
+        raise ImageError("no end-of-image marker: the rest of the picture is missing", reason="TRUNCATED")
+    if image.format == "PNG":
+        _check_png(data)
+    plain = image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB")
+    image.load()
+    method = ORIENTATIONS.get(_orientation(image))
+    image = _flat(image)  # the name is used again, so that there are never three copies of all pixels
+    image = image if method is None else image.transpose(method)
+    if plain and transform.suits_tensor(*image.size):
+        return transform.apply_tensor(_as_tensor(image))
+    return transform.apply_pil(image)
+
+
+def _check_size(image: Image.Image) -> None:
+    """Raise ImageError where the pixels would take more than about 1 GiB on their way to RGB."""
+    width, height = image.size
+    needed = BYTES_A_PIXEL
+    if image.format == "WEBP":
+        needed = WEBP_BYTES_A_PIXEL
+    elif image.info.get("progressive"):
+        needed = max(needed, 4 + 2 * len(image.getbands()))
+    limit = MAX_PIXELS * BYTES_A_PIXEL // needed
+    if width * height > limit:
+        raise ImageError(f"{width} x {height} pixels, more than the limit of {limit:,}", reason="TOO_MANY_PIXELS")
 
 
 def _check_png(data: bytes) -> None:
@@ -109,37 +123,55 @@ def _check_png(data: bytes) -> None:
         place = end + 4
 
 
+def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """`image` in strips of about STRIP_PIXELS from top to bottom, each with its first row."""
+    height = max(1, STRIP_PIXELS // image.width)
+    for top in range(0, image.height, height):
+        yield top, image.crop((0, top, image.width, min(top + height, image.height)))
+
+
 def _as_tensor(image: Image.Image) -> torch.Tensor:
     """RGB image -> (3, H, W) uint8, channels last in memory, which is what torch's fast resize wants."""
     import torch
 
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    pixels = np.empty((image.height, image.width, 3), dtype=np.uint8)
+    for top, strip in _strips(image):  # at once, NumPy would make one copy more
+        pixels[top : top + strip.height] = np.asarray(strip)
+    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """The first frame of `image` as 8-bit RGB, upright, over white where it is transparent."""
-    image.load()
-    method = ORIENTATIONS.get(_orientation(image))
-    image = image if method is None else image.transpose(method)
+def _flat(image: Image.Image) -> Image.Image:
+    """A loaded image of any mode as 8-bit RGB, over white where it is transparent."""
     if image.mode == "F":
         raise ImageError("pixels are 32-bit floats, whose range no viewer agrees on", reason="NOT_AN_IMAGE")
     if image.mode.startswith("I"):
-        return _grey_of_16_bit(image).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, WHITE), image).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
+        flatten = _grey_of_16_bit
+    elif image.has_transparency_data:
+        flatten = _over_white
+    else:
+        return image if image.mode == "RGB" else image.convert("RGB")
+    if image.width * image.height <= STRIP_PIXELS:
+        return flatten(image)
+    result = Image.new("RGB", image.size)
+    for top, strip in _strips(image):
+        result.paste(flatten(strip), (0, top))
+    return result
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, WHITE), image).convert("RGB")
 
 
 def _grey_of_16_bit(image: Image.Image) -> Image.Image:
-    """16-bit grey as 8-bit grey; PIL's own conversion would clip everything above 255 to white."""
+    """16-bit grey as 8-bit RGB; PIL's own conversion would clip everything above 255 to white."""
     values = np.asarray(image.convert("I"))
     if values.min() < 0 or values.max() > 65535:
         raise ImageError("pixels are 32-bit integers, whose range no viewer agrees on", reason="NOT_AN_IMAGE")
     grey = ((values + 128) // 257).astype(np.uint8)
     if isinstance(transparent := image.info.get("transparency"), int):
         grey[values == transparent] = 255
-    return Image.fromarray(grey)
+    return Image.fromarray(grey).convert("RGB")
 
 
 def _orientation(image: Image.Image) -> Any:

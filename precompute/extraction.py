@@ -1,4 +1,4 @@
-"""source x backbone -> cache: plan, lay out, run the backbone over what is missing, finish by one rename."""
+"""source x backbone -> cache. The light part: what is asked for, what is in the folder, is there anything to do?"""
 
 from __future__ import annotations
 
@@ -8,21 +8,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from precompute.backbones import Backbone, load_backbone
-from precompute.cache import WriteLock, bytes_needed, key_of
-from precompute.decode import DECODER, quiet_pillow
-from precompute.engine import EngineChoice, TorchEngine, choose
-from precompute.errors import SourceError, Stopped, UsageError
-from precompute.kept import drop_kept
-from precompute.plan import make_plan, open_olds, partial_path, samples_of, up_to_date
-from precompute.provenance import run_record
+from precompute.cache import WriteLock
+from precompute.errors import SourceError, UsageError
+from precompute.remembered import Request, unchanged
 from precompute.report import Extraction, Progress, count_outcomes, describe
-from precompute.rows import RowRun
-from precompute.sources import list_folder
-from precompute.working_file import check_output, finish, working_file
+from precompute.sources import Listing, list_folder
+from precompute.working_file import check_output
 
 STORAGES = ("auto", "float16", "float32")
 ON_ERROR = ("skip", "stop")
@@ -68,50 +59,57 @@ def extract(
     """
     began = time.monotonic()
     _check_options(dtype, on_error, limit, workers)
+    request = Request(backbone, weights, layer, pooling, transform or {}, precision, dtype, device, batch_size)
     path = os.path.realpath(out) if os.path.islink(out) else os.fspath(out)  # a link stays a link
     check_output(path)
     if os.path.isfile(source):
         raise SourceError(f"{source} is a file.", hint="Name the folder that holds the images.")
     listing = list_folder(source, limit=limit)
-    model = load_backbone(backbone, weights=weights, layer=layer, pooling=pooling, transform=transform)
-    choice = choose(device=device, precision=precision, batch_size=batch_size)
-    storage = ("float32" if choice.precision == "fp32" else "float16") if dtype == "auto" else dtype
-    spec = model.spec(decoder=DECODER, precision=choice.precision, storage=storage)
-    layers = {model.layer: (model.shape, np.dtype(storage))}
-    with contextlib.nullcontext() if dry_run else WriteLock(path), quiet_pillow():
-        olds = open_olds(path, spec, overwrite=overwrite)
-        plan = make_plan(listing, path, olds, limit=limit, overwrite=overwrite, rehash=rehash)
-        if dry_run:
-            result = describe(path, listing, model, choice, storage)
-            result.key, result.dropped, result.to_read = key_of(spec), plan.dropped, len(plan.missing)
-            result.reused = len(listing) - result.to_read
-            result.bytes = bytes_needed(samples_of(listing), layers)
-            return result
-        if up_to_date(plan, listing, path):
-            result = describe(path, listing, model, choice, storage)
-            result.reused = len(listing)
-            drop_kept(path)  # left by a run that ended between its last two steps
-        else:
-            with working_file(path, plan, spec, listing, layers) as (writer, missing):
-                result = describe(path, listing, model, choice, storage)
-                result.dropped = plan.dropped
-                run = RowRun(
-                    listing,
-                    plan.olds,
-                    partial_path(path),
-                    writer,
-                    shape=model.shape,
-                    layer=model.layer,
-                    storage=storage,
-                )
-                if len(missing):
-                    record = run_record(choice, model.source, listing.root)
-                    _fill(run, missing, model, choice, workers, on_error, progress, stop, record, result)
-                result.reused = len(listing) - len(missing)
-            finish(path)
-    count_outcomes(path, result)
+    with contextlib.nullcontext() if dry_run else WriteLock(path):
+        result = None if dry_run or rehash or overwrite else _recognise(path, listing, request)
+        if result is None:
+            from precompute.run import run  # loads torch
+
+            result = run(
+                path,
+                listing,
+                request,
+                workers=workers,
+                on_error=on_error,
+                limit=limit,
+                overwrite=overwrite,
+                rehash=rehash,
+                dry_run=dry_run,
+                progress=progress,
+                stop=stop,
+            )
+    if not dry_run:
+        count_outcomes(path, result)
     result.seconds = time.monotonic() - began
     return result
+
+
+def _recognise(path: str, listing: Listing, request: Request) -> Extraction | None:
+    """What to tell where the finished file is already what this call would make."""
+    found = unchanged(path, listing, request)
+    if found is None:
+        return None
+    cache, record = found
+    layer = cache.layers[0]
+    features = cache.features(layer)
+    return describe(
+        path,
+        listing,
+        layer=layer,
+        shape=features.shape[1:],
+        dtype=str(features.dtype),
+        device=str(record.get("device")),
+        precision=str(cache.spec.get("precision")),
+        batch_size=int(record.get("batch_size", 0)),
+        why=f"as in the run of {record.get('started')}",
+        notes=tuple(map(str, record.get("notes", ()))),
+        reused=len(listing),
+    )
 
 
 def _check_options(dtype: str, on_error: str, limit: int | None, workers: int | None) -> None:
@@ -121,46 +119,3 @@ def _check_options(dtype: str, on_error: str, limit: int | None, workers: int | 
     for name, number in (("limit", limit), ("workers", workers)):
         if number is not None and number < 1:
             raise UsageError(f"{name} must be at least 1. Got {number} instead.", hint=f"See --{name}.")
-
-
-def _fill(
-    run: RowRun,
-    missing: NDArray[np.int64],
-    model: Backbone,
-    choice: EngineChoice,
-    workers: int | None,
-    on_error: str,
-    progress: Callable[[Progress], None] | None,
-    stop: Callable[[], int] | None,
-    record: dict[str, Any],
-    result: Extraction,
-) -> None:
-    """Compute the missing rows, telling how it goes, until done, stopped, or an image breaks a strict run."""
-    engine = TorchEngine(model.module, model.transform, choice)
-    began = time.monotonic()
-    done, failures = result.rows - len(missing), 0
-    run.writer.append_provenance([record])
-    for step in run.steps(missing, engine, model.transform, workers or len(os.sched_getaffinity(0))):
-        done += step.done
-        failures += len(step.failed)
-        result.computed += step.computed
-        result.copied += step.copied
-        result.failed.extend(step.failed[: max(0, 20 - len(result.failed))])
-        result.forward_seconds = time.monotonic() - began
-        if progress is not None:
-            progress(Progress(done, result.rows, result.computed, failures, result.forward_seconds))
-        if step.failed and on_error == "stop":
-            identity, reason, detail = step.failed[0]
-            run.writer.sync()
-            raise SourceError(
-                f"{identity}: {reason.lower().replace('_', ' ')} ({detail}).",
-                hint="Everything computed so far is kept. Mend or remove the file and run the same command again, "
-                "or use --on-error skip.",
-            )
-        if stop is not None and (signum := stop()) and done < result.rows:
-            run.writer.sync()
-            raise Stopped(
-                f"Stopped with {done:,} of {result.rows:,} samples done.",
-                signum=signum,
-                hint="Everything computed so far is kept. Run the same command again to go on.",
-            )

@@ -12,14 +12,14 @@ import numpy as np
 
 from precompute.backbones import Backbone, load_backbone
 from precompute.cache import difference
-from precompute.decode import DECODER, quiet_pillow
+from precompute.decode import quiet_pillow
 from precompute.engine import TorchEngine, choose
 from precompute.errors import HeadFormatError, HeadMismatchError
 from precompute.heads import SavedHead, load_head
 from precompute.heads.scores import wilson_interval
 from precompute.sources import Listing, list_folder
 from precompute.stream import forward
-from precompute.transform import Transform
+from precompute.transform import DECODER, Transform
 
 
 @dataclass(frozen=True)

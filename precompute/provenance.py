@@ -10,12 +10,13 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from precompute.backbones import Backbone
 from precompute.engine import EngineChoice, TorchEngine
 
 LIBRARIES = ("precompute", "torch", "torchvision", "pillow", "h5py", "numpy")
 
 
-def run_record(choice: EngineChoice, weights: dict[str, Any], root: bytes) -> dict[str, Any]:
+def run_record(choice: EngineChoice, model: Backbone, root: bytes) -> dict[str, Any]:
     """JSON-ready: when, where, with what and from what the rows were made."""
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -28,7 +29,8 @@ def run_record(choice: EngineChoice, weights: dict[str, Any], root: bytes) -> di
         "precision": choice.precision,
         "batch_size": choice.batch_size,
         "chosen": choice.why,
-        "weights": weights,
+        "weights": model.source,
+        "notes": list(model.notes),
         "source": os.fsdecode(os.path.abspath(root)),
         "versions": {name: _version(name) for name in LIBRARIES},
     }

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
-from precompute.backbones import Backbone
 from precompute.cache import Status, open_cache
-from precompute.engine import EngineChoice
 from precompute.sources import Listing, ascii_name
 
 
@@ -77,25 +74,19 @@ class Extraction:
         return {**asdict(self), "failed": failed}
 
 
-def describe(path: str, listing: Listing, model: Backbone, choice: EngineChoice, storage: str) -> Extraction:
-    """The result of a run that has not done anything yet."""
+def describe(path: str, listing: Listing, *, notes: tuple[str, ...], **settings: Any) -> Extraction:
+    """The result of a run that has not done anything yet; `settings` are further fields of Extraction."""
     names = ("none", "train", "val", "test")
-    counts = Counter(names[code] for code in listing.splits.tolist())
+    counts = np.bincount(listing.splits, minlength=len(names)).tolist()
     return Extraction(
         path=path,
         key="",
         rows=len(listing),
-        layer=model.layer,
-        shape=model.shape,
-        dtype=storage,
-        device=choice.device,
-        precision=choice.precision,
-        batch_size=choice.batch_size,
-        why=choice.why,
-        notes=(*model.notes, *listing.notes),
+        notes=(*notes, *listing.notes),
         passed=listing.passed.lines(),
         classes=len(listing.classes),
-        splits={name: counts[name] for name in names if counts[name]},
+        splits={name: count for name, count in zip(names, counts, strict=True) if count},
+        **settings,
     )
 
 

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
+DECODER = "pillow, jpeg resized by torch, 1"
+"""Part of the cache's key; its number goes up when a change in `decode` changes pixels."""
+
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -47,19 +47,31 @@ def digest_of(state: Mapping[str, torch.Tensor]) -> str:
     return sha.hexdigest()
 
 
-def load_file(path: str) -> StateDict:
-    """The state dict in a .pth/.pt or .safetensors file, on the CPU; nothing in it is executed.
+def identity_of(path: str) -> dict[str, Any]:
+    """Absolute path, size and modification time of a weights file, by which it is taken for the same again.
 
-    Raises WeightsError where the file is missing, is not a checkpoint, or needs unpickling of code.
+    Asked before the file is read: should another take its place meanwhile, that one is not taken for it.
     """
+    status = _status(path)
+    return {"path": os.path.abspath(path), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+
+
+def _status(path: str) -> os.stat_result:
     try:
-        status = os.stat(path)
+        return os.stat(path)
     except OSError as error:
         raise WeightsError(
             f"The weights file {path} cannot be read: {error.strerror}.",
             hint="--weights takes an entry such as DEFAULT, `random`, or the path of a .pth or .safetensors file.",
         ) from error
-    if not stat.S_ISREG(status.st_mode):
+
+
+def load_file(path: str) -> StateDict:
+    """The state dict in a .pth/.pt or .safetensors file, on the CPU; nothing in it is executed.
+
+    Raises WeightsError where the file is missing, is not a checkpoint, or needs unpickling of code.
+    """
+    if not stat.S_ISREG(_status(path).st_mode):
         raise WeightsError(f"The weights file {path} is not a file.", hint="Name a .pth or .safetensors file.")
     try:
         loaded = _load_safetensors(path) if path.endswith(".safetensors") else _load_pickle_free(path)
@@ -200,8 +212,8 @@ def _modern_densenet(state: StateDict) -> StateDict:
     return {pattern.sub(lambda match: match[1] + match[2], name): value for name, value in state.items()}
 
 
-def download(entry: Any) -> tuple[StateDict, str]:
-    """State dict of a torchvision weights entry, downloaded once into TORCH_HOME, and the path of its file.
+def download(entry: Any) -> tuple[StateDict, dict[str, Any]]:
+    """State dict of a torchvision weights entry, downloaded once into TORCH_HOME, and the identity of its file.
 
     Raises WeightsError naming the missing file and the ways out where it is not there and cannot be fetched.
     """
@@ -224,6 +236,7 @@ def download(entry: Any) -> tuple[StateDict, str]:
         finally:
             socket.setdefaulttimeout(before)
     try:
-        return load_file(str(path)), str(path)
+        file = identity_of(str(path))
+        return load_file(str(path)), file
     except WeightsError as error:
         raise WeightsError(error.message, hint="Delete that file; the next run downloads it again.") from error

@@ -34,7 +34,8 @@ ALLOWED = {
     },
     "precompute.catalog": {f"precompute.{name}" for name in ("errors", "transform", "layers", "architectures", "tiny")},
     "precompute.stream": {f"precompute.{name}" for name in ("errors", "transform", "sources", "decode", "engine")},
-    "precompute.provenance": {"precompute.engine"},
+    "precompute.provenance": {"precompute.engine", "precompute.backbones"},
+    "precompute.remembered": {*(f"precompute.{name}" for name in ("errors", "transform", "sources", "plan")), CACHE},
     "precompute.plan": {"precompute.errors", "precompute.sources", CACHE},
     "precompute.rows": {
         *(f"precompute.{name}" for name in ("errors", "transform", "sources", "engine", "stream", "plan")),
@@ -45,10 +46,15 @@ ALLOWED = {
         *(f"precompute.{name}" for name in ("errors", "sources", "plan", "kept")),
         CACHE,
     },
-    "precompute.report": {*(f"precompute.{name}" for name in ("backbones", "engine", "sources")), CACHE},
+    "precompute.report": {"precompute.sources", CACHE},
+    "precompute.run": {
+        *(f"precompute.{name}" for name in ("errors", "backbones", "decode", "engine", "sources", "transform")),
+        *(f"precompute.{name}" for name in ("plan", "rows", "provenance", "remembered", "report")),
+        *(f"precompute.{name}" for name in ("kept", "working_file")),
+        CACHE,
+    },
     "precompute.extraction": {
-        *(f"precompute.{name}" for name in ("errors", "backbones", "decode", "engine", "sources")),
-        *(f"precompute.{name}" for name in ("plan", "rows", "provenance", "report", "kept", "working_file")),
+        *(f"precompute.{name}" for name in ("errors", "sources", "remembered", "report", "working_file", "run")),
         CACHE,
     },
     "precompute.training": {"precompute.errors", CACHE, HEADS},

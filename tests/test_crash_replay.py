@@ -23,7 +23,7 @@ from conftest import make_image, make_photos
 from crash_replay import Point, Recorder, kills, power_cuts, read_folder
 from test_extraction import assert_same
 
-from precompute import extract, extraction, open_cache, verify
+from precompute import extract, load_backbone, open_cache, verify
 from precompute.cache import Cache, RowWriter
 from precompute.errors import CacheFormatError, PrecomputeError, Stopped
 
@@ -46,7 +46,7 @@ def interrupted(photos: Path, out: Path, batches: int) -> None:
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """14 photos, among them a broken one, two identical ones, and one whose size is the same whatever it shows."""
-    monkeypatch.setattr(extraction, "load_backbone", functools.cache(extraction.load_backbone))  # half of a run's time
+    monkeypatch.setattr("precompute.run.load_backbone", functools.cache(load_backbone))  # half of a run's time
     photos = make_photos(tmp_path / "photos", per_class=3)
     make_image(50).save(photos / "train/cats/0.bmp")
     (photos / "train/cats/0.jpg").unlink()

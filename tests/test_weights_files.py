@@ -110,9 +110,9 @@ def test_without_network_the_missing_file_and_three_ways_out_are_named(no_networ
 def test_a_file_that_lies_in_torch_home_needs_no_network(no_network: Path) -> None:
     no_network.mkdir(parents=True)
     torch.save(state_of(), no_network / "resnet18-f37072fd.pth")
-    state, path = download(ResNet18_Weights.DEFAULT)
+    state, file = download(ResNet18_Weights.DEFAULT)
     assert digest_of(state) == digest_of(state_of())
-    assert path == str(no_network / "resnet18-f37072fd.pth")
+    assert file["path"] == str(no_network / "resnet18-f37072fd.pth")
 
 
 def test_a_half_file_in_torch_home_is_to_be_deleted(no_network: Path) -> None:

@@ -25,12 +25,17 @@ def print_json(value: object) -> None:
 
 
 def print_pairs(title: str | None, pairs: Iterable[tuple[str, object]]) -> None:
-    """A table of names and values; values of None are left out."""
-    print_table(title, ("", ""), [(name, str(value)) for name, value in pairs if value is not None], header=False)
+    """Lines of names and values; values of None are left out. (Without rich, whose loading would double a rerun.)"""
+    lines = [(name, printable(str(value)).split("\n")) for name, value in pairs if value is not None]
+    width = max((len(name) for name, _ in lines), default=0)
+    if title is not None:
+        click.echo(printable(title))
+    for name, values in lines:
+        click.echo(f"{name:{width}}  " + f"\n{'':{width}}  ".join(values))
 
 
 def print_table(
-    title: str | None, columns: Iterable[str], rows: Iterable[Iterable[object]], *, header: bool = True, right: int = 99
+    title: str | None, columns: Iterable[str], rows: Iterable[Iterable[object]], *, right: int = 99
 ) -> None:
     """A table on stdout. `right`: columns from this one on hold numbers and stand on the right."""
     from rich import box
@@ -39,7 +44,7 @@ def print_table(
 
     if title is not None:
         click.echo(printable(title))  # rich would wrap a table's own title at the table's width
-    table = Table(show_header=header, box=box.SIMPLE_HEAD if header else None, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for number, name in enumerate(columns):
         table.add_column(name, justify="right" if number >= right else "left", overflow="fold")
     for row in rows:

@@ -1,0 +1,137 @@
+"""source x backbone -> cache. The heavy part: plan, lay out, compute what is missing, finish by one rename."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from precompute.backbones import Backbone, load_backbone
+from precompute.cache import bytes_needed, key_of
+from precompute.decode import quiet_pillow
+from precompute.engine import EngineChoice, TorchEngine, choose
+from precompute.errors import SourceError, Stopped
+from precompute.kept import drop_kept
+from precompute.plan import make_plan, open_olds, partial_path, samples_of, up_to_date
+from precompute.provenance import run_record
+from precompute.remembered import Request, remember
+from precompute.report import Extraction, Progress, describe
+from precompute.rows import RowRun
+from precompute.sources import Listing
+from precompute.transform import DECODER
+from precompute.working_file import finish, working_file
+
+
+def run(
+    path: str,
+    listing: Listing,
+    request: Request,
+    *,
+    workers: int | None,
+    on_error: str,
+    limit: int | None,
+    overwrite: bool,
+    rehash: bool,
+    dry_run: bool,
+    progress: Callable[[Progress], None] | None,
+    stop: Callable[[], int] | None,
+) -> Extraction:
+    """Bring the file at `path` up to `listing`, under the lock of its caller. See `extract`, whose errors these are."""
+    model = load_backbone(
+        request.backbone,
+        weights=request.weights,
+        layer=request.layer,
+        pooling=request.pooling,
+        transform=request.transform,
+    )
+    choice = choose(device=request.device, precision=request.precision, batch_size=request.batch_size)
+    storage = request.dtype
+    if storage == "auto":
+        storage = "float32" if choice.precision == "fp32" else "float16"
+    spec = model.spec(decoder=DECODER, precision=choice.precision, storage=storage)
+    layers = {model.layer: (model.shape, np.dtype(storage))}
+    result = describe(
+        path,
+        listing,
+        layer=model.layer,
+        shape=model.shape,
+        dtype=storage,
+        notes=model.notes,
+        **asdict(choice),
+    )
+    with quiet_pillow():
+        olds = open_olds(path, spec, overwrite=overwrite)
+        plan = make_plan(listing, path, olds, limit=limit, overwrite=overwrite, rehash=rehash)
+        result.dropped = plan.dropped
+        if dry_run:
+            result.key, result.to_read = key_of(spec), len(plan.missing)
+            result.reused = len(listing) - result.to_read
+            result.bytes = bytes_needed(samples_of(listing), layers)
+        elif up_to_date(plan, listing, path):
+            result.reused = len(listing)
+            drop_kept(path)  # left by a run that ended between its last two steps
+        else:
+            with working_file(path, plan, spec, listing, layers) as (writer, missing):
+                rows = RowRun(
+                    listing,
+                    plan.olds,
+                    partial_path(path),
+                    writer,
+                    shape=model.shape,
+                    layer=model.layer,
+                    storage=storage,
+                )
+                if len(missing):
+                    record = run_record(choice, model, listing.root) | remember(request, model.file)
+                    _fill(rows, missing, model, choice, workers, on_error, progress, stop, record, result)
+                result.reused = len(listing) - len(missing)
+            finish(path)
+    return result
+
+
+def _fill(
+    run: RowRun,
+    missing: NDArray[np.int64],
+    model: Backbone,
+    choice: EngineChoice,
+    workers: int | None,
+    on_error: str,
+    progress: Callable[[Progress], None] | None,
+    stop: Callable[[], int] | None,
+    record: dict[str, Any],
+    result: Extraction,
+) -> None:
+    """Compute the missing rows, telling how it goes, until done, stopped, or an image breaks a strict run."""
+    engine = TorchEngine(model.module, model.transform, choice)
+    began = time.monotonic()
+    done, failures = result.rows - len(missing), 0
+    run.writer.append_provenance([record])
+    for step in run.steps(missing, engine, model.transform, workers or len(os.sched_getaffinity(0))):
+        done += step.done
+        failures += len(step.failed)
+        result.computed += step.computed
+        result.copied += step.copied
+        result.failed.extend(step.failed[: max(0, 20 - len(result.failed))])
+        result.forward_seconds = time.monotonic() - began
+        if progress is not None:
+            progress(Progress(done, result.rows, result.computed, failures, result.forward_seconds))
+        if step.failed and on_error == "stop":
+            identity, reason, detail = step.failed[0]
+            run.writer.sync()
+            raise SourceError(
+                f"{identity}: {reason.lower().replace('_', ' ')} ({detail}).",
+                hint="Everything computed so far is kept. Mend or remove the file and run the same command again, "
+                "or use --on-error skip.",
+            )
+        if stop is not None and (signum := stop()) and done < result.rows:
+            run.writer.sync()
+            raise Stopped(
+                f"Stopped with {done:,} of {result.rows:,} samples done.",
+                signum=signum,
+                hint="Everything computed so far is kept. Run the same command again to go on.",
+            )
