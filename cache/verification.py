@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -21,8 +21,9 @@ BLOCK_BYTES = 16 * 1024 * 1024
 class Verification:
     """What `verify` found. Arrays hold row numbers, ascending.
 
-    good: checksums match (ok or failed samples alike) · pending: not computed yet · damaged: a checksum that does not
-    match its bytes, or an ok row with NaN or infinity in it · ids_in_order: ids strictly ascending.
+    good: checksums match (ok or failed samples alike) · pending: not computed yet, or being written just now ·
+    damaged: a checksum that does not match its bytes, or an ok row with NaN or infinity in it · ids_in_order: ids
+    strictly ascending.
     """
 
     good: NDArray[np.int64]
@@ -35,8 +36,17 @@ class Verification:
         return self.ids_in_order and not len(self.pending) and not len(self.damaged)
 
 
-def verify(cache: Cache, *, progress: Callable[[int], None] | None = None, workers: int | None = None) -> Verification:
-    """Check every row of every layer, in parallel. `progress` is called with the number of rows just checked."""
+def verify(
+    cache: Cache,
+    *,
+    layers: Sequence[str] | None = None,
+    progress: Callable[[int], None] | None = None,
+    workers: int | None = None,
+) -> Verification:
+    """Check every row of all layers, or of these, in parallel; also while another process writes.
+
+    `progress` is called with the number of rows just checked, of one layer.
+    """
     statuses, digests = cache.status, cache.column("samples/digest")
     sizes, mtimes = cache.column("samples/size"), cache.column("samples/mtime_ns")
     pending = statuses == Status.PENDING
@@ -44,14 +54,16 @@ def verify(cache: Cache, *, progress: Callable[[int], None] | None = None, worke
 
     def check(layer: str, start: int, stop: int) -> tuple[slice, NDArray[np.bool_], NDArray[np.bool_]]:
         block = slice(start, stop)
-        rows = np.asarray(cache.features(layer)[block])
-        sums = np.asarray(cache.column(f"checksums/{layer}")[block])
-        bad = sums != row_checksums(digests[block], sizes[block], mtimes[block], statuses[block], rows)
+        # Checksums before and after: a row that a writer is at work on meanwhile is not there yet, and not damaged.
+        before = np.array(cache.column(f"checksums/{layer}")[block])
+        rows, status = cache.features(layer)[block], np.array(statuses[block])
+        bad = before != row_checksums(digests[block], sizes[block], mtimes[block], status, rows)
         finite = np.isfinite(rows.reshape(len(rows), -1)).all(axis=1)
-        return block, sums == 0, bad | (~finite & (statuses[block] == Status.OK))
+        absent = (before == 0) | (before != cache.column(f"checksums/{layer}")[block])
+        return block, absent, bad | (~finite & (status == Status.OK))
 
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        for layer in cache.layers:
+    with ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:
+        for layer in cache.layers if layers is None else layers:
             height = max(1, BLOCK_BYTES // cache.layout.columns[f"features/{layer}"].row_bytes)
             starts = range(0, len(cache), height)
             blocks = pool.map(lambda start, layer=layer, height=height: check(layer, start, start + height), starts)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from precompute.extraction import extract
     from precompute.heads import LogisticHead, MLPHead, SavedHead, Scores, load_head, save_head
     from precompute.prediction import Prediction, Predictions, predict
+    from precompute.repairing import repair
     from precompute.report import Extraction, Progress
     from precompute.training import Training, train_head
 
@@ -42,6 +43,7 @@ __all__ = [
     "load_head",
     "open_cache",
     "predict",
+    "repair",
     "save_head",
     "train_head",
     "verify",
@@ -54,6 +56,7 @@ _HOMES = {
     "precompute.extraction": ("extract",),
     "precompute.heads": ("LogisticHead", "MLPHead", "SavedHead", "Scores", "load_head", "save_head"),
     "precompute.prediction": ("Prediction", "Predictions", "predict"),
+    "precompute.repairing": ("repair",),
     "precompute.report": ("Extraction", "Progress"),
     "precompute.training": ("Training", "train_head"),
 }

@@ -101,7 +101,7 @@ def make_plan(
         take = same & (origin < 0)
         origin[take] = number
         origin_row[take] = place[take]
-    in_place = bool(olds) and olds[0].path == partial_path(out) and _same_table(olds[0], listing)
+    in_place = bool(olds) and olds[0].path == partial_path(out) and same_table(olds[0], listing)
     # A row that is not taken as it is may still be known by its bytes: then the file must not be written over.
     in_place = in_place and not np.any(lasting(olds[0]) & (origin != 0))
     return Plan(olds, origin, origin_row, dropped, in_place)
@@ -110,7 +110,7 @@ def make_plan(
 def up_to_date(plan: Plan, listing: Listing, out: str) -> bool:
     """Whether the finished file is already what the run would make."""
     finished = [number for number, old in enumerate(plan.olds) if old.path == out]
-    return bool(finished) and bool(np.all(plan.origin == finished[0])) and _same_table(plan.olds[finished[0]], listing)
+    return bool(finished) and bool(np.all(plan.origin == finished[0])) and same_table(plan.olds[finished[0]], listing)
 
 
 def _refuse_mistakes(
@@ -146,7 +146,8 @@ def lasting(old: Cache) -> NDArray[np.bool_]:
     return there & np.isin(old.status, final)
 
 
-def _same_table(old: Cache, listing: Listing) -> bool:
+def same_table(old: Cache, listing: Listing) -> bool:
+    """Whether `old` has exactly these samples, with these labels and splits."""
     return (
         len(old) == len(listing)
         and np.array_equal(old.column("samples/id"), listing.ids)

@@ -10,16 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from precompute.backbones import Backbone, load_backbone
-from precompute.cache import difference
+from precompute.backbones import Backbone
 from precompute.decode import quiet_pillow
 from precompute.engine import TorchEngine, choose
 from precompute.errors import HeadFormatError, HeadMismatchError
 from precompute.heads import SavedHead, load_head
 from precompute.heads.scores import wilson_interval
+from precompute.rebuilding import Origin, rebuild_backbone
 from precompute.sources import Listing, list_folder
 from precompute.stream import forward
-from precompute.transform import DECODER, Transform
 
 
 @dataclass(frozen=True)
@@ -139,79 +138,16 @@ def rebuild(
 
     Raises HeadMismatchError where weights, transform or layer differ from those of the training.
     """
-    spec, source, width = _read_metadata(saved, path)
-    name = spec["backbone"]
-    if backbone is not None and backbone != name:
-        raise HeadMismatchError(
-            f"The head {path} was trained on {name}, not on {backbone}.", hint="Leave -b out, or take another head."
-        )
-    if ":" in name and backbone is None:
-        raise HeadMismatchError(
-            f"The head {path} names a backbone that is code: {name}. A head file does not decide what code runs.",
-            hint=f"If you trust that code, say so: -b {name}",
-        )
-    layer = spec["layers"][0]
-    model = load_backbone(
-        name,
-        weights=weights or _find_weights(source, path),
-        layer=layer["name"],
-        pooling=layer["pooling"],
-        transform=vars(Transform.from_spec(spec["transform"])),
+    model, spec = rebuild_backbone(
+        saved.metadata.get("spec"),
+        saved.metadata.get("weights_source", {}),
+        Origin(f"The head {path}", "was trained", "on", HeadMismatchError, HeadFormatError),
+        backbone=backbone,
+        weights=weights,
     )
-    now = model.spec(decoder=DECODER, precision=spec["precision"], storage=spec["storage"])
-    if lines := difference(spec, now):
+    if int(np.prod(model.shape)) != int(saved.head.n_features_in_):
         raise HeadMismatchError(
-            "\n".join(
-                [f"The head {path} was trained on other features (then -> now):", *(f"  {line}" for line in lines)]
-            ),
-            hint="Name the weights it was trained with (--weights PATH), or train a head on features made with these.",
-        )
-    if int(np.prod(model.shape)) != width:
-        raise HeadMismatchError(
-            f"The head {path} takes {width} features; {name} gives {model.shape}.", hint="Train the head again."
+            f"The head {path} takes {saved.head.n_features_in_} features; {model.name} gives {model.shape}.",
+            hint="Train the head again.",
         )
     return model, spec["precision"], np.dtype(spec["storage"])
-
-
-def _read_metadata(saved: SavedHead, path: str) -> tuple[dict[str, Any], dict[str, Any], int]:
-    """(spec, where the weights came from, width), their types checked: the file may come from a stranger."""
-    spec, source = saved.metadata.get("spec"), saved.metadata.get("weights_source", {})
-    good = (
-        isinstance(spec, dict)
-        and isinstance(source, dict)
-        and all(isinstance(spec.get(name), str) for name in ("backbone", "weights", "precision"))
-        and spec.get("storage") in ("float16", "float32")
-        and isinstance(spec.get("transform"), dict)
-        and isinstance(spec.get("layers"), list)
-        and len(spec["layers"]) == 1
-        and isinstance(spec["layers"][0], dict)
-        and all(isinstance(spec["layers"][0].get(name), str) for name in ("name", "pooling"))
-    )
-    if not good:
-        raise HeadFormatError(
-            f"The head {path} does not say which features it was trained on.",
-            hint="Use a head saved by `precompute train-head -o`.",
-        )
-    assert isinstance(spec, dict)  # checked above; mypy does not see through `good`
-    return spec, source, int(saved.head.n_features_in_)
-
-
-def _find_weights(source: dict[str, Any], path: str) -> str:
-    """The --weights that leads to the weights of the training."""
-    kind = source.get("kind")
-    if kind in ("embedded", "factory"):
-        return "DEFAULT"
-    if kind == "entry" and isinstance(source.get("entry"), str):
-        return str(source["entry"])
-    if kind == "random" and isinstance(source.get("seed"), int):
-        return f"random:{source['seed']}"
-    if kind == "file" and isinstance(source.get("path"), str):
-        if os.path.isfile(source["path"]):
-            return str(source["path"])
-        raise HeadMismatchError(
-            f"The weights that the head {path} was trained with are no longer at {source['path']}.",
-            hint="Say where they are now: --weights PATH (their contents are checked, the name does not matter).",
-        )
-    raise HeadFormatError(
-        f"The head {path} does not say where its weights came from.", hint="Name them: --weights PATH or an entry."
-    )

@@ -17,7 +17,7 @@ from precompute.decode import quiet_pillow
 from precompute.engine import EngineChoice, TorchEngine, choose
 from precompute.errors import SourceError, Stopped
 from precompute.kept import drop_kept
-from precompute.plan import make_plan, open_olds, partial_path, samples_of, up_to_date
+from precompute.plan import Plan, make_plan, open_olds, partial_path, samples_of, up_to_date
 from precompute.provenance import run_record
 from precompute.remembered import Request, remember
 from precompute.report import Extraction, Progress, describe
@@ -54,7 +54,6 @@ def run(
     if storage == "auto":
         storage = "float32" if choice.precision == "fp32" else "float16"
     spec = model.spec(decoder=DECODER, precision=choice.precision, storage=storage)
-    layers = {model.layer: (model.shape, np.dtype(storage))}
     result = describe(
         path,
         listing,
@@ -71,27 +70,50 @@ def run(
         if dry_run:
             result.key, result.to_read = key_of(spec), len(plan.missing)
             result.reused = len(listing) - result.to_read
-            result.bytes = bytes_needed(samples_of(listing), layers)
+            result.bytes = bytes_needed(samples_of(listing), {model.layer: (model.shape, np.dtype(storage))})
         elif up_to_date(plan, listing, path):
             result.reused = len(listing)
             drop_kept(path)  # left by a run that ended between its last two steps
         else:
-            with working_file(path, plan, spec, listing, layers) as (writer, missing):
-                rows = RowRun(
-                    listing,
-                    plan.olds,
-                    partial_path(path),
-                    writer,
-                    shape=model.shape,
-                    layer=model.layer,
-                    storage=storage,
-                )
-                if len(missing):
-                    record = run_record(choice, model, listing.root) | remember(request, model.file)
-                    _fill(rows, missing, model, choice, workers, on_error, progress, stop, record, result)
-                result.reused = len(listing) - len(missing)
-            finish(path)
+            wanted = remember(request, model.file)
+            complete(path, listing, plan, spec, model, choice, result, wanted, workers, on_error, progress, stop)
     return result
+
+
+def complete(
+    path: str,
+    listing: Listing,
+    plan: Plan,
+    spec: dict[str, Any],
+    model: Backbone,
+    choice: EngineChoice,
+    result: Extraction,
+    remembered: dict[str, Any],
+    workers: int | None,
+    on_error: str,
+    progress: Callable[[Progress], None] | None,
+    stop: Callable[[], int] | None,
+) -> None:
+    """Make the file that `plan` is about: copy, compute, rename; `result` is told what was done.
+
+    remembered: what the run's record says beside what it was made with (see `remember`).
+    """
+    layers = {model.layer: (model.shape, np.dtype(spec["storage"]))}
+    with working_file(path, plan, spec, listing, layers) as (writer, missing):
+        rows = RowRun(
+            listing,
+            plan.olds,
+            partial_path(path),
+            writer,
+            shape=model.shape,
+            layer=model.layer,
+            storage=spec["storage"],
+        )
+        if len(missing):
+            record = run_record(choice, model, listing.root) | remembered
+            _fill(rows, missing, model, choice, workers, on_error, progress, stop, record, result)
+        result.reused = len(listing) - len(missing)
+    finish(path)
 
 
 def _fill(

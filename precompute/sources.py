@@ -109,7 +109,8 @@ def list_folder(root: str | os.PathLike[str], *, limit: int | None = None) -> Li
         if stat.S_ISDIR(status.st_mode):
             _walk(base, found)
         elif stat.S_ISREG(status.st_mode):
-            found = _Found([b""], *(array("q", [value]) for value in (status.st_size, status.st_mtime_ns, 0)), [b""])
+            size, mtime, place = (array("q", [value]) for value in (status.st_size, status.st_mtime_ns, 0))
+            found = _Found([b""], size, mtime, place, [b""])
         else:
             raise SourceError(f"{shown} is neither a folder nor an image file.", hint="Name a folder of images.")
     except FileNotFoundError as error:

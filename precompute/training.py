@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from precompute.cache import Cache, Status, open_cache
+from precompute.cache import Cache, open_cache
 from precompute.errors import TrainingError, UsageError
-from precompute.heads import LogisticHead, MLPHead, Scores, evaluate, holdout, save_head
+from precompute.heads import LogisticHead, MLPHead, Scores, evaluate, save_head
+from precompute.selection import HOLDOUT, Rows, check_classes, digest_groups, duplicates, parts_of, whole_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from precompute.cache.provenance import Record
 
 HEADS: Mapping[str, Any] = {"logistic": LogisticHead, "mlp": MLPHead}
-HOLDOUT = "hold-out"
-HOLDOUT_FRACTION = 0.2
-Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,8 @@ def train_head(
 
     head: "logistic" or "mlp". settings: parameters of LogisticHead or MLPHead. out: where to save the head, one
     .safetensors file that `predict` needs nothing else beside.
-    Raises TrainingError for labels that nothing can be learned from, CacheError, HeadError, UsageError.
+    Raises TrainingError for labels that nothing can be learned from, CacheError for damaged rows (each is held against
+    its checksum), HeadError, UsageError.
     """
     if head not in HEADS:
         raise UsageError(f"head must be one of {', '.join(HEADS)}. Got {head!r} instead.", hint="See --head.")
@@ -89,12 +88,12 @@ def train_head(
         cache = open_cache(cache)
     features = cache.features(layer)
     layer = layer or cache.layers[0]
-    parts, notes = _parts(cache, seed)
+    parts, notes = parts_of(cache, whole_rows(cache, layer), seed)
     names = np.array(cache.classes, dtype=np.str_)
     labels = cache.labels
-    digests = _digest_groups(cache)
-    _check_classes(cache, parts)
-    notes += _duplicates(cache, parts, digests)
+    digests = digest_groups(cache)
+    check_classes(cache, parts)
+    notes += duplicates(cache, parts, digests)
 
     def arrays(rows: Rows) -> tuple[NDArray[np.floating], NDArray[np.str_]]:
         return np.asarray(features[rows]).reshape(len(rows), -1), names[labels[rows]]
@@ -131,88 +130,6 @@ def train_head(
     if out is not None:
         save_head(out, estimator, metadata=_metadata(cache, layer, result, seed))
     return result
-
-
-def _parts(cache: Cache, seed: int) -> tuple[dict[str, Rows], list[str]]:
-    """Row numbers of train and of what is scored."""
-    labelled = cache.labels >= 0
-    usable = cache.ok & labelled
-    notes = []
-    if skipped := int((~labelled).sum()):
-        notes.append(f"{skipped} samples have no label and are left out")
-    if broken := int((labelled & ~usable).sum()):
-        pending = int((labelled & (cache.status == Status.PENDING)).sum())
-        notes.append(f"{broken} samples have no features ({pending} not computed yet) and are left out")
-    if not usable.any():
-        raise TrainingError(
-            f"{cache.path} holds no labelled features.",
-            hint="Put the images into one folder for each class (photos/cats, photos/dogs) and extract again.",
-        )
-    split = cache.split
-    parts = {name: np.flatnonzero(usable & (split == name)) for name in ("train", "val", "test")}
-    parts = {name: rows for name, rows in parts.items() if len(rows)}
-    if not parts:
-        parts["train"] = np.flatnonzero(usable)
-    elif "train" not in parts:
-        raise TrainingError(
-            f"{cache.path} has the splits {', '.join(parts)}, but no usable images in train.",
-            hint="Add a folder train/ with the same class folders, and extract again.",
-        )
-    if parts.keys() == {"train"}:
-        pool = parts["train"]
-        try:
-            train, held = holdout(
-                cache.labels[pool], groups=_digest_groups(cache)[pool], fraction=HOLDOUT_FRACTION, seed=seed
-            )
-        except ValueError as error:
-            raise TrainingError(
-                f"{cache.path} has too few images to hold any out for scoring: no class has two different ones.",
-                hint="Add images, at least two different ones for each class.",
-            ) from error
-        parts = {"train": pool[train], HOLDOUT: pool[held]}
-        notes.append(f"no val or test split: scored on a stratified hold-out of {HOLDOUT_FRACTION:.0%} (seed {seed})")
-    return parts, notes
-
-
-def _digest_groups(cache: Cache) -> NDArray[np.int64]:
-    """(N,) the same number for byte-identical files."""
-    digests = np.ascontiguousarray(cache.column("samples/digest")).view("V32").ravel()
-    groups: NDArray[np.int64] = np.unique(digests, return_inverse=True)[1]
-    return groups
-
-
-def _check_classes(cache: Cache, parts: dict[str, Rows]) -> None:
-    """Raise TrainingError for one class, or for a class that is scored but was never seen."""
-    labels = cache.labels
-    present = {split: set(np.unique(labels[rows]).tolist()) for split, rows in parts.items()}
-    if len(present["train"]) < 2:
-        only = cache.classes[next(iter(present["train"]))]
-        raise TrainingError(
-            f"All training images of {cache.path} have one class, {only!r}; there is nothing to tell apart.",
-            hint="Add a folder with images of a second class beside it, and extract again.",
-        )
-    for split, found in present.items():
-        if unseen := sorted(cache.classes[label] for label in found - present["train"]):
-            raise TrainingError(
-                f"Split {split} of {cache.path} has classes without usable training images: {', '.join(unseen[:8])}"
-                f"{', ...' if len(unseen) > 8 else ''}.",
-                hint="Add training images of these classes or take them out of the split, and extract again.",
-            )
-
-
-def _duplicates(cache: Cache, parts: dict[str, Rows], groups: NDArray[np.int64]) -> list[str]:
-    """Notes on byte-identical images where they make scores flatter or labels doubtful."""
-    notes = []
-    train = np.unique(groups[parts["train"]])
-    for split, rows in parts.items():
-        leaked = 0 if split == "train" else int(np.isin(groups[rows], train).sum())
-        if leaked:
-            notes += [f"{leaked} images of {split} are byte-identical to training images: its score flatters"]
-    rows = np.concatenate(list(parts.values()))
-    pairs = np.unique(np.stack([groups[rows], cache.labels[rows]]), axis=1)
-    if doubtful := int((np.unique(pairs[0], return_counts=True)[1] > 1).sum()):
-        notes.append(f"{doubtful} pictures occur under more than one class, byte for byte")
-    return notes
 
 
 def _choices(estimator: Any) -> tuple[dict[str, Any], bool]:

@@ -57,12 +57,17 @@ ALLOWED = {
         *(f"precompute.{name}" for name in ("errors", "sources", "remembered", "report", "working_file", "run")),
         CACHE,
     },
-    "precompute.training": {"precompute.errors", CACHE, HEADS},
+    "precompute.selection": {"precompute.errors", CACHE, HEADS},
+    "precompute.training": {"precompute.errors", "precompute.selection", CACHE, HEADS},
+    "precompute.rebuilding": {"precompute.errors", "precompute.backbones", "precompute.transform", CACHE},
+    "precompute.repairing": {
+        *(f"precompute.{name}" for name in ("errors", "decode", "engine", "plan", "rebuilding", "report")),
+        *(f"precompute.{name}" for name in ("run", "sources")),
+        CACHE,
+    },
     "precompute.prediction": {
-        *(
-            f"precompute.{name}"
-            for name in ("errors", "backbones", "decode", "engine", "sources", "stream", "transform")
-        ),
+        *(f"precompute.{name}" for name in ("errors", "backbones", "decode", "engine", "rebuilding")),
+        *(f"precompute.{name}" for name in ("sources", "stream")),
         CACHE,
         HEADS,
     },
@@ -145,6 +150,7 @@ def test_public_names() -> None:
         "load_head",
         "open_cache",
         "predict",
+        "repair",
         "save_head",
         "train_head",
         "verify",

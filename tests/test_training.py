@@ -65,10 +65,10 @@ def test_the_same_bytes_never_stand_on_both_sides_of_a_hold_out(flowers: Path, t
     assert len(cache) == 4317
     digests = [digest.tobytes() for digest in cache.column("samples/digest")]
     assert len(set(digests)) < len(digests)
-    from precompute.training import _parts
+    from precompute.selection import parts_of, whole_rows
 
     for seed in range(5):
-        parts, _ = _parts(cache, seed)
+        parts, _ = parts_of(cache, whole_rows(cache, cache.layers[0]), seed)
         train, held = ({digests[row] for row in parts[name]} for name in ("train", HOLDOUT))
         assert not train & held
         assert len(parts["train"]) + len(parts[HOLDOUT]) == 4317
@@ -125,3 +125,15 @@ def test_bad_requests(folder: Path, tmp_path: Path) -> None:
         train_head(folder / "a.h5", C=-1.0)
     with pytest.raises(HeadError, match="cannot be written"):
         train_head(folder / "a.h5", tmp_path / "no" / "a.safetensors")
+
+
+def test_damaged_rows_are_never_trained_on(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "a.h5"
+    extract(photos, out, backbone="tiny")
+    cache = open_cache(out)
+    column = cache.layout.columns[f"features/{cache.layers[0]}"]
+    data = bytearray(out.read_bytes())
+    data[column.offset + 3 * column.row_bytes] ^= 1
+    out.write_bytes(data)
+    with pytest.raises(CacheError, match=r"1 of 24 rows .*train/cats/3\.png.*(\n.*)*--repair"):
+        train_head(out)

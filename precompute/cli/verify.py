@@ -9,36 +9,60 @@ from typing import TYPE_CHECKING
 
 import click
 
-from precompute.cli._output import json_option, note, print_json, print_pairs, progress_bar
+from precompute.cli._output import json_option, note, print_json, print_pairs, progress_bar, stop_on_signal
 
 if TYPE_CHECKING:
     from precompute.audit import SourceComparison
     from precompute.cache import Cache, Verification
+    from precompute.report import Extraction
 
 NAMED = 10
+SKIPPED = 3  # exit status: finished, but some images could not be read again
 
 
 @click.command(no_args_is_help=True)
 @click.argument("cache", type=click.Path())
 @click.option("--source", type=click.Path(), help="Also compare with the images below this folder, by their SHA-256.")
+@click.option("--repair", is_flag=True, help="Compute damaged rows again from the images below --source.")
+@click.option("-b", "--backbone", help="For --repair: say that you trust a backbone that is code.")
+@click.option("--weights", help="For --repair: where the weights are now, if they have moved.")
 @json_option
 @click.pass_context
-def verify(ctx: click.Context, cache: str, source: str | None, as_json: bool) -> None:
+def verify(
+    ctx: click.Context,
+    cache: str,
+    source: str | None,
+    repair: bool,
+    backbone: str | None,
+    weights: str | None,
+    as_json: bool,
+) -> None:
     """Read every row of CACHE once and hold it against its checksum.
 
     \b
     Examples:
       precompute verify photos.h5
       precompute verify photos.h5 --source photos
+      precompute verify photos.h5 --source photos --repair
       precompute verify photos.h5 --json
 
     \b
-    Exit status: 0 whole, 1 rows are damaged or missing, or the source has other images.
+    Exit status: 0 whole, 1 rows are damaged or missing, or the source has other images; 3 repaired, but the images of
+    some rows could not be read again.
     """
     from precompute.cache import open_cache
 
+    if repair and source is None:
+        raise click.UsageError("--repair needs to know where the images are: --source FOLDER.")
+    if not repair and (backbone or weights):
+        raise click.UsageError("-b and --weights belong to --repair.")
     opened = open_cache(cache)
     found = _rows(opened)
+    mended = None
+    if repair and source is not None and not found.whole:
+        mended = _repair(cache, source, backbone, weights)
+        opened = open_cache(cache)
+        found = _rows(opened)
     against = None if source is None else _source(opened, source)
     ids = opened.column("samples/id")
     damaged = [os.fsdecode(bytes(ids[row])) for row in found.damaged]
@@ -51,10 +75,40 @@ def verify(ctx: click.Context, cache: str, source: str | None, as_json: bool) ->
             "pending": len(found.pending),
             "ids_in_order": found.ids_in_order,
         }
+        if mended is not None:
+            told["repaired"] = {"computed": mended.computed, "copied": mended.copied, "failures": _failed(mended)}
         print_json(told if against is None else {**told, "source": {"path": source, **vars(against)}})
     else:
+        if mended is not None:
+            _tell_repair(mended)
         _report(opened, found, damaged, against)
-    ctx.exit(0 if found.whole and (against is None or against.same) else 1)
+    if not found.whole or (against is not None and not against.same):
+        ctx.exit(1)
+    ctx.exit(SKIPPED if mended is not None and mended.failed else 0)
+
+
+def _repair(cache: str, source: str, backbone: str | None, weights: str | None) -> Extraction:
+    from precompute.repairing import repair as run
+
+    with progress_bar("repair", "samples") as draw, stop_on_signal() as stop:
+        return run(
+            cache,
+            source,
+            backbone=backbone,
+            weights=weights,
+            progress=lambda progress: draw(progress.done, progress.total, f"{progress.rate:.1f} images/s"),
+            stop=stop,
+        )
+
+
+def _failed(mended: Extraction) -> list[dict[str, str]]:
+    return [{"id": name, "reason": reason, "detail": detail} for name, reason, detail in mended.failed]
+
+
+def _tell_repair(mended: Extraction) -> None:
+    for name, reason, detail in mended.failed:
+        note(f"Without features: {name}: {reason.lower().replace('_', ' ')} ({detail})")
+    note(f"Repaired: {mended.computed:,} rows computed again, {mended.reused:,} were good and copied.")
 
 
 def _rows(opened: Cache) -> Verification:
@@ -101,6 +155,6 @@ def _report(opened: Cache, found: Verification, damaged: list[str], against: Sou
             note(f"{kind}: {name}")
     print_pairs(None, pairs)
     if not found.whole:
-        note("To mend it run the `precompute extract` command that made the file once more, to a new output.")
+        note("To mend it: precompute verify CACHE --source FOLDER --repair, with the folder that holds the images.")
     elif against is not None and not against.same:
         note("To bring it up to date run the `precompute extract` command that made it again, with --rehash.")

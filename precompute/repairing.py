@@ -1,0 +1,128 @@
+"""Damaged rows of a finished file are computed again from their images; all others are copied."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from precompute.cache import Cache, Verification, WriteLock, open_cache, verify
+from precompute.decode import quiet_pillow
+from precompute.engine import choose
+from precompute.errors import CacheError, CacheFormatError, SourceError, UsageError
+from precompute.plan import make_plan, open_olds, partial_path, same_table
+from precompute.rebuilding import Origin, rebuild_backbone
+from precompute.report import Extraction, Progress, count_outcomes, describe
+from precompute.run import complete
+from precompute.sources import Listing, Passed, ascii_name
+
+
+def repair(
+    cache: str | os.PathLike[str],
+    source: str | os.PathLike[str],
+    *,
+    backbone: str | None = None,
+    weights: str | None = None,
+    device: str = "auto",
+    batch_size: int | None = None,
+    workers: int | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    stop: Callable[[], int] | None = None,
+) -> Extraction:
+    """Compute the damaged rows of the finished file `cache` again, from the images below `source`.
+
+    Backbone, layer, transform and precision are those of the file; its weights are looked for where they were and
+    compared by their contents. The table of samples stays as it is; `extract` brings a file up to a changed folder. The
+    mended file replaces the damaged one by one rename, and an interrupted repair goes on when it is run again.
+
+    backbone: must be named where it is code of the user's. weights: where they are now, if they have moved.
+    batch_size: that of the last run by default, so that rows come out equal to the last bit.
+    Raises CacheError and its kinds, SourceError, BackboneError, WeightsError, DeviceError, Stopped.
+    """
+    began = time.monotonic()
+    path = os.path.realpath(cache)
+    with WriteLock(path), quiet_pillow():
+        old = open_cache(path)
+        found = verify(old)
+        records = old.provenance
+        last = records[-1] if records else {}
+        if batch_size is None and isinstance(last.get("batch_size"), int):
+            batch_size = last["batch_size"]
+        choice = choose(device=device, precision=str(old.spec.get("precision")), batch_size=batch_size)
+        model, spec = rebuild_backbone(
+            old.spec,
+            last.get("weights"),
+            Origin(f"The feature file {path}", "was made", "with", CacheError, CacheFormatError),
+            backbone=backbone,
+            weights=weights,
+        )
+        if old.features(old.layers[0]).shape[1:] != model.shape or len(old.layers) != 1:
+            raise CacheFormatError(
+                f"{path} holds features of other shapes than its settings lead to.",
+                hint="Extract again to another output.",
+            )
+        listing = _listing_of(old, os.fsencode(source), found)
+        result = describe(
+            path,
+            listing,
+            layer=model.layer,
+            shape=model.shape,
+            dtype=spec["storage"],
+            notes=model.notes,
+            **asdict(choice),
+        )
+        if not found.whole:
+            olds = open_olds(path, spec, overwrite=False)
+            plan = make_plan(listing, path, olds, limit=None, overwrite=False, rehash=False)
+            if olds[0].path == partial_path(path) and not same_table(olds[0], listing):
+                raise CacheError(
+                    f"An extraction to {path} was interrupted and is not finished.",
+                    hint="Run that `precompute extract` command again; it computes damaged rows again, too.",
+                )
+            bad = np.zeros(len(listing), dtype=bool)
+            bad[found.damaged] = True
+            plan = replace(plan, origin=np.where(bad & (plan.origin == len(olds) - 1), -1, plan.origin))
+            complete(path, listing, plan, spec, model, choice, result, {}, workers, "skip", progress, stop)
+    failed = result.failed
+    count_outcomes(path, result)
+    result.failed = failed  # of this repair alone
+    result.seconds = time.monotonic() - began
+    return result
+
+
+def _listing_of(old: Cache, root: bytes, found: Verification) -> Listing:
+    """The samples of the file itself, as if they had just been listed."""
+    shown = ascii_name(os.fsdecode(root))
+    if not os.path.isdir(root):
+        raise SourceError(f"{shown} is not a folder.", hint="Name the folder that holds the images: --source FOLDER.")
+    ids = old.column("samples/id")
+    bad = np.concatenate([found.damaged, found.pending])
+    if any(_leads_out(bytes(ids[row])) for row in bad):
+        raise CacheFormatError(
+            f"{old.path} names images outside of its source folder.",
+            hint="It was not made by precompute like this; extract again to another output.",
+        )
+    if len(bad) == len(old) and not any(os.path.exists(os.path.join(root, bytes(ids[row]))) for row in bad[:1000]):
+        raise UsageError(f"None of the samples in {old.path} is in {shown}.", hint="Check the source.")
+    columns: dict[str, NDArray[Any]] = {
+        name: np.array(old.column(f"samples/{column}"))
+        for name, column in (("ids", "id"), ("sizes", "size"), ("mtimes", "mtime_ns"), ("labels", "label"))
+    }
+    return Listing(
+        root=root,
+        splits=np.array(old.column("samples/split"), dtype=np.uint8),
+        classes=tuple(old.column("classes").tolist()),
+        passed=Passed(),
+        notes=(),
+        **columns,
+    )
+
+
+def _leads_out(identity: bytes) -> bool:
+    """Whether a file that may come from a stranger names a path that is not below the source."""
+    return identity.startswith(b"/") or b".." in identity.split(b"/")

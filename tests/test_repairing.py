@@ -1,0 +1,171 @@
+"""Damaged rows are found, computed again from their images alone, and come out as they were."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Command, make_image
+from test_extraction import assert_same
+
+from precompute import extract, open_cache, verify
+from precompute.cache import RowWriter, create
+from precompute.errors import CacheError, CacheFormatError, SourceError, Stopped
+from precompute.plan import samples_of
+from precompute.repairing import repair
+from precompute.sources import list_folder
+
+DAMAGED = [1, 7, 8, 23]
+
+
+@pytest.fixture
+def place(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    extract("photos", "a.h5", backbone="tiny", batch_size=4)
+    shutil.copy("a.h5", "whole.h5")
+    return tmp_path
+
+
+def damage(column: str, rows: list[int] = DAMAGED, *, name: str = "a.h5") -> None:
+    """Flip a bit in one column of these rows."""
+    found = open_cache(name).layout.columns[column]
+    data = bytearray(Path(name).read_bytes())
+    for row in rows:
+        data[found.offset + row * found.row_bytes] ^= 0x10
+    Path(name).write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        "features/head.2",
+        "checksums/head.2",
+        "samples/digest",
+        "samples/size",
+        "samples/mtime_ns",
+        "samples/status",
+    ],
+)
+def test_bit_flips_are_found_and_mended(place: Path, column: str) -> None:
+    layer = open_cache("a.h5").layers[0]
+    damage(column.replace("head.2", layer))
+    assert verify(open_cache("a.h5")).damaged.tolist() == DAMAGED
+    done = repair("a.h5", "photos")
+    assert (done.computed, done.reused, done.failed) == (4, 20, [])
+    assert verify(open_cache("a.h5")).whole
+    assert_same(open_cache("a.h5"), open_cache("whole.h5"))
+    assert sorted(path.name for path in Path().glob("a.h5*")) == ["a.h5"]
+
+
+def test_a_whole_file_is_left_as_it_is(place: Path) -> None:
+    before = os.stat("a.h5")
+    assert repair("a.h5", "photos").computed == 0
+    assert os.path.samestat(before, os.stat("a.h5"))
+
+
+def test_only_bad_rows_are_read_and_the_table_stays(place: Path) -> None:
+    """What else has changed in the folder is for extract to see."""
+    damage("samples/digest")
+    ids = open_cache("a.h5").ids
+    for row, name in enumerate(ids):
+        if row not in DAMAGED:
+            Path("photos", name).unlink()
+    make_image(77).save("photos/train/cats/new.png")
+    assert repair("a.h5", "photos").computed == 4
+    assert_same(open_cache("a.h5"), open_cache("whole.h5"))
+
+
+def test_an_image_that_changed_gets_the_row_of_today(place: Path) -> None:
+    damage("samples/digest")
+    name = open_cache("a.h5").ids[7]
+    make_image(78).save(Path("photos", name))
+    repair("a.h5", "photos")
+    extract("photos", "today.h5", backbone="tiny", batch_size=4)
+    assert_same(open_cache("a.h5"), open_cache("today.h5"))
+
+
+def test_an_image_that_is_gone_leaves_a_row_without_features(place: Path, precompute: Command) -> None:
+    damage("samples/digest")
+    name = open_cache("a.h5").ids[7]
+    Path("photos", name).unlink()
+    done = precompute("verify", "a.h5", "--source", "photos", "--repair", "--json")
+    assert done.returncode == 1  # the source has lost an image, as --source alone would say
+    told = json.loads(done.stdout)
+    assert told["whole"] and told["repaired"]["computed"] == 3
+    assert [failure["id"] for failure in told["repaired"]["failures"]] == [name]
+    assert np.isnan(open_cache("a.h5").features()[7]).all()
+    assert not open_cache("a.h5").ok[7]
+
+
+def test_the_command_mends_and_says_so(place: Path, precompute: Command) -> None:
+    damage("samples/digest")
+    before = precompute("verify", "a.h5")
+    assert before.returncode == 1
+    assert "--repair" in before.stderr
+    done = precompute("verify", "a.h5", "--source", "photos", "--repair")
+    assert done.returncode == 0, done.stderr
+    assert "Repaired: 4 rows computed again, 20 were good and copied." in done.stderr
+    assert precompute("verify", "a.h5", "--source", "photos").returncode == 0
+
+
+def test_repair_needs_a_source(place: Path, precompute: Command) -> None:
+    assert precompute("verify", "a.h5", "--repair").returncode == 2
+    assert precompute("verify", "a.h5", "--weights", "w.pth").returncode == 2
+
+
+def test_an_interrupted_repair_goes_on(place: Path) -> None:
+    damage("samples/mtime_ns", list(range(12)))
+    computed = [0]
+    with pytest.raises(Stopped):
+        repair(
+            "a.h5",
+            "photos",
+            progress=lambda progress: computed.append(progress.computed),
+            stop=lambda: 15 if computed[-1] else 0,
+        )
+    assert Path("a.h5.partial").exists()
+    done = repair("a.h5", "photos")
+    assert 0 < computed[-1] < 12
+    assert (done.computed, done.copied) == (12 - computed[-1], computed[-1])
+    assert_same(open_cache("a.h5"), open_cache("whole.h5"))
+
+
+def test_an_extraction_in_progress_is_not_thrown_away(place: Path) -> None:
+    damage("samples/digest")
+    for number in range(10):
+        make_image(100 + number).save(f"photos/val/dogs/new{number}.png")
+    with pytest.raises(Stopped):
+        extract("photos", "a.h5", backbone="tiny", batch_size=4, stop=lambda: 15)
+    with pytest.raises(CacheError, match=r"interrupted and is not finished"):
+        repair("a.h5", "photos")
+    extract("photos", "a.h5", backbone="tiny", batch_size=4)
+    assert verify(open_cache("a.h5")).whole
+
+
+def test_the_weights_must_be_those_of_the_file(place: Path) -> None:
+    damage("samples/digest")
+    with pytest.raises(CacheError, match="weights: "):
+        repair("a.h5", "photos", weights="random:1")
+
+
+def test_names_that_lead_out_of_the_source_are_not_followed(place: Path) -> None:
+    """A file from a stranger could name any image of this machine."""
+    shutil.copytree("photos", "elsewhere/photos")
+    listing = list_folder("photos")
+    listing.ids[0] = b"../photos/a.jpg"  # sorts first
+    cache = open_cache("a.h5")
+    layers = {cache.layers[0]: (cache.features().shape[1:], cache.features().dtype)}
+    layout = create("b.h5", spec=cache.spec, samples=samples_of(listing), layers=layers, records=cache.provenance)
+    RowWriter("b.h5", layout).close()
+    with pytest.raises(CacheFormatError, match="outside of its source folder"):
+        repair("b.h5", "elsewhere/photos")
+
+
+def test_a_source_that_is_not_there_is_said(place: Path) -> None:
+    damage("samples/digest")
+    with pytest.raises(SourceError, match="is not a folder"):
+        repair("a.h5", "nowhere")
