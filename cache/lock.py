@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -43,11 +45,20 @@ class WriteLock:
                 self._descriptor = descriptor
             else:  # the last holder removed the file between our open and our flock
                 os.close(descriptor)
+        try:
+            self._sign()
+        except OSError as error:
+            # On a full disk the lock holds all the same, unsigned; how much is missing is told when space is reserved.
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                self.__exit__(None, None, None)
+                raise
+        return self
+
+    def _sign(self) -> None:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         holder = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": now})
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, holder.encode(), 0)
-        return self
 
     def _is_current(self, descriptor: int) -> bool:
         try:
@@ -58,7 +69,10 @@ class WriteLock:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        os.unlink(self._path)  # while still locked, so that nobody can lock the old file and a new one at once
+        # While still locked, so that nobody can lock the old file and a new one at once. Where it cannot be removed (a
+        # file system that went read-only) it means nothing either, and must not hide the error that ended the run.
+        with contextlib.suppress(OSError):
+            os.unlink(self._path)
         os.close(self._descriptor)
         self._descriptor = -1
 
@@ -68,4 +82,4 @@ def _describe(content: bytes) -> str:
         holder = json.loads(content)
         return f"process {int(holder['pid'])} on {holder['host']!s:.200} since {holder['since']!s:.40}"
     except (ValueError, TypeError, KeyError):
-        return "another process that has just started"
+        return "another process that has not said which (it has just started, or the disk is full)"

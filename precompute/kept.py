@@ -55,7 +55,7 @@ def keep_rest(path: str, plan: Plan, spec: dict[str, Any], layers: Layers, missi
         os.replace(fresh, kept_path(path))
         sync_folder(path)
     finally:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # gone already by then, or the error that ended the run is the one to tell
             os.unlink(fresh)
 
 

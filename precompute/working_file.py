@@ -73,7 +73,7 @@ def working_file(
             yield writer, missing
             writer.sync()
     finally:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # gone already by then, or the error that ended the run is the one to tell
             os.unlink(fresh)
 
 
