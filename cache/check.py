@@ -75,8 +75,10 @@ def _check(path: str, file: h5py.File, status: os.stat_result) -> Layout:
     columns = {}
     for name, (shape, dtype) in column_types(rows, ids.dtype.itemsize).items():
         columns[name] = column = _column(path, file, name, size)
-        if column.shape != shape or column.dtype != dtype or _enum(column.dtype) != _enum(dtype):
+        if column.shape != shape or column.dtype != dtype:
             raise _refuse(path, f"`{name}` is {column.dtype} {column.shape}, not {dtype} {shape}")
+        if _enum(column.dtype) != _enum(dtype):
+            raise _refuse(path, f"`{name}` is not an enum of the values that the format knows")
     for layer in layers:
         features = columns[f"features/{layer}"] = _column(path, file, f"features/{layer}", size)
         sums = columns[f"checksums/{layer}"] = _column(path, file, f"checksums/{layer}", size)
@@ -101,7 +103,8 @@ def _attributes(path: str, file: h5py.File) -> tuple[dict[str, Any], str, str]:
         if name not in file.attrs:
             raise _refuse(path, f"it has no `{name}` attribute")
         attribute = file.attrs.get_id(name)
-        if attribute.shape != () or attribute.dtype.kind not in "Si" or attribute.dtype.itemsize > MAX_ATTRIBUTE_BYTES:
+        kind = "i" if name == "version" else "S"
+        if attribute.shape != () or attribute.dtype.kind != kind or attribute.dtype.itemsize > MAX_ATTRIBUTE_BYTES:
             raise _refuse(path, f"its attribute `{name}` has an unexpected type")
     if file.attrs["format"] != np.bytes_(FORMAT):
         raise _refuse(path, f"its format is {file.attrs['format']!r}")
@@ -131,11 +134,9 @@ def _hard_link(path: str, file: h5py.File, name: str, kind: int) -> None:
     parent = ""
     for part in name.split("/"):
         full = f"{parent}/{part}"
-        try:
-            link = file.id.links.get_info(full.encode())
-        except KeyError as error:
-            raise _refuse(path, f"`{name}` is missing") from error
-        if link.type != h5py.h5l.TYPE_HARD:
+        if not file.id.links.exists(full.encode()):
+            raise _refuse(path, f"`{name}` is missing")
+        if file.id.links.get_info(full.encode()).type != h5py.h5l.TYPE_HARD:
             raise _refuse(path, f"`{name}` is a link to somewhere else")
         parent = full
     if h5py.h5g.get_objinfo(file.id, name.encode()).type != kind:
@@ -154,6 +155,8 @@ def _column(path: str, file: h5py.File, name: str, size: int) -> Column:
         raise _refuse(path, f"`{name}` has a type that is not understood") from error
     if dtype.hasobject:
         raise _refuse(path, f"`{name}` holds references or variable-length values")
+    if dataset.shape is None:
+        raise _refuse(path, f"`{name}` has no shape")
     shape = tuple(int(extent) for extent in dataset.shape)
     offset = dataset.get_offset()
     column = Column(name, 0 if offset is None else int(offset), dtype, shape)

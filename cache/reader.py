@@ -163,3 +163,10 @@ def _check_table(cache: Cache) -> None:
             f"{cache.path} is damaged: its ids, labels, splits or classes are not those it was made with.",
             hint="If a copy or download was cut short, fetch it again; else extract again to another output.",
         )
+    # A forged file has a right digest; a label or split without a name would be found by whoever looks the name up.
+    labels, splits = cache.labels, cache.column("samples/split")
+    if labels.min() < -1 or labels.max() >= len(cache.column("classes")) or splits.max() >= len(SPLITS):
+        raise CacheFormatError(
+            f"{cache.path} is not a precompute feature file: it has labels or splits without a name.",
+            hint="Use a file made by `precompute extract`; nothing in this one was read further.",
+        )

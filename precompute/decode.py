@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from precompute.errors import ImageError
 from precompute.transform import Transform
@@ -31,9 +31,11 @@ BYTES_A_PIXEL = 10
 """At most so many are held at once for most images: 4 for Pillow's pixels, 4 for those made from them, or 6 for the
 coefficients of a progressive JPEG. Kinds that take more have a lower limit of pixels."""
 WEBP_BYTES_A_PIXEL = 20  # the decoder keeps two canvases of its own
+TILE_WIDTH, TILE_LENGTH = 322, 323  # tags of TIFF
+MAX_SCANS = 100  # each goes over all pixels, in 40 ms at the limit of pixels; a progressive JPEG has about ten
 STRIP_PIXELS = 2**20  # what is only passing through is made for so many at a time
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-END_OF_JPEG = b"\xff\xd9"
+END_OF_JPEG, START_OF_SCAN = b"\xff\xd9", b"\xff\xda"
 WHITE = (255, 255, 255, 255)
 ORIENTATIONS: dict[Any, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -85,8 +87,12 @@ def _decode(data: bytes, transform: Transform) -> torch.Tensor:
     _check_size(image)
     # Where the tail of a file is zeros (a write that never finished) Pillow's picture is grey or black.
     # Opening a JPEG reads up to the scan, so an end marker found from there is not that of a thumbnail.
-    if image.format == "JPEG" and data.find(END_OF_JPEG, stream.tell()) < 0:
-        raise ImageError("no end-of-image marker: the rest of the picture is missing", reason="TRUNCATED")
+    if image.format in ("JPEG", "MPO"):
+        end = data.find(END_OF_JPEG, stream.tell())
+        if end < 0:
+            raise ImageError("no end-of-image marker: the rest of the picture is missing", reason="TRUNCATED")
+        if (scans := data.count(START_OF_SCAN, stream.tell(), end)) > MAX_SCANS:
+            raise ImageError(f"{scans:,} scans, more than the limit of {MAX_SCANS}", reason="TOO_MANY_PIXELS")
     if image.format == "PNG":
         _check_png(data)
     plain = image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB")
@@ -107,9 +113,19 @@ def _check_size(image: Image.Image) -> None:
         needed = WEBP_BYTES_A_PIXEL
     elif image.info.get("progressive"):
         needed = max(needed, 4 + 2 * len(image.getbands()))
+    elif isinstance(image, TiffImagePlugin.TiffImageFile):
+        # A strip or tile is unpacked as a whole, and a tile may be larger than the image.
+        width = max(width, _number(image.tag_v2.get(TILE_WIDTH)))
+        height = max(height, _number(image.tag_v2.get(TILE_LENGTH)))
+        bits = image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (8,))
+        needed = max(needed, 4 + sum(map(_number, bits if isinstance(bits, tuple) else (bits,))) // 8)
     limit = MAX_PIXELS * BYTES_A_PIXEL // needed
     if width * height > limit:
         raise ImageError(f"{width} x {height} pixels, more than the limit of {limit:,}", reason="TOO_MANY_PIXELS")
+
+
+def _number(value: object) -> int:
+    return value if isinstance(value, int) else 0
 
 
 def _check_png(data: bytes) -> None:

@@ -35,14 +35,10 @@ AUXILIARY = ("aux1", "aux2", "AuxLogits")
 MAX_HEADER_BYTES = 4 * 2**20
 """Of a safetensors header or a pickle, which name and describe tensors: 0.2 MiB for 1000 of them. Each byte of a pickle
 can make an object of a few hundred bytes."""
-MAX_TUPLES = (
-    50_000  # a tensor takes four; hashing some 150,000, each inside the next, overflows the interpreter's stack
-)
+MAX_TUPLES = 50_000  # four a tensor; to hash 150,000, each inside the next, overflows the stack and kills the process
 SPARSE_BYTES, SPARSE_SHARE = 2**30, 8  # a file above the first, of which the disk holds less than this part
-DTYPES = frozenset(
-    (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.bool, torch.uint8)
-    + (torch.int8, torch.int16, torch.int32, torch.int64)
-)
+FLOATS = {torch.float32, torch.float64, torch.float16, torch.bfloat16}
+DTYPES = FLOATS | {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
 NAMES_SHOWN = 8
 DOWNLOAD_TIMEOUT = 30.0  # seconds without an answer, so that a batch job does not hang where there is no network
 
@@ -104,9 +100,12 @@ def _load_safetensors(path: str) -> Any:
 
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
-    # The library allows 100 MB: room for millions of empty tensors. What cannot be a length at all it names itself.
-    if MAX_HEADER_BYTES < length <= os.path.getsize(path):
-        raise ValueError(f"its header has {length:,} bytes, more than the limit of {MAX_HEADER_BYTES:,}")
+        # The library allows 100 MB: room for millions of empty tensors. What cannot be a length at all it names itself.
+        if MAX_HEADER_BYTES < length <= os.path.getsize(path):
+            raise ValueError(f"its header has {length:,} bytes, more than the limit of {MAX_HEADER_BYTES:,}")
+        names = re.findall(rb'"((?:[^"\\]|\\.)*)"\s*:\s*\{', file.read(length) if length <= MAX_HEADER_BYTES else b"")
+    if len(names) != len(set(names)):  # the library takes the last of them, others the first
+        raise ValueError("its header names a tensor twice")
     return load(path)
 
 
