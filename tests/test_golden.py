@@ -1,0 +1,125 @@
+"""Files of every format version ever released stay readable, with the same values.
+
+`tests/golden/version1.h5.gz` was made by `python tests/test_golden.py` and is never made again: a later precompute must
+read what an earlier one wrote.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import struct
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from precompute.cache import RowWriter, Samples, Status, create, open_cache, verify
+
+GOLDEN = Path(__file__).parent / "golden" / "version1.h5.gz"
+IDS = [b"train/ants/a.jpg", b"train/ants/\xff\n.png", b"train/bees/c.gif", b"val/bees/d.webp", b"val/bees/pending.jpg"]
+SPEC = {"backbone": "golden", "layers": [{"name": "one", "pooling": "none"}, {"name": "two", "pooling": "mean"}]}
+STATUSES = [Status.OK, Status.OK, Status.TRUNCATED, Status.OK]
+RECORDS = [{"started": "2026-11-21T00:00:00+00:00", "host": "golden"}]
+
+
+def samples() -> Samples:
+    return Samples(
+        ids=np.array(IDS),
+        sizes=np.arange(5, dtype=np.int64) + 2**40,
+        mtimes=np.arange(5, dtype=np.int64) * 10**18,
+        labels=np.array([0, 0, 1, 1, -1], dtype=np.int32),
+        splits=np.array([1, 1, 1, 2, 2], dtype=np.uint8),
+        classes=(b"ants", b"bees"),
+    )
+
+
+def features() -> dict[str, np.ndarray]:
+    one = np.arange(4 * 3, dtype=np.float32).reshape(4, 3) / 7
+    two = (np.arange(4 * 2 * 2) / 8 - 1).astype(np.float16).reshape(4, 2, 2)
+    one[2], two[2] = np.nan, np.nan
+    return {"one": one, "two": two}
+
+
+def digests() -> np.ndarray:
+    return np.array([list(hashlib.sha256(name).digest()) for name in IDS[:4]], dtype=np.uint8)
+
+
+def make(path: Path) -> None:
+    table = samples()
+    layers = {name: (values.shape[1:], values.dtype) for name, values in features().items()}
+    layout = create(str(path), spec=SPEC, samples=table, layers=layers, records=RECORDS)
+    with RowWriter(str(path), layout) as writer:
+        writer.write(
+            np.arange(4),
+            features(),
+            digests=digests(),
+            statuses=np.array(STATUSES, dtype=np.uint8),
+            sizes=table.sizes[:4],
+            mtimes=table.mtimes[:4],
+        )
+
+
+def test_a_file_of_version_1_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "version1.h5"
+    path.write_bytes(gzip.decompress(GOLDEN.read_bytes()))
+    cache, table = open_cache(path), samples()
+    assert cache.column("samples/id").tolist() == IDS
+    assert cache.spec == SPEC
+    assert cache.classes == ("ants", "bees")
+    assert cache.split.tolist() == ["train", "train", "train", "val", "val"]
+    assert cache.provenance == RECORDS
+    for name, values in (("size", table.sizes), ("mtime_ns", table.mtimes), ("label", table.labels)):
+        np.testing.assert_array_equal(cache.column(f"samples/{name}"), values)
+    np.testing.assert_array_equal(cache.column("samples/digest")[:4], digests())
+    for layer, values in features().items():
+        assert cache.features(layer).dtype == values.dtype
+        np.testing.assert_array_equal(cache.features(layer)[:4], values)
+    found = verify(cache)
+    assert (found.good.tolist(), found.pending.tolist(), found.damaged.tolist()) == ([0, 1, 2, 3], [4], [])
+    assert cache.ok.tolist() == [True, True, False, True, False]
+
+
+def test_its_digests_are_those_of_the_specification(tmp_path: Path) -> None:
+    """Computed here as FORMAT.md says, without precompute's own functions."""
+    path = tmp_path / "version1.h5"
+    path.write_bytes(gzip.decompress(GOLDEN.read_bytes()))
+    table = samples()
+    with h5py.File(path) as file:
+        assert file.attrs["key"] == hashlib.sha256(file.attrs["spec"]).hexdigest().encode()
+        width, names = file["samples/id"].dtype.itemsize, file["classes"].dtype.itemsize
+        state = hashlib.sha256(f"5 {width} 2 {names}\n".encode())
+        for column in ("samples/id", "samples/label", "samples/split", "classes"):
+            state.update(file[column][:].tobytes())
+        assert file.attrs["table"] == state.hexdigest().encode()
+        for layer, values in features().items():
+            for row in range(4):
+                bound = digests()[row].tobytes()
+                bound += struct.pack("<qqB", table.sizes[row], table.mtimes[row], STATUSES[row]) + values[row].tobytes()
+                wanted = int.from_bytes(hashlib.sha256(bound).digest()[:8], "little") or 1
+                assert file[f"checksums/{layer}"][row] == wanted
+            assert file[f"checksums/{layer}"][4] == 0
+
+
+def test_what_is_written_today_is_the_same_file(tmp_path: Path) -> None:
+    """Version 1 files of today hold the same values at least; a difference here asks for a new version."""
+    make(tmp_path / "today.h5")
+    path = tmp_path / "version1.h5"
+    path.write_bytes(gzip.decompress(GOLDEN.read_bytes()))
+    old, new = open_cache(path), open_cache(tmp_path / "today.h5")
+    assert {name: (column.dtype, column.shape) for name, column in old.layout.columns.items()} == {
+        name: (column.dtype, column.shape) for name, column in new.layout.columns.items()
+    }
+    for name in old.layout.columns:
+        assert old.column(name).tobytes() == new.column(name).tobytes(), name
+    assert (old.key, old.layout.table) == (new.key, new.layout.table)
+
+
+if __name__ == "__main__":
+    if GOLDEN.exists():
+        sys.exit(f"{GOLDEN} exists, and is never made again")
+    raw = GOLDEN.with_suffix("")
+    make(raw)
+    GOLDEN.write_bytes(gzip.compress(raw.read_bytes(), mtime=0))
+    raw.unlink()
