@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import io
+import json
 import os
 import pickle
 import pickletools
@@ -32,7 +33,7 @@ PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "net.", "network.", 
 AUXILIARY = ("aux1", "aux2", "AuxLogits")
 """GoogLeNet's and Inception's further classifiers. torchvision drops them after loading its own weights."""
 
-MAX_HEADER_BYTES = 4 * 2**20
+MAX_HEADER_BYTES = 2 * 2**20
 """Of a safetensors header or a pickle, which name and describe tensors: 0.2 MiB for 1000 of them. Each byte of a pickle
 can make an object of a few hundred bytes."""
 MAX_TUPLES = 50_000  # four a tensor; to hash 150,000, each inside the next, overflows the stack and kills the process
@@ -103,7 +104,11 @@ def _load_safetensors(path: str) -> Any:
         # The library allows 100 MB: room for millions of empty tensors. What cannot be a length at all it names itself.
         if MAX_HEADER_BYTES < length <= os.path.getsize(path):
             raise ValueError(f"its header has {length:,} bytes, more than the limit of {MAX_HEADER_BYTES:,}")
-        names = re.findall(rb'"((?:[^"\\]|\\.)*)"\s*:\s*\{', file.read(length) if length <= MAX_HEADER_BYTES else b"")
+        text = file.read(min(length, MAX_HEADER_BYTES))
+    try:
+        names = [pair[0] for pair in json.loads(text, object_pairs_hook=list) if isinstance(pair, tuple)]
+    except (TypeError, ValueError, RecursionError):
+        names = []  # no header: the library says so
     if len(names) != len(set(names)):  # the library takes the last of them, others the first
         raise ValueError("its header names a tensor twice")
     return load(path)

@@ -129,6 +129,7 @@ class CacheTarget(Target):
         from precompute.cache import open_cache, verify
 
         super().__init__(folder)
+        self.path.unlink(missing_ok=True)  # of a worker that crashed
         make_cache(self.path)
         self.base = self.path.read_bytes()
         self.blocks = checked_blocks(self.base)
@@ -298,7 +299,7 @@ class ImageTarget(Target):
 
         super().__init__(folder)
         self.bases = list(make_pictures().values())
-        photos = sorted(path for path in PHOTOS.rglob("*") if path.is_file())
+        photos = [path for path in PHOTOS.rglob("*") if path.suffix in (".jpg", ".jpeg", ".gif")]
         smallest = sorted(photos, key=lambda path: (path.stat().st_size, path.name))
         self.bases += [path.read_bytes() for path in smallest[:8]]
         self.transform = Transform(resize=20, crop=16)

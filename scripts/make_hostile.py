@@ -676,8 +676,7 @@ def hostile_weights(folder: Path, target: Path) -> None:
     start, key = b"\x80\x02}", b"K\x01s."
     wholes = {
         "deep_key": start + b")" + tuples + key,
-        "deep_list": b"\x80\x02" + b"]" * 10**6 + b"a" * (10**6 - 1) + b".",
-        "many_lists": b"\x80\x02(" + lists + b"l.",
+        "deep_list": b"\x80\x02" + b"]" * 300_000 + b"a" * 299_999 + b".",
         "many_sets": b"\x80\x02(" + sets + b"t.",
         "huge_string": start + b"X\xff\xff\xff\xffabc" + key,
         "huge_memo": start + b"r\xff\xff\xff\xff" + b"K\x01K\x02s.",
@@ -687,7 +686,7 @@ def hostile_weights(folder: Path, target: Path) -> None:
         (folder / f"{name}.pth").write_bytes(checkpoint(pickled))
     legacy_head = b"".join(pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}))
     (folder / "deep_key_legacy.pth").write_bytes(legacy_head + wholes["deep_key"])
-    (folder / "many_lists_legacy.pth").write_bytes(legacy_head + wholes["many_lists"])
+    (folder / "many_lists_legacy.pth").write_bytes(legacy_head + b"\x80\x02(" + lists + b"l.")
     write_sparse(folder / "sparse_legacy.pth", legacy_head + start, 2**40)
     write_sparse(folder / "sparse_zip.pth", good, 2**40)
     write_sparse(folder / "sparse_tar.pth", bytes(257) + b"ustar\x0000", 2**40)

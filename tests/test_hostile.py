@@ -1,0 +1,384 @@
+"""The hostile set: every case is refused or skipped with its reason; none crashes, hangs, takes more than 1 GiB, runs
+code, or reads a file it names."""
+
+from __future__ import annotations
+
+import faulthandler
+import io
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT, Command, make_image, run_command
+
+SECONDS = 10
+MEBIBYTES = 1024
+ALLOWED = 2 * 2**30  # of private memory above the start: a runaway ends there, and not with the machine
+CANARY = "a-canary-that-nobody-may-read"
+
+
+# In a child process: the real functions, one case after another
+
+
+def open_one(path: Path) -> dict[str, Any]:
+    from precompute.cache import open_cache, verify
+
+    cache = open_cache(path)
+    found = verify(cache, workers=1)
+    columns = [cache.ids, cache.classes, cache.split.tolist(), cache.labels.tolist(), cache.ok.tolist()]
+    return {"good": found.good.tolist(), "whole": found.whole, "columns": columns, "records": len(cache.provenance)}
+
+
+def load_one_head(path: Path) -> dict[str, Any]:
+    from precompute.prediction import predict
+
+    return {"predictions": len(predict(path, path.parent.parent / "photos" / "plain" / "good.jpg").items)}
+
+
+def load_one_checkpoint(path: Path) -> dict[str, Any]:
+    from precompute.backbones import load_backbone
+
+    return {"digest": load_backbone("tiny", weights=str(path)).weights}
+
+
+def decode_one(path: Path) -> dict[str, Any]:
+    from precompute.decode import decode
+    from precompute.stream import read_file
+    from precompute.transform import Transform
+
+    return {"shape": list(decode(read_file(os.fsencode(path))[0], Transform()).shape)}
+
+
+FUNCTIONS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "caches": open_one,
+    "heads": load_one_head,
+    "weights": load_one_checkpoint,
+    "images": decode_one,
+}
+
+
+def try_all(kind: str, folder: Path) -> None:
+    """Print a line of JSON before and after each case."""
+    from precompute.decode import quiet_pillow
+
+    faulthandler.enable()
+    warm_up()
+    before = memory("VmRSS")
+    with quiet_pillow():
+        for path in sorted((folder / kind).iterdir()):
+            Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+            began = time.monotonic()
+            limit = memory("VmData") + ALLOWED
+            resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.RLIM_INFINITY))
+            say({"name": path.name})
+            signal.alarm(SECONDS)  # nobody handles it: the process dies, also inside of C
+            try:
+                told = {"error": "", "message": "", **FUNCTIONS[kind](path)}
+            except Exception as error:  # noqa: BLE001 - which one is what the test asks
+                message = getattr(error, "message", str(error))
+                told = {"error": type(error).__name__, "message": message, "reason": getattr(error, "reason", "")}
+            signal.alarm(0)
+            told |= {"seconds": time.monotonic() - began, "mebibytes": (memory("VmHWM") - before) >> 20}
+            say({"name": path.name, **told})
+
+
+def say(told: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(told) + "\n")
+    sys.stdout.flush()
+
+
+def warm_up() -> None:
+    """Import what the functions import, which is no case's memory or time."""
+    from precompute.backbones import load_backbone
+    from precompute.cache import open_cache, verify  # noqa: F401
+    from precompute.decode import decode
+    from precompute.prediction import predict  # noqa: F401
+    from precompute.transform import Transform
+
+    buffer = io.BytesIO()
+    make_image(0).save(buffer, "PNG")
+    decode(buffer.getvalue(), Transform())
+    load_backbone("tiny")
+
+
+def memory(name: str) -> int:
+    """Bytes, from /proc/self/status."""
+    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+# The set and what came of it
+
+
+def make_set(folder: Path, *options: str) -> Path:
+    script = [sys.executable, str(ROOT / "scripts" / "make_hostile.py"), str(folder), *options]
+    subprocess.run(script, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=120)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("hostile") / "set"
+    yield make_set(folder)
+    shutil.rmtree(folder)
+
+
+def outcomes(kind: str, folder: Path, cwd: Path) -> dict[str, dict[str, Any]]:
+    """What the real functions did with each case. All that holds for every case is asserted here."""
+    (cwd / "canary_module.py").write_text("import os\nos.mkdir('ran')\nmake = None\n")
+    done = subprocess.run(
+        [sys.executable, __file__, kind, str(folder)],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONFAULTHANDLER": "1"},
+        capture_output=True,
+        text=True,
+        errors="backslashreplace",
+        timeout=300,
+        check=False,
+    )
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 0, f"{lines[-1:]} ended the process with {done.returncode}: {done.stderr}"
+    cases = {line["name"]: line for line in lines if "error" in line}
+    assert set(cases) == set(os.listdir(folder / kind))
+    assert CANARY not in done.stdout + done.stderr
+    assert not (folder / "ran").exists()
+    assert not (cwd / "ran").exists()
+    for name, told in cases.items():
+        assert told["mebibytes"] < MEBIBYTES, told
+        assert told["seconds"] < SECONDS, told
+        assert told["error"] or not told["message"], told
+        if told["error"] and kind != "images":
+            assert name in told["message"], told
+    return cases
+
+
+# Caches
+
+LINK = "is a link to somewhere else"
+STORED = "is not stored contiguously inside the file"
+KIND = r"`(features/flatten|samples/label)` is \S.* \("
+TRUST = r"its spec cannot be trusted \("
+TABLE = "its ids, labels, splits or classes are not those it was made with"
+OBJECTS = "holds references or variable-length values"
+STRUCTURE = "is damaged: its HDF5 structure cannot be read"
+HDF5 = "is not an HDF5 file that can be opened"
+REFUSED = {
+    r"(soft|external)_link_\w+": LINK,
+    r"external_storage\w*|virtual|chunked|gzip|fletcher|compact": STORED,
+    "vlen_ids|vlen_numbers|references|regions": OBJECTS,
+    "compound|compound_deep|opaque|complex|float64|integers|big_endian|big_endian_labels|scalar_features": KIND,
+    "one_dimension|shape_one_more": KIND,
+    "null_features": "`features/flatten` has no shape",
+    "enum_members|enum_missing": "`samples/status` is not an enum of the values",
+    "group_for_dataset|named_type": "`features/flatten` is not a dataset",
+    "group_in_itself": "`features/again` is not a dataset",
+    "dataset_for_group": "`checksums` is not a group",
+    "layer_twice|offset_in_the_digests": "overlap",
+    "layers_3000": "it holds 3001 layers",
+    "no_layers": "it holds 0 layers",
+    "no_checksums": "`checksums/flatten` is missing",
+    "layer_not_utf8": "is missing",
+    "root_in_itself": "`samples/id` is missing|is not a column",
+    "no_table|of_another_kind": r"it has no `\w+` attribute",
+    r"version_\w+|format_vlen|table_reference|spec_in_dense_storage": r"its attribute `\w+` has an unexpected type",
+    "format_other": "its format is",
+    "newer": "has format version 2; this precompute reads version 1",
+    r"spec_(?!in_dense)\w+|key_other": TRUST,
+    r"table_(other|short)|labels_swapped|ids_swapped|class_renamed|split_changed": TABLE,
+    r"forged_(label|split)_\w+": "it has labels or splits without a name",
+    "never_written|array_type|long_ids|offset_undefined": "is cut short: `[a-z/]+` ends at byte",
+    r"offset_(?!in_the_digests|undefined)\w+|\w+_2_to_\d+|shape_empty|rows_none": STRUCTURE,
+    r"cut_\d+|random_bytes|signature_and_noise|empty|zeros|text|loop": HDF5,
+    "rows_10_to_10": "the names of its 10,000,000,000 samples were never written",
+    "folder|fifo|zero": "is not an ordinary file",
+    "nowhere": "does not exist",
+}
+OPENED = {
+    "good|attributes_1000|followed_by_more|user_block|layer_escape|layer_long": [0, 1, 2, 3, 4, 5],
+    r"provenance_(?!2_to)\w+": [0, 1, 2, 3, 4, 5],
+    r"forged_ids_\w+": [0, 1, 2, 3, 4, 5],  # whoever made them says so himself
+    "nan_in_a_good_row|status_unknown": [1, 2, 3, 4, 5],
+    "rows_exchanged": [2, 3, 4, 5],
+}
+
+
+def test_caches_are_refused_by_name_or_hold_only_right_rows(hostile: Path, tmp_path: Path) -> None:
+    cases = outcomes("caches", hostile, tmp_path)
+    assert len(cases) > 100
+    good = cases["good.h5"]
+    assert good["whole"]
+    for file, told in cases.items():
+        name = file.removesuffix(".h5")
+        if rows := [rows for pattern, rows in OPENED.items() if re.fullmatch(pattern, name)]:
+            assert told["error"] == "", told
+            assert told["good"] == rows[0]
+            assert name.startswith("forged") or told["columns"][:4] == good["columns"][:4]
+            assert told["whole"] == (len(rows[0]) == 6 and not name.startswith("forged"))
+            continue
+        why = [message for pattern, message in REFUSED.items() if re.fullmatch(pattern, name)]
+        assert len(why) == 1, f"{name}: {told}"
+        assert told["error"] == "CacheFormatError", told
+        assert re.search(why[0], told["message"]), f"{why[0]}: {told}"
+
+
+# Heads and weights
+
+
+def test_heads_are_refused_and_run_nothing(hostile: Path, tmp_path: Path) -> None:
+    cases = outcomes("heads", hostile, tmp_path)
+    assert len(cases) > 45
+    reasons = {
+        "spec_code": "names a backbone that is code: canary_module:make",
+        r"spec_(foreign_weights|huge_transform)": "no longer at",
+        r"spec_(none|no_object)|logistic|mlp": "does not say which features it was trained on",
+        "folder|loop": "cannot be read: ",
+        "fifo|zero": "is not a regular file",
+        r"\w*": "is not (a whole head file|a head that this precompute reads): .",
+    }
+    for file, told in cases.items():
+        name = file.removesuffix(".safetensors")
+        why = next(message for pattern, message in reasons.items() if re.fullmatch(pattern, name))
+        assert re.search(why, told["message"]), told
+        assert told["error"] in ("HeadFormatError", "HeadMismatchError", "HeadError"), told
+
+
+def test_weights_are_refused_and_run_nothing(hostile: Path, tmp_path: Path) -> None:
+    cases = outcomes("weights", hostile, tmp_path)
+    assert len(cases) > 60
+    reasons = {
+        r"code|code_legacy|zip_with_code": r"it holds Python objects \(posix.mkdir\)",
+        "pickle|joblib": "it is not a checkpoint, or is damaged",
+        "header_200_mb|header_many_tensors|tensors_300000": "its header has .* more than the limit",
+        "twice": "names a tensor twice",
+        r"sparse_(256_gb|legacy|zip|tar)": "of its [0-9,]+ bytes, most were never written",
+        r"\w+_2_to_40|sparse_tensor|complex|float8": "'a', torch.* is not stored as plain numbers",
+        "deep_key|deep_key_legacy|many_sets|many_lists_legacy": "its pickle has more than 50,000 tuples or",
+        "zip_bomb": "it is compressed, and would take 2,147,48",
+        "deep_list|huge_memo|names_no_strings": "holds no state dict",
+        "zip|legacy|plain": "do not fit tiny",
+        "folder|fifo|zero": "is not a file",
+        "loop": "cannot be read: Too many levels",
+        r"\w*": "cannot be loaded safely: .",
+    }
+    for file, told in cases.items():
+        why = next(message for pattern, message in reasons.items() if re.fullmatch(pattern, file.split(".")[0]))
+        assert told["error"] == "WeightsError", told
+        assert re.search(why, told["message"]), f"{why}: {told}"
+
+
+# Images
+
+IMAGES = {
+    r"lying_\w+|one_pixel_\w+|tile_\w+": "TOO_MANY_PIXELS",
+    "scans_10000": "TOO_MANY_PIXELS",
+    r"text_bomb\w*|profile_bomb|chunks_empty|chunk_2_to_31|bmp_\w+|strip_to_itself": "TRUNCATED",
+    "big_tiff_loop|directory_65535|strips_2_to_32|no_pixels|nothing|postscript|svg|xpm": "NOT_AN_IMAGE",
+    # The first picture is whole; what stands behind it is not read.
+    r"cut_(animated.(gif|png)|several.(jpg|tif))": "",
+    r"cut_\S+": "TRUNCATED|NOT_AN_IMAGE",
+    r"frames_\w+|blocks_gif|directory_(loop|of_itself)|exif_loop|mpf_lying|markers_200000|profiles_255": "",
+    r"pixels_too_many|polyglot_\w+|strip_bomb|tag_2_to_32": "",
+}
+
+
+def test_images_are_refused_with_a_reason_or_decoded(hostile: Path, tmp_path: Path) -> None:
+    cases = outcomes("images", hostile, tmp_path)
+    assert len(cases) > 75
+    for name, told in cases.items():
+        wanted = next((reason for pattern, reason in IMAGES.items() if re.fullmatch(pattern, name)), None)
+        assert wanted is not None, told
+        if not wanted:
+            assert told.get("shape") == [3, 224, 224], told
+        else:
+            assert told["error"] == "ImageError", told
+            assert re.fullmatch(wanted, told["reason"]), told
+            assert told["message"], told
+
+
+@pytest.mark.slow
+def test_images_of_a_hundred_million_pixels_stay_below_a_gibibyte(tmp_path: Path) -> None:
+    cases = outcomes("images", make_set(tmp_path / "set", "--largest"), tmp_path)
+    reasons = {name: told["reason"] for name, told in cases.items() if told["error"]}
+    assert reasons == {"cmyk_progressive": "TOO_MANY_PIXELS", "webp_beyond": "TOO_MANY_PIXELS"}
+
+
+# A source folder
+
+BROKEN = {
+    b"plain/canary.jpg": "NOT_AN_IMAGE",
+    b"plain/cut.jpg": "TRUNCATED",
+    b"plain/empty.png": "NOT_AN_IMAGE",
+    b"plain/lying.png": "TOO_MANY_PIXELS",
+    b"plain/sparse.jpg": "UNREADABLE",
+    b"plain/text.jpg": "NOT_AN_IMAGE",
+}
+
+
+def test_a_folder_of_traps_is_extracted_and_no_name_is_lost(hostile: Path, tmp_path: Path) -> None:
+    from precompute.cache import Status, open_cache, verify
+
+    photos = hostile / "photos"
+    done = run_command(tmp_path, "extract", photos, "-b", "tiny", "-o", "out.h5", "--json")
+    assert done.returncode == 3, done.stderr
+    assert "Traceback" not in done.stderr
+    assert CANARY not in done.stdout + done.stderr
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\u202e\u2066]", done.stderr), "a name may not command the terminal"
+    told = json.loads(done.stdout)
+    odd = os.listdir(os.fsencode(photos / "odd \udcff\nclass"))
+    assert len(odd) >= 18
+    deep = b"plain/" + b"deep/" * 60 + b"bottom.jpg"
+    expected = sorted([*(b"odd \xff\nclass/" + name for name in odd), b"plain/good.jpg", deep, *BROKEN])
+    cache = open_cache(tmp_path / "out.h5")
+    assert cache.column("samples/id").tolist() == expected
+    assert [os.fsencode(name) for name in cache.ids] == expected
+    assert [os.fsencode(name) for name in cache.classes] == [b"odd \xff\nclass", b"plain"]
+    found = {os.fsencode(name): Status(code).name for name, code in zip(cache.ids, cache.status, strict=True)}
+    assert found == {name: BROKEN.get(name, "OK") for name in expected}
+    assert verify(cache).whole
+    assert told["rows"] == len(expected)
+
+
+# The command line
+
+
+@pytest.mark.parametrize("name", ["external_link_group", "rows_10_to_10", "zero", "fifo", "spec_deep", "cut_07"])
+@pytest.mark.parametrize("command", ["verify", "info"])
+def test_commands_refuse_caches_without_a_traceback(
+    hostile: Path, precompute: Command, command: str, name: str
+) -> None:
+    done = precompute(command, hostile / "caches" / f"{name}.h5")
+    assert done.returncode == 1
+    assert f"{name}.h5" in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+
+
+@pytest.mark.parametrize("name", ["pickle", "spec_code", "header_2_to_63", "sparse_100_gb"])
+def test_predict_refuses_heads_without_a_traceback(hostile: Path, precompute: Command, name: str) -> None:
+    done = precompute("predict", hostile / "heads" / f"{name}.safetensors", hostile / "photos" / "plain")
+    assert done.returncode == 1
+    assert f"{name}.safetensors" in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+
+
+@pytest.mark.parametrize("name", ["code.pth", "zip_bomb.pth", "meta_2_to_40.pth", "header_2_to_63.safetensors"])
+def test_extract_refuses_weights_without_a_traceback(hostile: Path, precompute: Command, name: str) -> None:
+    photos, weights = hostile / "photos" / "plain", hostile / "weights" / name
+    done = precompute("extract", photos, "-b", "tiny", "--weights", weights, "-o", "out.h5")
+    assert done.returncode == 1
+    assert name in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+
+
+if __name__ == "__main__":
+    try_all(sys.argv[1], Path(sys.argv[2]))
