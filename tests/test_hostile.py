@@ -18,8 +18,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from conftest import ROOT, Command, make_image, run_command
+from PIL import Image
 
 SECONDS = 10
 MEBIBYTES = 1024
@@ -311,6 +314,42 @@ def test_images_of_a_hundred_million_pixels_stay_below_a_gibibyte(tmp_path: Path
     cases = outcomes("images", make_set(tmp_path / "set", "--largest"), tmp_path)
     reasons = {name: told["reason"] for name, told in cases.items() if told["error"]}
     assert reasons == {"cmyk_progressive": "TOO_MANY_PIXELS", "webp_beyond": "TOO_MANY_PIXELS"}
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "I;16", "RGB"])
+def test_large_pictures_that_are_made_in_strips_have_no_seam(mode: str) -> None:
+    """Strips keep memory low; the pixels are those of the whole picture made at once."""
+    from precompute.decode import STRIP_PIXELS, decode
+    from precompute.transform import Transform
+
+    generator = np.random.default_rng(0)
+    width, height = 1300, 1100
+    assert width * height > STRIP_PIXELS
+    noise = generator.integers(0, 256, (height, width, 4), dtype=np.uint8)
+    transform, exif = Transform(resize=1100, crop=1000), Image.Exif()
+    exif[0x0112] = 6
+    if mode == "I;16":
+        deep = generator.integers(0, 65536, (height, width), dtype=np.uint16)
+        image, options = Image.fromarray(deep), {}
+        grey = np.round(deep / 257).astype(np.uint8)
+        whole = Image.fromarray(grey).convert("RGB")
+    else:
+        image = Image.fromarray(noise)
+        image = image.convert("RGB").quantize(16) if mode == "P" else image.convert(mode)
+        options = {"transparency": 3} if mode == "P" else {}
+        image.info.update(options)
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        whole = Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", exif=exif, **options)
+    expected = transform.apply_pil(whole.transpose(Image.Transpose.ROTATE_270))
+    assert bool((decode(buffer.getvalue(), transform) == expected).all())
+    if mode == "RGB":
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", exif=exif)
+        pixels = np.array(Image.open(buffer).transpose(Image.Transpose.ROTATE_270))
+        expected = transform.apply_tensor(torch.from_numpy(pixels).permute(2, 0, 1))
+        assert bool((decode(buffer.getvalue(), transform) == expected).all())
 
 
 # A source folder
