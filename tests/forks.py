@@ -63,7 +63,7 @@ class Forks:
 
 def serve() -> None:
     import precompute.cli
-    import precompute.extraction  # loads torch
+    import precompute.run  # loads torch
 
     def answer(value: object) -> None:
         sys.stdout.write(json.dumps(value) + "\n")
