@@ -16,8 +16,9 @@ from precompute.cache.checksum import table_digest
 from precompute.cache.columns import FORMAT, PROVENANCE_BYTES, VERSION, Layout, Samples, column_types
 from precompute.cache.key import Spec, canonical_json, key_of
 from precompute.cache.provenance import Record
-from precompute.errors import DiskSpaceError
+from precompute.errors import DiskSpaceError, naming
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 Layers = dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
 
 
@@ -65,7 +66,7 @@ def create(
         _create_dataset(file, "classes", classes.shape, classes.dtype)
         _create_dataset(file, "provenance", (PROVENANCE_BYTES,), np.dtype("u1"))
     layout = read_layout(path)
-    with open(path, "r+b") as raw:
+    with naming(path), open(path, "r+b") as raw:
         reserve(raw.fileno(), path, layout.file_size)
         for name, values in (
             ("samples/id", ids),
@@ -110,6 +111,8 @@ def reserve(descriptor: int, path: str, size: int) -> None:
     try:
         os.posix_fallocate(descriptor, 0, size)
     except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise  # a disk that fails has no lack of room
         raise _no_room(usage, path, size, error.strerror) from error
 
 

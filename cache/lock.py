@@ -11,7 +11,7 @@ import socket
 from datetime import UTC, datetime
 from types import TracebackType
 
-from precompute.errors import CacheLockedError
+from precompute.errors import CacheLockedError, naming
 
 
 class WriteLock:
@@ -57,8 +57,9 @@ class WriteLock:
     def _sign(self) -> None:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         holder = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": now})
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, holder.encode(), 0)
+        with naming(self._path):
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, holder.encode(), 0)
 
     def _is_current(self, descriptor: int) -> bool:
         try:

@@ -13,6 +13,7 @@ from precompute.cache import provenance
 from precompute.cache.checksum import row_checksums
 from precompute.cache.columns import Column, Layout
 from precompute.cache.provenance import Record
+from precompute.errors import naming
 
 SYNC_SECONDS = 20.0  # at most so much work is computed again after a power cut
 
@@ -25,6 +26,7 @@ class RowWriter:
     """
 
     def __init__(self, path: str, layout: Layout) -> None:
+        self._path = path
         self._layout = layout
         self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         self._synced = time.monotonic()
@@ -79,9 +81,10 @@ class RowWriter:
 
     def _pwrite(self, data: bytes, offset: int) -> None:
         view = memoryview(data)
-        while view:
-            written = os.pwrite(self._descriptor, view, offset)
-            view, offset = view[written:], offset + written
+        with naming(self._path):
+            while view:
+                written = os.pwrite(self._descriptor, view, offset)
+                view, offset = view[written:], offset + written
 
     def append_provenance(self, records: list[Record]) -> bool:
         """Add one line for each record; False where the block is full and nothing was added."""
@@ -96,7 +99,8 @@ class RowWriter:
 
     def sync(self) -> None:
         """Return once everything written so far is on the disk."""
-        os.fdatasync(self._descriptor)
+        with naming(self._path):
+            os.fdatasync(self._descriptor)
         self._synced = time.monotonic()
 
     def close(self) -> None:

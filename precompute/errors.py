@@ -23,6 +23,10 @@ Each carries `message` (what is wrong, with which file) and `hint` (what to do n
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterator
+
 __all__ = [
     "BackboneError",
     "CacheError",
@@ -41,6 +45,7 @@ __all__ = [
     "TrainingError",
     "UsageError",
     "WeightsError",
+    "naming",
 ]
 
 
@@ -137,3 +142,14 @@ class Stopped(PrecomputeError):
     def __init__(self, message: str, *, signum: int, hint: str) -> None:
         super().__init__(message, hint=hint)
         self.exit_code = 128 + signum
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Inside, an OSError that knows no file (of a write, a sync, a reservation) gets this one's name."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = os.fspath(path)
+        raise

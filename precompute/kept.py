@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from precompute.cache import Cache, RowWriter, Samples, create
+from precompute.errors import naming
 from precompute.plan import Plan, copy_rows, kept_path, lasting, partial_path
 
 Layers = dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
@@ -69,7 +70,8 @@ def sync_folder(path: str) -> None:
     """Make a rename durable."""
     descriptor = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(descriptor)
+        with naming(os.path.dirname(path) or "."):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from precompute.cache import Cache, RowWriter, Samples, Status, difference, key_of, open_cache
 from precompute.cache.checksum import row_checksums
-from precompute.errors import CacheFormatError, CacheKeyError, UsageError
+from precompute.errors import CacheFormatError, CacheKeyError, SourceError, UsageError
 from precompute.sources import Listing, ascii_name
 
 COPY_BYTES = 32 * 1024 * 1024  # how much of the old file is in memory at once
@@ -84,7 +84,8 @@ def make_plan(
     """Match the listing with older files by path, size and mtime; with `rehash` not even these are believed.
 
     A row that is not matched is not lost: its file is read, and the row copied where its bytes turn out to be known.
-    Raises UsageError where the result would throw away a finished file's rows in a way that looks like a mistake.
+    Raises UsageError or SourceError where the result would throw away a finished file's rows in a way that looks like
+    a mistake.
     """
     origin = np.full(len(listing), -1, dtype=np.int64)
     origin_row = np.full(len(listing), -1, dtype=np.int64)
@@ -123,12 +124,25 @@ def _refuse_mistakes(
             f"{old.path} has {len(old)} rows; --limit {limit} would throw {dropped} of them away.",
             hint="Use another output for the smaller file, or leave --limit out.",
         )
+    gone = old.column("samples/id")[_absent(old, listing)]
+    for folder in listing.unread:
+        if below := int(np.char.startswith(gone, folder).sum()):
+            name = ascii_name(os.fsdecode(os.path.join(listing.root, folder)))
+            raise SourceError(
+                f"{name} cannot be listed, so the {below} rows of {old.path} for images in it would be thrown away.",
+                hint="Make it readable (or remove it), use another output, or say --overwrite.",
+            )
     if not found.any():
         root = ascii_name(os.fsdecode(listing.root))
         raise UsageError(
             f"None of the {len(old)} samples in {old.path} is in {root}, so all of its rows would be thrown away.",
             hint="Check the source, use another output, or say --overwrite.",
         )
+
+
+def _absent(old: Cache, listing: Listing) -> NDArray[np.bool_]:
+    """(len(old),) bool: rows whose id is no longer listed."""
+    return _positions(listing.ids, old.column("samples/id")) < 0
 
 
 def _positions(old_ids: NDArray[np.bytes_], ids: NDArray[np.bytes_]) -> NDArray[np.int64]:

@@ -6,10 +6,8 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from precompute.cache import Cache, Verification, WriteLock, open_cache, verify
 from precompute.decode import quiet_pillow
@@ -109,17 +107,16 @@ def _listing_of(old: Cache, root: bytes, found: Verification) -> Listing:
         )
     if len(bad) == len(old) and not any(os.path.exists(os.path.join(root, bytes(ids[row]))) for row in bad[:1000]):
         raise UsageError(f"None of the samples in {old.path} is in {shown}.", hint="Check the source.")
-    columns: dict[str, NDArray[Any]] = {
-        name: np.array(old.column(f"samples/{column}"))
-        for name, column in (("ids", "id"), ("sizes", "size"), ("mtimes", "mtime_ns"), ("labels", "label"))
-    }
     return Listing(
         root=root,
+        ids=np.array(ids),
+        sizes=np.array(old.column("samples/size")),
+        mtimes=np.array(old.column("samples/mtime_ns")),
+        labels=np.array(old.labels),
         splits=np.array(old.column("samples/split"), dtype=np.uint8),
         classes=tuple(old.column("classes").tolist()),
         passed=Passed(),
         notes=(),
-        **columns,
     )
 
 

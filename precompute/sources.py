@@ -60,7 +60,8 @@ class Listing:
 
     ids: (N,) fixed-length bytes, POSIX paths relative to `root` · sizes: (N,) int64 bytes · mtimes: (N,) int64 ns ·
     labels: (N,) int32 index into `classes`, -1 for none · splits: (N,) uint8, 0 none, 1 train, 2 val, 3 test ·
-    passed: what was in the folder and is not a sample · notes: how the folder was understood where that may surprise.
+    passed: what was in the folder and is not a sample · notes: how the folder was understood where that may surprise ·
+    unread: ids of the folders that could not be listed, each ending with `/`.
     """
 
     root: bytes
@@ -72,6 +73,7 @@ class Listing:
     classes: tuple[bytes, ...]
     passed: Passed
     notes: tuple[str, ...]
+    unread: tuple[bytes, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -140,6 +142,7 @@ class _Found:
     mtimes: array[int] = field(default_factory=lambda: array("q"))
     places: array[int] = field(default_factory=lambda: array("q"))
     folders: list[bytes] = field(default_factory=list)
+    unread: list[bytes] = field(default_factory=list)
     passed: Passed = field(default_factory=Passed)
 
 
@@ -159,6 +162,7 @@ def _walk(root: bytes, found: _Found) -> None:
             if folder == root:
                 raise
             found.passed.add(_why_passed(error), prefix[:-1])
+            found.unread.append(prefix)
         found.places.extend([len(found.folders) - 1] * (len(found.ids) - len(found.places)))
 
 
@@ -247,4 +251,5 @@ def _columns(root: bytes, found: _Found, limit: int | None) -> Listing:
         classes=classes,
         passed=found.passed,
         notes=tuple(notes),
+        unread=tuple(found.unread),
     )

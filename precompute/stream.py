@@ -64,7 +64,7 @@ def forward(
     `claim(digest, row)` is asked by the workers before decoding; where it says False the row comes back under `same`.
     At most two batches of decoded images wait in memory. Raises SourceError where the whole source has gone away.
     """
-    block = Block()
+    block, folder = Block(), _identity(listing.root)
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
         pending: deque[Future[Decoded]] = deque()
         todo = iter(rows.tolist())
@@ -74,7 +74,7 @@ def forward(
                     pending.append(pool.submit(read, listing, row, transform, claim))
                 if not pending:
                     break
-                _place(block, pending.popleft().result(), listing)
+                _place(block, pending.popleft().result(), listing, folder)
                 if len(block.decoded) == engine.batch_size:
                     yield _run(block, engine)
                     block = Block()
@@ -85,9 +85,18 @@ def forward(
                 future.cancel()
 
 
-def _place(block: Block, item: Decoded, listing: Listing) -> None:
+def _identity(path: bytes) -> tuple[int, int] | None:
+    """Which folder or file lies there: of a disk that was unmounted only the empty mount point is left."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _place(block: Block, item: Decoded, listing: Listing, folder: tuple[int, int] | None) -> None:
     if item.error is not None:
-        if item.error.reason in ("VANISHED", "UNREADABLE") and not os.path.exists(listing.root):
+        if item.error.reason in ("VANISHED", "UNREADABLE") and (folder is None or _identity(listing.root) != folder):
             root = ascii_name(os.fsdecode(listing.root))
             raise SourceError(
                 f"The source {root} went away while it was being read.",

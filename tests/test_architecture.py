@@ -41,7 +41,7 @@ ALLOWED = {
         *(f"precompute.{name}" for name in ("errors", "transform", "sources", "engine", "stream", "plan")),
         CACHE,
     },
-    "precompute.kept": {"precompute.plan", CACHE},
+    "precompute.kept": {"precompute.errors", "precompute.plan", CACHE},
     "precompute.working_file": {
         *(f"precompute.{name}" for name in ("errors", "sources", "plan", "kept")),
         CACHE,

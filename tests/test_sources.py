@@ -168,6 +168,7 @@ def test_a_folder_without_permission_is_named_and_the_rest_listed() -> None:
             (root / "shut").chmod(0o755)
     assert [bytes(row) for row in listing.ids] == [b"open/1.jpg"]
     assert sorted(listing.passed.names["not readable"]) == ["noext", "shut"]
+    assert listing.unread == (b"shut/",)
 
 
 def test_a_folder_nested_a_thousand_deep_is_listed(tmp_path: Path) -> None:
