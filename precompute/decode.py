@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "WEBP", "TIFF")
 MAX_PIXELS = 100 * 2**20  # at 10 bytes each they take 1 GiB less 24 MiB; cameras of 100 megapixels stay below
 BYTES_A_PIXEL = 10
-"""At most so many are held at once for most images: 4 for Pillow's pixels, 4 for those made from them, or 6 for the
-coefficients of a progressive JPEG. Kinds that take more have a lower limit of pixels."""
+"""At most so many are held at once for most images: 4 for Pillow's pixels, 4 for those made from them. Kinds that take
+more, such as progressive JPEG with its coefficients, have a lower limit of pixels."""
 WEBP_BYTES_A_PIXEL = 20  # the decoder keeps two canvases of its own
 TILE_WIDTH, TILE_LENGTH = 322, 323  # tags of TIFF
 MAX_SCANS = 100  # each goes over all pixels, in 40 ms at the limit of pixels; a progressive JPEG has about ten
@@ -112,7 +112,7 @@ def _check_size(image: Image.Image) -> None:
     if image.format == "WEBP":
         needed = WEBP_BYTES_A_PIXEL
     elif image.info.get("progressive"):
-        needed = max(needed, 4 + 2 * len(image.getbands()))
+        needed = max(needed, 5 + 2 * len(image.getbands()))  # pixels, coefficients, and libjpeg's own
     elif isinstance(image, TiffImagePlugin.TiffImageFile):
         # A strip or tile is unpacked as a whole, and a tile may be larger than the image.
         width = max(width, _number(image.tag_v2.get(TILE_WIDTH)))

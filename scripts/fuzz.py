@@ -478,6 +478,7 @@ class Worker:
         self.target, self.folder, self.seed, self.stop, self.step = target, folder, seed, stop, step
         self.outcomes: Counter[str] = Counter()
         self.failures: list[tuple[int, str]] = []
+        self.finished = False
         folder.mkdir()
         self.start(first)
 
@@ -492,6 +493,8 @@ class Worker:
 
     def running(self) -> bool:
         """Look at it once; where it died or hangs, write that down and start it again behind that case."""
+        if self.finished:
+            return False
         status = self.process.poll()
         (at,) = struct.unpack("<q", (self.folder / "at").read_bytes())
         if at != self.at:
@@ -511,6 +514,7 @@ class Worker:
             (self.folder / "failures").unlink()
         self.outcomes.update(json.loads((self.folder / "outcomes").read_text()))
         if at < 0 or at + self.step >= self.stop:
+            self.finished = True
             return False
         self.start(at + self.step)
         return True
@@ -534,6 +538,9 @@ def fuzz(target: str, number: int, *, seed: int, first: int, jobs: int, keep: Pa
                 worker.process.wait()
         seconds = time.monotonic() - began
         failures = sorted(failure for worker in workers for failure in worker.failures)
+        counted = sum(sum(worker.outcomes.values()) for worker in workers)
+        if not failures and counted != number:
+            failures.append((-1, f"{counted} cases were counted instead of {number}"))
         for which, what in failures:
             print(f"{target} seed {seed} number {which}: {what}", file=said)
         for which in sorted({which for which, _ in failures if which >= 0})[:100]:

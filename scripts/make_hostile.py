@@ -787,7 +787,7 @@ def largest_images() -> dict[str, bytes]:
         "largest_grey16": png(width, height, chunk(b"IDAT", bomb((2 * width + 1) * height)), depth=16, colour=0),
         "largest_interlaced": png(width, height, chunk(b"IDAT", bomb(2**20 * 320)), interlaced=1),
         "largest_jpeg_turned": encoded(Image.new("RGB", (width, height)), "JPEG", exif=turned, subsampling=0),
-        "largest_progressive": encoded(Image.new("RGB", (width, height)), "JPEG", progressive=True, subsampling=0),
+        "largest_progressive": encoded(Image.new("RGB", (width, 9300)), "JPEG", progressive=True, subsampling=0),
         "largest_webp": encoded(Image.new("RGBA", (16_383, 3200)), "WEBP", lossless=True, method=0, quality=0),
         "cmyk_progressive": encoded(Image.new("CMYK", (width, height - 1024)), "JPEG", progressive=True, quality=10),
         "webp_beyond": encoded(Image.new("RGB", (16_383, 3300)), "WEBP", lossless=True, method=0, quality=0),
