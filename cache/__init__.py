@@ -13,7 +13,7 @@ from precompute.cache.creation import bytes_needed, create
 from precompute.cache.key import canonical_json, difference, key_of
 from precompute.cache.lock import WriteLock
 from precompute.cache.reader import Cache, open_cache
-from precompute.cache.status import SPLITS, Status
+from precompute.cache.status import SPLITS, Status, status_name
 from precompute.cache.verification import Verification, verify
 from precompute.cache.writer import RowWriter
 
@@ -34,5 +34,6 @@ __all__ = [
     "key_of",
     "open_cache",
     "read_layout",
+    "status_name",
     "verify",
 ]

@@ -7,6 +7,7 @@ next append starts there.
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 from precompute.cache.key import canonical_json
@@ -23,13 +24,21 @@ def parse(block: bytes) -> tuple[list[Record], int]:
         if end < 0:
             return records, used
         try:
-            record = json.loads(block[used:end])
+            record = json.loads(block[used:end], parse_float=_finite, parse_constant=_finite)
         except (ValueError, RecursionError):
             return records, used
         if not isinstance(record, dict):
             return records, used
         records.append(record)
         used = end + 1
+
+
+def _finite(text: str) -> float:
+    """Python's parser takes NaN, Infinity and 1e999 for numbers; JSON cannot hold what comes of them."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no finite number")
+    return value
 
 
 def encode(record: Record) -> bytes:

@@ -27,6 +27,11 @@ class Status(IntEnum):
         return self in (Status.UNREADABLE, Status.VANISHED)
 
 
+def status_name(code: int) -> str:
+    """Name of a status code, such as `TRUNCATED`; a reader takes codes that it does not know for failures."""
+    return Status(code).name if code in _TEXTS else f"UNKNOWN_{code}"
+
+
 _TEXTS = {
     Status.PENDING: "not computed yet",
     Status.OK: "ok",

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from precompute.cache import Status, open_cache
+from precompute.cache import Status, open_cache, status_name
 from precompute.sources import Listing, ascii_name
 
 
@@ -95,13 +95,13 @@ def count_outcomes(path: str, result: Extraction) -> None:
     cache = open_cache(path)
     values, counts = np.unique(cache.status, return_counts=True)
     result.failures = {
-        Status(value).name: int(count) for value, count in zip(values, counts, strict=True) if value != Status.OK
+        status_name(int(value)): int(count) for value, count in zip(values, counts, strict=True) if value != Status.OK
     }
     if not result.failed:
         broken = np.flatnonzero(cache.status != Status.OK)[:20]
         ids = cache.column("samples/id")
         result.failed = [
-            (ascii_name(os.fsdecode(ids[row])), Status(cache.status[row]).name, "as in an earlier run")
+            (ascii_name(os.fsdecode(ids[row])), status_name(int(cache.status[row])), "as in an earlier run")
             for row in broken
         ]
     result.key = cache.key

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, Command, make_image, run_command
 
-from precompute import open_cache
+from precompute import extract, open_cache
 from precompute.cli import cli
 
 
@@ -317,3 +317,20 @@ def test_a_user_backbone_must_be_confirmed_to_predict(precompute: Command, photo
     assert refused.returncode == 1
     assert "-b mynet:make" in refused.stderr
     assert precompute("predict", "a.safetensors", "photos", "-b", "mynet:make").returncode == 0
+
+
+def test_info_tells_of_what_only_a_stranger_would_write(photos: Path, tmp_path: Path, precompute: Command) -> None:
+    """A status of the future, and a number that JSON does not have."""
+    extract(photos, tmp_path / "a.h5", backbone="tiny")
+    columns = open_cache(tmp_path / "a.h5").layout.columns
+    data = bytearray((tmp_path / "a.h5").read_bytes())
+    data[columns["samples/status"].offset] = 200
+    start = columns["provenance"].offset
+    data[start : start + 30] = b'{"a": 1}\n{"b": 1e999}\n{"c": 1}\n'[:30]
+    (tmp_path / "a.h5").write_bytes(data)
+    done = precompute("info", "a.h5", "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["status"] == {"OK": 23, "UNKNOWN_200": 1}
+    assert told["provenance"] == [{"a": 1}]
+    assert precompute("info", "a.h5").returncode == 0

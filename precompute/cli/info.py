@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -49,18 +50,18 @@ def info(caches: tuple[str, ...], as_json: bool) -> None:
 def _describe(cache: Cache) -> dict[str, Any]:
     import numpy as np
 
-    from precompute.cache import SPLITS, Status
+    from precompute.cache import SPLITS, status_name
 
-    def counts(values: Any, names: Any) -> dict[str, int]:
+    def counts(values: Any, name: Callable[[int], str]) -> dict[str, int]:
         codes, numbers = np.unique(values, return_counts=True)
-        return {names[code]: int(number) for code, number in zip(codes, numbers, strict=True)}
+        return {name(int(code)): int(number) for code, number in zip(codes, numbers, strict=True)}
 
     labels = cache.labels
     return {
         "path": cache.path,
         "samples": len(cache),
-        "status": counts(cache.status, {int(status): status.name for status in Status}),
-        "splits": counts(cache.column("samples/split"), SPLITS),
+        "status": counts(cache.status, status_name),
+        "splits": counts(cache.column("samples/split"), lambda code: SPLITS[code]),
         "classes": {name: int((labels == number).sum()) for number, name in enumerate(cache.classes)},
         "layers": {
             layer: {"shape": list(cache.features(layer).shape[1:]), "dtype": str(cache.features(layer).dtype)}
