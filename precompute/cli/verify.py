@@ -155,6 +155,6 @@ def _report(opened: Cache, found: Verification, damaged: list[str], against: Sou
             note(f"{kind}: {name}")
     print_pairs(None, pairs)
     if not found.whole:
-        note("To mend it: precompute verify CACHE --source FOLDER --repair, with the folder that holds the images.")
+        note(f"To mend it: precompute verify {opened.path} --source FOLDER --repair, with the folder of the images.")
     elif against is not None and not against.same:
         note("To bring it up to date run the `precompute extract` command that made it again, with --rehash.")
