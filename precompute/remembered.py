@@ -42,7 +42,10 @@ class Request:
     batch_size: int | None
 
     def name(self) -> str | None:
-        """SHA-256 over this and all else that decides the settings; None for code of the user's, which may change."""
+        """SHA-256 over this and all else that decides the settings; None for what cannot be told to be the same again.
+
+        That is code of the user's, which may change, and values that are no JSON, such as arrays.
+        """
         if ":" in self.backbone:
             return None
         around = {
@@ -52,7 +55,11 @@ class Request:
             "accelerators": sorted(glob("/dev/nvidia[0-9]*")),
             "versions": {name: _version(name) for name in DECIDING},
         }
-        return hashlib.sha256(canonical_json({**asdict(self), **around}).encode("ascii")).hexdigest()
+        try:
+            asked = canonical_json({**asdict(self), **around})
+        except (TypeError, ValueError):
+            return None
+        return hashlib.sha256(asked.encode("ascii")).hexdigest()
 
 
 def remember(request: Request, weights_file: dict[str, Any] | None) -> dict[str, Any]:

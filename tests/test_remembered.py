@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT
@@ -133,6 +134,13 @@ def test_nor_one_with_work_in_progress(place: Path, name: str) -> None:
 
 def test_code_of_the_users_is_never_taken_for_unchanged() -> None:
     assert request(backbone="mine.models:net").name() is None
+
+
+def test_values_that_are_no_json_are_taken_and_not_remembered(place: Path) -> None:
+    mean = {"mean": np.array([0.5, 0.5, 0.5], dtype=np.float32)}
+    assert request(transform=mean).name() is None
+    assert extract("photos", "b.h5", backbone="tiny", transform=mean).computed == 24
+    assert extract("photos", "b.h5", backbone="tiny", transform=mean).reused == 24
 
 
 def test_other_weights_in_the_same_file_are_found(place: Path) -> None:
