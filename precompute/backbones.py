@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from precompute import architectures, layers, weights
+from precompute import architectures, checkpoints, layers, weights
 from precompute.architectures import TINY
 from precompute.errors import BackboneError, UsageError, WeightsError
 from precompute.transform import Transform
@@ -131,8 +131,8 @@ def _with_weights(
         options = ", ".join(["DEFAULT", *known, "random"])
         raise WeightsError(f"{name} has no weights {choice!r}.", hint=f"Take one of {options}, or the path of a file.")
     model = architectures.run_factory(name) if architectures.is_factory(name) else architectures.build(name, seed=None)
-    file = weights.identity_of(choice)
-    notes = weights.fit_into(model, weights.load_file(choice), source=choice, model_name=name, find_classifier=find)
+    file = checkpoints.identity_of(choice)
+    notes = weights.fit_into(model, checkpoints.load_file(choice), source=choice, model_name=name, find_classifier=find)
     source = {"kind": "file", "path": str(Path(choice).absolute())}
     return model, source, base, (f"the transform is {origin}", *notes), file
 

@@ -24,13 +24,15 @@ ALLOWED = {
     "precompute.tiny": {"precompute.errors"},
     "precompute.transform": {"precompute.errors"},
     "precompute.sources": {"precompute.errors"},
-    "precompute.weights": {"precompute.errors"},
+    "precompute.checkpoints": {"precompute.errors"},
+    "precompute.weights": {"precompute.errors", "precompute.checkpoints"},
     "precompute.layers": {"precompute.errors"},
     "precompute.decode": {"precompute.errors", "precompute.transform"},
     "precompute.engine": {"precompute.errors", "precompute.transform"},
     "precompute.architectures": {"precompute.errors", "precompute.tiny"},
     "precompute.backbones": {
-        f"precompute.{name}" for name in ("errors", "transform", "weights", "layers", "architectures", "tiny")
+        f"precompute.{name}"
+        for name in ("errors", "transform", "checkpoints", "weights", "layers", "architectures", "tiny")
     },
     "precompute.catalog": {f"precompute.{name}" for name in ("errors", "transform", "layers", "architectures", "tiny")},
     "precompute.stream": {f"precompute.{name}" for name in ("errors", "transform", "sources", "decode", "engine")},

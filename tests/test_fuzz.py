@@ -57,13 +57,16 @@ def test_many_mutated_files_never_crash_hang_or_lie(tmp_path: Path, target: str)
 
 
 @pytest.fixture
-def fuzz(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def fuzzing(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The fuzzer's package, with its modules that are asked for here."""
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    import fuzz as module
+    import fuzzing as package
+    import fuzzing.cases
 
-    yield module
-    for name in ("fuzz", "make_hostile"):
-        sys.modules.pop(name, None)
+    yield package
+    for name in list(sys.modules):
+        if name.split(".")[0] in ("fuzzing", "hostile"):
+            del sys.modules[name]
 
 
 def forge(target: Any, change: str) -> None:
@@ -93,52 +96,53 @@ def forge(target: Any, change: str) -> None:
         target.write(place, table.encode())
         start, length = next(block for block in target.blocks if block[0] <= place < sum(block))
         block = os.pread(target.descriptor, length, start)
-        target.write(start + length, sys.modules["make_hostile"].lookup3(block).to_bytes(4, "little"))
+        target.write(start + length, sys.modules["hostile.checksums"].lookup3(block).to_bytes(4, "little"))
 
 
 @pytest.mark.parametrize("change", ["features", "size", "id", "label"])
-def test_a_wrong_row_taken_for_right_is_noticed(tmp_path: Path, fuzz: Any, change: str) -> None:
-    target = fuzz.CacheTarget(tmp_path)
+def test_a_wrong_row_taken_for_right_is_noticed(tmp_path: Path, fuzzing: Any, change: str) -> None:
+    target = fuzzing.caches.CacheTarget(tmp_path)
     assert target.check() == "opened"
     forge(target, change)
-    with pytest.raises(fuzz.WrongError, match="row 1 is called good"):
+    with pytest.raises(fuzzing.target.WrongError, match="row 1 is called good"):
         target.check()
     target.restore()
     assert target.check() == "opened"
     assert target.path.read_bytes() == target.base
 
 
-def test_a_case_is_the_same_every_time_and_leaves_nothing_behind(tmp_path: Path, fuzz: Any) -> None:
-    target = fuzz.CacheTarget(tmp_path)
+def test_a_case_is_the_same_every_time_and_leaves_nothing_behind(tmp_path: Path, fuzzing: Any) -> None:
+    target = fuzzing.caches.CacheTarget(tmp_path)
     seen = set()
     for number in range(200):
-        target.mutate(fuzz.case(7, number))
+        target.mutate(fuzzing.cases.case(7, number))
         first = target.path.read_bytes()
         target.restore()
         assert target.path.read_bytes() == target.base
-        target.mutate(fuzz.case(7, number))
+        target.mutate(fuzzing.cases.case(7, number))
         assert target.path.read_bytes() == first
         target.restore()
         seen.add(first)
     assert len(seen) > 190
 
 
-def test_lookup3_is_the_one_of_hdf5(tmp_path: Path, fuzz: Any) -> None:
-    make_hostile = sys.modules["make_hostile"]
-    make_hostile.make_cache(tmp_path / "a.h5")
+def test_lookup3_is_the_one_of_hdf5(tmp_path: Path, fuzzing: Any) -> None:
+    checksums = sys.modules["hostile.checksums"]
+    sys.modules["hostile.good"].make_cache(tmp_path / "a.h5")
     data = (tmp_path / "a.h5").read_bytes()
-    assert len(make_hostile.checked_blocks(data)) == 1 + data.count(b"OHDR")
+    assert len(checksums.checked_blocks(data)) == 1 + data.count(b"OHDR")
     # The values in the comments of lookup3.c.
-    assert make_hostile.lookup3(b"") == 0xDEADBEEF
-    assert make_hostile.lookup3(b"Four score and seven years ago") == 0x17770551
+    assert checksums.lookup3(b"") == 0xDEADBEEF
+    assert checksums.lookup3(b"Four score and seven years ago") == 0x17770551
 
 
 BROKEN = """
 import ctypes, os, sys, time
 sys.path.insert(0, {scripts!r})
 import fuzz
+from fuzzing import caches, cases, runner
 
-class Broken(fuzz.CacheTarget):
+class Broken(caches.CacheTarget):
     def check(self):
         at = int.from_bytes(open(self.path.parent / "at", "rb").read(), "little")
         if at == 3:
@@ -151,9 +155,9 @@ class Broken(fuzz.CacheTarget):
             raise KeyError("a bare error")
         return "opened"
 
-fuzz.TARGETS["cache"] = Broken
-fuzz.SECONDS = 5.0
-fuzz.__file__ = __file__
+cases.TARGETS["cache"] = Broken
+runner.SECONDS = 5.0
+runner.SCRIPT = __file__
 if __name__ == "__main__":
     sys.exit(fuzz.main())
 """

@@ -16,9 +16,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from precompute import architectures
+from precompute.checkpoints import load_file
 from precompute.errors import WeightsError
 from precompute.layers import final_classifier
-from precompute.weights import digest_of, load_file
+from precompute.weights import digest_of
 from precompute.weights import fit_into as fit_into_with
 
 fit_into = functools.partial(fit_into_with, find_classifier=final_classifier)

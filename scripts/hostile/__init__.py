@@ -1,0 +1,1 @@
+"""The hostile set, one module for each kind of file in it."""

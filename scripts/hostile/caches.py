@@ -1,0 +1,225 @@
+"""Makes the hostile caches: links, layouts and types of HDF5's, damage, forgery and holes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from precompute.cache import canonical_json, key_of, read_layout
+from precompute.cache.columns import column_types
+
+from .cache_bytes import data_cases, structure_cases
+from .good import ROWS, SPEC, WIDTH, make_cache, samples
+
+
+def forge_tables(folder: Path) -> None:
+    """Files of a stranger who knows the format: every digest is right, and what it covers is not."""
+    good = samples()
+    cases: dict[str, dict[str, Any]] = {
+        "forged_label_beyond": {"labels": np.full(ROWS, 99, np.int32)},
+        "forged_label_negative": {"labels": np.full(ROWS, -7, np.int32)},
+        "forged_split_unknown": {"splits": np.full(ROWS, 200, np.uint8)},
+        "forged_ids_unordered": {"ids": good.ids[::-1]},
+        "forged_ids_alike": {"ids": np.full(ROWS, b"a.jpg")},
+        "forged_ids_elsewhere": {
+            "ids": np.array([b"../../canary.txt", b"/etc/passwd", b"a", b"b\n", b"c\x1b[2J", b""])
+        },
+    }
+    for name, changes in cases.items():
+        make_cache(folder / f"{name}.h5", replace(good, **changes))
+
+
+ROOT_CASES = {
+    "spec_deep": b"[" * 30_000,
+    "spec_deep_object": b'{"a":' * 8_000 + b"1" + b"}" * 8_000,
+    "spec_huge_number": b'{"a":' + b"9" * 40_000 + b"}",
+    "spec_nan": b'{"a":NaN}',
+    "spec_infinite": b'{"a":1e999}',
+    "spec_not_utf8": b'{"a":"\xff\xfe"}',
+    "spec_list": b"[1,2]",
+    "spec_twice": b'{"a":1,"a":2}',
+    "spec_empty": b"",
+}
+
+
+def h5_cases(canary: Path, fifo: Path) -> dict[str, Callable[[h5py.File], object]]:
+    """What h5py itself can write and no cache may hold."""
+    name, shape = "features/flatten", (ROWS, WIDTH)
+    ones = np.ones(shape, np.float32)
+    label, ids, status = "samples/label", "samples/id", "samples/status"
+
+    def again(place: str, *arguments: Any, **options: Any) -> Callable[[h5py.File], object]:
+        def change(file: h5py.File) -> None:
+            del file[place]
+            file.create_dataset(place, *arguments, **options)
+
+        return change
+
+    def link(place: str, to: object) -> Callable[[h5py.File], object]:
+        def change(file: h5py.File) -> None:
+            target = file[to] if isinstance(to, str) else to
+            del file[place]
+            file[place] = target
+
+        return change
+
+    def attribute(which: str, value: object, **options: Any) -> Callable[[h5py.File], object]:
+        return lambda file: file.attrs.create(which, value, **options)
+
+    def virtual(file: h5py.File) -> None:
+        layout = h5py.VirtualLayout(shape, "f4")
+        layout[:] = h5py.VirtualSource(str(canary), "features/flatten", shape)
+        del file[name]
+        file.create_virtual_dataset(name, layout)
+
+    def compact(file: h5py.File) -> None:
+        creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        creation.set_layout(h5py.h5d.COMPACT)
+        del file[name]
+        h5py.h5d.create(file.id, name.encode(), h5py.h5t.IEEE_F32LE, h5py.h5s.create_simple(shape), creation)
+
+    def layers(file: h5py.File) -> None:
+        for number in range(3000):
+            file.create_group(f"features/layer{number:04}")
+
+    def named_layer(raw: bytes) -> Callable[[h5py.File], object]:
+        def change(file: h5py.File) -> None:
+            for group in (file["features"].id, file["checksums"].id):
+                group.links.create_hard(raw, group, b"flatten")
+                group.unlink(b"flatten")
+
+        return change
+
+    enum = h5py.enum_dtype({"PENDING": 0, "OK": 2, "BAD": 1}, basetype="u1")
+    cases: dict[str, Callable[[h5py.File], object]] = {
+        "soft_link_group": link("samples", h5py.SoftLink("/features")),
+        "soft_link_dataset": link(name, h5py.SoftLink("/samples/digest")),
+        "soft_link_loop": link(name, h5py.SoftLink("/features/flatten")),
+        "soft_link_nowhere": link("classes", h5py.SoftLink("/nowhere")),
+        "external_link_group": link("samples", h5py.ExternalLink(str(canary), "/samples")),
+        "external_link_dataset": link(name, h5py.ExternalLink(str(canary), "/features/flatten")),
+        "external_link_fifo": link("checksums", h5py.ExternalLink(str(fifo), "/checksums")),
+        "external_link_layer": lambda file: file["features"].__setitem__("x", h5py.ExternalLink(str(fifo), "/x")),
+        "external_storage": again(name, shape, "f4", external=[(str(canary), 0, ones.nbytes)]),
+        "external_storage_fifo": again(ids, (ROWS,), "S13", external=[(str(fifo), 0, ROWS * 13)]),
+        "external_storage_zero": again(name, shape, "f4", external=[("/dev/zero", 0, h5py.h5f.UNLIMITED)]),
+        "virtual": virtual,
+        "chunked": again(name, data=ones, chunks=(2, WIDTH)),
+        "gzip": again(name, data=ones, compression="gzip"),
+        "fletcher": again(ids, data=np.full(ROWS, b"a"), fletcher32=True),
+        "compact": compact,
+        "never_written": again(name, shape, "f4"),
+        "vlen_ids": again(ids, data=["a"] * ROWS, dtype=h5py.string_dtype()),
+        "vlen_numbers": again(name, (ROWS,), dtype=h5py.vlen_dtype(np.float32)),
+        "compound": again(name, data=np.zeros(shape, [("a", "f4"), ("b", "S2")])),
+        "compound_deep": again(label, data=np.zeros(ROWS, [("a", [("b", [("c", "i4")])])])),
+        "references": again(name, shape, dtype=h5py.ref_dtype),
+        "regions": again(name, shape, dtype=h5py.regionref_dtype),
+        "opaque": again(name, data=np.zeros(shape, "V4")),
+        "complex": again(name, data=ones.astype("c8")),
+        "float64": again(name, data=ones.astype("f8")),
+        "integers": again(name, data=ones.astype("i4")),
+        "array_type": again(name, (ROWS,), np.dtype(("f4", (WIDTH,)))),
+        "big_endian": again(name, data=ones.astype(">f4")),
+        "big_endian_labels": again(label, data=np.zeros(ROWS, ">i4")),
+        "scalar_features": again(name, data=np.float32(1)),
+        "null_features": again(name, data=h5py.Empty("f4")),
+        "one_dimension": again(name, data=np.ones(ROWS, "f4")),
+        "enum_members": again(status, data=np.ones(ROWS, "u1"), dtype=enum),
+        "enum_missing": again(status, data=np.ones(ROWS, "u1")),
+        "long_ids": again(ids, (ROWS,), "S70000"),
+        "group_for_dataset": lambda file: (file.pop(name), file.create_group(name)),
+        "dataset_for_group": lambda file: (file.pop("checksums"), file.create_dataset("checksums", data=ones)),
+        "named_type": lambda file: (file.pop(name), file.__setitem__(name, np.dtype("f4"))),
+        "group_in_itself": lambda file: file["features"].__setitem__("again", file["features"]),
+        "root_in_itself": link("samples", "/"),
+        "layer_twice": lambda file: [file[g].__setitem__("b", file[f"{g}/flatten"]) for g in ("features", "checksums")],
+        "layers_3000": layers,
+        "layer_not_utf8": named_layer(b"\xff\xfe"),
+        "layer_long": named_layer(b"x" * 60_000),
+        "layer_escape": named_layer(b"\x1b]0;owned\x07\n"),
+        "no_layers": lambda file: file["features"].pop("flatten"),
+        "no_checksums": lambda file: file["checksums"].pop("flatten"),
+        "no_table": lambda file: file.attrs.__delitem__("table"),
+        "newer": attribute("version", np.int64(2)),
+        "version_string": attribute("version", np.bytes_("1")),
+        "version_huge": attribute("version", np.uint64(2**64 - 1)),
+        "version_array": attribute("version", np.ones(1000, np.int64)),
+        "version_float": attribute("version", 1.0),
+        "format_other": attribute("format", np.bytes_("somebody-elses")),
+        "format_vlen": attribute("format", "precompute-features"),
+        "key_other": attribute("key", np.bytes_("0" * 64)),
+        "table_other": attribute("table", np.bytes_("0" * 64)),
+        "table_short": attribute("table", np.bytes_("")),
+        "table_reference": lambda file: file.attrs.create("table", file[name].ref, dtype=h5py.ref_dtype),
+        "attributes_1000": lambda file: [file.attrs.create(f"a{number}", number) for number in range(1000)],
+    }
+    for kind, text in ROOT_CASES.items():
+        cases[kind] = attribute("spec", np.bytes_(text))
+    return cases
+
+
+def make_caches(folder: Path, canary: Path, fifo: Path) -> None:
+    folder.mkdir()
+    make_cache(folder / "good.h5")
+    good = (folder / "good.h5").read_bytes()
+    columns = read_layout(str(folder / "good.h5")).columns
+    for name, change in h5_cases(canary, fifo).items():
+        path = folder / f"{name}.h5"
+        path.write_bytes(good)
+        with h5py.File(path, "r+") as file:
+            change(file)
+    plain = {
+        **structure_cases(good, columns),
+        **data_cases(good, columns),
+        "user_block": bytes(512) + good,
+        "random_bytes": np.random.default_rng(0).bytes(5000),
+        "signature_and_noise": good[:8] + np.random.default_rng(0).bytes(5000),
+        "empty": b"",
+        "zeros": bytes(100_000),
+        "text": b"not HDF5\n" * 100,
+        "followed_by_more": good + bytes(1000),
+        **{f"cut_{part:02}": good[: len(good) * part // 16] for part in range(1, 16)},
+    }
+    for name, data in plain.items():
+        (folder / f"{name}.h5").write_bytes(data)
+    forge_tables(folder)
+    with h5py.File(folder / "of_another_kind.h5", "w", libver="latest") as file:
+        file.attrs["big"] = np.zeros(10**6)  # libhdf5 keeps it in dense attribute storage
+        file["x"] = np.arange(10)
+    path = folder / "spec_in_dense_storage.h5"
+    with h5py.File(path, "w", libver="latest") as file:
+        file.attrs["format"], file.attrs["version"] = np.bytes_("precompute-features"), np.int64(1)
+        file.attrs["key"] = file.attrs["table"] = np.bytes_("0" * 64)
+        file.attrs["spec"] = np.bytes_(b'{"a":"' + b"x" * 2**20 + b'"}')
+    make_sparse_cache(folder / "rows_10_to_10.h5", 10**10)
+    (folder / "folder.h5").mkdir()
+    os.mkfifo(folder / "fifo.h5")
+    (folder / "zero.h5").symlink_to("/dev/zero")
+    (folder / "loop.h5").symlink_to("loop.h5")
+    (folder / "nowhere.h5").symlink_to("nowhere")
+
+
+def make_sparse_cache(path: Path, rows: int) -> None:
+    """A few kilobytes on the disk that claim `rows` samples; names and features are holes."""
+    with h5py.File(path, "w", libver=("v108", "v108")) as file:
+        spec = canonical_json(SPEC).encode()
+        for name, value in {"format": b"precompute-features", "spec": spec, "key": key_of(SPEC).encode()}.items():
+            file.attrs[name] = np.bytes_(value)
+        file.attrs["version"], file.attrs["table"] = np.int64(1), np.bytes_("0" * 64)
+        kinds = column_types(rows, 1) | {"classes": ((1,), np.dtype("S1")), "provenance": ((9,), np.dtype("u1"))}
+        kinds |= {"features/flatten": ((rows, 1), np.dtype("<f2")), "checksums/flatten": ((rows,), np.dtype("<u8"))}
+        for name, (shape, dtype) in kinds.items():
+            creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+            creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+            creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+            links = h5py.h5p.create(h5py.h5p.LINK_CREATE)
+            links.set_create_intermediate_group(True)
+            space, kind = h5py.h5s.create_simple(shape), h5py.h5t.py_create(dtype, logical=True)
+            h5py.h5d.create(file.id, name.encode(), kind, space, creation, links)

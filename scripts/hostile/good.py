@@ -1,0 +1,144 @@
+"""Makes the good files that the hostile set and the fuzzer start from."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from precompute.cache import RowWriter, Samples, Status, create
+
+ROWS, WIDTH = 6, 5
+SPEC = {"backbone": "tiny", "layers": [{"name": "flatten", "pooling": "none"}], "storage": "float32"}
+
+
+CANARY = b"a-canary-that-nobody-may-read"
+
+
+def samples(word: bytes = b"train") -> Samples:
+    """Three classes, all splits."""
+    return Samples(
+        ids=np.array([b"%s/%s/%d.jpg" % (word, b"abc"[row // 2 : row // 2 + 1], row) for row in range(ROWS)]),
+        sizes=np.arange(ROWS, dtype=np.int64) + 1000,
+        mtimes=np.arange(ROWS, dtype=np.int64) + 10**18,
+        labels=np.arange(ROWS, dtype=np.int32) // 2,
+        splits=np.arange(ROWS, dtype=np.uint8) % 4,
+        classes=(b"a", b"b", b"c\xff"),
+    )
+
+
+def make_cache(path: Path, table: Samples | None = None) -> None:
+    """A whole, small cache, one row of which failed; the same bytes each time."""
+    table = samples() if table is None else table
+    digests = np.stack([np.frombuffer(hashlib.sha256(bytes([row])).digest(), np.uint8) for row in range(ROWS)])
+    statuses = np.full(ROWS, Status.OK, dtype=np.uint8)
+    statuses[4] = Status.TRUNCATED
+    features = np.random.default_rng(0).normal(size=(ROWS, WIDTH)).astype(np.float32)
+    features[4] = np.nan
+    layers: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {"flatten": ((WIDTH,), np.dtype("f4"))}
+    layout = create(str(path), spec=SPEC, samples=table, layers=layers, records=[{"run": 1}])
+    with RowWriter(str(path), layout) as writer:
+        writer.write(
+            np.arange(ROWS),
+            {"flatten": features},
+            digests=digests,
+            statuses=statuses,
+            sizes=table.sizes,
+            mtimes=table.mtimes,
+        )
+
+
+def make_heads(folder: Path) -> list[Path]:
+    """A logistic and an MLP head."""
+    from precompute.heads import LogisticHead, MLPHead, save_head
+
+    generator = np.random.default_rng(0)
+    labels = np.repeat(["ants", "bees", "b\udcff"], 12)
+    features = generator.normal(size=(36, 4)) + np.repeat(np.eye(3, 4) * 3, 12, axis=0)
+    paths = [folder / "logistic.safetensors", folder / "mlp.safetensors"]
+    save_head(paths[0], LogisticHead(C=1.0).fit(features, labels), metadata={"layer": "flatten", "spec": SPEC})
+    mlp = MLPHead(hidden=(3,), max_epochs=2, device="cpu").fit(features, labels)
+    save_head(paths[1], mlp, metadata={"layer": "flatten", "spec": SPEC})
+    return paths
+
+
+def make_weights(folder: Path) -> list[Path]:
+    """A small state dict in torch's format of today, its older one, and as safetensors."""
+    import torch
+    from safetensors.torch import save_file
+
+    state = {
+        "conv.weight": torch.arange(24, dtype=torch.float32).reshape(2, 3, 2, 2),
+        "conv.bias": torch.ones(2, dtype=torch.float16),
+        "bn.num_batches_tracked": torch.tensor(7),
+    }
+    paths = [folder / "zip.pth", folder / "legacy.pth", folder / "plain.safetensors"]
+    torch.save({"epoch": 3, "state_dict": state}, paths[0])
+    torch.save(state, paths[1], _use_new_zipfile_serialization=False)
+    save_file(state, str(paths[2]))
+    return paths
+
+
+def picture(width: int = 40, height: int = 32) -> Image.Image:
+    """A picture with structure and noise."""
+    generator = np.random.default_rng(3)
+    grade = np.linspace(0, 1, width)[None, :, None] * np.linspace(0, 1, height)[:, None, None]
+    first, second = generator.uniform(0, 255, (2, 3))
+    noise = generator.normal(0, 12, (height, width, 3))
+    return Image.fromarray(np.clip(first * (1 - grade) + second * grade + noise, 0, 255).astype(np.uint8))
+
+
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def make_pictures() -> dict[str, bytes]:
+    """One whole picture of every format and kind that is decoded, by name."""
+    image = picture()
+    grey16: NDArray[np.uint16] = np.asarray(image.convert("L")).astype(np.uint16) * 257
+    upside_down = Image.Exif()
+    upside_down[0x0112] = 6
+    alpha = image.convert("RGBA")
+    alpha.putalpha(image.convert("L"))
+
+    def frames() -> dict[str, Any]:  # anew each time: saving leaves settings on them that another format stumbles over
+        return {"save_all": True, "append_images": [picture().rotate(90 * turn) for turn in (1, 2)]}
+
+    return {
+        "baseline.jpg": encoded(image, "JPEG"),
+        "progressive.jpg": encoded(image, "JPEG", progressive=True),
+        "cmyk.jpg": encoded(image.convert("CMYK"), "JPEG"),
+        "grey.jpg": encoded(image.convert("L"), "JPEG"),
+        "rotated.jpg": encoded(image, "JPEG", exif=upside_down.tobytes()),
+        "restarts.jpg": encoded(image, "JPEG", restart_marker_rows=1),
+        "several.jpg": encoded(image.copy(), "MPO", **frames()),
+        "rgb.png": encoded(image, "PNG"),
+        "palette.png": encoded(image.quantize(16), "PNG", transparency=3),
+        "alpha.png": encoded(alpha, "PNG"),
+        "grey_alpha.png": encoded(alpha.convert("LA"), "PNG"),
+        "grey16.png": encoded(Image.fromarray(grey16), "PNG"),
+        "one_bit.png": encoded(image.convert("1"), "PNG"),
+        "animated.png": encoded(image, "PNG", **frames()),
+        "plain.gif": encoded(image, "GIF"),
+        "animated.gif": encoded(image, "GIF", **frames()),
+        "rgb.bmp": encoded(image, "BMP"),
+        "palette.bmp": encoded(image.quantize(16), "BMP"),
+        "lossy.webp": encoded(image, "WEBP"),
+        "lossless.webp": encoded(alpha, "WEBP", lossless=True),
+        "animated.webp": encoded(image, "WEBP", **frames()),
+        "raw.tif": encoded(image, "TIFF"),
+        "lzw.tif": encoded(image, "TIFF", compression="tiff_lzw"),
+        "deflate.tif": encoded(alpha, "TIFF", compression="tiff_adobe_deflate"),
+        "jpeg.tif": encoded(image, "TIFF", compression="jpeg"),
+        "fax.tif": encoded(image.convert("1"), "TIFF", compression="group4"),
+        "packbits.tif": encoded(image.convert("P"), "TIFF", compression="packbits"),
+        "grey16.tif": encoded(Image.fromarray(grey16), "TIFF"),
+        "several.tif": encoded(image, "TIFF", **frames()),
+    }
