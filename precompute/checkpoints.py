@@ -21,6 +21,7 @@ StateDict = dict[str, torch.Tensor]
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "model_ema", "net", "network", "module", "teacher", "student")
 """Keys under which training scripts keep the state dict inside a checkpoint."""
+
 MAX_HEADER_BYTES = 2 * 2**20
 """Of a safetensors header or a pickle, which name and describe tensors: 0.2 MiB for 1000 of them. Each byte of a pickle
 can make an object of a few hundred bytes."""

@@ -12,6 +12,8 @@ for byte, name and label included. head: HeadFormatError, or the same arrays. im
 right shape. weights: WeightsError, or a state dict whose every byte can be read.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import sys

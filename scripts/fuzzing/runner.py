@@ -20,6 +20,7 @@ from .worker import OUT_OF_MEMORY
 
 SECONDS = 10.0
 """A case that takes longer counts as a hang."""
+
 SCRIPT = Path(__file__).resolve().parents[1] / "fuzz.py"  # what a worker runs
 
 

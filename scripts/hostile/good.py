@@ -15,8 +15,6 @@ from precompute.cache import RowWriter, Samples, Status, create
 
 ROWS, WIDTH = 6, 5
 SPEC = {"backbone": "tiny", "layers": [{"name": "flatten", "pooling": "none"}], "storage": "float32"}
-
-
 CANARY = b"a-canary-that-nobody-may-read"
 
 
