@@ -27,28 +27,44 @@ def read_layout(path: str) -> Layout:
 
     Raises CacheFormatError where it is not a precompute cache, is cut short, or has a part this version does not know.
     """
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
+    while True:
+        try:
+            before = os.stat(path)
+        except FileNotFoundError as error:
+            raise CacheFormatError(
+                f"{path} does not exist.", hint="Make it with `precompute extract SOURCE -b BACKBONE -o OUT.h5`."
+            ) from error
+        except OSError as error:
+            raise _damaged(path, f"is not an HDF5 file that can be opened: {error.strerror}") from error
+        if not stat.S_ISREG(before.st_mode):
             raise CacheFormatError(f"{path} is not an ordinary file.", hint="Name a file made by `precompute extract`.")
-        # No HDF5 lock: readers never block a writer, and read-only or network folders work.
-        with h5py.File(path, "r", locking=False) as file:
-            return _check(path, file, os.fstat(file.id.get_vfd_handle()))
-    except FileNotFoundError as error:
-        raise CacheFormatError(
-            f"{path} does not exist.", hint="Make it with `precompute extract SOURCE -b BACKBONE -o OUT.h5`."
-        ) from error
-    except OSError as error:
-        raise CacheFormatError(
-            f"{path} is not an HDF5 file that can be opened: {error}",
-            hint="If a copy or download was cut short, fetch it again; else extract again to another output.",
-        ) from error
-    except CacheFormatError:
-        raise
-    except Exception as error:  # h5py raises whatever a damaged structure leads libhdf5 to
-        raise CacheFormatError(
-            f"{path} is damaged: its HDF5 structure cannot be read ({error}).",
-            hint="If a copy or download was cut short, fetch it again; else extract again to another output.",
-        ) from error
+        try:
+            # No HDF5 lock: readers never block a writer, and read-only or network folders work.
+            with h5py.File(path, "r", locking=False) as file:
+                return _check(path, file, os.fstat(file.id.get_vfd_handle()))
+        except CacheFormatError:
+            raise
+        except Exception as error:  # h5py raises whatever a damaged structure leads libhdf5 to
+            # libhdf5 looks the name up more than once; a writer's rename in between is no damage.
+            if not _still_there(path, before):
+                continue
+            if isinstance(error, OSError):
+                raise _damaged(path, f"is not an HDF5 file that can be opened: {error}") from error
+            raise _damaged(path, f"is damaged: its HDF5 structure cannot be read ({error})") from error
+
+
+def _still_there(path: str, before: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(before, os.stat(path))
+    except OSError:
+        return False
+
+
+def _damaged(path: str, what: str) -> CacheFormatError:
+    return CacheFormatError(
+        f"{path} {what}.",
+        hint="If a copy or download was cut short, fetch it again; else extract again to another output.",
+    )
 
 
 def _refuse(path: str, what: str) -> CacheFormatError:

@@ -149,7 +149,11 @@ def open_cache(path: str | os.PathLike[str]) -> Cache:
 
 def _refuse_holes(path: str, descriptor: int, ids: Column) -> None:
     """A sparse file can claim any number of samples; names that were never written would be read for ever."""
-    if os.lseek(descriptor, ids.offset, os.SEEK_HOLE) < ids.offset + ids.nbytes:
+    try:
+        hole = os.lseek(descriptor, ids.offset, os.SEEK_HOLE)
+    except OSError:  # a file system that does not know its holes
+        return
+    if hole < ids.offset + ids.nbytes:
         raise CacheFormatError(
             f"{path} is not a precompute feature file: the names of its {ids.shape[0]:,} samples were never written.",
             hint="If a copy or download was cut short, fetch it again; else extract again to another output.",

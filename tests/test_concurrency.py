@@ -35,7 +35,7 @@ def watch(folder: Path, number: int, pause: float) -> tuple[int, int]:
             try:
                 cache = open_cache(folder / name)
             except CacheFormatError as error:
-                assert "does not exist" in str(error)  # between two runs; never "cannot be opened"
+                assert "does not exist" in str(error), str(error)  # between two runs; never "cannot be opened"
                 continue
             rows = np.flatnonzero(cache.ok)
             features = np.array(cache.features()[rows])
