@@ -65,7 +65,14 @@ def interrupt(folder: Path, out: str, signum: int, when: Callable[[float], bool]
     return process.wait(timeout=120)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "signum",
+    [
+        signal.SIGTERM,
+        pytest.param(signal.SIGKILL, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_killed_in_the_middle_goes_on_where_it_was(folder: Path, signum: int) -> None:
     out = f"{signum}.h5"
     partial = folder / f"{out}.partial"
