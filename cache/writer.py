@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from precompute.cache import provenance
-from precompute.cache.checksum import row_checksums
+from precompute.cache.checksum import bytes_of, row_checksums
 from precompute.cache.columns import Column, Layout
 from precompute.cache.provenance import Record
 from precompute.errors import naming
 
 SYNC_SECONDS = 20.0  # at most so much work is computed again after a power cut
+HASHED_AT_ONCE = 512 * 1024  # bytes; to hand fewer to another thread takes longer than to hash them
+
+Runs = list[tuple[int, int, int]]  # of consecutive rows: start and stop among those given, first row in the file
 
 
 class RowWriter:
@@ -30,6 +36,8 @@ class RowWriter:
         self._layout = layout
         self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         self._synced = time.monotonic()
+        self._cores = len(os.sched_getaffinity(0))
+        self._hashers = ThreadPoolExecutor(max(1, self._cores - 1), thread_name_prefix="checksum")
 
     def __enter__(self) -> RowWriter:
         return self
@@ -50,36 +58,40 @@ class RowWriter:
         mtimes: NDArray[np.int64],
     ) -> None:
         """Write k rows: features by layer (k, *shape), digests (k, 32), and (k,) statuses, sizes and mtimes."""
-        columns = self._layout.columns
-        sums = {}
+        columns, runs, sums = self._layout.columns, _runs(rows), {}
         for layer, values in features.items():
             stored = np.ascontiguousarray(values, dtype=columns[f"features/{layer}"].dtype)
-            sums[layer] = row_checksums(digests, sizes, mtimes, statuses, stored)
-            self._scatter(columns[f"features/{layer}"], rows, stored)
-        self._scatter(columns["samples/digest"], rows, digests)
-        self._scatter(columns["samples/status"], rows, statuses)
-        self._scatter(columns["samples/size"], rows, sizes)
-        self._scatter(columns["samples/mtime_ns"], rows, mtimes)
+            mine, *others = self._shares(digests, sizes, mtimes, statuses, stored)
+            hashing = [self._hashers.submit(row_checksums, *share) for share in others]
+            self._scatter(columns[f"features/{layer}"], runs, stored)
+            sums[layer] = np.concatenate([row_checksums(*mine), *(share.result() for share in hashing)])
+        self._scatter(columns["samples/digest"], runs, digests)
+        self._scatter(columns["samples/status"], runs, statuses)
+        self._scatter(columns["samples/size"], runs, sizes)
+        self._scatter(columns["samples/mtime_ns"], runs, mtimes)
         for layer, checksums in sums.items():
-            self._scatter(columns[f"checksums/{layer}"], rows, checksums)
+            self._scatter(columns[f"checksums/{layer}"], runs, checksums)
         if time.monotonic() - self._synced > SYNC_SECONDS:
             self.sync()
 
     def forget(self, rows: NDArray[np.int64]) -> None:
         """Mark rows as not there, before they are computed again, so that no reader takes half of each for a row."""
         for layer in self._layout.layers:
-            self._scatter(self._layout.columns[f"checksums/{layer}"], rows, np.zeros(len(rows), dtype=np.uint64))
+            zeros = np.zeros(len(rows), dtype=np.uint64)
+            self._scatter(self._layout.columns[f"checksums/{layer}"], _runs(rows), zeros)
 
-    def _scatter(self, column: Column, rows: NDArray[np.int64], values: ArrayLike) -> None:
-        """One write for each run of consecutive rows; none for no rows."""
-        if not len(rows):
-            return
-        data = np.ascontiguousarray(values, dtype=column.dtype)
-        starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1)
-        for start, stop in zip(starts, [*starts[1:], len(rows)], strict=True):
-            self._pwrite(data[start:stop].tobytes(), column.offset + int(rows[start]) * column.row_bytes)
+    def _shares(self, *columns: NDArray[Any]) -> Iterator[tuple[NDArray[Any], ...]]:
+        """The same columns of some of the rows each: one share a core, as long as it is worth another thread."""
+        count = max(1, min(self._cores, columns[-1].nbytes // HASHED_AT_ONCE))
+        return zip(*(np.array_split(values, count) for values in columns), strict=True)
 
-    def _pwrite(self, data: bytes, offset: int) -> None:
+    def _scatter(self, column: Column, runs: Runs, values: ArrayLike) -> None:
+        """One write for each run of consecutive rows."""
+        data, width = bytes_of(np.asarray(values, dtype=column.dtype)), column.row_bytes
+        for start, stop, first in runs:
+            self._pwrite(data[start * width : stop * width], column.offset + first * width)
+
+    def _pwrite(self, data: bytes | memoryview, offset: int) -> None:
         view = memoryview(data)
         with naming(self._path):
             while view:
@@ -104,6 +116,14 @@ class RowWriter:
         self._synced = time.monotonic()
 
     def close(self) -> None:
+        self._hashers.shutdown()
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+def _runs(rows: NDArray[np.int64]) -> Runs:
+    if not len(rows):
+        return []
+    starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1).tolist()
+    return [(start, stop, int(rows[start])) for start, stop in zip(starts, [*starts[1:], len(rows)], strict=True)]
