@@ -1,9 +1,8 @@
 """Bytes -> (3, crop, crop) uint8, the way a viewer shows the picture.
 
-Pillow decodes everything (its JPEG decoder is libjpeg-turbo, and it frees the interpreter lock). Plain JPEG is then
-resized by torch's 8-bit kernels, which are faster than Pillow's and at most one grey level from them; everything else
-is resized by Pillow, bit for bit as in torchvision's preset. torchvision's own decoders are not used: they are
-deprecated (docs/decisions/004).
+Pillow opens everything. Plain JPEG is decoded in `jpeg`, to Pillow's pixels, and resized by torch's 8-bit kernels, at
+most one grey level from Pillow's; both are faster (docs/decisions/011). Everything else is left to Pillow altogether,
+bit for bit as in torchvision's preset. All of it frees the interpreter lock.
 """
 
 from __future__ import annotations
@@ -17,8 +16,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
+from precompute import jpeg
 from precompute.errors import ImageError
 from precompute.transform import Transform
 
@@ -32,10 +33,8 @@ BYTES_A_PIXEL = 10
 more, such as progressive JPEG with its coefficients, have a lower limit of pixels."""
 WEBP_BYTES_A_PIXEL = 20  # the decoder keeps two canvases of its own
 TILE_WIDTH, TILE_LENGTH = 322, 323  # tags of TIFF
-MAX_SCANS = 100  # each goes over all pixels, in 40 ms at the limit of pixels; a progressive JPEG has about ten
 STRIP_PIXELS = 2**20  # what is only passing through is made for so many at a time
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-END_OF_JPEG, START_OF_SCAN = b"\xff\xd9", b"\xff\xda"
 WHITE = (255, 255, 255, 255)
 ORIENTATIONS: dict[Any, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -85,24 +84,34 @@ def _decode(data: bytes, transform: Transform) -> torch.Tensor:
     stream = io.BytesIO(data)
     image: Image.Image = Image.open(stream, formats=FORMATS)
     _check_size(image)
-    # Where the tail of a file is zeros (a write that never finished) Pillow's picture is grey or black.
-    # Opening a JPEG reads up to the scan, so an end marker found from there is not that of a thumbnail.
-    if image.format in ("JPEG", "MPO"):
-        end = data.find(END_OF_JPEG, stream.tell())
-        if end < 0:
-            raise ImageError("no end-of-image marker: the rest of the picture is missing", reason="TRUNCATED")
-        if (scans := data.count(START_OF_SCAN, stream.tell(), end)) > MAX_SCANS:
-            raise ImageError(f"{scans:,} scans, more than the limit of {MAX_SCANS}", reason="TOO_MANY_PIXELS")
+    if image.format in jpeg.FORMATS:
+        jpeg.check(image, data, stream.tell())  # opening one reads up to the first scan
+        if image.mode in ("L", "RGB") and transform.suits_tensor(*image.size):
+            return _plain_jpeg(image, data, transform)
     if image.format == "PNG":
         _check_png(data)
-    plain = image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB")
     image.load()
     method = ORIENTATIONS.get(_orientation(image))
     image = _flat(image)  # the name is used again, so that there are never three copies of all pixels
-    image = image if method is None else image.transpose(method)
-    if plain and transform.suits_tensor(*image.size):
-        return transform.apply_tensor(_as_tensor(image))
-    return transform.apply_pil(image)
+    return transform.apply_pil(image if method is None else image.transpose(method))
+
+
+def _plain_jpeg(image: Image.Image, data: bytes, transform: Transform) -> torch.Tensor:
+    import torch
+
+    method = ORIENTATIONS.get(_orientation(image))
+    fast = transform.fast_decode
+    factor = jpeg.reduction(image.size, transform.resize, upright=method is None) if fast else 1
+    width, height = (side / factor for side in image.size)  # not whole where the last column is only partly picture
+    pixels = jpeg.pixels(image, data, factor)
+    if pixels is None:
+        image.draft(None, (image.width // factor, image.height // factor))
+        image.load()
+        pixels = _as_array(image)
+    if method is not None:
+        pixels = jpeg.turned(pixels, method)
+        width, height = (height, width) if method in jpeg.TURNED else (width, height)
+    return transform.apply_tensor(torch.from_numpy(pixels).permute(2, 0, 1), (width, height))
 
 
 def _check_size(image: Image.Image) -> None:
@@ -146,14 +155,12 @@ def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
         yield top, image.crop((0, top, image.width, min(top + height, image.height)))
 
 
-def _as_tensor(image: Image.Image) -> torch.Tensor:
-    """RGB image -> (3, H, W) uint8, channels last in memory, which is what torch's fast resize wants."""
-    import torch
-
+def _as_array(image: Image.Image) -> NDArray[np.uint8]:
+    """Grey or RGB image -> (H, W, 3) uint8."""
     pixels = np.empty((image.height, image.width, 3), dtype=np.uint8)
     for top, strip in _strips(image):  # at once, NumPy would make one copy more
-        pixels[top : top + strip.height] = np.asarray(strip)
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+        pixels[top : top + strip.height] = np.asarray(strip.convert("RGB"))
+    return pixels
 
 
 def _flat(image: Image.Image) -> Image.Image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,13 +21,16 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 MAX_SIDE = 8192  # a side beyond this is a mistake, and a head from a stranger must not ask for the memory
 
+FILTER_REACH = 2  # pixels that a bicubic filter takes from either side, times the scale; a bilinear one takes 1
+
 
 @dataclass(frozen=True)
 class Transform:
     """Resize the shorter side to `resize`, cut `crop` x `crop` from the centre, scale to 0..1, (x - mean) / std.
 
     The same steps as torchvision.transforms._presets.ImageClassification. The 8-bit part (resize and crop) runs where
-    the image is decoded, the rest on the device.
+    the image is decoded, the rest on the device. With `fast_decode`, JPEG far larger than `resize` is decoded at
+    a half, a quarter or an eighth of its size (libjpeg's scaling of the DCT): near the full decode, not equal to it.
     """
 
     resize: int = 256
@@ -34,6 +38,7 @@ class Transform:
     interpolation: str = "bilinear"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    fast_decode: bool = False
 
     def __post_init__(self) -> None:
         for name in ("resize", "crop"):
@@ -42,6 +47,8 @@ class Transform:
                 raise _bad(f"{name} must be a whole number of pixels from 1 to {MAX_SIDE}. Got {value!r} instead.")
         if self.interpolation not in INTERPOLATIONS:
             raise _bad(f"interpolation must be one of {', '.join(INTERPOLATIONS)}. Got {self.interpolation!r} instead.")
+        if not isinstance(self.fast_decode, bool):
+            raise _bad(f"fast_decode must be True or False. Got {self.fast_decode!r} instead.")
         for name in ("mean", "std"):
             values = getattr(self, name)
             try:
@@ -55,8 +62,11 @@ class Transform:
             raise _bad(f"std must be positive. Got {self.std!r} instead.")
 
     def spec(self) -> dict[str, Any]:
-        """JSON-ready description, part of the cache's key."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        """JSON-ready description, part of the cache's key. `fast_decode` stands in it only where it is on."""
+        values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        if not self.fast_decode:
+            del values["fast_decode"]  # the key is that of caches from before there was a choice
+        return values
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any]) -> Transform:
@@ -68,6 +78,7 @@ class Transform:
                 interpolation=spec["interpolation"],
                 mean=_triple(spec["mean"]),
                 std=_triple(spec["std"]),
+                fast_decode=spec.get("fast_decode", False),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise _bad(f"the stored transform cannot be understood ({error!r}).") from error
@@ -83,7 +94,7 @@ class Transform:
             std=_triple(preset.std),
         )
 
-    def resized(self, width: int, height: int) -> tuple[int, int]:
+    def resized(self, width: float, height: float) -> tuple[int, int]:
         """(width, height) after the resize, with torchvision's rounding: the longer side is rounded down."""
         if width <= height:
             return self.resize, max(1, int(self.resize * height / width))
@@ -120,20 +131,44 @@ class Transform:
     def _crop_start(self, side: int) -> int:
         return round((side - self.crop) / 2)  # torchvision's rounding
 
-    def apply_tensor(self, image: torch.Tensor) -> torch.Tensor:
-        """(3, H, W) uint8 -> (3, crop, crop) uint8; at most one grey level from `apply_pil`, and faster."""
-        from torchvision.transforms import InterpolationMode
+    def apply_tensor(self, image: torch.Tensor, size: tuple[float, float] | None = None) -> torch.Tensor:
+        """(3, H, W) uint8 -> (3, crop, crop) uint8; at most one grey level from `apply_pil`, and faster.
+
+        size: (width, height) of the picture where they are not whole, and the last column or row of `image` is only
+        partly in it. Fastest where the three values of a pixel lie side by side in memory; the result is new memory.
+        """
+        from torch.nn.functional import interpolate
         from torchvision.transforms.v2 import functional
 
-        resized = functional.resize(image, [self.resize], InterpolationMode(self.interpolation), antialias=True)
-        cropped: torch.Tensor = functional.center_crop(resized, [self.crop, self.crop])
-        return cropped
+        width, height = size or (image.shape[2], image.shape[1])
+        across, down = self.resized(width, height)
+        left, top = self._crop_start(across), self._crop_start(down)
+        padded = min(across, down) < self.crop
+        rows, scale = image.shape[1], height / down
+        if scale > 1 and not padded:
+            # What lies below the crop is not resized. What lies above is: torch cannot start between pixels. Where a
+            # picture grows, all of it is: torch takes as many rows as before for rows that need no change.
+            rows = min(rows, math.ceil((top + self.crop + FILTER_REACH) * scale) + 1)
+        pixels = image.permute(1, 2, 0)[:rows].contiguous()  # a copy only where the values lay apart
+        pixels = pixels[None].permute(0, 3, 1, 2)  # with strides that torch knows as "channels last"
+        factors = (_factor(height, down), _factor(width, across))
+        resized = interpolate(pixels, scale_factor=factors, mode=self.interpolation, antialias=True)[0]
+        if padded:
+            cropped: torch.Tensor = functional.center_crop(resized[:, :down, :across], [self.crop, self.crop])
+            return cropped
+        return resized[:, top : top + self.crop, left : left + self.crop].clone()  # lets go of the rest
 
     def suits_tensor(self, width: int, height: int) -> bool:
         """Whether `apply_tensor` knows the interpolation and the resized image stays small."""
         return self.interpolation in ("bilinear", "bicubic") and max(self.resized(width, height)) <= 4 * max(
             self.resize, self.crop
         )
+
+
+def _factor(side: float, wanted: int) -> float:
+    """The scale factor by which torch makes at least `wanted` pixels of `side`; it rounds their number down."""
+    factor = wanted / side
+    return factor if int(side * factor) >= wanted else math.nextafter(factor, math.inf)
 
 
 def _triple(values: Any) -> tuple[float, float, float]:

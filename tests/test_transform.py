@@ -17,6 +17,7 @@ from PIL import Image
 from torchvision.models import get_model_weights, list_models
 from torchvision.transforms import InterpolationMode, functional
 from torchvision.transforms._presets import ImageClassification
+from torchvision.transforms.v2 import functional as functional_v2
 
 from precompute.errors import BackboneError
 from precompute.transform import INTERPOLATIONS, MAX_SIDE, Transform
@@ -50,6 +51,7 @@ positive = st.floats(1e-6, 1e5)
         st.sampled_from(INTERPOLATIONS),
         st.tuples(numbers, numbers, numbers),
         st.tuples(positive, positive, positive),
+        st.booleans(),
     )
 )
 def test_spec_is_json_and_comes_back_the_same(transform: Transform) -> None:
@@ -60,6 +62,12 @@ def test_whole_numbers_and_lists_name_the_same_transform() -> None:
     same = Transform(mean=[0, 0, 0], std=(1, 1, 1))  # type: ignore[arg-type]
     assert same == Transform(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     assert json.dumps(same.spec()) == json.dumps(Transform(mean=(0.0,) * 3, std=(1.0,) * 3).spec())  # type: ignore[arg-type]
+
+
+def test_fast_decode_is_in_the_key_only_where_it_is_on() -> None:
+    """A cache from before there was a choice keeps its key."""
+    assert "fast_decode" not in Transform().spec()
+    assert Transform(fast_decode=True).spec() == {**Transform().spec(), "fast_decode": True}
 
 
 @pytest.mark.parametrize("name", list_models(module=torchvision.models))
@@ -89,6 +97,8 @@ def test_every_torchvision_preset_is_understood(name: str) -> None:
         ("std", (1.0, 0.0, 1.0)),
         ("std", (1.0, -1.0, 1.0)),
         ("std", (1.0, float("inf"), 1.0)),
+        ("fast_decode", 1),
+        ("fast_decode", "yes"),
     ],
 )
 def test_bad_values_are_refused_by_name(name: str, value: object) -> None:
@@ -123,6 +133,36 @@ def test_tensor_path_is_within_one_grey_level(interpolation: str, size: tuple[in
         given = transform.apply_tensor(functional.pil_to_tensor(image)).int()
         assert given.shape == (3, crop, crop)
         assert (given - preset_pixels(image, transform).int()).abs().max() <= 1
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    width=st.integers(1, 90),
+    height=st.integers(1, 90),
+    resize=st.integers(1, 70),
+    crop=st.integers(1, 70),
+    interpolation=st.sampled_from(["bilinear", "bicubic"]),
+)
+def test_what_is_left_out_of_the_resize_does_not_show(
+    width: int, height: int, resize: int, crop: int, interpolation: str
+) -> None:
+    """The oracle resizes the whole picture and then cuts."""
+    transform = Transform(resize, crop, interpolation)
+    image = torch.from_numpy(np.random.default_rng(width).integers(0, 256, (height, width, 3), dtype=np.uint8))
+    image = image.permute(2, 0, 1)
+    whole = functional_v2.resize(image, [resize], InterpolationMode(interpolation), antialias=True)
+    expected = functional_v2.center_crop(whole, [crop, crop])
+    assert torch.equal(transform.apply_tensor(image), expected)
+    assert torch.equal(transform.apply_tensor(image.contiguous()), expected)
+
+
+def test_the_result_of_the_tensor_path_is_new_memory() -> None:
+    """What it is made from may be overwritten by the next picture, also where nothing had to be resized."""
+    for size in (16, 40):
+        image = torch.full((size, size, 3), 7, dtype=torch.uint8)
+        pixels = Transform(16, 16).apply_tensor(image.permute(2, 0, 1))
+        image.fill_(0)
+        assert (pixels == 7).all()
 
 
 def test_resized_is_what_torchvision_makes() -> None:
