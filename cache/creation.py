@@ -79,7 +79,7 @@ def create(
         ):
             column = layout.columns[name]
             raw.seek(column.offset)
-            raw.write(np.ascontiguousarray(values, dtype=column.dtype).tobytes())
+            raw.write(np.ascontiguousarray(values, dtype=column.dtype).view(np.uint8).data)  # not a copy of it
         raw.flush()
         os.fsync(raw.fileno())
     return layout

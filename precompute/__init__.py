@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from precompute.cache import Cache, open_cache, verify
     from precompute.errors import PrecomputeError
     from precompute.extraction import extract
+    from precompute.forecasting import Forecast, forecast
     from precompute.heads import LogisticHead, MLPHead, SavedHead, Scores, load_head, save_head
     from precompute.prediction import Prediction, Predictions, predict
     from precompute.repairing import repair
@@ -28,6 +29,7 @@ __all__ = [
     "Backbone",
     "Cache",
     "Extraction",
+    "Forecast",
     "LogisticHead",
     "MLPHead",
     "PrecomputeError",
@@ -39,6 +41,7 @@ __all__ = [
     "Training",
     "__version__",
     "extract",
+    "forecast",
     "load_backbone",
     "load_head",
     "open_cache",
@@ -54,6 +57,7 @@ _HOMES = {
     "precompute.cache": ("Cache", "open_cache", "verify"),
     "precompute.errors": ("PrecomputeError",),
     "precompute.extraction": ("extract",),
+    "precompute.forecasting": ("Forecast", "forecast"),
     "precompute.heads": ("LogisticHead", "MLPHead", "SavedHead", "Scores", "load_head", "save_head"),
     "precompute.prediction": ("Prediction", "Predictions", "predict"),
     "precompute.repairing": ("repair",),

@@ -39,6 +39,13 @@ class Backbone:
     notes: tuple[str, ...] = ()
     file: dict[str, Any] | None = None
 
+    @property
+    def identity(self) -> str | None:
+        """Names code and weights of `module`, to keep what is compiled; None for code that may change."""
+        if architectures.is_factory(self.name):
+            return None
+        return f"{self.name} {self.weights} {self.layer} {self.pooling}"
+
     def spec(self, *, decoder: str, precision: str, storage: str) -> dict[str, Any]:
         """Everything that changes a feature's value, for the cache's key."""
         return {

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from binascii import hexlify
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from precompute.cache import Cache, RowWriter, Samples, create
 from precompute.errors import naming
+from precompute.owners import DigestIndex
 from precompute.plan import Plan, copy_rows, kept_path, lasting, partial_path
 
 Layers = dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
@@ -35,7 +37,7 @@ def keep_rest(path: str, plan: Plan, spec: dict[str, Any], layers: Layers, missi
         np.concatenate([old.column(f"samples/{name}")[rows] for old, rows in parts]) for name in ("size", "mtime_ns")
     )
     samples = Samples(
-        ids=np.array([digests[row].tobytes().hex() for row in order], dtype=np.bytes_),
+        ids=np.frombuffer(hexlify(digests[order].data), dtype="S64"),
         sizes=sizes[order],
         mtimes=times[order],
         labels=np.full(len(order), -1, dtype=np.int32),
@@ -79,23 +81,24 @@ def sync_folder(path: str) -> None:
 def _rest(path: str, plan: Plan, missing: NDArray[np.int64]) -> list[tuple[Cache, NDArray[np.int64]]]:
     """Rows, each picture once, that are neither in the new file nor in the finished one."""
     taken = np.setdiff1d(np.flatnonzero(plan.origin >= 0), missing)
-    known = [_digests(old, lasting(old)) for old in plan.olds if old.path == path]
+    known = [_index(old, np.flatnonzero(lasting(old))) for old in plan.olds if old.path == path]
     for number, old in enumerate(plan.olds):
-        known.append(_digests(old, plan.origin_row[taken[plan.origin[taken] == number]]))
+        known.append(_index(old, plan.origin_row[taken[plan.origin[taken] == number]]))
     parts = []
     for old in plan.olds:
         if old.path == path:
             continue
-        rows = np.flatnonzero(lasting(old))
-        rows = rows[~np.isin(_digests(old, rows), np.concatenate(known))]
-        rows = rows[np.unique(_digests(old, rows), return_index=True)[1]]
-        known.append(_digests(old, rows))
+        index = _index(old, np.flatnonzero(lasting(old)))
+        rows = index.rows
+        for other in known:
+            rows = rows[~other.holds(old.column("samples/digest"), rows)]
+        known.append(index)
         parts.append((old, rows))
     return parts
 
 
-def _digests(old: Cache, rows: NDArray[Any]) -> NDArray[np.bytes_]:
-    return _as_strings(old.column("samples/digest")[rows])
+def _index(old: Cache, rows: NDArray[np.int64]) -> DigestIndex:
+    return DigestIndex(old.column("samples/digest"), rows)
 
 
 def _as_strings(digests: NDArray[np.uint8]) -> NDArray[np.bytes_]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ from precompute.errors import CacheFormatError, CacheKeyError, SourceError, Usag
 from precompute.sources import Listing, ascii_name
 
 COPY_BYTES = 32 * 1024 * 1024  # how much of the old file is in memory at once
+COPY_ROWS = 16_384  # and how many of its rows, where they are narrow: each is a few Python objects for a moment
+PIECE_ROWS = 65_536  # how many ids are looked up at once
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,7 @@ def make_plan(
         take = same & (origin < 0)
         origin[take] = number
         origin_row[take] = place[take]
+        let_go(old)
     in_place = bool(olds) and olds[0].path == partial_path(out) and same_table(olds[0], listing)
     # A row that is not taken as it is may still be known by its bytes: then the file must not be written over.
     in_place = in_place and not np.any(lasting(olds[0]) & (origin != 0))
@@ -147,8 +151,16 @@ def _absent(old: Cache, listing: Listing) -> NDArray[np.bool_]:
 
 def _positions(old_ids: NDArray[np.bytes_], ids: NDArray[np.bytes_]) -> NDArray[np.int64]:
     """Row of each id in the ascending `old_ids`, -1 where it is not there."""
-    place = np.minimum(np.searchsorted(old_ids, ids), len(old_ids) - 1)
-    return np.where(old_ids[place] == ids, place, -1)
+    if np.array_equal(old_ids, ids):
+        return np.arange(len(ids))
+    width = np.promote_types(old_ids.dtype, ids.dtype)
+    old_ids = old_ids.astype(width, copy=False)  # once, where searching would do it for each piece
+    positions = np.empty(len(ids), dtype=np.int64)
+    for start in range(0, len(ids), PIECE_ROWS):
+        piece = ids[start : start + PIECE_ROWS].astype(width, copy=False)
+        place = np.minimum(np.searchsorted(old_ids, piece), len(old_ids) - 1)
+        positions[start : start + PIECE_ROWS] = np.where(old_ids[place] == piece, place, -1)
+    return positions
 
 
 def lasting(old: Cache) -> NDArray[np.bool_]:
@@ -158,6 +170,18 @@ def lasting(old: Cache) -> NDArray[np.bool_]:
         there &= old.column(f"checksums/{layer}") != 0
     final = [int(status) for status in Status if status is not Status.PENDING and not status.may_change]
     return there & np.isin(old.status, final)
+
+
+def let_go(old: Cache) -> None:
+    """Give back the memory that the parts of `old` read so far take up: pages of a mapped file count as the process's.
+
+    They stay in the system's cache, and come back when they are read again.
+    """
+    base: Any = old.status
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap):
+        base.madvise(mmap.MADV_DONTNEED)
 
 
 def same_table(old: Cache, listing: Listing) -> bool:
@@ -180,7 +204,7 @@ def copy_rows(
     the rows are only checked, as when a file is continued in place.
     """
     width = sum(old.layout.columns[f"features/{layer}"].row_bytes for layer in old.layers)
-    height = max(1, COPY_BYTES // width)
+    height = max(1, min(COPY_ROWS, COPY_BYTES // width))
     bad = []
     for start in range(0, len(rows), height):
         there, here = old_rows[start : start + height], rows[start : start + height]
@@ -200,4 +224,5 @@ def copy_rows(
                 sizes=now.sizes[here[good]],
                 mtimes=now.mtimes[here[good]],
             )
+        let_go(old)
     return np.concatenate(bad) if bad else np.zeros(0, dtype=np.int64)

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from precompute.backbones import Backbone
+from precompute.choosing import Decision
 from precompute.decode import quiet_pillow
-from precompute.engine import TorchEngine, choose
+from precompute.engines import choose
 from precompute.errors import HeadFormatError, HeadMismatchError
 from precompute.heads import SavedHead, load_head
 from precompute.heads.scores import wilson_interval
@@ -96,9 +97,8 @@ def predict(
     saved = load_head(head)
     listing = list_folder(source)
     model, precision, storage = rebuild(saved, os.fspath(head), backbone=backbone, weights=weights)
-    engine = TorchEngine(
-        model.module, model.transform, choose(device=device, precision=precision, batch_size=batch_size)
-    )
+    choice = choose(device=device, precision=precision, batch_size=batch_size)
+    engine = Decision(choice, free_engine=True).ready(model)
     result = Predictions(classes=[str(name) for name in saved.head.classes_])
     rows = np.arange(len(listing))
     done = 0

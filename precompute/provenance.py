@@ -11,23 +11,26 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from precompute.backbones import Backbone
-from precompute.engine import EngineChoice, TorchEngine
+from precompute.engine import EngineChoice
+from precompute.guard import Trial
 
-LIBRARIES = ("precompute", "torch", "torchvision", "pillow", "h5py", "numpy")
+LIBRARIES = ("precompute", "torch", "torchvision", "openvino", "pillow", "h5py", "numpy")
 
 
-def run_record(choice: EngineChoice, model: Backbone, root: bytes) -> dict[str, Any]:
-    """JSON-ready: when, where, with what and from what the rows were made."""
+def run_record(choice: EngineChoice, trials: list[Trial], model: Backbone, root: bytes) -> dict[str, Any]:
+    """JSON-ready: when, where, with what and from what the rows were made, and how well the engine proved itself."""
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "host": socket.gethostname(),
         "machine": platform.machine(),
         "python": platform.python_version(),
         "command": [argument[:200] for argument in sys.argv[:40]],
-        "engine": TorchEngine.name,
+        "engine": choice.engine,
         "device": choice.device,
         "precision": choice.precision,
         "batch_size": choice.batch_size,
+        "compiled": choice.compiled,
+        "guard": [trial.to_dict() for trial in trials],
         "chosen": choice.why,
         "weights": model.source,
         "notes": list(model.notes),

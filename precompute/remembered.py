@@ -20,11 +20,14 @@ from precompute.plan import kept_path, make_plan, partial_path, up_to_date
 from precompute.sources import Listing
 from precompute.transform import DECODER
 
-DECIDING = ("precompute", "torch", "torchvision")
+DECIDING = ("precompute", "torch", "torchvision", "openvino")
 """Packages whose release decides what DEFAULT, `auto`, a layer's name or a random seed stand for."""
 
-ENVIRONMENT = ("HOME", "TORCH_HOME", "XDG_CACHE_HOME", "CUDA_VISIBLE_DEVICES")
-"""Variables that decide where weights are looked for, and which device `auto` is."""
+ENVIRONMENT = (
+    *("HOME", "TORCH_HOME", "XDG_CACHE_HOME", "CUDA_VISIBLE_DEVICES"),
+    *("PRECOMPUTE_ENGINE", "PRECOMPUTE_PRECISION"),
+)
+"""Variables that decide where weights are looked for, and what `auto` is."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,9 @@ class Request:
     layer: str | None
     pooling: str
     transform: dict[str, Any]
+    engine: str
     precision: str
+    compile: str
     dtype: str
     device: str
     batch_size: int | None

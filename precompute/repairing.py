@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 
 from precompute.cache import Cache, Verification, WriteLock, open_cache, verify
+from precompute.choosing import Decision, settle_options
 from precompute.decode import quiet_pillow
-from precompute.engine import choose
 from precompute.errors import CacheError, CacheFormatError, SourceError, UsageError
 from precompute.plan import make_plan, open_olds, partial_path, same_table
 from precompute.rebuilding import Origin, rebuild_backbone
@@ -49,9 +49,6 @@ def repair(
         found = verify(old)
         records = old.provenance
         last = records[-1] if records else {}
-        if batch_size is None and isinstance(last.get("batch_size"), int):
-            batch_size = last["batch_size"]
-        choice = choose(device=device, precision=str(old.spec.get("precision")), batch_size=batch_size)
         model, spec = rebuild_backbone(
             old.spec,
             last.get("weights"),
@@ -59,6 +56,8 @@ def repair(
             backbone=backbone,
             weights=weights,
         )
+        # Engine and batch size are those of the file's last run, as far as they are here
+        settled = settle_options(model, path, precision=str(spec["precision"]), device=device, batch_size=batch_size)
         if old.features(old.layers[0]).shape[1:] != model.shape or len(old.layers) != 1:
             raise CacheFormatError(
                 f"{path} holds features of other shapes than its settings lead to.",
@@ -72,7 +71,6 @@ def repair(
             shape=model.shape,
             dtype=spec["storage"],
             notes=model.notes,
-            **asdict(choice),
         )
         if not found.whole:
             olds = open_olds(path, spec, overwrite=False)
@@ -85,7 +83,10 @@ def repair(
             bad = np.zeros(len(listing), dtype=bool)
             bad[found.damaged] = True
             plan = replace(plan, origin=np.where(bad & (plan.origin == len(olds) - 1), -1, plan.origin))
-            complete(path, listing, plan, spec, model, choice, result, {}, workers, "skip", progress, stop)
+            decision = Decision(settled.choice, free_engine=True)
+            count = workers or len(os.sched_getaffinity(0))
+            complete(path, listing, plan, spec, model, decision, result, {}, count, "skip", progress, stop)
+            result.tell_choice(decision.choice)
     failed = result.failed
     count_outcomes(path, result)
     result.failed = failed  # of this repair alone

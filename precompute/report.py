@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from precompute.cache import Status, open_cache, status_name
 from precompute.sources import Listing, ascii_name
+from precompute.stages import Stages
+
+if TYPE_CHECKING:
+    from precompute.engine import EngineChoice  # which loads torch
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,8 @@ class Extraction:
     copied: rows whose bytes were already known (duplicates, moved files) · dropped: rows that left ·
     to_read: in a dry run, files that would be read, and computed unless their bytes are known ·
     failures: count by status name · failed: the first of them as (id, status name, detail) ·
-    seconds: of the whole call · bytes: size of the file.
+    seconds: of the whole call · bytes: size of the file · engine to why: what ran, and why where `auto` decided ·
+    stages: where the time went, None where nothing was computed.
     """
 
     path: str
@@ -50,14 +55,18 @@ class Extraction:
     layer: str
     shape: tuple[int, ...]
     dtype: str
-    device: str
-    precision: str
-    batch_size: int
-    why: str
     notes: tuple[str, ...]
     passed: list[str]
     classes: int
     splits: dict[str, int]
+    engine: str = ""
+    device: str = ""
+    precision: str = ""
+    batch_size: int = 0
+    compiled: bool = False
+    why: str = ""
+    warnings: list[str] = field(default_factory=list)
+    stages: Stages | None = None
     computed: int = 0
     reused: int = 0
     to_read: int = 0
@@ -71,7 +80,13 @@ class Extraction:
 
     def to_dict(self) -> dict[str, Any]:
         failed = [{"id": name, "reason": reason, "detail": detail} for name, reason, detail in self.failed]
-        return {**asdict(self), "failed": failed}
+        stages = None if self.stages is None else self.stages.to_dict()
+        return {**asdict(replace(self, stages=None)), "failed": failed, "stages": stages}
+
+    def tell_choice(self, choice: EngineChoice) -> None:
+        """Say what ran."""
+        for name in ("engine", "device", "precision", "batch_size", "compiled", "why"):
+            setattr(self, name, getattr(choice, name))
 
 
 def describe(path: str, listing: Listing, *, notes: tuple[str, ...], **settings: Any) -> Extraction:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import time
+from array import array
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from precompute.cache import Cache, RowWriter, Status, open_cache
-from precompute.engine import TorchEngine
-from precompute.plan import copy_rows, lasting
+from precompute.engine import Engine
+from precompute.owners import THIS_RUN, DigestIndex, Owners
+from precompute.plan import COPY_ROWS, copy_rows, lasting, let_go
 from precompute.sources import Listing, ascii_name
+from precompute.stages import Stages
 from precompute.stream import Block, Decoded, forward
 from precompute.transform import Transform
 
-THIS_RUN = -1
+Twins = tuple["array[int]", "array[int]"]  # rows of this run, and those that are byte-identical to them
 
 
 @dataclass
@@ -33,7 +37,7 @@ class RowRun:
     """One run over one file in progress.
 
     Byte-identical images are computed once: whichever thread reads their bytes first claims them by SHA-256, the
-    others are copied from its row when that is written. Rows of older files are claimed before the run begins.
+    others are copied from its row when all are written. Rows of older files are claimed before the run begins.
     """
 
     def __init__(
@@ -54,26 +58,40 @@ class RowRun:
         self._layer = layer
         self._shape = shape
         self._storage = np.dtype(storage)
-        self._owners: dict[bytes, tuple[int, int]] = {}
-        for number, old in enumerate(olds):
-            digests = old.column("samples/digest")
-            for row in np.flatnonzero(lasting(old)).tolist():
-                self._owners.setdefault(digests[row].tobytes(), (number, row))
+        known = []
+        for old in olds:
+            known.append(DigestIndex(old.column("samples/digest"), np.flatnonzero(lasting(old))))
+            let_go(old)
+        self._owners = Owners(known, len(listing))
 
-    def steps(self, rows: NDArray[np.int64], engine: TorchEngine, transform: Transform, workers: int) -> Iterator[Step]:
-        """Fill `rows`, a batch at a time."""
+    def steps(
+        self,
+        rows: NDArray[np.int64],
+        engine: Engine,
+        transform: Transform,
+        workers: int,
+        *,
+        stop: Callable[[], object] | None = None,
+        stages: Stages | None = None,
+    ) -> Iterator[Step]:
+        """Fill `rows`, a batch at a time, until done or `stop()` is true; see `forward`."""
+        stages = stages or Stages()
         while len(rows):
-            same: list[Decoded] = []
-            for block in forward(self._listing, rows, engine, transform, workers=workers, claim=self._claim):
-                same.extend(block.same)
-                yield self._write(block)
-            step, rows = self._copy(same)
-            yield step
-
-    def _claim(self, digest: bytes, row: int) -> bool:
-        # dict.setdefault is one step under the interpreter lock, so two threads cannot both win.
-        owner = self._owners.setdefault(digest, (THIS_RUN, row))
-        return owner == (THIS_RUN, row)
+            twins, again = (array("q"), array("q")), array("q")
+            claim = self._owners.claim
+            blocks = forward(
+                self._listing, rows, engine, transform, workers=workers, claim=claim, stop=stop, stages=stages
+            )
+            for block in blocks:
+                began = time.perf_counter()
+                step = self._write(block)
+                self._copy_known(block.same, step, twins, again)
+                stages.write += time.perf_counter() - began
+                yield step
+            if stop is not None and stop():
+                return
+            yield from self._copy_twins(twins, again)
+            rows = np.sort(np.array(again, dtype=np.int64))
 
     def _write(self, block: Block) -> Step:
         items = [*block.decoded, *block.failed]
@@ -110,23 +128,48 @@ class RowRun:
         name = ascii_name(os.fsdecode(bytes(self._listing.ids[item.row])))
         return name, status.name, detail
 
-    def _copy(self, same: list[Decoded]) -> tuple[Step, NDArray[np.int64]]:
-        """Copy rows from their owners; rows whose owner's checksum does not hold are returned, to be computed."""
-        step = Step()
-        again = []
-        for number in {self._owners[item.digest][0] for item in same}:
-            old = open_cache(self._partial) if number == THIS_RUN else self._olds[number]
-            items = [item for item in same if self._owners[item.digest][0] == number]
-            rows = np.array([item.row for item in items], dtype=np.int64)
+    def _copy_known(self, same: list[Decoded], step: Step, twins: Twins, again: array[int]) -> None:
+        """Copy what older files hold; rows of this run, which may not be written yet, are put down in `twins`."""
+        known: dict[int, list[tuple[Decoded, int]]] = {}
+        for item in same:
             # The file as it was read, which may be younger than the listing
-            self._listing.sizes[rows] = [item.size for item in items]
-            self._listing.mtimes[rows] = [item.mtime for item in items]
-            owners = np.array([self._owners[item.digest][1] for item in items], dtype=np.int64)
-            bad = copy_rows(old, owners, self.writer, rows, self._listing)
-            step.copied += len(rows) - len(bad)
-            again.append(bad)
-            for item in items:
-                if item.row in bad:
-                    self._owners.pop(item.digest, None)
-        step.done = step.copied
-        return step, np.sort(np.concatenate(again)) if again else np.zeros(0, dtype=np.int64)
+            self._listing.sizes[item.row], self._listing.mtimes[item.row] = item.size, item.mtime
+            owner = self._owners.owner(item.digest)
+            if owner is None:  # forgotten since
+                again.append(item.row)
+            elif owner[0] == THIS_RUN:
+                twins[0].append(owner[1])
+                twins[1].append(item.row)
+            else:
+                known.setdefault(owner[0], []).append((item, owner[1]))
+        for number, pairs in known.items():
+            rows = np.array([item.row for item, _ in pairs], dtype=np.int64)
+            bad = self._copy(self._olds[number], np.array([owner for _, owner in pairs]), rows, step, again)
+            for digest in {item.digest for item, _ in pairs if item.row in bad}:
+                self._owners.forget(digest, number)
+
+    def _copy_twins(self, twins: Twins, again: array[int]) -> Iterator[Step]:
+        """Copy rows of this run to those that are byte-identical, now that they are written."""
+        if not len(twins[0]):
+            yield Step()  # each pass ends with a step of its own, so that a stop is asked about once more
+            return
+        partial = open_cache(self._partial)
+        let_go(partial)
+        owners, rows = (np.array(column) for column in twins)
+        for start in range(0, len(rows), COPY_ROWS):
+            step, piece = Step(), slice(start, start + COPY_ROWS)
+            bad = self._copy(partial, owners[piece], rows[piece], step, again)
+            for owner, row in zip(owners[piece].tolist(), rows[piece].tolist(), strict=True):
+                if row in bad:
+                    self._owners.forget(self._owners.digest(owner), THIS_RUN)
+            yield step
+
+    def _copy(
+        self, old: Cache, owners: NDArray[np.int64], rows: NDArray[np.int64], step: Step, again: array[int]
+    ) -> set[int]:
+        """Copy rows from their owners; rows whose owner's checksum does not hold are returned, to be computed."""
+        bad: list[int] = copy_rows(old, owners, self.writer, rows, self._listing).tolist()
+        step.copied += len(rows) - len(bad)
+        step.done += len(rows) - len(bad)
+        again.extend(bad)
+        return set(bad)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,9 @@ from numpy.typing import NDArray
 
 from precompute.backbones import Backbone, load_backbone
 from precompute.cache import bytes_needed, key_of
+from precompute.choosing import Decision, prove, settle_options
 from precompute.decode import quiet_pillow
-from precompute.engine import EngineChoice, TorchEngine, choose
+from precompute.engine import Engine
 from precompute.errors import SourceError, Stopped
 from precompute.kept import drop_kept
 from precompute.plan import Plan, make_plan, open_olds, partial_path, samples_of, up_to_date
@@ -23,6 +23,7 @@ from precompute.remembered import Request, remember
 from precompute.report import Extraction, Progress, describe
 from precompute.rows import RowRun
 from precompute.sources import Listing
+from precompute.stages import Stages
 from precompute.transform import DECODER
 from precompute.working_file import finish, working_file
 
@@ -49,21 +50,26 @@ def run(
         pooling=request.pooling,
         transform=request.transform,
     )
-    choice = choose(device=request.device, precision=request.precision, batch_size=request.batch_size)
-    storage = request.dtype
-    if storage == "auto":
-        storage = "float32" if choice.precision == "fp32" else "float16"
-    spec = model.spec(decoder=DECODER, precision=choice.precision, storage=storage)
-    result = describe(
-        path,
-        listing,
-        layer=model.layer,
-        shape=model.shape,
-        dtype=storage,
-        notes=model.notes,
-        **asdict(choice),
-    )
+    workers = workers or len(os.sched_getaffinity(0))
     with quiet_pillow():
+        settled = settle_options(
+            model,
+            path,
+            engine=request.engine,
+            precision=request.precision,
+            device=request.device,
+            batch_size=request.batch_size,
+            compile=request.compile,
+        )
+        decision = None
+        if settled.choice.precision == "auto":
+            decision = prove(settled, model, listing, np.arange(len(listing)), workers=workers)
+        choice = settled.choice if decision is None else decision.choice
+        storage = request.dtype
+        if storage == "auto":
+            storage = "float32" if choice.precision == "fp32" else "float16"
+        spec = model.spec(decoder=DECODER, precision=choice.precision, storage=storage)
+        result = describe(path, listing, layer=model.layer, shape=model.shape, dtype=storage, notes=model.notes)
         olds = open_olds(path, spec, overwrite=overwrite)
         plan = make_plan(listing, path, olds, limit=limit, overwrite=overwrite, rehash=rehash)
         result.dropped = plan.dropped
@@ -75,8 +81,11 @@ def run(
             result.reused = len(listing)
             drop_kept(path)  # left by a run that ended between its last two steps
         else:
+            if decision is None:
+                decision = prove(settled, model, listing, plan.missing, workers=workers)
             wanted = remember(request, model.file)
-            complete(path, listing, plan, spec, model, choice, result, wanted, workers, on_error, progress, stop)
+            complete(path, listing, plan, spec, model, decision, result, wanted, workers, on_error, progress, stop)
+        result.tell_choice(choice if decision is None else decision.choice)
     return result
 
 
@@ -86,10 +95,10 @@ def complete(
     plan: Plan,
     spec: dict[str, Any],
     model: Backbone,
-    choice: EngineChoice,
+    decision: Decision,
     result: Extraction,
     remembered: dict[str, Any],
-    workers: int | None,
+    workers: int,
     on_error: str,
     progress: Callable[[Progress], None] | None,
     stop: Callable[[], int] | None,
@@ -110,8 +119,10 @@ def complete(
             storage=spec["storage"],
         )
         if len(missing):
-            record = run_record(choice, model, listing.root) | remembered
-            _fill(rows, missing, model, choice, workers, on_error, progress, stop, record, result)
+            engine = decision.ready(model)
+            record = run_record(decision.choice, decision.trials, model, listing.root) | remembered
+            result.warnings += decision.warnings
+            _fill(rows, missing, model, engine, workers, on_error, progress, stop, record, result)
         result.reused = len(listing) - len(missing)
     finish(path)
 
@@ -120,8 +131,8 @@ def _fill(
     run: RowRun,
     missing: NDArray[np.int64],
     model: Backbone,
-    choice: EngineChoice,
-    workers: int | None,
+    engine: Engine,
+    workers: int,
     on_error: str,
     progress: Callable[[Progress], None] | None,
     stop: Callable[[], int] | None,
@@ -129,11 +140,12 @@ def _fill(
     result: Extraction,
 ) -> None:
     """Compute the missing rows, telling how it goes, until done, stopped, or an image breaks a strict run."""
-    engine = TorchEngine(model.module, model.transform, choice)
+    stages = Stages(on_cpu=engine.choice.kind == "cpu")
     began = time.monotonic()
     done, failures = result.rows - len(missing), 0
     run.writer.append_provenance([record])
-    for step in run.steps(missing, engine, model.transform, workers or len(os.sched_getaffinity(0))):
+    asked: list[int] = []  # the signal that asked to stop, if one has
+    for step in run.steps(missing, engine, model.transform, workers, stop=lambda: bool(asked), stages=stages):
         done += step.done
         failures += len(step.failed)
         result.computed += step.computed
@@ -142,6 +154,8 @@ def _fill(
         result.forward_seconds = time.monotonic() - began
         if progress is not None:
             progress(Progress(done, result.rows, result.computed, failures, result.forward_seconds))
+        if stop is not None and not asked and (signum := stop()):
+            asked.append(signum)
         if step.failed and on_error == "stop":
             identity, reason, detail = step.failed[0]
             run.writer.sync()
@@ -150,10 +164,12 @@ def _fill(
                 hint="Everything computed so far is kept. Mend or remove the file and run the same command again, "
                 "or use --on-error skip.",
             )
-        if stop is not None and (signum := stop()) and done < result.rows:
-            run.writer.sync()
-            raise Stopped(
-                f"Stopped with {done:,} of {result.rows:,} samples done.",
-                signum=signum,
-                hint="Everything computed so far is kept. Run the same command again to go on.",
-            )
+    stages.finish()
+    result.stages = stages
+    if asked and done < result.rows:
+        run.writer.sync()
+        raise Stopped(
+            f"Stopped with {done:,} of {result.rows:,} samples done.",
+            signum=asked[0],
+            hint="Everything computed so far is kept. Run the same command again to go on.",
+        )

@@ -8,27 +8,25 @@ from __future__ import annotations
 
 import os
 import stat
-from array import array
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
 
 from precompute.errors import SourceError
+from precompute.filelist import BLOCK_FILES, FileList
+from precompute.labels import Tops, label_folders, tops_of
 
-SPLIT_NAMES = {
-    **dict.fromkeys((b"train", b"training", b"trn"), 1),
-    **dict.fromkeys((b"val", b"valid", b"validation", b"dev"), 2),
-    **dict.fromkeys((b"test", b"testing", b"tst", b"eval", b"evaluation"), 3),
-}
-"""Folder names (in any case) that mean a split, with the split's code: 1 train, 2 val, 3 test."""
+Identity = tuple[int, int]  # device and inode
 
 IMAGE_EXTENSIONS = frozenset(b".jpg .jpeg .jpe .jfif .png .apng .gif .bmp .dib .webp .tif .tiff .mpo".split())
 """A file with one of these is a sample whatever it holds: should it not be an image, that is worth being told."""
 
 SNIFF_BYTES = 16
+DOT = ord(".")
 NAMES_KEPT = 5
 
 
@@ -111,8 +109,10 @@ def list_folder(root: str | os.PathLike[str], *, limit: int | None = None) -> Li
         if stat.S_ISDIR(status.st_mode):
             _walk(base, found)
         elif stat.S_ISREG(status.st_mode):
-            size, mtime, place = (array("q", [value]) for value in (status.st_size, status.st_mtime_ns, 0))
-            found = _Found([b""], size, mtime, place, [b""])
+            found.files.names.append(b"")
+            found.files.sizes.append(status.st_size)
+            found.files.mtimes.append(status.st_mtime_ns)
+            found.files.settle(found.tops.setdefault((), 0))
         else:
             raise SourceError(f"{shown} is neither a folder nor an image file.", hint="Name a folder of images.")
     except FileNotFoundError as error:
@@ -121,70 +121,74 @@ def list_folder(root: str | os.PathLike[str], *, limit: int | None = None) -> Li
         raise SourceError(
             f"{shown} cannot be read: {error.strerror}.", hint=f"Check its permissions: ls -ld {shown}"
         ) from error
-    if not found.ids:
+    if not found.files:
         about = "; ".join(found.passed.lines())
         raise SourceError(
             f"{shown} holds no images{f' ({about})' if about else ' (it is empty)'}.",
             hint="Name a folder with JPEG, PNG, GIF, BMP, WebP or TIFF files, in sub-folders of any depth.",
         )
-    return _columns(base, found, limit)
+    return _listing(base, found, limit)
 
 
 @dataclass
 class _Found:
-    """What a walk has met: a column each of ids, sizes, modification times, and number of the folder in `folders`.
+    """What a walk has met. tops: the two folder levels above the files of each place, by its number."""
 
-    folders: paths relative to the root, ending with `/`, or empty for the root itself.
-    """
-
-    ids: list[bytes] = field(default_factory=list)
-    sizes: array[int] = field(default_factory=lambda: array("q"))
-    mtimes: array[int] = field(default_factory=lambda: array("q"))
-    places: array[int] = field(default_factory=lambda: array("q"))
-    folders: list[bytes] = field(default_factory=list)
+    files: FileList = field(default_factory=FileList)
+    tops: dict[Tops, int] = field(default_factory=dict)
     unread: list[bytes] = field(default_factory=list)
     passed: Passed = field(default_factory=Passed)
 
 
 def _walk(root: bytes, found: _Found) -> None:
-    """Collect what is below `root`. A stack, not a recursion: folders may be nested a thousand deep."""
-    todo = [(root, b"", frozenset({_identity(os.stat(root))}))]
+    """Collect what is below `root`. A stack, not a recursion: folders may be nested a thousand deep.
+
+    Folders are entered in the order of their ids, so that little is left to sort.
+    """
+    todo = [(root, b"", frozenset[Identity](), _identity(os.stat(root)))]
     while todo:
-        folder, prefix, above = todo.pop()
-        found.folders.append(prefix)
+        folder, prefix, above, identity = todo.pop()
+        if identity in above:
+            found.passed.add("links that lead back to a folder above", prefix[:-1])
+            continue
+        above |= {identity}
+        inside = []
+        place = found.tops.setdefault(tops_of(prefix), len(found.tops))
         try:
-            for path, name, identity in _enter(folder, prefix, found):
-                if identity in above:
-                    found.passed.add("links that lead back to a folder above", name)
-                else:
-                    todo.append((path, name + b"/", above | {identity}))
+            for path, name, its_own in _enter(folder, prefix, place, found):
+                inside.append((path, name + b"/", above, its_own))
         except OSError as error:
             if folder == root:
                 raise
             found.passed.add(_why_passed(error), prefix[:-1])
             found.unread.append(prefix)
-        found.places.extend([len(found.folders) - 1] * (len(found.ids) - len(found.places)))
+        found.files.settle(place)
+        inside.sort(key=itemgetter(1), reverse=True)
+        todo += inside
 
 
-def _enter(folder: bytes, prefix: bytes, found: _Found) -> Iterator[tuple[bytes, bytes, tuple[int, int]]]:
+def _enter(folder: bytes, prefix: bytes, place: int, found: _Found) -> Iterator[tuple[bytes, bytes, Identity]]:
     """Put the files of one folder where they belong; give path, id and identity of each folder in it.
 
     This loop runs once for every file there is, and most of a rerun's time is spent in it.
     """
-    add_id, add_size, add_mtime, passed = found.ids.append, found.sizes.append, found.mtimes.append, found.passed
+    files, passed = found.files, found.passed
+    names, add_name, add_size, add_mtime = files.names, files.names.append, files.sizes.append, files.mtimes.append
     with os.scandir(folder) as entries:
         for entry in entries:
             name = entry.name
-            if name.startswith(b"."):
+            if name[0] == DOT:
                 passed.add("hidden", prefix + name)
                 continue
             try:
                 status = entry.stat()
                 if stat.S_ISREG(status.st_mode):
-                    if name[name.rfind(b".") :].lower() in IMAGE_EXTENSIONS or _sniff(entry.path):
-                        add_id(prefix + name)
+                    if name[-4:] in IMAGE_EXTENSIONS or _extension(name) in IMAGE_EXTENSIONS or _sniff(entry.path):
+                        add_name(prefix + name)
                         add_size(status.st_size)
                         add_mtime(status.st_mtime_ns)
+                        if len(names) == BLOCK_FILES:
+                            files.settle(place)
                     else:
                         passed.add("not images", prefix + name)
                 elif stat.S_ISDIR(status.st_mode):
@@ -205,6 +209,10 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
+def _extension(name: bytes) -> bytes:
+    return name[name.rfind(b".") :].lower()
+
+
 def _sniff(path: bytes) -> bool:
     # Not blocking: the entry was a file a moment ago, but may be a FIFO by now.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -214,41 +222,29 @@ def _sniff(path: bytes) -> bool:
         os.close(descriptor)
 
 
-def _columns(root: bytes, found: _Found, limit: int | None) -> Listing:
-    ids = np.array(found.ids, dtype=f"S{max(1, *map(len, found.ids))}")
-    order = np.argsort(ids, kind="stable")[:limit]
-    places = np.frombuffer(found.places, dtype=np.int64)
-    # What is a split is decided by the whole folder: the first few images may all lie in a class named `test`.
-    holding = np.unique(places).tolist()
-    paths = {place: found.folders[place].split(b"/")[:-1] for place in holding}
-    tops = {path[0] for path in paths.values() if path}
-    splits_on_top = bool(tops) and all(paths.values()) and all(top.lower() in SPLIT_NAMES for top in tops)
+def _listing(root: bytes, found: _Found, limit: int | None) -> Listing:
+    """Columns and labels. The limit cuts columns; what a folder's name means is decided by the whole source."""
+    ids, sizes, mtimes, places = found.files.columns()
+    tops = dict(enumerate(found.tops))
+    holding = {place: tops[place] for place in np.flatnonzero(np.bincount(places)).tolist()}
+    if limit is not None:
+        ids, sizes, mtimes, places = ids[:limit], sizes[:limit], mtimes[:limit], places[:limit]
+    known = label_folders(holding, np.flatnonzero(np.bincount(places)).tolist())
     notes = []
-    mixed = sorted(top for top in tops if top.lower() in SPLIT_NAMES)
-    if mixed and not splits_on_top:
-        names = ", ".join(ascii_name(os.fsdecode(top)) for top in mixed)
+    if known.mixed:
+        names = ", ".join(ascii_name(os.fsdecode(name)) for name in known.mixed)
         notes.append(f"{names}: taken as a class, not as a split, since other folders or images stand beside it")
-    places = places[order]
-    splits, labels = np.zeros((2, len(found.folders)), dtype=np.int32)
-    taken = {place: paths[place] for place in np.unique(places).tolist()}
-    if splits_on_top:
-        for place, path in taken.items():
-            splits[place] = SPLIT_NAMES[path[0].lower()]
-            taken[place] = path[1:]
-    classes = tuple(sorted({path[0] for path in taken.values() if path}))
-    index = {name: number for number, name in enumerate(classes)}
-    for place, path in taken.items():
-        labels[place] = index[path[0]] if path else -1
-    if classes and (unlabelled := int((labels[places] < 0).sum())):
+    labels = np.array([known.label.get(place, -1) for place in tops], dtype=np.int32)[places]
+    if known.classes and (unlabelled := int((labels < 0).sum())):
         notes.append(f"{unlabelled} images lie outside the class folders and have no label")
     return Listing(
         root=root,
-        ids=ids[order],
-        sizes=np.frombuffer(found.sizes, dtype=np.int64)[order],
-        mtimes=np.frombuffer(found.mtimes, dtype=np.int64)[order],
-        labels=labels[places],
-        splits=splits[places].astype(np.uint8),
-        classes=classes,
+        ids=ids,
+        sizes=sizes,
+        mtimes=mtimes,
+        labels=labels,
+        splits=np.array([known.split.get(place, 0) for place in tops], dtype=np.uint8)[places],
+        classes=known.classes,
         passed=found.passed,
         notes=tuple(notes),
         unread=tuple(found.unread),

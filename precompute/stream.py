@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
 import stat
+import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from precompute.decode import decode
-from precompute.engine import TorchEngine
+from precompute.engine import Engine
 from precompute.errors import ImageError, SourceError
 from precompute.sources import Listing, ascii_name
+from precompute.stages import Stages
 from precompute.transform import Transform
 
 MAX_FILE_BYTES = 2**30  # a gigabyte holds any picture below the pixel limit
+BLOCK_SAMPLES = 4096  # images of known bytes and broken ones count here, too
 Claim = Callable[[bytes, int], bool]
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """One sample after reading: pixels, or the error; neither where its bytes are already spoken for."""
+    """One sample after reading: pixels, or the error; neither where its bytes are already spoken for.
+
+    read_seconds: waited for its bytes · decode_seconds: of processor time.
+    """
 
     row: int
     digest: bytes
@@ -35,6 +42,8 @@ class Decoded:
     mtime: int
     pixels: torch.Tensor | None = None
     error: ImageError | None = None
+    read_seconds: float = 0.0
+    decode_seconds: float = 0.0
 
 
 @dataclass
@@ -53,33 +62,91 @@ class Block:
 def forward(
     listing: Listing,
     rows: NDArray[np.int64],
-    engine: TorchEngine,
+    engine: Engine,
     transform: Transform,
     *,
     workers: int,
     claim: Claim | None = None,
+    stop: Callable[[], object] | None = None,
+    stages: Stages | None = None,
 ) -> Iterator[Block]:
-    """Run the images of `rows` through the engine, a full batch at a time.
+    """Run the images of `rows` through the engine, a full batch at a time; blocks come in the order of `rows`.
 
     `claim(digest, row)` is asked by the workers before decoding; where it says False the row comes back under `same`.
-    At most two batches of decoded images wait in memory. Raises SourceError where the whole source has gone away.
+    `stop()` is asked after each block; once it is true no further batch is begun, and those under way come out.
+    At most two batches of decoded images wait in memory beside those in the engine. `stages` is told where the time
+    goes.
+    Raises SourceError where the whole source has gone away.
+    """
+    stages, stop = stages or Stages(), stop or (lambda: False)
+    under_way: deque[Block] = deque()
+    with contextlib.closing(_batches(listing, rows, engine.batch_size, transform, workers, claim, stages)) as blocks:
+        for block in blocks:
+            if len(under_way) == engine.depth:
+                yield _finish(under_way.popleft(), engine, stages)
+                if stop():
+                    break
+            _start(block, engine, stages)
+            under_way.append(block)
+            if engine.depth == 1:  # it ran within `start`
+                yield _finish(under_way.popleft(), engine, stages)
+                if stop():
+                    break
+    while under_way:
+        yield _finish(under_way.popleft(), engine, stages)
+
+
+def _start(block: Block, engine: Engine, stages: Stages) -> None:
+    if block.decoded:
+        began = time.perf_counter()
+        engine.start([item.pixels for item in block.decoded if item.pixels is not None])
+        block.decoded = [replace(item, pixels=None) for item in block.decoded]  # the engine has its own copy
+        if engine.depth > 1:  # else the forward pass itself ran within `start`
+            stages.transfer += time.perf_counter() - began
+
+
+def _finish(block: Block, engine: Engine, stages: Stages) -> Block:
+    if block.decoded:
+        began = time.perf_counter()
+        block.features = engine.finish()
+        stages.waited_engine += time.perf_counter() - began
+    return block
+
+
+def _batches(
+    listing: Listing,
+    rows: NDArray[np.int64],
+    size: int,
+    transform: Transform,
+    workers: int,
+    claim: Claim | None,
+    stages: Stages,
+) -> Generator[Block, None, None]:
+    """Decoded images in blocks of `size`, with all that lies between them; the last one may have fewer.
+
+    Where nothing is to be decoded, blocks end all the same, so that no more than BLOCK_SAMPLES wait.
     """
     block, folder = Block(), _identity(listing.root)
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
         pending: deque[Future[Decoded]] = deque()
-        todo = iter(rows.tolist())
+        todo = iter(range(len(rows)))
         try:
             while True:
-                while len(pending) < 2 * engine.batch_size + workers and (row := next(todo, None)) is not None:
-                    pending.append(pool.submit(read, listing, row, transform, claim))
+                while len(pending) < 2 * size + workers and (place := next(todo, None)) is not None:
+                    pending.append(pool.submit(read, listing, int(rows[place]), transform, claim))
                 if not pending:
                     break
-                _place(block, pending.popleft().result(), listing, folder)
-                if len(block.decoded) == engine.batch_size:
-                    yield _run(block, engine)
+                since = time.perf_counter()
+                item = pending.popleft().result()
+                stages.waited_images += time.perf_counter() - since
+                stages.read += item.read_seconds
+                stages.decode += item.decode_seconds
+                _place(block, item, listing, folder)
+                if len(block.decoded) == size or len(block) >= BLOCK_SAMPLES:
+                    yield block
                     block = Block()
             if len(block):
-                yield _run(block, engine)
+                yield block
         finally:
             for future in pending:
                 future.cancel()
@@ -109,23 +176,22 @@ def _place(block: Block, item: Decoded, listing: Listing, folder: tuple[int, int
         block.decoded.append(item)
 
 
-def _run(block: Block, engine: TorchEngine) -> Block:
-    if block.decoded:
-        block.features = engine([item.pixels for item in block.decoded if item.pixels is not None])
-    return block
-
-
 def read(listing: Listing, row: int, transform: Transform, claim: Claim | None) -> Decoded:
     """Read, hash and decode one sample; what is wrong with it is returned, not raised."""
     digest, size, mtime = b"\0" * 32, int(listing.sizes[row]), int(listing.mtimes[row])
+    began, waited, busy = time.perf_counter(), 0.0, 0.0
+    pixels: torch.Tensor | None = None
+    failed: ImageError | None = None
     try:
         data, size, mtime = read_file(listing.path(row))
+        waited, busy = time.perf_counter() - began, time.thread_time()
         digest = hashlib.sha256(data).digest()
-        if claim is not None and not claim(digest, row):
-            return Decoded(row, digest, size, mtime)
-        return Decoded(row, digest, size, mtime, pixels=decode(data, transform))
+        if claim is None or claim(digest, row):
+            pixels = decode(data, transform)
     except ImageError as error:
-        return Decoded(row, digest, size, mtime, error=error)
+        failed = error
+    busy = time.thread_time() - busy if busy else 0.0
+    return Decoded(row, digest, size, mtime, pixels, failed, waited, busy)
 
 
 def read_file(path: bytes) -> tuple[bytes, int, int]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from precompute.cache import RowWriter, create
+from precompute.cache import RowWriter, create, open_cache
 from precompute.errors import CacheError
 from precompute.kept import drop_kept, keep_rest, sync_folder
 from precompute.plan import Plan, copy_rows, partial_path, samples_of
@@ -96,7 +96,13 @@ def _bring_over(plan: Plan, listing: Listing, writer: RowWriter) -> NDArray[np.i
 
 
 def finish(path: str) -> None:
-    """The file in progress, flushed, becomes the finished one in one step."""
+    """The file in progress, flushed, becomes the finished one in one step. Raises CacheError where rows are missing."""
+    made = open_cache(partial_path(path))
+    there = np.all([made.column(f"checksums/{layer}") != 0 for layer in made.layers], axis=0)
+    if not there.all():  # a mistake of ours; what is there is kept
+        raise CacheError(
+            f"{int((~there).sum()):,} rows of {made.path} were never computed.", hint="Run the same command again."
+        )
     os.replace(partial_path(path), path)
     sync_folder(path)
     drop_kept(path)

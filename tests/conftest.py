@@ -10,6 +10,9 @@ from pathlib import Path
 
 # Two OpenMP threads that wait for each other while another process has the core slow small models down tenfold.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Tests that are not about engines compare with fp32 torch, in hundreds of processes: `auto` is that here.
+os.environ.setdefault("PRECOMPUTE_ENGINE", "torch")
+os.environ.setdefault("PRECOMPUTE_PRECISION", "fp32")
 
 import numpy as np
 import pytest

@@ -23,35 +23,60 @@ ALLOWED = {
     HEADS: {"precompute.errors"},
     "precompute.tiny": {"precompute.errors"},
     "precompute.transform": {"precompute.errors"},
-    "precompute.sources": {"precompute.errors"},
+    "precompute.filelist": set(),
+    "precompute.labels": set(),
+    "precompute.owners": set(),
+    "precompute.sources": {f"precompute.{name}" for name in ("errors", "filelist", "labels")},
     "precompute.checkpoints": {"precompute.errors"},
     "precompute.weights": {"precompute.errors", "precompute.checkpoints"},
     "precompute.layers": {"precompute.errors"},
-    "precompute.decode": {"precompute.errors", "precompute.transform"},
-    "precompute.engine": {"precompute.errors", "precompute.transform"},
+    "precompute.jpeg": {"precompute.errors"},
+    "precompute.decode": {"precompute.errors", "precompute.transform", "precompute.jpeg"},
+    "precompute.engine": set(),
+    "precompute.model_cache": set(),
+    "precompute.stages": set(),
+    "precompute.torch_engine": {f"precompute.{name}" for name in ("errors", "transform", "engine")},
+    "precompute.openvino_engine": {
+        f"precompute.{name}" for name in ("errors", "transform", "engine", "torch_engine", "model_cache")
+    },
+    "precompute.engines": {
+        f"precompute.{name}" for name in ("errors", "transform", "engine", "torch_engine", "openvino_engine")
+    },
+    "precompute.guard": {
+        f"precompute.{name}" for name in ("transform", "sources", "stream", "engine", "engines", "torch_engine")
+    },
+    "precompute.choosing": {
+        *(f"precompute.{name}" for name in ("errors", "transform", "sources", "backbones", "plan")),
+        *(f"precompute.{name}" for name in ("engine", "engines", "guard")),
+        CACHE,
+    },
     "precompute.architectures": {"precompute.errors", "precompute.tiny"},
     "precompute.backbones": {
         f"precompute.{name}"
         for name in ("errors", "transform", "checkpoints", "weights", "layers", "architectures", "tiny")
     },
     "precompute.catalog": {f"precompute.{name}" for name in ("errors", "transform", "layers", "architectures", "tiny")},
-    "precompute.stream": {f"precompute.{name}" for name in ("errors", "transform", "sources", "decode", "engine")},
-    "precompute.provenance": {"precompute.engine", "precompute.backbones"},
+    "precompute.stream": {
+        f"precompute.{name}" for name in ("errors", "transform", "sources", "decode", "engine", "stages")
+    },
+    "precompute.provenance": {"precompute.engine", "precompute.guard", "precompute.backbones"},
     "precompute.remembered": {*(f"precompute.{name}" for name in ("errors", "transform", "sources", "plan")), CACHE},
     "precompute.plan": {"precompute.errors", "precompute.sources", CACHE},
     "precompute.rows": {
-        *(f"precompute.{name}" for name in ("errors", "transform", "sources", "engine", "stream", "plan")),
+        *(f"precompute.{name}" for name in ("errors", "transform", "sources", "engine", "stream", "stages")),
+        *(f"precompute.{name}" for name in ("plan", "owners")),
         CACHE,
     },
-    "precompute.kept": {"precompute.errors", "precompute.plan", CACHE},
+    "precompute.kept": {"precompute.errors", "precompute.plan", "precompute.owners", CACHE},
     "precompute.working_file": {
         *(f"precompute.{name}" for name in ("errors", "sources", "plan", "kept")),
         CACHE,
     },
-    "precompute.report": {"precompute.sources", CACHE},
+    "precompute.report": {"precompute.sources", "precompute.stages", "precompute.engine", CACHE},
     "precompute.run": {
         *(f"precompute.{name}" for name in ("errors", "backbones", "decode", "engine", "sources", "transform")),
-        *(f"precompute.{name}" for name in ("plan", "rows", "provenance", "remembered", "report")),
+        *(f"precompute.{name}" for name in ("choosing", "stages", "plan", "rows")),
+        *(f"precompute.{name}" for name in ("provenance", "remembered", "report")),
         *(f"precompute.{name}" for name in ("kept", "working_file")),
         CACHE,
     },
@@ -59,16 +84,21 @@ ALLOWED = {
         *(f"precompute.{name}" for name in ("errors", "sources", "remembered", "report", "working_file", "run")),
         CACHE,
     },
+    "precompute.forecasting": {
+        *(f"precompute.{name}" for name in ("errors", "transform", "sources", "backbones", "plan", "decode")),
+        *(f"precompute.{name}" for name in ("choosing", "stages", "stream")),
+        CACHE,
+    },
     "precompute.selection": {"precompute.errors", CACHE, HEADS},
     "precompute.training": {"precompute.errors", "precompute.selection", CACHE, HEADS},
     "precompute.rebuilding": {"precompute.errors", "precompute.backbones", "precompute.transform", CACHE},
     "precompute.repairing": {
-        *(f"precompute.{name}" for name in ("errors", "decode", "engine", "plan", "rebuilding", "report")),
+        *(f"precompute.{name}" for name in ("errors", "decode", "choosing", "plan", "rebuilding", "report")),
         *(f"precompute.{name}" for name in ("run", "sources")),
         CACHE,
     },
     "precompute.prediction": {
-        *(f"precompute.{name}" for name in ("errors", "backbones", "decode", "engine", "rebuilding")),
+        *(f"precompute.{name}" for name in ("errors", "backbones", "decode", "choosing", "engines", "rebuilding")),
         *(f"precompute.{name}" for name in ("sources", "stream")),
         CACHE,
         HEADS,
@@ -137,6 +167,7 @@ def test_public_names() -> None:
         "Backbone",
         "Cache",
         "Extraction",
+        "Forecast",
         "LogisticHead",
         "MLPHead",
         "PrecomputeError",
@@ -148,6 +179,7 @@ def test_public_names() -> None:
         "Training",
         "__version__",
         "extract",
+        "forecast",
         "load_backbone",
         "load_head",
         "open_cache",

@@ -81,7 +81,15 @@ def test_only_what_changed_is_opened(place: Path) -> None:
 
 def request(**changes: object) -> Request:
     asked = {"backbone": "tiny", "weights": "w.pth", "layer": None, "pooling": "auto", "transform": {}}
-    asked |= {"precision": "auto", "dtype": "auto", "device": "auto", "batch_size": None, **changes}
+    asked |= {
+        "engine": "auto",
+        "precision": "auto",
+        "compile": "auto",
+        "dtype": "auto",
+        "device": "auto",
+        "batch_size": None,
+        **changes,
+    }
     return Request(**asked)  # type: ignore[arg-type]
 
 
@@ -101,7 +109,9 @@ def test_the_same_request_is_known(place: Path) -> None:
         {"layer": "features.1"},
         {"pooling": "none"},
         {"transform": {"crop": 30}},
+        {"engine": "torch"},
         {"precision": "fp32"},
+        {"compile": "off"},
         {"dtype": "float16"},
         {"device": "cpu"},
         {"batch_size": 7},
@@ -113,7 +123,10 @@ def test_another_request_is_not(place: Path, changes: dict[str, object]) -> None
     assert not known(**changes)
 
 
-@pytest.mark.parametrize("variable", ["HOME", "TORCH_HOME", "XDG_CACHE_HOME", "CUDA_VISIBLE_DEVICES"])
+@pytest.mark.parametrize(
+    "variable",
+    ["HOME", "TORCH_HOME", "XDG_CACHE_HOME", "CUDA_VISIBLE_DEVICES", "PRECOMPUTE_ENGINE", "PRECOMPUTE_PRECISION"],
+)
 def test_nor_is_one_in_another_environment(place: Path, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     monkeypatch.setenv(variable, "/elsewhere")
     assert not known()

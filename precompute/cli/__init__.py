@@ -14,6 +14,7 @@ from precompute.cli.backbones import backbones
 from precompute.cli.demo import demo
 from precompute.cli.extract import extract
 from precompute.cli.info import info
+from precompute.cli.plan import plan
 from precompute.cli.predict import predict
 from precompute.cli.train_head import train_head
 from precompute.cli.verify import verify
@@ -39,7 +40,7 @@ def cli(debug: bool) -> None:
     """
 
 
-for command in (extract, train_head, predict, info, verify, backbones, demo):
+for command in (extract, plan, train_head, predict, info, verify, backbones, demo):
     cli.add_command(command)
 
 

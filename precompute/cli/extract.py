@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from precompute.cli._options import computation, taken_apart
 from precompute.cli._output import duration, json_option, note, print_json, print_pairs, progress_bar, stop_on_signal
 
 if TYPE_CHECKING:
@@ -16,64 +17,12 @@ if TYPE_CHECKING:
 SKIPPED = 3  # exit status: finished, but some images have no features
 
 
-class Triple(click.ParamType):  # type: ignore[type-arg]  # generic in newer releases of click only
-    """Three numbers, one for each channel, separated by commas."""
-
-    name = "R,G,B"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[float, float, float]:
-        if isinstance(value, tuple):
-            return value
-        try:
-            red, green, blue = (float(number) for number in value.split(","))
-        except ValueError:
-            self.fail(f"{value!r} is not three numbers such as 0.5,0.5,0.5", param, ctx)
-        return red, green, blue
-
-
 @click.command(no_args_is_help=True)
 @click.argument("source", type=click.Path())
-@click.option(
-    "-b", "--backbone", required=True, help="tiny, a torchvision classification model, or package.module:factory."
-)
+@computation
 @click.option(
     "-o", "--output", required=True, type=click.Path(), help="The feature file to make or to bring up to date."
 )
-@click.option(
-    "--weights", default="DEFAULT", show_default=True, help="Entry, `random[:SEED]`, or a .pth/.safetensors file."
-)
-@click.option("--layer", help="Node to take instead of what enters the final classifier.")
-@click.option(
-    "--pooling",
-    type=click.Choice(["auto", "none", "mean"]),
-    default="auto",
-    show_default=True,
-    help="Average a map over its positions.",
-)
-@click.option("--resize", type=int, help="Shorter side in pixels, before the crop.")
-@click.option("--crop", type=int, help="Side of the square cut from the centre, in pixels.")
-@click.option("--interpolation", type=click.Choice(["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]))
-@click.option("--mean", type=Triple(), help="Subtracted, on a scale of 0 to 1.")
-@click.option("--std", type=Triple(), help="Divided by, on a scale of 0 to 1.")
-@click.option(
-    "--precision",
-    type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
-    default="auto",
-    show_default=True,
-    help="Of the computation; auto is fp32 on a CPU, bf16 on CUDA.",
-)
-@click.option(
-    "--dtype",
-    type=click.Choice(["auto", "float16", "float32"]),
-    default="auto",
-    show_default=True,
-    help="Of the stored features; auto is float32 for fp32, else float16.",
-)
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
-@click.option("--batch-size", type=int, help="Images a forward pass.  [default: 32 on a CPU, 256 on CUDA]")
-@click.option("--workers", type=int, help="Decoding threads.  [default: one for each core]")
 @click.option(
     "--on-error",
     type=click.Choice(["skip", "stop"]),
@@ -109,15 +58,14 @@ def extract(ctx: click.Context, /, source: str, output: str, as_json: bool, **op
     """
     from precompute.extraction import extract as run
 
-    names = ("resize", "crop", "interpolation", "mean", "std")
-    transform = {name: value for name in names if (value := options.pop(name)) is not None}
+    options = taken_apart(options)
     with progress_bar("extract", "samples") as draw, stop_on_signal() as stop:
 
         def show(progress: Progress) -> None:
             extra = f"{progress.rate:.1f} images/s, {duration(progress.remaining)} left"
             draw(progress.done, progress.total, extra + (f", {progress.failures} failed" if progress.failures else ""))
 
-        result = run(source, output, transform=transform, progress=show, stop=stop, **options)
+        result = run(source, output, progress=show, stop=stop, **options)
     if as_json:
         print_json(result.to_dict())
     elif options["dry_run"]:
@@ -145,6 +93,8 @@ def _plan(result: Extraction) -> None:
 def _summary(result: Extraction) -> None:
     for line in result.notes:
         note(f"Note: {line}")
+    for line in result.warnings:
+        note(f"Warning: {line}")
     for line in result.passed:
         note(f"Not taken: {line}")
     for name, reason, detail in result.failed:
@@ -157,8 +107,9 @@ def _summary(result: Extraction) -> None:
             ("cache", result.path),
             ("samples", f"{result.rows:,} {_labels(result)}{_splits(result)}"),
             ("features", f"{result.layer}, {' x '.join(map(str, result.shape))} {result.dtype}"),
-            ("computed", f"{result.computed:,} images on {result.device} in {result.precision}"),
-            ("chosen", result.why if result.computed else None),
+            ("computed", f"{result.computed:,} images with {_engine(result)}" if result.computed else "nothing new"),
+            ("chosen", result.why.replace("; ", "\n") if result.computed else None),
+            ("time spent", result.stages.words if result.stages is not None and result.computed else None),
             ("reused", f"{result.reused:,} rows unopened" if result.reused else None),
             ("copied", f"{result.copied:,} rows of images seen before" if result.copied else None),
             ("dropped", f"{result.dropped:,} rows no longer listed" if result.dropped else None),
@@ -167,6 +118,11 @@ def _summary(result: Extraction) -> None:
             ("time", f"{duration(result.seconds)} ({result.seconds:.1f} s{f', {rate}' if rate else ''})"),
         ],
     )
+
+
+def _engine(result: Extraction) -> str:
+    compiled = ", compiled" if result.compiled else ""
+    return f"{result.engine}{compiled} on {result.device} in {result.precision}, {result.batch_size} at a time"
 
 
 def _labels(result: Extraction) -> str:

@@ -1,0 +1,104 @@
+"""Options that `extract` and `plan` share: what is computed, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+Command = Callable[..., Any]
+TRANSFORM = ("resize", "crop", "interpolation", "fast_decode", "mean", "std")
+
+
+class Triple(click.ParamType):  # type: ignore[type-arg]  # generic in newer releases of click only
+    """Three numbers, one for each channel, separated by commas."""
+
+    name = "R,G,B"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, float, float]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            red, green, blue = (float(number) for number in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not three numbers such as 0.5,0.5,0.5", param, ctx)
+        return red, green, blue
+
+
+def _decorators(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    def apply(command: Command) -> Command:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return apply
+
+
+computation = _decorators(
+    click.option(
+        "-b", "--backbone", required=True, help="tiny, a torchvision classification model, or package.module:factory."
+    ),
+    click.option(
+        "--weights", default="DEFAULT", show_default=True, help="Entry, `random[:SEED]`, or a .pth/.safetensors file."
+    ),
+    click.option("--layer", help="Node to take instead of what enters the final classifier."),
+    click.option(
+        "--pooling",
+        type=click.Choice(["auto", "none", "mean"]),
+        default="auto",
+        show_default=True,
+        help="Average a map over its positions.",
+    ),
+    click.option("--resize", type=int, help="Shorter side in pixels, before the crop."),
+    click.option("--crop", type=int, help="Side of the square cut from the centre, in pixels."),
+    click.option("--interpolation", type=click.Choice(["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"])),
+    click.option(
+        "--fast-decode",
+        is_flag=True,
+        default=None,
+        help="Decode JPEG far larger than the input at 1/2, 1/4 or 1/8; slightly other features, so part of the key.",
+    ),
+    click.option("--mean", type=Triple(), help="Subtracted, on a scale of 0 to 1."),
+    click.option("--std", type=Triple(), help="Divided by, on a scale of 0 to 1."),
+    click.option(
+        "--engine",
+        type=click.Choice(["auto", "torch", "openvino"]),
+        default="auto",
+        show_default=True,
+        help="What computes; auto is OpenVINO where it is installed and there is no GPU.",
+    ),
+    click.option(
+        "--precision",
+        type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+        default="auto",
+        show_default=True,
+        help="Of the computation; auto is the fastest that 32 of the images show to be as good as fp32.",
+    ),
+    click.option(
+        "--compile",
+        type=click.Choice(["auto", "on", "off"]),
+        default="auto",
+        show_default=True,
+        help="Use torch.compile; auto does where the images left repay it.",
+    ),
+    click.option(
+        "--dtype",
+        type=click.Choice(["auto", "float16", "float32"]),
+        default="auto",
+        show_default=True,
+        help="Of the stored features; auto is float32 for fp32, else float16.",
+    ),
+    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ..."),
+    click.option("--batch-size", type=int, help="Images a forward pass.  [default: by engine and device]"),
+    click.option("--workers", type=int, help="Decoding threads.  [default: one for each core]"),
+)
+"""From --backbone to --workers; `taken_apart` sorts what they give."""
+
+
+def taken_apart(options: dict[str, Any]) -> dict[str, Any]:
+    """Options as `extract` takes them: those of the transform that were given, in a dictionary of their own."""
+    transform = {name: options.pop(name) for name in TRANSFORM}
+    return {**options, "transform": {name: value for name, value in transform.items() if value is not None}}

@@ -1,0 +1,71 @@
+"""`precompute plan`: what an extraction will take."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from precompute.cli._options import computation, taken_apart
+from precompute.cli._output import duration, json_option, note, print_json, print_pairs
+
+if TYPE_CHECKING:
+    from precompute.forecasting import Forecast
+
+
+@click.command(no_args_is_help=True)
+@click.argument("source", type=click.Path())
+@computation
+@click.option("-o", "--output", type=click.Path(), help="The feature file that is planned; its rows are reused.")
+@json_option
+@click.pass_context
+def plan(ctx: click.Context, /, source: str, output: str | None, as_json: bool, **options: Any) -> None:
+    """Say what `precompute extract` with the same arguments would take, and write nothing.
+
+    Some images, spread over SOURCE, are run through the very engine for up to 10 seconds; time and memory are
+    measured, not guessed.
+
+    \b
+    Examples:
+      precompute plan photos -b resnet50
+      precompute plan photos -b vit_b_16 --precision bf16 -o photos.h5
+
+    \b
+    Exit status: 0, or 1 where the disk has no room for the file.
+    """
+    from precompute.forecasting import forecast
+
+    found = forecast(source, output, **taken_apart(options))
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        _tell(found)
+    ctx.exit(0 if found.fits else 1)
+
+
+def _tell(found: Forecast) -> None:
+    for line in found.warnings:
+        note(f"Warning: {line}")
+    basis = f"{found.rate:,.1f} images/s, measured on {found.measured:,} of them in {found.measured_seconds:.1f} s"
+    gigabyte = 2**30
+    print_pairs(
+        None,
+        [
+            ("images", f"{found.images:,}, {found.to_read:,} of them to be read"),
+            ("unreadable", f"{found.failed:,} of those looked at" if found.failed else None),
+            ("features", f"{found.layer}, {' x '.join(map(str, found.shape))} {found.dtype}"),
+            ("engine", f"{found.engine} on {found.device} in {found.precision}, {found.batch_size} at a time"),
+            ("chosen", found.why.replace("; ", "\n")),
+            ("time", f"about {duration(found.seconds)} ({basis}; {found.start_seconds:.1f} s to start)"),
+            ("time spent", found.stages),
+            ("memory", f"about {found.memory / gigabyte:.2f} GiB of RAM" + _on_device(found)),
+            (
+                "disk",
+                f"{found.bytes:,} bytes; {found.free:,} are free" + ("" if found.fits else ", which is TOO LITTLE"),
+            ),
+        ],
+    )
+
+
+def _on_device(found: Forecast) -> str:
+    return f", {found.device_memory / 2**30:.2f} GiB on {found.device}" if found.device_memory else ""

@@ -1,0 +1,58 @@
+"""Compiled models, kept for later processes in the user's cache folder, the oldest leaving when there are many."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+KEPT = 16  # models; each takes about as much as its weights in fp32
+SUFFIX = ".blob"
+DIGEST_BYTES = 32
+
+
+def folder() -> Path:
+    """`$XDG_CACHE_HOME/precompute/openvino`, by default below ~/.cache."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(base, "precompute", "openvino")
+
+
+def read(name: str) -> bytes | None:
+    """What `write` kept under `name`; None where there is nothing, or it is not whole."""
+    path = folder() / f"{name}{SUFFIX}"
+    try:
+        data = path.read_bytes()
+        os.utime(path)  # so that what is used stays
+    except OSError:
+        return None
+    digest, blob = data[:DIGEST_BYTES], data[DIGEST_BYTES:]
+    return blob if hashlib.sha256(blob).digest() == digest else None
+
+
+def write(name: str, blob: bytes) -> None:
+    """Keep `blob` under `name`, in one step; leave only the KEPT last used ones. Raises OSError."""
+    place = folder()
+    place.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor, temporary = tempfile.mkstemp(dir=place, suffix=".new")
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(hashlib.sha256(blob).digest())
+            file.write(blob)
+        os.replace(temporary, place / f"{name}{SUFFIX}")
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    _drop_oldest(place)
+
+
+def _drop_oldest(place: Path) -> None:
+    ages = []
+    for path in place.glob(f"*{SUFFIX}"):
+        with contextlib.suppress(OSError):  # another process was quicker
+            ages.append((path.stat().st_mtime, path))
+    for _, path in sorted(ages)[:-KEPT]:
+        with contextlib.suppress(OSError):
+            path.unlink()

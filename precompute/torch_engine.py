@@ -1,0 +1,171 @@
+"""The forward pass in torch: frozen, BatchNorm folded, channels_last, weights cast once."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import fx, nn
+from torch.fx.experimental import optimization
+
+from precompute.engine import Engine, EngineChoice, fill
+from precompute.errors import DeviceError
+from precompute.transform import Transform
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Normalised(nn.Module):
+    """uint8 pixels -> features: torchvision's normalisation in front of a network, in its steps and their order.
+
+    (B, crop, crop, 3) uint8 -> (B, *shape) in the network's dtype.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, network: nn.Module, transform: Transform, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.network = network
+        self.dtype = dtype
+        self.register_buffer("mean", torch.tensor(transform.mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(transform.std).view(1, 3, 1, 1))
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        # Seen as (B, 3, H, W) this is channels_last in memory, which is what the kernels want.
+        images = pixels.permute(0, 3, 1, 2).to(torch.float32)
+        images = ((images / 255 - self.mean) / self.std).to(self.dtype)
+        features: torch.Tensor = self.network(images)
+        return features
+
+
+def folded(module: nn.Module) -> nn.Module:
+    """A copy of a cut network with each BatchNorm folded into the convolution before it, where fx can see them.
+
+    Exact up to rounding: both are affine, and their product is taken in fp32.
+    """
+    body = getattr(module, "body", None)
+    result = copy.deepcopy(module).eval()
+    if isinstance(body, fx.GraphModule):
+        # As a plain GraphModule: torchvision's own comes out of copying in training mode
+        result.body = optimization.fuse(fx.GraphModule(body, body.graph).eval(), no_trace=True)
+    return result.eval().requires_grad_(False)
+
+
+@dataclass
+class _Slot:
+    """Memory for one batch under way. On a GPU host memory is pinned, so that copies run beside the computation."""
+
+    host: torch.Tensor
+    device: torch.Tensor
+    done: torch.cuda.Event | None = None
+    features: torch.Tensor | None = None
+    count: int = 0
+
+
+class TorchEngine(Engine):
+    """Torch on any device. On CUDA upload, computation and download of neighbouring batches overlap.
+
+    Where a CUDA device has too little memory for the batch, it is run in halves, quarters, ... from there on;
+    `chunk` tells their size. Raises DeviceError where not even one image fits.
+    """
+
+    name = "torch"
+
+    def __init__(self, module: nn.Module, transform: Transform, choice: EngineChoice) -> None:
+        super().__init__(choice)
+        device, dtype = torch.device(choice.device), DTYPES[choice.precision]
+        network = folded(module).to(device, dtype).to(memory_format=torch.channels_last)
+        self._module = Normalised(network, transform, dtype).to(device).eval()
+        self._cuda = device.type == "cuda"
+        self.depth = 2 if self._cuda else 1
+        self.chunk = choice.batch_size
+        if choice.compiled:
+            # Freezing lets the compiler lay out the weights as the kernels want them
+            self._run = torch.compile(self._module, dynamic=False, options=None if self._cuda else {"freezing": True})
+        else:
+            self._run = self._module
+        shape = (choice.batch_size, transform.crop, transform.crop, 3)
+        self._slots = [self._slot(shape, device) for _ in range(self.depth)]
+        self._free = deque(self._slots)
+        self._under_way: deque[_Slot] = deque()
+        self._upload = _stream(device) if self._cuda else None
+        self._download = _stream(device) if self._cuda else None
+
+    def _slot(self, shape: tuple[int, ...], device: torch.device) -> _Slot:
+        host = torch.zeros(shape, dtype=torch.uint8, pin_memory=self._cuda)
+        on_device = host if device.type == "cpu" else torch.zeros(shape, dtype=torch.uint8, device=device)
+        return _Slot(host, on_device)
+
+    def start(self, images: Sequence[torch.Tensor]) -> None:
+        slot = self._free.popleft()
+        fill(slot.host, images)
+        slot.count = len(images)
+        with torch.inference_mode(), _true_fp32(self.choice):
+            if self._cuda:
+                self._start_cuda(slot)
+            else:
+                if slot.device is not slot.host:
+                    slot.device.copy_(slot.host)
+                slot.features = self._compute(slot.device).to("cpu", torch.float32)
+        self._under_way.append(slot)
+
+    def finish(self) -> NDArray[np.float32]:
+        slot = self._under_way.popleft()
+        if slot.done is not None:
+            slot.done.synchronize()
+        assert slot.features is not None  # start() puts them there
+        # A copy: the memory is used again for the batch after the next
+        features: NDArray[np.float32] = slot.features[: slot.count].contiguous().numpy().copy()
+        self._free.append(slot)
+        return features
+
+    def _start_cuda(self, slot: _Slot) -> None:
+        assert self._upload is not None and self._download is not None  # as on every CUDA device
+        compute = torch.cuda.current_stream(slot.device.device)
+        with torch.cuda.stream(self._upload):
+            slot.device.copy_(slot.host, non_blocking=True)
+        compute.wait_stream(self._upload)
+        features = self._compute(slot.device).to(torch.float32)
+        self._download.wait_stream(compute)
+        with torch.cuda.stream(self._download):
+            if slot.features is None:
+                slot.features = torch.empty(features.shape, dtype=torch.float32, pin_memory=True)
+            slot.features.copy_(features, non_blocking=True)
+            features.record_stream(self._download)
+            slot.done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            slot.done.record(self._download)
+
+    def _compute(self, pixels: torch.Tensor) -> torch.Tensor:
+        while True:
+            try:
+                parts = [self._run(part) for part in torch.split(pixels, self.chunk)]
+                return parts[0] if len(parts) == 1 else torch.cat(parts)
+            except torch.OutOfMemoryError as error:
+                if self.chunk == 1:
+                    raise DeviceError(
+                        f"{self.choice.device} has too little memory for one image.",
+                        hint="Free memory on it (see nvidia-smi), or take --device cpu.",
+                    ) from error
+            self.chunk = (self.chunk + 1) // 2  # outside the handler, which holds on to the tensors
+            torch.cuda.empty_cache()
+
+
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
+@contextlib.contextmanager
+def _true_fp32(choice: EngineChoice) -> Iterator[None]:
+    """On CUDA convolutions use TF32 unless told otherwise, with 10 bits of mantissa instead of 23."""
+    if choice.precision != "fp32" or choice.kind != "cuda":
+        yield
+        return
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        yield

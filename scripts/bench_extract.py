@@ -1,0 +1,271 @@
+"""Extraction end to end, from JPEG files to the finished cache, beside what people run today.
+
+    python scripts/bench_extract.py SOURCE [-b resnet50] [--weights random] [--images 1000] [--rounds 3]
+        [--thingsvision PYTHON]
+
+In each round, in turn and on the same files: precompute at `--precision auto` and at fp32; the loop of the PyTorch
+tutorials (torchvision ImageFolder, DataLoader with a worker a core, eager fp32); thingsvision, run by another Python
+where it is installed (it pins an old torch); the engine alone on pixels that are already decoded; decoding alone.
+Prints medians, ratios, the cosine of each cache to fp32 eager torch over all images, and which share of the bound
+cores / (decode + forward CPU seconds an image) is reached; beside it the roof, a large bf16 matrix product.
+
+Each program runs in a process of its own. Times are from the first image read to the finished file, without the start
+of Python and of torch, which all of them need alike; for precompute they include proving the engine, and `run` tells
+it without. Files are made distinct by a comment, so that none is recognised as a copy of another.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from precompute import open_cache
+from precompute.guard import cosine
+
+PRECOMPUTE = """
+import json, sys, time
+import torch, torchvision, h5py, sklearn
+from precompute import extract
+import precompute.run
+source, out, backbone, weights, precision, engine = sys.argv[1:]
+began = time.perf_counter()
+result = extract(source, out, backbone=backbone, weights=weights, precision=precision, engine=engine, overwrite=True)
+seconds = time.perf_counter() - began
+print(json.dumps({"seconds": seconds, "images": result.computed, "run": result.forward_seconds,
+                  "chosen": f"{result.engine} {result.precision}", "why": result.why,
+                  "stages": result.stages.to_dict()}))
+"""
+LOOP = """
+import json, os, sys, time
+import numpy as np, torch, torchvision
+from precompute import load_backbone
+source, out, backbone, weights = sys.argv[1:]
+model = load_backbone(backbone, weights=weights)  # so that all run the same weights and layer; then plain torch
+t = model.transform
+from torchvision.transforms import Compose, Resize, CenterCrop, ToTensor, Normalize, InterpolationMode
+steps = Compose([Resize(t.resize, InterpolationMode(t.interpolation)), CenterCrop(t.crop), ToTensor(),
+                 Normalize(t.mean, t.std)])
+network = model.module.eval()
+began = time.perf_counter()
+data = torchvision.datasets.ImageFolder(source, steps)
+loader = torch.utils.data.DataLoader(data, batch_size=32, num_workers=len(os.sched_getaffinity(0)))
+parts = []
+with torch.no_grad():
+    for images, _ in loader:
+        parts.append(network(images).flatten(1).numpy())
+features = np.concatenate(parts)
+np.save(out, features)
+print(json.dumps({"seconds": time.perf_counter() - began, "images": len(features)}))
+"""
+THINGSVISION = """
+import json, sys, time
+import numpy as np, torch
+from thingsvision import get_extractor
+from thingsvision.utils.data import ImageDataset, DataLoader
+source, out, backbone, layer, workers = sys.argv[1:]
+extractor = get_extractor(model_name=backbone, source="torchvision", device="cpu", pretrained=False)
+began = time.perf_counter()
+transforms = extractor.get_transformations()
+data = ImageDataset(root=source, out_path=out, backend=extractor.get_backend(), transforms=transforms)
+batches = DataLoader(dataset=data, batch_size=32, backend=extractor.get_backend())
+features = extractor.extract_features(batches=batches, module_name=layer, flatten_acts=True, output_type="ndarray")
+np.save(out + "/features.npy", features)
+print(json.dumps({"seconds": time.perf_counter() - began, "images": len(features)}))
+"""
+ENGINE = """
+import json, os, sys, time
+import numpy as np, torch
+from precompute import load_backbone
+from precompute.engines import choose, make_engine
+from precompute.guard import first_images
+from precompute.sources import list_folder
+source, backbone, weights, engine, precision = sys.argv[1:]
+model = load_backbone(backbone, weights=weights)
+listing = list_folder(source)
+images = first_images(listing, np.arange(len(listing)), model.transform, workers=2, count=128)
+choice = choose(engine=engine, precision=precision)
+run = make_engine(model.module, model.transform, choice, identity=model.identity)
+batches = [images[start:start + run.batch_size] for start in range(0, len(images), run.batch_size)]
+def rounds(count):
+    under_way = 0
+    for _ in range(count):
+        for batch in batches:
+            if under_way == run.depth:
+                run.finish(); under_way -= 1
+            run.start(batch); under_way += 1
+    while under_way:
+        run.finish(); under_way -= 1
+rounds(1)
+wall, cpu = time.perf_counter(), time.process_time()
+rounds(4)
+count = 4 * len(images)
+print(json.dumps({"seconds": time.perf_counter() - wall, "cpu": time.process_time() - cpu, "images": count}))
+"""
+DECODE = """
+import json, os, sys, time
+from concurrent.futures import ThreadPoolExecutor
+from precompute import load_backbone
+from precompute.sources import list_folder
+from precompute.stream import read
+source, backbone = sys.argv[1:]
+transform = load_backbone(backbone, weights="random").transform
+listing = list_folder(source)
+def one(row):
+    return read(listing, row, transform, None).pixels is not None
+with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    wall, cpu = time.perf_counter(), time.process_time()
+    count = sum(pool.map(one, range(len(listing))))
+    print(json.dumps({"seconds": time.perf_counter() - wall, "cpu": time.process_time() - cpu, "images": count}))
+"""
+ROOF = """
+import json, time, torch
+n, count = 4096, 6
+a, b = torch.randn(n, n, dtype=torch.bfloat16), torch.randn(n, n, dtype=torch.bfloat16)
+a @ b
+began = time.perf_counter()
+for _ in range(count):
+    a @ b
+print(json.dumps({"seconds": time.perf_counter() - began, "images": count * 2 * n**3 / 1e9}))
+"""
+
+
+def copy_distinct(source: Path, folder: Path, count: int) -> Path:
+    """`count` JPEGs with the pixels of those below `source`, no two with the same bytes, in two classes."""
+    originals = sorted(path for path in source.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
+    for number in range(count):
+        data = originals[number % len(originals)].read_bytes()
+        comment = f"copy {number}".encode()
+        place = folder / f"class{number % 2}"
+        place.mkdir(parents=True, exist_ok=True)
+        marker = b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment
+        (place / f"{number:06}.jpg").write_bytes(data[:2] + marker + data[2:])
+    return folder
+
+
+def measure(python: str, code: str, *arguments: object) -> dict[str, object]:
+    """Run `code` in a Python of its own and return the JSON it prints last."""
+    done = subprocess.run(
+        [python, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=False, env=os.environ
+    )
+    if done.returncode:
+        raise SystemExit(f"{arguments}: {done.stderr[-2000:]}")
+    result: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def rate(result: dict[str, object], seconds: str = "seconds") -> float:
+    return float(str(result["images"])) / float(str(result[seconds]))
+
+
+def cpu_name() -> str:
+    with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+        names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor()}, {len(os.sched_getaffinity(0))} cores"
+
+
+def gigaflops(backbone: str) -> float:
+    """Floating point operations of one image (a multiplication and an addition are two), by torch's own counter."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from precompute import load_backbone
+
+    model = load_backbone(backbone, weights="random")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.module(torch.zeros(1, 3, model.transform.crop, model.transform.crop))
+    return float(counter.get_total_flops()) / 1e9
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("source", type=Path)
+    parser.add_argument("-b", "--backbone", default="resnet50")
+    parser.add_argument("--weights", default="random")
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--layer", default="avgpool", help="thingsvision's name of the layer")
+    parser.add_argument("--thingsvision", metavar="PYTHON", help="a Python that has thingsvision")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as temporary:
+        report(options, Path(temporary))
+
+
+def report(options: argparse.Namespace, place: Path) -> None:
+    source = copy_distinct(options.source, place / "photos", options.images)
+    backbone, weights, python = options.backbone, options.weights, sys.executable
+    caches = {name: place / f"{name}.h5" for name in ("auto", "fp32")}
+
+    def ours(precision: str) -> dict[str, object]:
+        caches[precision].unlink(missing_ok=True)
+        return measure(python, PRECOMPUTE, source, caches[precision], backbone, weights, precision, "auto")
+
+    ours("auto")  # compiles once, which later processes find
+    chosen = str(ours("auto")["chosen"]).split()
+    programs: dict[str, Callable[[], dict[str, object]]] = {
+        "precompute, auto": lambda: ours("auto"),
+        "precompute, fp32": lambda: ours("fp32"),
+        "plain loop": lambda: measure(python, LOOP, source, place / "loop.npy", backbone, weights),
+        "engine alone": lambda: measure(python, ENGINE, source, backbone, weights, *chosen),
+        "decode alone": lambda: measure(python, DECODE, source, backbone),
+        "roof (bf16 matrix product)": lambda: measure(python, ROOF),
+    }
+    if options.thingsvision:
+        (place / "tv").mkdir()
+        programs["thingsvision"] = lambda: measure(
+            options.thingsvision, THINGSVISION, source, place / "tv", backbone, options.layer, 0
+        )
+    seen: dict[str, list[dict[str, object]]] = {name: [] for name in programs}
+    for _ in range(options.rounds):
+        for name, run in programs.items():
+            seen[name].append(run())
+    print_report(options, seen, caches, place, " ".join(chosen))
+    shutil.rmtree(source)
+
+
+def print_report(
+    options: argparse.Namespace,
+    seen: dict[str, list[dict[str, object]]],
+    caches: dict[str, Path],
+    place: Path,
+    chosen: str,
+) -> None:
+    def middle(name: str, seconds: str = "seconds") -> float:
+        return statistics.median(rate(result, seconds) for result in seen[name])
+
+    print(f"{options.backbone}, weights {options.weights}, {options.images:,} JPEGs, {options.rounds} rounds")
+    print(cpu_name())
+    print(f"auto chose {chosen}: {seen['precompute, auto'][0]['why']}")
+    loop = middle("plain loop")
+    for name in seen:
+        if not name.startswith("roof"):
+            print(f"{name:28} {middle(name):9.1f} images/s {middle(name) / loop:7.2f} x plain loop")
+    if "thingsvision" in seen:
+        print(f"{'auto / thingsvision':28} {middle('precompute, auto') / middle('thingsvision'):9.2f}")
+    run = middle("precompute, auto", "run")
+    print(f"{'auto, once proved':28} {run:9.1f} images/s {run / loop:7.2f} x plain loop")
+    forward, decode = (1 / middle(name, "cpu") for name in ("engine alone", "decode alone"))
+    bound = len(os.sched_getaffinity(0)) / (forward + decode)
+    print(f"CPU an image: decode {decode * 1e3:.2f} ms, forward {forward * 1e3:.2f} ms; bound {bound:.1f} images/s")
+    print(f"{'auto, once proved, of bound':28} {run / bound:9.1%}")
+    flops, roof = gigaflops(options.backbone), middle("roof (bf16 matrix product)")
+    print(f"{'engine alone, of the roof':28} {middle('engine alone') * flops / roof:9.1%} of {roof:.0f} GFLOP/s")
+    expected = np.load(place / "loop.npy").astype(float)
+    for name, path in caches.items():
+        features = open_cache(path).features().astype(float).reshape(len(expected), -1)
+        cosines = cosine(features, expected)
+        print(f"cosine of {name} to the loop's: worst {cosines.min():.5f}, median {np.median(cosines):.5f}")
+
+
+if __name__ == "__main__":
+    main()

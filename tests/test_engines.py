@@ -1,0 +1,291 @@
+"""Engines against eager fp32 torch; what OpenVINO keeps; and that it reports to nobody."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from precompute import extract, load_backbone, model_cache, open_cache
+from precompute.backbones import Backbone
+from precompute.engine import Engine
+from precompute.engines import available_precisions, choose, make_engine
+from precompute.errors import DeviceError, UsageError
+from precompute.guard import cosine
+from precompute.torch_engine import folded
+
+ENGINES = ["torch", "openvino"]
+
+
+@pytest.fixture(autouse=True)
+def _own_model_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def resnet() -> Backbone:
+    return load_backbone("resnet18", weights="random", transform={"resize": 64, "crop": 64})
+
+
+def images(count: int, crop: int = 64, seed: int = 0) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(0, 256, (3, crop, crop), dtype=torch.uint8, generator=generator) for _ in range(count)]
+
+
+def eager(backbone: Backbone, pictures: list[torch.Tensor]) -> np.ndarray:
+    """What the tutorials do: the preset's normalisation, fp32, no tricks."""
+    mean = torch.tensor(backbone.transform.mean).view(1, 3, 1, 1)
+    std = torch.tensor(backbone.transform.std).view(1, 3, 1, 1)
+    with torch.inference_mode():
+        return backbone.module((torch.stack(pictures).float() / 255 - mean) / std).flatten(1).numpy()
+
+
+def engine_of(backbone: Backbone, *, identity: str | None = None, **options: object) -> Engine:
+    choice = choose(**{"precision": "fp32", "batch_size": 4, **options})
+    return make_engine(backbone.module, backbone.transform, choice, identity=identity)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "squeezenet1_1", "vit_b_32", "swin_t"])
+def test_fp32_of_every_engine_is_eager_fp32(engine: str, name: str) -> None:
+    backbone = load_backbone(name, weights="random")
+    pictures = images(3, backbone.transform.crop)
+    got = engine_of(backbone, engine=engine)(pictures)
+    expected = eager(backbone, pictures)
+    assert got.dtype == np.float32
+    assert got.shape == (3, *backbone.shape)
+    error = np.linalg.norm(got.reshape(3, -1) - expected, axis=1) / np.linalg.norm(expected, axis=1)
+    assert error.max() < 1e-5
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_every_precision_of_this_machine_runs(engine: str, resnet: Backbone) -> None:
+    precisions = available_precisions(engine, "cpu")
+    assert precisions[-1] == "fp32"
+    pictures = images(4)
+    for precision in precisions:
+        got = engine_of(resnet, engine=engine, precision=precision)(pictures)
+        assert cosine(got.astype(float), eager(resnet, pictures).astype(float)).min() > 0.99
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_row_does_not_depend_on_its_neighbours_or_its_place(engine: str, resnet: Backbone) -> None:
+    one, *others = images(5)
+    run = engine_of(resnet, engine=engine)
+    alone = run([one])[0]
+    for place in range(4):
+        batch = [*others[:place], one, *others[place:3]]
+        assert np.array_equal(run(batch)[place], alone)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_batches_under_way_come_out_in_order(engine: str, resnet: Backbone) -> None:
+    run = engine_of(resnet, engine=engine)
+    batches = [images(1 + number % 4, seed=number) for number in range(3 * run.depth)]
+    expected = [run(batch) for batch in batches]
+    got, under_way = [], 0
+    for batch in batches:
+        if under_way == run.depth:
+            got.append(run.finish())
+            under_way -= 1
+        run.start(batch)
+        under_way += 1
+    got += [run.finish() for _ in range(under_way)]
+    assert all(np.array_equal(one, other) for one, other in zip(got, expected, strict=True))
+
+
+def test_folding_leaves_no_batch_norm_and_the_network_as_it_was(resnet: Backbone) -> None:
+    before = {name: value.clone() for name, value in resnet.module.state_dict().items()}
+    copy = folded(resnet.module)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in copy.modules())
+    assert any(isinstance(module, torch.nn.BatchNorm2d) for module in resnet.module.modules())
+    assert all(torch.equal(value, before[name]) for name, value in resnet.module.state_dict().items())
+
+
+def test_engine_bf16_leaves_the_backbone_in_fp32(resnet: Backbone) -> None:
+    engine_of(resnet, engine="torch", precision="bf16")
+    assert {parameter.dtype for parameter in resnet.module.parameters()} == {torch.float32}
+
+
+def test_auto_means_openvino_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PRECOMPUTE_ENGINE")
+    choice = choose(precision="fp32", device="cpu")
+    assert choice.engine == "openvino"
+    monkeypatch.setenv("PRECOMPUTE_ENGINE", "torch")
+    choice = choose(precision="fp32", device="cpu")
+    assert choice.engine == "torch"
+    assert "PRECOMPUTE_ENGINE" in choice.why
+    monkeypatch.setenv("PRECOMPUTE_ENGINE", "tensorflow")
+    with pytest.raises(UsageError, match="tensorflow"):
+        choose(precision="fp32", device="cpu")
+
+
+def test_openvino_that_is_not_installed_is_named_with_its_install_line(tmp_path: Path, photos: Path) -> None:
+    # A path that ends before the packages: a finder that knows of no openvino
+    code = (
+        "import importlib.abc, sys\n"
+        "class Nowhere(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] == 'openvino': raise ModuleNotFoundError(name, name=name)\n"
+        "import importlib.util; real = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name, package=None: None if name == 'openvino' else real(name, package)\n"
+        "sys.meta_path.insert(0, Nowhere())\n"
+        "from precompute.cli import main\n"
+        f"sys.argv = ['precompute', 'extract', {str(photos)!r}, '-b', 'tiny', '-o', {str(tmp_path / 'a.h5')!r}, "
+    )
+    done = _python(code + "'--engine', 'openvino']\nmain()")
+    assert done.returncode == 1
+    assert "pip install 'precompute[openvino]'" in done.stderr
+    done = _python(code + "]\nmain()", PRECOMPUTE_ENGINE="", PRECOMPUTE_PRECISION="")
+    assert done.returncode == 0, done.stderr
+    assert "OpenVINO, which is faster on a CPU, is not installed" in done.stdout
+
+
+def test_openvino_reports_to_nobody(tmp_path: Path, photos: Path) -> None:
+    code = (
+        "import sys\n"
+        "told = []\n"
+        "calls = ('socket.connect', 'socket.getaddrinfo')\n"
+        "sys.addaudithook(lambda event, args: told.append(args) if event in calls else None)\n"
+        "from precompute import extract\n"
+        f"extract({str(photos)!r}, {str(tmp_path / 'a.h5')!r}, backbone='tiny', engine='openvino')\n"
+        "import openvino\n"
+        "assert sys.modules['openvino_telemetry'] is None\n"
+        "assert not told, told\n"
+    )
+    done = _python(code, CI="")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_gpu_is_not_openvinos(resnet: Backbone) -> None:
+    with pytest.raises((UsageError, DeviceError)):
+        choose(precision="fp32", engine="openvino", device="cuda")
+
+
+def test_what_is_compiled_is_kept_and_used_again(resnet: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = images(4)
+    first = engine_of(resnet, engine="openvino", identity="a")(pictures)
+    (blob,) = model_cache.folder().iterdir()
+    before = blob.read_bytes()
+    import precompute.openvino_engine as module
+
+    monkeypatch.setattr(module, "_convert", None)  # whoever converts once more fails
+    assert np.array_equal(engine_of(resnet, engine="openvino", identity="a")(pictures), first)
+    with pytest.raises(TypeError):
+        engine_of(resnet, engine="openvino", identity="b")
+    assert blob.read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty"])
+def test_a_damaged_kept_model_is_compiled_again(resnet: Backbone, damage: str) -> None:
+    pictures = images(4)
+    first = engine_of(resnet, engine="openvino", identity="a")(pictures)
+    (blob,) = model_cache.folder().iterdir()
+    data = bytearray(blob.read_bytes())
+    if damage == "flip":
+        data[len(data) // 2] ^= 1
+    blob.write_bytes({"cut": data[: len(data) // 2], "flip": data, "empty": b""}[damage])
+    assert np.array_equal(engine_of(resnet, engine="openvino", identity="a")(pictures), first)
+    assert model_cache.read(blob.stem) is not None
+
+
+def test_code_of_the_users_is_never_kept(resnet: Backbone) -> None:
+    engine_of(resnet, engine="openvino", identity=None)
+    assert not model_cache.folder().exists()
+
+
+def test_a_cache_folder_that_cannot_be_made_is_told(resnet: Backbone, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_bytes(b"")
+    engine = engine_of(resnet, engine="openvino", identity="a")
+    assert "could not be kept" in engine.notes[0]
+
+
+def test_only_the_last_used_models_stay() -> None:
+    for number in range(model_cache.KEPT + 3):
+        model_cache.write(str(number), bytes([number]))
+        os.utime(model_cache.folder() / f"{number}.blob", ns=(0, number * 10**9))
+        if number == model_cache.KEPT - 1:
+            assert model_cache.read("0") == b"\0"  # used, so it stays
+    names = {path.stem for path in model_cache.folder().iterdir()}
+    assert names == {"0", *(str(number) for number in range(4, model_cache.KEPT + 3))}
+
+
+def test_a_second_process_finds_the_compiled_model(tmp_path: Path, photos: Path) -> None:
+    code = (
+        "from precompute import extract\nextract({!r}, {!r}, backbone='resnet18', weights='random', engine='openvino')"
+    )
+    done = _python(code.format(str(photos), str(tmp_path / "a.h5")))
+    assert done.returncode == 0, done.stderr
+    no_conversion = "import precompute.openvino_engine as module\nmodule._convert = None\n"
+    done = _python(no_conversion + code.format(str(photos), str(tmp_path / "b.h5")))
+    assert done.returncode == 0, done.stderr
+    one, other = open_cache(tmp_path / "a.h5"), open_cache(tmp_path / "b.h5")
+    assert np.array_equal(one.features(), other.features())
+
+
+class Odd(torch.nn.Module):
+    """A network that decides by its pixels what to do, which no tracer can follow, and one it cannot even run."""
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return torch.linalg.eigvals(pixels.mean(1)).abs()
+
+
+def make_odd() -> torch.nn.Module:
+    return Odd()
+
+
+@pytest.fixture
+def odd(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    yield "test_engines:make_odd"
+
+
+def test_a_network_openvino_does_not_know_runs_in_torch_and_that_is_told(
+    odd: str, tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"backbone": odd, "transform": {"resize": 8, "crop": 8}}
+    monkeypatch.delenv("PRECOMPUTE_ENGINE")
+    result = extract(photos, tmp_path / "a.h5", **options)
+    assert result.engine == "torch"
+    assert "cannot convert" in result.why
+    with pytest.raises(Exception, match="cannot convert") as caught:
+        extract(photos, tmp_path / "b.h5", engine="openvino", **options)
+    assert "--engine torch" in caught.value.hint
+
+
+def test_compiled_torch_gives_the_same_features(resnet: Backbone) -> None:
+    pictures = images(4)
+    import dataclasses
+
+    choice = dataclasses.replace(choose(precision="fp32", engine="torch", batch_size=4), compiled=True)
+    got = make_engine(resnet.module, resnet.transform, choice, identity=None)(pictures)
+    expected = eager(resnet, pictures)
+    assert np.linalg.norm(got - expected) / np.linalg.norm(expected) < 1e-5
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_cuda_gives_the_features_of_the_cpu(precision: str, resnet: Backbone) -> None:
+    pictures = images(8)
+    run = engine_of(resnet, device="cuda", precision=precision)
+    run.start(pictures[:4])
+    run.start(pictures[4:])
+    got = np.concatenate([run.finish(), run.finish()]).astype(float)
+    least = 0.999999 if precision == "fp32" else 0.999
+    assert cosine(got, eager(resnet, pictures).astype(float)).min() > least
+
+
+def _python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+    )

@@ -1,0 +1,148 @@
+"""Engines prove themselves on real photos: what passes, what does not, and that a file stays as it was begun."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Command, make_image
+
+from precompute import extract, open_cache
+from precompute.engines import available_precisions
+from precompute.errors import Stopped
+from precompute.guard import IMAGES, LEAST_COSINE, cosine
+
+NEEDS_BF16 = pytest.mark.skipif("bf16" not in available_precisions("openvino", "cpu"), reason="this CPU has no bf16")
+
+
+@pytest.fixture(autouse=True)
+def _free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`auto` is not pinned here."""
+    monkeypatch.delenv("PRECOMPUTE_ENGINE")
+    monkeypatch.delenv("PRECOMPUTE_PRECISION")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def some_photos(hymenoptera: Path, folder: Path, count: int) -> Path:
+    """A copy of the first `count` JPEGs of each class."""
+    for label in ("ants", "bees"):
+        (folder / label).mkdir(parents=True)
+        for path in sorted((hymenoptera / "train" / label).glob("*.jpg"))[:count]:
+            shutil.copy2(path, folder / label)
+    return folder
+
+
+def test_cosine_is_that_of_the_angle() -> None:
+    generator = np.random.default_rng(0)
+    one, other = generator.normal(size=(2, 5, 7))
+    expected = [a @ b / np.sqrt((a @ a) * (b @ b)) for a, b in zip(one, other, strict=True)]
+    assert np.allclose(cosine(one, other), expected)
+    assert np.allclose(cosine(one, 3 * one), 1)
+    zero, broken = np.zeros((1, 7)), np.full((1, 7), np.nan)
+    assert cosine(zero, zero) == 1
+    assert cosine(zero, one[:1]) == cosine(broken, one[:1]) == -1
+
+
+@NEEDS_BF16
+def test_bf16_is_refused_for_mobilenet_and_taken_for_squeezenet(
+    hymenoptera: Path, mobilenet_weights: Path, squeezenet_weights: Path, tmp_path: Path
+) -> None:
+    folder = some_photos(hymenoptera, tmp_path / "photos", 24)
+    models = {"mobilenet_v2": mobilenet_weights, "squeezenet1_1": squeezenet_weights}
+    results = {
+        name: extract(folder, tmp_path / f"{name}.h5", backbone=name, weights=str(weights))
+        for name, weights in models.items()
+    }
+    assert results["mobilenet_v2"].precision == "fp32"
+    assert "bf16 with openvino fails" in results["mobilenet_v2"].why
+    assert results["squeezenet1_1"].precision == "bf16"
+    for name, weights in models.items():
+        cache = open_cache(tmp_path / f"{name}.h5")
+        trials = {trial["precision"]: trial for trial in cache.provenance[-1]["guard"]}
+        assert all(trial["images"] == IMAGES for trial in trials.values())
+        assert trials[results[name].precision]["worst"] >= LEAST_COSINE
+        plain = tmp_path / f"{name}-fp32.h5"
+        extract(folder, plain, backbone=name, weights=str(weights), engine="torch", precision="fp32")
+        cosines = cosine(cache.features().astype(float), open_cache(plain).features().astype(float))
+        assert cosines.min() >= LEAST_COSINE
+        assert np.median(cosines) >= 0.9998
+
+
+@NEEDS_BF16
+def test_a_precision_that_was_asked_for_is_taken_with_a_warning(
+    hymenoptera: Path, mobilenet_weights: Path, tmp_path: Path, precompute: Command
+) -> None:
+    folder = some_photos(hymenoptera, tmp_path / "photos", 20)
+    done = precompute(
+        *("extract", folder, "-b", "mobilenet_v2", "--weights", mobilenet_weights, "-o", tmp_path / "a.h5"),
+        *("--precision", "bf16"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Warning: bf16 with openvino fails" in done.stderr
+    assert open_cache(tmp_path / "a.h5").spec["precision"] == "bf16"
+
+
+def noise(folder: Path, count: int, first: int = 0) -> Path:
+    (folder / "a").mkdir(parents=True, exist_ok=True)
+    for number in range(first, first + count):
+        make_image(number).save(folder / "a" / f"{number:04}.png")
+    return folder
+
+
+def test_few_images_prove_nothing(tmp_path: Path) -> None:
+    result = extract(noise(tmp_path / "photos", IMAGES - 1), tmp_path / "a.h5", backbone="tiny")
+    assert (result.engine, result.precision) == ("openvino", "fp32")
+    assert f"fewer than {IMAGES} images" in result.why
+
+
+def test_images_that_cannot_be_read_are_not_counted_and_stop_nothing(tmp_path: Path) -> None:
+    folder = noise(tmp_path / "photos", 3)
+    for number in range(40):
+        (folder / "a" / f"x{number}.jpg").write_bytes(b"no picture")
+    result = extract(folder, tmp_path / "a.h5", backbone="tiny")
+    assert (result.computed, result.precision) == (3, "fp32")
+    assert sum(result.failures.values()) == 40
+
+
+def test_what_a_file_was_begun_with_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engine, precision and batch size: of a run that goes on, and when images are added."""
+    folder = noise(tmp_path / "photos", 60)
+    options = {"backbone": "tiny", "batch_size": 16}
+    with pytest.raises(Stopped):
+        extract(folder, tmp_path / "a.h5", stop=lambda: 15, **options)
+    begun = open_cache(tmp_path / "a.h5.partial")
+    assert 0 < begun.ok.sum() < 60
+    result = extract(folder, tmp_path / "a.h5", **options)
+    assert "was begun with" in result.why
+    assert result.precision == begun.spec["precision"]
+    whole = extract(folder, tmp_path / "b.h5", **options)
+    assert np.array_equal(open_cache(tmp_path / "a.h5").features(), open_cache(tmp_path / "b.h5").features())
+    noise(folder, 5, first=60)
+    monkeypatch.setenv("PRECOMPUTE_ENGINE", "torch")  # for new files
+    more = extract(folder, tmp_path / "b.h5", backbone="tiny")
+    assert (more.engine, more.precision, more.batch_size) == (whole.engine, whole.precision, 16)
+    assert more.computed == 5
+
+
+def test_the_record_of_a_file_says_what_ran(tmp_path: Path) -> None:
+    extract(noise(tmp_path / "photos", 40), tmp_path / "a.h5", backbone="tiny")
+    (record,) = open_cache(tmp_path / "a.h5").provenance
+    assert (record["engine"], record["compiled"]) == ("openvino", False)
+    assert {trial["precision"] for trial in record["guard"]} == set(available_precisions("openvino", "cpu"))
+    json.dumps(record, allow_nan=False)
+
+
+def test_torch_compile_is_used_where_asked(tmp_path: Path) -> None:
+    if not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):
+        pytest.skip("torch.compile needs a C++ compiler")
+    folder = noise(tmp_path / "photos", 8)
+    options = {"backbone": "tiny", "engine": "torch", "precision": "fp32"}
+    compiled = extract(folder, tmp_path / "a.h5", compile="on", **options)
+    assert compiled.compiled
+    assert not extract(folder, tmp_path / "b.h5", **options).compiled  # 8 images repay nothing
+    one, other = (open_cache(tmp_path / name).features() for name in ("a.h5", "b.h5"))
+    assert cosine(one.astype(float), other.astype(float)).min() > 0.99999

@@ -1,0 +1,72 @@
+"""Memory stays flat: what a sample adds to the peak is bytes in columns, not Python objects.
+
+The promise is 300 MB for a million samples, the listing included; the children measured here are those of
+`scripts/bench_memory.py`, which says what stands in for decoder and network.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+
+BYTES_A_SAMPLE = 300
+FEW, SOME, MILLION = 2_000, 30_000, 1_000_000
+# Of a process with torch in it, peaks differ from run to run by as much: its threads' heaps, its libraries' pages.
+NOISE = 32e6
+
+LIST = """
+import sys
+from precompute.sources import list_folder
+rows = len(list_folder(sys.argv[1]))
+peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(rows, int(peak.split()[1]) * 1024)
+"""
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    import bench_memory
+
+    return bench_memory
+
+
+def peak_of_listing(folder: Path, files: int) -> int:
+    command = [sys.executable, "-c", LIST, str(folder)]
+    rows, peak = map(int, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
+    assert rows == files
+    return peak
+
+
+def test_a_listing_a_run_and_its_rerun_take_columns(bench: Any, tmp_path: Path) -> None:
+    runs, listings = {}, []
+    for name, files in (("few", FEW), ("some", SOME)):
+        bench.make_images(tmp_path / name, files)
+        listings.append(peak_of_listing(tmp_path / name, files))
+        runs[name] = bench.run(tmp_path / name, "compute"), bench.run(tmp_path / name)
+        first, second = runs[name]
+        assert (first["computed"], second["reused"], second["torch"]) == (files, files, False)
+    assert listings[1] - listings[0] <= BYTES_A_SAMPLE * (SOME - FEW)
+    firsts, seconds = ([runs[name][which]["peak"] for name in ("few", "some")] for which in (0, 1))
+    assert seconds[1] - seconds[0] <= BYTES_A_SAMPLE * (SOME - FEW)
+    assert firsts[1] - firsts[0] <= BYTES_A_SAMPLE * (SOME - FEW) + NOISE
+
+
+@pytest.mark.slow
+def test_a_million_files_are_normal(bench: Any, tmp_path: Path) -> None:
+    few, million = tmp_path / "few", tmp_path / "million"
+    bench.make_images(few, FEW)
+    bench.make_images(million, MILLION)
+    base = bench.runs(few)
+    for name, told in bench.runs(million).items():
+        assert told["rows"] == MILLION
+        assert told["peak"] - base[name]["peak"] <= BYTES_A_SAMPLE * MILLION, (name, json.dumps(told))
+    assert os.stat(f"{million}.h5").st_size > 256 * MILLION
