@@ -18,6 +18,7 @@ from precompute.engine import Engine, EngineChoice
 from precompute.engines import (
     MAX_BATCH,
     PRECISION_VARIABLE,
+    PRECISIONS,
     available_precisions,
     check_options,
     check_precision,
@@ -41,13 +42,13 @@ COMPILE_SAVES = 0.3
 class Settled:
     """What follows from the request, the machine and the file as it was begun; `choice.precision` may be "auto".
 
-    free_engine, free_compile: whether these were left to us · proved: whether the file says that these settings have
-    been proved.
+    plain: the same in torch, for a network that the engine does not know, None where the engine was asked for ·
+    free_compile: whether torch.compile is left to us · proved: whether the file says that these settings have been.
     """
 
     choice: EngineChoice
     reasons: list[str]
-    free_engine: bool
+    plain: EngineChoice | None
     free_compile: bool
     proved: bool
 
@@ -56,14 +57,14 @@ class Settled:
 class Decision:
     """The choice, the evidence for it, what the user is warned of; and the engine, where proving has made it.
 
-    free_engine: whether another engine may be taken where this one does not know the network.
+    plain: see `Settled`.
     """
 
     choice: EngineChoice
     trials: list[Trial] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     engine: Engine | None = None
-    free_engine: bool = False
+    plain: EngineChoice | None = None
 
     def ready(self, model: Backbone) -> Engine:
         """The engine, made now if it has not been yet. Raises BackboneError where it cannot run the network."""
@@ -71,11 +72,10 @@ class Decision:
             try:
                 self.engine = make_engine(model.module, model.transform, self.choice, identity=model.identity)
             except BackboneError as error:
-                if not self.free_engine or self.choice.engine == "torch":
+                if self.plain is None or self.choice.engine == "torch":
                     raise
                 self.warnings.append(f"torch runs it: {error.message}")
-                batch_size = default_batch("torch", self.choice.device)
-                self.choice = replace(self.choice, engine="torch", batch_size=batch_size)
+                self.choice = replace(self.plain, precision=self.choice.precision, why=self.choice.why)
                 self.engine = make_engine(model.module, model.transform, self.choice, identity=None)
         self.warnings += [note for note in self.engine.notes if note not in self.warnings]
         return self.engine
@@ -121,17 +121,19 @@ def settle_options(
         engine = "torch"
     check_precision(engine, precision)
     same = begun.get("engine") == engine
+    asked_batch = batch_size
     batch_size = batch_size or (_batch_size(begun) if same else None) or default_batch(engine, device)
     compiled = compile == "on" or (compile == "auto" and same and begun.get("compiled") is True)
     proved = same and any(
         (trial.get("engine"), trial.get("precision"), trial.get("passed")) == (engine, precision, True)
-        for trial in begun.get("guard", ())
+        for trial in begun.get("guard", [])
         if isinstance(trial, dict)
     )
+    plain = EngineChoice("torch", device, precision, asked_batch or default_batch("torch", device))
     return Settled(
         EngineChoice(engine, device, precision, batch_size, compiled=compiled and engine == "torch"),
         reasons,
-        free_engine=asked == "auto",
+        plain if asked == "auto" else None,
         free_compile=compile == "auto" and not same,
         proved=proved or (engine, precision) == ("torch", "fp32"),
     )
@@ -145,41 +147,40 @@ def prove(settled: Settled, model: Backbone, listing: Listing, rows: NDArray[np.
     choice, reasons = settled.choice, list(settled.reasons)
     free = choice.precision == "auto"
     if settled.proved and not free:
-        return _told(Decision(choice, free_engine=settled.free_engine), reasons, settled, len(rows))
+        return _told(Decision(choice, plain=settled.plain), reasons, settled, len(rows))
     images = guard.first_images(listing, rows, model.transform, workers=workers)
     candidates = available_precisions(choice.engine, choice.device) if free else [choice.precision]
     if free and len(images) < guard.IMAGES:
         candidates = ["fp32"]
         reasons.append(f"fp32: there are fewer than {guard.IMAGES} images to prove another precision on")
     if not images or (len(candidates) == 1 and (choice.engine, candidates[0]) == ("torch", "fp32")):
-        plain = Decision(replace(choice, precision=candidates[0]), free_engine=settled.free_engine)
-        return _told(plain, reasons, settled, len(rows))
+        only = Decision(replace(choice, precision=candidates[0]), plain=settled.plain)
+        return _told(only, reasons, settled, len(rows))
     reference = guard.Reference(model.module, model.transform, images)
-    decision = Decision(replace(choice, precision="fp32", engine="torch"))
-    engines = {}
+    decision, engines = Decision(choice), {}
     for precision in candidates:
         tried = replace(choice, precision=precision)
         try:
             trial, engines[precision] = guard.trial(reference, tried, identity=model.identity)
         except BackboneError as error:
-            if not settled.free_engine or choice.engine == "torch":
+            if settled.plain is None or choice.engine == "torch":
                 raise
             reasons.append(f"torch: {error.message}")
-            other = replace(choice, engine="torch", batch_size=default_batch("torch", choice.device))
-            again = replace(settled, choice=other, reasons=reasons, proved=other.precision == "fp32")
+            again = replace(settled, choice=settled.plain, reasons=reasons, proved=choice.precision == "fp32")
             return prove(again, model, listing, rows, workers=workers)
         decision.trials.append(trial)
+    reasons += [trial.words for trial in decision.trials]
     winner = guard.best(decision.trials)
-    if winner is None and not free and not (settled.free_engine and choice.precision == "fp32"):
-        winner = decision.trials[0]
+    if winner is None and (settled.plain is None or choice.precision in ("bf16", "fp16")):
+        winner = decision.trials[-1]  # what was asked for, or fp32 with the engine that was asked for
         decision.warnings.append(f"{winner.words}. Features differ from those of fp32; --precision auto avoids that.")
     if winner is not None:
-        reasons += [trial.words for trial in decision.trials]
         decision.choice = replace(choice, precision=winner.precision)
         decision.engine = engines[winner.precision]
     else:
-        reasons += [trial.words for trial in decision.trials] + ["fp32 with torch: nothing faster passes"]
-        decision.choice = replace(decision.choice, batch_size=default_batch("torch", choice.device))
+        assert settled.plain is not None  # else there is a winner
+        decision.choice = replace(settled.plain, precision="fp32")
+        reasons.append("fp32 with torch: nothing faster passes")
     return _told(decision, reasons, settled, len(rows))
 
 
@@ -209,14 +210,19 @@ def _begun_with(path: str, model: Backbone) -> dict[str, Any]:
             continue
         with contextlib.suppress(CacheFormatError, OSError):  # told where the file is opened to be used
             cache = open_cache(name)
-            if _without_precision(cache.spec) == wanted:
-                record = next((one for one in reversed(cache.provenance) if "engine" in one), {})
-                return {**record, "precision": cache.spec["precision"]}
+            if _without_precision(cache.spec) == wanted and cache.spec.get("precision") in PRECISIONS:
+                records = [record for record in cache.provenance if "engine" in record]
+                guards = [trial for record in records for trial in _list(record.get("guard"))]
+                return {**(records[-1] if records else {}), "guard": guards, "precision": cache.spec["precision"]}
     return {}
 
 
 def _without_precision(spec: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in spec.items() if name not in ("precision", "storage")}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _batch_size(record: dict[str, Any]) -> int | None:

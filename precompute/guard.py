@@ -29,7 +29,10 @@ REFERENCE_BATCH = 16
 
 @dataclass(frozen=True)
 class Trial:
-    """How one engine and precision did. worst, median: cosine to fp32 eager torch · rate: images a second, roughly."""
+    """How one engine and precision did.
+
+    worst, median: cosine to fp32 eager torch · rate: images a second, warming up included.
+    """
 
     engine: str
     precision: str
@@ -106,22 +109,24 @@ def first_images(
 def trial(reference: Reference, choice: EngineChoice, *, identity: str | None) -> tuple[Trial, Engine]:
     """Run the reference's images through the engine of `choice`; the engine too, ready for more."""
     engine = make_engine(reference.module, reference.transform, choice, identity=identity)
-    parts, seconds, timed = [], 0.0, 0
+    parts, under_way, began = [], 0, time.perf_counter()
     for start in range(0, len(reference.images), engine.batch_size):
-        batch = reference.images[start : start + engine.batch_size]
-        began = time.perf_counter()
-        parts.append(engine(batch).reshape(len(batch), -1))
-        if start > 0 or len(reference.images) <= engine.batch_size:  # the first batch of several also warms up
-            seconds += time.perf_counter() - began
-            timed += engine.batch_size
-    cosines = cosine(np.concatenate(parts).astype(np.float64), reference.features())
+        if under_way == engine.depth:
+            parts.append(engine.finish())
+            under_way -= 1
+        engine.start(reference.images[start : start + engine.batch_size])
+        under_way += 1
+    parts += [engine.finish() for _ in range(under_way)]
+    seconds = time.perf_counter() - began
+    features = np.concatenate(parts).astype(np.float64).reshape(len(reference.images), -1)
+    cosines = cosine(features, reference.features())
     return (
         Trial(
             choice.engine,
             choice.precision,
             float(cosines.min()),
             float(np.median(cosines)),
-            timed / seconds,
+            len(cosines) / seconds,
             len(cosines),
         ),
         engine,

@@ -23,11 +23,11 @@ def read(name: str) -> bytes | None:
     """What `write` kept under `name`; None where there is nothing, or it is not whole."""
     path = folder() / f"{name}{SUFFIX}"
     try:
-        data = path.read_bytes()
+        with open(path, "rb") as file:
+            digest, blob = file.read(DIGEST_BYTES), file.read()
         os.utime(path)  # so that what is used stays
     except OSError:
         return None
-    digest, blob = data[:DIGEST_BYTES], data[DIGEST_BYTES:]
     return blob if hashlib.sha256(blob).digest() == digest else None
 
 

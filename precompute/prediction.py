@@ -98,7 +98,8 @@ def predict(
     listing = list_folder(source)
     model, precision, storage = rebuild(saved, os.fspath(head), backbone=backbone, weights=weights)
     choice = choose(device=device, precision=precision, batch_size=batch_size)
-    engine = Decision(choice, free_engine=True).ready(model)
+    plain = choose(engine="torch", device=device, precision=precision, batch_size=batch_size)
+    engine = Decision(choice, plain=plain).ready(model)
     result = Predictions(classes=[str(name) for name in saved.head.classes_])
     rows = np.arange(len(listing))
     done = 0

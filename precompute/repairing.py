@@ -83,7 +83,7 @@ def repair(
             bad = np.zeros(len(listing), dtype=bool)
             bad[found.damaged] = True
             plan = replace(plan, origin=np.where(bad & (plan.origin == len(olds) - 1), -1, plan.origin))
-            decision = Decision(settled.choice, free_engine=True)
+            decision = Decision(settled.choice, plain=settled.plain)
             count = workers or len(os.sched_getaffinity(0))
             complete(path, listing, plan, spec, model, decision, result, {}, count, "skip", progress, stop)
             result.tell_choice(decision.choice)

@@ -10,8 +10,8 @@ STAGES = ("read", "decode", "transfer", "forward", "write")
 HELP = {
     "read": "a faster disk, or a copy of the images on a local one",
     "decode": "more cores, or --fast-decode where photos are much larger than the network's input",
-    "transfer": "fewer, larger batches (--batch-size)",
-    "forward": "a smaller backbone, a lower precision (--precision), more cores or a GPU",
+    "transfer": "larger batches (--batch-size)",
+    "forward": "more cores, a GPU or a smaller backbone",
     "write": "a faster disk for the output",
 }
 IDLE = 0.5  # with less than this share of the cores at work, something is being waited for

@@ -7,6 +7,7 @@ import copy
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -88,15 +89,30 @@ class TorchEngine(Engine):
         self.chunk = choice.batch_size
         if choice.compiled:
             # Freezing lets the compiler lay out the weights as the kernels want them
-            self._run = torch.compile(self._module, dynamic=False, options=None if self._cuda else {"freezing": True})
+            options: dict[str, Any] | None = None if self._cuda else {"freezing": True}
+            self._run = torch.compile(self._module, dynamic=False, options=options)
         else:
             self._run = self._module
         shape = (choice.batch_size, transform.crop, transform.crop, 3)
         self._slots = [self._slot(shape, device) for _ in range(self.depth)]
         self._free = deque(self._slots)
         self._under_way: deque[_Slot] = deque()
+        if choice.compiled:
+            self._compile_now()
         self._upload = _stream(device) if self._cuda else None
         self._download = _stream(device) if self._cuda else None
+
+    def _compile_now(self) -> None:
+        """Run once, so that what the compiler cannot do is known before the work, and told."""
+        try:
+            with torch.inference_mode():
+                self._run(self._slots[0].device)
+        except torch.OutOfMemoryError:
+            pass  # `_compute` knows what to do
+        except Exception as error:  # noqa: BLE001 - a compiler that is missing or broken shows in many ways
+            self._run = self._module
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            self.notes += (f"torch.compile failed, so it is not used: {lines[0][:200]}",)
 
     def _slot(self, shape: tuple[int, ...], device: torch.device) -> _Slot:
         host = torch.zeros(shape, dtype=torch.uint8, pin_memory=self._cuda)

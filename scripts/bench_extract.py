@@ -168,6 +168,10 @@ def rate(result: dict[str, object], seconds: str = "seconds") -> float:
     return float(str(result["images"])) / float(str(result[seconds]))
 
 
+def spread(values: Sequence[float]) -> str:
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
 def cpu_name() -> str:
     with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
         names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
@@ -243,23 +247,37 @@ def print_report(
     def middle(name: str, seconds: str = "seconds") -> float:
         return statistics.median(rate(result, seconds) for result in seen[name])
 
+    def compare(one: str, other: str, seconds: str = "seconds") -> str:
+        """Ratio within each round, since the machine's speed drifts: median (from least to most)."""
+        pairs = zip(seen[one], seen[other], strict=True)
+        return spread([rate(first, seconds) / rate(second) for first, second in pairs])
+
     print(f"{options.backbone}, weights {options.weights}, {options.images:,} JPEGs, {options.rounds} rounds")
     print(cpu_name())
     print(f"auto chose {chosen}: {seen['precompute, auto'][0]['why']}")
-    loop = middle("plain loop")
     for name in seen:
         if not name.startswith("roof"):
-            print(f"{name:28} {middle(name):9.1f} images/s {middle(name) / loop:7.2f} x plain loop")
+            print(f"{name:28} {middle(name):8.1f} images/s, times the plain loop: {compare(name, 'plain loop')}")
     if "thingsvision" in seen:
-        print(f"{'auto / thingsvision':28} {middle('precompute, auto') / middle('thingsvision'):9.2f}")
+        print(f"{'auto / thingsvision':28} {compare('precompute, auto', 'thingsvision')}")
     run = middle("precompute, auto", "run")
-    print(f"{'auto, once proved':28} {run:9.1f} images/s {run / loop:7.2f} x plain loop")
+    print(
+        f"{'auto, once proved':28} {run:8.1f} images/s, times the plain loop: "
+        f"{compare('precompute, auto', 'plain loop', 'run')}"
+    )
+    if "thingsvision" in seen:
+        print(f"{'the same / thingsvision':28} {compare('precompute, auto', 'thingsvision', 'run')}")
     forward, decode = (1 / middle(name, "cpu") for name in ("engine alone", "decode alone"))
-    bound = len(os.sched_getaffinity(0)) / (forward + decode)
-    print(f"CPU an image: decode {decode * 1e3:.2f} ms, forward {forward * 1e3:.2f} ms; bound {bound:.1f} images/s")
-    print(f"{'auto, once proved, of bound':28} {run / bound:9.1%}")
+    print(f"CPU an image: decode {decode * 1e3:.2f} ms, forward {forward * 1e3:.2f} ms")
+    cores = len(os.sched_getaffinity(0))
+    rounds = zip(seen["precompute, auto"], seen["engine alone"], seen["decode alone"], strict=True)
+    reached = [
+        rate(ours, "run") * (1 / rate(engine, "cpu") + 1 / rate(decoded, "cpu")) / cores
+        for ours, engine, decoded in rounds
+    ]
+    print(f"{'auto, once proved / bound':28} {spread(reached)}")
     flops, roof = gigaflops(options.backbone), middle("roof (bf16 matrix product)")
-    print(f"{'engine alone, of the roof':28} {middle('engine alone') * flops / roof:9.1%} of {roof:.0f} GFLOP/s")
+    print(f"{'engine alone / roof':28} {middle('engine alone') * flops / roof:.2f} of {roof:.0f} GFLOP/s")
     expected = np.load(place / "loop.npy").astype(float)
     for name, path in caches.items():
         features = open_cache(path).features().astype(float).reshape(len(expected), -1)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import Command, make_image
 
-from precompute import extract, open_cache
+from precompute import extract, open_cache, train_head
 from precompute.engines import available_precisions
 from precompute.errors import Stopped
 from precompute.guard import IMAGES, LEAST_COSINE, cosine
@@ -146,3 +146,28 @@ def test_torch_compile_is_used_where_asked(tmp_path: Path) -> None:
     assert not extract(folder, tmp_path / "b.h5", **options).compiled  # 8 images repay nothing
     one, other = (open_cache(tmp_path / name).features() for name in ("a.h5", "b.h5"))
     assert cosine(one.astype(float), other.astype(float)).min() > 0.99999
+
+
+@pytest.mark.slow
+@NEEDS_BF16
+@pytest.mark.parametrize("name", ["mobilenet_v2", "squeezenet1_1"])
+@pytest.mark.parametrize("data", ["hymenoptera", "flowers"])
+def test_auto_is_as_good_as_fp32_over_all_images(
+    name: str, data: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Features and a head's accuracy, whatever the guard chose by 32 images alone."""
+    source = request.getfixturevalue(data)
+    weights = str(request.getfixturevalue(f"{name.partition('_')[0].removesuffix('1')}_weights"))
+    auto = extract(source, tmp_path / "auto.h5", backbone=name, weights=weights)
+    extract(source, tmp_path / "fp32.h5", backbone=name, weights=weights, engine="torch", precision="fp32")
+    caches = [open_cache(tmp_path / f"{file}.h5") for file in ("auto", "fp32")]
+    one, other = (cache.features()[cache.ok].astype(float) for cache in caches)
+    cosines = cosine(one, other)
+    accuracies = [
+        next(iter(train_head(cache.path, tmp_path / "head.safetensors", seed=0).scores.values())).accuracy
+        for cache in caches
+    ]
+    assert auto.precision == ("fp32" if name == "mobilenet_v2" else "bf16")
+    assert cosines.min() >= LEAST_COSINE
+    assert np.median(cosines) >= 0.9998
+    assert abs(accuracies[0] - accuracies[1]) <= 0.005
