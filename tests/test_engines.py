@@ -52,7 +52,10 @@ def engine_of(backbone: Backbone, *, identity: str | None = None, **options: obj
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "squeezenet1_1", "vit_b_32", "swin_t"])
+@pytest.mark.parametrize(
+    "name",
+    ["resnet18", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mobilenet_v3_small", "vit_b_32", "swin_t"))],
+)
 def test_fp32_of_every_engine_is_eager_fp32(engine: str, name: str) -> None:
     backbone = load_backbone(name, weights="random")
     pictures = images(3, backbone.transform.crop)
@@ -216,6 +219,7 @@ def test_only_the_last_used_models_stay() -> None:
     assert names == {"0", *(str(number) for number in range(4, model_cache.KEPT + 3))}
 
 
+@pytest.mark.slow
 def test_a_second_process_finds_the_compiled_model(tmp_path: Path, photos: Path) -> None:
     code = (
         "from precompute import extract\nextract({!r}, {!r}, backbone='resnet18', weights='random', engine='openvino')"
@@ -259,6 +263,7 @@ def test_a_network_openvino_does_not_know_runs_in_torch_and_that_is_told(
     assert "--engine torch" in caught.value.hint
 
 
+@pytest.mark.slow
 def test_compiled_torch_gives_the_same_features(resnet: Backbone) -> None:
     pictures = images(4)
     import dataclasses

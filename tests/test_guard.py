@@ -136,6 +136,7 @@ def test_the_record_of_a_file_says_what_ran(tmp_path: Path) -> None:
     json.dumps(record, allow_nan=False)
 
 
+@pytest.mark.slow
 def test_torch_compile_is_used_where_asked(tmp_path: Path) -> None:
     if not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):
         pytest.skip("torch.compile needs a C++ compiler")

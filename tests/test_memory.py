@@ -17,7 +17,7 @@ import pytest
 from conftest import ROOT
 
 BYTES_A_SAMPLE = 300
-FEW, SOME, MILLION = 2_000, 30_000, 1_000_000
+FEW, SOME, MANY = 2_000, 20_000, 200_000  # `scripts/bench_memory.py` does a million
 # Of a process with torch in it, peaks differ from run to run by as much: its threads' heaps, its libraries' pages.
 NOISE = 32e6
 
@@ -61,12 +61,12 @@ def test_a_listing_a_run_and_its_rerun_take_columns(bench: Any, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_a_million_files_are_normal(bench: Any, tmp_path: Path) -> None:
-    few, million = tmp_path / "few", tmp_path / "million"
+def test_many_files_are_normal(bench: Any, tmp_path: Path) -> None:
+    few, many = tmp_path / "few", tmp_path / "many"
     bench.make_images(few, FEW)
-    bench.make_images(million, MILLION)
+    bench.make_images(many, MANY)
     base = bench.runs(few)
-    for name, told in bench.runs(million).items():
-        assert told["rows"] == MILLION
-        assert told["peak"] - base[name]["peak"] <= BYTES_A_SAMPLE * MILLION, (name, json.dumps(told))
-    assert os.stat(f"{million}.h5").st_size > 256 * MILLION
+    for name, told in bench.runs(many).items():
+        assert told["rows"] == MANY
+        assert told["peak"] - base[name]["peak"] <= BYTES_A_SAMPLE * MANY + NOISE, (name, json.dumps(told))
+    assert os.stat(f"{many}.h5").st_size > 256 * MANY
