@@ -21,6 +21,7 @@ from precompute.guard import cosine
 from precompute.torch_engine import folded
 
 ENGINES = ["torch", "openvino"]
+OTHERS = ["mobilenet_v3_small", "squeezenet1_1", "vit_b_32", "swin_t"]
 
 
 @pytest.fixture(autouse=True)
@@ -52,10 +53,7 @@ def engine_of(backbone: Backbone, *, identity: str | None = None, **options: obj
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize(
-    "name",
-    ["resnet18", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mobilenet_v3_small", "vit_b_32", "swin_t"))],
-)
+@pytest.mark.parametrize("name", ["resnet18", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
 def test_fp32_of_every_engine_is_eager_fp32(engine: str, name: str) -> None:
     backbone = load_backbone(name, weights="random")
     pictures = images(3, backbone.transform.crop)
