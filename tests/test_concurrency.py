@@ -89,7 +89,7 @@ def check(folder: Path, seconds: float, *, pause: float) -> None:
 
 
 def test_a_few_seconds_of_two_writers_and_four_readers(tmp_path: Path) -> None:
-    check(tmp_path, 3.0, pause=0.01)
+    check(tmp_path, 1.0, pause=0.01)
 
 
 @pytest.mark.slow

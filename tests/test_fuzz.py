@@ -162,6 +162,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_crash_a_hang_and_a_glutton_are_found_and_the_rest_still_runs(tmp_path: Path) -> None:
     script = tmp_path / "broken.py"
     script.write_text(BROKEN.format(scripts=str(ROOT / "scripts")))

@@ -19,12 +19,17 @@ from precompute.guard import IMAGES, LEAST_COSINE, cosine
 NEEDS_BF16 = pytest.mark.skipif("bf16" not in available_precisions("openvino", "cpu"), reason="this CPU has no bf16")
 
 
+@pytest.fixture(scope="module")
+def kept_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("kept")
+
+
 @pytest.fixture(autouse=True)
-def _free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _free(kept_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`auto` is not pinned here."""
     monkeypatch.delenv("PRECOMPUTE_ENGINE")
     monkeypatch.delenv("PRECOMPUTE_PRECISION")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(kept_models))
 
 
 def some_photos(hymenoptera: Path, folder: Path, count: int) -> Path:

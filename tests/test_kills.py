@@ -203,7 +203,7 @@ class Killer:
 
 
 @pytest.mark.parametrize(
-    ("kills", "per_class"), [(8, 25), pytest.param(200, 50, marks=pytest.mark.slow, id="two-hundred")]
+    ("kills", "per_class"), [(4, 25), pytest.param(200, 50, marks=pytest.mark.slow, id="two-hundred")]
 )
 def test_kills_at_random_times_lose_nothing(tmp_path: Path, kills: int, per_class: int) -> None:
     """Kill after kill of the same extraction until it gets through, start-up and layout included; then of another."""

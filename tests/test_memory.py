@@ -46,6 +46,7 @@ def peak_of_listing(folder: Path, files: int) -> int:
     return peak
 
 
+@pytest.mark.slow
 def test_a_listing_a_run_and_its_rerun_take_columns(bench: Any, tmp_path: Path) -> None:
     runs, listings = {}, []
     for name, files in (("few", FEW), ("some", SOME)):

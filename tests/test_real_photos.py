@@ -16,13 +16,18 @@ from torchvision.models import MobileNet_V2_Weights, mobilenet_v2
 from precompute import open_cache
 
 
+def openvino(folder: Path) -> dict[str, str]:
+    """What `--engine auto` is for someone who installed the extra; torch itself is compared in test_engines.py."""
+    return {"PRECOMPUTE_ENGINE": "openvino", "XDG_CACHE_HOME": str(folder / "cache")}
+
+
 @pytest.fixture(scope="module")
 def ants(tmp_path_factory: pytest.TempPathFactory, hymenoptera: Path, mobilenet_weights: Path) -> Path:
     """The folder with ants.h5, made by the command of the README."""
     folder = tmp_path_factory.mktemp("ants")
     done = run_command(
         folder, "extract", hymenoptera, "-b", "mobilenet_v2", "--weights", mobilenet_weights,
-        "-o", "ants.h5", "--precision", "fp32", "--json",
+        "-o", "ants.h5", "--precision", "fp32", "--json", env=openvino(folder),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
@@ -56,7 +61,7 @@ def test_a_head_trained_on_them_is_right_and_predicts_the_same(ants: Path, hymen
     val = json.loads(trained.stdout)["scores"]["val"]
     assert val["n"] == 153
     assert val["accuracy"] >= 0.96
-    predicted = run_command(ants, "predict", "ants.safetensors", hymenoptera / "val", "--json")
+    predicted = run_command(ants, "predict", "ants.safetensors", hymenoptera / "val", "--json", env=openvino(ants))
     assert predicted.returncode == 0, predicted.stderr
     told = json.loads(predicted.stdout)
     assert told["scored"] == 153

@@ -109,7 +109,7 @@ def _summary(result: Extraction) -> None:
             ("features", f"{result.layer}, {' x '.join(map(str, result.shape))} {result.dtype}"),
             ("computed", f"{result.computed:,} images with {_engine(result)}" if result.computed else "nothing new"),
             ("chosen", result.why.replace("; ", "\n") if result.computed else None),
-            ("time spent", result.stages.words if result.stages is not None and result.computed else None),
+            ("time spent", result.stages.words.replace("; ", "\n") if result.stages and result.computed else None),
             ("reused", f"{result.reused:,} rows unopened" if result.reused else None),
             ("copied", f"{result.copied:,} rows of images seen before" if result.copied else None),
             ("dropped", f"{result.dropped:,} rows no longer listed" if result.dropped else None),

@@ -57,7 +57,7 @@ def _tell(found: Forecast) -> None:
             ("engine", f"{found.engine} on {found.device} in {found.precision}, {found.batch_size} at a time"),
             ("chosen", found.why.replace("; ", "\n")),
             ("time", f"about {duration(found.seconds)} ({basis}; {found.start_seconds:.1f} s to start)"),
-            ("time spent", found.stages),
+            ("time spent", found.stages.replace("; ", "\n")),
             ("memory", f"about {found.memory / gigabyte:.2f} GiB of RAM" + _on_device(found)),
             (
                 "disk",
