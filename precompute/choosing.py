@@ -35,7 +35,7 @@ from precompute.transform import DECODER
 COMPILE = ("auto", "on", "off")
 COMPILE_SECONDS = 60.0
 COMPILE_SAVES = 0.3
-"""On the safe side: torch.compile was seen to take 7 to 20 s for ResNet-50, and then to save more than half of the time."""
+"""On the safe side: torch.compile was seen to take 7 to 20 s for ResNet-50 and then to save more than half."""
 
 
 @dataclass(frozen=True)
