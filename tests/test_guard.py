@@ -156,8 +156,10 @@ def test_torch_compile_is_used_where_asked(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @NEEDS_BF16
-@pytest.mark.parametrize("name", ["mobilenet_v2", "squeezenet1_1"])
-@pytest.mark.parametrize("data", ["hymenoptera", "flowers"])
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [("mobilenet_v2", "hymenoptera"), ("squeezenet1_1", "hymenoptera"), ("squeezenet1_1", "flowers")],
+)
 def test_auto_is_as_good_as_fp32_over_all_images(
     name: str, data: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

@@ -17,7 +17,7 @@ import pytest
 from conftest import ROOT
 
 BYTES_A_SAMPLE = 300
-FEW, SOME, MANY = 2_000, 20_000, 200_000  # `scripts/bench_memory.py` does a million
+FEW, SOME, MANY = 2_000, 20_000, 100_000  # `scripts/bench_memory.py` does a million
 # Of a process with torch in it, peaks differ from run to run by as much: its threads' heaps, its libraries' pages.
 NOISE = 32e6
 
