@@ -165,7 +165,7 @@ def test_auto_is_as_good_as_fp32_over_all_images(
 ) -> None:
     """Features and a head's accuracy, whatever the guard chose by 32 images alone.
 
-    They cannot speak for the oddest of all images: with SqueezeNet one ant of 398 photos falls short of the threshold.
+    They cannot speak for the oddest of all images: with SqueezeNet imageNotFound.gif, no photo, falls short of it.
     """
     source = request.getfixturevalue(data)
     weights = str(request.getfixturevalue(f"{name.partition('_')[0].removesuffix('1')}_weights"))
