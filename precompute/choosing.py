@@ -169,6 +169,8 @@ def prove(settled: Settled, model: Backbone, listing: Listing, rows: NDArray[np.
             again = replace(settled, choice=settled.plain, reasons=reasons, proved=choice.precision == "fp32")
             return prove(again, model, listing, rows, workers=workers)
         decision.trials.append(trial)
+        if free and trial.passed and precision == "bf16":
+            break  # no other has been faster where the processor has instructions for bf16 (docs/performance.md)
     reasons += [trial.words for trial in decision.trials]
     winner = guard.best(decision.trials)
     if winner is None and (settled.plain is None or choice.precision in ("bf16", "fp16")):
