@@ -122,7 +122,7 @@ def settle_options(
     check_precision(engine, precision)
     same = begun.get("engine") == engine
     asked_batch = batch_size
-    batch_size = batch_size or (_batch_size(begun) if same else None) or default_batch(engine, device)
+    batch_size = batch_size or (_batch_size(begun) if same else None) or default_batch(engine, device, model.module)
     compiled = compile == "on" or (compile == "auto" and same and begun.get("compiled") is True)
     proved = same and any(
         (trial.get("engine"), trial.get("precision"), trial.get("passed")) == (engine, precision, True)

@@ -16,6 +16,8 @@ ENGINES = ("torch", "openvino")
 PRECISIONS = ("fp32", "bf16", "fp16")
 BATCH_SIZES = {("torch", "cpu"): 32, ("torch", "cuda"): 256, ("openvino", "cpu"): 16}
 """Larger ones were no faster on CPUs, and take more memory; the one for CUDA has not been measured."""
+HEAVY_PARAMETERS, HEAVY_BATCH = 50_000_000, 8
+"""From ViT-B/16 on, 16 images take OpenVINO over a second on a core; 8 are as fast an image (docs/performance.md)."""
 MAX_BATCH = 65_536
 ENGINE_VARIABLE, PRECISION_VARIABLE = "PRECOMPUTE_ENGINE", "PRECOMPUTE_PRECISION"
 """Environment variables that say what `auto` stands for, where many machines shall make the same choice."""
@@ -79,7 +81,11 @@ def settle(engine: str, device: str) -> tuple[str, str, list[str]]:
     return engine, device, reasons
 
 
-def default_batch(engine: str, device: str) -> int:
+def default_batch(engine: str, device: str, module: nn.Module | None = None) -> int:
+    """Images a forward pass; `module` is the network, where it is known."""
+    parameters = sum(parameter.numel() for parameter in module.parameters()) if module is not None else 0
+    if engine == "openvino" and parameters >= HEAVY_PARAMETERS:
+        return HEAVY_BATCH
     return BATCH_SIZES.get((engine, torch.device(device).type), 32)
 
 

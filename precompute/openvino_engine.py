@@ -94,7 +94,10 @@ class OpenVINOEngine(Engine):
         name = None if identity is None else _file_name(core, identity, transform, self.choice.batch_size, config)
         if name is not None and (blob := model_cache.read(name)) is not None:
             try:
-                return core.import_model(blob, "CPU", config)
+                # As a tensor it is read where it lies; as bytes it would be copied twice
+                compiled = core.import_model(openvino.Tensor(blob, shared_memory=True), "CPU", config)
+                self._blob = blob  # must stay for as long as the model that may point into it
+                return compiled
             except RuntimeError as error:
                 self.notes += (f"the compiled model that was kept could not be used ({_first_line(error)})",)
         model = _convert(openvino, module, transform)

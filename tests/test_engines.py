@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
 
 from precompute import extract, load_backbone, model_cache, open_cache
 from precompute.backbones import Backbone
 from precompute.engine import Engine
-from precompute.engines import available_precisions, choose, make_engine
+from precompute.engines import available_precisions, choose, default_batch, make_engine
 from precompute.errors import DeviceError, UsageError
 from precompute.guard import cosine
 from precompute.torch_engine import folded
@@ -164,6 +165,13 @@ def test_openvino_reports_to_nobody(tmp_path: Path, photos: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_heavy_networks_run_in_smaller_batches() -> None:
+    with torch.device("meta"):
+        light, heavy = (build() for build in (torchvision.models.resnet50, torchvision.models.vit_b_16))
+    assert default_batch("openvino", "cpu", heavy) < default_batch("openvino", "cpu", light)
+    assert default_batch("openvino", "cpu", light) == default_batch("openvino", "cpu")
+
+
 def test_a_gpu_is_not_openvinos(resnet: Backbone) -> None:
     with pytest.raises((UsageError, DeviceError)):
         choose(precision="fp32", engine="openvino", device="cuda")
@@ -212,7 +220,7 @@ def test_only_the_last_used_models_stay() -> None:
         model_cache.write(str(number), bytes([number]))
         os.utime(model_cache.folder() / f"{number}.blob", ns=(0, number * 10**9))
         if number == model_cache.KEPT - 1:
-            assert model_cache.read("0") == b"\0"  # used, so it stays
+            assert np.array_equal(model_cache.read("0"), [0])  # used, so it stays
     names = {path.stem for path in model_cache.folder().iterdir()}
     assert names == {"0", *(str(number) for number in range(4, model_cache.KEPT + 3))}
 
