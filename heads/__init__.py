@@ -13,17 +13,30 @@ if __name__ != "precompute.heads":
     raise ImportError(f"This package is named precompute.heads, not {__name__}. Use `import precompute.heads`.")
 
 if TYPE_CHECKING:
+    from ._rows import RowView
     from .logistic import LogisticHead
     from .mlp import MLPHead
     from .persist import SavedHead, load_head, save_head
     from .scores import Scores, evaluate
     from .splits import folds, holdout
 
-__all__ = ["LogisticHead", "MLPHead", "SavedHead", "Scores", "evaluate", "folds", "holdout", "load_head", "save_head"]
+__all__ = [
+    "LogisticHead",
+    "MLPHead",
+    "RowView",
+    "SavedHead",
+    "Scores",
+    "evaluate",
+    "folds",
+    "holdout",
+    "load_head",
+    "save_head",
+]
 
 _MODULE_OF = {
     "LogisticHead": "logistic",
     "MLPHead": "mlp",
+    "RowView": "_rows",
     "SavedHead": "persist",
     "Scores": "scores",
     "evaluate": "scores",

@@ -1,4 +1,4 @@
-"""What heads accept, and one place that checks it: NumPy arrays, memmaps, torch tensors, lists."""
+"""What heads accept, and one place that checks it: NumPy arrays, memmaps, torch tensors, lists, row views."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import assert_all_finite, validate_data
+from sklearn.utils.validation import _check_n_features, assert_all_finite, column_or_1d, validate_data
+
+from ._rows import RowView
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -19,7 +21,6 @@ __all__ = [
     "as_numpy",
     "check_class_weight",
     "check_features",
-    "check_finite",
     "check_number",
     "check_training",
     "check_validation",
@@ -27,7 +28,8 @@ __all__ = [
     "positions",
 ]
 
-FINITE_CHUNK = 1024  # rows
+# Features stay as they are stored; blocks of them become float32. Values are checked block by block, not in one copy.
+AS_STORED: dict[str, Any] = {"dtype": [np.float32, np.float16], "ensure_all_finite": False}
 
 
 def as_numpy(values: Any) -> Any:
@@ -39,22 +41,38 @@ def as_numpy(values: Any) -> Any:
     return values
 
 
-def check_features(head: Any, X: Any, **options: Any) -> npt.NDArray[Any]:
-    """`X` (n, n_features_in_) for a fitted head, by scikit-learn's `validate_data` with `options`."""
-    with np.errstate(over="ignore"):  # too large for float32 becomes inf, which is refused with a better message
-        checked: npt.NDArray[Any] = validate_data(head, as_numpy(X), reset=False, **options)
-    return checked
+def check_features(head: Any, X: Any, *, reset: bool = False) -> RowView:
+    """`X` (n, d) as a view of finite float16 or float32; `reset` where a head is being fitted.
+
+    Raises ValueError as scikit-learn's own classifiers do, also for another d than the head was fitted on.
+    """
+    if isinstance(X, RowView):
+        if not len(X):
+            raise ValueError(f"Found array with 0 sample(s) (shape={X.shape}) while a minimum of 1 is required.")
+        _check_n_features(head, X, reset=reset)
+        view = X
+    else:
+        with np.errstate(over="ignore"):  # too large for float32 becomes inf, which is refused with a better message
+            view = RowView(validate_data(head, as_numpy(X), reset=reset, **AS_STORED))
+    for _, block in view.blocks():
+        assert_all_finite(block, estimator_name=type(head).__name__, input_name="X")
+    return view
 
 
-def check_training(
-    head: Any, X: Any, y: Any, **options: Any
-) -> tuple[npt.NDArray[Any], npt.NDArray[np.intp], npt.NDArray[Any]]:
+def check_training(head: Any, X: Any, y: Any) -> tuple[RowView, npt.NDArray[np.intp], npt.NDArray[Any]]:
     """Features (n, d), label positions (n,) and classes (K,) in sorted order; sets `n_features_in_`.
 
     Raises ValueError as scikit-learn's own classifiers do.
     """
-    with np.errstate(over="ignore"):
-        features, labels = validate_data(head, as_numpy(X), as_numpy(y), **options)
+    if not isinstance(X, RowView):  # y is looked at together with X, for scikit-learn's own messages
+        with np.errstate(over="ignore"):
+            X, y = validate_data(head, as_numpy(X), as_numpy(y), **AS_STORED)
+        X = RowView(X)
+    features, labels = check_features(head, X, reset=True), column_or_1d(as_numpy(y), warn=True)
+    if len(labels) != len(features):
+        raise ValueError(
+            f"Found input variables with inconsistent numbers of samples: [{len(features)}, {len(labels)}]"
+        )
     check_classification_targets(labels)
     classes, label = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
@@ -65,14 +83,18 @@ def check_training(
     return features, label, classes
 
 
-def check_validation(
-    head: Any, validation: Any, classes: npt.NDArray[Any], **options: Any
-) -> tuple[npt.NDArray[Any], npt.NDArray[np.intp]]:
+def check_validation(head: Any, validation: Any, classes: npt.NDArray[Any]) -> tuple[RowView, npt.NDArray[np.intp]]:
     """Features (m, d) and label positions (m,) of a validation set given as a pair (X, y)."""
     if not isinstance(validation, tuple | list) or len(validation) != 2:
         raise ValueError(f"validation must be a pair (X, y). Got {type(validation).__name__} instead.")
-    with np.errstate(over="ignore"):
-        features, labels = validate_data(head, as_numpy(validation[0]), as_numpy(validation[1]), reset=False, **options)
+    X, labels = validation
+    if not isinstance(X, RowView):
+        with np.errstate(over="ignore"):
+            X, labels = validate_data(head, as_numpy(X), as_numpy(labels), reset=False, **AS_STORED)
+        X = RowView(X)
+    features = check_features(head, X)
+    if len(labels) != len(features):
+        raise ValueError(f"The validation set has {len(features)} rows and {len(labels)} labels.")
     return features, positions(labels, classes, what="The validation set")
 
 
@@ -88,12 +110,6 @@ def positions(labels: npt.ArrayLike, classes: npt.NDArray[Any], *, what: str) ->
             "Remove those samples, or train on these classes too."
         )
     return np.array([known[label] for label in given], dtype=np.intp)
-
-
-def check_finite(head: Any, X: npt.NDArray[Any]) -> None:
-    """Raise scikit-learn's ValueError if `X` holds NaN or infinity, without a mask as large as `X`."""
-    for start in range(0, len(X), FINITE_CHUNK):
-        assert_all_finite(X[start : start + FINITE_CHUNK], estimator_name=type(head).__name__, input_name="X")
 
 
 def class_weights(class_weight: Any, classes: npt.NDArray[Any], label: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:

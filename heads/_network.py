@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from ._rows import RowView
+
 __all__ = ["Network", "Samples", "evaluate_network", "moments"]
 
 CHUNK = 1024  # rows that are read and converted at a time: 8 MiB of float32 for ResNet-50's 2048 features
@@ -27,16 +29,16 @@ CHUNK = 1024  # rows that are read and converted at a time: 8 MiB of float32 for
 
 @dataclass(frozen=True)
 class Samples:
-    """Some `rows` of features `X` (n, d) with label positions `label` (n,). `X` may be a memmap: batches are read."""
+    """Some `rows` of features `X` (n, d) with label positions `label` (n,)."""
 
-    X: npt.NDArray[Any]
+    X: RowView
     label: npt.NDArray[np.intp]
     rows: npt.NDArray[np.intp]
 
     def batch(self, chosen: npt.NDArray[np.intp], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """Features (b, d) float32 and label positions (b,) int64 of the chosen ones among `rows`."""
         rows = self.rows[chosen]
-        features = self.X[rows].astype(np.float32, copy=False)  # indexing by an array copies: torch may own the result
+        features = self.X[rows].astype(np.float32, copy=False)  # memory of its own, which torch may keep
         return torch.from_numpy(features).to(device), torch.from_numpy(self.label[rows]).to(device)
 
     def chunks(self) -> Iterator[npt.NDArray[np.intp]]:

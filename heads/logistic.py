@@ -19,6 +19,8 @@ from .splits import folds
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from ._rows import Features
+
     Array = npt.NDArray[Any]
     Rows = Array | slice
     Part = tuple[Rows, Array, Array, Rows]  # rows to train on, then features, label positions and rows to score on
@@ -98,10 +100,10 @@ class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
 
     def fit(
         self,
-        X: npt.ArrayLike,
+        X: Features,
         y: npt.ArrayLike,
         *,
-        validation: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
+        validation: tuple[Features, npt.ArrayLike] | None = None,
         groups: npt.ArrayLike | None = None,
     ) -> LogisticHead:
         """Fit on features `X` (n, d) of any float dtype, copied once to float32, and labels `y` (n,).
@@ -112,7 +114,8 @@ class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
         Raises ValueError for NaN, infinity, a single class, lengths that differ, or a parameter out of range.
         """
         self._check_parameters()
-        X, label, self.classes_ = check_training(self, X, y, dtype=np.float32, copy=True)
+        view, label, self.classes_ = check_training(self, X, y)
+        X = view[:].astype(np.float32, copy=False)
         mean = X.mean(axis=0, dtype=np.float64).astype(np.float32)
         X -= mean
         weight = class_weights(self.class_weight, self.classes_, label)
@@ -120,8 +123,8 @@ class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
         parts: list[Part] = []
         self.C_source_ = "given"
         if self.C == "auto" and validation is not None:
-            Xv, held = check_validation(self, validation, self.classes_, dtype=np.float32)
-            parts, self.C_source_ = [(ALL, Xv - mean, held, ALL)], "validation"
+            chosen_on, held = check_validation(self, validation, self.classes_)
+            parts, self.C_source_ = [(ALL, chosen_on[:] - mean, held, ALL)], "validation"
         elif self.C == "auto":
             splits = folds(label, groups=groups, n_folds=self.cv, seed=self.random_state)
             parts = [(train, X, label, test) for train, test in splits]
@@ -141,14 +144,16 @@ class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
         self.n_iter_ = int(model.n_iter_.max())
         return self
 
-    def decision_function(self, X: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    def decision_function(self, X: Features) -> npt.NDArray[np.float32]:
         """Logits (n, K) float32 of features (n, d); for two classes (n,), positive for `classes_[1]`."""
         check_is_fitted(self)
-        X = check_features(self, X, dtype=np.float32)
-        logits: npt.NDArray[np.float32] = X @ self.coef_.T + self.intercept_
+        view = check_features(self, X)
+        logits = np.empty((len(view), len(self.coef_)), np.float32)
+        for place, block in view.blocks():
+            logits[place] = block @ self.coef_.T + self.intercept_
         return logits[:, 0] if logits.shape[1] == 1 else logits
 
-    def predict_proba(self, X: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    def predict_proba(self, X: Features) -> npt.NDArray[np.float32]:
         """Probabilities (n, K) float32 of features (n, d), in the order of `classes_`."""
         logits = self.decision_function(X)
         if logits.ndim == 1:
@@ -156,7 +161,7 @@ class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
         proba: npt.NDArray[np.float32] = softmax(logits, copy=False)
         return proba
 
-    def predict(self, X: npt.ArrayLike) -> Array:
+    def predict(self, X: Features) -> Array:
         """The most probable label (n,) of each row of features (n, d)."""
         logits = self.decision_function(X)
         best = (logits > 0).astype(np.intp) if logits.ndim == 1 else logits.argmax(axis=1)

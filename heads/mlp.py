@@ -16,7 +16,6 @@ from precompute.errors import DeviceError, TrainingError
 from ._inputs import (
     check_class_weight,
     check_features,
-    check_finite,
     check_number,
     check_training,
     check_validation,
@@ -28,14 +27,14 @@ from .splits import held_out
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from ._rows import Features
+
 __all__ = ["MLPHead"]
 
 # Fewer held-out samples say too little about when to stop to be worth not training on them.
 MIN_HELD_OUT = 10
 # One sample of each small class can be far more than the fraction asked for; then training needs them more.
 MAX_TIMES_FRACTION = 2
-# Features stay as they are stored; batches become float32. Values are checked chunk by chunk, not in one large copy.
-AS_STORED = {"dtype": [np.float32, np.float16], "ensure_all_finite": False}
 
 
 class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
@@ -117,10 +116,10 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
 
     def fit(
         self,
-        X: npt.ArrayLike,
+        X: Features,
         y: npt.ArrayLike,
         *,
-        validation: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
+        validation: tuple[Features, npt.ArrayLike] | None = None,
         groups: npt.ArrayLike | None = None,
     ) -> MLPHead:
         """Fit on features `X` (n, d), float16 or float32 as they are (others as float32), and labels `y` (n,).
@@ -133,27 +132,25 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         """
         self._check_parameters()
         device = _usable_device(self.device)
-        X, label, self.classes_ = check_training(self, X, y, **AS_STORED)
-        check_finite(self, X)
-        train, held = self._split(X, label, validation, groups)
+        features, label, self.classes_ = check_training(self, X, y)
+        train, held = self._split(features, label, validation, groups)
         weight = class_weights(self.class_weight, self.classes_, label).astype(np.float32)
         self._train(train, held, torch.from_numpy(weight).to(device))
         return self
 
-    def predict_proba(self, X: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    def predict_proba(self, X: Features) -> npt.NDArray[np.float32]:
         """Probabilities (n, K) float32 of features (n, d), in the order of `classes_`."""
         check_is_fitted(self)
         device = _usable_device(self.device)
-        X = check_features(self, X, **AS_STORED)
-        check_finite(self, X)
+        features = check_features(self, X)
         fitted = [[torch.tensor(a, device=device) for a in arrays] for arrays in (self.weights_, self.biases_)]
         network = Network(torch.tensor(self.mean_, device=device), torch.tensor(self.scale_, device=device), *fitted)
-        samples = Samples(X, np.zeros(len(X), dtype=np.intp), np.arange(len(X)))
+        samples = Samples(features, np.zeros(len(features), dtype=np.intp), np.arange(len(features)))
         with torch.no_grad():
             parts = [network.logits(samples.batch(c, device)[0]).softmax(dim=1).cpu() for c in samples.chunks()]
         return torch.cat(parts).numpy()
 
-    def predict(self, X: npt.ArrayLike) -> npt.NDArray[Any]:
+    def predict(self, X: Features) -> npt.NDArray[Any]:
         """The most probable label (n,) of each row of features (n, d)."""
         proba = self.predict_proba(X)
         predicted: npt.NDArray[Any] = self.classes_[proba.argmax(axis=1)]
@@ -163,8 +160,7 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         """The samples to train on and those to stop on; sets `validation_source_`."""
         every = Samples(X, label, np.arange(len(X)))
         if validation is not None:
-            Xv, held_label = check_validation(self, validation, self.classes_, **AS_STORED)
-            check_finite(self, Xv)
+            Xv, held_label = check_validation(self, validation, self.classes_)
             self.validation_source_ = "given"
             return every, Samples(Xv, held_label, np.arange(len(Xv)))
         held = held_out(label, groups=groups, fraction=self.validation_fraction, seed=self.random_state)

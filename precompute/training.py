@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from precompute.cache import Cache, open_cache
 from precompute.errors import TrainingError, UsageError
-from precompute.heads import LogisticHead, MLPHead, Scores, evaluate, save_head
+from precompute.heads import LogisticHead, MLPHead, RowView, Scores, evaluate, save_head
 from precompute.selection import HOLDOUT, Rows, check_classes, digest_groups, duplicates, parts_of, whole_rows
 
 if TYPE_CHECKING:
@@ -95,8 +95,8 @@ def train_head(
     check_classes(cache, parts)
     notes += duplicates(cache, parts, digests)
 
-    def arrays(rows: Rows) -> tuple[NDArray[np.floating], NDArray[np.str_]]:
-        return np.asarray(features[rows]).reshape(len(rows), -1), names[labels[rows]]
+    def arrays(rows: Rows) -> tuple[RowView, NDArray[np.str_]]:
+        return RowView(features, rows), names[labels[rows]]
 
     selection = "val" if "val" in parts and "test" in parts else None
     estimator = HEADS[head](random_state=seed, **settings)

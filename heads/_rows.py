@@ -1,0 +1,101 @@
+"""Features that need not fit into memory: some rows of a memmap, read as they are asked for."""
+
+from __future__ import annotations
+
+import mmap
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy.typing as npt
+
+    Features: TypeAlias = "npt.ArrayLike | RowView"
+
+__all__ = ["BLOCK_BYTES", "RowView"]
+
+BLOCK_BYTES = 16 * 2**20  # of float32; larger blocks were no faster, smaller ones leave matrix products waiting
+MAPPED_BYTES = 512 * 2**20  # pages of the file that stay in this process's memory before they are let go
+FAULT_BYTES = 2 * 2**20  # what the kernel may map around one row that is read, where its page cache has large folios
+
+
+class RowView:
+    """Rows `rows` of `features` (N, ...), each flattened, as something that heads take in the place of an array.
+
+    features: float16 or float32, such as `Cache.features()` · rows: (n,) integers, None for all.
+    Nothing is read before it is asked for, and pages of a memmap are let go again, so the memory it takes does not grow
+    with the file.
+    """
+
+    ndim = 2
+
+    def __init__(self, features: npt.NDArray[Any], rows: npt.ArrayLike | None = None) -> None:
+        self.features = features.reshape(len(features), -1)
+        self.rows = None if rows is None else np.asarray(rows, dtype=np.intp)
+        self._mapping = _mapping(features)
+        self._touched = 0
+
+    def __len__(self) -> int:
+        return len(self.features) if self.rows is None else len(self.rows)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self), self.features.shape[1]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.features.dtype
+
+    def __getitem__(self, chosen: slice | npt.NDArray[np.integer[Any]]) -> npt.NDArray[Any]:
+        """The chosen rows, (k, d) as they are stored, in memory of their own."""
+        rows = chosen if self.rows is None else self.rows[chosen]
+        if isinstance(rows, np.ndarray) and len(rows) and rows[-1] - rows[0] == len(rows) - 1 and _ascending(rows):
+            rows = slice(int(rows[0]), int(rows[-1]) + 1)  # a run is copied in one piece
+        if isinstance(rows, slice) or self._mapping is None:
+            found = np.array(self.features[rows])
+            self._touch(found.nbytes)
+            return found
+        found = np.empty((len(rows), self.shape[1]), self.dtype)
+        at_once = max(1, MAPPED_BYTES // FAULT_BYTES)
+        for start in range(0, len(rows), at_once):
+            part = rows[start : start + at_once]
+            found[start : start + at_once] = self.features[part]
+            self._touch(FAULT_BYTES * len(part))
+        return found
+
+    def _touch(self, n_bytes: int) -> None:
+        """Count what may have been mapped, and let it go where it is much; it stays in the kernel's page cache."""
+        self._touched += n_bytes
+        if self._mapping is not None and min(self._touched, len(self._mapping)) > MAPPED_BYTES:
+            self._touched = 0
+            self._mapping.madvise(mmap.MADV_DONTNEED)
+
+    def take(self, chosen: npt.ArrayLike) -> RowView:
+        """The view of some of its rows, by their positions."""
+        positions = np.asarray(chosen, dtype=np.intp)
+        return RowView(self.features, positions if self.rows is None else self.rows[positions])
+
+    def blocks(self, n_rows: int | None = None) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
+        """All rows in order: (positions, (b, d) float32), `n_rows` at a time, by default BLOCK_BYTES of them."""
+        size = n_rows or max(1, BLOCK_BYTES // (4 * max(1, self.shape[1])))
+        for start in range(0, len(self), size):
+            place = slice(start, min(start + size, len(self)))
+            yield place, self[place].astype(np.float32, copy=False)
+
+
+def _ascending(rows: npt.NDArray[np.integer[Any]]) -> bool:
+    return bool((np.diff(rows) == 1).all())
+
+
+def _mapping(array: Any) -> mmap.mmap | None:
+    """What `array` is mapped from, unless changes to it would be lost with its pages."""
+    while array is not None:
+        if isinstance(array, np.memmap):
+            if array.mode not in ("r", "r+", "w+"):
+                return None
+        elif isinstance(array, mmap.mmap):
+            return array
+        array = getattr(array, "base", None)
+    return None

@@ -1,0 +1,87 @@
+"""Rows of features that are read as they are asked for, and do not stay in memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from precompute.heads import LogisticHead, MLPHead, RowView, _rows
+
+X = np.random.default_rng(0).normal(size=(60, 2, 3)).astype(np.float16)
+Y = np.arange(60) % 3
+
+
+def resident_kib() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssFile"))
+
+
+@given(
+    rows=st.none() | arrays.arrays(np.intp, st.integers(0, 80), elements=st.integers(0, 59)),
+    n_rows=st.integers(1, 70),
+)
+def test_a_view_is_the_rows_of_the_array(rows: np.ndarray | None, n_rows: int) -> None:
+    expected = X.reshape(60, 6) if rows is None else X.reshape(60, 6)[rows]
+    view = RowView(X, rows)
+    assert view.shape == expected.shape
+    assert np.array_equal(view[:], expected)
+    assert np.array_equal(view.take(np.arange(len(view))[::-2])[:], expected[::-2])
+    blocks = list(view.blocks(n_rows))
+    assert all(block.dtype == np.float32 for _, block in blocks)
+    assert [place.start for place, _ in blocks] == list(range(0, len(expected), n_rows))
+    for place, block in blocks:
+        assert np.array_equal(block, expected[place])
+
+
+@given(chosen=arrays.arrays(np.intp, st.integers(0, 20), elements=st.integers(0, 29)))
+def test_rows_of_a_view_are_memory_of_their_own(chosen: np.ndarray) -> None:
+    source = X.copy()
+    view = RowView(source, np.arange(30, 60))
+    found = view[chosen]
+    found[:] = 7
+    assert np.array_equal(source, X)
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_pages_of_a_mapped_file_are_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shuffled: bool) -> None:
+    size, limit = 128 * 2**20, 16 * 2**20
+    with open(tmp_path / "features", "wb") as file:
+        for _ in range(size // 2**20):
+            file.write(b"\1" * 2**20)
+    monkeypatch.setattr(_rows, "MAPPED_BYTES", limit)
+    mapped = np.memmap(tmp_path / "features", np.float16, "r", shape=(size // 4096, 2048))
+    order = np.random.default_rng(0).permutation(len(mapped)) if shuffled else None
+    view, before, most = RowView(mapped, order), resident_kib(), 0
+    for _ in view.blocks(1024):
+        most = max(most, resident_kib() - before)
+    assert most < 4 * limit // 1024
+    assert view[:1].any()  # and they come back
+
+
+def test_what_would_be_lost_is_not_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.zeros((64, 2048), np.float16).tofile(tmp_path / "features")
+    monkeypatch.setattr(_rows, "MAPPED_BYTES", 4096)
+    private = np.memmap(tmp_path / "features", np.float16, "c", shape=(64, 2048))
+    private[:] = 1
+    assert all((block == 1).all() for _ in range(2) for _, block in RowView(private).blocks(4))
+
+
+@pytest.mark.parametrize("head", [LogisticHead(C=1.0), MLPHead(hidden=(8,), max_epochs=3)], ids=["logistic", "mlp"])
+def test_heads_take_a_view_as_they_take_an_array(head: LogisticHead | MLPHead) -> None:
+    rows = np.random.default_rng(1).permutation(60)[:50]
+    expected = head.fit(X[rows].reshape(50, -1), Y[rows]).predict_proba(X.reshape(60, -1))
+    found = head.fit(RowView(X, rows), Y[rows]).predict_proba(RowView(X))
+    assert np.array_equal(found, expected)
+    with pytest.raises(ValueError, match="features"):
+        head.predict_proba(RowView(X[:, :1]))
+    with pytest.raises(ValueError, match="0 sample"):
+        head.predict_proba(RowView(X, []))
+    with pytest.raises(ValueError, match="inconsistent"):
+        head.fit(RowView(X), Y[:-1])
+    with pytest.raises(ValueError, match="NaN"):
+        head.fit(RowView(np.full_like(X, np.nan)), Y)
