@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -29,6 +28,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from bench_rerun import cpu_model
 
 from precompute import open_cache
 from precompute.guard import cosine
@@ -172,12 +172,6 @@ def spread(values: Sequence[float]) -> str:
     return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
-def cpu_name() -> str:
-    with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
-        names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor()}, {len(os.sched_getaffinity(0))} cores"
-
-
 def gigaflops(backbone: str) -> float:
     """Floating point operations of one image (a multiplication and an addition are two), by torch's own counter."""
     import torch
@@ -253,7 +247,7 @@ def print_report(
         return spread([rate(first, seconds) / rate(second) for first, second in pairs])
 
     print(f"{options.backbone}, weights {options.weights}, {options.images:,} JPEGs, {options.rounds} rounds")
-    print(cpu_name())
+    print(f"{cpu_model()}, {len(os.sched_getaffinity(0))} cores")
     print(f"auto chose {chosen}: {seen['precompute, auto'][0]['why']}")
     for name in seen:
         if not name.startswith("roof"):

@@ -22,10 +22,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from bench_rerun import seconds
 
 FEW = 1000
 PER_CLASS = 1000
@@ -87,12 +87,6 @@ def runs(folder: Path) -> dict[str, dict[str, Any]]:
     told["one renamed"] = run(folder, "compute")
     told["all read again"] = run(folder, "compute", "rehash")
     return told
-
-
-def seconds(task: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    task()
-    return time.perf_counter() - began
 
 
 def list_beside_find(folder: Path, rounds: int) -> tuple[float, float]:
