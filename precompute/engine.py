@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -41,7 +40,6 @@ class Engine(ABC):
     its place in it. Used from one thread.
     """
 
-    name: ClassVar[str]
     depth: int = 1
 
     def __init__(self, choice: EngineChoice) -> None:

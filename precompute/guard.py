@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -58,30 +59,22 @@ class Trial:
 
 
 class Reference:
-    """Real images and their features from fp32 eager torch, computed when first asked for.
-
-    seconds_per_image: of that computation, which is what people run without this tool.
-    """
+    """Real images and their features from fp32 eager torch, computed when first asked for."""
 
     def __init__(self, module: nn.Module, transform: Transform, images: list[torch.Tensor]) -> None:
         self.module = module
         self.transform = transform
         self.images = images
-        self.seconds_per_image = 0.0
-        self._features: NDArray[np.float64] | None = None
 
+    @cached_property
     def features(self) -> NDArray[np.float64]:
         """(n, everything) float64."""
-        if self._features is None:
-            plain = Normalised(self.module, self.transform, torch.float32).eval()
-            began, parts = time.perf_counter(), []
-            with torch.inference_mode():
-                for start in range(0, len(self.images), REFERENCE_BATCH):
-                    pixels = torch.stack(self.images[start : start + REFERENCE_BATCH]).contiguous()
-                    parts.append(plain(pixels.permute(0, 2, 3, 1)).flatten(1).double().numpy())
-            self.seconds_per_image = (time.perf_counter() - began) / max(1, len(self.images))
-            self._features = np.concatenate(parts)
-        return self._features
+        plain, parts = Normalised(self.module, self.transform, torch.float32).eval(), []
+        with torch.inference_mode():
+            for start in range(0, len(self.images), REFERENCE_BATCH):
+                pixels = torch.stack(self.images[start : start + REFERENCE_BATCH]).contiguous()
+                parts.append(plain(pixels.permute(0, 2, 3, 1)).flatten(1).double().numpy())
+        return np.concatenate(parts)
 
 
 def first_images(
@@ -119,7 +112,7 @@ def trial(reference: Reference, choice: EngineChoice, *, identity: str | None) -
     parts += [engine.finish() for _ in range(under_way)]
     seconds = time.perf_counter() - began
     features = np.concatenate(parts).astype(np.float64).reshape(len(reference.images), -1)
-    cosines = cosine(features, reference.features())
+    cosines = cosine(features, reference.features)
     return (
         Trial(
             choice.engine,

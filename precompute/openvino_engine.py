@@ -54,8 +54,6 @@ class OpenVINOEngine(Engine):
     OpenVINO cannot convert.
     """
 
-    name = "openvino"
-
     def __init__(
         self, module: nn.Module, transform: Transform, choice: EngineChoice, *, identity: str | None = None
     ) -> None:

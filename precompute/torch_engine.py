@@ -77,8 +77,6 @@ class TorchEngine(Engine):
     `chunk` tells their size. Raises DeviceError where not even one image fits.
     """
 
-    name = "torch"
-
     def __init__(self, module: nn.Module, transform: Transform, choice: EngineChoice) -> None:
         super().__init__(choice)
         device, dtype = torch.device(choice.device), DTYPES[choice.precision]
