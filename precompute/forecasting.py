@@ -17,6 +17,7 @@ from precompute.cache import bytes_needed
 from precompute.choosing import prove, settle_options
 from precompute.decode import quiet_pillow
 from precompute.errors import SourceError, UsageError
+from precompute.guard import spread
 from precompute.plan import make_plan, open_olds, samples_of
 from precompute.sources import list_folder
 from precompute.stages import Stages
@@ -126,14 +127,13 @@ def forecast(
             )
             missing = make_plan(listing, path, olds, limit=None, overwrite=True, rehash=False).missing
         ready = decision.ready(model)
-        sample = everything[np.unique(np.linspace(0, len(listing) - 1, min(IMAGES, len(listing))).round().astype(int))]
         stages = Stages(on_cpu=choice.kind == "cpu")
         start = time.monotonic()
         moments, failed, counts = [], 0, []
         over = start + SECONDS
         for block in forward(
             listing,
-            sample,
+            spread(everything, IMAGES),
             ready,
             model.transform,
             workers=workers,

@@ -77,6 +77,11 @@ class Reference:
         return np.concatenate(parts)
 
 
+def spread(rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """(at most `count`,) of `rows`, in order: the first, the last and those at equal distances between them."""
+    return rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(np.int64))]
+
+
 def first_images(
     listing: Listing, rows: NDArray[np.int64], transform: Transform, *, workers: int, count: int = IMAGES
 ) -> list[torch.Tensor]:
@@ -88,8 +93,7 @@ def first_images(
     seen: set[int] = set()
     with ThreadPoolExecutor(workers, thread_name_prefix="guard") as pool:
         for wanted in (count, 4 * count):
-            places = np.unique(np.linspace(0, len(rows) - 1, min(wanted, len(rows))).round().astype(np.int64))
-            fresh = [row for row in rows[places].tolist() if row not in seen]
+            fresh = [row for row in spread(rows, wanted).tolist() if row not in seen]
             seen.update(fresh)
             for item in pool.map(lambda row: read(listing, row, transform, None), fresh):
                 if item.pixels is not None and len(images) < count:

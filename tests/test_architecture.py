@@ -86,7 +86,7 @@ ALLOWED = {
     },
     "precompute.forecasting": {
         *(f"precompute.{name}" for name in ("errors", "transform", "sources", "backbones", "plan", "decode")),
-        *(f"precompute.{name}" for name in ("choosing", "stages", "stream")),
+        *(f"precompute.{name}" for name in ("choosing", "guard", "stages", "stream")),
         CACHE,
     },
     "precompute.selection": {"precompute.errors", CACHE, HEADS},
