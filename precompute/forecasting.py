@@ -12,17 +12,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from precompute.backbones import load_backbone
 from precompute.cache import bytes_needed
-from precompute.choosing import prove, settle_options
 from precompute.decode import quiet_pillow
 from precompute.errors import SourceError, UsageError
 from precompute.guard import spread
 from precompute.plan import make_plan, open_olds, samples_of
+from precompute.preparing import prepare
+from precompute.remembered import Request
 from precompute.sources import list_folder
 from precompute.stages import Stages
 from precompute.stream import forward
-from precompute.transform import DECODER
 
 SECONDS = 10.0
 IMAGES = 512
@@ -99,8 +98,10 @@ def forecast(
     working folder, and everything is to be computed. The arguments are those of `extract`, and so are the errors.
     """
     began = time.monotonic()
+    request = Request(
+        backbone, weights, layer, pooling, transform or {}, engine, precision, compile, dtype, device, batch_size
+    )
     listing = list_folder(source)
-    model = load_backbone(backbone, weights=weights, layer=layer, pooling=pooling, transform=transform or {})
     path = os.path.realpath(out) if out is not None else NO_OUTPUT
     folder = os.path.dirname(path) or "."
     if not os.path.isdir(folder):
@@ -108,23 +109,13 @@ def forecast(
     workers = workers or len(os.sched_getaffinity(0))
     everything = np.arange(len(listing))
     with quiet_pillow():
-        settled = settle_options(
-            model,
-            path,
-            engine=engine,
-            precision=precision,
-            device=device,
-            batch_size=batch_size,
-            compile=compile,
-        )
-        decision = prove(settled, model, listing, everything, workers=workers)
+        prepared = prepare(request, path, listing, workers=workers)
+        model = prepared.model
+        decision = prepared.decide(listing, everything, workers=workers)
         choice = decision.choice
-        storage = dtype if dtype != "auto" else ("float32" if choice.precision == "fp32" else "float16")
         missing = everything
         if out is not None:
-            olds = open_olds(
-                path, model.spec(decoder=DECODER, precision=choice.precision, storage=storage), overwrite=False
-            )
+            olds = open_olds(path, prepared.spec, overwrite=False)
             missing = make_plan(listing, path, olds, limit=None, overwrite=True, rehash=False).missing
         ready = decision.ready(model)
         stages = Stages(on_cpu=choice.kind == "cpu")
@@ -157,8 +148,8 @@ def forecast(
         to_read=len(missing),
         layer=model.layer,
         shape=model.shape,
-        dtype=storage,
-        bytes=bytes_needed(samples_of(listing), {model.layer: (model.shape, np.dtype(storage))}),
+        dtype=prepared.storage,
+        bytes=bytes_needed(samples_of(listing), {model.layer: (model.shape, np.dtype(prepared.storage))}),
         free=shutil.disk_usage(folder).free,
         engine=choice.engine,
         device=choice.device,

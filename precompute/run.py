@@ -10,21 +10,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from precompute.backbones import Backbone, load_backbone
+from precompute.backbones import Backbone
 from precompute.cache import bytes_needed, key_of
-from precompute.choosing import Decision, prove, settle_options
+from precompute.choosing import Decision
 from precompute.decode import quiet_pillow
 from precompute.engine import Engine
 from precompute.errors import SourceError, Stopped
 from precompute.kept import drop_kept
 from precompute.plan import Plan, make_plan, open_olds, partial_path, samples_of, up_to_date
+from precompute.preparing import prepare
 from precompute.provenance import run_record
 from precompute.remembered import Request, remember
 from precompute.report import Extraction, Progress, describe
 from precompute.rows import RowRun
 from precompute.sources import Listing
 from precompute.stages import Stages
-from precompute.transform import DECODER
 from precompute.working_file import finish, working_file
 
 
@@ -43,32 +43,10 @@ def run(
     stop: Callable[[], int] | None,
 ) -> Extraction:
     """Bring the file at `path` up to `listing`, under the lock of its caller. See `extract`, whose errors these are."""
-    model = load_backbone(
-        request.backbone,
-        weights=request.weights,
-        layer=request.layer,
-        pooling=request.pooling,
-        transform=request.transform,
-    )
     workers = workers or len(os.sched_getaffinity(0))
     with quiet_pillow():
-        settled = settle_options(
-            model,
-            path,
-            engine=request.engine,
-            precision=request.precision,
-            device=request.device,
-            batch_size=request.batch_size,
-            compile=request.compile,
-        )
-        decision = None
-        if settled.choice.precision == "auto":
-            decision = prove(settled, model, listing, np.arange(len(listing)), workers=workers)
-        choice = settled.choice if decision is None else decision.choice
-        storage = request.dtype
-        if storage == "auto":
-            storage = "float32" if choice.precision == "fp32" else "float16"
-        spec = model.spec(decoder=DECODER, precision=choice.precision, storage=storage)
+        prepared = prepare(request, path, listing, workers=workers)
+        model, spec, storage = prepared.model, prepared.spec, prepared.storage
         result = describe(path, listing, layer=model.layer, shape=model.shape, dtype=storage, notes=model.notes)
         olds = open_olds(path, spec, overwrite=overwrite)
         plan = make_plan(listing, path, olds, limit=limit, overwrite=overwrite, rehash=rehash)
@@ -81,11 +59,10 @@ def run(
             result.reused = len(listing)
             drop_kept(path)  # left by a run that ended between its last two steps
         else:
-            if decision is None:
-                decision = prove(settled, model, listing, plan.missing, workers=workers)
+            decision = prepared.decide(listing, plan.missing, workers=workers)
             wanted = remember(request, model.file)
             complete(path, listing, plan, spec, model, decision, result, wanted, workers, on_error, progress, stop)
-        result.tell_choice(choice if decision is None else decision.choice)
+        result.tell_choice((prepared.decision or prepared.settled).choice)
     return result
 
 

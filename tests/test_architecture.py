@@ -73,9 +73,12 @@ ALLOWED = {
         CACHE,
     },
     "precompute.report": {"precompute.sources", "precompute.stages", "precompute.engine", CACHE},
+    "precompute.preparing": {
+        f"precompute.{name}" for name in ("backbones", "choosing", "remembered", "sources", "transform")
+    },
     "precompute.run": {
-        *(f"precompute.{name}" for name in ("errors", "backbones", "decode", "engine", "sources", "transform")),
-        *(f"precompute.{name}" for name in ("choosing", "stages", "plan", "rows")),
+        *(f"precompute.{name}" for name in ("errors", "backbones", "decode", "engine", "sources")),
+        *(f"precompute.{name}" for name in ("choosing", "preparing", "stages", "plan", "rows")),
         *(f"precompute.{name}" for name in ("provenance", "remembered", "report")),
         *(f"precompute.{name}" for name in ("kept", "working_file")),
         CACHE,
@@ -85,8 +88,8 @@ ALLOWED = {
         CACHE,
     },
     "precompute.forecasting": {
-        *(f"precompute.{name}" for name in ("errors", "transform", "sources", "backbones", "plan", "decode")),
-        *(f"precompute.{name}" for name in ("choosing", "guard", "stages", "stream")),
+        *(f"precompute.{name}" for name in ("errors", "sources", "plan", "decode", "preparing", "remembered")),
+        *(f"precompute.{name}" for name in ("guard", "stages", "stream")),
         CACHE,
     },
     "precompute.selection": {"precompute.errors", CACHE, HEADS},

@@ -46,7 +46,7 @@ def interrupted(photos: Path, out: Path, batches: int) -> None:
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """14 photos, among them a broken one, two identical ones, and one whose size is the same whatever it shows."""
     loaded = load_backbone("tiny")
-    monkeypatch.setattr("precompute.run.load_backbone", lambda *_, **__: loaded)  # once: half of a run's time
+    monkeypatch.setattr("precompute.preparing.load_backbone", lambda *_, **__: loaded)  # once: half of a run's time
     photos = make_photos(tmp_path / "photos", per_class=3)
     make_image(50).save(photos / "train/cats/0.bmp")
     (photos / "train/cats/0.jpg").unlink()
