@@ -12,6 +12,7 @@ import numpy as np
 
 from precompute.cache import Cache
 from precompute.errors import ImageError
+from precompute.processor import cores
 from precompute.sources import list_folder
 from precompute.stream import read_file
 
@@ -57,7 +58,7 @@ def compare_source(
         return bool(hashlib.sha256(data).digest() != digests[row].tobytes())
 
     changed, gone = [], []
-    with ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(workers or cores()) as pool:
         for row, answer in enumerate(pool.map(lambda row: differs(row) if listed[row] else None, range(len(cache)))):
             if answer is None:
                 gone.append(os.fsdecode(bytes(ids[row])))

@@ -139,7 +139,9 @@ def settle_options(
     )
 
 
-def prove(settled: Settled, model: Backbone, listing: Listing, rows: NDArray[np.int64], *, workers: int) -> Decision:
+def prove(
+    settled: Settled, model: Backbone, listing: Listing, rows: NDArray[np.int64], *, workers: int | None
+) -> Decision:
     """Choose among what `settled` leaves open, by the features of real images, spread over `rows`.
 
     A precision that was asked for is taken also where it fails, with a warning.

@@ -106,7 +106,6 @@ def forecast(
     folder = os.path.dirname(path) or "."
     if not os.path.isdir(folder):
         raise UsageError(f"The output folder {folder} does not exist.", hint=f"Make it first: mkdir -p {folder}")
-    workers = workers or len(os.sched_getaffinity(0))
     everything = np.arange(len(listing))
     with quiet_pillow():
         prepared = prepare(request, path, listing, workers=workers)

@@ -16,6 +16,7 @@ from torch import nn
 
 from precompute.engine import Engine, EngineChoice
 from precompute.engines import make_engine
+from precompute.processor import cores
 from precompute.sources import Listing
 from precompute.stream import read
 from precompute.torch_engine import Normalised
@@ -83,7 +84,7 @@ def spread(rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
 
 
 def first_images(
-    listing: Listing, rows: NDArray[np.int64], transform: Transform, *, workers: int, count: int = IMAGES
+    listing: Listing, rows: NDArray[np.int64], transform: Transform, *, workers: int | None, count: int = IMAGES
 ) -> list[torch.Tensor]:
     """Up to `count` decoded images, (3, crop, crop) uint8, spread over `rows`; those that cannot be read are left out.
 
@@ -91,7 +92,7 @@ def first_images(
     """
     images: list[torch.Tensor] = []
     seen: set[int] = set()
-    with ThreadPoolExecutor(workers, thread_name_prefix="guard") as pool:
+    with ThreadPoolExecutor(workers or cores(), thread_name_prefix="guard") as pool:
         for wanted in (count, 4 * count):
             fresh = [row for row in spread(rows, wanted).tolist() if row not in seen]
             seen.update(fresh)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import sys
 import warnings
 from collections import deque
@@ -20,6 +19,7 @@ from torch import nn
 from precompute import model_cache
 from precompute.engine import Engine, EngineChoice, fill
 from precompute.errors import BackboneError
+from precompute.processor import cores
 from precompute.torch_engine import Normalised
 from precompute.transform import Transform
 
@@ -85,7 +85,7 @@ class OpenVINOEngine(Engine):
         config = {
             "PERFORMANCE_HINT": "THROUGHPUT",
             "INFERENCE_PRECISION_HINT": HINTS[self.choice.precision],
-            "INFERENCE_NUM_THREADS": len(os.sched_getaffinity(0)),
+            "INFERENCE_NUM_THREADS": cores(),
             # Decoding threads share the cores: a thread that may not move waits behind them
             "ENABLE_CPU_PINNING": False,
         }

@@ -104,7 +104,7 @@ def predict(
     rows = np.arange(len(listing))
     done = 0
     with quiet_pillow():
-        for block in forward(listing, rows, engine, model.transform, workers=workers or len(os.sched_getaffinity(0))):
+        for block in forward(listing, rows, engine, model.transform, workers=workers):
             if block.features is not None:
                 # Rounded as in the cache, so that a prediction equals one from cached features.
                 X = block.features.astype(storage).astype(np.float32).reshape(len(block.decoded), -1)

@@ -29,14 +29,14 @@ class Prepared:
         """The dtype of the features in the file."""
         return str(self.spec["storage"])
 
-    def decide(self, listing: Listing, rows: NDArray[np.int64], *, workers: int) -> Decision:
+    def decide(self, listing: Listing, rows: NDArray[np.int64], *, workers: int | None) -> Decision:
         """Prove the engine on images of `rows`, unless finding the precision has done so already. See `prove`."""
         if self.decision is None:
             self.decision = prove(self.settled, self.model, listing, rows, workers=workers)
         return self.decision
 
 
-def prepare(request: Request, path: str, listing: Listing, *, workers: int) -> Prepared:
+def prepare(request: Request, path: str, listing: Listing, *, workers: int | None) -> Prepared:
     """Load the backbone and settle engine, precision and dtype for the output `path`.
 
     Images are only looked at where the precision is left to them: a run with nothing to compute need prove nothing.

@@ -84,8 +84,7 @@ def repair(
             bad[found.damaged] = True
             plan = replace(plan, origin=np.where(bad & (plan.origin == len(olds) - 1), -1, plan.origin))
             decision = Decision(settled.choice, plain=settled.plain)
-            count = workers or len(os.sched_getaffinity(0))
-            complete(path, listing, plan, spec, model, decision, result, {}, count, "skip", progress, stop)
+            complete(path, listing, plan, spec, model, decision, result, {}, workers, "skip", progress, stop)
             result.tell_choice(decision.choice)
     failed = result.failed
     count_outcomes(path, result)

@@ -69,7 +69,7 @@ class RowRun:
         rows: NDArray[np.int64],
         engine: Engine,
         transform: Transform,
-        workers: int,
+        workers: int | None,
         *,
         stop: Callable[[], object] | None = None,
         stages: Stages | None = None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -43,7 +42,6 @@ def run(
     stop: Callable[[], int] | None,
 ) -> Extraction:
     """Bring the file at `path` up to `listing`, under the lock of its caller. See `extract`, whose errors these are."""
-    workers = workers or len(os.sched_getaffinity(0))
     with quiet_pillow():
         prepared = prepare(request, path, listing, workers=workers)
         model, spec, storage = prepared.model, prepared.spec, prepared.storage
@@ -75,7 +73,7 @@ def complete(
     decision: Decision,
     result: Extraction,
     remembered: dict[str, Any],
-    workers: int,
+    workers: int | None,
     on_error: str,
     progress: Callable[[Progress], None] | None,
     stop: Callable[[], int] | None,
@@ -109,7 +107,7 @@ def _fill(
     missing: NDArray[np.int64],
     model: Backbone,
     engine: Engine,
-    workers: int,
+    workers: int | None,
     on_error: str,
     progress: Callable[[Progress], None] | None,
     stop: Callable[[], int] | None,

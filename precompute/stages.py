@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass, field
+
+from precompute.processor import cores
 
 STAGES = ("read", "decode", "transfer", "forward", "write")
 HELP = {
@@ -34,7 +35,7 @@ class Stages:
     waited_images: float = 0.0
     waited_engine: float = 0.0
     seconds: float = 0.0
-    cores: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    cores: int = field(default_factory=cores)
     _began: tuple[float, float] = field(default_factory=lambda: (time.monotonic(), time.process_time()))
 
     def finish(self) -> None:

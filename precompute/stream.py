@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from precompute.decode import decode
 from precompute.engine import Engine
 from precompute.errors import ImageError, SourceError
+from precompute.processor import cores
 from precompute.sources import Listing, ascii_name
 from precompute.stages import Stages
 from precompute.transform import Transform
@@ -65,20 +66,21 @@ def forward(
     engine: Engine,
     transform: Transform,
     *,
-    workers: int,
+    workers: int | None = None,
     claim: Claim | None = None,
     stop: Callable[[], object] | None = None,
     stages: Stages | None = None,
 ) -> Iterator[Block]:
     """Run the images of `rows` through the engine, a full batch at a time; blocks come in the order of `rows`.
 
+    workers: threads that read and decode, by default one for each core.
     `claim(digest, row)` is asked by the workers before decoding; where it says False the row comes back under `same`.
     `stop()` is asked after each block; once it is true no further batch is begun, and those under way come out.
     At most two batches of decoded images wait in memory beside those in the engine. `stages` is told where the time
     goes.
     Raises SourceError where the whole source has gone away.
     """
-    stages, stop = stages or Stages(), stop or (lambda: False)
+    stages, stop, workers = stages or Stages(), stop or (lambda: False), workers or cores()
     under_way: deque[Block] = deque()
     with contextlib.closing(_batches(listing, rows, engine.batch_size, transform, workers, claim, stages)) as blocks:
         for block in blocks:

@@ -34,16 +34,18 @@ ALLOWED = {
     "precompute.decode": {"precompute.errors", "precompute.transform", "precompute.jpeg"},
     "precompute.engine": set(),
     "precompute.model_cache": set(),
-    "precompute.stages": set(),
+    "precompute.processor": set(),
+    "precompute.stages": {"precompute.processor"},
     "precompute.torch_engine": {f"precompute.{name}" for name in ("errors", "transform", "engine")},
     "precompute.openvino_engine": {
-        f"precompute.{name}" for name in ("errors", "transform", "engine", "torch_engine", "model_cache")
+        f"precompute.{name}" for name in ("errors", "transform", "engine", "torch_engine", "model_cache", "processor")
     },
     "precompute.engines": {
         f"precompute.{name}" for name in ("errors", "transform", "engine", "torch_engine", "openvino_engine")
     },
     "precompute.guard": {
-        f"precompute.{name}" for name in ("transform", "sources", "stream", "engine", "engines", "torch_engine")
+        *(f"precompute.{name}" for name in ("transform", "sources", "stream", "engine", "engines", "torch_engine")),
+        "precompute.processor",
     },
     "precompute.choosing": {
         *(f"precompute.{name}" for name in ("errors", "transform", "sources", "backbones", "plan")),
@@ -57,7 +59,7 @@ ALLOWED = {
     },
     "precompute.catalog": {f"precompute.{name}" for name in ("errors", "transform", "layers", "architectures", "tiny")},
     "precompute.stream": {
-        f"precompute.{name}" for name in ("errors", "transform", "sources", "decode", "engine", "stages")
+        f"precompute.{name}" for name in ("errors", "transform", "sources", "decode", "engine", "processor", "stages")
     },
     "precompute.provenance": {"precompute.engine", "precompute.guard", "precompute.backbones"},
     "precompute.remembered": {*(f"precompute.{name}" for name in ("errors", "transform", "sources", "plan")), CACHE},
@@ -106,7 +108,7 @@ ALLOWED = {
         CACHE,
         HEADS,
     },
-    "precompute.audit": {"precompute.errors", "precompute.sources", "precompute.stream", CACHE},
+    "precompute.audit": {*(f"precompute.{name}" for name in ("errors", "processor", "sources", "stream")), CACHE},
     "precompute.demo": {"precompute.extraction", "precompute.training", CACHE, HEADS},
     "precompute.cli": {"*"},
     "precompute.__main__": {"precompute.cli"},
