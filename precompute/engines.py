@@ -94,7 +94,7 @@ def available_precisions(engine: str, device: str) -> list[str]:
     if engine == "openvino":
         from precompute.openvino_engine import supported_precisions
 
-        return supported_precisions()
+        return list(supported_precisions())
     if torch.device(device).type == "cuda":
         return [*(["bf16"] if torch.cuda.is_bf16_supported(including_emulation=False) else []), "fp16", "fp32"]
     return [*(["bf16"] if torch.ops.mkldnn._is_mkldnn_bf16_supported() and _has_bf16_instructions() else []), "fp32"]

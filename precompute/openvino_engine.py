@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections import deque
 from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -40,10 +41,11 @@ def load_openvino() -> Any:
     return openvino
 
 
-def supported_precisions() -> list[str]:
+@cache  # the processor stays the same, and asking takes OpenVINO's core each time
+def supported_precisions() -> tuple[str, ...]:
     """Precisions this CPU has instructions for, those of fewer bits first. Others OpenVINO would quietly replace."""
     able = load_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return [*(name for name, word in CAPABILITIES.items() if word in able), "fp32"]
+    return (*(name for name, word in CAPABILITIES.items() if word in able), "fp32")
 
 
 class OpenVINOEngine(Engine):
