@@ -98,6 +98,18 @@ def run_command(
     )
 
 
+def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `code` in a Python of its own, inside this folder, where warnings are errors as in these tests."""
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        timeout=300,
+        check=False,
+    )
+
+
 @pytest.fixture
 def precompute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
     """The command's own entry point inside the test's folder and this process, which spares loading torch each time."""

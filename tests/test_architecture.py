@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import ast
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from conftest import ROOT, run_python
 
 import precompute
-
-ROOT = Path(__file__).resolve().parent.parent
 
 # Who may import whom, one direction only. A module may also import the parts of its own group that stand in its set.
 CACHE, HEADS = "precompute.cache", "precompute.heads"
@@ -198,13 +194,6 @@ def test_public_names() -> None:
         assert getattr(precompute, name) is not None
 
 
-def run_python(code: str, **options: object) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False, **options
-    )
-
-
 @pytest.mark.parametrize(
     "code",
     [
@@ -228,7 +217,7 @@ def test_nothing_heavy_loads_unasked(code: str) -> None:
 
 @pytest.mark.parametrize("folder", ["cache", "heads"])
 def test_bare_names_are_refused_with_the_right_one(folder: str) -> None:
-    done = run_python(f"import {folder}", cwd=ROOT)
+    done = run_python(f"import {folder}")
     assert done.returncode != 0
     assert f"precompute.{folder}" in done.stderr
 

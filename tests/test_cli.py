@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 import numpy as np
 import pytest
-from conftest import ROOT, Command, make_image, run_command
+from conftest import ROOT, Command, make_image, run_command, run_python
 
 from precompute import extract, open_cache
 from precompute.cli import cli
@@ -55,7 +55,8 @@ def test_help_loads_few_modules() -> None:
         "except SystemExit: pass\n"
         "print(len(sys.modules), file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    done = run_python(code)
+    assert done.returncode == 0, done.stderr
     assert int(done.stderr) < 250
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from conftest import run_python
 
 from precompute import extract, load_backbone, model_cache, open_cache
 from precompute.backbones import Backbone
@@ -141,10 +140,10 @@ def test_openvino_that_is_not_installed_is_named_with_its_install_line(tmp_path:
         "from precompute.cli import main\n"
         f"sys.argv = ['precompute', 'extract', {str(photos)!r}, '-b', 'tiny', '-o', {str(tmp_path / 'a.h5')!r}, "
     )
-    done = _python(code + "'--engine', 'openvino']\nmain()")
+    done = run_python(code + "'--engine', 'openvino']\nmain()")
     assert done.returncode == 1
     assert "pip install 'precompute[openvino]'" in done.stderr
-    done = _python(code + "]\nmain()", PRECOMPUTE_ENGINE="", PRECOMPUTE_PRECISION="")
+    done = run_python(code + "]\nmain()", PRECOMPUTE_ENGINE="", PRECOMPUTE_PRECISION="")
     assert done.returncode == 0, done.stderr
     assert "OpenVINO, which is faster on a CPU, is not installed" in done.stdout
 
@@ -161,7 +160,7 @@ def test_openvino_reports_to_nobody(tmp_path: Path, photos: Path) -> None:
         "assert sys.modules['openvino_telemetry'] is None\n"
         "assert not told, told\n"
     )
-    done = _python(code, CI="")
+    done = run_python(code, CI="")
     assert done.returncode == 0, done.stderr
 
 
@@ -230,10 +229,10 @@ def test_a_second_process_finds_the_compiled_model(tmp_path: Path, photos: Path)
     code = (
         "from precompute import extract\nextract({!r}, {!r}, backbone='resnet18', weights='random', engine='openvino')"
     )
-    done = _python(code.format(str(photos), str(tmp_path / "a.h5")))
+    done = run_python(code.format(str(photos), str(tmp_path / "a.h5")))
     assert done.returncode == 0, done.stderr
     no_conversion = "import precompute.openvino_engine as module\nmodule._convert = None\n"
-    done = _python(no_conversion + code.format(str(photos), str(tmp_path / "b.h5")))
+    done = run_python(no_conversion + code.format(str(photos), str(tmp_path / "b.h5")))
     assert done.returncode == 0, done.stderr
     one, other = open_cache(tmp_path / "a.h5"), open_cache(tmp_path / "b.h5")
     assert np.array_equal(one.features(), other.features())
@@ -290,13 +289,3 @@ def test_cuda_gives_the_features_of_the_cpu(precision: str, resnet: Backbone) ->
     got = np.concatenate([run.finish(), run.finish()]).astype(float)
     least = 0.999999 if precision == "fp32" else 0.999
     assert cosine(got, eager(resnet, pictures).astype(float)).min() > least
-
-
-def _python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, **environment},
-    )

@@ -1,19 +1,15 @@
 """Both heads keep scikit-learn's contract and take the same kinds of input."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from conftest import run_python
 from sklearn.datasets import load_digits
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import precompute.heads
 from precompute.heads import LogisticHead, MLPHead
 
-ROOT = Path(__file__).parent.parent
 DIGITS, LABELS = load_digits(return_X_y=True)
 DIGITS, LABELS = DIGITS[:300] / 16, LABELS[:300]  # sixteenths: exact in float16
 HEADS = [
@@ -126,10 +122,6 @@ def test_validation_and_groups_are_checked(head):
 def test_parameters_are_checked_in_fit(head, message):
     with pytest.raises(ValueError, match=message):
         head.fit(DIGITS, LABELS)
-
-
-def run_python(code):
-    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 def test_importing_the_package_loads_neither_torch_nor_scikit_learn():

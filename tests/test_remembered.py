@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import run_python
 
 from precompute import extract, open_cache
 from precompute.errors import CacheKeyError
@@ -52,13 +50,7 @@ def save(seed: int) -> None:
 
 def watched() -> tuple[list[str], int, int, list[str], bool]:
     """A rerun in a process of its own: (opened below photos/, reused, computed, notes, whether torch was loaded)."""
-    done = subprocess.run(
-        [sys.executable, "-c", WATCHED],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_python(WATCHED)
     assert done.returncode == 0, done.stderr
     told: tuple[list[str], int, int, list[str], bool] = json.loads(done.stdout)
     return told
