@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,6 +62,18 @@ class Engine(ABC):
         """Start and finish one batch, with no other under way."""
         self.start(images)
         return self.finish()
+
+    def map(self, batches: Iterable[Sequence[torch.Tensor]]) -> Iterator[NDArray[np.float32]]:
+        """The features of each batch, in their order, with as many under way as there may be. See `start`, `finish`."""
+        under_way = 0
+        for batch in batches:
+            if under_way == self.depth:
+                yield self.finish()
+                under_way -= 1
+            self.start(batch)
+            under_way += 1
+        for _ in range(under_way):
+            yield self.finish()
 
 
 def fill(buffer: torch.Tensor, images: Sequence[torch.Tensor]) -> None:

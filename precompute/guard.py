@@ -107,16 +107,10 @@ def first_images(
 def trial(reference: Reference, choice: EngineChoice, *, identity: str | None) -> tuple[Trial, Engine]:
     """Run the reference's images through the engine of `choice`; the engine too, ready for more."""
     engine = make_engine(reference.module, reference.transform, choice, identity=identity)
-    parts, under_way, began = [], 0, time.perf_counter()
-    for start in range(0, len(reference.images), engine.batch_size):
-        if under_way == engine.depth:
-            parts.append(engine.finish())
-            under_way -= 1
-        engine.start(reference.images[start : start + engine.batch_size])
-        under_way += 1
-    parts += [engine.finish() for _ in range(under_way)]
+    images, size, began = reference.images, engine.batch_size, time.perf_counter()
+    parts = list(engine.map(images[start : start + size] for start in range(0, len(images), size)))
     seconds = time.perf_counter() - began
-    features = np.concatenate(parts).astype(np.float64).reshape(len(reference.images), -1)
+    features = np.concatenate(parts).astype(np.float64).reshape(len(images), -1)
     cosines = cosine(features, reference.features)
     return (
         Trial(

@@ -97,18 +97,9 @@ images = first_images(listing, np.arange(len(listing)), model.transform, workers
 choice = choose(engine=engine, precision=precision)
 run = make_engine(model.module, model.transform, choice, identity=model.identity)
 batches = [images[start:start + run.batch_size] for start in range(0, len(images), run.batch_size)]
-def rounds(count):
-    under_way = 0
-    for _ in range(count):
-        for batch in batches:
-            if under_way == run.depth:
-                run.finish(); under_way -= 1
-            run.start(batch); under_way += 1
-    while under_way:
-        run.finish(); under_way -= 1
-rounds(1)
+list(run.map(batches))
 wall, cpu = time.perf_counter(), time.process_time()
-rounds(4)
+list(run.map(4 * batches))
 count = 4 * len(images)
 print(json.dumps({"seconds": time.perf_counter() - wall, "cpu": time.process_time() - cpu, "images": count}))
 """

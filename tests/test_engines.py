@@ -90,15 +90,7 @@ def test_batches_under_way_come_out_in_order(engine: str, resnet: Backbone) -> N
     run = engine_of(resnet, engine=engine)
     batches = [images(1 + number % 4, seed=number) for number in range(3 * run.depth)]
     expected = [run(batch) for batch in batches]
-    got, under_way = [], 0
-    for batch in batches:
-        if under_way == run.depth:
-            got.append(run.finish())
-            under_way -= 1
-        run.start(batch)
-        under_way += 1
-    got += [run.finish() for _ in range(under_way)]
-    assert all(np.array_equal(one, other) for one, other in zip(got, expected, strict=True))
+    assert all(np.array_equal(one, other) for one, other in zip(run.map(batches), expected, strict=True))
 
 
 def test_folding_leaves_no_batch_norm_and_the_network_as_it_was(resnet: Backbone) -> None:
