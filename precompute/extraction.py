@@ -63,7 +63,7 @@ def extract(
     Raises SourceError, BackboneError, WeightsError, DeviceError, CacheError and its kinds, UsageError, Stopped.
     """
     began = time.monotonic()
-    _check_options(dtype, on_error, limit, workers)
+    check_options(dtype, workers, on_error=on_error, limit=limit)
     request = Request(
         backbone, weights, layer, pooling, transform or {}, engine, precision, compile, dtype, device, batch_size
     )
@@ -119,7 +119,8 @@ def _recognise(path: str, listing: Listing, request: Request) -> Extraction | No
     return result
 
 
-def _check_options(dtype: str, on_error: str, limit: int | None, workers: int | None) -> None:
+def check_options(dtype: str, workers: int | None, *, on_error: str = "skip", limit: int | None = None) -> None:
+    """Raise UsageError for what no run could do; the engine's own options are checked where it is chosen."""
     for name, value, known in (("dtype", dtype, STORAGES), ("on_error", on_error, ON_ERROR)):
         if value not in known:
             raise UsageError(f"{name} must be one of {', '.join(known)}. Got {value!r} instead.", hint=f"See --{name}.")

@@ -15,6 +15,7 @@ import torch
 from precompute.cache import bytes_needed
 from precompute.decode import quiet_pillow
 from precompute.errors import SourceError, UsageError
+from precompute.extraction import check_options
 from precompute.guard import spread
 from precompute.plan import make_plan, open_olds, samples_of
 from precompute.preparing import prepare
@@ -98,6 +99,7 @@ def forecast(
     working folder, and everything is to be computed. The arguments are those of `extract`, and so are the errors.
     """
     began = time.monotonic()
+    check_options(dtype, workers)
     request = Request(
         backbone, weights, layer, pooling, transform or {}, engine, precision, compile, dtype, device, batch_size
     )

@@ -87,7 +87,7 @@ ALLOWED = {
     },
     "precompute.forecasting": {
         *(f"precompute.{name}" for name in ("errors", "sources", "plan", "decode", "preparing", "remembered")),
-        *(f"precompute.{name}" for name in ("guard", "stages", "stream")),
+        *(f"precompute.{name}" for name in ("extraction", "guard", "stages", "stream")),
         CACHE,
     },
     "precompute.selection": {"precompute.errors", CACHE, HEADS},

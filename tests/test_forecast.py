@@ -10,7 +10,7 @@ import pytest
 from conftest import Command
 
 from precompute import extract, forecast
-from precompute.errors import CacheKeyError, SourceError
+from precompute.errors import CacheKeyError, SourceError, UsageError
 from precompute.stages import STAGES, Stages
 
 
@@ -43,6 +43,16 @@ def test_broken_images_are_counted_and_a_folder_of_them_is_refused(photos: Path,
         path.write_bytes(b"no picture")
     with pytest.raises(SourceError, match="None of the 24 images"):
         forecast(photos, backbone="tiny")
+
+
+@pytest.mark.parametrize(("option", "value"), [("dtype", "int8"), ("workers", 0)])
+def test_options_are_those_of_extract(option: str, value: object, photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as planned:
+        forecast(photos, backbone="tiny", **{option: value})
+    with pytest.raises(UsageError) as extracted:
+        extract(photos, tmp_path / "a.h5", backbone="tiny", **{option: value})
+    assert str(planned.value) == str(extracted.value)
+    assert option in str(planned.value)
 
 
 def test_the_command_says_it_and_tells_a_full_disk_by_its_status(precompute: Command, photos: Path) -> None:
