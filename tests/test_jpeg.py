@@ -25,6 +25,8 @@ from precompute.transform import Transform
 END = b"\xff\xd9"
 TRANSFORM = Transform(64, 56)
 FAST = Transform(64, 56, fast_decode=True)
+AMBIGUOUS = [((3, 3), 2), ((5, 5), 4)]
+"""Reduced to 2x2 at 5/8 as at 1/2, at 3/8 as at 1/4: told the size alone, libjpeg-turbo takes the larger scale."""
 
 
 def pixels(data: bytes, factor: int = 1) -> NDArray[np.uint8] | None:
@@ -48,7 +50,7 @@ def flawed(data: bytes) -> bytes:
 # The same pixels as Pillow's
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     size=st.tuples(st.integers(1, 70), st.integers(1, 70)),
     mode=st.sampled_from(["L", "RGB"]),
@@ -56,13 +58,13 @@ def flawed(data: bytes) -> bytes:
         {"quality": st.integers(1, 100), "progressive": st.booleans(), "restart_marker_blocks": st.integers(0, 4)},
         optional={"subsampling": st.sampled_from(["4:4:4", "4:2:2", "4:2:0"])},
     ),
-    factor=st.just(1),  # reduced, a 5x5 picture of quality 1 differs: libjpeg's releases clip otherwise
+    factor=st.sampled_from([1, 2, 4, 8]),
 )
 def test_pixels_are_pillow_s(size: tuple[int, int], mode: str, options: dict[str, Any], factor: int) -> None:
     data = encoded(make_image(size[0], size).convert(mode), "JPEG", **options)
     found = pixels(data, factor)
     assert found is not None
-    if min(size) >= factor:
+    if min(size) >= factor and (size, factor) not in AMBIGUOUS:
         assert np.array_equal(found, by_pillow(data, factor))
 
 
