@@ -166,10 +166,7 @@ def test_torch_compile_is_used_where_asked(tmp_path: Path) -> None:
 def test_auto_is_as_good_as_fp32_over_all_images(
     name: str, data: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """Features and a head's accuracy, whatever the guard chose by 32 images alone.
-
-    They cannot speak for the oddest of all images: with SqueezeNet imageNotFound.gif, no photo, falls short of it.
-    """
+    """Features and a head's accuracy, whatever the guard chose by 32 images alone."""
     source = request.getfixturevalue(data)
     weights = str(request.getfixturevalue(f"{name.partition('_')[0].removesuffix('1')}_weights"))
     auto = extract(source, tmp_path / "auto.h5", backbone=name, weights=weights)
@@ -182,7 +179,9 @@ def test_auto_is_as_good_as_fp32_over_all_images(
         for cache in caches
     ]
     assert auto.precision == ("fp32" if name == "mobilenet_v2" else "bf16")
-    assert np.mean(cosines < LEAST_COSINE) < 0.005
-    assert cosines.min() >= 0.998
+    photo = np.array([name.lower().endswith((".jpg", ".jpeg")) for name in caches[0].ids])[caches[0].ok]
+    assert cosines[photo].min() >= LEAST_COSINE
+    # A flat placeholder, imageNotFound.gif: 32 photos cannot speak for it, and SqueezeNet in bf16 falls short of them
+    assert (cosines[~photo] >= 0.998).all()
     assert np.median(cosines) >= 0.9998
     assert abs(accuracies[0] - accuracies[1]) <= 0.005
