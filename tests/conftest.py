@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Two OpenMP threads that wait for each other while another process has the core slow small models down tenfold.
@@ -16,6 +16,7 @@ os.environ.setdefault("PRECOMPUTE_PRECISION", "fp32")
 
 import numpy as np
 import pytest
+from forks import Forks
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -108,6 +109,13 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str
         timeout=300,
         check=False,
     )
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    """Processes of the real command's code, which share one loading of torch."""
+    with Forks(tmp_path_factory.mktemp("forks")) as forks:
+        yield forks
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from typing import Any
 
 
 class Forks:
-    """Starts one process after the other, inside `with`. What it printed lies in `output` and `errors` afterwards."""
+    """Starts processes, inside `with`. What the one started last printed lies in `output` and `errors` afterwards."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -52,13 +52,12 @@ class Forks:
         """Run `precompute arguments` inside `folder`; its process id, which stays its own until `wait`."""
         return self._ask(str(folder), list(map(str, arguments)), str(self.output), str(self.errors))
 
-    def wait(self) -> int:
-        """Exit status of the process started last, -N where signal N ended it."""
-        return self._ask("wait")
+    def wait(self, process: int) -> int:
+        """Exit status of a process that was started, -N where signal N ended it."""
+        return self._ask("wait", process)
 
     def run(self, folder: Path, *arguments: object) -> int:
-        self.start(folder, *arguments)
-        return self.wait()
+        return self.wait(self.start(folder, *arguments))
 
 
 def serve() -> None:
@@ -72,10 +71,12 @@ def serve() -> None:
     gc.collect()
     gc.freeze()  # a collection in the child would touch, and so copy, every page of it
     answer("ready")
-    process = 0
     for line in sys.stdin:
         match json.loads(line):
-            case ["wait"]:  # until then the dead process keeps its number, so that no late signal hits another one
+            case [
+                "wait",
+                process,
+            ]:  # until then the dead process keeps its number, so that no late signal hits another one
                 answer(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
             case [folder, arguments, output, errors]:
                 process = os.fork()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -13,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, make_photos, run_command
+from conftest import make_photos
+from forks import Forks
 
 from precompute import open_cache
 from precompute.cache.checksum import row_checksums
@@ -48,23 +47,22 @@ def watch(folder: Path, number: int, pause: float) -> tuple[int, int]:
     return looked, wrong
 
 
-def write_while_another_tries(folder: Path) -> bool:
+def write_while_another_tries(forks: Forks, folder: Path) -> bool:
     """One whole extraction, during which a second is started; whether that was refused and told who writes."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    first = subprocess.Popen([sys.executable, "-m", "precompute", *ARGUMENTS], cwd=folder, env=environment)
-    while not (folder / "a.h5.partial").exists() and first.poll() is None:
+    first = forks.start(folder, *ARGUMENTS)
+    while not (folder / "a.h5.partial").exists() and not (folder / "a.h5").exists():
         time.sleep(0.002)
-    first.send_signal(signal.SIGSTOP)  # so that it still holds the lock when the second one gets there
-    second = run_command(folder, *ARGUMENTS)
-    first.send_signal(signal.SIGCONT)
-    assert first.wait(timeout=120) == 0
-    return second.returncode == 1 and f"written by process {first.pid} on" in second.stderr
+    os.kill(first, signal.SIGSTOP)  # so that it still holds the lock when the second one gets there
+    second, told = forks.run(folder, *ARGUMENTS), forks.errors.read_text()
+    os.kill(first, signal.SIGCONT)
+    assert forks.wait(first) == 0
+    return second == 1 and f"written by process {first} on" in told
 
 
-def check(folder: Path, seconds: float, *, pause: float) -> None:
+def check(forks: Forks, folder: Path, seconds: float, *, pause: float) -> None:
     """`pause` between two looks of a reader, who otherwise takes a core that the writers need to get going."""
     make_photos(folder / "photos", per_class=50)
-    assert run_command(folder, *ARGUMENTS[:5], "whole.h5", *ARGUMENTS[6:]).returncode == 0
+    assert forks.run(folder, *ARGUMENTS[:5], "whole.h5", *ARGUMENTS[6:]) == 0
     refused = runs = 0
     with ProcessPoolExecutor(4, mp_context=get_context("spawn")) as readers:
         watching = [readers.submit(watch, folder, number, pause) for number in range(4)]
@@ -74,7 +72,7 @@ def check(folder: Path, seconds: float, *, pause: float) -> None:
         try:
             while time.monotonic() < until:
                 (folder / "a.h5").unlink(missing_ok=True)
-                refused += write_while_another_tries(folder)
+                refused += write_while_another_tries(forks, folder)
                 runs += 1
         finally:
             (folder / "stop").touch()
@@ -88,10 +86,10 @@ def check(folder: Path, seconds: float, *, pause: float) -> None:
     assert wrong == 0
 
 
-def test_a_few_seconds_of_two_writers_and_four_readers(tmp_path: Path) -> None:
-    check(tmp_path, 1.0, pause=0.01)
+def test_a_few_seconds_of_two_writers_and_four_readers(forks: Forks, tmp_path: Path) -> None:
+    check(forks, tmp_path, 1.0, pause=0.01)
 
 
 @pytest.mark.slow
-def test_a_minute_of_two_writers_and_four_readers(tmp_path: Path) -> None:
-    check(tmp_path, 60.0, pause=0.0)
+def test_a_minute_of_two_writers_and_four_readers(forks: Forks, tmp_path: Path) -> None:
+    check(forks, tmp_path, 60.0, pause=0.0)

@@ -187,34 +187,33 @@ def test_a_full_disk_when_an_interrupted_run_needs_another_file(
     [(SmallDisk.remount_read_only, "Read-only file system"), (SmallDisk.pull, "Input/output error")],
 )
 def test_a_disk_that_fails_in_mid_run(
-    ext4: SmallDisk, tmp_path: Path, fail: Callable[[SmallDisk], None], reason: str
+    forks: Forks, ext4: SmallDisk, tmp_path: Path, fail: Callable[[SmallDisk], None], reason: str
 ) -> None:
     """Under a real process: rows of an earlier run, which ended with a sync, are all there when the disk is back."""
     photos = make_photos(tmp_path / "photos", per_class=50)
     run(photos, tmp_path / "whole.h5")
     whole, out = open_cache(tmp_path / "whole.h5"), ext4.path / "a.h5"
     interrupted(photos, out, 10)
-    with Forks(tmp_path) as forks:
-        process = forks.start(tmp_path, *command(photos, out))
-        deadline = time.monotonic() + 60
-        while (rows := rows_right(ext4.path / "a.h5.partial", whole)) <= 10 * BATCH and time.monotonic() < deadline:
-            time.sleep(0.001)
-        os.kill(process, signal.SIGSTOP)
-        assert 10 * BATCH < rows < len(whole)
-        fail(ext4)
-        os.kill(process, signal.SIGCONT)
-        assert forks.wait() == 1
-        told = forks.errors.read_text()
-        assert reason in told
-        assert "run the same command again" in told
-        assert "Traceback" not in told
-        ext4.unmount()
-        ext4.mount()
-        kept = rows_right(ext4.path / "a.h5.partial", whole)
-        assert kept >= 10 * BATCH
-        assert forks.run(tmp_path, *command(photos, out)) == 0, forks.errors.read_text()
-        result = json.loads(forks.output.read_text())
-        assert (result["reused"], result["computed"]) == (kept, len(whole) - kept)
+    process = forks.start(tmp_path, *command(photos, out))
+    deadline = time.monotonic() + 60
+    while (rows := rows_right(ext4.path / "a.h5.partial", whole)) <= 10 * BATCH and time.monotonic() < deadline:
+        time.sleep(0.001)
+    os.kill(process, signal.SIGSTOP)
+    assert 10 * BATCH < rows < len(whole)
+    fail(ext4)
+    os.kill(process, signal.SIGCONT)
+    assert forks.wait(process) == 1
+    told = forks.errors.read_text()
+    assert reason in told
+    assert "run the same command again" in told
+    assert "Traceback" not in told
+    ext4.unmount()
+    ext4.mount()
+    kept = rows_right(ext4.path / "a.h5.partial", whole)
+    assert kept >= 10 * BATCH
+    assert forks.run(tmp_path, *command(photos, out)) == 0, forks.errors.read_text()
+    result = json.loads(forks.output.read_text())
+    assert (result["reused"], result["computed"]) == (kept, len(whole) - kept)
     assert_same(open_cache(out), whole)
 
 

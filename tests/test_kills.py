@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, make_photos, run_command
+from conftest import ROOT, make_photos
 from crash_replay import read_folder
 from forks import Forks
 from test_extraction import assert_same
@@ -29,12 +29,11 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Path:
     """400 small photos, and whole.h5, which nobody interrupted."""
     place = tmp_path_factory.mktemp("kills")
     make_photos(place / "photos", per_class=100)
-    done = run_command(place, *command("whole.h5"))
-    assert done.returncode == 0, done.stderr
+    assert forks.run(place, *command("whole.h5")) == 0, forks.errors.read_text()
     return place
 
 
@@ -49,8 +48,8 @@ def rows_done(path: Path) -> int:
         return 0
 
 
-def interrupt(folder: Path, out: str, signum: int, when: Callable[[float], bool]) -> int:
-    """Start an extraction, send `signum` once `when(seconds)` says so, and return its exit status."""
+def interrupt(folder: Path, out: str, signum: int, when: Callable[[], bool]) -> int:
+    """Start an extraction in an interpreter of its own, send `signum` once `when()`, and return its exit status."""
     process = subprocess.Popen(
         [sys.executable, "-m", "precompute", *command(out)],
         cwd=folder,
@@ -58,8 +57,7 @@ def interrupt(folder: Path, out: str, signum: int, when: Callable[[float], bool]
         stderr=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
     )
-    began = time.monotonic()
-    while process.poll() is None and not when(time.monotonic() - began):
+    while process.poll() is None and not when():
         time.sleep(0.002)
     process.send_signal(signum)
     return process.wait(timeout=120)
@@ -73,18 +71,17 @@ def interrupt(folder: Path, out: str, signum: int, when: Callable[[float], bool]
         pytest.param(signal.SIGINT, marks=pytest.mark.slow),
     ],
 )
-def test_a_run_killed_in_the_middle_goes_on_where_it_was(folder: Path, signum: int) -> None:
+def test_a_run_killed_in_the_middle_goes_on_where_it_was(forks: Forks, folder: Path, signum: int) -> None:
     out = f"{signum}.h5"
     partial = folder / f"{out}.partial"
-    status = interrupt(folder, out, signum, lambda seconds: rows_done(partial) >= 100)
+    status = interrupt(folder, out, signum, lambda: rows_done(partial) >= 100)
     assert status == (-signal.SIGKILL if signum == signal.SIGKILL else 128 + signum)
     assert not (folder / out).exists()
     kept = rows_done(partial)
     assert 100 <= kept < 400
     assert not len(verify(open_cache(partial)).damaged)
-    done = run_command(folder, *command(out), "--json")
-    assert done.returncode == 0, done.stderr
-    assert f'"reused": {kept},' in done.stdout
+    assert forks.run(folder, *command(out), "--json") == 0, forks.errors.read_text()
+    assert json.loads(forks.output.read_text())["reused"] == kept
     assert_same(open_cache(folder / out), open_cache(folder / "whole.h5"))
     assert not partial.exists()
 
@@ -149,7 +146,7 @@ class Killer:
         process = self.forks.start(self.state, *command("a.h5", "../photos"))
         self._wait(before)
         os.kill(process, signum)
-        status = self.forks.wait()
+        status = self.forks.wait(process)
         after = self.rows()
         assert after.items() >= rows.items(), "a row was lost"
         assert after.items() <= self.truth.items(), "a row is wrong"
@@ -205,14 +202,13 @@ class Killer:
 @pytest.mark.parametrize(
     ("kills", "per_class"), [(4, 25), pytest.param(200, 50, marks=pytest.mark.slow, id="two-hundred")]
 )
-def test_kills_at_random_times_lose_nothing(tmp_path: Path, kills: int, per_class: int) -> None:
+def test_kills_at_random_times_lose_nothing(forks: Forks, tmp_path: Path, kills: int, per_class: int) -> None:
     """Kill after kill of the same extraction until it gets through, start-up and layout included; then of another."""
-    with Forks(tmp_path) as forks:
-        killer = Killer(tmp_path, forks, seed=kills, per_class=per_class)
-        extractions = 0
-        while killer.kills < kills:
-            killer.begin(extractions)
-            extractions += 1
-            while not killer.finished() and killer.kills < kills:
-                killer.kill()
-        sys.stdout.write(f"\n{kills} kills of {extractions} extractions: {dict(killer.tally)}\n")  # pytest -s shows it
+    killer = Killer(tmp_path, forks, seed=kills, per_class=per_class)
+    extractions = 0
+    while killer.kills < kills:
+        killer.begin(extractions)
+        extractions += 1
+        while not killer.finished() and killer.kills < kills:
+            killer.kill()
+    sys.stdout.write(f"\n{kills} kills of {extractions} extractions: {dict(killer.tally)}\n")  # pytest -s shows it

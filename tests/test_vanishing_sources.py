@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,12 +25,6 @@ from precompute.sources import list_folder
 BATCH = 4
 PER_CLASS = 50
 TRIES = 20
-
-
-@pytest.fixture(scope="module")
-def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
-    with Forks(tmp_path_factory.mktemp("forks")) as forks:
-        yield forks
 
 
 class Reading:
@@ -53,7 +46,7 @@ class Reading:
             if 2 * BATCH <= self.good() < 2 * PER_CLASS - 4 * BATCH:
                 return
             os.kill(self.process, signal.SIGKILL)
-            self.forks.wait()
+            self.forks.wait(self.process)
             for path in self.out.parent.glob(f"{self.out.name}*"):
                 path.unlink()
         pytest.fail("the run was never held in time")
@@ -63,7 +56,7 @@ class Reading:
 
     def go_on(self) -> int:
         os.kill(self.process, signal.SIGCONT)
-        return self.forks.wait()
+        return self.forks.wait(self.process)
 
     def good(self) -> int:
         """Rows with features, in the file in progress or in the finished one."""
