@@ -10,13 +10,13 @@ import pty
 import re
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import click
 import numpy as np
 import pytest
-from conftest import ROOT, Command, make_image, run_command, run_python
+from conftest import ROOT, Command, make_image, run_python
+from forks import Forks
 
 from precompute import extract, open_cache
 from precompute.cli import cli
@@ -60,17 +60,13 @@ def test_help_loads_few_modules() -> None:
     assert int(done.stderr) < 250
 
 
-def test_the_whole_road_in_processes_of_their_own(photos: Path, tmp_path: Path) -> None:
-    precompute = partial(run_command, tmp_path)
-    done = precompute("extract", "photos", "-b", "tiny", "-o", "a.h5")
-    assert done.returncode == 0, done.stderr
-    assert "24 in 2 classes (12 train, 12 val)" in done.stdout
-    done = precompute("train-head", "a.h5", "-o", "a.safetensors")
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"val +12 +\d", done.stdout)
-    done = precompute("predict", "a.safetensors", "photos/val")
-    assert done.returncode == 0, done.stderr
-    assert "cats/0.jpg" in done.stdout
+def test_the_whole_road_in_processes_of_their_own(forks: Forks, photos: Path, tmp_path: Path) -> None:
+    assert forks.run(tmp_path, "extract", "photos", "-b", "tiny", "-o", "a.h5") == 0, forks.errors.read_text()
+    assert "24 in 2 classes (12 train, 12 val)" in forks.output.read_text()
+    assert forks.run(tmp_path, "train-head", "a.h5", "-o", "a.safetensors") == 0, forks.errors.read_text()
+    assert re.search(r"val +12 +\d", forks.output.read_text())
+    assert forks.run(tmp_path, "predict", "a.safetensors", "photos/val") == 0, forks.errors.read_text()
+    assert "cats/0.jpg" in forks.output.read_text()
 
 
 def test_tables_are_printed(precompute: Command, photos: Path) -> None:
@@ -107,17 +103,14 @@ def test_json_is_one_object_and_nothing_else(precompute: Command, photos: Path) 
     assert json.loads(done.stdout)["error"]["type"] == "CacheFormatError"
 
 
-def test_csv_and_json_lines(precompute: Command, photos: Path) -> None:
+def test_csv_and_json_lines(forks: Forks, precompute: Command, photos: Path) -> None:
     odd = os.fsencode(photos) + b"/val/dogs/odd\xff,\n.png"
     make_image(7).save(photos / "x.png")
     os.rename(photos / "x.png", odd)
     precompute("extract", "photos", "-b", "tiny", "-o", "a.h5")
     precompute("train-head", "a.h5", "-o", "a.safetensors")
-    done = subprocess.run(
-        [sys.executable, "-m", "precompute", "predict", "a.safetensors", "photos", "--format", "csv"],
-        capture_output=True, cwd=photos.parent, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True,
-    )  # fmt: skip
-    rows = list(csv.DictReader(io.StringIO(done.stdout.decode(errors="surrogateescape"))))
+    assert forks.run(photos.parent, "predict", "a.safetensors", "photos", "--format", "csv") == 0
+    rows = list(csv.DictReader(io.StringIO(forks.output.read_bytes().decode(errors="surrogateescape"))))
     assert len(rows) == 25
     assert "val/dogs/odd\udcff,\n.png" in [row["id"] for row in rows]
     lines = precompute("predict", "a.safetensors", "photos", "--format", "jsonl").stdout.splitlines()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torchvision
-from conftest import run_python
+from conftest import Command, run_python
 
 from precompute import extract, load_backbone, model_cache, open_cache
 from precompute.backbones import Backbone
@@ -119,23 +121,18 @@ def test_auto_means_openvino_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
         choose(precision="fp32", device="cpu")
 
 
-def test_openvino_that_is_not_installed_is_named_with_its_install_line(tmp_path: Path, photos: Path) -> None:
-    # A path that ends before the packages: a finder that knows of no openvino
-    code = (
-        "import importlib.abc, sys\n"
-        "class Nowhere(importlib.abc.MetaPathFinder):\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name.partition('.')[0] == 'openvino': raise ModuleNotFoundError(name, name=name)\n"
-        "import importlib.util; real = importlib.util.find_spec\n"
-        "importlib.util.find_spec = lambda name, package=None: None if name == 'openvino' else real(name, package)\n"
-        "sys.meta_path.insert(0, Nowhere())\n"
-        "from precompute.cli import main\n"
-        f"sys.argv = ['precompute', 'extract', {str(photos)!r}, '-b', 'tiny', '-o', {str(tmp_path / 'a.h5')!r}, "
-    )
-    done = run_python(code + "'--engine', 'openvino']\nmain()")
+def test_openvino_that_is_not_installed_is_named_with_its_install_line(
+    photos: Path, precompute: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("precompute.engines.find_spec", lambda name: None if name == "openvino" else find_spec(name))
+    monkeypatch.setitem(sys.modules, "openvino", None)  # whoever imports it fails
+    command = ("extract", photos, "-b", "tiny", "-o", "a.h5")
+    done = precompute(*command, "--engine", "openvino")
     assert done.returncode == 1
     assert "pip install 'precompute[openvino]'" in done.stderr
-    done = run_python(code + "]\nmain()", PRECOMPUTE_ENGINE="", PRECOMPUTE_PRECISION="")
+    monkeypatch.delenv("PRECOMPUTE_ENGINE")
+    monkeypatch.delenv("PRECOMPUTE_PRECISION")
+    done = precompute(*command)
     assert done.returncode == 0, done.stderr
     assert "OpenVINO, which is faster on a CPU, is not installed" in done.stdout
 
