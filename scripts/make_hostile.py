@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from hostile.caches import make_caches
@@ -22,11 +23,11 @@ from hostile.photos import make_photos
 from hostile.weights import hostile_weights
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--largest", action="store_true", help="only pictures of a hundred million pixels")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     folder = options.folder.resolve()
     folder.mkdir(parents=True)
     if options.largest:

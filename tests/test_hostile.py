@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, Command, make_image, run_command
+from conftest import ROOT, Command, make_image
+from forks import Forks
 from PIL import Image
 
 SECONDS = 10
@@ -30,7 +31,7 @@ ALLOWED = 2 * 2**30  # of private memory above the start: a runaway ends there, 
 CANARY = "a-canary-that-nobody-may-read"
 
 
-# In a child process: the real functions, one case after another
+# In child processes: the real functions, one case after another
 
 
 def open_one(path: Path) -> dict[str, Any]:
@@ -70,12 +71,25 @@ FUNCTIONS: dict[str, Callable[[Path], dict[str, Any]]] = {
 }
 
 
+def try_kinds(folder: Path, kinds: list[str]) -> None:
+    """Each kind in a process of its own, which prints into files named after it; forked, to import once for all."""
+    warm_up()
+    for kind in kinds:
+        process = os.fork()
+        if process == 0:
+            for number, name in enumerate((f"{kind}.out", f"{kind}.err"), start=1):
+                os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT, 0o644), number)
+            try_all(kind, folder)
+            os._exit(0)
+        Path(f"{kind}.status").write_text(str(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])))
+
+
 def try_all(kind: str, folder: Path) -> None:
     """Print a line of JSON before and after each case."""
     from precompute.decode import quiet_pillow
 
     faulthandler.enable()
-    warm_up()
+    warm_up()  # once more: of memory that is its parent's, a process counts what it has used itself
     before = memory("VmRSS")
     with quiet_pillow():
         for path in sorted((folder / kind).iterdir()):
@@ -125,8 +139,11 @@ def memory(name: str) -> int:
 
 
 def make_set(folder: Path, *options: str) -> Path:
-    script = [sys.executable, str(ROOT / "scripts" / "make_hostile.py"), str(folder), *options]
-    subprocess.run(script, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=120)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "scripts"))
+        from make_hostile import main
+
+        assert main([str(folder), *options]) == 0
     return folder
 
 
@@ -137,26 +154,36 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def outcomes(kind: str, folder: Path, cwd: Path) -> dict[str, dict[str, Any]]:
-    """What the real functions did with each case. All that holds for every case is asserted here."""
-    (cwd / "canary_module.py").write_text("import os\nos.mkdir('ran')\nmake = None\n")
-    done = subprocess.run(
-        [sys.executable, __file__, kind, str(folder)],
-        cwd=cwd,
+@pytest.fixture(scope="module")
+def tried(hostile: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where it stands what became of the set."""
+    return run_kinds(hostile, tmp_path_factory.mktemp("tried"), *FUNCTIONS)
+
+
+def run_kinds(folder: Path, place: Path, *kinds: str) -> Path:
+    (place / "canary_module.py").write_text("import os\nos.mkdir('ran')\nmake = None\n")
+    subprocess.run(
+        [sys.executable, __file__, str(folder), *kinds],
+        cwd=place,
         env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONFAULTHANDLER": "1"},
-        capture_output=True,
-        text=True,
-        errors="backslashreplace",
-        timeout=300,
-        check=False,
+        timeout=600,
+        check=True,
     )
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert done.returncode == 0, f"{lines[-1:]} ended the process with {done.returncode}: {done.stderr}"
+    return place
+
+
+def outcomes(kind: str, folder: Path, place: Path) -> dict[str, dict[str, Any]]:
+    """What the real functions did with each case. All that holds for every case is asserted here."""
+    status, output, errors = (
+        (place / f"{kind}.{name}").read_text(errors="backslashreplace") for name in ("status", "out", "err")
+    )
+    lines = [json.loads(line) for line in output.splitlines()]
+    assert status == "0", f"{lines[-1:]} ended the process with {status}: {errors}"
     cases = {line["name"]: line for line in lines if "error" in line}
     assert set(cases) == set(os.listdir(folder / kind))
-    assert CANARY not in done.stdout + done.stderr
+    assert CANARY not in output + errors
     assert not (folder / "ran").exists()
-    assert not (cwd / "ran").exists()
+    assert not (place / "ran").exists()
     for name, told in cases.items():
         assert told["mebibytes"] < MEBIBYTES, told
         assert told["seconds"] < SECONDS, told
@@ -216,8 +243,8 @@ OPENED = {
 }
 
 
-def test_caches_are_refused_by_name_or_hold_only_right_rows(hostile: Path, tmp_path: Path) -> None:
-    cases = outcomes("caches", hostile, tmp_path)
+def test_caches_are_refused_by_name_or_hold_only_right_rows(hostile: Path, tried: Path) -> None:
+    cases = outcomes("caches", hostile, tried)
     assert len(cases) > 100
     good = cases["good.h5"]
     assert good["whole"]
@@ -238,8 +265,8 @@ def test_caches_are_refused_by_name_or_hold_only_right_rows(hostile: Path, tmp_p
 # Heads and weights
 
 
-def test_heads_are_refused_and_run_nothing(hostile: Path, tmp_path: Path) -> None:
-    cases = outcomes("heads", hostile, tmp_path)
+def test_heads_are_refused_and_run_nothing(hostile: Path, tried: Path) -> None:
+    cases = outcomes("heads", hostile, tried)
     assert len(cases) > 45
     reasons = {
         "spec_code": "names a backbone that is code: canary_module:make",
@@ -256,8 +283,8 @@ def test_heads_are_refused_and_run_nothing(hostile: Path, tmp_path: Path) -> Non
         assert told["error"] in ("HeadFormatError", "HeadMismatchError", "HeadError"), told
 
 
-def test_weights_are_refused_and_run_nothing(hostile: Path, tmp_path: Path) -> None:
-    cases = outcomes("weights", hostile, tmp_path)
+def test_weights_are_refused_and_run_nothing(hostile: Path, tried: Path) -> None:
+    cases = outcomes("weights", hostile, tried)
     assert len(cases) > 60
     reasons = {
         r"code|code_legacy|zip_with_code": r"it holds Python objects \(posix.mkdir\)",
@@ -295,8 +322,8 @@ IMAGES = {
 }
 
 
-def test_images_are_refused_with_a_reason_or_decoded(hostile: Path, tmp_path: Path) -> None:
-    cases = outcomes("images", hostile, tmp_path)
+def test_images_are_refused_with_a_reason_or_decoded(hostile: Path, tried: Path) -> None:
+    cases = outcomes("images", hostile, tried)
     assert len(cases) > 75
     for name, told in cases.items():
         wanted = next((reason for pattern, reason in IMAGES.items() if re.fullmatch(pattern, name)), None)
@@ -311,7 +338,8 @@ def test_images_are_refused_with_a_reason_or_decoded(hostile: Path, tmp_path: Pa
 
 @pytest.mark.slow
 def test_images_of_a_hundred_million_pixels_stay_below_a_gibibyte(tmp_path: Path) -> None:
-    cases = outcomes("images", make_set(tmp_path / "set", "--largest"), tmp_path)
+    largest = make_set(tmp_path / "set", "--largest")
+    cases = outcomes("images", largest, run_kinds(largest, tmp_path, "images"))
     reasons = {name: told["reason"] for name, told in cases.items() if told["error"]}
     assert reasons == {"cmyk_progressive": "TOO_MANY_PIXELS", "webp_beyond": "TOO_MANY_PIXELS"}
 
@@ -364,16 +392,17 @@ BROKEN = {
 }
 
 
-def test_a_folder_of_traps_is_extracted_and_no_name_is_lost(hostile: Path, tmp_path: Path) -> None:
+def test_a_folder_of_traps_is_extracted_and_no_name_is_lost(forks: Forks, hostile: Path, tmp_path: Path) -> None:
     from precompute.cache import Status, open_cache, verify
 
     photos = hostile / "photos"
-    done = run_command(tmp_path, "extract", photos, "-b", "tiny", "-o", "out.h5", "--json")
-    assert done.returncode == 3, done.stderr
-    assert "Traceback" not in done.stderr
-    assert CANARY not in done.stdout + done.stderr
-    assert not re.search(r"[\x00-\x08\x0b-\x1f\u202e\u2066]", done.stderr), "a name may not command the terminal"
-    told = json.loads(done.stdout)
+    status = forks.run(tmp_path, "extract", photos, "-b", "tiny", "-o", "out.h5", "--json")
+    output, errors = forks.output.read_text(), forks.errors.read_text()
+    assert status == 3, errors
+    assert "Traceback" not in errors
+    assert CANARY not in output + errors
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\u202e\u2066]", errors), "a name may not command the terminal"
+    told = json.loads(output)
     odd = os.listdir(os.fsencode(photos / "odd \udcff\nclass"))
     assert len(odd) >= 18
     deep = b"plain/" + b"deep/" * 60 + b"bottom.jpg"
@@ -420,4 +449,4 @@ def test_extract_refuses_weights_without_a_traceback(hostile: Path, precompute: 
 
 
 if __name__ == "__main__":
-    try_all(sys.argv[1], Path(sys.argv[2]))
+    try_kinds(Path(sys.argv[1]), sys.argv[2:])
