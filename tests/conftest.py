@@ -111,6 +111,19 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str
     )
 
 
+@pytest.fixture(scope="module")
+def tiny_made_once() -> Iterator[None]:
+    """Runs of tiny in this process share one network: loading and folding it is half of the time of a small one."""
+    from precompute import load_backbone, torch_engine
+
+    with pytest.MonkeyPatch.context() as patch:
+        loaded = load_backbone("tiny")
+        network = torch_engine.folded(loaded.module)
+        patch.setattr("precompute.preparing.load_backbone", lambda *_, **__: loaded)
+        patch.setattr("precompute.torch_engine.folded", lambda _: network)
+        yield
+
+
 @pytest.fixture(scope="session")
 def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
     """Processes of the real command's code, which share one loading of torch."""

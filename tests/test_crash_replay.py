@@ -22,7 +22,7 @@ from conftest import make_image, make_photos
 from crash_replay import Point, Recorder, kills, power_cuts, read_folder
 from test_extraction import assert_same
 
-from precompute import extract, load_backbone, open_cache, verify
+from precompute import extract, open_cache, verify
 from precompute.cache import Cache, RowWriter
 from precompute.errors import CacheFormatError, PrecomputeError, Stopped
 
@@ -43,10 +43,8 @@ def interrupted(photos: Path, out: Path, batches: int) -> None:
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def place(tmp_path: Path, tiny_made_once: None) -> Path:
     """14 photos, among them a broken one, two identical ones, and one whose size is the same whatever it shows."""
-    loaded = load_backbone("tiny")
-    monkeypatch.setattr("precompute.preparing.load_backbone", lambda *_, **__: loaded)  # once: half of a run's time
     photos = make_photos(tmp_path / "photos", per_class=3)
     make_image(50).save(photos / "train/cats/0.bmp")
     (photos / "train/cats/0.jpg").unlink()

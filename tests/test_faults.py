@@ -135,10 +135,9 @@ def told(place: Path, precompute: Command, fault: Fault) -> subprocess.Completed
     return done
 
 
-def test_the_command_says_what_failed(place: Path, precompute: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_says_what_failed(place: Path, precompute: Command) -> None:
     """One fault in each call: exit status 1, the system's reason, what to do next, and no traceback."""
     calls = Trials(place, synced).count()
-    monkeypatch.undo()  # what `place` has put in the way of the command's own options
     for number in range(len(calls)):
         fault = Fault(number, CODES[number % len(CODES)], LASTING)
         done = told(place, precompute, fault)
@@ -153,9 +152,8 @@ def test_the_command_says_what_failed(place: Path, precompute: Command, monkeypa
         assert done.stderr.endswith(f"Error: {error['message']}\n{error['hint']}\n")
 
 
-def test_the_command_says_where_it_failed(place: Path, precompute: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_says_where_it_failed(place: Path, precompute: Command) -> None:
     calls = Trials(place, synced).count()
-    monkeypatch.undo()
     for name in set(calls) - {"ftruncate", "unlink"}:  # of the lock file, which matters to nobody
         done = told(place, precompute, Fault(len(calls) - 1 - calls[::-1].index(name), errno.EIO, LASTING))
         assert str(place / "out") in done.stderr, (name, done.stderr)

@@ -22,6 +22,7 @@ from precompute import Extraction, extract, open_cache, verify
 from precompute.cache import Cache
 from precompute.errors import DiskSpaceError, Stopped
 
+pytestmark = pytest.mark.usefixtures("tiny_made_once")
 SIZES = {"tmpfs": 4 * 2**20, "ext4": 8 * 2**20}
 STEP = 4096
 BATCH = 4

@@ -7,7 +7,6 @@ import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,9 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_extraction import assert_same
 
-from precompute import extract, load_backbone, open_cache
+from precompute import extract, open_cache
 from precompute.errors import Stopped
 
+pytestmark = pytest.mark.usefixtures("tiny_made_once")
 BATCH = 4  # the same for all: results are equal to the last bit for one batch shape
 FEWEST = 4
 
@@ -28,15 +28,6 @@ Edit = tuple[str, int, int, bool]
 KINDS = "add edit unseen touch rename rename_class swap duplicate delete stop stop".split()
 number = st.integers(0, 30)
 edits = st.tuples(st.sampled_from(KINDS), number, number, st.sampled_from([True, True, False]))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _loaded_once() -> Iterator[None]:
-    """Half of a run's time is loading the backbone, the same for all of them."""
-    with pytest.MonkeyPatch.context() as patch:
-        loaded = load_backbone("tiny")
-        patch.setattr("precompute.preparing.load_backbone", lambda *_, **__: loaded)
-        yield
 
 
 class History:
