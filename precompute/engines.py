@@ -30,8 +30,9 @@ def choose(
     engine: str = "auto",
     device: str = "auto",
     batch_size: int | None = None,
+    module: nn.Module | None = None,
 ) -> EngineChoice:
-    """Resolve `auto` for engine, device and batch size on this machine; the precision is given.
+    """Resolve `auto` for engine, device and batch size for the network `module`; the precision is given.
 
     Raises DeviceError for a device or engine that is not there (nothing falls back unasked), UsageError for values
     out of range.
@@ -39,7 +40,7 @@ def choose(
     check_options(engine, precision, batch_size)
     engine, device, reasons = settle(engine, device)
     check_precision(engine, precision)
-    batch_size = batch_size or default_batch(engine, device)
+    batch_size = batch_size or default_batch(engine, device, module)
     return EngineChoice(engine, device, precision, batch_size, why="; ".join(reasons))
 
 

@@ -97,7 +97,7 @@ def predict(
     saved = load_head(head)
     listing = list_folder(source)
     model, precision, storage = rebuild(saved, os.fspath(head), backbone=backbone, weights=weights)
-    choice = choose(device=device, precision=precision, batch_size=batch_size)
+    choice = choose(device=device, precision=precision, batch_size=batch_size, module=model.module)
     plain = choose(engine="torch", device=device, precision=precision, batch_size=batch_size)
     engine = Decision(choice, plain=plain).ready(model)
     result = Predictions(classes=[str(name) for name in saved.head.classes_])

@@ -1,13 +1,15 @@
 """Extraction end to end, from JPEG files to the finished cache, beside what people run today.
 
-    python scripts/bench_extract.py SOURCE [-b resnet50] [--weights random] [--images 1000] [--rounds 3]
-        [--thingsvision PYTHON]
+    python scripts/bench_extract.py SOURCE [-b resnet50] [--weights random] [--images 1000]
+        [--baseline-images 400] [--rounds 3] [--thingsvision PYTHON]
 
-In each round, in turn and on the same files: precompute at `--precision auto` and at fp32; the loop of the PyTorch
-tutorials (torchvision ImageFolder, DataLoader with a worker a core, eager fp32); thingsvision, run by another Python
-where it is installed (it pins an old torch); the engine alone on pixels that are already decoded; decoding alone.
-Prints medians, ratios, the cosine of each cache to fp32 eager torch over all images, and which share of the bound
-cores / (decode + forward CPU seconds an image) is reached; beside it the roof, a large bf16 matrix product.
+In each round, in turn and on the same files: precompute at `--precision auto`; on the first `--baseline-images` of them
+precompute at fp32, the loop of the PyTorch tutorials (torchvision ImageFolder, DataLoader with a worker a core, eager
+fp32), whose rate does not depend on how many there are, and thingsvision, run by another Python where it is installed
+(it pins an old torch); the engine alone on pixels that are already decoded; decoding alone.
+Prints medians, ratios, the cosine of each cache to fp32 eager torch over the loop's images, how soon the engine of a
+second process is ready and has done its first batch, and which share of the bound cores / (decode + forward CPU seconds
+an image) is reached; beside it the roof, a large bf16 matrix product.
 
 Each program runs in a process of its own. Times are from the first image read to the finished file, without the start
 of Python and of torch, which all of them need alike; for precompute they include proving the engine, and `run` tells
@@ -19,7 +21,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -94,14 +95,19 @@ source, backbone, weights, engine, precision = sys.argv[1:]
 model = load_backbone(backbone, weights=weights)
 listing = list_folder(source)
 images = first_images(listing, np.arange(len(listing)), model.transform, workers=2, count=128)
-choice = choose(engine=engine, precision=precision)
+choice = choose(engine=engine, precision=precision, module=model.module)
+began = time.perf_counter()
 run = make_engine(model.module, model.transform, choice, identity=model.identity)
+ready = time.perf_counter() - began
 batches = [images[start:start + run.batch_size] for start in range(0, len(images), run.batch_size)]
+run(batches[0])
+first = time.perf_counter() - began
 list(run.map(batches))
 wall, cpu = time.perf_counter(), time.process_time()
 list(run.map(4 * batches))
 count = 4 * len(images)
-print(json.dumps({"seconds": time.perf_counter() - wall, "cpu": time.process_time() - cpu, "images": count}))
+print(json.dumps({"seconds": time.perf_counter() - wall, "cpu": time.process_time() - cpu, "images": count,
+                  "ready": ready, "first": first, "batch": run.batch_size}))
 """
 DECODE = """
 import json, os, sys, time
@@ -182,6 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("-b", "--backbone", default="resnet50")
     parser.add_argument("--weights", default="random")
     parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--baseline-images", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--layer", default="avgpool", help="thingsvision's name of the layer")
     parser.add_argument("--thingsvision", metavar="PYTHON", help="a Python that has thingsvision")
@@ -192,10 +199,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def report(options: argparse.Namespace, place: Path) -> None:
     source = copy_distinct(options.source, place / "photos", options.images)
+    few = copy_distinct(options.source, place / "few", min(options.images, options.baseline_images))
     backbone, weights, python = options.backbone, options.weights, sys.executable
     caches = {name: place / f"{name}.h5" for name in ("auto", "fp32")}
 
-    def ours(precision: str) -> dict[str, object]:
+    def ours(precision: str, source: Path = source) -> dict[str, object]:
         caches[precision].unlink(missing_ok=True)
         return measure(python, PRECOMPUTE, source, caches[precision], backbone, weights, precision, "auto")
 
@@ -203,8 +211,8 @@ def report(options: argparse.Namespace, place: Path) -> None:
     chosen = str(ours("auto")["chosen"]).split()
     programs: dict[str, Callable[[], dict[str, object]]] = {
         "precompute, auto": lambda: ours("auto"),
-        "precompute, fp32": lambda: ours("fp32"),
-        "plain loop": lambda: measure(python, LOOP, source, place / "loop.npy", backbone, weights),
+        "precompute, fp32": lambda: ours("fp32", few),
+        "plain loop": lambda: measure(python, LOOP, few, place / "loop.npy", backbone, weights),
         "engine alone": lambda: measure(python, ENGINE, source, backbone, weights, *chosen),
         "decode alone": lambda: measure(python, DECODE, source, backbone),
         "roof (bf16 matrix product)": lambda: measure(python, ROOF),
@@ -212,14 +220,13 @@ def report(options: argparse.Namespace, place: Path) -> None:
     if options.thingsvision:
         (place / "tv").mkdir()
         programs["thingsvision"] = lambda: measure(
-            options.thingsvision, THINGSVISION, source, place / "tv", backbone, options.layer, 0
+            options.thingsvision, THINGSVISION, few, place / "tv", backbone, options.layer, 0
         )
     seen: dict[str, list[dict[str, object]]] = {name: [] for name in programs}
     for _ in range(options.rounds):
         for name, run in programs.items():
             seen[name].append(run())
     print_report(options, seen, caches, place, " ".join(chosen))
-    shutil.rmtree(source)
 
 
 def print_report(
@@ -238,6 +245,7 @@ def print_report(
         return spread([rate(first, seconds) / rate(second) for first, second in pairs])
 
     print(f"{options.backbone}, weights {options.weights}, {options.images:,} JPEGs, {options.rounds} rounds")
+    print(f"of them for fp32, plain loop and thingsvision: {options.baseline_images:,}")
     print(f"{cpu_model()}, {len(os.sched_getaffinity(0))} cores")
     print(f"auto chose {chosen}: {seen['precompute, auto'][0]['why']}")
     for name in seen:
@@ -261,12 +269,18 @@ def print_report(
         for ours, engine, decoded in rounds
     ]
     print(f"{'auto, once proved / bound':28} {spread(reached)}")
+    ready, first = (
+        statistics.median(float(str(one[name])) for one in seen["engine alone"]) for name in ("ready", "first")
+    )
+    batch = seen["engine alone"][0]["batch"]
+    print(f"a second process: engine ready after {ready:.2f} s, its first batch of {batch} done after {first:.2f} s")
     flops, roof = gigaflops(options.backbone), middle("roof (bf16 matrix product)")
     print(f"{'engine alone / roof':28} {middle('engine alone') * flops / roof:.2f} of {roof:.0f} GFLOP/s")
     expected = np.load(place / "loop.npy").astype(float)
     for name, path in caches.items():
-        features = open_cache(path).features().astype(float).reshape(len(expected), -1)
-        cosines = cosine(features, expected)
+        cache = open_cache(path)
+        same = [row for row, name in enumerate(cache.ids) if (place / "few" / name).exists()]
+        cosines = cosine(cache.features()[same].astype(float).reshape(len(expected), -1), expected)
         print(f"cosine of {name} to the loop's: worst {cosines.min():.5f}, median {np.median(cosines):.5f}")
 
 
