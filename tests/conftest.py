@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 # Two OpenMP threads that wait for each other while another process has the core slow small models down tenfold.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -113,14 +114,25 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str
 
 @pytest.fixture(scope="module")
 def tiny_made_once() -> Iterator[None]:
-    """Runs of tiny in this process share one network: loading and folding it is half of the time of a small one."""
-    from precompute import load_backbone, torch_engine
+    """Plain runs of tiny in this process share one network: loading and folding it is half of the time of a small one.
+
+    For tests that compute in fp32 alone: an engine of another precision would cast the network of all.
+    """
+    from precompute import load_backbone
+    from precompute.torch_engine import folded
+
+    tiny = load_backbone("tiny")
+    network = folded(tiny.module)
+    plain = {"weights": "DEFAULT", "layer": None, "pooling": "auto", "transform": {}}
+
+    def load(name: str, **options: Any) -> Any:
+        return tiny if (name, options) == ("tiny", plain) else load_backbone(name, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        loaded = load_backbone("tiny")
-        network = torch_engine.folded(loaded.module)
-        patch.setattr("precompute.preparing.load_backbone", lambda *_, **__: loaded)
-        patch.setattr("precompute.torch_engine.folded", lambda _: network)
+        patch.setattr("precompute.preparing.load_backbone", load)
+        patch.setattr(
+            "precompute.torch_engine.folded", lambda module: network if module is tiny.module else folded(module)
+        )
         yield
 
 

@@ -27,6 +27,7 @@ from precompute.errors import (
 )
 from precompute.tiny import MEAN, STD, tiny
 
+pytestmark = pytest.mark.usefixtures("tiny_made_once")
 COLUMNS = ("id", "digest", "size", "label", "split", "status")
 
 

@@ -20,6 +20,11 @@ CLASSIFIERS = ("fc", "head", "heads.head", "classifier", "classifier.1", "classi
                "classifier.6")  # fmt: skip
 """Every name that torchvision gives to a last layer."""
 
+ONE_OF_EACH_KIND = frozenset(
+    "alexnet convnext_tiny densenet121 efficientnet_b0 efficientnet_v2_s googlenet inception_v3 maxvit_t mnasnet0_5 "
+    "mobilenet_v2 mobilenet_v3_small regnet_x_400mf regnet_y_400mf resnet18 resnext50_32x4d shufflenet_v2_x0_5 "
+    "squeezenet1_1 swin_t swin_v2_t vgg11 vgg11_bn vit_b_32 wide_resnet50_2".split()
+)
 SMALL = ("squeezenet1_1", "mobilenet_v3_small", "shufflenet_v2_x0_5", "mnasnet0_5", "resnet18")
 
 
@@ -35,7 +40,13 @@ def picture() -> torch.Tensor:
     return pixels[None].float().div(255).sub(0.5).div(0.25)
 
 
-@pytest.mark.parametrize("name", list_models(module=torchvision.models))
+NETWORKS_OF_TORCHVISION = [
+    name if name in ONE_OF_EACH_KIND else pytest.param(name, marks=pytest.mark.slow)
+    for name in list_models(module=torchvision.models)
+]
+
+
+@pytest.mark.parametrize("name", NETWORKS_OF_TORCHVISION)
 def test_every_network_s_default_layer_enters_its_classifier(name: str) -> None:
     model = architectures.build(name, seed=None)
     classifier = classifier_of(model)
