@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from precompute.cache import provenance
 from precompute.cache.checksum import bytes_of, row_checksums
-from precompute.cache.columns import Column, Layout
+from precompute.cache.columns import Layout
 from precompute.cache.provenance import Record
 from precompute.errors import naming
 
 SYNC_SECONDS = 20.0  # at most so much work is computed again after a power cut
-HASHED_AT_ONCE = 512 * 1024  # bytes; to hand fewer to another thread takes longer than to hash them
+HASHED_BESIDE = 512 * 1024  # bytes; to hand fewer to another thread takes longer than to hash them
 
 Runs = list[tuple[int, int, int]]  # of consecutive rows: start and stop among those given, first row in the file
 
@@ -36,8 +35,7 @@ class RowWriter:
         self._layout = layout
         self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         self._synced = time.monotonic()
-        self._cores = len(os.sched_getaffinity(0))
-        self._hashers = ThreadPoolExecutor(max(1, self._cores - 1), thread_name_prefix="checksum")
+        self._hasher = ThreadPoolExecutor(1, thread_name_prefix="checksum")  # pwrite leaves it the interpreter's lock
 
     def __enter__(self) -> RowWriter:
         return self
@@ -58,19 +56,25 @@ class RowWriter:
         mtimes: NDArray[np.int64],
     ) -> None:
         """Write k rows: features by layer (k, *shape), digests (k, 32), and (k,) statuses, sizes and mtimes."""
-        columns, runs, sums = self._layout.columns, _runs(rows), {}
-        for layer, values in features.items():
-            stored = np.ascontiguousarray(values, dtype=columns[f"features/{layer}"].dtype)
-            mine, *others = self._shares(digests, sizes, mtimes, statuses, stored)
-            hashing = [self._hashers.submit(row_checksums, *share) for share in others]
-            self._scatter(columns[f"features/{layer}"], runs, stored)
-            sums[layer] = np.concatenate([row_checksums(*mine), *(share.result() for share in hashing)])
-        self._scatter(columns["samples/digest"], runs, digests)
-        self._scatter(columns["samples/status"], runs, statuses)
-        self._scatter(columns["samples/size"], runs, sizes)
-        self._scatter(columns["samples/mtime_ns"], runs, mtimes)
-        for layer, checksums in sums.items():
-            self._scatter(columns[f"checksums/{layer}"], runs, checksums)
+        columns, runs = self._layout.columns, _runs(rows)
+        stored = {
+            layer: np.ascontiguousarray(values, dtype=columns[f"features/{layer}"].dtype)
+            for layer, values in features.items()
+        }
+
+        def checksums() -> dict[str, NDArray[np.uint64]]:
+            return {layer: row_checksums(digests, sizes, mtimes, statuses, stored[layer]) for layer in stored}
+
+        beside = sum(values.nbytes for values in stored.values()) >= HASHED_BESIDE
+        hashing = self._hasher.submit(checksums) if beside else None
+        for layer, values in stored.items():
+            self._scatter(f"features/{layer}", runs, values)
+        self._scatter("samples/digest", runs, digests)
+        self._scatter("samples/status", runs, statuses)
+        self._scatter("samples/size", runs, sizes)
+        self._scatter("samples/mtime_ns", runs, mtimes)
+        for layer, sums in (hashing.result() if hashing else checksums()).items():
+            self._scatter(f"checksums/{layer}", runs, sums)
         if time.monotonic() - self._synced > SYNC_SECONDS:
             self.sync()
 
@@ -78,25 +82,20 @@ class RowWriter:
         """Mark rows as not there, before they are computed again, so that no reader takes half of each for a row."""
         for layer in self._layout.layers:
             zeros = np.zeros(len(rows), dtype=np.uint64)
-            self._scatter(self._layout.columns[f"checksums/{layer}"], _runs(rows), zeros)
+            self._scatter(f"checksums/{layer}", _runs(rows), zeros)
 
-    def _shares(self, *columns: NDArray[Any]) -> Iterator[tuple[NDArray[Any], ...]]:
-        """The same columns of some of the rows each: one share a core, as long as it is worth another thread."""
-        count = max(1, min(self._cores, columns[-1].nbytes // HASHED_AT_ONCE))
-        return zip(*(np.array_split(values, count) for values in columns), strict=True)
-
-    def _scatter(self, column: Column, runs: Runs, values: ArrayLike) -> None:
-        """One write for each run of consecutive rows."""
+    def _scatter(self, name: str, runs: Runs, values: ArrayLike) -> None:
+        """One write into this column for each run of consecutive rows."""
+        column = self._layout.columns[name]
         data, width = bytes_of(np.asarray(values, dtype=column.dtype)), column.row_bytes
-        for start, stop, first in runs:
-            self._pwrite(data[start * width : stop * width], column.offset + first * width)
+        with naming(self._path):
+            for start, stop, first in runs:
+                self._pwrite(data[start * width : stop * width], column.offset + first * width)
 
     def _pwrite(self, data: bytes | memoryview, offset: int) -> None:
-        view = memoryview(data)
-        with naming(self._path):
-            while view:
-                written = os.pwrite(self._descriptor, view, offset)
-                view, offset = view[written:], offset + written
+        while data:
+            written = os.pwrite(self._descriptor, data, offset)
+            data, offset = data[written:], offset + written
 
     def append_provenance(self, records: list[Record]) -> bool:
         """Add one line for each record; False where the block is full and nothing was added."""
@@ -106,7 +105,8 @@ class RowWriter:
         if used + len(data) > column.nbytes:
             return False
         # A NUL behind the line cuts off what a torn append may have left there.
-        self._pwrite((data + b"\0")[: column.nbytes - used], column.offset + used)
+        with naming(self._path):
+            self._pwrite((data + b"\0")[: column.nbytes - used], column.offset + used)
         return True
 
     def sync(self) -> None:
@@ -116,14 +116,12 @@ class RowWriter:
         self._synced = time.monotonic()
 
     def close(self) -> None:
-        self._hashers.shutdown()
+        self._hasher.shutdown()
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
 
 
 def _runs(rows: NDArray[np.int64]) -> Runs:
-    if not len(rows):
-        return []
-    starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1).tolist()
-    return [(start, stop, int(rows[start])) for start, stop in zip(starts, [*starts[1:], len(rows)], strict=True)]
+    bounds = [0, *(np.flatnonzero(rows[1:] - rows[:-1] != 1) + 1).tolist(), len(rows)]
+    return [(start, stop, int(rows[start])) for start, stop in pairwise(bounds) if start < stop]
