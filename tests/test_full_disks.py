@@ -221,7 +221,7 @@ def test_a_disk_that_fails_in_mid_run(
 def rows_right(path: Path, whole: Cache) -> int:
     """Number of rows there; each of them is as in `whole`, and none is damaged."""
     cache = open_cache(path)
-    found = verify(cache, workers=1)
+    found = verify(cache)
     assert not len(found.damaged)
     np.testing.assert_array_equal(cache.features()[found.good], whole.features()[found.good])
     return len(found.good)

@@ -38,7 +38,7 @@ def open_one(path: Path) -> dict[str, Any]:
     from precompute.cache import open_cache, verify
 
     cache = open_cache(path)
-    found = verify(cache, workers=1)
+    found = verify(cache)
     columns = [cache.ids, cache.classes, cache.split.tolist(), cache.labels.tolist(), cache.ok.tolist()]
     return {"good": found.good.tolist(), "whole": found.whole, "columns": columns, "records": len(cache.provenance)}
 

@@ -101,7 +101,7 @@ def rows_of(path: Path) -> dict[str, Row]:
     if not path.exists():
         return {}
     cache = open_cache(path)
-    found = verify(cache, workers=1)
+    found = verify(cache)
     assert found.ids_in_order and not len(found.damaged)
     names = [f"samples/{name}" for name in ("digest", "status", "size", "mtime_ns")] + [f"checksums/{cache.layers[0]}"]
     columns = [cache.column(name)[found.good] for name in names]

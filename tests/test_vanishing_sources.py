@@ -65,7 +65,7 @@ class Reading:
                 cache = open_cache(path)
             except CacheFormatError:  # not there
                 continue
-            assert not len(verify(cache, workers=1).damaged)
+            assert not len(verify(cache).damaged)
             return int(cache.ok.sum())
         return 0
 

@@ -27,7 +27,7 @@ class CacheTarget(Target):
         self.base = self.path.read_bytes()
         self.blocks = checked_blocks(self.base)
         cache = open_cache(self.path)
-        if not verify(cache, workers=1).whole:
+        if not verify(cache).whole:
             raise WrongError("the file to mutate is not whole")
         self.columns = [column for column in cache.layout.columns.values() if column.name != "provenance"]
         self.expected, self.spec = self.described(cache), cache.spec
@@ -104,7 +104,7 @@ class CacheTarget(Target):
             cache = open_cache(self.path)
         except CacheFormatError as error:
             return reason(error.message, self.path)
-        found = verify(cache, workers=1)
+        found = verify(cache)
         _ = cache.provenance, cache.ok, repr(cache)
         rows = self.described(cache)
         if len(rows) != len(self.expected) or cache.spec != self.spec:
