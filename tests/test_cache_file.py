@@ -18,6 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from precompute.cache import RowWriter, Samples, Status, create, difference, key_of, open_cache, read_layout, verify
+from precompute.cache.creation import LARGE_FILE, bytes_needed
+from precompute.cache.verification import finite
 from precompute.errors import CacheError, CacheFormatError, DiskSpaceError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -104,6 +106,14 @@ def test_columns_are_aligned_and_plain_h5py_reads_them(tmp_path: Path) -> None:
         assert h5py.check_enum_dtype(file["samples/status"].dtype)["TRUNCATED"] == 4
 
 
+def test_features_of_large_files_begin_where_large_pages_do(tmp_path: Path) -> None:
+    many = samples(LARGE_FILE // 4096)
+    layers = {"f": ((2048,), np.dtype("f2"))}
+    layout = create(str(tmp_path / "a.h5"), spec=SPEC, samples=many, layers=layers)
+    assert layout.columns["features/f"].offset % (256 * 1024) == 0
+    assert layout.file_size < 1.05 * bytes_needed(many, layers)
+
+
 def test_unlabelled_files_have_no_classes(tmp_path: Path) -> None:
     plain = samples(3)
     none = Samples(plain.ids, plain.sizes, plain.mtimes, np.full(3, -1, np.int32), np.zeros(3, np.uint8), ())
@@ -185,6 +195,15 @@ def test_an_ok_row_with_nan_is_damage_even_under_a_right_checksum(tmp_path: Path
     with RowWriter(str(tmp_path / "a.h5"), read_layout(str(tmp_path / "a.h5"))) as writer:
         write(writer, np.arange(6), values)
     assert verify(open_cache(tmp_path / "a.h5")).damaged.tolist() == [3]
+
+
+@pytest.mark.parametrize("dtype", ["<f2", "<f4"])
+def test_what_is_not_finite_is_found_by_its_bits(dtype: str) -> None:
+    limits = np.finfo(dtype)
+    numbers = [0, -0.0, limits.max, limits.min, limits.smallest_subnormal, np.nan, -np.nan, np.inf, -np.inf]
+    bits = np.random.default_rng(0).integers(0, 2**16, 4000, dtype=np.uint16)  # any pattern
+    for rows in (np.array(numbers, dtype)[:, None], bits.view(dtype).reshape(-1, 2)):
+        np.testing.assert_array_equal(finite(rows), np.isfinite(rows).all(axis=1))
 
 
 def test_provenance_survives_a_torn_append(tmp_path: Path) -> None:
