@@ -33,6 +33,7 @@ class Cache:
     def __init__(self, path: str, layout: Layout, mapped: np.memmap[Any, np.dtype[np.uint8]]) -> None:
         self.path = path
         self.layout = layout
+        self._pages: Any = mapped.base  # an mmap.mmap
         self._mapped = np.asarray(mapped)  # a plain array: each view of a memmap pays for Python code of its own
 
     def __len__(self) -> int:
@@ -48,6 +49,10 @@ class Cache:
             return np.zeros(column.shape, dtype=column.dtype)
         values: NDArray[Any] = self._mapped[column.offset : column.offset + column.nbytes].view(column.dtype)
         return values.reshape(column.shape)
+
+    def let_go(self) -> None:
+        """Give back the memory that pages of the file take in this process; they stay in the kernel's page cache."""
+        self._pages.madvise(mmap.MADV_DONTNEED)
 
     @property
     def spec(self) -> dict[str, Any]:

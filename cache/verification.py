@@ -13,6 +13,7 @@ from precompute.cache.reader import Cache
 from precompute.cache.status import Status
 
 BLOCK_BYTES = 1024 * 1024  # it is read twice, the second time from the processor's own cache
+MAPPED_BYTES = 512 * 1024 * 1024  # of the file that may stay in this process's memory
 EXPONENTS = {2: 0x7C00, 4: 0x7F800000}  # of float16 and float32: all bits set in NaN and infinity alone
 
 
@@ -61,6 +62,8 @@ def verify(
             bad |= ~finite(rows) & (status == Status.OK)
             pending[block] |= (before == 0) | (before != checksums[block])
             damaged[block] |= bad
+            if start // height % max(1, MAPPED_BYTES // BLOCK_BYTES) == 0:
+                cache.let_go()
             if progress is not None:
                 progress(len(bad))
     damaged &= ~pending

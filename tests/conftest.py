@@ -161,3 +161,9 @@ def precompute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         return subprocess.CompletedProcess(command, ended.value.code, output, errors)
 
     return run
+
+
+def resident_kib() -> int:
+    """Memory of this process that pages of files take."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssFile"))

@@ -12,11 +12,12 @@ from threading import Thread
 
 import numpy as np
 import pytest
+from conftest import resident_kib
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from xxhash import xxh3_64_intdigest
 
-from precompute.cache import Layout, RowWriter, Samples, create, open_cache, verify
+from precompute.cache import Layout, RowWriter, Samples, create, open_cache, verification, verify
 from precompute.cache.checksum import row_checksums
 from precompute.cache.writer import HASHED_BESIDE
 
@@ -129,3 +130,13 @@ def test_checksums_are_those_of_format_md(count: int, width: int, dtype: str, se
 def test_every_row_needs_all_that_is_bound_to_it() -> None:
     with pytest.raises(ValueError, match="3 rows, 1 digests"):
         row_checksums(DIGESTS[:1], NUMBERS[:3], NUMBERS[:3], np.ones(3, np.uint8), FEATURES[:3])
+
+
+def test_verify_keeps_little_of_a_large_file_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verification, "MAPPED_BYTES", 8 * verification.BLOCK_BYTES)
+    make(tmp_path / "a.h5", 8192)
+    before, most = resident_kib(), []
+    found = verify(open_cache(tmp_path / "a.h5"), progress=lambda _: most.append(resident_kib() - before))
+    assert len(found.pending) == 8192
+    assert len(most) * verification.BLOCK_BYTES == 8192 * WIDTH * 4
+    assert max(most) * 1024 < 8192 * WIDTH * 4 / 2

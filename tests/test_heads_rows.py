@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import resident_kib
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -14,11 +15,6 @@ from precompute.heads import LogisticHead, MLPHead, RowView, _rows
 
 X = np.random.default_rng(0).normal(size=(60, 2, 3)).astype(np.float16)
 Y = np.arange(60) % 3
-
-
-def resident_kib() -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("RssFile"))
 
 
 @given(
