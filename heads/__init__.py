@@ -14,15 +14,23 @@ if __name__ != "precompute.heads":
 
 if TYPE_CHECKING:
     from ._rows import RowView
+    from .centroid import CentroidHead
+    from .knn import KNNHead
     from .logistic import LogisticHead
     from .mlp import MLPHead
     from .persist import SavedHead, load_head, save_head
+    from .ridge import RidgeHead
+    from .ridge_regression import RidgeRegressionHead
     from .scores import Scores, evaluate
     from .splits import folds, holdout
 
 __all__ = [
+    "CentroidHead",
+    "KNNHead",
     "LogisticHead",
     "MLPHead",
+    "RidgeHead",
+    "RidgeRegressionHead",
     "RowView",
     "SavedHead",
     "Scores",
@@ -34,8 +42,12 @@ __all__ = [
 ]
 
 _MODULE_OF = {
+    "CentroidHead": "centroid",
+    "KNNHead": "knn",
     "LogisticHead": "logistic",
     "MLPHead": "mlp",
+    "RidgeHead": "ridge",
+    "RidgeRegressionHead": "ridge_regression",
     "RowView": "_rows",
     "SavedHead": "persist",
     "Scores": "scores",

@@ -8,9 +8,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from sklearn.base import is_classifier
 
+from ._file_checks import check_keys, check_shapes, list_of_objects
 from ._headfile import read_json, write_json
 from ._inputs import check_number
+from ._kinds import KINDS, head_class, kind_of
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
     from .logistic import LogisticHead
     from .mlp import MLPHead
 
-    Arrays = dict[str, npt.NDArray[np.float32]]
+    Arrays = dict[str, npt.NDArray[Any]]
 
 __all__ = ["put_together", "take_apart"]
 
@@ -32,15 +35,16 @@ TRIAL = {"C", "accuracy", "log_loss"}
 EPOCH = {"epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy"}
 
 
-def take_apart(head: LogisticHead | MLPHead) -> tuple[Arrays, dict[str, str]]:
+def take_apart(head: Any) -> tuple[Arrays, dict[str, str]]:
     """The arrays, and the strings `head`, `params`, `fitted` and `classes`."""
-    from .logistic import LogisticHead
-
-    if isinstance(head, LogisticHead):
-        kind, names = "logistic", list(LOGISTIC_FITTED)
+    kind = kind_of(head)
+    if kind == "logistic":
+        names = list(LOGISTIC_FITTED)
         arrays = {"coef": head.coef_, "intercept": head.intercept_}
+    elif kind != "mlp":
+        names, arrays = list(head._FITTED), head._arrays()
     else:
-        kind, names = "mlp", list(MLP_FITTED)
+        names = list(MLP_FITTED)
         arrays = {"mean": head.mean_, "scale": head.scale_}
         for layer, (weight, bias) in enumerate(zip(head.weights_, head.biases_, strict=True)):
             arrays |= {f"weight_{layer}": weight, f"bias_{layer}": bias}
@@ -48,32 +52,29 @@ def take_apart(head: LogisticHead | MLPHead) -> tuple[Arrays, dict[str, str]]:
     parts = {
         "params": params,
         "fitted": {name.removesuffix("_"): getattr(head, name) for name in names},
-        "classes": _describe_classes(head.classes_),
+        "classes": _describe_classes(head.classes_) if is_classifier(head) else {},
     }
     return arrays, {"head": kind, **{name: write_json(part) for name, part in parts.items()}}
 
 
-def put_together(arrays: Arrays, strings: dict[str, str]) -> tuple[LogisticHead | MLPHead, dict[str, Any]]:
+def put_together(arrays: Arrays, strings: dict[str, str]) -> tuple[Any, dict[str, Any]]:
     """The head, fitted, and the caller's metadata."""
     if set(strings) != STRINGS:
         raise ValueError(f"its metadata must have the keys {sorted(STRINGS)}, and has {sorted(strings)}")
     params, fitted, classes, metadata = (_json_object(strings, k) for k in ("params", "fitted", "classes", "metadata"))
-    if strings["head"] == "logistic":
-        from .logistic import LogisticHead
-
-        head: LogisticHead | MLPHead = _with_params(LogisticHead(), params)
-        _check_keys("fitted", fitted, {name.removesuffix("_") for name in LOGISTIC_FITTED})
+    kind = strings["head"]
+    if kind not in KINDS:
+        raise ValueError(f"its kind of head, {kind!r}, is unknown")
+    head = _with_params(head_class(kind)(), params)
+    names: tuple[str, ...] = {"logistic": LOGISTIC_FITTED, "mlp": MLP_FITTED}.get(kind) or head._FITTED
+    check_keys("fitted", fitted, {name.removesuffix("_") for name in names})
+    if is_classifier(head):
         head.classes_ = _rebuild_classes(classes)
-        _restore_logistic(head, arrays, fitted)
-    elif strings["head"] == "mlp":
-        from .mlp import MLPHead
-
-        head = _with_params(MLPHead(), params)
-        _check_keys("fitted", fitted, {name.removesuffix("_") for name in MLP_FITTED})
-        head.classes_ = _rebuild_classes(classes)
-        _restore_mlp(head, arrays, fitted)
     else:
-        raise ValueError(f"its kind of head, {strings['head']!r}, is unknown")
+        check_keys("classes", classes, set())
+    own: dict[str, Any] = {"logistic": _restore_logistic, "mlp": _restore_mlp}
+    restore = own.get(kind) or type(head)._restore
+    restore(head, arrays, fitted)
     for name, value in fitted.items():
         setattr(head, f"{name}_", value)
     return head, metadata
@@ -82,12 +83,12 @@ def put_together(arrays: Arrays, strings: dict[str, str]) -> tuple[LogisticHead 
 def _restore_logistic(head: LogisticHead, arrays: Arrays, fitted: dict[str, Any]) -> None:
     rows = 1 if len(head.classes_) == 2 else len(head.classes_)
     n_features = arrays["coef"].shape[-1] if "coef" in arrays else 0
-    _check_shapes(arrays, {"coef": (rows, n_features), "intercept": (rows,)})
+    check_shapes(arrays, {"coef": (rows, n_features), "intercept": (rows,)})
     check_number("C", fitted["C"], low=0, open_low=True)
     check_number("n_iter", fitted["n_iter"], whole=True, low=0)
     if not isinstance(fitted["C_source"], str) or not isinstance(fitted["converged"], bool):
         raise ValueError("its C_source must be a string and its converged true or false")
-    for trial in _list_of_objects("trials", fitted["trials"], TRIAL):
+    for trial in list_of_objects("trials", fitted["trials"], TRIAL):
         for name, value in trial.items():
             check_number(name, value, low=0)
     head.coef_, head.intercept_, head.n_features_in_ = arrays["coef"], arrays["intercept"], n_features
@@ -100,10 +101,10 @@ def _restore_mlp(head: MLPHead, arrays: Arrays, fitted: dict[str, Any]) -> None:
     expected: dict[str, tuple[int, ...]] = {"mean": (n_features,), "scale": (n_features,)}
     for layer in layers:
         expected |= {f"weight_{layer}": (sizes[layer + 1], sizes[layer]), f"bias_{layer}": (sizes[layer + 1],)}
-    _check_shapes(arrays, expected)
+    check_shapes(arrays, expected)
     if not (arrays["scale"] > 0).all():
         raise ValueError("its array scale must be above 0")
-    history = _list_of_objects("history", fitted["history"], EPOCH)
+    history = list_of_objects("history", fitted["history"], EPOCH)
     for number, epoch in enumerate(history, start=1):
         if epoch["epoch"] != number:
             raise ValueError(f"its history must count epochs from 1, and has {epoch['epoch']!r} in place {number}")
@@ -129,10 +130,10 @@ def _plain(value: Any) -> Any:
 
 
 def _with_params(head: Any, params: dict[str, Any]) -> Any:
-    _check_keys("params", params, set(head.get_params()) - NOT_SAVED)
+    check_keys("params", params, set(head.get_params()) - NOT_SAVED)
     if isinstance(params.get("hidden"), list):
         params["hidden"] = tuple(params["hidden"])
-    if isinstance(params["class_weight"], list):
+    if isinstance(params.get("class_weight"), list):
         pairs = params["class_weight"]
         if not all(isinstance(p, list) and len(p) == 2 and isinstance(p[0], str | int) for p in pairs):
             raise ValueError("its class_weight must be pairs of a label and a weight")
@@ -152,7 +153,7 @@ def _describe_classes(classes: npt.NDArray[Any]) -> dict[str, Any]:
 
 
 def _rebuild_classes(described: dict[str, Any]) -> npt.NDArray[Any]:
-    _check_keys("classes", described, {"dtype", "values"})
+    check_keys("classes", described, {"dtype", "values"})
     dtype, values = described["dtype"], described["values"]
     kind = int if isinstance(dtype, str) and dtype in INTEGER_DTYPES else str
     if kind is str and dtype not in ("str", "object"):
@@ -171,27 +172,8 @@ def _rebuild_classes(described: dict[str, Any]) -> npt.NDArray[Any]:
     return classes
 
 
-def _check_shapes(arrays: Arrays, expected: dict[str, tuple[int, ...]]) -> None:
-    shapes = {name: array.shape for name, array in arrays.items()}
-    if shapes != expected:
-        raise ValueError(f"its arrays must have the shapes {expected}, and have {shapes}")
-
-
-def _check_keys(what: str, value: dict[str, Any], expected: set[str]) -> None:
-    if set(value) != expected:
-        raise ValueError(f"its {what} must have the keys {sorted(expected)}, and have {sorted(value)}")
-
-
 def _json_object(strings: dict[str, str], name: str) -> dict[str, Any]:
     value = read_json(strings[name])
     if not isinstance(value, dict):
         raise ValueError(f"its {name} must be a JSON object")
-    return value
-
-
-def _list_of_objects(what: str, value: Any, keys: set[str]) -> list[dict[str, Any]]:
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise ValueError(f"its {what} must be a list of JSON objects")
-    for item in value:
-        _check_keys(f"entries of {what}", item, keys)
     return value

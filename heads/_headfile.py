@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    Arrays = dict[str, npt.NDArray[np.float32]]
+    Arrays = dict[str, npt.NDArray[Any]]
+    Place = tuple[int, list[int], np.dtype[Any]]
 
 __all__ = ["MAX_FILE_BYTES", "MAX_HEADER_BYTES", "UnknownFormatError", "decode", "encode", "read_json", "write_json"]
 
@@ -32,6 +33,9 @@ MAX_FILE_BYTES = 1 << 30
 MAX_HEADER_BYTES = 16 << 20
 FORMAT, VERSION = "precompute-head", "1"
 NO_DIGEST = "0" * 64
+# safetensors' names; arrays are little endian. All sizes divide 8, and an array stands after those of wider numbers.
+DTYPES = {"F32": "<f4", "F16": "<f2", "I32": "<i4"}
+CODES = {np.dtype(dtype): code for code, dtype in DTYPES.items()}
 # Quotes inside a JSON string are escaped, so these bytes can only be a real key and its value.
 DIGEST = re.compile(rb'"digest":"([0-9a-f]{64})"')
 
@@ -43,6 +47,8 @@ class UnknownFormatError(ValueError):
 def encode(arrays: Arrays, strings: dict[str, str]) -> bytes:
     """The whole file. The same input gives the same bytes."""
     for name, array in arrays.items():
+        if array.dtype not in CODES:
+            raise ValueError(f"its array {name} is {array.dtype}, and a head file holds {', '.join(map(str, CODES))}")
         if not np.isfinite(array).all():
             raise ValueError(f"its array {name} holds values that are not finite")
     header: dict[str, Any] = {
@@ -51,15 +57,15 @@ def encode(arrays: Arrays, strings: dict[str, str]) -> bytes:
     end = 0
     for name, array in arrays.items():
         start, end = end, end + array.nbytes
-        header[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": [start, end]}
+        header[name] = {"dtype": CODES[array.dtype], "shape": list(array.shape), "data_offsets": [start, end]}
     text = write_json(header).encode("ascii")
     text += b" " * (-len(text) % 8)  # safetensors aligns the arrays to 8 bytes
-    data = b"".join(array.astype("<f4").tobytes() for array in arrays.values())
-    if len(text) > MAX_HEADER_BYTES or 8 + len(text) + len(data) > MAX_FILE_BYTES:
+    if len(text) > MAX_HEADER_BYTES or 8 + len(text) + end > MAX_FILE_BYTES:
         raise ValueError(
-            f"it would have a header of {len(text)} and arrays of {len(data)} bytes, "
+            f"it would have a header of {len(text)} and arrays of {end} bytes, "
             f"but at most {MAX_HEADER_BYTES} and {MAX_FILE_BYTES} are allowed"
         )
+    data = b"".join(array.astype(DTYPES[CODES[array.dtype]], copy=False).tobytes() for array in arrays.values())
     digest = hashlib.sha256(len(text).to_bytes(8, "little") + text + data).hexdigest()
     text = DIGEST.sub(f'"digest":"{digest}"'.encode(), text)
     return len(text).to_bytes(8, "little") + text + data
@@ -80,16 +86,16 @@ def decode(file: BinaryIO, size: int) -> tuple[Arrays, dict[str, str]]:
         raise ValueError("it changed while it was read")
     _check_digest(prefix, text, data)
     arrays = {}
-    for name, (start, shape) in shapes.items():
-        array = np.frombuffer(data, dtype="<f4", count=math.prod(shape), offset=start).reshape(shape)
-        arrays[name] = array.astype(np.float32)  # a copy: frombuffer's memory is read-only
+    for name, (start, shape, dtype) in shapes.items():
+        array = np.frombuffer(data, dtype=dtype, count=math.prod(shape), offset=start).reshape(shape)
+        arrays[name] = array.astype(dtype.newbyteorder("="))  # a copy: frombuffer's memory is read-only
         if not np.isfinite(array).all():
             raise ValueError(f"its array {name} holds values that are not finite")
     return arrays, strings
 
 
-def _parse_header(text: bytes, data_bytes: int) -> tuple[dict[str, tuple[int, list[int]]], dict[str, str]]:
-    """Where each array starts and its shape, and the metadata strings."""
+def _parse_header(text: bytes, data_bytes: int) -> tuple[dict[str, Place], dict[str, str]]:
+    """Where each array starts, its shape and dtype, and the metadata strings."""
     try:
         header = read_json(text.decode("utf-8"))
     except UnicodeDecodeError:
@@ -103,24 +109,27 @@ def _parse_header(text: bytes, data_bytes: int) -> tuple[dict[str, tuple[int, li
         raise ValueError("its metadata holds values that are not strings")
     shapes, end = {}, 0
     for name, entry in header.items():
-        shapes[name] = (end, _shape_of(name, entry, end))
-        end += 4 * math.prod(shapes[name][1])
+        shape, dtype = _shape_of(name, entry, end)
+        shapes[name] = (end, shape, dtype)
+        end += dtype.itemsize * math.prod(shape)
     if end != data_bytes:
         raise ValueError(f"it is cut short or damaged: its arrays need {end} bytes, and it has {data_bytes}")
     return shapes, strings
 
 
-def _shape_of(name: str, entry: Any, start: int) -> list[int]:
-    """The shape of one header entry, which must describe float32 from byte `start` on: arrays stand in file order."""
-    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"} or entry["dtype"] != "F32":
-        raise ValueError(f"its array {name!r} is not described as float32 with a shape and offsets")
-    shape = entry["shape"]
+def _shape_of(name: str, entry: Any, start: int) -> tuple[list[int], np.dtype[Any]]:
+    """Shape and dtype of one header entry, which must be an array from byte `start` on: they stand in file order."""
+    known = isinstance(entry, dict) and set(entry) == {"dtype", "shape", "data_offsets"}
+    if not known or not isinstance(entry["dtype"], str) or entry["dtype"] not in DTYPES:
+        raise ValueError(f"its array {name!r} is not described with a shape, offsets and one of {', '.join(DTYPES)}")
+    shape, dtype = entry["shape"], np.dtype(DTYPES[entry["dtype"]])
     # `type`, not isinstance: true and 1.0 are not sizes.
     if not isinstance(shape, list) or not all(type(n) is int and 0 < n <= MAX_FILE_BYTES for n in shape):
         raise ValueError(f"its array {name!r} has no valid shape")
-    if len(shape) not in {1, 2} or entry["data_offsets"] != [start, start + 4 * math.prod(shape)]:
+    end = start + dtype.itemsize * math.prod(shape)
+    if len(shape) not in {1, 2} or start % dtype.itemsize or entry["data_offsets"] != [start, end]:
         raise ValueError(f"its array {name!r} does not stand where its shape and the array before say")
-    return shape
+    return shape, dtype
 
 
 def _check_digest(prefix: bytes, text: bytes, data: bytes) -> None:

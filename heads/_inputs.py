@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 __all__ = [
     "as_numpy",
     "check_class_weight",
+    "check_companions",
     "check_features",
+    "check_groups",
     "check_number",
     "check_training",
     "check_validation",
@@ -96,6 +98,27 @@ def check_validation(head: Any, validation: Any, classes: npt.NDArray[Any]) -> t
     if len(labels) != len(features):
         raise ValueError(f"The validation set has {len(features)} rows and {len(labels)} labels.")
     return features, positions(labels, classes, what="The validation set")
+
+
+def check_companions(head: Any, validation: Any, groups: Any, n_rows: int) -> None:
+    """Raise ValueError for a validation set or groups that are wrong, where a head takes them and does not need them.
+
+    So what is wrong is told whichever head is trained. `head` has its `classes_`.
+    """
+    if validation is not None:
+        check_validation(head, validation, head.classes_)
+    check_groups(groups, n_rows)
+
+
+def check_groups(groups: Any, n_rows: int) -> npt.NDArray[np.intp] | None:
+    """Which group (0, 1, ...) each row belongs to, (n,), or None where every row stands for itself."""
+    if groups is None:
+        return None
+    names = np.asarray(groups)
+    if names.shape != (n_rows,):
+        raise ValueError(f"groups must have one entry per sample, ({n_rows},). Got shape {names.shape} instead.")
+    found, group = np.unique(names, return_inverse=True)
+    return None if len(found) == n_rows else group
 
 
 def positions(labels: npt.ArrayLike, classes: npt.NDArray[Any], *, what: str) -> npt.NDArray[np.intp]:

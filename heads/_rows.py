@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -32,7 +33,7 @@ class RowView:
     ndim = 2
 
     def __init__(self, features: npt.NDArray[Any], rows: npt.ArrayLike | None = None) -> None:
-        self.features = features.reshape(len(features), -1)
+        self.features = features.reshape(len(features), math.prod(features.shape[1:]))
         self.rows = None if rows is None else np.asarray(rows, dtype=np.intp)
         self._mapping = _mapping(features)
         self._touched = 0
@@ -47,6 +48,11 @@ class RowView:
     @property
     def dtype(self) -> np.dtype[Any]:
         return self.features.dtype
+
+    @property
+    def mapped(self) -> bool:
+        """Whether the rows are read from a file, and not in memory."""
+        return self._mapping is not None
 
     def __getitem__(self, chosen: slice | npt.NDArray[np.integer[Any]]) -> npt.NDArray[Any]:
         """The chosen rows, (k, d) as they are stored, in memory of their own."""

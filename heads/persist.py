@@ -1,16 +1,14 @@
 """Heads in files: one .safetensors file per head, written whole or not at all, and read without trusting it.
 
 Any safetensors library opens the file. Its metadata holds, as strings: `format` ("precompute-head"), `version` ("1"),
-`head` ("logistic" or "mlp"), then as JSON `params` (constructor arguments, less `device` and `n_jobs`), `fitted`
-(attributes that are no arrays), `classes` and `metadata` (the caller's own), and `digest`: the SHA-256 of the whole
-file with the 64 digits of the digest itself written as zeros. Nothing is ever unpickled.
+`head` (its kind, a key of `_kinds.KINDS`), then as JSON `params` (constructor arguments, less `device` and `n_jobs`),
+`fitted` (attributes that are no arrays), `classes` and `metadata` (the caller's own), and `digest`: the SHA-256 of the
+whole file with the 64 digits of the digest itself written as zeros. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import secrets
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +20,12 @@ from precompute.errors import HeadError, HeadFormatError
 
 from ._content import put_together, take_apart
 from ._headfile import UnknownFormatError, decode, encode, write_json
+from ._writing import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from .logistic import LogisticHead
-    from .mlp import MLPHead
+    from ._kinds import Head
 
 __all__ = ["SavedHead", "load_head", "save_head"]
 
@@ -36,11 +34,11 @@ __all__ = ["SavedHead", "load_head", "save_head"]
 class SavedHead:
     """A fitted head from a file, and the JSON object that was saved with it."""
 
-    head: LogisticHead | MLPHead
+    head: Head
     metadata: dict[str, Any]
 
 
-def save_head(path: str | os.PathLike[str], head: LogisticHead | MLPHead, *, metadata: Mapping[str, Any]) -> None:
+def save_head(path: str | os.PathLike[str], head: Head, *, metadata: Mapping[str, Any]) -> None:
     """Write a fitted head and `metadata`, a JSON object with string keys (scores, settings, the cache's spec).
 
     The file appears under its name in one step once it is whole and on the disk, so a crash leaves the old one. The
@@ -58,7 +56,7 @@ def save_head(path: str | os.PathLike[str], head: LogisticHead | MLPHead, *, met
             hint="Use labels that are strings or integers, and metadata that JSON can hold (finite numbers only).",
         ) from error
     try:
-        _write_atomically(Path(path), blob)
+        write_atomically(Path(path), lambda file: file.write(blob))
     except OSError as error:
         raise HeadError(
             f"The head {_shown(path)} cannot be written: {error.strerror}.",
@@ -99,26 +97,6 @@ def load_head(path: str | os.PathLike[str]) -> SavedHead:
 def _open_without_waiting(path: str, flags: int) -> int:
     """For `open`: a named pipe opens at once, to be refused, instead of waiting for a writer."""
     return os.open(path, flags | os.O_NONBLOCK)
-
-
-def _write_atomically(path: Path, blob: bytes) -> None:
-    """Write under a unique name in the same folder, flush to the disk, then rename."""
-    temporary = path.with_name(f".precompute-head-{secrets.token_hex(8)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(blob)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)  # the new name is on the disk only when the folder is
-    finally:
-        os.close(folder)
 
 
 def _shown(path: str | os.PathLike[str]) -> str:

@@ -1,4 +1,4 @@
-"""Both heads keep scikit-learn's contract and take the same kinds of input."""
+"""All heads keep scikit-learn's contract and take the same kinds of input."""
 
 import numpy as np
 import pytest
@@ -8,18 +8,32 @@ from sklearn.datasets import load_digits
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import precompute.heads
-from precompute.heads import LogisticHead, MLPHead
+from precompute.heads import CentroidHead, KNNHead, LogisticHead, MLPHead, RidgeHead, RidgeRegressionHead
 
 DIGITS, LABELS = load_digits(return_X_y=True)
 DIGITS, LABELS = DIGITS[:300] / 16, LABELS[:300]  # sixteenths: exact in float16
 HEADS = [
     pytest.param(lambda **kw: LogisticHead(**{"C": 1.0, **kw}), id="logistic"),
     pytest.param(lambda **kw: MLPHead(hidden=(16,), max_epochs=3, **kw), id="mlp"),
+    pytest.param(KNNHead, id="knn"),
+    pytest.param(RidgeHead, id="ridge"),
+    pytest.param(CentroidHead, id="centroid"),
+    pytest.param(lambda: CentroidHead(metric="euclidean"), id="euclidean"),
 ]
 
 
 # No check is expected to fail. The MLP's are its own settings but for fewer and larger steps, which save time.
-@parametrize_with_checks([LogisticHead(), MLPHead(max_epochs=40, learning_rate=1e-2)])
+@parametrize_with_checks(
+    [
+        LogisticHead(),
+        MLPHead(max_epochs=40, learning_rate=1e-2),
+        KNNHead(),
+        RidgeHead(),
+        CentroidHead(),
+        CentroidHead(metric="euclidean"),
+        RidgeRegressionHead(),
+    ]
+)
 def test_scikit_learn_contract(estimator, check):
     check(estimator)
 
@@ -80,7 +94,11 @@ def test_errors_name_the_problem(make):
         make().fit(DIGITS, LABELS).predict(DIGITS[:, :5])
 
 
-@pytest.mark.parametrize("head", [LogisticHead(), MLPHead(max_epochs=2)], ids=["logistic", "mlp"])
+@pytest.mark.parametrize(
+    "head",
+    [LogisticHead(), MLPHead(max_epochs=2), KNNHead(), RidgeHead(), RidgeHead(alpha=1.0), CentroidHead()],
+    ids=["logistic", "mlp", "knn", "ridge", "ridge with alpha", "centroid"],
+)
 def test_validation_and_groups_are_checked(head):
     with pytest.raises(ValueError, match=r"labels that the head does not know: '77'.*Remove those samples"):
         head.fit(DIGITS, LABELS, validation=(DIGITS[:2], [1, 77]))
@@ -117,6 +135,16 @@ def test_validation_and_groups_are_checked(head):
         (MLPHead(validation_fraction=1.0), "validation_fraction must be"),
         (MLPHead(class_weight=[1, 2]), "class_weight must be"),
         (MLPHead(random_state=2**32), "random_state must be"),
+        (KNNHead(k=0), "k must be a whole number of at least 1. Got 0"),
+        (KNNHead(k=1.5), "k must be"),
+        (KNNHead(temperature=0), "temperature must be"),
+        (KNNHead(temperature=float("nan")), "temperature must be"),
+        (RidgeHead(alpha=0), "alpha must be a finite number of at least 1e-12"),
+        (RidgeHead(alpha="best"), "alpha must be"),
+        (RidgeHead(alpha=True), "alpha must be"),
+        (RidgeHead(class_weight={1: -1}), r"class_weight\[1\] must be"),
+        (RidgeRegressionHead(alpha=-1), "alpha must be"),
+        (CentroidHead(metric="manhattan"), "metric must be 'cosine' or 'euclidean'. Got 'manhattan'"),
     ],
 )
 def test_parameters_are_checked_in_fit(head, message):
@@ -129,8 +157,11 @@ def test_importing_the_package_loads_neither_torch_nor_scikit_learn():
     assert run_python(code).stdout == "set()\n"
 
 
-def test_a_logistic_head_needs_no_torch():
-    code = "import sys; from precompute.heads import LogisticHead, load_head; print('torch' in sys.modules)"
+def test_only_the_mlp_needs_torch():
+    code = (
+        "import sys; from precompute.heads import CentroidHead, KNNHead, LogisticHead, RidgeHead, RidgeRegressionHead\n"
+        "from precompute.heads import load_head; print('torch' in sys.modules)"
+    )
     assert run_python(code).stdout == "False\n"
 
 

@@ -15,7 +15,16 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_iris
 
 from precompute.errors import HeadError, HeadFormatError
-from precompute.heads import LogisticHead, MLPHead, load_head, save_head
+from precompute.heads import (
+    CentroidHead,
+    KNNHead,
+    LogisticHead,
+    MLPHead,
+    RidgeHead,
+    RidgeRegressionHead,
+    load_head,
+    save_head,
+)
 from precompute.heads import _headfile as headfile
 
 X, Y = load_iris(return_X_y=True)
@@ -27,13 +36,23 @@ JSON = st.recursive(
 )
 
 
+KINDS = {
+    "logistic": lambda **settings: LogisticHead(**{"C": 1.0, **settings}),
+    "mlp": lambda **settings: MLPHead(hidden=(3,), max_epochs=2, **settings),
+    "knn": KNNHead,
+    "ridge": lambda **settings: RidgeHead(**{"alpha": 1.0, **settings}),
+    "centroid": CentroidHead,
+    "ridge-regression": RidgeRegressionHead,
+}
+
+
 def make(kind, **settings):
-    if kind == "logistic":
-        return LogisticHead(**{"C": 1.0, **settings}).fit(X, NAMES[Y])
-    return MLPHead(hidden=(3,), max_epochs=2, **settings).fit(X, NAMES[Y])
+    if kind == "ridge-regression":
+        return RidgeRegressionHead(**settings).fit(X, X[:, :2])
+    return KINDS[kind](**settings).fit(X, NAMES[Y])
 
 
-@pytest.fixture(params=["logistic", "mlp"])
+@pytest.fixture(params=KINDS)
 def saved(request, tmp_path):
     path = tmp_path / "head.safetensors"
     save_head(path, make(request.param), metadata={"layer": "avgpool"})
@@ -192,7 +211,7 @@ def replaced(value, draw):
 
 
 @settings(deadline=None, max_examples=150)
-@given(st.data(), st.sampled_from(["logistic", "mlp"]), st.sampled_from(["params", "fitted", "classes", "metadata"]))
+@given(st.data(), st.sampled_from(list(KINDS)), st.sampled_from(["params", "fitted", "classes", "metadata"]))
 def test_forged_json_is_refused_or_makes_a_working_head(files, data, kind, name):
     arrays, strings = files[kind]
     forged = {**strings, name: json.dumps(replaced(json.loads(strings[name]), data.draw))}
@@ -203,14 +222,20 @@ def test_forged_json_is_refused_or_makes_a_working_head(files, data, kind, name)
             loaded = load_head(path)
         except HeadFormatError:
             return
-    assert loaded.head.predict(X).shape == (150,)
+    assert len(loaded.head.predict(X)) == 150
     assert isinstance(loaded.metadata, dict)
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     made = {}
-    for kind, settings_ in (("logistic", {"C": "auto"}), ("mlp", {"class_weight": {"b\udcff": 2.0}})):
+    special = {
+        "logistic": {"C": "auto"},
+        "mlp": {"class_weight": {"b\udcff": 2.0}},
+        "ridge": {"alpha": "auto", "class_weight": "balanced"},
+    }
+    for kind in KINDS:
+        settings_ = special.get(kind, {})
         path = tmp_path_factory.mktemp(kind) / "head"
         save_head(path, make(kind, **settings_), metadata={"a": [1, {"b": None}]})
         made[kind] = parts_of(path)
@@ -232,11 +257,33 @@ def files(tmp_path_factory):
         ("mlp", {"bias_1": np.zeros(2)}),
         ("mlp", {"scale": np.array([1, 1, 0, 1])}),
         ("mlp", {"scale": np.array([1, 1, -1, 1])}),
+        ("knn", {"features": np.zeros((149, 4))}),
+        ("knn", {"features": np.zeros(150)}),
+        ("knn", {"features": None}),
+        ("knn", {"labels": None}),
+        ("knn", {"labels": np.zeros((150, 1))}),
+        ("knn", {"labels": np.zeros(150)}),
+        ("knn", {"labels": np.arange(150, dtype=np.int32)}),
+        ("knn", {"labels": np.arange(150, dtype=np.int32) % 3 - 1}),
+        ("knn", {"labels": np.arange(150, dtype=np.int32) % 2}),
+        ("knn", {"features": np.zeros((150, 4), np.int32)}),
+        ("ridge", {"coef": np.zeros((2, 4))}),
+        ("ridge", {"coef": np.zeros((3, 4), np.float16)}),
+        ("ridge", {"intercept": None}),
+        ("centroid", {"centroids": np.zeros((2, 4))}),
+        ("centroid", {"centroids": np.zeros(3)}),
+        ("centroid", {"centroids": None}),
+        ("ridge-regression", {"coef": np.zeros((3, 4))}),
+        ("ridge-regression", {"intercept": np.zeros((2, 1))}),
     ],
 )
 def test_forged_arrays_are_refused(files, kind, changes, tmp_path):
     arrays, strings = files[kind]
-    forged = {k: v.astype(np.float32) for k, v in {**arrays, **changes}.items() if v is not None}
+    forged = {
+        k: v.astype(np.float32) if v.dtype.itemsize == 8 else v
+        for k, v in {**arrays, **changes}.items()
+        if v is not None
+    }
     refuse(tmp_path / "head", headfile.encode(forged, strings), "its array")
 
 
@@ -264,9 +311,30 @@ def test_forged_strings_are_refused(files, change, message, tmp_path):
     refuse(tmp_path / "head", headfile.encode(arrays, {**strings, **change}), message)
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "value", "message"),
+    [
+        ("knn", "params", {"k": 0, "temperature": 1.0}, "k must be"),
+        ("knn", "params", {"k": 10**400, "temperature": 1.0}, "its k must be 150"),
+        ("knn", "params", {"k": 5, "temperature": 0}, "temperature must be"),
+        ("knn", "fitted", {"k": 21}, "its k must be 20 of 150 rows"),
+        ("knn", "fitted", {"k": True}, "k must be"),
+        ("ridge", "params", {"alpha": [1], "class_weight": None}, "alpha must be"),
+        ("centroid", "params", {"metric": ["cosine"]}, "metric must be"),
+        ("centroid", "fitted", {"temperature": 0}, "temperature must be"),
+        ("centroid", "fitted", {"temperature": "1"}, "temperature must be"),
+        ("ridge-regression", "classes", {"dtype": "str", "values": ["a", "b"]}, "its classes must have the keys"),
+    ],
+)
+def test_forged_numbers_are_refused(files, kind, name, value, message, tmp_path):
+    arrays, strings = files[kind]
+    refuse(tmp_path / "head", headfile.encode(arrays, {**strings, name: json.dumps(value)}), message)
+
+
 def test_forged_values_that_are_not_finite_are_refused(saved):
     blob = saved.read_bytes()
     zeros = b'"digest":"' + headfile.NO_DIGEST.encode() + b'"'
-    forged = headfile.DIGEST.sub(zeros, blob[:-4] + np.float32(np.nan).tobytes())
+    bad = b"\xff" * 4  # NaN as one float32 and as two float16
+    forged = headfile.DIGEST.sub(zeros, blob[:-4] + bad)
     digest = headfile.hashlib.sha256(forged).hexdigest().encode()
     refuse(saved, forged.replace(zeros, b'"digest":"' + digest + b'"'), "not finite")

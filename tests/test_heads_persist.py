@@ -15,7 +15,18 @@ from sklearn.datasets import load_iris
 from sklearn.exceptions import NotFittedError
 
 from precompute.errors import HeadError
-from precompute.heads import LogisticHead, MLPHead, SavedHead, load_head, save_head
+from precompute.heads import (
+    CentroidHead,
+    KNNHead,
+    LogisticHead,
+    MLPHead,
+    RidgeHead,
+    RidgeRegressionHead,
+    RowView,
+    SavedHead,
+    load_head,
+    save_head,
+)
 from precompute.heads import _headfile as headfile
 
 X, Y = load_iris(return_X_y=True)
@@ -32,13 +43,21 @@ LABELS = st.lists(FOLDERS, min_size=2, max_size=5, unique=True) | st.lists(
 )
 
 
+KINDS = {
+    "logistic": lambda **settings: LogisticHead(**{"C": 1.0, **settings}),
+    "mlp": lambda **settings: MLPHead(**{"hidden": (3,), "max_epochs": 2, **settings}),
+    "knn": KNNHead,
+    "ridge": RidgeHead,
+    "centroid": CentroidHead,
+    "ridge-regression": RidgeRegressionHead,
+}
+
+
 def make(kind, y=NAMES[Y], **settings):
-    if kind == "logistic":
-        return LogisticHead(**{"C": 1.0, **settings}).fit(X, y)
-    return MLPHead(**{"hidden": (3,), "max_epochs": 2, **settings}).fit(X, y)
+    return KINDS[kind](**settings).fit(X, Y.astype(float) if kind == "ridge-regression" else y)
 
 
-@pytest.fixture(params=["logistic", "mlp"])
+@pytest.fixture(params=KINDS)
 def head(request):
     return make(request.param)
 
@@ -57,11 +76,13 @@ def assert_same_head(loaded, head):
     assert {k: v for k, v in params.items() if k not in machine} == {
         k: v for k, v in expected.items() if k not in machine
     }
-    fitted, expected = vars(loaded), vars(head)
+    fitted, expected = dict(vars(loaded)), vars(head)
     assert set(fitted) == set(expected)
     for name, value in expected.items():
         if name in machine:
             continue
+        if isinstance(value, RowView):
+            value, fitted[name] = value[:], fitted[name][:]  # noqa: PLW2901
         arrays = value if name in ("weights_", "biases_") else [value]
         others = fitted[name] if name in ("weights_", "biases_") else [fitted[name]]
         for a, b in zip(arrays, others, strict=True):
@@ -69,7 +90,9 @@ def assert_same_head(loaded, head):
                 assert (a.dtype, a.shape, a.tolist()) == (b.dtype, b.shape, b.tolist()), name
             else:
                 assert a == b, name
-    assert np.array_equal(loaded.predict_proba(X), head.predict_proba(X))
+    assert np.array_equal(loaded.predict(X), head.predict(X))
+    if hasattr(head, "predict_proba"):
+        assert np.array_equal(loaded.predict_proba(X), head.predict_proba(X))
 
 
 @pytest.mark.parametrize(
@@ -82,6 +105,14 @@ def assert_same_head(loaded, head):
         ("mlp", {"hidden": (4, 3), "class_weight": {"ünïcode": 0.5}, "dropout": 0}),
         ("mlp", {"hidden": ()}),
         ("mlp", {"validation_fraction": 0.01}),
+        ("knn", {}),
+        ("knn", {"k": 1000, "temperature": np.float32(0.5)}),
+        ("ridge", {}),
+        ("ridge", {"alpha": np.float64(3), "class_weight": {"ünïcode": 0.5}}),
+        ("centroid", {}),
+        ("centroid", {"metric": "euclidean"}),
+        ("ridge-regression", {}),
+        ("ridge-regression", {"alpha": 2}),
     ],
 )
 def test_a_head_comes_back_exactly(kind, settings, tmp_path):
@@ -91,6 +122,21 @@ def test_a_head_comes_back_exactly(kind, settings, tmp_path):
     assert isinstance(loaded, SavedHead)
     assert loaded.metadata == {"scores": {"accuracy": 0.5}}
     assert_same_head(loaded.head, head)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_training_rows_come_back_as_they_were_stored(dtype, tmp_path):
+    head = KNNHead().fit(X.astype(dtype), Y)
+    save_head(tmp_path / "head", head, metadata={})
+    loaded = load_head(tmp_path / "head").head
+    assert loaded.features_.dtype == dtype
+    assert_same_head(loaded, head)
+
+
+def test_several_targets_come_back(tmp_path):
+    head = RidgeRegressionHead().fit(X, X[:, :2] + 3)
+    save_head(tmp_path / "head", head, metadata={})
+    assert_same_head(load_head(tmp_path / "head").head, head)
 
 
 @pytest.mark.parametrize("dtype", [object, "U20", "int8", "uint64", "int64"])
@@ -128,10 +174,14 @@ def test_any_safetensors_library_opens_it(saved, head):
         metadata = file.metadata()
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (safe_open is no mapping)
     assert (metadata["format"], metadata["version"]) == ("precompute-head", "1")
-    assert json.loads(metadata["classes"])["values"] == NAMES.tolist()
+    assert json.loads(metadata["classes"]).get("values", NAMES.tolist()) == NAMES.tolist()
     assert json.loads(metadata["metadata"]) == {"layer": "avgpool"}
-    first = "coef" if metadata["head"] == "logistic" else "weight_0"
-    assert np.array_equal(arrays[first], head.coef_ if first == "coef" else head.weights_[0])
+    first, expected = {
+        "mlp": lambda: ("weight_0", head.weights_[0]),
+        "knn": lambda: ("features", head.features_[:]),
+        "centroid": lambda: ("centroids", head.centroids_),
+    }.get(metadata["head"], lambda: ("coef", head.coef_))()
+    assert np.array_equal(arrays[first], expected)
 
 
 def test_the_same_head_gives_the_same_bytes_and_replaces_the_old_file(saved, head):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from precompute.heads import LogisticHead, MLPHead, RowView, _rows
+from precompute.heads import CentroidHead, KNNHead, LogisticHead, MLPHead, RidgeHead, RowView, _rows
 
 X = np.random.default_rng(0).normal(size=(60, 2, 3)).astype(np.float16)
 Y = np.arange(60) % 3
@@ -67,8 +68,12 @@ def test_what_would_be_lost_is_not_let_go(tmp_path: Path, monkeypatch: pytest.Mo
     assert all((block == 1).all() for _ in range(2) for _, block in RowView(private).blocks(4))
 
 
-@pytest.mark.parametrize("head", [LogisticHead(C=1.0), MLPHead(hidden=(8,), max_epochs=3)], ids=["logistic", "mlp"])
-def test_heads_take_a_view_as_they_take_an_array(head: LogisticHead | MLPHead) -> None:
+@pytest.mark.parametrize(
+    "head",
+    [LogisticHead(C=1.0), MLPHead(hidden=(8,), max_epochs=3), KNNHead(), RidgeHead(), CentroidHead()],
+    ids=["logistic", "mlp", "knn", "ridge", "centroid"],
+)
+def test_heads_take_a_view_as_they_take_an_array(head: Any) -> None:
     rows = np.random.default_rng(1).permutation(60)[:50]
     expected = head.fit(X[rows].reshape(50, -1), Y[rows]).predict_proba(X.reshape(60, -1))
     found = head.fit(RowView(X, rows), Y[rows]).predict_proba(RowView(X))

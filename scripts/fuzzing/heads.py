@@ -29,8 +29,9 @@ class HeadTarget(Target):
 
     @staticmethod
     def arrays(head: Any) -> dict[str, Any]:
-        names = ("coef_", "intercept_", "mean_", "scale_", "weights_", "biases_", "classes_")
-        return {
+        names = ("coef_", "intercept_", "mean_", "scale_", "weights_", "biases_", "classes_", "labels_", "centroids_")
+        rows = {"features_": head.features_[:].tobytes()} if hasattr(head, "features_") else {}
+        return rows | {
             name: [np.asarray(part).tobytes() for part in value] if isinstance(value, list) else value.tobytes()
             for name in names
             if (value := getattr(head, name, None)) is not None
@@ -68,6 +69,6 @@ class HeadTarget(Target):
             return "opened"
         features = np.zeros((2, saved.head.n_features_in_), dtype=np.float32)
         with np.errstate(all="ignore"):  # what a forger writes may overflow; it must not break anything
-            if saved.head.predict(features).shape != (2,):
+            if len(saved.head.predict(features)) != 2:
                 raise WrongError("a forged head that does not predict")
         return "opened, forged"

@@ -52,16 +52,32 @@ def make_cache(path: Path, table: Samples | None = None) -> None:
 
 
 def make_heads(folder: Path) -> list[Path]:
-    """A logistic and an MLP head."""
-    from precompute.heads import LogisticHead, MLPHead, save_head
+    """One head of every kind; the logistic one stands first."""
+    from precompute.heads import (
+        CentroidHead,
+        KNNHead,
+        LogisticHead,
+        MLPHead,
+        RidgeHead,
+        RidgeRegressionHead,
+        save_head,
+    )
 
     generator = np.random.default_rng(0)
     labels = np.repeat(["ants", "bees", "b\udcff"], 12)
     features = generator.normal(size=(36, 4)) + np.repeat(np.eye(3, 4) * 3, 12, axis=0)
-    paths = [folder / "logistic.safetensors", folder / "mlp.safetensors"]
-    save_head(paths[0], LogisticHead(C=1.0).fit(features, labels), metadata={"layer": "flatten", "spec": SPEC})
-    mlp = MLPHead(hidden=(3,), max_epochs=2, device="cpu").fit(features, labels)
-    save_head(paths[1], mlp, metadata={"layer": "flatten", "spec": SPEC})
+    heads: dict[str, Any] = {
+        "logistic": LogisticHead(C=1.0).fit(features, labels),
+        "mlp": MLPHead(hidden=(3,), max_epochs=2, device="cpu").fit(features, labels),
+        "knn": KNNHead(k=3).fit(features.astype(np.float16), labels),
+        "ridge": RidgeHead().fit(features, labels),
+        "centroid": CentroidHead().fit(features, labels),
+        "ridge-regression": RidgeRegressionHead().fit(features, features[:, :2]),
+    }
+    paths = []
+    for kind, head in heads.items():
+        paths.append(folder / f"{kind}.safetensors")
+        save_head(paths[-1], head, metadata={"layer": "flatten", "spec": SPEC})
     return paths
 
 
