@@ -168,6 +168,20 @@ class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
         predicted: Array = self.classes_[best]
         return predicted
 
+    def choices(self) -> dict[str, Any]:
+        """What the fit decided, ready for JSON."""
+        chosen = {"C": self.C_, "C_source": self.C_source_, "converged": self.converged_}
+        return {**chosen, "iterations": self.n_iter_, "trials": self.trials_}
+
+    def summary(self) -> str:
+        """The same as one line."""
+        late = "" if self.converged_ else "; the solver stopped before it converged"
+        return f"C = {self.C_:g} ({self.C_source_}{late})"
+
+    def used_validation(self) -> bool:
+        """Whether the validation set that `fit` was given has decided anything."""
+        return self.C_source_ == "validation"
+
     def _model(self, C: float, **options: Any) -> LogisticRegression:
         return LogisticRegression(C=C, max_iter=self.max_iter, tol=self._tol(C), solver="lbfgs", **options)
 

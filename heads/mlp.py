@@ -156,6 +156,19 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         predicted: npt.NDArray[Any] = self.classes_[proba.argmax(axis=1)]
         return predicted
 
+    def choices(self) -> dict[str, Any]:
+        """What the fit decided, ready for JSON."""
+        chosen = {"best_epoch": self.best_epoch_, "epochs": self.n_iter_}
+        return {**chosen, "stopped_on": self.validation_source_, "history": self.history_}
+
+    def summary(self) -> str:
+        """The same as one line."""
+        return f"epoch {self.best_epoch_} of {self.n_iter_} (validation: {self.validation_source_})"
+
+    def used_validation(self) -> bool:
+        """Whether the validation set that `fit` was given has decided anything."""
+        return self.validation_source_ == "given"
+
     def _split(self, X: Any, label: Any, validation: Any, groups: Any) -> tuple[Samples, Samples | None]:
         """The samples to train on and those to stop on; sets `validation_source_`."""
         every = Samples(X, label, np.arange(len(X)))

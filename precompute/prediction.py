@@ -15,7 +15,7 @@ from precompute.choosing import Decision
 from precompute.decode import quiet_pillow
 from precompute.engines import choose
 from precompute.errors import HeadFormatError, HeadMismatchError
-from precompute.heads import SavedHead, load_head
+from precompute.heads import RidgeRegressionHead, SavedHead, load_head
 from precompute.heads.scores import wilson_interval
 from precompute.rebuilding import Origin, rebuild_backbone
 from precompute.sources import Listing, list_folder
@@ -95,12 +95,18 @@ def predict(
     """
     began = time.monotonic()
     saved = load_head(head)
+    if isinstance(saved.head, RidgeRegressionHead):
+        raise HeadMismatchError(
+            f"The head {os.fspath(head)} predicts numbers, and `predict` gives images a class.",
+            hint="Load it with precompute.load_head and call its predict on the features of a cache.",
+        )
+    classifier = saved.head
     listing = list_folder(source)
     model, precision, storage = rebuild(saved, os.fspath(head), backbone=backbone, weights=weights)
     choice = choose(device=device, precision=precision, batch_size=batch_size, module=model.module)
     plain = choose(engine="torch", device=device, precision=precision, batch_size=batch_size)
     engine = Decision(choice, plain=plain).ready(model)
-    result = Predictions(classes=[str(name) for name in saved.head.classes_])
+    result = Predictions(classes=[str(name) for name in classifier.classes_])
     rows = np.arange(len(listing))
     done = 0
     with quiet_pillow():
@@ -108,7 +114,7 @@ def predict(
             if block.features is not None:
                 # Rounded as in the cache, so that a prediction equals one from cached features.
                 X = block.features.astype(storage).astype(np.float32).reshape(len(block.decoded), -1)
-                for item, row in zip(block.decoded, saved.head.predict_proba(X), strict=True):
+                for item, row in zip(block.decoded, classifier.predict_proba(X), strict=True):
                     best = int(row.argmax())
                     name, true = _name(listing, item.row), _true(listing, item.row, result.classes)
                     result.items.append(Prediction(name, result.classes[best], float(row[best]), true))

@@ -12,7 +12,17 @@ from numpy.typing import NDArray
 
 from precompute.cache import Cache, open_cache
 from precompute.errors import TrainingError, UsageError
-from precompute.heads import LogisticHead, MLPHead, RowView, Scores, evaluate, save_head
+from precompute.heads import (
+    CentroidHead,
+    KNNHead,
+    LogisticHead,
+    MLPHead,
+    RidgeHead,
+    RowView,
+    Scores,
+    evaluate,
+    save_head,
+)
 from precompute.selection import HOLDOUT, Rows, check_classes, digest_groups, duplicates, parts_of, whole_rows
 
 if TYPE_CHECKING:
@@ -20,7 +30,13 @@ if TYPE_CHECKING:
 
     from precompute.cache.provenance import Record
 
-HEADS: Mapping[str, Any] = {"logistic": LogisticHead, "mlp": MLPHead}
+HEADS: Mapping[str, Any] = {
+    "logistic": LogisticHead,
+    "mlp": MLPHead,
+    "knn": KNNHead,
+    "ridge": RidgeHead,
+    "centroid": CentroidHead,
+}
 
 
 @dataclass(frozen=True)
@@ -77,13 +93,19 @@ def train_head(
     a fifth, in which byte-identical images never stand on both sides. What has to be chosen (C, when to stop) is
     chosen on val if there is a test split, else inside the training part, so that a score is left that chose nothing.
 
-    head: "logistic" or "mlp". settings: parameters of LogisticHead or MLPHead. out: where to save the head, one
+    head: a key of HEADS. settings: parameters of that head's class. out: where to save the head, one
     .safetensors file that `predict` needs nothing else beside.
     Raises TrainingError for labels that nothing can be learned from, CacheError for damaged rows (each is held against
     its checksum), HeadError, UsageError.
     """
     if head not in HEADS:
         raise UsageError(f"head must be one of {', '.join(HEADS)}. Got {head!r} instead.", hint="See --head.")
+    estimator = HEADS[head]()
+    unknown = settings.keys() - estimator.get_params().keys()
+    if unknown:
+        raise UsageError(
+            f"{min(unknown)} is no parameter of the {head} head.", hint=f"It has {', '.join(estimator.get_params())}."
+        )
     if not isinstance(cache, Cache):
         cache = open_cache(cache)
     features = cache.features(layer)
@@ -99,7 +121,9 @@ def train_head(
         return RowView(features, rows), names[labels[rows]]
 
     selection = "val" if "val" in parts and "test" in parts else None
-    estimator = HEADS[head](random_state=seed, **settings)
+    estimator.set_params(**settings)
+    if "random_state" in estimator.get_params():
+        estimator.set_params(random_state=seed)
     X, y = arrays(parts["train"])
     validation = arrays(parts[selection]) if selection else None
     began = time.monotonic()
@@ -115,39 +139,20 @@ def train_head(
     for split in parts.keys() - {"train"}:
         X, y = arrays(parts[split])
         scores[split] = evaluate(y, estimator.predict_proba(X), estimator.classes_)
-    choices, used = _choices(estimator)
     result = Training(
         head=estimator,
         kind=head,
         layer=layer,
         rows={split: len(rows) for split, rows in parts.items()},
         scores={split: scores[split] for split in ("val", "test", HOLDOUT) if split in scores},
-        selected_on=selection if used else None,
-        choices=choices,
+        selected_on=selection if estimator.used_validation() else None,
+        choices=estimator.choices(),
         notes=tuple(notes),
         seconds=seconds,
     )
     if out is not None:
         save_head(out, estimator, metadata=_metadata(cache, layer, result, seed))
     return result
-
-
-def _choices(estimator: Any) -> tuple[dict[str, Any], bool]:
-    """What the fit decided, and whether the validation data it was given had a part in it."""
-    if isinstance(estimator, LogisticHead):
-        chosen = {"C": estimator.C_, "C_source": estimator.C_source_, "converged": estimator.converged_}
-        return {
-            **chosen,
-            "iterations": estimator.n_iter_,
-            "trials": estimator.trials_,
-        }, estimator.C_source_ == "validation"
-    chosen = {
-        "best_epoch": estimator.best_epoch_,
-        "epochs": estimator.n_iter_,
-        "stopped_on": estimator.validation_source_,
-        "history": estimator.history_,
-    }
-    return chosen, estimator.validation_source_ == "given"
 
 
 def _metadata(cache: Cache, layer: str, result: Training, seed: int) -> dict[str, Any]:

@@ -10,8 +10,9 @@ import pytest
 from conftest import make_image, make_photos
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, f1_score
 
-from precompute import extract, load_head, open_cache, train_head
-from precompute.errors import CacheError, HeadError, TrainingError, UsageError
+from precompute import extract, load_head, open_cache, predict, save_head, train_head
+from precompute.errors import CacheError, HeadError, HeadMismatchError, TrainingError, UsageError
+from precompute.heads import RidgeRegressionHead
 from precompute.training import HOLDOUT
 
 
@@ -24,7 +25,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-@pytest.mark.parametrize(("head", "settings"), [("logistic", {}), ("mlp", {"hidden": (16,), "max_epochs": 20})])
+@pytest.mark.parametrize(
+    ("head", "settings"),
+    [
+        ("logistic", {}),
+        ("mlp", {"hidden": (16,), "max_epochs": 20}),
+        ("knn", {"k": 5}),
+        ("ridge", {}),
+        ("centroid", {"metric": "euclidean"}),
+    ],
+)
 def test_scores_are_those_of_scikit_learn_on_rows_that_were_not_trained_on(
     folder: Path, head: str, settings: dict[str, object]
 ) -> None:
@@ -52,11 +62,13 @@ def test_val_does_not_choose_anything_unless_there_is_a_test_split(folder: Path,
         for number in range(4):
             make_image(500 + number).save(tmp_path / "photos/test" / label / f"{number}{label}.png")
     extract(tmp_path / "photos", tmp_path / "b.h5", backbone="tiny")
-    for head in ("logistic", "mlp"):
+    for head in ("logistic", "mlp", "ridge"):
         training = train_head(tmp_path / "b.h5", head=head)
         assert training.selected_on == "val"
         assert list(training.scores) == ["val", "test"]
     assert train_head(tmp_path / "b.h5", C=1.0).selected_on is None
+    assert train_head(tmp_path / "b.h5", head="ridge", alpha=1.0).selected_on is None
+    assert train_head(tmp_path / "b.h5", head="knn").selected_on is None
 
 
 def test_the_same_bytes_never_stand_on_both_sides_of_a_hold_out(flowers: Path, tmp_path: Path) -> None:
@@ -104,6 +116,25 @@ def test_maps_are_flattened(folder: Path, tmp_path: Path) -> None:
     assert training.head.n_features_in_ == 192 * 16
 
 
+@pytest.mark.parametrize("head", ["knn", "ridge", "centroid"])
+def test_a_saved_head_needs_no_cache(head: str, photos: Path, tmp_path: Path) -> None:
+    extract(photos, tmp_path / "a.h5", backbone="tiny", dtype="float16")
+    training = train_head(tmp_path / "a.h5", tmp_path / "a.safetensors", head=head)
+    X = np.array(open_cache(tmp_path / "a.h5").features())
+    expected = training.head.predict_proba(X)
+    (tmp_path / "a.h5").unlink()
+    np.testing.assert_array_equal(load_head(tmp_path / "a.safetensors").head.predict_proba(X), expected)
+    predicted = predict(tmp_path / "a.safetensors", photos)
+    assert [item.probability for item in predicted.items] == pytest.approx(expected.max(axis=1), abs=1e-3)
+
+
+def test_a_regression_head_predicts_no_classes(folder: Path, tmp_path: Path) -> None:
+    head = RidgeRegressionHead().fit(np.eye(3), [1.0, 2, 3])
+    save_head(tmp_path / "age.safetensors", head, metadata={})
+    with pytest.raises(HeadMismatchError, match="predicts numbers"):
+        predict(tmp_path / "age.safetensors", folder / "photos")
+
+
 def test_the_saved_head_carries_what_predict_needs_and_what_was_measured(folder: Path, tmp_path: Path) -> None:
     training = train_head(folder / "a.h5", tmp_path / "a.safetensors")
     saved = load_head(tmp_path / "a.safetensors")
@@ -119,6 +150,8 @@ def test_the_saved_head_carries_what_predict_needs_and_what_was_measured(folder:
 def test_bad_requests(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="head must be one of"):
         train_head(folder / "a.h5", head="forest")
+    with pytest.raises(UsageError, match="k is no parameter of the logistic head"):
+        train_head(folder / "a.h5", k=3)
     with pytest.raises(CacheError, match="avgpool"):
         train_head(folder / "a.h5", layer="avgpool")
     with pytest.raises(TrainingError, match="C must be"):

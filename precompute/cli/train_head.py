@@ -13,7 +13,13 @@ if TYPE_CHECKING:
     from precompute.training import Training
 
 MOST_CLASSES = 12  # a confusion table with more columns cannot be read
-MLP_ONLY = ("hidden", "dropout", "weight_decay", "learning_rate", "max_epochs", "patience")
+OPTIONS = {  # the parameters of each kind of head that are options here; any other is a usage error
+    "logistic": ("C",),
+    "mlp": ("hidden", "dropout", "weight_decay", "learning_rate", "max_epochs", "patience"),
+    "knn": ("k", "temperature"),
+    "ridge": ("alpha",),
+    "centroid": ("metric",),
+}
 
 
 class Widths(click.ParamType):  # type: ignore[type-arg]  # generic in newer releases of click only
@@ -45,7 +51,7 @@ class Strength(click.ParamType):  # type: ignore[type-arg]  # generic in newer r
 @click.command("train-head", no_args_is_help=True)
 @click.argument("cache", type=click.Path())
 @click.option("-o", "--output", type=click.Path(), help="Save the head to this .safetensors file.")
-@click.option("--head", type=click.Choice(["logistic", "mlp"]), default="logistic", show_default=True)
+@click.option("--head", type=click.Choice(list(OPTIONS)), default="logistic", show_default=True)
 @click.option("--layer", help="Which layer of the cache, where it holds several.")
 @click.option("--C", "C", type=Strength(), help="Logistic: inverse strength of the L2 penalty.  [default: auto]")
 @click.option("--hidden", type=Widths(), help="MLP: widths of the hidden layers.  [default: 256]")
@@ -54,6 +60,10 @@ class Strength(click.ParamType):  # type: ignore[type-arg]  # generic in newer r
 @click.option("--learning-rate", type=float, help="MLP: AdamW's learning rate.  [default: 1e-3]")
 @click.option("--max-epochs", type=int, help="MLP: stop after this many epochs at the latest.  [default: 200]")
 @click.option("--patience", type=int, help="MLP: stop after this many epochs without improvement.  [default: 20]")
+@click.option("--k", type=int, help="kNN: number of neighbours that vote.  [default: 20]")
+@click.option("--temperature", type=float, help="kNN: the smaller, the more the nearest count.  [default: 0.07]")
+@click.option("--alpha", type=Strength(), help="Ridge: strength of the penalty.  [default: auto]")
+@click.option("--metric", type=click.Choice(["cosine", "euclidean"]), help="Centroid: distance.  [default: cosine]")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the hold-out, the folds and the MLP.")
 @json_option
 def train_head(
@@ -70,11 +80,13 @@ def train_head(
       precompute train-head photos.h5 -o photos.safetensors
       precompute train-head photos.h5 --C 0.1 --json
       precompute train-head photos.h5 --head mlp --hidden 512,128 --dropout 0.5
+      precompute train-head photos.h5 --head knn --k 5
+      precompute train-head photos.h5 --head ridge --alpha 100
     """
     from precompute.training import train_head as run
 
     settings = {name: value for name, value in given.items() if value is not None}
-    foreign = [name for name in settings if (name in MLP_ONLY) == (head == "logistic")]
+    foreign = [name for name in settings if name not in OPTIONS[head]]
     if foreign:
         raise click.UsageError(f"--{foreign[0].replace('_', '-')} does not belong to --head {head}.")
     result = run(cache, output, head=head, layer=layer, seed=seed, **settings)
@@ -108,17 +120,10 @@ def _report(result: Training, output: str | None) -> None:
         [
             ("head", f"{result.kind} on {result.layer}, {len(result.classes)} classes"),
             ("trained on", f"{result.rows['train']:,} images in {result.seconds:.2f} s"),
-            ("chosen", _chosen(result.choices)),
+            ("chosen", result.head.summary()),
             ("saved", output),
         ],
     )
-
-
-def _chosen(choices: dict[str, Any]) -> str:
-    if "C" in choices:
-        late = "" if choices["converged"] else "; the solver stopped before it converged"
-        return f"C = {choices['C']:g} ({choices['C_source']}{late})"
-    return f"epoch {choices['best_epoch']} of {choices['epochs']} (validation: {choices['stopped_on']})"
 
 
 def _confusion(split: str, scores: Scores, classes: list[str]) -> None:
