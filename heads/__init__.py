@@ -15,6 +15,7 @@ if __name__ != "precompute.heads":
 if TYPE_CHECKING:
     from ._rows import RowView
     from .centroid import CentroidHead
+    from .export import to_sklearn
     from .knn import KNNHead
     from .logistic import LogisticHead
     from .mlp import MLPHead
@@ -39,6 +40,7 @@ __all__ = [
     "holdout",
     "load_head",
     "save_head",
+    "to_sklearn",
 ]
 
 _MODULE_OF = {
@@ -56,6 +58,7 @@ _MODULE_OF = {
     "holdout": "splits",
     "load_head": "persist",
     "save_head": "persist",
+    "to_sklearn": "export",
 }
 
 

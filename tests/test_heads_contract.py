@@ -160,7 +160,7 @@ def test_importing_the_package_loads_neither_torch_nor_scikit_learn():
 def test_only_the_mlp_needs_torch():
     code = (
         "import sys; from precompute.heads import CentroidHead, KNNHead, LogisticHead, RidgeHead, RidgeRegressionHead\n"
-        "from precompute.heads import load_head; print('torch' in sys.modules)"
+        "from precompute.heads import load_head, to_sklearn; print('torch' in sys.modules)"
     )
     assert run_python(code).stdout == "False\n"
 

@@ -12,6 +12,7 @@ import click
 
 from precompute.cli.backbones import backbones
 from precompute.cli.demo import demo
+from precompute.cli.export_head import export_head
 from precompute.cli.extract import extract
 from precompute.cli.info import info
 from precompute.cli.plan import plan
@@ -40,7 +41,7 @@ def cli(debug: bool) -> None:
     """
 
 
-for command in (extract, plan, train_head, predict, info, verify, backbones, demo):
+for command in (extract, plan, train_head, predict, export_head, info, verify, backbones, demo):
     cli.add_command(command)
 
 

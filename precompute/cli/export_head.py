@@ -1,0 +1,53 @@
+"""`precompute export-head`: a head file in, a scikit-learn pipeline in a joblib file out."""
+
+from __future__ import annotations
+
+import click
+
+from precompute.cli._output import json_option, note, print_json, print_pairs
+
+WARNING = "a joblib file is a pickle: whoever loads it runs the code in it, so load only files that you made or trust"
+
+
+@click.command("export-head", no_args_is_help=True)
+@click.argument("head", type=click.Path())
+@click.option("-o", "--output", type=click.Path(), required=True, help="Write the pipeline to this .joblib file.")
+@json_option
+def export_head(head: str, output: str, as_json: bool) -> None:
+    """Write the head in the file HEAD as a scikit-learn pipeline, for programs without precompute.
+
+    The pipeline consists of scikit-learn's own classes, takes features (no images) and predicts as the head does. Load
+    it with joblib.load, with the version of scikit-learn that wrote it. A head that scikit-learn has no equal of is
+    refused with the reason.
+
+    WARNING: a joblib file is a pickle. Whoever loads one runs the code in it, so load only files that you made or
+    trust. HEAD itself holds no code, and `precompute predict` needs nothing else.
+
+    \b
+    Examples:
+      precompute export-head photos.safetensors -o photos.joblib
+      precompute export-head photos.safetensors -o photos.joblib --json
+    """
+    import sklearn
+
+    from precompute.heads import load_head
+    from precompute.heads.export import write_joblib
+
+    pipeline = write_joblib(output, load_head(head).head)
+    note(f"Note: {WARNING}")
+    steps = [type(step).__name__ for _, step in pipeline.steps]
+    can = [name for name in ("predict", "predict_proba", "decision_function") if hasattr(pipeline, name)]
+    if as_json:
+        told = {"head": head, "output": output, "steps": steps, "methods": can, "scikit_learn": sklearn.__version__}
+        print_json(told)
+        return
+    print_pairs(
+        None,
+        [
+            ("pipeline", " -> ".join(steps)),
+            ("methods", ", ".join(can)),
+            ("takes", f"features (n, {pipeline.n_features_in_})"),
+            ("scikit-learn", sklearn.__version__),
+            ("saved", output),
+        ],
+    )
