@@ -29,9 +29,9 @@ __all__ = ["put_together", "take_apart"]
 NOT_SAVED = {"device", "n_jobs"}
 STRINGS = {"format", "version", "head", "params", "fitted", "classes", "metadata", "digest"}
 INTEGER_DTYPES = {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
-LOGISTIC_FITTED = ("C_", "C_source_", "trials_", "n_iter_", "converged_")
+LOGISTIC_FITTED = ("C_", "C_source_", "trials_", "stopped_early_", "objective_", "n_iter_", "converged_")
 MLP_FITTED = ("history_", "best_epoch_", "validation_source_", "n_iter_")
-TRIAL = {"C", "accuracy", "log_loss"}
+TRIAL = {"C", "accuracy", "log_loss", "n_iter", "objective", "seconds"}
 EPOCH = {"epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy"}
 
 
@@ -86,8 +86,10 @@ def _restore_logistic(head: LogisticHead, arrays: Arrays, fitted: dict[str, Any]
     check_shapes(arrays, {"coef": (rows, n_features), "intercept": (rows,)})
     check_number("C", fitted["C"], low=0, open_low=True)
     check_number("n_iter", fitted["n_iter"], whole=True, low=0)
-    if not isinstance(fitted["C_source"], str) or not isinstance(fitted["converged"], bool):
-        raise ValueError("its C_source must be a string and its converged true or false")
+    check_number("objective", fitted["objective"], low=0)
+    flags = (fitted["converged"], fitted["stopped_early"])
+    if not isinstance(fitted["C_source"], str) or not all(isinstance(flag, bool) for flag in flags):
+        raise ValueError("its C_source must be a string, its converged and stopped_early true or false")
     for trial in list_of_objects("trials", fitted["trials"], TRIAL):
         for name, value in trial.items():
             check_number(name, value, low=0)
@@ -124,7 +126,7 @@ def _plain(value: Any) -> Any:
     """A parameter as JSON: a dict of class weights becomes pairs, as JSON's keys are always strings."""
     if isinstance(value, dict):
         return [[_plain(label), _plain(weight)] for label, weight in value.items()]
-    if isinstance(value, tuple | list):
+    if isinstance(value, tuple | list | np.ndarray):
         return [_plain(item) for item in value]
     return value.item() if isinstance(value, np.generic) else value
 

@@ -2,58 +2,61 @@
 
 from __future__ import annotations
 
-import warnings
+import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from joblib import Parallel, delayed
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.utils.extmath import softmax
 from sklearn.utils.validation import check_is_fitted
 
+from ._design import Design
 from ._inputs import check_class_weight, check_features, check_number, check_training, check_validation, class_weights
+from ._path import Part, best_of, probabilities, walk
+from ._solver import Objective, bytes_needed, minimise, zeros
 from .splits import folds
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from ._rows import Features
+    from ._rows import Features, RowView
 
     Array = npt.NDArray[Any]
-    Rows = Array | slice
-    Part = tuple[Rows, Array, Array, Rows]  # rows to train on, then features, label positions and rows to score on
 
 __all__ = ["LogisticHead"]
 
-# One value per decade, within the 1e-6 to 1e5 that Kornblith et al. search for linear probes ("Do Better ImageNet
-# Models Transfer Better?", CVPR 2019). `trials_` shows where the best one sits at an end.
-C_GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3)
+# What DINOv2 (Oquab et al., 2023) and SimCLR (Chen et al., 2020) search for linear probes on frozen features.
+C_GRID = tuple(float(C) for C in np.logspace(-6, 5, 45))
 DEFAULT_C = 1.0  # scikit-learn's, for training sets too small to choose on
-FLOAT32_TOL = 1e-7  # float32 gradients do not get closer to zero than about this
-ALL = slice(None)
 
 
 class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """L2-regularised multinomial logistic regression with an unpenalised intercept: the linear probe.
 
-    Fitted by scikit-learn's `LogisticRegression` (L-BFGS) in float32 on centred features. Centring changes nothing in
-    the model, as the intercept absorbs it, but L-BFGS needs fewer steps. It is folded back into `intercept_`.
+    The objective is that of scikit-learn's `LogisticRegression`: 1/2 ||coef||^2 + C * the sum of (weighted) log losses.
+    The solver is L-BFGS in float32 on centred features, with the inverse of their second moments as its first metric
+    (see `_solver.py`). Centring changes nothing in the model, as the intercept absorbs it. Features above 1 GiB of
+    float32 are read in blocks in every step and never held.
 
     Parameters
     ----------
-    C : inverse strength of the regularisation, as in scikit-learn, or "auto": the value of `C_GRID` with the lowest
-        log loss (ties: the smaller C) on the validation set that `fit` is given, else by stratified cross-validation.
-        The head is then fitted on all of `X`. Log loss and not accuracy, because on a few hundred samples many values
-        of C get the same ones right, and the rest is chance.
+    C : inverse strength of the regularisation, as in scikit-learn; or "auto", the 45 values of `C_GRID`; or a sequence
+        of values. Of several, that with the lowest log loss (ties: the smaller C) on the validation set that `fit` is
+        given, else by stratified cross-validation. The head is then fitted on all of `X`, and on the validation set
+        too. Log loss and not accuracy, because on a few hundred samples many values of C get the same ones right, and
+        the rest is chance.
     cv : number of folds, fewer where the second most common class has fewer samples (or groups). If that is one,
         C is `DEFAULT_C`.
-    max_iter, tol : when L-BFGS stops, as in scikit-learn; a C above 1 divides tol, since the weaker the penalty the
-        flatter the loss, and a solver that starts from the C before would stop at once.
-    class_weight : None, "balanced", or a dict from label to weight, as in scikit-learn. C is chosen without.
+    max_iter : steps of one fit at most.
+    tol : a fit ends when its next step is expected to lower the objective by no more than this share of it. One
+        tolerance suits every C; what is left then is a few times as much.
+    class_weight : None, "balanced", or a dict from label to weight, as in scikit-learn. Held-out samples are scored
+        without.
     random_state : seed of the folds; None draws a new one.
-    n_jobs : folds fitted at the same time (threads; each holds its own copy of its training rows).
+    n_jobs : folds fitted at the same time (threads that share the features).
+    time_budget : seconds for the choice of C, None for no limit. With one, every fourth value is tried first and those
+        between after them, and no further C is begun once it is spent. The first is always tried, and the final fit is
+        not counted.
 
     Attributes
     ----------
@@ -61,9 +64,13 @@ class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
     coef_ : (K, d) float32, or (1, d) for two classes, where it scores `classes_[1]` as in scikit-learn
     intercept_ : (K,) or (1,) float32
     C_ : float, the C that was used
-    C_source_ : "given", "validation", "5-fold cross-validation", or "default: too few samples for cross-validation"
-    trials_ : list of {"C", "accuracy", "log_loss"}, one per value that was tried, on samples that were held out
-    n_iter_ : int, L-BFGS steps of the final fit
+    C_source_ : "given", "validation, then fitted on both", "5-fold cross-validation", or "default: too few samples for
+        cross-validation"
+    trials_ : one dict for each C that was tried, in rising order: "C", "accuracy" and "log_loss" on what was held out,
+        "n_iter" (of all folds together), "objective" (the mean of the folds) and "seconds"
+    stopped_early_ : bool, whether `time_budget` ended the choice before every C was tried
+    objective_ : float64, the objective of the final fit
+    n_iter_ : int, steps of the final fit
     converged_ : bool, whether the final fit met `tol` (no ConvergenceWarning is raised)
     n_features_in_ : int
     """
@@ -71,13 +78,14 @@ class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
     def __init__(
         self,
         *,
-        C: float | str = "auto",
+        C: float | str | Sequence[float] = "auto",
         cv: int = 5,
         max_iter: int = 1000,
-        tol: float = 1e-4,
+        tol: float = 1e-6,
         class_weight: Any = None,
         random_state: int | None = 0,
         n_jobs: int | None = None,
+        time_budget: float | None = None,
     ) -> None:
         self.C = C
         self.cv = cv
@@ -86,17 +94,32 @@ class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
         self.class_weight = class_weight
         self.random_state = random_state
         self.n_jobs = n_jobs
+        self.time_budget = time_budget
 
     def _check_parameters(self) -> None:
         """Raise ValueError if a parameter has the wrong type or range; `load_head` asks too."""
-        if self.C != "auto":
-            check_number("C", self.C, low=0, open_low=True)
+        self._grid()
         check_number("cv", self.cv, whole=True, low=2)
         check_number("max_iter", self.max_iter, whole=True, low=1)
         check_number("tol", self.tol, low=0, open_low=True)
         check_class_weight(self.class_weight)
         if self.random_state is not None:
             check_number("random_state", self.random_state, whole=True, low=0, high=2**32)
+        if self.time_budget is not None:
+            check_number("time_budget", self.time_budget, low=0)
+
+    def _grid(self) -> tuple[float, ...]:
+        """The values to choose from; none where C is given."""
+        if isinstance(self.C, str) and self.C == "auto":
+            return C_GRID
+        if isinstance(self.C, str) or not isinstance(self.C, Sequence | np.ndarray):
+            check_number("C", self.C, low=0, open_low=True)
+            return ()
+        if not len(self.C):
+            raise ValueError("C must have at least one value to choose from. Got none.")
+        for value in self.C:
+            check_number("every C", value, low=0, open_low=True)
+        return tuple(float(value) for value in self.C)
 
     def fit(
         self,
@@ -106,43 +129,61 @@ class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
         validation: tuple[Features, npt.ArrayLike] | None = None,
         groups: npt.ArrayLike | None = None,
     ) -> LogisticHead:
-        """Fit on features `X` (n, d) of any float dtype, copied once to float32, and labels `y` (n,).
+        """Fit on features `X` (n, d) of any float dtype, worked on in float32, and labels `y` (n,).
 
-        `validation` is a pair (X, y) to choose C on. `groups` (n,) says which samples must stay in one fold, such as
-        files with the same bytes. Both serve only C="auto".
+        `validation` is a pair (X, y) to choose C on; the head is then fitted on both. `groups` (n,) says which samples
+        must stay in one fold, such as files with the same bytes. Both serve only a C that has to be chosen.
 
-        Raises ValueError for NaN, infinity, a single class, lengths that differ, or a parameter out of range.
+        Raises ValueError for NaN, infinity, a single class, lengths that differ, a parameter out of range, or
+        coefficients that memory does not hold.
         """
         self._check_parameters()
+        grid = self._grid()
         view, label, self.classes_ = check_training(self, X, y)
-        X = view[:].astype(np.float32, copy=False)
-        mean = X.mean(axis=0, dtype=np.float64).astype(np.float32)
-        X -= mean
-        weight = class_weights(self.class_weight, self.classes_, label)
-
-        parts: list[Part] = []
-        self.C_source_ = "given"
-        if self.C == "auto" and validation is not None:
+        views: list[RowView] = [view]
+        if grid and validation is not None:
             chosen_on, held = check_validation(self, validation, self.classes_)
-            parts, self.C_source_ = [(ALL, chosen_on[:] - mean, held, ALL)], "validation"
-        elif self.C == "auto":
-            splits = folds(label, groups=groups, n_folds=self.cv, seed=self.random_state)
-            parts = [(train, X, label, test) for train, test in splits]
-            self.C_source_ = f"{len(splits)}-fold cross-validation"
-        self.trials_ = self._try_grid(X, label, parts, weight)
-        if self.C != "auto":
-            self.C_ = float(self.C)
-        elif self.trials_:
-            self.C_ = min(self.trials_, key=lambda trial: (trial["log_loss"], trial["C"]))["C"]
+            views.append(chosen_on)
+            label = np.concatenate([label, held])
+        _check_memory(view.shape[1], len(self.classes_))
+        design = Design(views)
+        parts, self.C_source_ = self._parts(label, len(view), groups) if grid else ([], "given")
+        self.trials_: list[dict[str, float]] = []
+        self.stopped_early_ = False
+        options: dict[str, Any] = {"tol": self.tol, "max_iter": self.max_iter}
+        if parts:
+            self.trials_, self.stopped_early_ = walk(
+                design,
+                label,
+                parts,
+                grid,
+                n_classes=len(self.classes_),
+                n_jobs=self.n_jobs,
+                time_budget=self.time_budget,
+                **options,
+            )
+            self.C_ = best_of(self.trials_)
         else:
-            self.C_, self.C_source_ = DEFAULT_C, "default: too few samples for cross-validation"
-
-        model = self._model(self.C_)
-        self.converged_ = _fit_quietly(model, X, label, weight)
-        self.coef_ = model.coef_
-        self.intercept_ = (model.intercept_ - model.coef_.astype(np.float64) @ mean).astype(np.float32)
-        self.n_iter_ = int(model.n_iter_.max())
+            self.C_ = DEFAULT_C if grid else float(self.C)  # type: ignore[arg-type]  # one number where no grid
+        weight = class_weights(self.class_weight, self.classes_, label)[label]
+        objective = Objective(design, label, weight, len(self.classes_), self.C_)
+        fit = minimise(objective, zeros(objective), **options)
+        self.coef_, self.intercept_ = design.unfold(fit.theta)
+        self.objective_, self.n_iter_, self.converged_ = fit.value, fit.n_iter, fit.converged
         return self
+
+    def _parts(self, label: Array, n_train: int, groups: npt.ArrayLike | None) -> tuple[list[Part], str]:
+        """The splits to choose C on, and their name."""
+        weight = class_weights(self.class_weight, self.classes_, label[:n_train])[label]
+        if len(label) > n_train:
+            masks, source = [np.arange(len(label)) >= n_train], "validation, then fitted on both"
+        else:
+            splits = folds(label, groups=groups, n_folds=self.cv, seed=self.random_state)
+            masks = [np.isin(np.arange(len(label)), test) for _, test in splits]
+            source = f"{len(splits)}-fold cross-validation"
+        if not masks:
+            source = "default: too few samples for cross-validation"
+        return [Part(np.where(held, 0.0, weight), held) for held in masks], source
 
     def decision_function(self, X: Features) -> npt.NDArray[np.float32]:
         """Logits (n, K) float32 of features (n, d); for two classes (n,), positive for `classes_[1]`."""
@@ -156,10 +197,7 @@ class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
     def predict_proba(self, X: Features) -> npt.NDArray[np.float32]:
         """Probabilities (n, K) float32 of features (n, d), in the order of `classes_`."""
         logits = self.decision_function(X)
-        if logits.ndim == 1:
-            logits = np.stack([np.zeros_like(logits), logits], axis=1)
-        proba: npt.NDArray[np.float32] = softmax(logits, copy=False)
-        return proba
+        return probabilities(logits[:, None] if logits.ndim == 1 else logits)
 
     def predict(self, X: Features) -> Array:
         """The most probable label (n,) of each row of features (n, d)."""
@@ -171,7 +209,8 @@ class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
     def choices(self) -> dict[str, Any]:
         """What the fit decided, ready for JSON."""
         chosen = {"C": self.C_, "C_source": self.C_source_, "converged": self.converged_}
-        return {**chosen, "iterations": self.n_iter_, "trials": self.trials_}
+        told = {"objective": self.objective_, "stopped_early": self.stopped_early_, "trials": self.trials_}
+        return {**chosen, "iterations": self.n_iter_, **told}
 
     def summary(self) -> str:
         """The same as one line."""
@@ -180,51 +219,15 @@ class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
 
     def used_validation(self) -> bool:
         """Whether the validation set that `fit` was given has decided anything."""
-        return self.C_source_ == "validation"
-
-    def _model(self, C: float, **options: Any) -> LogisticRegression:
-        return LogisticRegression(C=C, max_iter=self.max_iter, tol=self._tol(C), solver="lbfgs", **options)
-
-    def _tol(self, C: float) -> float:
-        return min(self.tol, max(self.tol / C, FLOAT32_TOL))
-
-    def _try_grid(self, X: Array, label: Array, parts: list[Part], weight: Array) -> list[dict[str, float]]:
-        """Accuracy and log loss of each C in the grid, over the held-out samples of all parts together."""
-        if not parts:
-            return []
-        # Threads share the features. The work is in BLAS and Cython, which release the lock.
-        run = Parallel(n_jobs=self.n_jobs, require="sharedmem")
-        with warnings.catch_warnings():  # around the threads, as the filters are global
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            results = run(delayed(self._walk_grid)(X, label, part, weight) for part in parts)
-        size = sum(n for n, _ in results)
-        hits, losses = np.sum([sums for _, sums in results], axis=0).T / size
-        return [
-            {"C": C, "accuracy": float(hit), "log_loss": float(loss)}
-            for C, hit, loss in zip(C_GRID, hits, losses, strict=True)
-        ]
-
-    def _walk_grid(self, X: Array, label: Array, part: Part, weight: Array) -> tuple[int, list[tuple[int, float]]]:
-        """How many samples one part scores on, and for each C its hits and the sum of its log losses."""
-        train, Xv, held, test = part
-        X, label, Xv, held = X[train], label[train], Xv[test], held[test]  # copied here: only folds at work take memory
-        model = self._model(C_GRID[0], warm_start=True)  # starting each C from the one before is 2 to 3 times faster
-        sums = []
-        for C in C_GRID:
-            model.set_params(C=C, tol=self._tol(C)).fit(X, label, sample_weight=weight[label])
-            proba = np.zeros((len(Xv), len(weight)))
-            proba[:, model.classes_] = model.predict_proba(Xv)  # a rare class may be absent from a training part
-            likelihood = np.clip(proba[np.arange(len(held)), held], np.finfo(np.float32).eps, 1)
-            sums.append((int((proba.argmax(axis=1) == held).sum()), float(-np.log(likelihood).sum())))
-        return len(held), sums
+        return self.C_source_.startswith("validation")
 
 
-def _fit_quietly(model: LogisticRegression, X: Array, label: Array, weight: Array) -> bool:
-    """Fit, and return whether L-BFGS met its tolerance instead of letting it warn. Other warnings pass."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", ConvergenceWarning)
-        model.fit(X, label, sample_weight=weight[label])
-    others = [w for w in caught if not issubclass(w.category, ConvergenceWarning)]
-    for w in others:
-        warnings.warn_explicit(w.message, w.category, w.filename, w.lineno)
-    return len(others) == len(caught)
+def _check_memory(n_features: int, n_classes: int) -> None:
+    """Raise ValueError where the solver's arrays are larger than the machine's memory."""
+    needed = bytes_needed(n_features, 1 if n_classes == 2 else n_classes)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        raise ValueError(
+            f"{n_classes:,} classes of {n_features:,} features need {needed:,} bytes for the solver, and this machine "
+            f"has {memory:,}. Join classes, or take a layer with fewer features."
+        )

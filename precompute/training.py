@@ -92,6 +92,7 @@ def train_head(
     Trains on split train and scores on val and test; where the cache has no such splits, on a stratified hold-out of
     a fifth, in which byte-identical images never stand on both sides. What has to be chosen (C, when to stop) is
     chosen on val if there is a test split, else inside the training part, so that a score is left that chose nothing.
+    A logistic head that chose C on val is then fitted on val too, which is not scored any more.
 
     head: a key of HEADS. settings: parameters of that head's class. out: where to save the head, one
     .safetensors file that `predict` needs nothing else beside.
@@ -135,8 +136,12 @@ def train_head(
             hint="Check the settings and the cache: precompute info CACHE.",
         ) from error
     seconds = time.monotonic() - began
+    trained_on = {"train"}
+    if estimator.used_validation() and isinstance(estimator, LogisticHead):
+        trained_on.add("val")
+        notes.append("val chose C and was then trained on as well, so it has no score; choices hold that of each C")
     scores = {}
-    for split in parts.keys() - {"train"}:
+    for split in parts.keys() - trained_on:
         X, y = arrays(parts[split])
         scores[split] = evaluate(y, estimator.predict_proba(X), estimator.classes_)
     result = Training(
@@ -145,7 +150,7 @@ def train_head(
         layer=layer,
         rows={split: len(rows) for split, rows in parts.items()},
         scores={split: scores[split] for split in ("val", "test", HOLDOUT) if split in scores},
-        selected_on=selection if estimator.used_validation() else None,
+        selected_on=selection if estimator.used_validation() and selection in scores else None,
         choices=estimator.choices(),
         notes=tuple(notes),
         seconds=seconds,

@@ -1,0 +1,244 @@
+"""L2-regularised logistic regression by L-BFGS that starts from the features' second moments.
+
+The objective is scikit-learn's, 1/2 ||W||^2 + C sum_i w_i loss_i with an unpenalised intercept. With K outputs and
+probabilities p its Hessian is near I_K kron (C h X'X + I), where h is the mean of p (1 - p) over samples and outputs
+(Boehning, "Multinomial logistic regression algorithm", 1992, bounds it by h = 1/2). The inverse of that matrix, by
+Cholesky, takes the place of L-BFGS's first metric (Nocedal and Wright, "Numerical Optimization", algorithm 7.4), and
+follows h as the probabilities sharpen. Steps are judged by slopes, as the objective is convex and slopes stay exact
+where differences of its values drown in rounding.
+
+One step reads the features once and takes two products with them, in float32, block by block. Sums over samples are
+float64. The solver works on C sum(w) times this objective's inverse, so that its numbers do not depend on n or C.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.linalg import LinAlgError, cho_factor, cho_solve
+from scipy.special import expit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy.typing as npt
+
+    from ._design import Design
+
+    Array = npt.NDArray[Any]
+    Float32 = npt.NDArray[np.float32]
+
+__all__ = ["Fit", "Objective", "bytes_needed", "minimise", "zeros"]
+
+HISTORY = 10  # pairs of L-BFGS; 20 saved no steps
+MOST_TRIES = 20  # along one direction
+STEEP = 0.9  # of the slope at the start of a step may be left at its end (Wolfe's second condition, the usual value)
+ADAPT = 2.0  # the metric is made anew where the mean curvature has changed by this factor
+RIDGE = 1e-6  # of the diagonal, so that float32 moments stay positive definite
+ABSENT = -100.0  # intercept of a class that no weighted sample has: its probability is 0 in float32
+LAST_GAIN = 10  # times tol, that the step before the last may have gained
+ROUNDING = 1e-6  # of the objective: differences that float32 logits do not show
+LARGEST_PENALTY = 1e30  # float32 holds it, and coefficients are 0 long before
+
+
+@dataclass(frozen=True)
+class Fit:
+    """theta: (axes + 1, outputs) float32, intercepts last · value: the objective as scikit-learn defines it."""
+
+    theta: Float32
+    value: float
+    n_iter: int
+    converged: bool
+
+
+class Objective:
+    """The objective for `label` (n,) in 0..K-1 with sample weights `weight` (n,), 0 for samples left out.
+
+    For two classes there is one output, as in scikit-learn's binary model.
+    """
+
+    def __init__(self, design: Design, label: Array, weight: Array, n_classes: int, C: float) -> None:
+        self.design, self.label = design, label
+        self.outputs = 1 if n_classes == 2 else n_classes
+        total = float(weight.sum(dtype=np.float64))
+        self.weight = (weight / total).astype(np.float32)
+        self.unit = C * total  # of the values below
+        self.penalty = min(1 / (self.unit * design.scale**2), LARGEST_PENALTY)
+
+    def evaluate(self, theta: Float32) -> tuple[float, Float32, float]:
+        """Value and gradient (axes + 1, outputs) in units of `unit`, and the mean curvature p (1 - p)."""
+        gradient = np.zeros_like(theta)
+        value, curvature = 0.0, 0.0
+        for place, block in self.design.blocks(self.outputs):
+            weight = self.weight[place]
+            if not weight.any():
+                continue
+            logits = block @ theta[:-1]
+            logits += theta[-1]
+            loss, spread = _cross_entropy(logits, self.label[place])
+            value += float(np.dot(loss, weight.astype(np.float64)))
+            curvature += float(np.dot(spread, weight))
+            residual = logits
+            residual *= weight[:, None]
+            gradient[:-1] += block.T @ residual
+            gradient[-1] += residual.sum(axis=0)
+        coef = theta[:-1]
+        gradient[:-1] += np.float32(self.penalty) * coef
+        value += self.penalty / 2 * float(np.einsum("ij,ij->", coef, coef, dtype=np.float64))
+        return value, gradient, curvature
+
+
+def _cross_entropy(logits: Float32, label: Array) -> tuple[Float32, Float32]:
+    """Loss (b,) of each sample and its mean p (1 - p); `logits` (b, outputs) become their gradients, p - y.
+
+    1 - p of the largest probability is the sum of the others, not a difference from 1: where the penalty is weak, most
+    samples are fitted so well that nothing would be left of it.
+    """
+    if logits.shape[1] == 1:
+        sign = (1 - 2 * label).astype(np.float32)
+        wrong = logits[:, 0] * sign
+        missing = expit(wrong)
+        logits[:, 0] = sign * missing
+        return np.logaddexp(np.float32(0), wrong), missing * expit(-wrong)
+    rows = np.arange(len(logits))
+    top = logits.argmax(axis=1)
+    logits -= logits[rows, top][:, None]
+    target = logits[rows, label]
+    np.exp(logits, out=logits)
+    logits[rows, top] = 0
+    others = logits.sum(axis=1)
+    largest = 1 / (1 + others)
+    missing = others * largest
+    logits *= largest[:, None]
+    spread = missing * (1 + largest) - np.einsum("ij,ij->i", logits, logits)
+    logits[rows, top] = largest
+    logits[rows, label] = np.where(label == top, -missing, logits[rows, label] - 1)
+    return np.log1p(others) - target, spread / np.float32(logits.shape[1] - 1)
+
+
+def zeros(objective: Objective) -> Float32:
+    """Where a fit starts."""
+    theta = np.zeros((objective.design.shape[1] + 1, objective.outputs), np.float32)
+    if objective.outputs > 1:
+        present = np.bincount(objective.label, objective.weight, minlength=objective.outputs) > 0
+        theta[-1, ~present] = ABSENT
+    return theta
+
+
+def bytes_needed(axes: int, outputs: int) -> int:
+    """What `minimise` takes at most: L-BFGS's pairs and the arrays of a step, all of theta's shape."""
+    return 4 * (axes + 1) * outputs * (2 * HISTORY + 10)
+
+
+def minimise(objective: Objective, start: Float32, *, tol: float, max_iter: int) -> Fit:
+    """Follow L-BFGS from `start` until its next step is expected to gain at most `tol` of the objective.
+
+    That is a share, so a start near the optimum of a smaller C is left as any other: the objective has changed with C.
+    """
+    theta = start
+    value, gradient, curvature = objective.evaluate(theta)
+    metric = _Metric(objective, curvature)
+    pairs: deque[tuple[Float32, Float32, float]] = deque(maxlen=HISTORY)
+    n_iter, converged, gained = 0, False, np.inf
+    while True:
+        metric.follow(curvature)
+        direction = _direction(gradient, pairs, metric)
+        slope = _dot(direction, gradient)
+        expected = -slope / 2  # what the next step gains if the objective is quadratic
+        # Not without a look at the last step: after one that was far too long, the next is expected to be tiny.
+        converged = expected <= tol * value and gained <= LAST_GAIN * tol * value
+        if converged or n_iter == max_iter:
+            break
+        taken = _search(objective, theta, direction, value, slope)
+        if taken is None:  # rounding hides what is left
+            converged = expected <= max(tol, ROUNDING) * value
+            break
+        step, (new_value, new_gradient, curvature) = taken
+        moved = np.float32(step) * direction
+        change = new_gradient - gradient
+        if (product := _dot(moved, change)) > 0:
+            pairs.append((moved, change, 1 / product))
+        gained = value - new_value
+        theta, value, gradient = theta + moved, new_value, new_gradient
+        n_iter += 1
+    return Fit(theta, value * objective.unit, n_iter, converged)
+
+
+def _direction(gradient: Float32, pairs: deque[tuple[Float32, Float32, float]], metric: _Metric) -> Float32:
+    q = gradient.copy()
+    steps = []
+    for moved, change, inverse in reversed(pairs):
+        steps.append(inverse * _dot(moved, q))
+        q -= np.float32(steps[-1]) * change
+    r = metric.solve(q)
+    if pairs:
+        _, change, inverse = pairs[-1]
+        r /= np.float32(inverse * _dot(change, metric.solve(change)))
+    for (moved, change, inverse), step in zip(pairs, reversed(steps), strict=True):
+        r += np.float32(step - inverse * _dot(change, r)) * moved
+    return -r
+
+
+def _search(
+    objective: Objective, theta: Float32, direction: Float32, value: float, slope: float
+) -> tuple[float, tuple[float, Float32, float]] | None:
+    """A step along `direction` that lowers the objective and leaves little of its slope, and what stands there."""
+    step, low, high = 1.0, 0.0, np.inf
+    slope_low, slope_high = slope, np.inf
+    for _ in range(MOST_TRIES):
+        found = objective.evaluate(theta + np.float32(step) * direction)
+        left = _dot(direction, found[1]) if np.isfinite(found[0]) else np.inf
+        if left < STEEP * slope:
+            low, slope_low = step, left
+        elif left > -STEEP * slope or (left > 0 and found[0] > value):
+            high, slope_high = step, left
+        else:
+            return (step, found) if found[0] < value else None
+        # Where a straight line between the two slopes meets 0, not too near to either.
+        share = np.clip(slope_low / (slope_low - slope_high), 0.1, 0.9)
+        step = low + (high - low) * float(share) if np.isfinite(high) else 3 * step
+    return None
+
+
+class _Metric:
+    """The inverse of h X'X + penalty, the same for every output; h alone for the intercepts."""
+
+    def __init__(self, objective: Objective, curvature: float) -> None:
+        self._moments, self._penalty = objective.design.moments, objective.penalty
+        self._make(curvature)
+
+    def follow(self, curvature: float) -> None:
+        if max(curvature, self._curvature) > ADAPT * min(curvature, self._curvature):
+            self._make(curvature)
+
+    def solve(self, vector: Float32) -> Float32:
+        solved = np.empty_like(vector)
+        solved[:-1] = self._solve(vector[:-1])
+        solved[-1] = vector[-1] / self._curvature
+        return solved
+
+    def _make(self, curvature: float) -> None:
+        self._curvature = max(curvature, float(np.finfo(np.float32).tiny))
+        moments, penalty = self._moments, np.float32(self._penalty)
+        if moments.ndim == 1:
+            diagonal = np.float32(self._curvature) * moments + penalty
+            self._solve: Callable[[Float32], Float32] = lambda vector: vector / diagonal[:, None]
+            return
+        ridge = RIDGE
+        while True:
+            matrix = np.asfortranarray(np.float32(self._curvature) * moments)
+            matrix.flat[:: len(matrix) + 1] *= np.float32(1 + ridge)
+            matrix.flat[:: len(matrix) + 1] += penalty
+            try:
+                factor = cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)
+                break
+            except LinAlgError:
+                ridge *= 10
+        self._solve = lambda vector: cho_solve(factor, vector, check_finite=False)
+
+
+def _dot(a: Float32, b: Float32) -> float:
+    return float(np.vdot(a, b))
