@@ -13,7 +13,9 @@ if __name__ != "precompute.heads":
     raise ImportError(f"This package is named precompute.heads, not {__name__}. Use `import precompute.heads`.")
 
 if TYPE_CHECKING:
+    from ._paired import Paired, paired
     from ._rows import RowView
+    from ._temperature import temperature
     from .logistic import LogisticHead
     from .mlp import MLPHead
     from .persist import SavedHead, load_head, save_head
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LogisticHead",
     "MLPHead",
+    "Paired",
     "RowView",
     "SavedHead",
     "Scores",
@@ -30,12 +33,15 @@ __all__ = [
     "folds",
     "holdout",
     "load_head",
+    "paired",
     "save_head",
+    "temperature",
 ]
 
 _MODULE_OF = {
     "LogisticHead": "logistic",
     "MLPHead": "mlp",
+    "Paired": "_paired",
     "RowView": "_rows",
     "SavedHead": "persist",
     "Scores": "scores",
@@ -43,7 +49,9 @@ _MODULE_OF = {
     "folds": "splits",
     "holdout": "splits",
     "load_head": "persist",
+    "paired": "_paired",
     "save_head": "persist",
+    "temperature": "_temperature",
 }
 
 
