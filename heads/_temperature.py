@@ -17,7 +17,7 @@ from ._inputs import as_numpy, check_number
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["as_logits", "scale", "temperature"]
+__all__ = ["as_logits", "check_temperature", "scale", "temperature"]
 
 # 1/T is looked for between these. Beyond them probabilities are 0 and 1, or all equal, as far as float32 can tell.
 LEAST, MOST = 1e-4, 1e4
@@ -55,6 +55,11 @@ def temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
     return float(np.exp(-brentq(slope, low, high)))
 
 
+def check_temperature(T: Any) -> None:
+    """Raise ValueError unless T is a number from 1e-4 to 1e4."""
+    check_number("the temperature", T, low=LEAST, high=MOST * (1 + 1e-9))
+
+
 def as_logits(proba: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """Logits (n, K) float64 of probabilities: their logarithms, of no less than float32's smallest number."""
     logits: npt.NDArray[np.float64] = np.log(np.maximum(np.asarray(as_numpy(proba), dtype=np.float64), SMALLEST))
@@ -67,6 +72,6 @@ def scale(proba: npt.ArrayLike, T: Any) -> npt.NDArray[np.float64]:
     float64, so that probabilities that differ in float32 still do, and the most probable class stays the same one.
     Raises ValueError unless T is a number between 1e-4 and 1e4.
     """
-    check_number("the temperature", T, low=LEAST, high=MOST * (1 + 1e-9))
+    check_temperature(T)
     scaled: npt.NDArray[np.float64] = np.exp(log_softmax(as_logits(proba) / T, axis=1))
     return scaled

@@ -90,7 +90,20 @@ ALLOWED = {
         CACHE,
     },
     "precompute.selection": {"precompute.errors", CACHE, HEADS},
-    "precompute.training": {"precompute.errors", "precompute.selection", CACHE, HEADS},
+    "precompute.leaks": {CACHE, HEADS},
+    "precompute.grouping": {"precompute.errors", CACHE},
+    "precompute.calibrating": {HEADS},
+    "precompute.membership": {"precompute.errors", "precompute.selection", CACHE},
+    "precompute.training": {
+        *(f"precompute.{name}" for name in ("errors", "selection", "leaks", "grouping", "calibrating", "membership")),
+        CACHE,
+        HEADS,
+    },
+    "precompute.comparison": {
+        *(f"precompute.{name}" for name in ("errors", "selection", "grouping", "membership")),
+        CACHE,
+        HEADS,
+    },
     "precompute.rebuilding": {"precompute.errors", "precompute.backbones", "precompute.transform", CACHE},
     "precompute.repairing": {
         *(f"precompute.{name}" for name in ("errors", "decode", "choosing", "plan", "rebuilding", "report")),
@@ -166,6 +179,7 @@ def test_public_names() -> None:
     assert sorted(precompute.__all__) == [
         "Backbone",
         "Cache",
+        "Comparison",
         "Extraction",
         "Forecast",
         "LogisticHead",
@@ -178,6 +192,7 @@ def test_public_names() -> None:
         "Scores",
         "Training",
         "__version__",
+        "compare",
         "extract",
         "forecast",
         "load_backbone",

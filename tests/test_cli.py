@@ -66,7 +66,7 @@ def test_the_whole_road_in_processes_of_their_own(photos: Path, tmp_path: Path) 
     assert "24 in 2 classes (12 train, 12 val)" in done.stdout
     done = precompute("train-head", "a.h5", "-o", "a.safetensors")
     assert done.returncode == 0, done.stderr
-    assert re.search(r"val +12 +\d", done.stdout)
+    assert re.search(r"val, 12 images.*\n.*\n accuracy +\d", done.stdout)
     done = precompute("predict", "a.safetensors", "photos/val")
     assert done.returncode == 0, done.stderr
     assert "cats/0.jpg" in done.stdout

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from precompute.cli.backbones import backbones
+from precompute.cli.compare import compare
 from precompute.cli.demo import demo
 from precompute.cli.extract import extract
 from precompute.cli.info import info
@@ -40,7 +41,7 @@ def cli(debug: bool) -> None:
     """
 
 
-for command in (extract, plan, train_head, predict, info, verify, backbones, demo):
+for command in (extract, plan, train_head, compare, predict, info, verify, backbones, demo):
     cli.add_command(command)
 
 
