@@ -149,6 +149,8 @@ def train_head(
     true = {split: names[labels[parts[split]]] for split in scored}
     raw = {split: estimator.predict_proba(arrays(parts[split])[0]) for split in scored}
     calibration = calibrate(true, raw, estimator.classes_, apply=calibrated) if FITTED_ON in parts else None
+    if calibrated and calibration and calibration.reason:
+        notes.append(f"not calibrated: {calibration.reason}")
     proba = {split: scaled(p, calibration) for split, p in raw.items()}
     leaks = find_leaks(cache, layer, parts, digests, together, similarity)
     doubtful = two_labels(cache, np.concatenate(list(parts.values())), digests)

@@ -196,13 +196,13 @@ def test_a_resampling_draws_whole_groups_and_as_many_as_there_are(n, seed, repli
     assert (sum(block[0] for block in of_group.values()) == len(of_group)).all()
 
 
-def test_a_seed_decides_the_intervals_and_blocks_do_not(monkeypatch):
+def test_a_seed_decides_the_intervals_and_blocks_do_not():
     true, proba = predictions(1, 50, 3, rounded=False)
     first, same, other = (evaluate(true, proba, range(3), seed=seed).intervals for seed in (0, 0, 1))
     assert first == same != other
-    monkeypatch.setattr("precompute.heads._bootstrap.BLOCK", 700)
-    in_blocks = evaluate(true, proba, range(3)).intervals
-    assert {name: pytest.approx(ends) for name, ends in first.items()} == in_blocks
+    many, few = (list(resamplings(1500, None, replicates=replicates)) for replicates in (1000, 400))
+    assert len(many) > len(few) == 1
+    assert np.array_equal(np.hstack(many)[:, :400], few[0])
 
 
 def test_intervals_hold_the_scores_of_the_population_about_19_times_in_20():
