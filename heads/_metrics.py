@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.sparse import csr_array
 
+from ._calibration import calibration_gaps
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     Array = npt.NDArray[Any]
     Values = npt.NDArray[np.float64]
 
-__all__ = ["BINS", "TOP", "Outcomes", "calibration_error"]
+__all__ = ["TOP", "Outcomes"]
 
-BINS = 15  # of equal width, as in Guo et al., "On Calibration of Modern Neural Networks", ICML 2017
 TOP = 5  # with 5 classes or fewer every prediction has the true class among its first 5
 
 
@@ -31,7 +32,8 @@ class Outcomes:
         self.predicted = proba.argmax(axis=1)
         self.hit = self.predicted == true
         self.loss = -np.log(np.clip(own.astype(np.float64), np.finfo(proba.dtype).eps, 1))
-        self.gap = _calibration_gaps(self.hit, proba.max(axis=1))
+        self.confidence = proba.max(axis=1)
+        self.gap = calibration_gaps(self.hit, self.confidence)
         self.in_top = _rank(proba, own, true) < TOP if self.k > TOP else None
 
     def scores(self, weights: Values, *, auc: bool = True) -> dict[str, Values]:
@@ -70,19 +72,6 @@ class Outcomes:
         with np.errstate(invalid="ignore"):
             mean: Values = np.where(counted, areas, 0).sum(axis=0) / counted.sum(axis=0)
         return mean
-
-
-def calibration_error(true: npt.NDArray[np.intp], proba: Array) -> float:
-    """Expected calibration error: the gap between confidence and accuracy, averaged over BINS bins of confidence."""
-    gap = _calibration_gaps(proba.argmax(axis=1) == true, proba.max(axis=1))
-    return float(abs(gap.sum(axis=0)).sum() / len(true))
-
-
-def _calibration_gaps(hit: npt.NDArray[np.bool_], confidence: Array) -> csr_array:
-    """(n, BINS): hit - confidence of each prediction, in the bin ((m-1)/BINS, m/BINS] of its confidence."""
-    confidence = confidence.astype(np.float64)
-    place = np.clip(np.ceil(confidence * BINS).astype(np.intp) - 1, 0, BINS - 1)
-    return csr_array((hit - confidence, (np.arange(len(hit)), place)), shape=(len(hit), BINS))
 
 
 def _absolute_sum(values: Values) -> Values:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ._bootstrap import REPLICATES, intervals
+from ._calibration import calibration_by_chance
 from ._inputs import as_numpy, positions
 from ._metrics import TOP, Outcomes
 
@@ -37,6 +38,9 @@ class Scores:
     auc : area under the ROC curve, one class against the rest, averaged over classes; with two classes that of the
         second. None where a class has no samples, or all
     calibration_error : expected calibration error over 15 bins of equal width (Guo et al., ICML 2017)
+    calibration_error_by_chance : what a perfectly calibrated head with the same confidences stays below 95 times in
+        100 on as many samples; None without replicates. It takes the place of an interval: few samples look less
+        calibrated than they are, and resampled ones even less, so a bootstrap's would miss the truth nearly always
     confusion : (K, K) int64, [i, j] counts samples of class i predicted as class j, in the order of `classes`
     intervals : 95% percentile intervals of a bootstrap over samples or groups, by the name of the score. For shares
         close to 0 or 1 they are too narrow, and Wilson's are not; but Wilson's know of no groups
@@ -53,6 +57,7 @@ class Scores:
     log_loss: float
     auc: float | None
     calibration_error: float
+    calibration_error_by_chance: float | None
     confusion: npt.NDArray[np.int64]
     intervals: dict[str, tuple[float, float]]
     undefined: dict[str, str]
@@ -118,9 +123,14 @@ def evaluate(
     with_auc = "auc" not in undefined and n * k * replicates <= AUC_MOST
     if not with_auc and "auc" not in undefined:
         undefined["intervals.auc"] = f"left out: {n} samples of {k} classes would take too long"
+    together = None if groups is None else np.asarray(groups)
     ends = intervals(
-        lambda weights: outcomes.scores(weights, auc=with_auc), n, groups, replicates=replicates, seed=seed
+        lambda weights: outcomes.scores(weights, auc=with_auc), n, together, replicates=replicates, seed=seed
     )
+    ends.pop("calibration_error", None)
+    chance = None
+    if replicates:
+        chance = calibration_by_chance(outcomes.confidence, together, replicates=replicates, seed=seed)
     return Scores(
         n=n,
         accuracy=found["accuracy"],
@@ -132,6 +142,7 @@ def evaluate(
         log_loss=found["log_loss"],
         auc=None if "auc" in undefined else found["auc"],
         calibration_error=found["calibration_error"],
+        calibration_error_by_chance=chance,
         confusion=confusion,
         intervals=ends,
         undefined=undefined,

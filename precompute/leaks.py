@@ -22,7 +22,7 @@ SIMILARITY = 0.9
 # Scored images x training images x features that are compared unasked: half a minute of one core.
 NEAR_MOST = 5 * 10**11
 SHOWN = 8  # pictures that a note names; --json has all
-BLOCK = 2048  # rows a side; their products take 16 MB
+BLOCK, BLOCK_BYTES = 2048, 64 * 2**20  # rows a side, whose products take 16 MB; fewer where rows are long
 
 
 @dataclass(frozen=True)
@@ -107,15 +107,15 @@ def nearest(scored: RowView, train: RowView) -> tuple[Floats, NDArray[np.intp]]:
 
     Both are taken less the mean of the training rows. Read in blocks; features may be larger than memory.
     """
-    mean = np.zeros(train.shape[1], np.float64)
-    for _, block in train.blocks(BLOCK):
+    mean, size = np.zeros(train.shape[1], np.float64), min(BLOCK, max(1, BLOCK_BYTES // (4 * train.shape[1])))
+    for _, block in train.blocks(size):
         mean += block.sum(axis=0, dtype=np.float64)
     centre = (mean / len(train)).astype(np.float32)
     best = np.full(len(scored), -np.inf, np.float32)
     which = np.zeros(len(scored), np.intp)
-    for place, block in scored.blocks(BLOCK):
+    for place, block in scored.blocks(size):
         unit = _unit(block - centre)
-        for start, other in train.blocks(BLOCK):
+        for start, other in train.blocks(size):
             cosine = unit @ _unit(other - centre).T
             top = cosine.argmax(axis=1)
             value = cosine[np.arange(len(top)), top]
@@ -151,10 +151,9 @@ def leak_notes(leaks: dict[str, Leaks], doubtful: list[list[str]]) -> list[str]:
         if found.grouped:
             notes.append(f"{found.grouped} images of {split} share a group with training images: its score flatters")
         if found.near:
-            known = found.near[0]
             notes.append(
-                f"{len(found.near)} images of {split} look nearly like a training image (cosine {found.similarity:g} "
-                f"or more; first {known.id} and {known.train_id}, {known.similarity:.3f})"
+                f"{len(found.near)} images of {split} look nearly like a training image "
+                f"(cosine {found.similarity:g} or more)"
             )
         if found.not_searched:
             notes.append(f"nobody looked for near-duplicates in {split}: {found.not_searched}")

@@ -149,8 +149,11 @@ def train_head(
     true = {split: names[labels[parts[split]]] for split in scored}
     raw = {split: estimator.predict_proba(arrays(parts[split])[0]) for split in scored}
     calibration = calibrate(true, raw, estimator.classes_, apply=calibrated) if FITTED_ON in parts else None
-    if calibrated and calibration and calibration.reason:
-        notes.append(f"not calibrated: {calibration.reason}")
+    if calibrated and calibration:
+        why = calibration.reason
+        notes += [
+            f"not calibrated: {why}" if why else "val chose the temperature: its log loss and calibration flatter"
+        ]
     proba = {split: scaled(p, calibration) for split, p in raw.items()}
     leaks = find_leaks(cache, layer, parts, digests, together, similarity)
     doubtful = two_labels(cache, np.concatenate(list(parts.values())), digests)

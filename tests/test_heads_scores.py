@@ -144,6 +144,22 @@ def test_calibration_error_is_the_mean_gap_in_15_bins_of_confidence(n, k, seed):
     assert evaluate(true, proba, range(k), replicates=0).calibration_error == pytest.approx(expected)
 
 
+def test_a_calibrated_head_is_below_what_chance_makes_19_times_in_20_and_an_overconfident_one_never():
+    below = {1: 0, 3: 0}
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        logits = rng.normal(size=(150, 4))
+        proba = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        true = (proba.cumsum(axis=1) < rng.random((150, 1))).sum(axis=1).clip(max=3)  # drawn as the head says
+        for sharpness in below:
+            told = np.exp(sharpness * logits) / np.exp(sharpness * logits).sum(axis=1, keepdims=True)
+            scores = evaluate(true, told, range(4), replicates=200, seed=seed)
+            below[sharpness] += scores.calibration_error <= scores.calibration_error_by_chance
+    assert 0.91 <= below[1] / 200 <= 0.99
+    assert below[3] == 0
+    assert "calibration_error" not in scores.intervals
+
+
 def test_per_class_table_is_scikit_learns():
     true, proba = predictions(0, 90, 4, rounded=False)
     proba[:, 3] = 0  # never predicted
@@ -230,5 +246,6 @@ def test_copies_drawn_together_leave_the_intervals_as_wide_as_without_them():
     for name, (low, high) in plain.intervals.items():
         assert grouped.intervals[name] == pytest.approx((low, high))
         assert np.diff(naive.intervals[name])[0] < 0.7 * (high - low)
+    assert grouped.calibration_error_by_chance == pytest.approx(plain.calibration_error_by_chance)
     with pytest.raises(ValueError, match="groups must have one entry per sample"):
         evaluate(true, proba, range(3), groups=[1])

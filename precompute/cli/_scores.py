@@ -20,6 +20,8 @@ def _decimal(value: float) -> str:
     return f"{value:.3f}"
 
 
+PAIRS = 5  # near-duplicates that the report names; --json has all
+
 # name of the score, what the table calls it, how it is written
 LINES: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("accuracy", "accuracy", _percent),
@@ -43,7 +45,9 @@ def print_scores(result: Training) -> None:
         for scores in result.scores.values():
             value, ends = getattr(scores, name), _interval(scores, name, grouped=result.groups is not None)
             cells.append("-" if value is None else form(value))
+            chance = scores.calibration_error_by_chance if name == "calibration_error" else None
             cells.append("" if ends is None else f"{form(ends[0])} to {form(ends[1])}")
+            cells[-1] = cells[-1] if chance is None else f"by chance to {form(chance)}"
         if name != "top5_accuracy" or any(cell not in ("-", "") for cell in cells[1:]):
             rows.append(cells)
     print_table(None, columns, rows, right=1)
@@ -78,7 +82,9 @@ def leak_lines(result: Training) -> Iterator[tuple[str, str]]:
             counts.append(f"{leaks.grouped} of a group in training")
         counts.append("near-duplicates not looked for" if leaks.not_searched else f"{len(leaks.near)} near-duplicates")
         clean = result.without_leaks.get(split)
-        told = "" if clean is None else f"\naccuracy without them {clean.accuracy:.1%} ({clean.n:,} images)"
+        told = "".join(f"\n{near.similarity:.3f}  {near.id}  {near.train_id}" for near in leaks.near[:PAIRS])
+        told += "\n..." if len(leaks.near) > PAIRS else ""
+        told += "" if clean is None else f"\naccuracy without them {clean.accuracy:.1%} ({clean.n:,} images)"
         yield f"leaks in {split}", ", ".join(counts) + told
     if result.groups is not None:
         yield "groups", f"{result.groups:,} groups kept whole; the intervals draw groups"
