@@ -13,7 +13,9 @@ if __name__ != "precompute.heads":
     raise ImportError(f"This package is named precompute.heads, not {__name__}. Use `import precompute.heads`.")
 
 if TYPE_CHECKING:
+    from ._paired import Paired, paired
     from ._rows import RowView
+    from ._temperature import temperature
     from .centroid import CentroidHead
     from .export import to_sklearn
     from .knn import KNNHead
@@ -30,6 +32,7 @@ __all__ = [
     "KNNHead",
     "LogisticHead",
     "MLPHead",
+    "Paired",
     "RidgeHead",
     "RidgeRegressionHead",
     "RowView",
@@ -39,7 +42,9 @@ __all__ = [
     "folds",
     "holdout",
     "load_head",
+    "paired",
     "save_head",
+    "temperature",
     "to_sklearn",
 ]
 
@@ -50,6 +55,7 @@ _MODULE_OF = {
     "MLPHead": "mlp",
     "RidgeHead": "ridge",
     "RidgeRegressionHead": "ridge_regression",
+    "Paired": "_paired",
     "RowView": "_rows",
     "SavedHead": "persist",
     "Scores": "scores",
@@ -57,8 +63,10 @@ _MODULE_OF = {
     "folds": "splits",
     "holdout": "splits",
     "load_head": "persist",
+    "paired": "_paired",
     "save_head": "persist",
     "to_sklearn": "export",
+    "temperature": "_temperature",
 }
 
 

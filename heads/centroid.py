@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ._file_checks import check_shapes
 from ._inputs import check_companions, check_features, check_groups, check_number, check_training
-from ._temperature import MOST_SCORES, fit_temperature, tempered
+from ._tempering import MOST_SCORES, fit_temperature, tempered
 from ._unit import add_class_sums, unit_rows
 
 if TYPE_CHECKING:

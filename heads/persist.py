@@ -20,10 +20,14 @@ from precompute.errors import HeadError, HeadFormatError
 
 from ._content import put_together, take_apart
 from ._headfile import UnknownFormatError, decode, encode, write_json
+from ._temperature import check_temperature, scale
 from ._writing import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    import numpy as np
+    import numpy.typing as npt
 
     from ._kinds import Head
 
@@ -36,6 +40,15 @@ class SavedHead:
 
     head: Head
     metadata: dict[str, Any]
+
+    def predict_proba(self, X: Any) -> npt.NDArray[np.floating]:
+        """Probabilities (n, K) as `precompute predict` tells them: those of `head`, at the temperature of its file.
+
+        A head of `train-head --calibrate` has the number `temperature` in its metadata; `head` itself knows nothing of
+        it, and predicts the same classes.
+        """
+        proba: npt.NDArray[np.floating] = self.head.predict_proba(X)
+        return scale(proba, self.metadata["temperature"]) if "temperature" in self.metadata else proba
 
 
 def save_head(path: str | os.PathLike[str], head: Head, *, metadata: Mapping[str, Any]) -> None:
@@ -76,6 +89,7 @@ def load_head(path: str | os.PathLike[str]) -> SavedHead:
             if not stat.S_ISREG(status.st_mode):
                 raise ValueError("it is not a regular file")
             head, metadata = put_together(*decode(file, status.st_size))
+            check_temperature(metadata.get("temperature", 1.0))
     except OSError as error:
         raise HeadError(
             f"The head {_shown(path)} cannot be read: {error.strerror}.",

@@ -10,7 +10,7 @@ from sklearn.base import ClassifierMixin
 from ._inputs import check_class_weight, check_groups, check_number, check_training, check_validation, class_weights
 from ._ridge import ClassTargets, Spectrum, chunks_of_groups
 from ._ridge_base import RidgeBase
-from ._temperature import MOST_SCORES, fit_temperature, tempered
+from ._tempering import MOST_SCORES, fit_temperature, tempered
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from precompute.backbones import Backbone, load_backbone
     from precompute.cache import Cache, open_cache, verify
+    from precompute.comparison import Comparison, compare
     from precompute.errors import PrecomputeError
     from precompute.extraction import extract
     from precompute.forecasting import Forecast, forecast
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Backbone",
     "Cache",
+    "Comparison",
     "Extraction",
     "Forecast",
     "LogisticHead",
@@ -40,6 +42,7 @@ __all__ = [
     "Scores",
     "Training",
     "__version__",
+    "compare",
     "extract",
     "forecast",
     "load_backbone",
@@ -55,6 +58,7 @@ __all__ = [
 _HOMES = {
     "precompute.backbones": ("Backbone", "load_backbone"),
     "precompute.cache": ("Cache", "open_cache", "verify"),
+    "precompute.comparison": ("Comparison", "compare"),
     "precompute.errors": ("PrecomputeError",),
     "precompute.extraction": ("extract",),
     "precompute.forecasting": ("Forecast", "forecast"),

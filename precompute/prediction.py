@@ -114,7 +114,7 @@ def predict(
             if block.features is not None:
                 # Rounded as in the cache, so that a prediction equals one from cached features.
                 X = block.features.astype(storage).astype(np.float32).reshape(len(block.decoded), -1)
-                for item, row in zip(block.decoded, classifier.predict_proba(X), strict=True):
+                for item, row in zip(block.decoded, saved.predict_proba(X), strict=True):
                     best = int(row.argmax())
                     name, true = _name(listing, item.row), _true(listing, item.row, result.classes)
                     result.items.append(Prediction(name, result.classes[best], float(row[best]), true))

@@ -35,8 +35,11 @@ def whole_rows(cache: Cache, layer: str) -> NDArray[np.bool_]:
     return whole
 
 
-def parts_of(cache: Cache, whole: NDArray[np.bool_], seed: int) -> tuple[dict[str, Rows], list[str]]:
-    """Row numbers of train and of what is scored."""
+def parts_of(
+    cache: Cache, whole: NDArray[np.bool_], seed: int, groups: NDArray[np.int64] | None = None
+) -> tuple[dict[str, Rows], list[str]]:
+    """Row numbers of train and of what is scored; groups: (N,) what a hold-out must not part, None for digests."""
+    groups = digest_groups(cache) if groups is None else groups
     labelled = cache.labels >= 0
     usable = whole & labelled
     notes = []
@@ -52,7 +55,10 @@ def parts_of(cache: Cache, whole: NDArray[np.bool_], seed: int) -> tuple[dict[st
         )
     split = cache.split
     parts = {name: np.flatnonzero(usable & (split == name)) for name in ("train", "val", "test")}
-    parts = {name: rows for name, rows in parts.items() if len(rows)}
+    for name in [name for name, rows in parts.items() if not len(rows)]:
+        del parts[name]
+        if (split == name).any():
+            notes.append(f"split {name} has no usable image and is left out")
     if not parts:
         parts["train"] = np.flatnonzero(usable)
     elif "train" not in parts:
@@ -63,13 +69,12 @@ def parts_of(cache: Cache, whole: NDArray[np.bool_], seed: int) -> tuple[dict[st
     if parts.keys() == {"train"}:
         pool = parts["train"]
         try:
-            train, held = holdout(
-                cache.labels[pool], groups=digest_groups(cache)[pool], fraction=HOLDOUT_FRACTION, seed=seed
-            )
+            train, held = holdout(cache.labels[pool], groups=groups[pool], fraction=HOLDOUT_FRACTION, seed=seed)
         except ValueError as error:
             raise TrainingError(
-                f"{cache.path} has too few images to hold any out for scoring: no class has two different ones.",
-                hint="Add images, at least two different ones for each class.",
+                f"{cache.path} has too few images to hold any out for scoring: no class has two different ones, "
+                "or two groups.",
+                hint="Add images, at least two different ones (or groups) for each class.",
             ) from error
         parts = {"train": pool[train], HOLDOUT: pool[held]}
         notes.append(f"no val or test split: scored on a stratified hold-out of {HOLDOUT_FRACTION:.0%} (seed {seed})")
@@ -100,18 +105,3 @@ def check_classes(cache: Cache, parts: dict[str, Rows]) -> None:
                 f"{', ...' if len(unseen) > 8 else ''}.",
                 hint="Add training images of these classes or take them out of the split, and extract again.",
             )
-
-
-def duplicates(cache: Cache, parts: dict[str, Rows], groups: NDArray[np.int64]) -> list[str]:
-    """Notes on byte-identical images where they make scores flatter or labels doubtful."""
-    notes = []
-    train = np.unique(groups[parts["train"]])
-    for split, rows in parts.items():
-        leaked = 0 if split == "train" else int(np.isin(groups[rows], train).sum())
-        if leaked:
-            notes += [f"{leaked} images of {split} are byte-identical to training images: its score flatters"]
-    rows = np.concatenate(list(parts.values()))
-    pairs = np.unique(np.stack([groups[rows], cache.labels[rows]]), axis=1)
-    if doubtful := int((np.unique(pairs[0], return_counts=True)[1] > 1).sum()):
-        notes.append(f"{doubtful} pictures occur under more than one class, byte for byte")
-    return notes

@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from precompute.cache import Cache, open_cache
+from precompute.calibrating import FITTED_ON, Calibration
 from precompute.errors import TrainingError, UsageError
+from precompute.grouping import group_names, join
 from precompute.heads import (
     CentroidHead,
     KNNHead,
@@ -20,16 +22,20 @@ from precompute.heads import (
     RidgeHead,
     RowView,
     Scores,
-    evaluate,
     save_head,
 )
-from precompute.selection import HOLDOUT, Rows, check_classes, digest_groups, duplicates, parts_of, whole_rows
+from precompute.leaks import Leaks
+from precompute.membership import remember
+from precompute.scoring import score_head
+from precompute.selection import Rows, check_classes, digest_groups, parts_of, whole_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from precompute.cache.provenance import Record
 
+# Long, and of no use to whoever has the head: the report and --json hold them.
+NOT_IN_FILE = {"choices", "leaks", "without_leaks", "two_labels"}
 HEADS: Mapping[str, Any] = {
     "logistic": LogisticHead,
     "mlp": MLPHead,
@@ -44,6 +50,9 @@ class Training:
     """A fitted head and how good it is.
 
     head: the estimator; its classes are the class names · rows: samples by split, as used · scores: by split ·
+    leaks, without_leaks: what each split shares with the training images, and its scores without those, where any
+    are left · two_labels: ids of pictures that occur under several classes · groups: how many the user's groups are
+    after joining those that share a picture, None where none were given · calibration: None without split val ·
     selected_on: the scored split that chose a setting (its score flatters), None where every score is clean ·
     choices: what the fit decided, such as C and how · notes: what the reader of the scores should know ·
     seconds: fitting, selection included; scoring and reading excluded.
@@ -54,6 +63,11 @@ class Training:
     layer: str
     rows: dict[str, int]
     scores: dict[str, Scores]
+    leaks: dict[str, Leaks]
+    without_leaks: dict[str, Scores]
+    two_labels: list[list[str]]
+    groups: int | None
+    calibration: Calibration | None
     selected_on: str | None
     choices: dict[str, Any]
     notes: tuple[str, ...]
@@ -71,6 +85,11 @@ class Training:
             "classes": self.classes,
             "rows": self.rows,
             "scores": {split: scores.to_dict() for split, scores in self.scores.items()},
+            "leaks": {split: leaks.to_dict() for split, leaks in self.leaks.items()},
+            "without_leaks": {split: scores.to_dict() for split, scores in self.without_leaks.items()},
+            "two_labels": self.two_labels,
+            "groups": self.groups,
+            "calibration": None if self.calibration is None else self.calibration.to_dict(),
             "selected_on": self.selected_on,
             "choices": self.choices,
             "notes": list(self.notes),
@@ -85,6 +104,10 @@ def train_head(
     head: str = "logistic",
     layer: str | None = None,
     seed: int = 0,
+    groups: str | None = None,
+    groups_file: str | os.PathLike[str] | None = None,
+    similarity: float | None = None,
+    calibrated: bool = False,
     **settings: Any,
 ) -> Training:
     """Train a head on cached features and score it on images it has not seen.
@@ -95,7 +118,11 @@ def train_head(
     A logistic head that chose C on val is then fitted on val too, which is not scored any more.
 
     head: a key of HEADS. settings: parameters of that head's class. out: where to save the head, one
-    .safetensors file that `predict` needs nothing else beside.
+    .safetensors file that `predict` needs nothing else beside. groups: a regular expression with one part in
+    parentheses that finds in each id what must stay on one side of hold-out and folds, such as `patient_(\\d+)`;
+    groups_file: the same from a CSV file with the columns id and group. similarity: the cosine from which an image is
+    suspected to be nearly one of the training images (0.9 unless given). calibrated: the head's probabilities are
+    those at the temperature that fits val best; no prediction changes.
     Raises TrainingError for labels that nothing can be learned from, CacheError for damaged rows (each is held against
     its checksum), HeadError, UsageError.
     """
@@ -111,17 +138,25 @@ def train_head(
         cache = open_cache(cache)
     features = cache.features(layer)
     layer = layer or cache.layers[0]
-    parts, notes = parts_of(cache, whole_rows(cache, layer), seed)
+    if similarity is not None and not 0 < similarity <= 1:
+        raise UsageError(f"similarity must be above 0 and at most 1. Got {similarity!r} instead.", hint="Try 0.9.")
+    whole = whole_rows(cache, layer)
+    digests, together, n_groups = _together(cache, np.flatnonzero(whole & (cache.labels >= 0)), groups, groups_file)
+    parts, notes = parts_of(cache, whole, seed, together)
+    if calibrated and FITTED_ON not in parts:
+        raise UsageError(
+            f"{cache.path} has no split val to fit a temperature on.",
+            hint="Add a folder val/ beside train/ and extract again, or leave --calibrate away.",
+        )
     names = np.array(cache.classes, dtype=np.str_)
     labels = cache.labels
-    digests = digest_groups(cache)
     check_classes(cache, parts)
-    notes += duplicates(cache, parts, digests)
 
     def arrays(rows: Rows) -> tuple[RowView, NDArray[np.str_]]:
         return RowView(features, rows), names[labels[rows]]
 
-    selection = "val" if "val" in parts and "test" in parts else None
+    # What a temperature is fitted on must not have been trained on, and C's choice ends in training on val too
+    selection = "val" if "val" in parts and "test" in parts and not calibrated else None
     estimator.set_params(**settings)
     if "random_state" in estimator.get_params():
         estimator.set_params(random_state=seed)
@@ -129,46 +164,68 @@ def train_head(
     validation = arrays(parts[selection]) if selection else None
     began = time.monotonic()
     try:
-        estimator.fit(X, y, validation=validation, groups=digests[parts["train"]])
+        estimator.fit(X, y, validation=validation, groups=together[parts["train"]])
     except ValueError as error:
         raise TrainingError(
             f"The {head} head cannot be trained: {error}",
             hint="Check the settings and the cache: precompute info CACHE.",
         ) from error
     seconds = time.monotonic() - began
-    trained_on = {"train"}
+    rows = {split: len(found) for split, found in parts.items()}
     if estimator.used_validation() and isinstance(estimator, LogisticHead):
-        trained_on.add("val")
+        parts["train"] = np.union1d(parts["train"], parts.pop("val"))
         notes.append("val chose C and was then trained on as well, so it has no score; choices hold that of each C")
-    scores = {}
-    for split in parts.keys() - trained_on:
-        X, y = arrays(parts[split])
-        scores[split] = evaluate(y, estimator.predict_proba(X), estimator.classes_)
+    scored = score_head(estimator, cache, layer, parts, digests, together, calibrated=calibrated, similarity=similarity)
     result = Training(
         head=estimator,
         kind=head,
         layer=layer,
-        rows={split: len(rows) for split, rows in parts.items()},
-        scores={split: scores[split] for split in ("val", "test", HOLDOUT) if split in scores},
-        selected_on=selection if estimator.used_validation() and selection in scores else None,
+        rows=rows,
+        scores=scored.scores,
+        leaks=scored.leaks,
+        without_leaks=scored.without_leaks,
+        two_labels=scored.two_labels,
+        groups=n_groups,
+        calibration=scored.calibration,
+        selected_on=selection if estimator.used_validation() and selection in scored.scores else None,
         choices=estimator.choices(),
-        notes=tuple(notes),
+        notes=(*notes, *scored.notes),
         seconds=seconds,
     )
     if out is not None:
-        save_head(out, estimator, metadata=_metadata(cache, layer, result, seed))
+        save_head(out, estimator, metadata=_metadata(cache, layer, result, seed, parts))
     return result
 
 
-def _metadata(cache: Cache, layer: str, result: Training, seed: int) -> dict[str, Any]:
+def _together(
+    cache: Cache, rows: Rows, pattern: str | None, file: str | os.PathLike[str] | None
+) -> tuple[NDArray[np.int64], NDArray[np.int64], int | None]:
+    """(N,) the same number for identical files; the same for what must stay together; how many groups those are."""
+    digests = digest_groups(cache)
+    names = group_names(cache, rows, pattern=pattern, file=file)
+    if names is None or not len(rows):
+        return digests, digests, None
+    together = np.full(len(cache), -1, np.int64)
+    together[rows] = join(digests[rows], names)
+    return digests, together, len(np.unique(together[rows]))
+
+
+def _metadata(cache: Cache, layer: str, result: Training, seed: int, parts: dict[str, Rows]) -> dict[str, Any]:
     """What `predict` needs, and what a reader of the head file wants to know."""
     records: list[Record] = cache.provenance
-    told = {name: value for name, value in result.to_dict().items() if name != "choices"}
+    told = {name: value for name, value in result.to_dict().items() if name not in NOT_IN_FILE}
+    calibration = result.calibration
     return {
         "spec": cache.spec,
         "key": cache.key,
         "layer": layer,
         "shape": list(cache.features(layer).shape[1:]),
         "weights_source": records[-1].get("weights", {}) if records else {},
-        "training": {**told, "seed": seed, "cache": os.path.basename(cache.path)},
+        **({"temperature": calibration.temperature} if calibration and calibration.applied else {}),
+        "training": {
+            **told,
+            "seed": seed,
+            "cache": os.path.basename(cache.path),
+            "split": remember(cache, parts),
+        },
     }

@@ -12,7 +12,7 @@ from sklearn.neighbors import NearestCentroid
 from sklearn.preprocessing import normalize
 
 from precompute.heads import CentroidHead, _rows
-from precompute.heads._temperature import fit_temperature, tempered
+from precompute.heads._tempering import fit_temperature, tempered
 
 DIGITS, LABELS = load_digits(return_X_y=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,8 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_m
 
 from precompute import extract, load_head, open_cache, predict, save_head, train_head
 from precompute.errors import CacheError, HeadError, HeadMismatchError, TrainingError, UsageError
-from precompute.heads import RidgeRegressionHead
-from precompute.training import HOLDOUT
+from precompute.heads import RidgeRegressionHead, folds
+from precompute.selection import HOLDOUT, digest_groups, parts_of, whole_rows
 
 
 @pytest.fixture(scope="module")
@@ -79,16 +80,24 @@ def test_the_same_bytes_never_stand_on_both_sides_of_a_hold_out(flowers: Path, t
     assert len(cache) == 4317
     digests = [digest.tobytes() for digest in cache.column("samples/digest")]
     assert len(set(digests)) < len(digests)
-    from precompute.selection import parts_of, whole_rows
-
     for seed in range(5):
         parts, _ = parts_of(cache, whole_rows(cache, cache.layers[0]), seed)
         train, held = ({digests[row] for row in parts[name]} for name in ("train", HOLDOUT))
         assert not train & held
         assert len(parts["train"]) + len(parts[HOLDOUT]) == 4317
         assert len(parts[HOLDOUT]) == pytest.approx(4317 / 5, rel=0.02)
+        for inside, out in folds(cache.labels, groups=digest_groups(cache), n_folds=5, seed=seed):
+            assert not {digests[row] for row in inside} & {digests[row] for row in out}
     training = train_head(cache, C=0.1)
     assert any("under more than one class" in line for line in training.notes)
+    assert training.leaks[HOLDOUT].identical == 0
+    # By the files themselves: every picture that lies in two classes is listed, with all its names
+    same = defaultdict(set)
+    for path in flowers.rglob("*.jpg"):
+        same[path.read_bytes()].add(path.relative_to(flowers).as_posix())
+    doubtful = {frozenset(ids) for ids in same.values() if len({name.split("/")[0] for name in ids}) > 1}
+    assert {frozenset(ids) for ids in training.two_labels} == doubtful
+    assert len(doubtful) == len(training.two_labels) > 0
     assert training.scores[HOLDOUT].accuracy > 0.3  # of five classes
 
 
@@ -108,6 +117,27 @@ def test_rows_without_features_or_labels_are_left_out_and_counted(folder: Path, 
     assert training.rows["train"] == 20
     assert "1 samples have no label and are left out" in training.notes
     assert "1 samples have no features (0 not computed yet) and are left out" in training.notes
+
+
+def test_a_split_without_a_usable_image_is_left_out_and_named(tmp_path: Path) -> None:
+    photos = make_photos(tmp_path / "photos", per_class=3)
+    (photos / "test/cats").mkdir(parents=True)
+    (photos / "test/cats/broken.jpg").write_bytes(b"\xff\xd8\xff")
+    extract(photos, tmp_path / "a.h5", backbone="tiny")
+    training = train_head(tmp_path / "a.h5", C=1.0)
+    assert list(training.scores) == ["val"]
+    assert "split test has no usable image and is left out" in training.notes
+
+
+def test_a_split_of_one_class_is_scored_and_says_what_is_undefined(tmp_path: Path) -> None:
+    photos = make_photos(tmp_path / "photos", per_class=4)
+    shutil.rmtree(photos / "val/dogs")
+    extract(photos, tmp_path / "a.h5", backbone="tiny")
+    scores = train_head(tmp_path / "a.h5", C=1.0).scores["val"]
+    assert scores.n == 4
+    assert scores.auc is None
+    assert scores.undefined["auc"] == "needs samples of two classes or more"
+    assert scores.per_class[1]["recall"] is None
 
 
 def test_maps_are_flattened(folder: Path, tmp_path: Path) -> None:

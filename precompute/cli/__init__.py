@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from precompute.cli.backbones import backbones
+from precompute.cli.compare import compare
 from precompute.cli.demo import demo
 from precompute.cli.export_head import export_head
 from precompute.cli.extract import extract
@@ -41,7 +42,7 @@ def cli(debug: bool) -> None:
     """
 
 
-for command in (extract, plan, train_head, predict, export_head, info, verify, backbones, demo):
+for command in (extract, plan, train_head, compare, predict, export_head, info, verify, backbones, demo):
     cli.add_command(command)
 
 

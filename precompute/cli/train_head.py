@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from precompute.cli._output import json_option, note, print_json, print_pairs, print_table
+from precompute.cli._scores import calibration_lines, leak_lines, print_per_class, print_scores
 
 if TYPE_CHECKING:
     from precompute.heads import Scores
@@ -65,9 +66,27 @@ class Strength(click.ParamType):  # type: ignore[type-arg]  # generic in newer r
 @click.option("--alpha", type=Strength(), help="Ridge: strength of the penalty.  [default: auto]")
 @click.option("--metric", type=click.Choice(["cosine", "euclidean"]), help="Centroid: distance.  [default: cosine]")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the hold-out, the folds and the MLP.")
+@click.option("--groups", help="Regular expression whose first (...) finds in an id what must stay on one side.")
+@click.option("--groups-file", type=click.Path(), help="CSV file with the columns id and group, instead.")
+@click.option(
+    "--similarity", type=float, help="Cosine from which an image is a suspected near-duplicate.  [default: 0.9]"
+)
+@click.option("--calibrate", is_flag=True, help="Probabilities at the temperature that fits split val best.")
+@click.option("--per-class", is_flag=True, help="Precision, recall and F1 of each class.")
 @json_option
 def train_head(
-    cache: str, output: str | None, head: str, layer: str | None, seed: int, as_json: bool, **given: Any
+    cache: str,
+    output: str | None,
+    head: str,
+    layer: str | None,
+    seed: int,
+    groups: str | None,
+    groups_file: str | None,
+    similarity: float | None,
+    calibrate: bool,
+    per_class: bool,
+    as_json: bool,
+    **given: Any,
 ) -> None:
     """Train a light head on the features in CACHE and score it on images it has not seen.
 
@@ -82,6 +101,7 @@ def train_head(
       precompute train-head photos.h5 --head mlp --hidden 512,128 --dropout 0.5
       precompute train-head photos.h5 --head knn --k 5
       precompute train-head photos.h5 --head ridge --alpha 100
+      precompute train-head scans.h5 --groups 'patient_(\\d+)' --per-class
     """
     from precompute.training import train_head as run
 
@@ -89,30 +109,33 @@ def train_head(
     foreign = [name for name in settings if name not in OPTIONS[head]]
     if foreign:
         raise click.UsageError(f"--{foreign[0].replace('_', '-')} does not belong to --head {head}.")
-    result = run(cache, output, head=head, layer=layer, seed=seed, **settings)
+    result = run(
+        cache,
+        output,
+        head=head,
+        layer=layer,
+        seed=seed,
+        groups=groups,
+        groups_file=groups_file,
+        similarity=similarity,
+        calibrated=calibrate,
+        **settings,
+    )
     if as_json:
         print_json({**result.to_dict(), "cache": cache, "output": output})
     else:
-        _report(result, output)
+        _report(result, output, per_class=per_class)
 
 
-def _report(result: Training, output: str | None) -> None:
+def _report(result: Training, output: str | None, *, per_class: bool) -> None:
     for line in result.notes:
         note(f"Note: {line}")
     if result.selected_on:
         note(f"Note: {result.selected_on} chose a setting, so its score flatters; the other scores chose nothing")
-    rows = [
-        (
-            split,
-            f"{scores.n:,}",
-            f"{scores.accuracy:.1%}",
-            "{:.1%} to {:.1%}".format(*scores.accuracy_interval),
-            f"{scores.balanced_accuracy:.1%}",
-            f"{scores.macro_f1:.3f}",
-        )
-        for split, scores in result.scores.items()
-    ]
-    print_table(None, ("split", "images", "accuracy", "95% interval", "balanced accuracy", "macro F1"), rows, right=1)
+    print_scores(result)
+    if per_class:
+        for split, scores in result.scores.items():
+            print_per_class(split, scores, result.classes)
     for split, scores in result.scores.items():
         _confusion(split, scores, result.classes)
     print_pairs(
@@ -121,6 +144,8 @@ def _report(result: Training, output: str | None) -> None:
             ("head", f"{result.kind} on {result.layer}, {len(result.classes)} classes"),
             ("trained on", f"{result.rows['train']:,} images in {result.seconds:.2f} s"),
             ("chosen", result.head.summary()),
+            *leak_lines(result),
+            *calibration_lines(result),
             ("saved", output),
         ],
     )

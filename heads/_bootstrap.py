@@ -1,0 +1,60 @@
+"""The bootstrap: how far a score would move if other samples had been drawn (B. Efron, Annals of Statistics 7, 1979).
+
+Whole groups are drawn, with replacement, so that files with the same bytes, or photos of one patient, count as the one
+observation that they are (the cluster bootstrap: Davison and Hinkley, "Bootstrap Methods and their Application", 1997,
+section 3.8). The draw is not stratified: how many images of each class a test set holds is chance as well.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import numpy.typing as npt
+
+    Values = npt.NDArray[np.float64]
+
+__all__ = ["REPLICATES", "intervals", "resamplings"]
+
+REPLICATES = 1000  # the ends of a 95% interval then move by about a twentieth of its width from seed to seed
+BLOCK = 1 << 20  # weights held at a time: 8 MB, which stays in a cache
+ENDS = (0.025, 0.975)
+
+
+def resamplings(
+    n: int, groups: npt.ArrayLike | None, *, replicates: int = REPLICATES, seed: int | None = 0
+) -> Iterator[Values]:
+    """Blocks (n, b) of how often each sample was drawn, `replicates` columns in all."""
+    rng = np.random.default_rng(seed)
+    group = np.arange(n) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    if group.shape != (n,):
+        raise ValueError(f"groups must have one entry per sample, {(n,)}. Got shape {group.shape} instead.")
+    n_groups = int(group.max()) + 1
+    at_once = max(1, BLOCK // n)
+    for start in range(0, replicates, at_once):
+        size = min(at_once, replicates - start)
+        drawn = rng.integers(0, n_groups, (size, n_groups)) + n_groups * np.arange(size)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=size * n_groups).reshape(size, n_groups)
+        yield np.ascontiguousarray(counts.T[group], dtype=np.float64)
+
+
+def intervals(
+    score: Callable[[Values], dict[str, Values]], n: int, groups: npt.ArrayLike | None, **options: Any
+) -> dict[str, tuple[float, float]]:
+    """The 95% percentile interval of each score; `score` takes weights (n, b) and gives (b,) for each name.
+
+    A score that a resampling leaves undefined (NaN) does not count there; one that none defines has no interval.
+    """
+    parts = [score(weights) for weights in resamplings(n, groups, **options)]
+    found = {}
+    for name in parts[0] if parts else ():
+        values = np.concatenate([part[name] for part in parts])
+        values = values[~np.isnan(values)]
+        if len(values):
+            low, high = np.quantile(values, ENDS)
+            found[name] = float(low), float(high)
+    return found

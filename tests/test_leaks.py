@@ -1,0 +1,134 @@
+"""Leaks: what a scored split shares with the training images is found, told, and scored without."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Command, make_photos
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from sklearn.metrics import accuracy_score
+from sklearn.neighbors import NearestNeighbors
+
+from precompute import extract, open_cache, train_head
+from precompute.errors import UsageError
+from precompute.heads import RowView
+from precompute.leaks import nearest
+
+
+@given(st.integers(1, 30), st.integers(2, 30), st.integers(2, 6), st.integers(0, 2**32))
+def test_the_nearest_is_scikit_learns(n, m, d, seed):
+    rng = np.random.default_rng(seed)
+    scored, train = (rng.normal(2, 1, (rows, d)).astype(np.float32) for rows in (n, m))
+    best, which = nearest(RowView(scored), RowView(train))
+    centre = train.mean(axis=0, dtype=np.float64)
+    oracle = NearestNeighbors(n_neighbors=1, metric="cosine").fit(train - centre)
+    distance, _ = oracle.kneighbors(scored - centre)
+    np.testing.assert_allclose(best, 1 - distance[:, 0], atol=1e-4)
+    cosine = np.sum((scored - centre) * (train - centre)[which], axis=1)
+    cosine /= np.linalg.norm(scored - centre, axis=1) * np.linalg.norm((train - centre)[which], axis=1)
+    np.testing.assert_allclose(best, cosine, atol=1e-4)
+
+
+def test_blocks_of_a_float16_memmap_and_rows_in_any_order(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    features = np.memmap(tmp_path / "features", np.float16, "w+", shape=(5000, 6))
+    features[:] = rng.normal(size=features.shape)
+    rows = rng.permutation(5000)
+    best, which = nearest(RowView(features, rows[:2100]), RowView(features, rows))  # each is among the others
+    assert np.array_equal(which, np.arange(2100))
+    np.testing.assert_allclose(best, 1, atol=1e-5)
+
+
+def test_rows_that_are_all_the_same_are_like_nothing() -> None:
+    best, _ = nearest(RowView(np.ones((3, 4), np.float32)), RowView(np.ones((5, 4), np.float32)))
+    assert best.tolist() == [0, 0, 0]
+
+
+@pytest.fixture
+def leaky(hymenoptera: Path, tmp_path: Path) -> Path:
+    """Real photos, 40 a class in train and val; val also has 2 training photos as they are and 3 at half their size."""
+    folder = tmp_path / "photos"
+    for split in ("train", "val"):
+        for label in ("ants", "bees"):
+            (folder / split / label).mkdir(parents=True)
+            for photo in sorted((hymenoptera / split / label).glob("*.jpg"))[:40]:
+                shutil.copy(photo, folder / split / label)
+    known = sorted((folder / "train/ants").iterdir())[:5]
+    for photo in known[:2]:
+        shutil.copy(photo, folder / "val/ants" / f"copy_{photo.name}")
+    for photo in known[2:]:
+        with Image.open(photo) as image:
+            image.resize((image.width // 2, image.height // 2)).save(folder / "val/ants" / f"half_{photo.name}")
+    extract(folder, tmp_path / "a.h5", backbone="tiny")
+    return tmp_path / "a.h5"
+
+
+def test_copies_and_photos_at_half_their_size_are_found_and_left_out_of_a_second_score(leaky: Path) -> None:
+    training = train_head(leaky, C=1.0)
+    leaks = training.leaks["val"]
+    assert leaks.identical == 2
+    near = {pair.id: pair for pair in leaks.near}
+    assert {name for name in near if "half_" in name} == {
+        f"val/ants/half_{Path(pair.train_id).name}" for name, pair in near.items() if "half_" in name
+    }
+    halves = [pair for pair in leaks.near[:3] if "half_" in pair.id]
+    assert len(halves) == 3, "they are the most similar"
+    assert all(pair.same_class and pair.similarity > 0.99 for pair in halves)
+    assert [pair.similarity for pair in leaks.near] == sorted((pair.similarity for pair in leaks.near), reverse=True)
+
+    cache = open_cache(leaky)
+    left = [row for row, name in enumerate(cache.ids) if name.startswith("val/") and name not in near]
+    left = [row for row in left if "copy_" not in cache.ids[row]]
+    true = np.array(cache.classes)[cache.labels[left]]
+    clean = training.without_leaks["val"]
+    assert clean.n == len(left) == leaks.left
+    assert clean.accuracy == accuracy_score(true, training.head.predict(np.array(cache.features()[left])))
+    assert any("2 images of val are byte-identical" in line for line in training.notes)
+    assert any(line.startswith(f"{len(near)} images of val look nearly like") for line in training.notes)
+    told = training.to_dict()
+    assert told["leaks"]["val"]["near"][0]["train_id"].startswith("train/ants/")
+    assert told["without_leaks"]["val"]["n"] == len(left)
+
+
+def test_the_similarity_decides_what_is_a_suspect(leaky: Path) -> None:
+    few = train_head(leaky, C=1.0, similarity=0.999).leaks["val"]
+    many = train_head(leaky, C=1.0, similarity=0.5).leaks["val"]
+    assert {pair.id for pair in few.near} < {pair.id for pair in many.near}
+    assert few.similarity == 0.999
+    for impossible in (0, 1.5, float("nan")):
+        with pytest.raises(UsageError, match="similarity must be"):
+            train_head(leaky, similarity=impossible)
+
+
+def test_a_search_that_would_take_long_is_not_made_unasked(leaky: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("precompute.leaks.NEAR_MOST", 1000)
+    training = train_head(leaky, C=1.0)
+    assert training.leaks["val"].near == ()
+    assert any("nobody looked for near-duplicates in val" in line for line in training.notes)
+    assert train_head(leaky, C=1.0, similarity=0.9).leaks["val"].near
+
+
+def test_a_split_of_nothing_but_leaks_has_no_second_score(tmp_path: Path) -> None:
+    photos = make_photos(tmp_path / "photos", per_class=3)
+    shutil.rmtree(photos / "val")
+    shutil.copytree(photos / "train", photos / "val")
+    extract(photos, tmp_path / "a.h5", backbone="tiny")
+    training = train_head(tmp_path / "a.h5", C=1.0)
+    assert training.leaks["val"].identical == training.rows["val"] == 6
+    assert training.without_leaks == {}
+
+
+def test_the_report_shows_leaks_and_classes(leaky: Path, precompute: Command) -> None:
+    done = precompute("train-head", leaky, "--C", "1", "--per-class")
+    assert done.returncode == 0, done.stderr
+    assert "leaks in val" in done.stdout
+    assert "2 byte-identical to training images" in done.stdout
+    assert "accuracy without them" in done.stdout
+    assert "val/ants/half_" in done.stdout
+    assert "val, by class" in done.stdout
+    assert "val, by class" not in precompute("train-head", leaky, "--C", "1").stdout
