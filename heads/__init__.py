@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from .mlp import MLPHead
     from .persist import SavedHead, load_head, save_head
     from .scores import Scores, evaluate
+    from .search import MLPSearch
     from .splits import folds, holdout
 
 __all__ = [
     "LogisticHead",
     "MLPHead",
+    "MLPSearch",
     "RowView",
     "SavedHead",
     "Scores",
@@ -36,6 +38,7 @@ __all__ = [
 _MODULE_OF = {
     "LogisticHead": "logistic",
     "MLPHead": "mlp",
+    "MLPSearch": "search",
     "RowView": "_rows",
     "SavedHead": "persist",
     "Scores": "scores",
