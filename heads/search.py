@@ -26,7 +26,7 @@ __all__ = ["MLP_GRID", "MLPSearch"]
 MLP_GRID: dict[str, tuple[Any, ...]] = {
     "hidden": ((128,), (512,)),
     "dropout": (0.0, 0.5),
-    "weight_decay": (1e-4, 1e-1),  # AdamW multiplies it by the learning rate: less than 1e-4 does nothing
+    "weight_decay": (1e-4, 3e-1),  # AdamW multiplies it by the learning rate: less than 1e-4 does nothing
     "learning_rate": (3e-4, 1e-3, 3e-3),
 }
 

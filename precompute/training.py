@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from precompute.cache import Cache, open_cache
 from precompute.errors import TrainingError, UsageError
-from precompute.heads import LogisticHead, MLPHead, RowView, Scores, evaluate, save_head
+from precompute.heads import LogisticHead, MLPHead, MLPSearch, RowView, Scores, evaluate, save_head
+from precompute.heads.search import MLP_GRID
 from precompute.selection import HOLDOUT, Rows, check_classes, digest_groups, duplicates, parts_of, whole_rows
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ def train_head(
     head: str = "logistic",
     layer: str | None = None,
     seed: int = 0,
+    search: bool = False,
+    time_budget: float | None = None,
     **settings: Any,
 ) -> Training:
     """Train a head on cached features and score it on images it has not seen.
@@ -78,12 +81,17 @@ def train_head(
     chosen on val if there is a test split, else inside the training part, so that a score is left that chose nothing.
 
     head: "logistic" or "mlp". settings: parameters of LogisticHead or MLPHead. out: where to save the head, one
-    .safetensors file that `predict` needs nothing else beside.
+    .safetensors file that `predict` needs nothing else beside. search: try MLP_GRID, less what `settings` names, by
+    MLPSearch, for no more than `time_budget` seconds where that is given.
     Raises TrainingError for labels that nothing can be learned from, CacheError for damaged rows (each is held against
     its checksum), HeadError, UsageError.
     """
     if head not in HEADS:
         raise UsageError(f"head must be one of {', '.join(HEADS)}. Got {head!r} instead.", hint="See --head.")
+    if search and head != "mlp":
+        raise UsageError(f"search is for the mlp head. Got {head!r} instead.", hint="Leave out --search.")
+    if time_budget is not None and not search:
+        raise UsageError("A time budget limits a search, and none was asked for.", hint="Add --search.")
     if not isinstance(cache, Cache):
         cache = open_cache(cache)
     features = cache.features(layer)
@@ -100,6 +108,8 @@ def train_head(
 
     selection = "val" if "val" in parts and "test" in parts else None
     estimator = HEADS[head](random_state=seed, **settings)
+    if search:
+        estimator = _search_for(estimator, settings, time_budget)
     X, y = arrays(parts["train"])
     validation = arrays(parts[selection]) if selection else None
     began = time.monotonic()
@@ -111,11 +121,13 @@ def train_head(
             hint="Check the settings and the cache: precompute info CACHE.",
         ) from error
     seconds = time.monotonic() - began
+    choices, used = _choices(estimator)
+    if isinstance(estimator, MLPSearch):
+        estimator = estimator.best_estimator_
     scores = {}
     for split in parts.keys() - {"train"}:
         X, y = arrays(parts[split])
         scores[split] = evaluate(y, estimator.predict_proba(X), estimator.classes_)
-    choices, used = _choices(estimator)
     result = Training(
         head=estimator,
         kind=head,
@@ -132,6 +144,14 @@ def train_head(
     return result
 
 
+def _search_for(head: MLPHead, settings: Mapping[str, Any], time_budget: float | None) -> MLPSearch:
+    """The search around `head` for all that `settings` leaves open."""
+    grid = {name: values for name, values in MLP_GRID.items() if name not in settings}
+    if not grid:
+        raise UsageError(f"{', '.join(MLP_GRID)} are all given: nothing is left to search.", hint="Leave out --search.")
+    return MLPSearch(head, param_grid=grid, time_budget=time_budget)
+
+
 def _choices(estimator: Any) -> tuple[dict[str, Any], bool]:
     """What the fit decided, and whether the validation data it was given had a part in it."""
     if isinstance(estimator, LogisticHead):
@@ -141,6 +161,10 @@ def _choices(estimator: Any) -> tuple[dict[str, Any], bool]:
             "iterations": estimator.n_iter_,
             "trials": estimator.trials_,
         }, estimator.C_source_ == "validation"
+    if isinstance(estimator, MLPSearch):
+        found, used = _choices(estimator.best_estimator_)
+        names = ("best_params", "trials", "cut_short", "n_untried")
+        return {**found, **{name: getattr(estimator, f"{name}_") for name in names}}, used
     chosen = {
         "best_epoch": estimator.best_epoch_,
         "epochs": estimator.n_iter_,

@@ -91,6 +91,8 @@ ALLOWED = {
     },
     "precompute.selection": {"precompute.errors", CACHE, HEADS},
     "precompute.training": {"precompute.errors", "precompute.selection", CACHE, HEADS},
+    "precompute.few_shot": {*(f"precompute.{name}" for name in ("errors", "selection", "training")), CACHE, HEADS},
+    "precompute.plots": {"precompute.errors", "precompute.few_shot"},
     "precompute.rebuilding": {"precompute.errors", "precompute.backbones", "precompute.transform", CACHE},
     "precompute.repairing": {
         *(f"precompute.{name}" for name in ("errors", "decode", "choosing", "plan", "rebuilding", "report")),

@@ -13,6 +13,7 @@ import click
 from precompute.cli.backbones import backbones
 from precompute.cli.demo import demo
 from precompute.cli.extract import extract
+from precompute.cli.few_shot import few_shot
 from precompute.cli.info import info
 from precompute.cli.plan import plan
 from precompute.cli.predict import predict
@@ -40,7 +41,7 @@ def cli(debug: bool) -> None:
     """
 
 
-for command in (extract, plan, train_head, predict, info, verify, backbones, demo):
+for command in (extract, plan, train_head, few_shot, predict, info, verify, backbones, demo):
     cli.add_command(command)
 
 

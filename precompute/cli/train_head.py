@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from precompute.training import Training
 
 MOST_CLASSES = 12  # a confusion table with more columns cannot be read
-MLP_ONLY = ("hidden", "dropout", "weight_decay", "learning_rate", "max_epochs", "patience")
+MLP_ONLY = (
+    *("hidden", "dropout", "batch_norm", "label_smoothing", "mixup", "weight_decay", "learning_rate", "schedule"),
+    *("max_epochs", "patience", "search", "time_budget", "plot"),
+)
 
 
 class Widths(click.ParamType):  # type: ignore[type-arg]  # generic in newer releases of click only
@@ -50,14 +53,28 @@ class Strength(click.ParamType):  # type: ignore[type-arg]  # generic in newer r
 @click.option("--C", "C", type=Strength(), help="Logistic: inverse strength of the L2 penalty.  [default: auto]")
 @click.option("--hidden", type=Widths(), help="MLP: widths of the hidden layers.  [default: 256]")
 @click.option("--dropout", type=float, help="MLP: probability of dropping a hidden unit.  [default: 0.2]")
+@click.option("--batch-norm", is_flag=True, default=None, help="MLP: normalise hidden layers over the batch.")
+@click.option("--label-smoothing", type=float, help="MLP: share of the target spread over all classes.  [default: 0]")
+@click.option("--mixup", type=float, help="MLP: alpha by which pairs of features are mixed.  [default: 0, none]")
 @click.option("--weight-decay", type=float, help="MLP: AdamW's weight decay.  [default: 1e-4]")
 @click.option("--learning-rate", type=float, help="MLP: AdamW's learning rate.  [default: 1e-3]")
+@click.option("--schedule", type=click.Choice(["constant", "cosine"]), help="MLP: learning rate.  [default: cosine]")
 @click.option("--max-epochs", type=int, help="MLP: stop after this many epochs at the latest.  [default: 200]")
 @click.option("--patience", type=int, help="MLP: stop after this many epochs without improvement.  [default: 20]")
+@click.option("--search", is_flag=True, default=None, help="MLP: try 24 settings at once, less what is given here.")
+@click.option("--time-budget", type=float, metavar="SECONDS", help="MLP: end the search after the epoch they run out.")
+@click.option("--plot", type=click.Path(), help="MLP: draw loss and accuracy by epoch (.png, .svg, .pdf).")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the hold-out, the folds and the MLP.")
 @json_option
 def train_head(
-    cache: str, output: str | None, head: str, layer: str | None, seed: int, as_json: bool, **given: Any
+    cache: str,
+    output: str | None,
+    head: str,
+    layer: str | None,
+    seed: int,
+    as_json: bool,
+    plot: str | None,
+    **given: Any,
 ) -> None:
     """Train a light head on the features in CACHE and score it on images it has not seen.
 
@@ -70,14 +87,21 @@ def train_head(
       precompute train-head photos.h5 -o photos.safetensors
       precompute train-head photos.h5 --C 0.1 --json
       precompute train-head photos.h5 --head mlp --hidden 512,128 --dropout 0.5
+      precompute train-head photos.h5 --head mlp --search --time-budget 60 --plot curves.png
     """
     from precompute.training import train_head as run
 
     settings = {name: value for name, value in given.items() if value is not None}
-    foreign = [name for name in settings if (name in MLP_ONLY) == (head == "logistic")]
+    foreign = [name for name in (*settings, *(["plot"] if plot else [])) if (name in MLP_ONLY) == (head == "logistic")]
     if foreign:
         raise click.UsageError(f"--{foreign[0].replace('_', '-')} does not belong to --head {head}.")
+    if plot:
+        from precompute.plots import check_plot, plot_history
+
+        check_plot(plot)  # before the training, not after it
     result = run(cache, output, head=head, layer=layer, seed=seed, **settings)
+    if plot:
+        plot_history(result.choices["history"], plot, best_epoch=result.choices["best_epoch"])
     if as_json:
         print_json({**result.to_dict(), "cache": cache, "output": output})
     else:
@@ -109,6 +133,7 @@ def _report(result: Training, output: str | None) -> None:
             ("head", f"{result.kind} on {result.layer}, {len(result.classes)} classes"),
             ("trained on", f"{result.rows['train']:,} images in {result.seconds:.2f} s"),
             ("chosen", _chosen(result.choices)),
+            ("searched", _searched(result.choices)),
             ("saved", output),
         ],
     )
@@ -119,6 +144,23 @@ def _chosen(choices: dict[str, Any]) -> str:
         late = "" if choices["converged"] else "; the solver stopped before it converged"
         return f"C = {choices['C']:g} ({choices['C_source']}{late})"
     return f"epoch {choices['best_epoch']} of {choices['epochs']} (validation: {choices['stopped_on']})"
+
+
+def _searched(choices: dict[str, Any]) -> str | None:
+    """What a search tried and found, its best five trials first."""
+    if "trials" not in choices or "best_params" not in choices:
+        return None
+    trials = [trial for trial in choices["trials"] if trial["validation_loss"] is not None]
+    trials.sort(key=lambda trial: trial["validation_loss"])
+    lines = [
+        f"{'*' if number == 0 else ' '} validation loss {trial['validation_loss']:.4f}, accuracy "
+        f"{trial['validation_accuracy']:.1%}, epoch {trial['best_epoch']}: "
+        + ", ".join(f"{name} {trial[name]}" for name in choices["best_params"])
+        for number, trial in enumerate(trials[:5])
+    ]
+    ended = "; the time budget ended it" if choices["cut_short"] else ""
+    untried = f", {choices['n_untried']} untried" if choices["n_untried"] else ""
+    return "\n".join([f"{len(choices['trials'])} settings{untried}{ended}", *lines])
 
 
 def _confusion(split: str, scores: Scores, classes: list[str]) -> None:
