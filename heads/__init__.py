@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .ridge import RidgeHead
     from .ridge_regression import RidgeRegressionHead
     from .scores import Scores, evaluate
+    from .search import MLPSearch
     from .splits import folds, holdout
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "KNNHead",
     "LogisticHead",
     "MLPHead",
+    "MLPSearch",
     "Paired",
     "RidgeHead",
     "RidgeRegressionHead",
@@ -56,6 +58,7 @@ _MODULE_OF = {
     "RidgeHead": "ridge",
     "RidgeRegressionHead": "ridge_regression",
     "Paired": "_paired",
+    "MLPSearch": "search",
     "RowView": "_rows",
     "SavedHead": "persist",
     "Scores": "scores",

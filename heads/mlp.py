@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
-from torch.nn import functional
 
 from precompute.errors import DeviceError, TrainingError
 
+from ._fitting import Run, fit_together
 from ._inputs import (
     check_class_weight,
     check_features,
@@ -21,15 +20,18 @@ from ._inputs import (
     check_validation,
     class_weights,
 )
-from ._network import Network, Samples, evaluate_network, moments
+from ._network import logits_of
+from ._samples import Samples
 from .splits import held_out
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from ._rows import Features
+    from ._rows import Features, RowView
 
-__all__ = ["MLPHead"]
+__all__ = ["MLPHead", "diverged", "split_to_stop_on", "usable_device"]
+
+SCHEDULES = ("constant", "cosine")
 
 # Fewer held-out samples say too little about when to stop to be worth not training on them.
 MIN_HELD_OUT = 10
@@ -44,12 +46,24 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
     improved for `patience` epochs, and the weights of the best epoch are kept. With a `random_state`, the same machine
     and number of threads give the same bits on a CPU. No global state of torch or NumPy is read or changed.
 
+    Features are read a batch at a time and may be larger than memory (`RowView`). Up to 1 GiB of them are shuffled row
+    by row; larger ones as blocks of neighbours, 1 MiB long, of which 256 at a time are mixed in memory, so that a disk
+    reads runs and not single rows.
+
     Parameters
     ----------
     hidden : widths of the hidden layers; () is a linear head
     dropout : probability with which a hidden unit is zeroed in a training step (Srivastava et al. 2014)
+    batch_norm : whether each hidden layer is normalised over the batch (Ioffe & Szegedy 2015), before its ReLU; folded
+        into `weights_` and `biases_` afterwards. A last batch of one sample is skipped.
+    label_smoothing : share of the target that is spread over all classes, 0 to below 1 (Szegedy et al. 2016)
+    mixup : alpha of the Beta distribution by which pairs of features and their labels are mixed (Zhang et al. 2018,
+        there on pixels); 0 for none
     weight_decay : AdamW's, on the weights and not on the biases
     learning_rate, batch_size, max_epochs, patience : as the names say
+    schedule : "cosine" lowers the learning rate to zero over `max_epochs` (Loshchilov & Hutter 2017, one cycle, a step
+        per epoch), "constant" leaves it. Early stopping works as ever and mostly comes first where `max_epochs` is
+        large; for the whole descent set `max_epochs` to the length that you want and `patience` to the same.
     validation_fraction : share of the training samples held out to stop on, where `fit` gets no validation set
     class_weight : None, "balanced", or a dict from label to weight; it weighs the loss, also the one to stop on
     random_state : seed of the initial weights, batches, dropout and hold-out; None draws a new one
@@ -61,8 +75,9 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
     mean_, scale_ : (d,) float32, of the training features
     weights_, biases_ : lists of (out, in) and (out,) float32, one per layer
     history_ : list with one dict per epoch: "epoch" (from 1), "train_loss", "train_accuracy", "validation_loss",
-        "validation_accuracy". All four are measured at the end of the epoch without dropout, so that the curves can be
-        compared. Without a validation set the latter two are None.
+        "validation_accuracy". All four are measured at the end of the epoch without dropout, label smoothing and mixup,
+        so that the curves can be compared; on no more than 50,000 training samples, drawn once. Without a validation
+        set the latter two are None.
     best_epoch_ : int, the epoch whose weights were kept
     validation_source_ : "given", "held out", or "none: too few samples to hold out" (fewer than 10 would be held out,
         or, because one of each class is a lot where classes are small, over twice the fraction); then all samples are
@@ -76,11 +91,15 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         *,
         hidden: tuple[int, ...] = (256,),
         dropout: float = 0.2,
+        batch_norm: bool = False,
+        label_smoothing: float = 0.0,
+        mixup: float = 0.0,
         weight_decay: float = 1e-4,
         learning_rate: float = 1e-3,
         batch_size: int = 256,
         max_epochs: int = 200,
         patience: int = 20,
+        schedule: str = "cosine",
         validation_fraction: float = 0.15,
         class_weight: Any = None,
         random_state: int | None = 0,
@@ -88,11 +107,15 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
     ) -> None:
         self.hidden = hidden
         self.dropout = dropout
+        self.batch_norm = batch_norm
+        self.label_smoothing = label_smoothing
+        self.mixup = mixup
         self.weight_decay = weight_decay
         self.learning_rate = learning_rate
         self.batch_size = batch_size
         self.max_epochs = max_epochs
         self.patience = patience
+        self.schedule = schedule
         self.validation_fraction = validation_fraction
         self.class_weight = class_weight
         self.random_state = random_state
@@ -105,10 +128,18 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         for width in self.hidden:
             check_number("every width in hidden", width, whole=True, low=1)
         check_number("dropout", self.dropout, low=0, high=1)
+        if not isinstance(self.batch_norm, bool):
+            raise ValueError(f"batch_norm must be True or False. Got {self.batch_norm!r} instead.")
+        check_number("label_smoothing", self.label_smoothing, low=0, high=1)
+        check_number("mixup", self.mixup, low=0, high=1e6)
         check_number("weight_decay", self.weight_decay, low=0, high=1e6)  # beyond float32 torch raises in the middle
         check_number("learning_rate", self.learning_rate, low=0, high=1e6, open_low=True)
         for name in ("batch_size", "max_epochs", "patience"):
             check_number(name, getattr(self, name), whole=True, low=1)
+        if self.batch_norm and self.batch_size == 1:
+            raise ValueError("batch_size must be at least 2 with batch_norm, which needs a variance. Got 1 instead.")
+        if not isinstance(self.schedule, str) or self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}. Got {self.schedule!r} instead.")
         check_number("validation_fraction", self.validation_fraction, low=0, high=1, open_low=True)
         check_class_weight(self.class_weight)
         if self.random_state is not None:
@@ -131,24 +162,29 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         TrainingError if the loss does not stay finite; DeviceError if the machine lacks the device.
         """
         self._check_parameters()
-        device = _usable_device(self.device)
+        device = usable_device(self.device)
         features, label, self.classes_ = check_training(self, X, y)
-        train, held = self._split(features, label, validation, groups)
+        train, held, self.validation_source_ = split_to_stop_on(
+            self, features, label, validation, groups, fraction=self.validation_fraction, seed=self.random_state
+        )
         weight = class_weights(self.class_weight, self.classes_, label).astype(np.float32)
-        self._train(train, held, torch.from_numpy(weight).to(device))
+        (run,), _ = fit_together([self], train, held, torch.from_numpy(weight).to(device))
+        if run.diverged:
+            raise diverged(run)
         return self
 
     def predict_proba(self, X: Features) -> npt.NDArray[np.float32]:
         """Probabilities (n, K) float32 of features (n, d), in the order of `classes_`."""
         check_is_fitted(self)
-        device = _usable_device(self.device)
+        device = usable_device(self.device)
         features = check_features(self, X)
-        fitted = [[torch.tensor(a, device=device) for a in arrays] for arrays in (self.weights_, self.biases_)]
-        network = Network(torch.tensor(self.mean_, device=device), torch.tensor(self.scale_, device=device), *fitted)
+        mean, scale = (torch.tensor(array, device=device) for array in (self.mean_, self.scale_))
+        weights = [torch.tensor(weight, device=device)[None] for weight in self.weights_]
+        biases = [torch.tensor(bias, device=device)[None, None] for bias in self.biases_]
         samples = Samples(features, np.zeros(len(features), dtype=np.intp), np.arange(len(features)))
         with torch.no_grad():
-            parts = [network.logits(samples.batch(c, device)[0]).softmax(dim=1).cpu() for c in samples.chunks()]
-        return torch.cat(parts).numpy()
+            logits = [logits_of(weights, biases, (x - mean) / scale)[0].cpu() for x, _ in samples.in_order(device)]
+            return torch.cat(logits).softmax(dim=1).numpy()
 
     def predict(self, X: Features) -> npt.NDArray[Any]:
         """The most probable label (n,) of each row of features (n, d)."""
@@ -169,77 +205,37 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         """Whether the validation set that `fit` was given has decided anything."""
         return self.validation_source_ == "given"
 
-    def _split(self, X: Any, label: Any, validation: Any, groups: Any) -> tuple[Samples, Samples | None]:
-        """The samples to train on and those to stop on; sets `validation_source_`."""
-        every = Samples(X, label, np.arange(len(X)))
-        if validation is not None:
-            Xv, held_label = check_validation(self, validation, self.classes_)
-            self.validation_source_ = "given"
-            return every, Samples(Xv, held_label, np.arange(len(Xv)))
-        held = held_out(label, groups=groups, fraction=self.validation_fraction, seed=self.random_state)
-        if not MIN_HELD_OUT <= held.sum() <= MAX_TIMES_FRACTION * self.validation_fraction * len(X):
-            self.validation_source_ = "none: too few samples to hold out"
-            return every, None
-        self.validation_source_ = "held out"
-        return Samples(X, label, np.flatnonzero(~held)), Samples(X, label, np.flatnonzero(held))
 
-    @torch.enable_grad()  # the caller may be inside no_grad
-    def _train(self, train: Samples, held: Samples | None, class_weight: torch.Tensor) -> None:
-        """The whole training; sets the fitted attributes."""
-        device = class_weight.device
-        generator, on_device = torch.Generator(), torch.Generator(device)
-        seed = generator.seed() if self.random_state is None else int(self.random_state)
-        generator.manual_seed(seed)
-        on_device.manual_seed(seed)
-        self.mean_, self.scale_ = moments(train)
-        sizes = [train.X.shape[1], *self.hidden, len(class_weight)]
-        network = Network.start(sizes, self.mean_, self.scale_, generator, device)
-        optimizer = torch.optim.AdamW(
-            [
-                {"params": network.weights, "weight_decay": self.weight_decay},
-                {"params": network.biases, "weight_decay": 0.0},
-            ],
-            lr=self.learning_rate,
-        )
-        self.history_: list[dict[str, Any]] = []
-        self.best_epoch_, best_loss, best = 0, math.inf, network.copy_parameters()
-        for epoch in range(1, self.max_epochs + 1):
-            order = torch.randperm(len(train.rows), generator=generator, device="cpu")
-            for chosen in torch.split(order, self.batch_size):
-                x, label = train.batch(chosen.numpy(), device)
-                logits = network.logits(x, dropout=self.dropout, generator=on_device)
-                loss = functional.cross_entropy(logits, label, weight=class_weight)
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-                optimizer.step()
-            watched = self._record(epoch, network, train, held, class_weight)
-            if watched < best_loss:
-                best_loss, self.best_epoch_, best = watched, epoch, network.copy_parameters()
-            elif epoch - self.best_epoch_ >= self.patience:
-                break
-        network.set_parameters(best)
-        self.weights_ = [weight.detach().cpu().numpy() for weight in network.weights]
-        self.biases_ = [bias.detach().cpu().numpy() for bias in network.biases]
-        self.n_iter_ = len(self.history_)
-
-    def _record(
-        self, epoch: int, network: Network, train: Samples, held: Samples | None, class_weight: torch.Tensor
-    ) -> float:
-        """Append one epoch to `history_` and return the loss that early stopping watches."""
-        names = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
-        measured = evaluate_network(network, train, class_weight)
-        validated = (None, None) if held is None else evaluate_network(network, held, class_weight)
-        self.history_.append({"epoch": epoch, **dict(zip(names, (*measured, *validated), strict=True))})
-        watched = measured[0] if validated[0] is None else validated[0]
-        if not (math.isfinite(measured[0]) and math.isfinite(watched)):
-            raise TrainingError(
-                f"The loss of MLPHead was not finite after epoch {epoch} (learning_rate={self.learning_rate}).",
-                hint="Lower learning_rate, for example by a factor of ten.",
-            )
-        return watched
+def split_to_stop_on(
+    head: Any,
+    X: RowView,
+    label: npt.NDArray[np.intp],
+    validation: Any,
+    groups: Any,
+    *,
+    fraction: float,
+    seed: int | None,
+) -> tuple[Samples, Samples | None, str]:
+    """The samples to train on, those to stop on, and where they came from in words; `head` was fitted on `X`."""
+    every = Samples(X, label, np.arange(len(X)))
+    if validation is not None:
+        Xv, held_label = check_validation(head, validation, head.classes_)
+        return every, Samples(Xv, held_label, np.arange(len(Xv))), "given"
+    held = held_out(label, groups=groups, fraction=fraction, seed=seed)
+    if not MIN_HELD_OUT <= held.sum() <= MAX_TIMES_FRACTION * fraction * len(X):
+        return every, None, "none: too few samples to hold out"
+    return Samples(X, label, np.flatnonzero(~held)), Samples(X, label, np.flatnonzero(held)), "held out"
 
 
-def _usable_device(name: str) -> torch.device:
+def diverged(run: Run) -> TrainingError:
+    """What to raise for a head whose loss did not stay finite."""
+    return TrainingError(
+        f"The loss of MLPHead was not finite after epoch {len(run.history)} (learning_rate={run.head.learning_rate}).",
+        hint="Lower learning_rate, for example by a factor of ten.",
+    )
+
+
+def usable_device(name: str) -> torch.device:
     """The torch device of that name, once it has shown that it can hold a tensor."""
     try:
         device = torch.device(name)

@@ -14,35 +14,18 @@ from precompute.cache import Cache, open_cache
 from precompute.calibrating import FITTED_ON, Calibration
 from precompute.errors import TrainingError, UsageError
 from precompute.grouping import group_names, join
-from precompute.heads import (
-    CentroidHead,
-    KNNHead,
-    LogisticHead,
-    MLPHead,
-    RidgeHead,
-    RowView,
-    Scores,
-    save_head,
-)
+from precompute.head_choice import make_head
+from precompute.heads import LogisticHead, MLPSearch, RowView, Scores, save_head
 from precompute.leaks import Leaks
 from precompute.membership import remember
 from precompute.scoring import score_head
 from precompute.selection import Rows, check_classes, digest_groups, parts_of, whole_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from precompute.cache.provenance import Record
 
 # Long, and of no use to whoever has the head: the report and --json hold them.
 NOT_IN_FILE = {"choices", "leaks", "without_leaks", "two_labels"}
-HEADS: Mapping[str, Any] = {
-    "logistic": LogisticHead,
-    "mlp": MLPHead,
-    "knn": KNNHead,
-    "ridge": RidgeHead,
-    "centroid": CentroidHead,
-}
 
 
 @dataclass(frozen=True)
@@ -108,6 +91,7 @@ def train_head(
     groups_file: str | os.PathLike[str] | None = None,
     similarity: float | None = None,
     calibrated: bool = False,
+    search: bool = False,
     **settings: Any,
 ) -> Training:
     """Train a head on cached features and score it on images it has not seen.
@@ -123,17 +107,11 @@ def train_head(
     groups_file: the same from a CSV file with the columns id and group. similarity: the cosine from which an image is
     suspected to be nearly one of the training images (0.9 unless given). calibrated: the head's probabilities are
     those at the temperature that fits val best; no prediction changes.
+    search: try MLP_GRID, less what `settings` names, by MLPSearch, within `time_budget` seconds where that is given.
     Raises TrainingError for labels that nothing can be learned from, CacheError for damaged rows (each is held against
     its checksum), HeadError, UsageError.
     """
-    if head not in HEADS:
-        raise UsageError(f"head must be one of {', '.join(HEADS)}. Got {head!r} instead.", hint="See --head.")
-    estimator = HEADS[head]()
-    unknown = settings.keys() - estimator.get_params().keys()
-    if unknown:
-        raise UsageError(
-            f"{min(unknown)} is no parameter of the {head} head.", hint=f"It has {', '.join(estimator.get_params())}."
-        )
+    estimator = make_head(head, settings, seed=seed, search=search)
     if not isinstance(cache, Cache):
         cache = open_cache(cache)
     features = cache.features(layer)
@@ -157,9 +135,6 @@ def train_head(
 
     # What a temperature is fitted on must not have been trained on, and C's choice ends in training on val too
     selection = "val" if "val" in parts and "test" in parts and not calibrated else None
-    estimator.set_params(**settings)
-    if "random_state" in estimator.get_params():
-        estimator.set_params(random_state=seed)
     X, y = arrays(parts["train"])
     validation = arrays(parts[selection]) if selection else None
     began = time.monotonic()
@@ -171,8 +146,11 @@ def train_head(
             hint="Check the settings and the cache: precompute info CACHE.",
         ) from error
     seconds = time.monotonic() - began
+    choices, used_validation = estimator.choices(), estimator.used_validation()
+    if isinstance(estimator, MLPSearch):
+        estimator = estimator.best_estimator_
     rows = {split: len(found) for split, found in parts.items()}
-    if estimator.used_validation() and isinstance(estimator, LogisticHead):
+    if used_validation and isinstance(estimator, LogisticHead):
         parts["train"] = np.union1d(parts["train"], parts.pop("val"))
         notes.append("val chose C and was then trained on as well, so it has no score; choices hold that of each C")
     scored = score_head(estimator, cache, layer, parts, digests, together, calibrated=calibrated, similarity=similarity)
@@ -187,8 +165,8 @@ def train_head(
         two_labels=scored.two_labels,
         groups=n_groups,
         calibration=scored.calibration,
-        selected_on=selection if estimator.used_validation() and selection in scored.scores else None,
-        choices=estimator.choices(),
+        selected_on=selection if used_validation and selection in scored.scores else None,
+        choices=choices,
         notes=(*notes, *scored.notes),
         seconds=seconds,
     )

@@ -96,10 +96,11 @@ ALLOWED = {
     "precompute.grouping": {"precompute.errors", CACHE},
     "precompute.calibrating": {HEADS},
     "precompute.membership": {"precompute.errors", "precompute.selection", CACHE},
+    "precompute.head_choice": {"precompute.errors", HEADS},
     "precompute.scoring": {*(f"precompute.{name}" for name in ("selection", "leaks", "calibrating")), CACHE, HEADS},
     "precompute.training": {
         *(f"precompute.{name}" for name in ("errors", "selection", "leaks", "grouping", "calibrating", "membership")),
-        "precompute.scoring",
+        *("precompute.scoring", "precompute.head_choice"),
         CACHE,
         HEADS,
     },
@@ -108,6 +109,8 @@ ALLOWED = {
         CACHE,
         HEADS,
     },
+    "precompute.few_shot": {*(f"precompute.{name}" for name in ("errors", "selection", "head_choice")), CACHE, HEADS},
+    "precompute.plots": {"precompute.errors", "precompute.few_shot"},
     "precompute.rebuilding": {"precompute.errors", "precompute.backbones", "precompute.transform", CACHE},
     "precompute.repairing": {
         *(f"precompute.{name}" for name in ("errors", "decode", "choosing", "plan", "rebuilding", "report")),

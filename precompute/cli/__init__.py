@@ -15,6 +15,7 @@ from precompute.cli.compare import compare
 from precompute.cli.demo import demo
 from precompute.cli.export_head import export_head
 from precompute.cli.extract import extract
+from precompute.cli.few_shot import few_shot
 from precompute.cli.info import info
 from precompute.cli.plan import plan
 from precompute.cli.predict import predict
@@ -42,7 +43,7 @@ def cli(debug: bool) -> None:
     """
 
 
-for command in (extract, plan, train_head, compare, predict, export_head, info, verify, backbones, demo):
+for command in (extract, plan, train_head, few_shot, compare, predict, export_head, info, verify, backbones, demo):
     cli.add_command(command)
 
 

@@ -15,8 +15,11 @@ if TYPE_CHECKING:
 
 MOST_CLASSES = 12  # a confusion table with more columns cannot be read
 OPTIONS = {  # the parameters of each kind of head that are options here; any other is a usage error
-    "logistic": ("C",),
-    "mlp": ("hidden", "dropout", "weight_decay", "learning_rate", "max_epochs", "patience"),
+    "logistic": ("C", "time_budget"),
+    "mlp": (
+        *("hidden", "dropout", "batch_norm", "label_smoothing", "mixup", "weight_decay", "learning_rate", "schedule"),
+        *("max_epochs", "patience", "search", "time_budget", "plot"),
+    ),
     "knn": ("k", "temperature"),
     "ridge": ("alpha",),
     "centroid": ("metric",),
@@ -57,10 +60,22 @@ class Strength(click.ParamType):  # type: ignore[type-arg]  # generic in newer r
 @click.option("--C", "C", type=Strength(), help="Logistic: inverse strength of the L2 penalty.  [default: auto]")
 @click.option("--hidden", type=Widths(), help="MLP: widths of the hidden layers.  [default: 256]")
 @click.option("--dropout", type=float, help="MLP: probability of dropping a hidden unit.  [default: 0.2]")
+@click.option("--batch-norm", is_flag=True, default=None, help="MLP: normalise hidden layers over the batch.")
+@click.option("--label-smoothing", type=float, help="MLP: share of the target spread over all classes.  [default: 0]")
+@click.option("--mixup", type=float, help="MLP: alpha by which pairs of features are mixed.  [default: 0, none]")
 @click.option("--weight-decay", type=float, help="MLP: AdamW's weight decay.  [default: 1e-4]")
 @click.option("--learning-rate", type=float, help="MLP: AdamW's learning rate.  [default: 1e-3]")
+@click.option("--schedule", type=click.Choice(["constant", "cosine"]), help="MLP: learning rate.  [default: cosine]")
 @click.option("--max-epochs", type=int, help="MLP: stop after this many epochs at the latest.  [default: 200]")
 @click.option("--patience", type=int, help="MLP: stop after this many epochs without improvement.  [default: 20]")
+@click.option("--search", is_flag=True, default=None, help="MLP: try 24 settings at once, less what is given here.")
+@click.option(
+    "--time-budget",
+    type=float,
+    metavar="SECONDS",
+    help="Logistic, MLP: what choosing C, or --search, may take.",
+)
+@click.option("--plot", type=click.Path(), help="MLP: draw loss and accuracy by epoch (.png, .svg, .pdf).")
 @click.option("--k", type=int, help="kNN: number of neighbours that vote.  [default: 20]")
 @click.option("--temperature", type=float, help="kNN: the smaller, the more the nearest count.  [default: 0.07]")
 @click.option("--alpha", type=Strength(), help="Ridge: strength of the penalty.  [default: auto]")
@@ -86,6 +101,7 @@ def train_head(
     calibrate: bool,
     per_class: bool,
     as_json: bool,
+    plot: str | None,
     **given: Any,
 ) -> None:
     """Train a light head on the features in CACHE and score it on images it has not seen.
@@ -102,13 +118,18 @@ def train_head(
       precompute train-head photos.h5 --head knn --k 5
       precompute train-head photos.h5 --head ridge --alpha 100
       precompute train-head scans.h5 --groups 'patient_(\\d+)' --per-class
+      precompute train-head photos.h5 --head mlp --search --time-budget 60 --plot curves.png
     """
     from precompute.training import train_head as run
 
     settings = {name: value for name, value in given.items() if value is not None}
-    foreign = [name for name in settings if name not in OPTIONS[head]]
+    foreign = [name for name in (*settings, *(["plot"] if plot else [])) if name not in OPTIONS[head]]
     if foreign:
         raise click.UsageError(f"--{foreign[0].replace('_', '-')} does not belong to --head {head}.")
+    if plot:
+        from precompute.plots import check_plot, plot_history
+
+        check_plot(plot)  # before the training, not after it
     result = run(
         cache,
         output,
@@ -121,6 +142,8 @@ def train_head(
         calibrated=calibrate,
         **settings,
     )
+    if plot:
+        plot_history(result.choices["history"], plot, best_epoch=result.choices["best_epoch"])
     if as_json:
         print_json({**result.to_dict(), "cache": cache, "output": output})
     else:
@@ -143,12 +166,30 @@ def _report(result: Training, output: str | None, *, per_class: bool) -> None:
         [
             ("head", f"{result.kind} on {result.layer}, {len(result.classes)} classes"),
             ("trained on", f"{result.rows['train']:,} images in {result.seconds:.2f} s"),
+            ("searched", _searched(result.choices)),
             ("chosen", result.head.summary()),
             *leak_lines(result),
             *calibration_lines(result),
             ("saved", output),
         ],
     )
+
+
+def _searched(choices: dict[str, Any]) -> str | None:
+    """What a search tried and found, its best five trials first."""
+    if "trials" not in choices or "best_params" not in choices:
+        return None
+    trials = [trial for trial in choices["trials"] if trial["validation_loss"] is not None]
+    trials.sort(key=lambda trial: trial["validation_loss"])
+    lines = [
+        f"{'*' if number == 0 else ' '} validation loss {trial['validation_loss']:.4f}, accuracy "
+        f"{trial['validation_accuracy']:.1%}, epoch {trial['best_epoch']}: "
+        + ", ".join(f"{name} {trial[name]}" for name in choices["best_params"])
+        for number, trial in enumerate(trials[:5])
+    ]
+    ended = "; the time budget ended it" if choices["cut_short"] else ""
+    untried = f", {choices['n_untried']} untried" if choices["n_untried"] else ""
+    return "\n".join([f"{len(choices['trials'])} settings{untried}{ended}", *lines])
 
 
 def _confusion(split: str, scores: Scores, classes: list[str]) -> None:

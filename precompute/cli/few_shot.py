@@ -1,0 +1,86 @@
+"""`precompute few-shot`: accuracy after a few labelled images of each class."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from precompute.cli._output import json_option, note, print_json, print_pairs, print_table
+
+
+class Shots(click.ParamType):  # type: ignore[type-arg]  # generic in newer releases of click only
+    """Whole numbers, separated by commas."""
+
+    name = "N,N,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            shots = tuple(int(number) for number in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of whole numbers such as 1,5,20", param, ctx)
+        if min(shots) < 1:
+            self.fail(f"{value!r} holds a number below 1", param, ctx)
+        return shots
+
+
+@click.command("few-shot", no_args_is_help=True)
+@click.argument("caches", metavar="CACHE...", nargs=-1, required=True, type=click.Path())
+@click.option("--shots", type=Shots(), default="1,2,5,10,20,50", show_default=True, help="Training images a class.")
+@click.option("--draws", type=click.IntRange(min=1), default=5, show_default=True, help="Draws for each number.")
+@click.option("--head", default="logistic", show_default=True, help="A kind of head, as in train-head.")
+@click.option("--layer", help="Which layer of the caches, where they hold several.")
+@click.option("--plot", type=click.Path(), help="Draw the curves (.png, .svg, .pdf).")
+@click.option("--title", help="Of the picture.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the draws.")
+@json_option
+def few_shot(caches: tuple[str, ...], plot: str | None, title: str | None, as_json: bool, **settings: Any) -> None:
+    """Train heads on a few labelled images of each class and score them on images they have not seen.
+
+    Images are drawn from split train and scored on test (else val, else a hold-out of a fifth), always the same.
+    Byte-identical images never stand on both sides. Several caches of the same images get the same draws: set a
+    backbone beside the same one with random weights, and beside raw pixels. A curve bears its file's name.
+
+    \b
+    Examples:
+      precompute few-shot photos.h5
+      precompute few-shot mobilenet.h5 random.h5 pixels.h5 --plot few-shot.png
+      precompute few-shot photos.h5 --shots 1,5,25 --draws 20 --json
+    """
+    from precompute.few_shot import few_shot as run
+
+    if plot:
+        from precompute.plots import check_plot, plot_few_shot
+
+        check_plot(plot)
+    curves = run(caches, **settings, say=note)
+    if plot:
+        plot_few_shot(curves, plot, title=title)
+    if as_json:
+        print_json({"curves": [curve.to_dict() for curve in curves], "plot": plot, **settings})
+        return
+    for curve in curves:
+        for line in curve.notes:
+            note(f"Note: {curve.name}: {line}")
+    rows = [
+        (curve.name, point.shots, f"{point.accuracy:.1%}", _interval(point.interval))
+        for curve in curves
+        for point in curve.points
+    ]
+    print_table(None, ("features", "images a class", "accuracy", "95% interval over draws"), rows, right=1)
+    first = curves[0]
+    print_pairs(
+        None,
+        [
+            ("head", f"{first.head}, {first.n_classes} classes"),
+            ("tested on", ", ".join(sorted({f"{curve.tested:,} images of {curve.split}" for curve in curves}))),
+            ("draws", f"{settings['draws']} for each number of images"),
+            ("drawn", plot),
+        ],
+    )
+
+
+def _interval(interval: tuple[float, float] | None) -> str:
+    return "-" if interval is None else f"{interval[0]:.1%} to {interval[1]:.1%}"
