@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from joblib import Parallel, delayed
 
-from ._solver import Objective, minimise, zeros
+from ._solver import Objective, minimise
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -93,8 +93,7 @@ def _try(
 ) -> tuple[Fit, int, float, int]:
     """The fit, and over the rows held out: how many it gets right, the sum of their log losses, how many they are."""
     objective = Objective(design, label, part.weight, n_classes, C)
-    start = zeros(objective) if part.theta is None else part.theta
-    fit = minimise(objective, start, tol=tol, max_iter=max_iter)
+    fit = minimise(objective, part.theta, tol=tol, max_iter=max_iter)
     part.theta = fit.theta
     hits, loss = 0, 0.0
     for place, block in design.blocks(objective.outputs):

@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[Any]
     Float32 = npt.NDArray[np.float32]
+    Found = tuple[float, Float32, float]  # value, gradient, curvature
 
-__all__ = ["Fit", "Objective", "bytes_needed", "minimise", "zeros"]
+__all__ = ["Fit", "Objective", "bytes_needed", "minimise"]
 
 HISTORY = 10  # pairs of L-BFGS; 20 saved no steps
 MOST_TRIES = 20  # along one direction
@@ -39,6 +40,8 @@ STEEP = 0.9  # of the slope at the start of a step may be left at its end (Wolfe
 ADAPT = 2.0  # the metric is made anew where the mean curvature has changed by this factor
 RIDGE = 1e-6  # of the diagonal, so that float32 moments stay positive definite
 ABSENT = -100.0  # intercept of a class that no weighted sample has: its probability is 0 in float32
+RELAXED, RELAX = 4.0**5, 4.0  # a fit from zero begins with so much too large a penalty, which falls by this factor
+FOLLOWED = 0.3  # of the objective is expected from the next step at most, when it falls
 LAST_GAIN = 10  # times tol, that the step before the last may have gained
 ROUNDING = 1e-6  # of the objective: differences that float32 logits do not show
 LARGEST_PENALTY = 1e30  # float32 holds it, and coefficients are 0 long before
@@ -68,8 +71,8 @@ class Objective:
         self.unit = C * total  # of the values below
         self.penalty = min(1 / (self.unit * design.scale**2), LARGEST_PENALTY)
 
-    def evaluate(self, theta: Float32) -> tuple[float, Float32, float]:
-        """Value and gradient (axes + 1, outputs) in units of `unit`, and the mean curvature p (1 - p)."""
+    def evaluate(self, theta: Float32, penalty: float) -> tuple[float, Float32, float]:
+        """Value and gradient (axes + 1, outputs) at `penalty`, in units of `unit`, and the mean curvature p (1 - p)."""
         gradient = np.zeros_like(theta)
         value, curvature = 0.0, 0.0
         for place, block in self.design.blocks(self.outputs):
@@ -86,9 +89,8 @@ class Objective:
             gradient[:-1] += block.T @ residual
             gradient[-1] += residual.sum(axis=0)
         coef = theta[:-1]
-        gradient[:-1] += np.float32(self.penalty) * coef
-        value += self.penalty / 2 * float(np.einsum("ij,ij->", coef, coef, dtype=np.float64))
-        return value, gradient, curvature
+        gradient[:-1] += np.float32(penalty) * coef
+        return value + penalty / 2 * _norm2(coef), gradient, curvature
 
 
 def _cross_entropy(logits: Float32, label: Array) -> tuple[Float32, Float32]:
@@ -133,63 +135,89 @@ def bytes_needed(axes: int, outputs: int) -> int:
     return 4 * (axes + 1) * outputs * (2 * HISTORY + 10)
 
 
-def minimise(objective: Objective, start: Float32, *, tol: float, max_iter: int) -> Fit:
+def minimise(objective: Objective, start: Float32 | None = None, *, tol: float, max_iter: int) -> Fit:
     """Follow L-BFGS from `start` until its next step is expected to gain at most `tol` of the objective.
 
     That is a share, so a start near the optimum of a smaller C is left as any other: the objective has changed with C.
+
+    Without a start, the penalty begins RELAXED times too large and falls as fast as the fit can follow, within the same
+    run of L-BFGS. A step from zero with a weak penalty is far too long, and the next ones only find the way back.
     """
-    theta = start
-    value, gradient, curvature = objective.evaluate(theta)
-    metric = _Metric(objective, curvature)
-    pairs: deque[tuple[Float32, Float32, float]] = deque(maxlen=HISTORY)
-    n_iter, converged, gained = 0, False, np.inf
+    penalty = objective.penalty if start is not None else RELAXED * objective.penalty
+    theta = zeros(objective) if start is None else start
+    value, gradient, curvature = objective.evaluate(theta, penalty)
+    metric = Metric(objective.design.moments, curvature, penalty)
+    pairs: deque[Pair] = deque(maxlen=HISTORY)
+    n_iter, gained = 0, np.inf
     while True:
-        metric.follow(curvature)
+        if not metric.suits(curvature, penalty):
+            metric = Metric(objective.design.moments, curvature, penalty)
         direction = _direction(gradient, pairs, metric)
         slope = _dot(direction, gradient)
         expected = -slope / 2  # what the next step gains if the objective is quadratic
+        if penalty > objective.penalty and expected <= FOLLOWED * value:
+            less = max(penalty / RELAX, objective.penalty) - penalty
+            penalty += less
+            value += less / 2 * _norm2(theta[:-1])
+            gradient[:-1] += np.float32(less) * theta[:-1]
+            pairs = deque((pair.at(less) for pair in pairs), maxlen=HISTORY)
+            continue
         # Not without a look at the last step: after one that was far too long, the next is expected to be tiny.
         converged = expected <= tol * value and gained <= LAST_GAIN * tol * value
         if converged or n_iter == max_iter:
             break
-        taken = _search(objective, theta, direction, value, slope)
+        taken = _search(lambda theta: objective.evaluate(theta, penalty), theta, direction, value, slope)  # noqa: B023
         if taken is None:  # rounding hides what is left
             converged = expected <= max(tol, ROUNDING) * value
             break
         step, (new_value, new_gradient, curvature) = taken
-        moved = np.float32(step) * direction
-        change = new_gradient - gradient
-        if (product := _dot(moved, change)) > 0:
-            pairs.append((moved, change, 1 / product))
+        pair = Pair(np.float32(step) * direction, new_gradient - gradient)
+        if pair.product > 0:
+            pairs.append(pair)
         gained = value - new_value
-        theta, value, gradient = theta + moved, new_value, new_gradient
+        theta, value, gradient = theta + pair.moved, new_value, new_gradient
         n_iter += 1
     return Fit(theta, value * objective.unit, n_iter, converged)
 
 
-def _direction(gradient: Float32, pairs: deque[tuple[Float32, Float32, float]], metric: _Metric) -> Float32:
+class Pair:
+    """A step of L-BFGS, and how it changed the gradient."""
+
+    def __init__(self, moved: Float32, change: Float32) -> None:
+        self.moved, self.change = moved, change
+        self.product = _dot(moved, change)
+
+    def at(self, more: float) -> Pair:
+        """The pair as it would be with `more` penalty."""
+        change = self.change
+        change[:-1] += np.float32(more) * self.moved[:-1]
+        return Pair(self.moved, change)
+
+
+def _direction(gradient: Float32, pairs: deque[Pair], metric: Metric) -> Float32:
+    """Where L-BFGS goes: minus the two-loop recursion's product with the gradient."""
     q = gradient.copy()
     steps = []
-    for moved, change, inverse in reversed(pairs):
-        steps.append(inverse * _dot(moved, q))
-        q -= np.float32(steps[-1]) * change
+    for pair in reversed(pairs):
+        steps.append(_dot(pair.moved, q) / pair.product)
+        q -= np.float32(steps[-1]) * pair.change
     r = metric.solve(q)
     if pairs:
-        _, change, inverse = pairs[-1]
-        r /= np.float32(inverse * _dot(change, metric.solve(change)))
-    for (moved, change, inverse), step in zip(pairs, reversed(steps), strict=True):
-        r += np.float32(step - inverse * _dot(change, r)) * moved
+        last = pairs[-1]
+        r *= np.float32(last.product / _dot(last.change, metric.solve(last.change)))
+    for pair, step in zip(pairs, reversed(steps), strict=True):
+        r += np.float32(step - _dot(pair.change, r) / pair.product) * pair.moved
     return -r
 
 
 def _search(
-    objective: Objective, theta: Float32, direction: Float32, value: float, slope: float
-) -> tuple[float, tuple[float, Float32, float]] | None:
+    evaluate: Callable[[Float32], Found], theta: Float32, direction: Float32, value: float, slope: float
+) -> tuple[float, Found] | None:
     """A step along `direction` that lowers the objective and leaves little of its slope, and what stands there."""
     step, low, high = 1.0, 0.0, np.inf
     slope_low, slope_high = slope, np.inf
     for _ in range(MOST_TRIES):
-        found = objective.evaluate(theta + np.float32(step) * direction)
+        found = evaluate(theta + np.float32(step) * direction)
         left = _dot(direction, found[1]) if np.isfinite(found[0]) else np.inf
         if left < STEEP * slope:
             low, slope_low = step, left
@@ -203,42 +231,44 @@ def _search(
     return None
 
 
-class _Metric:
-    """The inverse of h X'X + penalty, the same for every output; h alone for the intercepts."""
+class Metric:
+    """The inverse of curvature X'X + penalty, the same for every output; for the intercepts, of curvature alone."""
 
-    def __init__(self, objective: Objective, curvature: float) -> None:
-        self._moments, self._penalty = objective.design.moments, objective.penalty
-        self._make(curvature)
+    def __init__(self, moments: Float32, curvature: float, penalty: float) -> None:
+        self._curvature, self._penalty = max(curvature, float(np.finfo(np.float32).tiny)), penalty
+        if moments.ndim == 1:
+            diagonal = np.float32(self._curvature) * moments + np.float32(penalty)
+            self._solve: Callable[[Float32], Float32] = lambda vector: vector / diagonal[:, None]
+        else:
+            factor = _cholesky(np.float32(self._curvature) * moments, penalty)
+            self._solve = lambda vector: cho_solve(factor, vector, check_finite=False)
 
-    def follow(self, curvature: float) -> None:
-        if max(curvature, self._curvature) > ADAPT * min(curvature, self._curvature):
-            self._make(curvature)
+    def suits(self, curvature: float, penalty: float) -> bool:
+        ratio = self._curvature / max(curvature, float(np.finfo(np.float32).tiny))
+        return penalty == self._penalty and 1 / ADAPT <= ratio <= ADAPT
 
     def solve(self, vector: Float32) -> Float32:
         solved = np.empty_like(vector)
         solved[:-1] = self._solve(vector[:-1])
-        solved[-1] = vector[-1] / self._curvature
+        solved[-1] = vector[-1] / np.float32(self._curvature)
         return solved
 
-    def _make(self, curvature: float) -> None:
-        self._curvature = max(curvature, float(np.finfo(np.float32).tiny))
-        moments, penalty = self._moments, np.float32(self._penalty)
-        if moments.ndim == 1:
-            diagonal = np.float32(self._curvature) * moments + penalty
-            self._solve: Callable[[Float32], Float32] = lambda vector: vector / diagonal[:, None]
-            return
-        ridge = RIDGE
-        while True:
-            matrix = np.asfortranarray(np.float32(self._curvature) * moments)
-            matrix.flat[:: len(matrix) + 1] *= np.float32(1 + ridge)
-            matrix.flat[:: len(matrix) + 1] += penalty
-            try:
-                factor = cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)
-                break
-            except LinAlgError:
-                ridge *= 10
-        self._solve = lambda vector: cho_solve(factor, vector, check_finite=False)
+
+def _cholesky(matrix: Float32, penalty: float) -> Any:
+    ridge = RIDGE
+    while True:
+        ridged = np.array(matrix, order="F")
+        ridged.flat[:: len(ridged) + 1] *= np.float32(1 + ridge)
+        ridged.flat[:: len(ridged) + 1] += np.float32(penalty)
+        try:
+            return cho_factor(ridged, lower=True, overwrite_a=True, check_finite=False)
+        except LinAlgError:
+            ridge *= 10
 
 
 def _dot(a: Float32, b: Float32) -> float:
     return float(np.vdot(a, b))
+
+
+def _norm2(a: Float32) -> float:
+    return float(np.einsum("ij,ij->", a, a, dtype=np.float64))

@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from ._design import Design
 from ._inputs import check_class_weight, check_features, check_number, check_training, check_validation, class_weights
 from ._path import Part, best_of, probabilities, walk
-from ._solver import Objective, bytes_needed, minimise, zeros
+from ._solver import Objective, bytes_needed, minimise
 from .splits import folds
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
         C: float | str | Sequence[float] = "auto",
         cv: int = 5,
         max_iter: int = 1000,
-        tol: float = 1e-6,
+        tol: float = 1e-7,
         class_weight: Any = None,
         random_state: int | None = 0,
         n_jobs: int | None = None,
@@ -167,7 +167,7 @@ class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
             self.C_ = DEFAULT_C if grid else float(self.C)  # type: ignore[arg-type]  # one number where no grid
         weight = class_weights(self.class_weight, self.classes_, label)[label]
         objective = Objective(design, label, weight, len(self.classes_), self.C_)
-        fit = minimise(objective, zeros(objective), **options)
+        fit = minimise(objective, **options)
         self.coef_, self.intercept_ = design.unfold(fit.theta)
         self.objective_, self.n_iter_, self.converged_ = fit.value, fit.n_iter, fit.converged
         return self
