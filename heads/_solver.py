@@ -13,6 +13,7 @@ float64. The solver works on C sum(w) times this objective's inverse, so that it
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     Float32 = npt.NDArray[np.float32]
     Found = tuple[float, Float32, float]  # value, gradient, curvature
 
-__all__ = ["Fit", "Objective", "bytes_needed", "minimise"]
+__all__ = ["Fit", "Objective", "check_memory", "minimise"]
 
 HISTORY = 10  # pairs of L-BFGS; 20 saved no steps
 MOST_TRIES = 20  # along one direction
@@ -130,9 +131,16 @@ def zeros(objective: Objective) -> Float32:
     return theta
 
 
-def bytes_needed(axes: int, outputs: int) -> int:
-    """What `minimise` takes at most: L-BFGS's pairs and the arrays of a step, all of theta's shape."""
-    return 4 * (axes + 1) * outputs * (2 * HISTORY + 10)
+def check_memory(n_features: int, n_classes: int) -> None:
+    """Raise ValueError where what `minimise` takes at most is larger than the machine's memory."""
+    outputs = 1 if n_classes == 2 else n_classes
+    needed = 4 * (n_features + 1) * outputs * (2 * HISTORY + 10)  # L-BFGS's pairs and the arrays of a step
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        raise ValueError(
+            f"{n_classes:,} classes of {n_features:,} features need {needed:,} bytes for the solver, and this machine "
+            f"has {memory:,}. Join classes, or take a layer with fewer features."
+        )
 
 
 def minimise(objective: Objective, start: Float32 | None = None, *, tol: float, max_iter: int) -> Fit:

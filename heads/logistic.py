@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from ._design import Design
 from ._inputs import check_class_weight, check_features, check_number, check_training, check_validation, class_weights
 from ._path import Part, best_of, probabilities, walk
-from ._solver import Objective, bytes_needed, minimise
+from ._solver import Objective, check_memory, minimise
 from .splits import folds
 
 if TYPE_CHECKING:
@@ -145,7 +144,7 @@ class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
             chosen_on, held = check_validation(self, validation, self.classes_)
             views.append(chosen_on)
             label = np.concatenate([label, held])
-        _check_memory(view.shape[1], len(self.classes_))
+        check_memory(view.shape[1], len(self.classes_))
         design = Design(views)
         parts, self.C_source_ = self._parts(label, len(view), groups) if grid else ([], "given")
         self.trials_: list[dict[str, float]] = []
@@ -220,14 +219,3 @@ class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
     def used_validation(self) -> bool:
         """Whether the validation set that `fit` was given has decided anything."""
         return self.C_source_.startswith("validation")
-
-
-def _check_memory(n_features: int, n_classes: int) -> None:
-    """Raise ValueError where the solver's arrays are larger than the machine's memory."""
-    needed = bytes_needed(n_features, 1 if n_classes == 2 else n_classes)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > memory:
-        raise ValueError(
-            f"{n_classes:,} classes of {n_features:,} features need {needed:,} bytes for the solver, and this machine "
-            f"has {memory:,}. Join classes, or take a layer with fewer features."
-        )
