@@ -161,7 +161,12 @@ def train_head(
 
     def score(split: str, chosen: NDArray[np.bool_]) -> Scores:
         observed = together[parts[split]][chosen]
-        return evaluate(true[split][chosen], proba[split][chosen], estimator.classes_, groups=observed)
+        try:
+            return evaluate(true[split][chosen], proba[split][chosen], estimator.classes_, groups=observed)
+        except ValueError as error:
+            raise TrainingError(
+                f"The {head} head cannot be scored on {split}: {error}", hint="Train it with other settings."
+            ) from error
 
     choices, used = _choices(estimator)
     result = Training(
