@@ -129,6 +129,12 @@ def _side(head: str | os.PathLike[str], path: str | os.PathLike[str]) -> Side:
             hint="Give the cache that it was trained on.",
         )
     layer = str(saved.metadata.get("layer"))
+    width = int(np.prod(cache.features(layer).shape[1:]))
+    if width != int(saved.head.n_features_in_):
+        raise HeadMismatchError(
+            f"The head {name} takes {saved.head.n_features_in_} features; {layer} of {path} has {width}.",
+            hint="Train the head again.",
+        )
     return Side(name, saved, cache, layer, codes, whole_rows(cache, layer))
 
 

@@ -16,7 +16,7 @@ Rows = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
 # Cosine between features, less the mean of the training features: all features of one backbone have a large part in
-# common, which says nothing. Copies of flower photos at half their size, or with a twentieth cut off, reach it in 72 to
+# common, which says nothing. Copies of flower photos at half their size, or with a twentieth cut off, reach it in 62 to
 # 100 of 100 cases, and 0.3 to 5 in 100 photos without a copy do (docs/scores.md, by backbone): its pairs are suspects.
 SIMILARITY = 0.9
 # Scored images x training images x features that are compared unasked: half a minute of one core.

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from precompute.cache import Cache
 from precompute.calibrating import FITTED_ON, Calibration, calibrate, scaled
+from precompute.errors import TrainingError
 from precompute.heads import RowView, Scores, evaluate
 from precompute.leaks import Leaks, find_leaks, leak_notes, two_labels
 from precompute.selection import HOLDOUT, Rows
@@ -42,6 +43,7 @@ def score_head(
 
     digests, together: (N,) the same number for identical files, and for what must stay together · similarity: see
     `find_leaks` · calibrated: score the probabilities at the temperature that fits val.
+    Raises TrainingError for a head whose probabilities are no numbers.
     """
     notes: list[str] = []
     names, labels, features = np.array(cache.classes, dtype=np.str_), cache.labels, cache.features(layer)
@@ -61,7 +63,13 @@ def score_head(
 
     def score(split: str, chosen: NDArray[np.bool_]) -> Scores:
         observed = together[parts[split]][chosen]
-        return evaluate(true[split][chosen], proba[split][chosen], estimator.classes_, groups=observed)
+        try:
+            return evaluate(true[split][chosen], proba[split][chosen], estimator.classes_, groups=observed)
+        except ValueError as error:
+            raise TrainingError(
+                f"The {type(estimator).__name__} cannot be scored on {split}: {error}",
+                hint="Train it with other settings.",
+            ) from error
 
     return Scored(
         scores={split: score(split, np.ones(len(parts[split]), bool)) for split in splits},

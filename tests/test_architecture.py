@@ -97,7 +97,11 @@ ALLOWED = {
     "precompute.calibrating": {HEADS},
     "precompute.membership": {"precompute.errors", "precompute.selection", CACHE},
     "precompute.head_choice": {"precompute.errors", HEADS},
-    "precompute.scoring": {*(f"precompute.{name}" for name in ("selection", "leaks", "calibrating")), CACHE, HEADS},
+    "precompute.scoring": {
+        *(f"precompute.{name}" for name in ("errors", "selection", "leaks", "calibrating")),
+        CACHE,
+        HEADS,
+    },
     "precompute.training": {
         *(f"precompute.{name}" for name in ("errors", "selection", "leaks", "grouping", "calibrating", "membership")),
         *("precompute.scoring", "precompute.head_choice"),

@@ -14,7 +14,7 @@ from conftest import Command, make_image, run_command
 from sklearn.metrics import accuracy_score
 from test_real_photos import openvino
 
-from precompute import compare, extract, load_head, open_cache, save_head, train_head
+from precompute import LogisticHead, compare, extract, load_head, open_cache, save_head, train_head
 from precompute.errors import HeadFormatError, HeadMismatchError, TrainingError, UsageError
 from precompute.selection import HOLDOUT, parts_of, whole_rows
 
@@ -158,6 +158,14 @@ def test_what_a_head_remembers_is_checked(folder: Path, tmp_path: Path, memory, 
     save_head(tmp_path / "a.safetensors", saved.head, metadata=metadata)
     with pytest.raises(error, match=message):
         compare(tmp_path / "a.safetensors", folder / "tiny.safetensors", folder / "tiny.h5")
+
+
+def test_a_head_of_another_width_is_refused(folder: Path, tmp_path: Path) -> None:
+    metadata = load_head(folder / "tiny.safetensors").metadata
+    narrow = LogisticHead(C=1.0).fit(np.eye(3), ["a", "b", "c"])
+    save_head(tmp_path / "narrow.safetensors", narrow, metadata=metadata)
+    with pytest.raises(HeadMismatchError, match="takes 3 features; .* has 128"):
+        compare(tmp_path / "narrow.safetensors", folder / "tiny.safetensors", folder / "tiny.h5")
 
 
 def test_on_the_command_line(folder: Path, precompute: Command) -> None:

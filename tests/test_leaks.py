@@ -49,10 +49,11 @@ def test_rows_that_are_all_the_same_are_like_nothing() -> None:
     assert best.tolist() == [0, 0, 0]
 
 
-@pytest.fixture
-def leaky(hymenoptera: Path, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def leaky(hymenoptera: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Real photos, 40 a class in train and val; val also has 2 training photos as they are and 3 at half their size."""
-    folder = tmp_path / "photos"
+    place = tmp_path_factory.mktemp("leaks")
+    folder = place / "photos"
     for split in ("train", "val"):
         for label in ("ants", "bees"):
             (folder / split / label).mkdir(parents=True)
@@ -64,8 +65,8 @@ def leaky(hymenoptera: Path, tmp_path: Path) -> Path:
     for photo in known[2:]:
         with Image.open(photo) as image:
             image.resize((image.width // 2, image.height // 2)).save(folder / "val/ants" / f"half_{photo.name}")
-    extract(folder, tmp_path / "a.h5", backbone="tiny")
-    return tmp_path / "a.h5"
+    extract(folder, place / "a.h5", backbone="tiny")
+    return place / "a.h5"
 
 
 def test_copies_and_photos_at_half_their_size_are_found_and_left_out_of_a_second_score(leaky: Path) -> None:

@@ -11,8 +11,9 @@ import pytest
 from conftest import make_image, make_photos
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, f1_score
 
-from precompute import extract, load_head, open_cache, predict, save_head, train_head
+from precompute import LogisticHead, extract, load_head, open_cache, predict, save_head, train_head
 from precompute.errors import CacheError, HeadError, HeadMismatchError, TrainingError, UsageError
+from precompute.head_choice import HEADS
 from precompute.heads import RidgeRegressionHead, folds
 from precompute.selection import HOLDOUT, digest_groups, parts_of, whole_rows
 
@@ -138,6 +139,21 @@ def test_a_split_of_one_class_is_scored_and_says_what_is_undefined(tmp_path: Pat
     assert scores.auc is None
     assert scores.undefined["auc"] == "needs samples of two classes or more"
     assert scores.per_class[1]["recall"] is None
+
+
+class Unsure(LogisticHead):
+    """A head whose probabilities are not numbers."""
+
+    def predict_proba(self, X: object) -> np.ndarray:
+        return super().predict_proba(X) * np.nan
+
+
+def test_probabilities_that_are_not_numbers_are_an_error_that_shows_them(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(HEADS, "unsure", Unsure)
+    with pytest.raises(TrainingError, match=r"unsure head cannot be scored on val: .*Row 0 holds \[nan nan\]"):
+        train_head(folder / "a.h5", head="unsure", C=1.0)
 
 
 def test_maps_are_flattened(folder: Path, tmp_path: Path) -> None:
