@@ -62,7 +62,12 @@ class Strength(click.ParamType):  # type: ignore[type-arg]  # generic in newer r
 @click.option("--max-epochs", type=int, help="MLP: stop after this many epochs at the latest.  [default: 200]")
 @click.option("--patience", type=int, help="MLP: stop after this many epochs without improvement.  [default: 20]")
 @click.option("--search", is_flag=True, default=None, help="MLP: try 24 settings at once, less what is given here.")
-@click.option("--time-budget", type=float, metavar="SECONDS", help="MLP: end the search after the epoch they run out.")
+@click.option(
+    "--time-budget",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="MLP: end the search after the epoch in which they run out.",
+)
 @click.option("--plot", type=click.Path(), help="MLP: draw loss and accuracy by epoch (.png, .svg, .pdf).")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the hold-out, the folds and the MLP.")
 @json_option
