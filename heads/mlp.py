@@ -182,9 +182,14 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         weights = [torch.tensor(weight, device=device)[None] for weight in self.weights_]
         biases = [torch.tensor(bias, device=device)[None, None] for bias in self.biases_]
         samples = Samples(features, np.zeros(len(features), dtype=np.intp), np.arange(len(features)))
+        proba = np.empty((len(features), len(self.classes_)), np.float32)  # small results kept one by one pin the heap
+        at = 0
         with torch.no_grad():
-            logits = [logits_of(weights, biases, (x - mean) / scale)[0].cpu() for x, _ in samples.in_order(device)]
-            return torch.cat(logits).softmax(dim=1).numpy()
+            for x, _ in samples.in_order(device):
+                logits = logits_of(weights, biases, (x - mean) / scale)[0]
+                proba[at : at + len(x)] = logits.softmax(dim=1).cpu().numpy()
+                at += len(x)
+        return proba
 
     def predict(self, X: Features) -> npt.NDArray[Any]:
         """The most probable label (n,) of each row of features (n, d)."""

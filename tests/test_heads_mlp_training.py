@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from torch import nn
 
-from precompute.heads import MLPHead, RowView, _fitting, _samples
+from precompute.heads import MLPHead, MLPSearch, RowView, _fitting, _samples
 from precompute.heads._network import Stack, logits_of
 from precompute.heads._samples import Samples
 
@@ -168,3 +168,72 @@ def test_the_training_loss_of_many_samples_is_measured_on_some(monkeypatch: pyte
     some = MLPHead(**settings).fit(DIGITS, LABELS)
     assert some.history_[0]["train_loss"] == pytest.approx(whole.history_[0]["train_loss"], rel=0.1)
     assert some.history_[0]["train_loss"] != whole.history_[0]["train_loss"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_norm": 1}, "batch_norm must be True or False. Got 1"),
+        ({"label_smoothing": 1.0}, "label_smoothing must be a finite number of at least 0 and below 1. Got 1.0"),
+        ({"mixup": -0.1}, "mixup must be"),
+        ({"mixup": float("inf")}, "mixup must be"),
+        ({"schedule": "linear"}, "schedule must be one of constant, cosine. Got 'linear'"),
+        ({"schedule": ["cosine"]}, "schedule must be"),
+    ],
+)
+def test_parameters_are_checked(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MLPHead(**settings).fit(DIGITS, LABELS)
+
+
+@pytest.mark.parametrize("make", [MLPHead, MLPSearch])
+def test_features_that_are_no_features_are_refused(make: type[MLPHead] | type[MLPSearch]) -> None:
+    with_nan = DIGITS.copy()
+    with_nan[7] = np.nan
+    for X, held, message in (
+        (with_nan, DIGITS, "NaN"),
+        (DIGITS, with_nan, "NaN"),
+        (RowView(DIGITS[:, :5]), DIGITS, "expecting 5 features"),
+        (DIGITS, RowView(DIGITS[:, :5]), "expecting 64 features"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make().fit(X, LABELS, validation=(held, LABELS))
+    for nothing in (DIGITS[:0], RowView(DIGITS, [])):
+        with pytest.raises(ValueError, match="0 sample"):
+            make().fit(DIGITS, LABELS, validation=(nothing, LABELS[:0]))
+        with pytest.raises(ValueError, match="0 sample"):
+            make().fit(nothing, LABELS[:0])
+    with pytest.raises(ValueError, match="Got 1 class"):
+        make().fit(DIGITS, np.zeros(600))
+
+
+def test_features_that_are_all_constant_give_the_shares_of_the_classes() -> None:
+    y = np.arange(600) % 4 == 0
+    head = MLPHead(max_epochs=60, learning_rate=1e-2).fit(np.full((600, 5), 7, np.float16), y)
+    np.testing.assert_allclose(head.predict_proba(np.full((1, 5), 7.0)), [[0.75, 0.25]], atol=0.05)
+
+
+FIT_LARGE = """
+import sys, numpy as np
+from precompute.heads import MLPHead, RowView
+def peak():
+    return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) / 1024
+features = np.memmap(sys.argv[1], np.float16, "r").reshape(-1, 2048)
+head, y = MLPHead(hidden=(8,), max_epochs=1), np.arange(len(features)) % 3
+head.fit(RowView(features[:2000]), y[:2000])
+before = peak()
+head.fit(RowView(features), y).predict(RowView(features))
+print(peak() - before)
+"""
+
+
+@pytest.mark.slow
+def test_training_on_a_file_of_2_gib_takes_less_than_1_gib(tmp_path: Path) -> None:
+    block = np.random.default_rng(0).normal(size=(16384, 2048)).astype(np.float16).tobytes()
+    with open(tmp_path / "features", "wb") as file:
+        for _ in range(2 * 2**30 // len(block)):
+            file.write(block)
+    command = [sys.executable, "-c", FIT_LARGE, tmp_path / "features"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 1024

@@ -71,7 +71,7 @@ class Strength(click.ParamType):  # type: ignore[type-arg]  # generic in newer r
 @click.option("--search", is_flag=True, default=None, help="MLP: try 24 settings at once, less what is given here.")
 @click.option(
     "--time-budget",
-    type=float,
+    type=click.FloatRange(min=0, min_open=True),
     metavar="SECONDS",
     help="Logistic, MLP: what choosing C, or --search, may take.",
 )
