@@ -267,11 +267,12 @@ def test_caches_are_refused_by_name_or_hold_only_right_rows(hostile: Path, tried
 
 def test_heads_are_refused_and_run_nothing(hostile: Path, tried: Path) -> None:
     cases = outcomes("heads", hostile, tried)
-    assert len(cases) > 45
+    assert len(cases) > 65
     reasons = {
         "spec_code": "names a backbone that is code: canary_module:make",
         r"spec_(foreign_weights|huge_transform)": "no longer at",
-        r"spec_(none|no_object)|logistic|mlp": "does not say which features it was trained on",
+        "ridge-regression": "predicts numbers",
+        r"spec_(none|no_object)|logistic|mlp|knn|ridge|centroid": "does not say which features it was trained on",
         "folder|loop": "cannot be read: ",
         "fifo|zero": "is not a regular file",
         r"\w*": "is not (a whole head file|a head that this precompute reads): .",

@@ -7,6 +7,8 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .good import SPEC, make_heads
 from .parts import Payload, write_sparse
 from .tensors import safetensors_cases
@@ -27,13 +29,45 @@ FULL_SPEC: dict[str, Any] = {
 }
 
 
+# Behind a right digest: the kind of head, and what stands in place of one of its strings or arrays.
+FORGED: dict[str, tuple[str, str, Any]] = {
+    "forged_kind_swap": ("ridge", "head", "knn"),
+    "forged_regression_swap": ("ridge-regression", "head", "ridge"),
+    "forged_regression_classes": ("ridge-regression", "classes", '{"dtype":"str","values":["a","b"]}'),
+    "forged_neighbours": ("knn", "fitted", '{"k":1000000000}'),
+    "forged_no_neighbours": ("knn", "params", '{"k":0,"temperature":0.07}'),
+    "forged_temperature": ("knn", "params", '{"k":3,"temperature":1e-300}'),
+    "forged_labels_beyond": ("knn", "labels", np.full(36, 3, np.int32)),
+    "forged_labels_negative": ("knn", "labels", np.full(36, -1, np.int32)),
+    "forged_labels_few": ("knn", "labels", np.zeros(35, np.int32)),
+    "forged_labels_real": ("knn", "labels", np.zeros(36, np.float32)),
+    "forged_rows_of_integers": ("knn", "features", np.zeros((36, 4), np.int32)),
+    "forged_rows_flat": ("knn", "features", np.zeros(144, np.float16)),
+    "forged_half_coefficients": ("ridge", "coef", np.zeros((3, 4), np.float16)),
+    "forged_alpha": ("ridge", "params", '{"alpha":-1,"class_weight":null}'),
+    "forged_metric": ("centroid", "params", '{"metric":"os.system"}'),
+    "forged_centroids": ("centroid", "centroids", np.zeros((2, 4), np.float32)),
+    "forged_sharpness": ("centroid", "fitted", '{"temperature":0}'),
+}
+
+
+def opened(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Arrays and strings of a head file, less those that are made anew for each file."""
+    from precompute.heads import _headfile
+
+    with path.open("rb") as file:
+        arrays, strings = _headfile.decode(file, path.stat().st_size)
+    return arrays, {key: value for key, value in strings.items() if key not in ("format", "version", "digest")}
+
+
 def hostile_heads(folder: Path, target: Path) -> None:
     import joblib
 
     from precompute.heads import _headfile, load_head, save_head
 
     folder.mkdir()
-    good = make_heads(folder)[0]
+    made = {path.stem: path for path in make_heads(folder)}
+    good = made["logistic"]
     data = good.read_bytes()
     for name, blob in safetensors_cases().items():
         (folder / f"{name}.safetensors").write_bytes(blob)
@@ -45,9 +79,7 @@ def hostile_heads(folder: Path, target: Path) -> None:
     write_sparse(folder / "header_200_mb.safetensors", (200 * 10**6).to_bytes(8, "little"), 201 * 10**6)
     write_sparse(folder / "sparse_100_gb.safetensors", data, 10**11)
     (folder / "flipped.safetensors").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    with good.open("rb") as file:
-        arrays, strings = _headfile.decode(file, len(data))
-    strings = {key: value for key, value in strings.items() if key not in ("format", "version", "digest")}
+    arrays, strings = opened(good)
     for name, changes in {
         "forged_kind": {"head": "os.system"},
         "forged_params": {"params": '{"__class__":"os.system"}'},
@@ -56,6 +88,10 @@ def hostile_heads(folder: Path, target: Path) -> None:
         "forged_classes": {"classes": '{"dtype":"object","values":[[],{}]}'},
     }.items():
         (folder / f"{name}.safetensors").write_bytes(_headfile.encode(arrays, {**strings, **changes}))
+    for name, (kind, place, forged) in FORGED.items():
+        arrays, strings = opened(made[kind])
+        (strings if isinstance(forged, str) else arrays)[place] = forged
+        (folder / f"{name}.safetensors").write_bytes(_headfile.encode(arrays, strings))
     saved = load_head(good)
     for name, spec in {
         "spec_none": None,
