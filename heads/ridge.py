@@ -85,8 +85,8 @@ class RidgeHead(ClassifierMixin, RidgeBase):  # type: ignore[misc]  # scikit-lea
             held = (chosen_on, ClassTargets(held_label, n_classes))
         weight = class_weights(self.class_weight, self.classes_, label)[label]
         # A class with one sample is unknown to the model that leaves it out; where all are such, that says nothing.
-        pairs = np.unique(np.stack([label, np.arange(len(label)) if group is None else group]), axis=1)
-        only_default = "no class has two samples (groups)" if len(pairs[0]) == n_classes else None
+        units = len(label) if group is None else len(np.unique(group * n_classes + label))
+        only_default = "no class has two samples (groups)" if units == n_classes else None
         spectrum = self._solve(view, ClassTargets(label, n_classes), weight, group, held, only_default)
         self.temperature_ = 1.0 if only_default else self._fit_temperature(spectrum, label, group)
         return self
@@ -115,7 +115,7 @@ class RidgeHead(ClassifierMixin, RidgeBase):  # type: ignore[misc]  # scikit-lea
 
     def _fit_temperature(self, spectrum: Spectrum, label: Array, group: Array | None) -> float:
         """On the rows of evenly spaced groups, so that the scores fit into memory."""
-        size = max(1, MOST_SCORES // max(*spectrum.view.shape, len(self.classes_)))
+        size = max(1, MOST_SCORES // max(spectrum.view.shape[1], len(spectrum.values), len(self.classes_)))
         step = -(-len(label) * len(self.classes_) // MOST_SCORES)
         scores, labels = [], []
         for rows, groups in chunks_of_groups(len(label), group, size, step=step):

@@ -20,7 +20,18 @@ if TYPE_CHECKING:
     from precompute.errors import PrecomputeError
     from precompute.extraction import extract
     from precompute.forecasting import Forecast, forecast
-    from precompute.heads import LogisticHead, MLPHead, SavedHead, Scores, load_head, save_head
+    from precompute.heads import (
+        CentroidHead,
+        KNNHead,
+        LogisticHead,
+        MLPHead,
+        RidgeHead,
+        RidgeRegressionHead,
+        SavedHead,
+        Scores,
+        load_head,
+        save_head,
+    )
     from precompute.prediction import Prediction, Predictions, predict
     from precompute.repairing import repair
     from precompute.report import Extraction, Progress
@@ -29,15 +40,19 @@ if TYPE_CHECKING:
 __all__ = [
     "Backbone",
     "Cache",
+    "CentroidHead",
     "Comparison",
     "Extraction",
     "Forecast",
+    "KNNHead",
     "LogisticHead",
     "MLPHead",
     "PrecomputeError",
     "Prediction",
     "Predictions",
     "Progress",
+    "RidgeHead",
+    "RidgeRegressionHead",
     "SavedHead",
     "Scores",
     "Training",
@@ -62,7 +77,10 @@ _HOMES = {
     "precompute.errors": ("PrecomputeError",),
     "precompute.extraction": ("extract",),
     "precompute.forecasting": ("Forecast", "forecast"),
-    "precompute.heads": ("LogisticHead", "MLPHead", "SavedHead", "Scores", "load_head", "save_head"),
+    "precompute.heads": (
+        *("CentroidHead", "KNNHead", "LogisticHead", "MLPHead", "RidgeHead", "RidgeRegressionHead"),
+        *("SavedHead", "Scores", "load_head", "save_head"),
+    ),
     "precompute.prediction": ("Prediction", "Predictions", "predict"),
     "precompute.repairing": ("repair",),
     "precompute.report": ("Extraction", "Progress"),

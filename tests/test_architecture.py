@@ -190,15 +190,19 @@ def test_public_names() -> None:
     assert sorted(precompute.__all__) == [
         "Backbone",
         "Cache",
+        "CentroidHead",
         "Comparison",
         "Extraction",
         "Forecast",
+        "KNNHead",
         "LogisticHead",
         "MLPHead",
         "PrecomputeError",
         "Prediction",
         "Predictions",
         "Progress",
+        "RidgeHead",
+        "RidgeRegressionHead",
         "SavedHead",
         "Scores",
         "Training",
@@ -228,8 +232,10 @@ def test_public_names() -> None:
         "try: main()\nexcept SystemExit as error: assert error.code == 0",
         "import sys; sys.argv = ['precompute', 'extract', '--help']; from precompute.cli import main\n"
         "try: main()\nexcept SystemExit as error: assert error.code == 0",
+        "import sys; sys.argv = ['precompute', 'export-head', '--help']; from precompute.cli import main\n"
+        "try: main()\nexcept SystemExit as error: assert error.code == 0",
     ],
-    ids=["import precompute", "import precompute.heads", "--help", "extract --help"],
+    ids=["import precompute", "import precompute.heads", "--help", "extract --help", "export-head --help"],
 )
 def test_nothing_heavy_loads_unasked(code: str) -> None:
     check = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from precompute.heads import CentroidHead, KNNHead, LogisticHead, MLPHead, RidgeHead, RowView, _rows
+from precompute.heads import (
+    CentroidHead,
+    KNNHead,
+    LogisticHead,
+    MLPHead,
+    RidgeHead,
+    RowView,
+    _ridge,
+    _ridge_base,
+    _rows,
+    centroid,
+    ridge,
+)
 
 X = np.random.default_rng(0).normal(size=(60, 2, 3)).astype(np.float16)
 Y = np.arange(60) % 3
@@ -58,6 +71,34 @@ def test_pages_of_a_mapped_file_are_let_go(tmp_path: Path, monkeypatch: pytest.M
         most = max(most, resident_kib() - before)
     assert most < 4 * limit // 1024
     assert view[:1].any()  # and they come back
+
+
+@pytest.mark.parametrize(
+    "head",
+    [KNNHead(), RidgeHead(), RidgeHead(alpha=1.0), CentroidHead()],
+    ids=["knn", "ridge", "ridge with alpha", "centroid"],
+)
+def test_memory_does_not_grow_with_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: Any) -> None:
+    """With blocks of 1 MiB, fitting on 32 MiB and predicting a few rows takes a small part of that."""
+    shape = (2**17, 128)
+    rng = np.random.default_rng(0)
+    with open(tmp_path / "features", "wb") as file:
+        for _ in range(16):
+            file.write(rng.normal(size=(shape[0] // 16, shape[1])).astype(np.float16).tobytes())
+    monkeypatch.setattr(_rows, "BLOCK_BYTES", 2**20)
+    monkeypatch.setattr(_ridge, "BLOCK_VALUES", 2**17)
+    monkeypatch.setattr(_ridge_base, "BLOCK_VALUES", 2**17)
+    for module in (ridge, centroid):
+        monkeypatch.setattr(module, "MOST_SCORES", 2**14)
+    view = RowView(np.memmap(tmp_path / "features", np.float16, "r", shape=shape))
+    label = np.arange(shape[0], dtype=np.int32) % 3
+    tracemalloc.start()
+    try:
+        head.fit(view, label).predict_proba(view.take(np.arange(32)))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 12 * 2**20  # of which labels, weights and their like take 8 bytes a row each
 
 
 def test_what_would_be_lost_is_not_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,8 @@ from conftest import Command, run_command
 from PIL import Image
 from torchvision.models import MobileNet_V2_Weights, mobilenet_v2
 
-from precompute import open_cache
+from precompute import load_head, open_cache, train_head
+from precompute.heads import to_sklearn
 
 
 def openvino(folder: Path) -> dict[str, str]:
@@ -76,6 +77,18 @@ def test_a_head_trained_on_them_is_right_and_predicts_the_same(
     told = json.loads(predicted.stdout)
     assert told["scored"] == 153
     assert told["accuracy"] == val["accuracy"]
+
+
+@pytest.mark.parametrize("head", ["knn", "ridge", "centroid"])
+def test_every_other_head_tells_them_apart_too(ants: Path, head: str) -> None:
+    """And its export does, in scikit-learn's hands."""
+    training = train_head(ants / "ants.h5", ants / f"{head}.safetensors", head=head)
+    assert training.scores["val"].accuracy >= 0.92
+    assert training.scores["val"].log_loss < 0.25
+    X = np.array(open_cache(ants / "ants.h5").features())
+    loaded = load_head(ants / f"{head}.safetensors").head
+    assert np.array_equal(loaded.predict_proba(X), training.head.predict_proba(X))
+    assert np.array_equal(to_sklearn(loaded).predict(X), training.head.predict(X))
 
 
 def test_plain_h5py_reads_the_file(ants: Path, hymenoptera: Path) -> None:
