@@ -83,9 +83,10 @@ def walk(
     return sorted(trials, key=lambda trial: trial["C"]), len(trials) < len(order)
 
 
-def best_of(trials: Sequence[dict[str, float]]) -> float:
-    """The C with the lowest log loss; of equal ones the smaller."""
-    return min(trials, key=lambda trial: (trial["log_loss"], trial["C"]))["C"]
+def best_of(trials: Sequence[dict[str, float]], by: str) -> float:
+    """The C with the lowest log loss or the highest accuracy; of equal ones the smaller."""
+    sign = 1 if by == "log_loss" else -1
+    return min(trials, key=lambda trial: (sign * trial[by], trial["C"]))["C"]
 
 
 def _try(

@@ -44,6 +44,7 @@ class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
         given, else by stratified cross-validation. The head is then fitted on all of `X`, and on the validation set
         too. Log loss and not accuracy, because on a few hundred samples many values of C get the same ones right, and
         the rest is chance.
+    choose_by : "log_loss", or "accuracy" as the linear probes of published protocols do.
     cv : number of folds, fewer where the second most common class has fewer samples (or groups). If that is one,
         C is `DEFAULT_C`.
     max_iter : steps of one fit at most.
@@ -78,6 +79,7 @@ class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
         self,
         *,
         C: float | str | Sequence[float] = "auto",
+        choose_by: str = "log_loss",
         cv: int = 5,
         max_iter: int = 1000,
         tol: float = 1e-7,
@@ -87,6 +89,7 @@ class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
         time_budget: float | None = None,
     ) -> None:
         self.C = C
+        self.choose_by = choose_by
         self.cv = cv
         self.max_iter = max_iter
         self.tol = tol
@@ -98,6 +101,8 @@ class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
     def _check_parameters(self) -> None:
         """Raise ValueError if a parameter has the wrong type or range; `load_head` asks too."""
         self._grid()
+        if self.choose_by not in ("log_loss", "accuracy"):
+            raise ValueError(f"choose_by must be 'log_loss' or 'accuracy'. Got {self.choose_by!r} instead.")
         check_number("cv", self.cv, whole=True, low=2)
         check_number("max_iter", self.max_iter, whole=True, low=1)
         check_number("tol", self.tol, low=0, open_low=True)
@@ -161,7 +166,7 @@ class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
                 time_budget=self.time_budget,
                 **options,
             )
-            self.C_ = best_of(self.trials_)
+            self.C_ = best_of(self.trials_, self.choose_by)
         else:
             self.C_ = DEFAULT_C if grid else float(self.C)  # type: ignore[arg-type]  # one number where no grid
         weight = class_weights(self.class_weight, self.classes_, label)[label]

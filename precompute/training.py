@@ -18,6 +18,7 @@ from precompute.head_choice import make_head
 from precompute.heads import LogisticHead, MLPSearch, RowView, Scores, save_head
 from precompute.leaks import Leaks
 from precompute.membership import remember
+from precompute.protocols import find_protocol
 from precompute.scoring import score_head
 from precompute.selection import Rows, check_classes, digest_groups, parts_of, whole_rows
 
@@ -37,7 +38,8 @@ class Training:
     are left · two_labels: ids of pictures that occur under several classes · groups: how many the user's groups are
     after joining those that share a picture, None where none were given · calibration: None without split val ·
     selected_on: the scored split that chose a setting (its score flatters), None where every score is clean ·
-    choices: what the fit decided, such as C and how · notes: what the reader of the scores should know ·
+    choices: what the fit decided, such as C and how · protocol: the number that a published protocol asks for ·
+    notes: what the reader of the scores should know ·
     seconds: fitting, selection included; scoring and reading excluded.
     """
 
@@ -53,6 +55,7 @@ class Training:
     calibration: Calibration | None
     selected_on: str | None
     choices: dict[str, Any]
+    protocol: dict[str, Any] | None
     notes: tuple[str, ...]
     seconds: float
 
@@ -75,6 +78,7 @@ class Training:
             "calibration": None if self.calibration is None else self.calibration.to_dict(),
             "selected_on": self.selected_on,
             "choices": self.choices,
+            "protocol": self.protocol,
             "notes": list(self.notes),
             "seconds": self.seconds,
         }
@@ -92,6 +96,7 @@ def train_head(
     similarity: float | None = None,
     calibrated: bool = False,
     search: bool = False,
+    protocol: str | None = None,
     **settings: Any,
 ) -> Training:
     """Train a head on cached features and score it on images it has not seen.
@@ -107,10 +112,14 @@ def train_head(
     groups_file: the same from a CSV file with the columns id and group. similarity: the cosine from which an image is
     suspected to be nearly one of the training images (0.9 unless given). calibrated: the head's probabilities are
     those at the temperature that fits val best; no prediction changes.
+    protocol: "simclr" or "simclr:DATASET", see `precompute.protocols`; with a split test and the logistic head.
     search: try MLP_GRID, less what `settings` names, by MLPSearch, within `time_budget` seconds where that is given.
     Raises TrainingError for labels that nothing can be learned from, CacheError for damaged rows (each is held against
     its checksum), HeadError, UsageError.
     """
+    followed = find_protocol(protocol) if protocol is not None else None
+    if followed:
+        settings = followed.settings(head, settings, calibrated=calibrated)
     estimator = make_head(head, settings, seed=seed, search=search)
     if not isinstance(cache, Cache):
         cache = open_cache(cache)
@@ -121,6 +130,9 @@ def train_head(
     whole = whole_rows(cache, layer)
     digests, together, n_groups = _together(cache, np.flatnonzero(whole & (cache.labels >= 0)), groups, groups_file)
     parts, notes = parts_of(cache, whole, seed, together)
+    if followed:
+        parts, more = followed.parts(parts, cache.labels, together, seed)
+        notes += more
     if calibrated and FITTED_ON not in parts:
         raise UsageError(
             f"{cache.path} has no split val to fit a temperature on.",
@@ -167,6 +179,7 @@ def train_head(
         calibration=scored.calibration,
         selected_on=selection if used_validation and selection in scored.scores else None,
         choices=choices,
+        protocol=followed.result(scored.scores["test"]) if followed else None,
         notes=(*notes, *scored.notes),
         seconds=seconds,
     )

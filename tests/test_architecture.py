@@ -97,6 +97,7 @@ ALLOWED = {
     "precompute.calibrating": {HEADS},
     "precompute.membership": {"precompute.errors", "precompute.selection", CACHE},
     "precompute.head_choice": {"precompute.errors", HEADS},
+    "precompute.protocols": {"precompute.errors", "precompute.selection", HEADS},
     "precompute.scoring": {
         *(f"precompute.{name}" for name in ("errors", "selection", "leaks", "calibrating")),
         CACHE,
@@ -104,7 +105,7 @@ ALLOWED = {
     },
     "precompute.training": {
         *(f"precompute.{name}" for name in ("errors", "selection", "leaks", "grouping", "calibrating", "membership")),
-        *("precompute.scoring", "precompute.head_choice"),
+        *("precompute.scoring", "precompute.head_choice", "precompute.protocols"),
         CACHE,
         HEADS,
     },

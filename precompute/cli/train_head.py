@@ -80,6 +80,11 @@ class Strength(click.ParamType):  # type: ignore[type-arg]  # generic in newer r
 @click.option("--temperature", type=float, help="kNN: the smaller, the more the nearest count.  [default: 0.07]")
 @click.option("--alpha", type=Strength(), help="Ridge: strength of the penalty.  [default: auto]")
 @click.option("--metric", type=click.Choice(["cosine", "euclidean"]), help="Centroid: distance.  [default: cosine]")
+@click.option(
+    "--protocol",
+    metavar="simclr[:DATASET]",
+    help="Logistic: the published linear probe, for a number beside a paper's; DATASET (pets, ...) says the metric.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the hold-out, the folds and the MLP.")
 @click.option("--groups", help="Regular expression whose first (...) finds in an id what must stay on one side.")
 @click.option("--groups-file", type=click.Path(), help="CSV file with the columns id and group, instead.")
@@ -102,6 +107,7 @@ def train_head(
     per_class: bool,
     as_json: bool,
     plot: str | None,
+    protocol: str | None,
     **given: Any,
 ) -> None:
     """Train a light head on the features in CACHE and score it on images it has not seen.
@@ -117,6 +123,7 @@ def train_head(
       precompute train-head photos.h5 --head mlp --hidden 512,128 --dropout 0.5
       precompute train-head photos.h5 --head knn --k 5
       precompute train-head photos.h5 --head ridge --alpha 100
+      precompute train-head pets.h5 --protocol simclr:pets
       precompute train-head scans.h5 --groups 'patient_(\\d+)' --per-class
       precompute train-head photos.h5 --head mlp --search --time-budget 60 --plot curves.png
     """
@@ -140,6 +147,7 @@ def train_head(
         groups_file=groups_file,
         similarity=similarity,
         calibrated=calibrate,
+        protocol=protocol,
         **settings,
     )
     if plot:
@@ -165,6 +173,7 @@ def _report(result: Training, output: str | None, *, per_class: bool) -> None:
         None,
         [
             ("head", f"{result.kind} on {result.layer}, {len(result.classes)} classes"),
+            ("protocol", _protocol(result.protocol)),
             ("trained on", f"{result.rows['train']:,} images in {result.seconds:.2f} s"),
             ("searched", _searched(result.choices)),
             ("chosen", result.head.summary()),
@@ -173,6 +182,15 @@ def _report(result: Training, output: str | None, *, per_class: bool) -> None:
             ("saved", output),
         ],
     )
+
+
+def _protocol(found: dict[str, Any] | None) -> str | None:
+    if found is None:
+        return None
+    low, high = found["interval"] or (None, None)
+    interval = "" if low is None else f" (95%: {low:.1%} to {high:.1%})"
+    dataset = f" for {found['dataset']}" if found["dataset"] else ""
+    return f"{found['name']}{dataset}: {found['metric']} {found['value']:.1%}{interval} on test"
 
 
 def _searched(choices: dict[str, Any]) -> str | None:
