@@ -27,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_photos(place / "photos", per_class=10)
     extract(place / "photos", place / "a.h5", backbone="tiny")
     extract(place / "photos", place / "random.h5", backbone="tiny", weights="random")
-    size = {"resize": 32, "crop": 32}
+    size = {"resize": 8, "crop": 8}
     extract(place / "photos", place / "pixels.h5", backbone="torch.nn:Flatten", transform=size)
     return place
 

@@ -19,7 +19,7 @@ FEW = {"hidden": [(16,), (8,)], "learning_rate": [1e-3, 1e-2]}
 
 # No check is expected to fail. Fewer heads, epochs and larger steps than the defaults save time.
 @parametrize_with_checks(
-    [MLPSearch(MLPHead(max_epochs=30), param_grid={"hidden": [(32,)], "learning_rate": [1e-2, 2e-2]})]
+    [MLPSearch(MLPHead(max_epochs=15), param_grid={"hidden": [(16,)], "learning_rate": [2e-2, 4e-2]})]
 )
 def test_scikit_learn_contract(estimator, check):
     check(estimator)
