@@ -96,9 +96,9 @@ class Design:
             start += len(view)
 
     def _centre(self, block: Float32) -> Float32:
-        centred: Float32 = block - self.mean
-        centred /= np.float32(self.scale)
-        return centred
+        block -= self.mean  # views give memory of their own
+        block *= np.float32(1 / self.scale)
+        return block
 
     def _use_rows_as_axes(self, held: Float32) -> None:
         """Replace X by U S of its singular value decomposition U S V', where X = U S V' and V = X' U / S."""
@@ -118,11 +118,13 @@ class Design:
         n, d = self.shape
         moments: Float32 = np.zeros((d, d) if d <= MOST_AXES else d, np.float32)
         # Random, since rows often come sorted or in turns; from a fixed seed, since a fit must not vary.
-        some = np.random.default_rng(0).permutation(n)[: max(LEAST_ROWS, ROWS_PER_AXIS * d)]
-        rows = np.zeros(n, bool)
-        rows[some] = True
-        for place, block in self.blocks():
-            chosen = block[rows[place]]
-            moments += chosen.T @ chosen if moments.ndim == 2 else np.einsum("ij,ij->j", chosen, chosen)
+        some = np.sort(np.random.default_rng(0).permutation(n)[: max(LEAST_ROWS, ROWS_PER_AXIS * d)])
+        start = 0
+        for view in self._views:
+            mine = some[(start <= some) & (some < start + len(view))] - start
+            for _, block in view.take(mine).blocks():
+                chosen = self._centre(block)
+                moments += chosen.T @ chosen if moments.ndim == 2 else np.einsum("ij,ij->j", chosen, chosen)
+            start += len(view)
         moments /= np.float32(len(some))
         return moments

@@ -72,7 +72,7 @@ def flowers(shared: Path) -> tuple[np.ndarray, np.ndarray]:
 
     with tempfile.TemporaryDirectory() as folder:
         weights = shared / "weights/mobilenet_v2_imagenet.pth"
-        extract(shared / "data/flowers_small", f"{folder}/a.h5", backbone="mobilenet_v2", weights=str(weights))
+        extract(shared / "data/flowers_small/flowers", f"{folder}/a.h5", backbone="mobilenet_v2", weights=str(weights))
         cache = open_cache(f"{folder}/a.h5")
         return np.array(cache.features(), dtype=np.float32), np.array(cache.labels)
 
