@@ -152,7 +152,7 @@ def test_probabilities_that_are_not_numbers_are_an_error_that_shows_them(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(HEADS, "unsure", Unsure)
-    with pytest.raises(TrainingError, match=r"unsure head cannot be scored on val: .*Row 0 holds \[nan nan\]"):
+    with pytest.raises(TrainingError, match=r"Unsure cannot be scored on val: .*Row 0 holds \[nan nan\]"):
         train_head(folder / "a.h5", head="unsure", C=1.0)
 
 
