@@ -25,7 +25,6 @@ from precompute.head_choice import HEADS
 from precompute.heads.scores import wilson_interval
 from precompute.selection import parts_of, whole_rows
 
-
 OPTIONS = {"use_legacy_attributes": False, "l1_ratios": (0,)}  # as later releases of scikit-learn have them
 
 
