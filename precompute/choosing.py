@@ -43,7 +43,8 @@ class Settled:
     """What follows from the request, the machine and the file as it was begun; `choice.precision` may be "auto".
 
     plain: the same in torch, for a network that the engine does not know, None where the engine was asked for ·
-    free_compile: whether torch.compile is left to us · proved: whether the file says that these settings have been.
+    free_compile: whether torch.compile is left to us · proved: whether the file says that these settings have been ·
+    dtype: of the stored features, as asked.
     """
 
     choice: EngineChoice
@@ -51,6 +52,13 @@ class Settled:
     plain: EngineChoice | None
     free_compile: bool
     proved: bool
+    dtype: str = "auto"
+
+    def storage(self, precision: str) -> str:
+        """The dtype of the features in the file: where it is left to us float32 for fp32, else float16."""
+        if self.dtype != "auto":
+            return self.dtype
+        return "float32" if precision == "fp32" else "float16"
 
 
 @dataclass
@@ -90,6 +98,7 @@ def settle_options(
     device: str = "auto",
     batch_size: int | None = None,
     compile: str = "auto",  # noqa: A002 - torch's word for it
+    dtype: str = "auto",
 ) -> Settled:
     """Resolve what can be resolved without looking at an image, for the output `path`.
 
@@ -136,6 +145,7 @@ def settle_options(
         plain if asked == "auto" else None,
         free_compile=compile == "auto" and not same,
         proved=proved or (engine, precision) == ("torch", "fp32"),
+        dtype=dtype,
     )
 
 
@@ -163,7 +173,9 @@ def prove(
     for precision in candidates:
         tried = replace(choice, precision=precision)
         try:
-            trial, engines[precision] = guard.trial(reference, tried, identity=model.identity)
+            # In fp32 it is the engine alone that is on trial: no other choice would be stored otherwise
+            storage = settled.storage(precision) if precision != "fp32" else "float32"
+            trial, engines[precision] = guard.trial(reference, tried, identity=model.identity, storage=storage)
         except BackboneError as error:
             if settled.plain is None or choice.engine == "torch":
                 raise

@@ -53,6 +53,7 @@ class Trial:
         return (
             f"{self.precision} with {self.engine} {verdict}: cosine to fp32 at worst {self.worst:.5f}, "
             f"median {self.median:.5f} over {self.images} images"
+            + (", where some features were nothing or no numbers as they are stored" if self.worst == -1 else "")
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -104,13 +105,20 @@ def first_images(
     return images
 
 
-def trial(reference: Reference, choice: EngineChoice, *, identity: str | None) -> tuple[Trial, Engine]:
-    """Run the reference's images through the engine of `choice`; the engine too, ready for more."""
+def trial(
+    reference: Reference, choice: EngineChoice, *, identity: str | None, storage: str = "float32"
+) -> tuple[Trial, Engine]:
+    """Run the reference's images through the engine of `choice`; the engine too, ready for more.
+
+    storage: the dtype of the features in the file. float16 makes nothing of what is below 6e-8, infinity of what is
+    above 65504, and features of either size fail.
+    """
     engine = make_engine(reference.module, reference.transform, choice, identity=identity)
     images, size, began = reference.images, engine.batch_size, time.perf_counter()
     parts = list(engine.map(images[start : start + size] for start in range(0, len(images), size)))
     seconds = time.perf_counter() - began
-    features = np.concatenate(parts).astype(np.float64).reshape(len(images), -1)
+    with np.errstate(over="ignore"):
+        features = np.concatenate(parts).astype(storage).astype(np.float64).reshape(len(images), -1)
     cosines = cosine(features, reference.features)
     return (
         Trial(
@@ -127,8 +135,8 @@ def trial(reference: Reference, choice: EngineChoice, *, identity: str | None) -
 
 def cosine(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
     """(n,) cosine of the angle between rows; 1 where both are zero, -1 where either holds no number."""
-    norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
+        norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
         values: NDArray[np.float64] = np.einsum("ij,ij->i", one, other) / norms
     values[~one.any(axis=1) & ~other.any(axis=1)] = 1.0
     return np.nan_to_num(np.clip(values, -1.0, 1.0), nan=-1.0)

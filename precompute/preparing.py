@@ -57,12 +57,11 @@ def prepare(request: Request, path: str, listing: Listing, *, workers: int | Non
         device=request.device,
         batch_size=request.batch_size,
         compile=request.compile,
+        dtype=request.dtype,
     )
     decision, precision = None, settled.choice.precision
     if precision == "auto":
         decision = prove(settled, model, listing, np.arange(len(listing)), workers=workers)
         precision = decision.choice.precision
-    storage = request.dtype
-    if storage == "auto":
-        storage = "float32" if precision == "fp32" else "float16"
+    storage = settled.storage(precision)
     return Prepared(model, model.spec(decoder=DECODER, precision=precision, storage=storage), settled, decision)

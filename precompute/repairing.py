@@ -57,7 +57,14 @@ def repair(
             weights=weights,
         )
         # Engine and batch size are those of the file's last run, as far as they are here
-        settled = settle_options(model, path, precision=str(spec["precision"]), device=device, batch_size=batch_size)
+        settled = settle_options(
+            model,
+            path,
+            precision=str(spec["precision"]),
+            device=device,
+            batch_size=batch_size,
+            dtype=str(spec["storage"]),
+        )
         if old.features(old.layers[0]).shape[1:] != model.shape or len(old.layers) != 1:
             raise CacheFormatError(
                 f"{path} holds features of other shapes than its settings lead to.",

@@ -144,6 +144,28 @@ def test_the_record_of_a_file_says_what_ran(tmp_path: Path) -> None:
     json.dumps(record, allow_nan=False)
 
 
+@NEEDS_BF16
+def test_features_that_float16_does_not_hold_are_stored_as_float32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tiny_values.py").write_text(
+        "import torch\n"
+        "class Small(torch.nn.Module):\n"
+        "    def forward(self, x):\n"
+        "        return x.mean((2, 3)) * 1e-9\n"
+        "def build():\n"
+        "    return Small()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    folder = noise(tmp_path / "photos", 40)
+    result = extract(folder, tmp_path / "a.h5", backbone="tiny_values:build", engine="torch")
+    assert (result.precision, result.dtype) == ("fp32", "float32")
+    assert "bf16 with torch fails" in result.why
+    assert open_cache(tmp_path / "a.h5").features().all()
+    asked = extract(folder, tmp_path / "b.h5", backbone="tiny_values:build", engine="torch", dtype="float32")
+    assert (asked.precision, asked.dtype) == ("bf16", "float32")
+
+
 @pytest.mark.slow
 def test_torch_compile_is_used_where_asked(tmp_path: Path) -> None:
     if not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):
