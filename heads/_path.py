@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Part", "best_of", "probabilities", "walk"]
 
+RISING = 6  # values in a row with a higher log loss than the one before end the choice: it would only rise further
 COARSE = 4  # with a time budget every fourth value comes first, and then those between
 LEAST_LIKELIHOOD = float(np.finfo(np.float32).eps)
 
@@ -47,8 +49,11 @@ def walk(
     max_iter: int,
     n_jobs: int | None,
     time_budget: float | None,
+    stop_rising: bool,
 ) -> tuple[list[dict[str, float]], bool]:
     """A trial for each value of C that was tried, in rising order, and whether time ran out before the last.
+
+    stop_rising: end after RISING values of ever higher log loss; not with a time budget, whose order is another.
 
     Each fit starts from that of the C before. The parts are fitted at the same time, by `n_jobs` threads that share the
     features: the work is in products of matrices, which release the lock.
@@ -79,8 +84,16 @@ def walk(
                 }
             )
             if time_budget is not None and time.monotonic() - began > time_budget:
+                return sorted(trials, key=lambda trial: trial["C"]), len(trials) < len(order)
+            if stop_rising and _only_rises(trials):
                 break
-    return sorted(trials, key=lambda trial: trial["C"]), len(trials) < len(order)
+    return sorted(trials, key=lambda trial: trial["C"]), False
+
+
+def _only_rises(trials: Sequence[dict[str, float]]) -> bool:
+    """Whether each of the last RISING trials has a higher log loss than the one before it."""
+    last = [trial["log_loss"] for trial in trials[-RISING - 1 :]]
+    return len(last) > RISING and all(one < other for one, other in pairwise(last))
 
 
 def best_of(trials: Sequence[dict[str, float]], by: str) -> float:

@@ -66,7 +66,8 @@ class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
     C_ : float, the C that was used
     C_source_ : "given", "validation, then fitted on both", "5-fold cross-validation", or "default: too few samples for
         cross-validation"
-    trials_ : one dict for each C that was tried, in rising order: "C", "accuracy" and "log_loss" on what was held out,
+    trials_ : one dict for each C that was tried, in rising order ("auto" by log loss without a time budget ends once
+        that has risen over 6 values in a row): "C", "accuracy" and "log_loss" on what was held out,
         "n_iter" (of all folds together), "objective" (the mean of the folds) and "seconds"
     stopped_early_ : bool, whether `time_budget` ended the choice before every C was tried
     objective_ : float64, the objective of the final fit
@@ -164,6 +165,7 @@ class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
                 n_classes=len(self.classes_),
                 n_jobs=self.n_jobs,
                 time_budget=self.time_budget,
+                stop_rising=grid is C_GRID and self.choose_by == "log_loss" and self.time_budget is None,
                 **options,
             )
             self.C_ = best_of(self.trials_, self.choose_by)

@@ -64,14 +64,24 @@ def test_strong_regularisation_is_chosen_where_features_are_mostly_noise():
     head = LogisticHead().fit(X, y)
     loss = {trial["C"]: trial["log_loss"] for trial in head.trials_}
     assert head.C_ < 1
-    assert loss[head.C_] < loss[C_GRID[-1]]
+    assert loss[head.C_] < loss[head.trials_[-1]["C"]]
+
+
+@pytest.mark.parametrize(("n", "d", "shift"), [(120, 300, 0.15), (300, 20, 0.5), (200, 100, 2.0), (90, 10, 0.0)])
+def test_a_walk_that_ends_where_the_loss_only_rises_chooses_what_all_values_would(n, d, shift):
+    X, y = noise(n, d, 4)
+    X[:, : d // 4] += shift * (2 * y[:, None] - 1)
+    auto, every = LogisticHead().fit(X, y), LogisticHead(C=list(C_GRID)).fit(X, y)
+    assert len(every.trials_) == len(C_GRID)
+    assert auto.C_ == every.C_
+    assert [trial["C"] for trial in auto.trials_] == list(C_GRID[: len(auto.trials_)])
 
 
 def test_every_C_of_the_path_gets_as_low_as_a_fit_from_nothing():
     """The trap: with scikit-learn's absolute tolerance a path stands still at large C, where it starts."""
     X, y = noise(200, 100, 3)
     X[:, :10] += 0.5 * y[:, None]
-    head = LogisticHead().fit(X, y, validation=(X[:90] + 0.1, y[:90]))
+    head = LogisticHead(C=C_GRID).fit(X, y, validation=(X[:90] + 0.1, y[:90]))
     assert [trial["C"] for trial in head.trials_] == list(C_GRID)
     for trial in head.trials_[::4]:
         cold = LogisticHead(C=trial["C"]).fit(X, y).objective_
