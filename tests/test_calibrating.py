@@ -82,6 +82,8 @@ def test_predict_tells_the_calibrated_probabilities(folder: Path, tmp_path: Path
     rows = np.flatnonzero(cache.split == "test")
     proba = load_head(tmp_path / "a.safetensors").predict_proba(np.array(cache.features()[rows]))
     np.testing.assert_allclose([item["probability"] for item in told["predictions"]], proba.max(axis=1), rtol=1e-6)
+    done = precompute("export-head", "a.safetensors", "-o", "a.joblib")
+    assert "not its probabilities" in done.stderr
 
 
 def test_without_val_there_is_nothing_to_fit_on(folder: Path) -> None:

@@ -33,7 +33,10 @@ def export_head(head: str, output: str, as_json: bool) -> None:
     from precompute.heads import load_head
     from precompute.heads.export import write_joblib
 
-    pipeline = write_joblib(output, load_head(head).head)
+    saved = load_head(head)
+    pipeline = write_joblib(output, saved.head)
+    if "temperature" in saved.metadata:
+        note("Note: the temperature of --calibrate stays behind: classes are the same, not its probabilities")
     note(f"Note: {WARNING}")
     steps = [type(step).__name__ for _, step in pipeline.steps]
     can = [name for name in ("predict", "predict_proba", "decision_function") if hasattr(pipeline, name)]
