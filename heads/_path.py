@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from joblib import Parallel, delayed
 
-from ._solver import Objective, minimise
+from ._objective import Objective
+from ._solver import minimise
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

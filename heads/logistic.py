@@ -11,8 +11,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from ._design import Design
 from ._inputs import check_class_weight, check_features, check_number, check_training, check_validation, class_weights
+from ._objective import Objective, check_memory
 from ._path import Part, best_of, probabilities, walk
-from ._solver import Objective, check_memory, minimise
+from ._solver import minimise
 from .splits import folds
 
 if TYPE_CHECKING:
