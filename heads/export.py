@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import joblib
 import numpy as np
 from sklearn.base import is_classifier
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from sklearn.neural_network import MLPClassifier
@@ -117,6 +118,23 @@ def _ridge_regression(head: Any) -> list[Any]:
 
 
 def _centroid(head: Any) -> list[Any]:
+    return [_discriminant(head)] if head.metric == "mahalanobis" else _nearest(head)
+
+
+def _discriminant(head: Any) -> LinearDiscriminantAnalysis:
+    """Its probabilities are softmax(coef x + intercept), so the temperature goes into both."""
+    centroids, directions = head.centroids_.astype(np.float64), head.directions_.astype(np.float64)
+    coef = 2 * directions / head.temperature_
+    intercept = -((centroids + centroids.mean(axis=0)) * directions).sum(axis=1) / head.temperature_
+    if len(head.classes_) == 2:  # scikit-learn has one score for two classes
+        coef, intercept = coef[1:] - coef[:1], intercept[1:] - intercept[:1]
+    model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=float(head.shrinkage))
+    model.coef_, model.intercept_, model.classes_ = coef, intercept, head.classes_
+    model.means_, model.priors_ = centroids, np.full(len(centroids), 1 / len(centroids))
+    return model
+
+
+def _nearest(head: Any) -> list[Any]:
     """NearestCentroid's probabilities are softmax(-(distance / deviation)^2): the deviation makes them the head's."""
     cosine = head.metric == "cosine"
     if cosine and not head.centroids_.any(axis=1).all():

@@ -17,7 +17,8 @@ HEADS = {
     "mlp": lambda: MLPHead(hidden=(8,), max_epochs=3),
     "knn": KNNHead,
     "ridge": RidgeHead,
-    "cosine": CentroidHead,
+    "mahalanobis": CentroidHead,
+    "cosine": lambda: CentroidHead(metric="cosine"),
     "euclidean": lambda: CentroidHead(metric="euclidean"),
 }
 
@@ -105,7 +106,13 @@ def test_features_of_any_size_give_a_head(head: Any, scale: float) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The number of unique classes")
-@pytest.mark.parametrize("head", [KNNHead(k=1), RidgeHead(alpha=1.0), CentroidHead(), CentroidHead(metric="euclidean")])
+@pytest.mark.parametrize(
+    "head",
+    [
+        *(KNNHead(k=1), RidgeHead(alpha=1.0)),
+        *(CentroidHead(metric=metric) for metric in ("mahalanobis", "cosine", "euclidean")),
+    ],
+)
 def test_a_hundred_thousand_classes(head: Any) -> None:
     """Logistic and MLP heads take n times K values of memory a step, which are 40 GB here."""
     rows = np.random.default_rng(0).normal(size=(100_000, 8)).astype(np.float16)

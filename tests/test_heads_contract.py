@@ -18,6 +18,7 @@ HEADS = [
     pytest.param(KNNHead, id="knn"),
     pytest.param(RidgeHead, id="ridge"),
     pytest.param(CentroidHead, id="centroid"),
+    pytest.param(lambda: CentroidHead(metric="cosine"), id="cosine"),
     pytest.param(lambda: CentroidHead(metric="euclidean"), id="euclidean"),
 ]
 
@@ -30,6 +31,7 @@ HEADS = [
         KNNHead(),
         RidgeHead(),
         CentroidHead(),
+        CentroidHead(metric="cosine"),
         CentroidHead(metric="euclidean"),
         RidgeRegressionHead(),
     ]
@@ -144,7 +146,12 @@ def test_validation_and_groups_are_checked(head):
         (RidgeHead(alpha=True), "alpha must be"),
         (RidgeHead(class_weight={1: -1}), r"class_weight\[1\] must be"),
         (RidgeRegressionHead(alpha=-1), "alpha must be"),
-        (CentroidHead(metric="manhattan"), "metric must be 'cosine' or 'euclidean'. Got 'manhattan'"),
+        (CentroidHead(metric="manhattan"), "metric must be 'mahalanobis', 'cosine' or 'euclidean'. Got 'manhattan'"),
+        (CentroidHead(shrinkage=0), "shrinkage must be a number from 1e-6 to 1. Got 0 instead"),
+        (CentroidHead(shrinkage=1.1), "shrinkage must be"),
+        (CentroidHead(shrinkage=float("nan")), "shrinkage must be"),
+        (CentroidHead(shrinkage=True), "shrinkage must be"),
+        (CentroidHead(shrinkage="auto"), "shrinkage must be"),
     ],
 )
 def test_parameters_are_checked_in_fit(head, message):

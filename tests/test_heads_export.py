@@ -39,7 +39,8 @@ MADE = {
     "knn": lambda: KNNHead(k=7),
     "warm knn": lambda: KNNHead(temperature=10),
     "ridge": RidgeHead,
-    "cosine": CentroidHead,
+    "mahalanobis": CentroidHead,
+    "cosine": lambda: CentroidHead(metric="cosine"),
     "euclidean": lambda: CentroidHead(metric="euclidean"),
     "regression": RidgeRegressionHead,
 }
@@ -95,7 +96,7 @@ def test_an_export_needs_nothing_of_precompute(name: str, tmp_path: Path) -> Non
 def test_what_scikit_learn_has_no_equal_of_is_named() -> None:
     with pytest.raises(HeadError, match="a temperature below 0.0029 gives distances no weight in float64"):
         to_sklearn(KNNHead(temperature=0.001).fit(DIGITS, LABELS))
-    opposite = CentroidHead().fit([[1.0, 0], [-1, 0], [0, 1], [0, 1]], [0, 0, 1, 1])
+    opposite = CentroidHead(metric="cosine").fit([[1.0, 0], [-1, 0], [0, 1], [0, 1]], [0, 0, 1, 1])
     with pytest.raises(HeadError, match="the mean of a class is zero"):
         to_sklearn(opposite)
     with pytest.raises(NotFittedError):

@@ -110,6 +110,8 @@ def assert_same_head(loaded, head):
         ("ridge", {}),
         ("ridge", {"alpha": np.float64(3), "class_weight": {"ünïcode": 0.5}}),
         ("centroid", {}),
+        ("centroid", {"shrinkage": 1}),
+        ("centroid", {"metric": "cosine"}),
         ("centroid", {"metric": "euclidean"}),
         ("ridge-regression", {}),
         ("ridge-regression", {"alpha": 2}),

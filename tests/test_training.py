@@ -34,6 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("mlp", {"hidden": (16,), "max_epochs": 20}),
         ("knn", {"k": 5}),
         ("ridge", {}),
+        ("centroid", {}),
         ("centroid", {"metric": "euclidean"}),
     ],
 )

@@ -79,7 +79,11 @@ class Strength(click.ParamType):  # type: ignore[type-arg]  # generic in newer r
 @click.option("--k", type=int, help="kNN: number of neighbours that vote.  [default: 20]")
 @click.option("--temperature", type=float, help="kNN: the smaller, the more the nearest count.  [default: 0.07]")
 @click.option("--alpha", type=Strength(), help="Ridge: strength of the penalty.  [default: auto]")
-@click.option("--metric", type=click.Choice(["cosine", "euclidean"]), help="Centroid: distance.  [default: cosine]")
+@click.option(
+    "--metric",
+    type=click.Choice(["mahalanobis", "cosine", "euclidean"]),
+    help="Centroid: distance.  [default: mahalanobis]",
+)
 @click.option(
     "--protocol",
     metavar="simclr[:DATASET]",

@@ -29,7 +29,10 @@ class HeadTarget(Target):
 
     @staticmethod
     def arrays(head: Any) -> dict[str, Any]:
-        names = ("coef_", "intercept_", "mean_", "scale_", "weights_", "biases_", "classes_", "labels_", "centroids_")
+        names = (
+            *("coef_", "intercept_", "mean_", "scale_", "weights_", "biases_", "classes_", "labels_"),
+            *("centroids_", "directions_"),
+        )
         rows = {"features_": head.features_[:].tobytes()} if hasattr(head, "features_") else {}
         return rows | {
             name: [np.asarray(part).tobytes() for part in value] if isinstance(value, list) else value.tobytes()

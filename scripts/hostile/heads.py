@@ -45,9 +45,12 @@ FORGED: dict[str, tuple[str, str, Any]] = {
     "forged_rows_flat": ("knn", "features", np.zeros(144, np.float16)),
     "forged_half_coefficients": ("ridge", "coef", np.zeros((3, 4), np.float16)),
     "forged_alpha": ("ridge", "params", '{"alpha":-1,"class_weight":null}'),
-    "forged_metric": ("centroid", "params", '{"metric":"os.system"}'),
+    "forged_metric": ("centroid", "params", '{"metric":"os.system","shrinkage":0.5}'),
+    "forged_shrinkage": ("centroid", "params", '{"metric":"mahalanobis","shrinkage":0}'),
     "forged_centroids": ("centroid", "centroids", np.zeros((2, 4), np.float32)),
-    "forged_sharpness": ("centroid", "fitted", '{"temperature":0}'),
+    "forged_directions": ("centroid", "directions", np.zeros((3, 5), np.float32)),
+    "forged_sharpness": ("centroid", "fitted", '{"temperature":0,"covariance_type":"full"}'),
+    "forged_covariance": ("centroid", "fitted", '{"temperature":1,"covariance_type":["full"]}'),
 }
 
 
