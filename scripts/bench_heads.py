@@ -4,8 +4,8 @@
 
 CPU seconds of one process with one BLAS thread, everything included: scikit-learn as a user would call it (lbfgs,
 float32, features as they are, tol 1e-6), the head with its default tol, and the head with the loosest tol, out of
-1e-7 to 1e-3 in steps of about 3, whose objective is still no higher than scikit-learn's. Both see the same arrays in turn; medians are
-printed. The objective is computed anew from the coefficients in float64.
+1e-7 to 1e-3 in steps of about 3, whose objective is still no higher than scikit-learn's. Both see the same arrays in
+turn; medians are printed. The objective is computed anew from the coefficients in float64.
 
 Three comparisons: one fit at C = 0.1 and 10; ten values of C from 1e-4 to 1e2 with one held-out fifth, against
 LogisticRegressionCV with the same split and values; and both again on flowers_small through MobileNetV2, which is
