@@ -16,8 +16,8 @@ ENGINES = ("torch", "openvino")
 PRECISIONS = ("fp32", "bf16", "fp16")
 BATCH_SIZES = {("torch", "cpu"): 32, ("torch", "cuda"): 256, ("openvino", "cpu"): 16}
 """Larger ones were no faster on CPUs, and take more memory; the one for CUDA has not been measured."""
-HEAVY_PARAMETERS, HEAVY_BATCH = 50_000_000, 8
-"""From ViT-B/16 on, 16 images take OpenVINO over a second on a core; 8 are as fast an image (docs/performance.md)."""
+HEAVY_PARAMETERS, HEAVY_BATCH = 50_000_000, 4
+"""From ViT-B/16 on, 16 images take OpenVINO over a second on a core; 4 are as fast an image (decision 015)."""
 MAX_BATCH = 65_536
 ENGINE_VARIABLE, PRECISION_VARIABLE = "PRECOMPUTE_ENGINE", "PRECOMPUTE_PRECISION"
 """Environment variables that say what `auto` stands for, where many machines shall make the same choice."""
