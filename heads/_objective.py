@@ -126,7 +126,8 @@ class HeldPlace(Place):
 
     def __init__(self, objective: Objective, theta: Float32) -> None:
         shape = len(objective.label), objective.outputs
-        self._held, self._change = np.empty(shape, np.float32), np.empty(shape, np.float32)
+        # Zeros, as samples without weight may never be filled in: what is undefined is not 0 times 0.
+        self._held, self._change = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
         self._step: np.float32 | None = None
         super().__init__(objective, theta)
 

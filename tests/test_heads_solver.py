@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils.class_weight import compute_sample_weight
 
-from precompute.heads import LogisticHead, RowView, _design
+from precompute.heads import LogisticHead, RowView, _design, _objective
 from precompute.heads._objective import check_memory
 
 STRENGTHS = [1e-6, 1e-3, 0.1, 1.0, 10.0, 1e3, 1e5]
@@ -114,6 +114,22 @@ def test_features_too_large_to_hold_are_read_in_blocks(
     monkeypatch.setattr(_design, "MOST_AXES", 1)
     diagonal = LogisticHead(C=0.1, tol=1e-9).fit(view, y)
     assert diagonal.objective_ == pytest.approx(held.objective_, rel=1e-5)
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_logits_too_many_to_hold_are_computed_again(classes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    X, y = features(300, 30, classes)
+    monkeypatch.setattr(_design, "LEAST_ROWS", 16)
+    monkeypatch.setattr(_design, "BLOCK_BYTES", 1)  # so that whole blocks belong to the samples that choose C
+    given: dict[str, Any] = {"validation": (X[200:], y[200:])}
+    held = LogisticHead(C=[0.01, 1.0, 100.0], tol=1e-9).fit(X[:200], y[:200], **given)
+    monkeypatch.setattr(_objective, "HELD_BYTES", 0)
+    again = LogisticHead(C=[0.01, 1.0, 100.0], tol=1e-9).fit(X[:200], y[:200], **given)
+    assert again.C_ == held.C_
+    for one, other in zip(held.trials_, again.trials_, strict=True):
+        assert one["objective"] == pytest.approx(other["objective"], rel=1e-5)
+        assert one["log_loss"] == pytest.approx(other["log_loss"], rel=1e-2)
+    assert again.objective_ == pytest.approx(held.objective_, rel=1e-6)
 
 
 def test_constant_features_leave_the_intercept() -> None:
