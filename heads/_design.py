@@ -64,6 +64,11 @@ class Design:
         if self._lift is None:
             self.moments = self._second_moments()
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether a pass reads memory, and no file."""
+        return self._held is not None
+
     def blocks(self, outputs: int = 1) -> Iterator[tuple[slice, Float32]]:
         """All rows in order: (positions, (b, axes)), as many at a time as suit products with `outputs` columns."""
         n, axes = self.shape

@@ -28,6 +28,9 @@ __all__ = ["Objective", "Place", "check_memory", "dot", "norm2"]
 ABSENT = -100.0  # intercept of a class that no weighted sample has: its probability is 0 in float32
 LARGEST_PENALTY = 1e30  # float32 holds it, and coefficients are 0 long before
 HELD_BYTES = 2**31  # of logits; more are computed anew, from the features, at every step that is looked at
+# With fewer, reading features from a file takes longer than the products with them, and a place that holds logits reads
+# them twice a step, one that does not once.
+MANY_OUTPUTS = 256
 LOGITS_AT_ONCE = 2**17  # that are looked at; they stay in the processor's cache
 ARRAYS = 30  # of the coefficients' size, at most, that a fit holds: L-BFGS's pairs and those of a step
 
@@ -55,8 +58,9 @@ class Objective:
         return theta
 
     def at(self, theta: Float32) -> Place:
-        held = 2 * 4 * len(self.label) * self.outputs <= HELD_BYTES
-        return HeldPlace(self, theta) if held else Place(self, theta)
+        fits = 2 * 4 * len(self.label) * self.outputs <= HELD_BYTES
+        pays = self.design.in_memory or self.outputs >= MANY_OUTPUTS
+        return HeldPlace(self, theta) if fits and pays else Place(self, theta)
 
 
 class Place:

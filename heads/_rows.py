@@ -56,14 +56,18 @@ class RowView:
 
     def __getitem__(self, chosen: slice | npt.NDArray[np.integer[Any]]) -> npt.NDArray[Any]:
         """The chosen rows, (k, d) as they are stored, in memory of their own."""
+        return self._read(chosen, self.dtype)
+
+    def _read(self, chosen: slice | npt.NDArray[np.integer[Any]], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
         rows = chosen if self.rows is None else self.rows[chosen]
         if isinstance(rows, np.ndarray) and len(rows) and rows[-1] - rows[0] == len(rows) - 1 and _ascending(rows):
             rows = slice(int(rows[0]), int(rows[-1]) + 1)  # a run is copied in one piece
         if isinstance(rows, slice) or self._mapping is None:
-            found = np.array(self.features[rows])
-            self._touch(found.nbytes)
+            stored = self.features[rows]
+            found = np.array(stored, dtype)
+            self._touch(stored.nbytes)
             return found
-        found = np.empty((len(rows), self.shape[1]), self.dtype)
+        found = np.empty((len(rows), self.shape[1]), dtype)
         at_once = max(1, MAPPED_BYTES // FAULT_BYTES)
         for start in range(0, len(rows), at_once):
             part = rows[start : start + at_once]
@@ -88,7 +92,7 @@ class RowView:
         size = n_rows or max(1, BLOCK_BYTES // (4 * max(1, self.shape[1])))
         for start in range(0, len(self), size):
             place = slice(start, min(start + size, len(self)))
-            yield place, self[place].astype(np.float32, copy=False)
+            yield place, self._read(place, np.float32)
 
 
 def _ascending(rows: npt.NDArray[np.integer[Any]]) -> bool:
