@@ -45,7 +45,7 @@ class Objective:
         self.design, self.label = design, label
         self.outputs = 1 if n_classes == 2 else n_classes
         total = float(weight.sum(dtype=np.float64))
-        self.weight = (weight / total).astype(np.float32)
+        self.weight = np.asarray(weight, np.float64) / total  # 1/n in float32 would be off by 5e-8 for every sample
         self.unit = C * total  # of the values below
         self.penalty = min(1 / (self.unit * design.scale**2), LARGEST_PENALTY)
 
@@ -101,12 +101,12 @@ class Place:
             value += _weighted(loss, weight)
             curvature += _weighted(spread, weight)
             residual = logits
-            residual *= weight[:, None]
+            residual *= weight.astype(np.float32)[:, None]
             gradient[:-1] += block.T @ residual
             gradient[-1] += residual.sum(axis=0)
         return value, gradient, curvature
 
-    def _blocks(self) -> Iterator[tuple[slice, Float32, Float32]]:
+    def _blocks(self) -> Iterator[tuple[slice, Array, Float32]]:
         for place, block in self._objective.design.blocks(self._objective.outputs):
             weight = self._objective.weight[place]
             if weight.any():
@@ -168,7 +168,7 @@ class HeldPlace(Place):
         return held.copy()
 
 
-def _weighted(values: Float32, weight: Float32) -> float:
+def _weighted(values: Float32, weight: Array) -> float:
     return float(np.dot(values.astype(np.float64), weight))
 
 

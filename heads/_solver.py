@@ -37,7 +37,7 @@ ADAPT = 2.0  # the metric is made anew where the mean curvature has changed by t
 RIDGE = 1e-6  # of the diagonal, so that float32 moments stay positive definite
 RELAXED, RELAX = 4.0**5, 4.0  # a fit from zero begins with so much too large a penalty, which falls by this factor
 FOLLOWED = 0.3  # of the objective is expected from the next step at most, when it falls
-LAST_GAIN = 10  # times tol, that the step before the last may have gained
+LAST_GAIN = 3  # times tol, that the step before the last may have gained
 ROUNDING = 1e-6  # of the objective: differences that float32 logits do not show
 
 
