@@ -54,7 +54,7 @@ class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
     class_weight : None, "balanced", or a dict from label to weight, as in scikit-learn. Held-out samples are scored
         without.
     random_state : seed of the folds; None draws a new one.
-    n_jobs : folds fitted at the same time (threads that share the features).
+    n_jobs : folds fitted at the same time (threads that share the features; each holds its logits, 2 GiB at most).
     time_budget : seconds for the choice of C, None for no limit. With one, every fourth value is tried first and those
         between after them, and no further C is begun once it is spent. The first is always tried, and the final fit is
         not counted.
