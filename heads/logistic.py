@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +15,14 @@ from ._inputs import check_class_weight, check_features, check_number, check_tra
 from ._objective import Objective, check_memory
 from ._path import Part, best_of, probabilities, walk
 from ._solver import minimise
+from ._threads import one_pool
 from .splits import folds
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from ._rows import Features, RowView
+    from ._solver import Fit
 
     Array = npt.NDArray[Any]
 
@@ -156,6 +159,14 @@ class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
         parts, self.C_source_ = self._parts(label, len(view), groups) if grid else ([], "given")
         self.trials_: list[dict[str, float]] = []
         self.stopped_early_ = False
+        with one_pool(2 * math.prod(design.shape) * len(self.classes_)):
+            fit = self._solve(design, label, parts, grid)
+        self.coef_, self.intercept_ = design.unfold(fit.theta)
+        self.objective_, self.n_iter_, self.converged_ = fit.value, fit.n_iter, fit.converged
+        return self
+
+    def _solve(self, design: Design, label: Array, parts: Sequence[Part], grid: Sequence[float]) -> Fit:
+        """The fit at the C that was given, or has the best score on `parts`."""
         options: dict[str, Any] = {"tol": self.tol, "max_iter": self.max_iter}
         if parts:
             self.trials_, self.stopped_early_ = walk(
@@ -173,11 +184,7 @@ class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
         else:
             self.C_ = DEFAULT_C if grid else float(self.C)  # type: ignore[arg-type]  # one number where no grid
         weight = class_weights(self.class_weight, self.classes_, label)[label]
-        objective = Objective(design, label, weight, len(self.classes_), self.C_)
-        fit = minimise(objective, **options)
-        self.coef_, self.intercept_ = design.unfold(fit.theta)
-        self.objective_, self.n_iter_, self.converged_ = fit.value, fit.n_iter, fit.converged
-        return self
+        return minimise(Objective(design, label, weight, len(self.classes_), self.C_), **options)
 
     def _parts(self, label: Array, n_train: int, groups: npt.ArrayLike | None) -> tuple[list[Part], str]:
         """The splits to choose C on, and their name."""
