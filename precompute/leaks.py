@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from precompute.cache import Cache
 from precompute.heads import RowView
+from precompute.heads._unit import unit_rows
 
 Rows = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -114,22 +115,15 @@ def nearest(scored: RowView, train: RowView) -> tuple[Floats, NDArray[np.intp]]:
     best = np.full(len(scored), -np.inf, np.float32)
     which = np.zeros(len(scored), np.intp)
     for place, block in scored.blocks(size):
-        unit = _unit(block - centre)
+        unit = unit_rows(block - centre)  # a row that is the mean itself stays zero, and is like nothing
         for start, other in train.blocks(size):
-            cosine = unit @ _unit(other - centre).T
+            cosine = unit @ unit_rows(other - centre).T
             top = cosine.argmax(axis=1)
             value = cosine[np.arange(len(top)), top]
             better = value > best[place]
             best[place] = np.where(better, value, best[place])
             which[place] = np.where(better, top + start.start, which[place])
     return best, which
-
-
-def _unit(rows: Floats) -> Floats:
-    """Rows of length 1; a row that is the mean itself stays zero, and is like nothing."""
-    length = np.linalg.norm(rows, axis=1, keepdims=True)
-    unit: Floats = np.divide(rows, length, out=np.zeros_like(rows), where=length > 0)
-    return unit
 
 
 def two_labels(cache: Cache, rows: Rows, digests: NDArray[np.int64]) -> list[list[str]]:
