@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
-from ._objective import dot, norm2
+from ._objective import Place, dot, norm2
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import numpy.typing as npt
 
-    from ._objective import Objective, Place
+    from ._objective import Objective
 
     Float32 = npt.NDArray[np.float32]
 
@@ -31,8 +31,7 @@ __all__ = ["Fit", "minimise"]
 
 HISTORY = 10  # pairs of L-BFGS; 20 saved few steps
 MOST_TRIES = 20  # along one direction
-PATIENCE = 8  # tries until STEEP is enough: closer, rounding may hide where the slope is
-STEEP = 0.9
+PATIENCE = 8  # tries until what is usual is near enough: closer, rounding may hide where the slope is
 ADAPT = 2.0  # the metric is made anew where the mean curvature has changed by this factor
 RIDGE = 1e-6  # of the diagonal, so that float32 moments stay positive definite
 RELAXED, RELAX = 4.0**5, 4.0  # a fit from zero begins with so much too large a penalty, which falls by this factor
@@ -143,7 +142,7 @@ def _search(place: Place, direction: Float32, value: float, slope: float, penalt
     step, low, high = 1.0, 0.0, np.inf
     slope_low, slope_high = slope, np.inf
     for tries in range(MOST_TRIES):
-        steep = place.steep if tries < PATIENCE else STEEP
+        steep = place.steep if tries < PATIENCE else Place.steep
         loss, left = place.ahead(step)
         found = loss + penalty / 2 * (size + step * (2 * across + step * length))
         left += penalty * (across + step * length)
