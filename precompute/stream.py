@@ -70,6 +70,7 @@ def forward(
     claim: Claim | None = None,
     stop: Callable[[], object] | None = None,
     stages: Stages | None = None,
+    keep: Callable[[int], bool] | None = None,
 ) -> Iterator[Block]:
     """Run the images of `rows` through the engine, a full batch at a time; blocks come in the order of `rows`.
 
@@ -77,10 +78,11 @@ def forward(
     `claim(digest, row)` is asked by the workers before decoding; where it says False the row comes back under `same`.
     `stop()` is asked after each block; once it is true no further batch is begun, and those under way come out.
     At most two batches of decoded images wait in memory beside those in the engine. `stages` is told where the time
-    goes.
+    goes. keep: rows whose pixels are still there when their features are.
     Raises SourceError where the whole source has gone away.
     """
     stages, stop, workers = stages or Stages(), stop or (lambda: False), workers or cores()
+    stages.workers = workers
     under_way: deque[Block] = deque()
     with contextlib.closing(_batches(listing, rows, engine.batch_size, transform, workers, claim, stages)) as blocks:
         for block in blocks:
@@ -88,7 +90,7 @@ def forward(
                 yield _finish(under_way.popleft(), engine, stages)
                 if stop():
                     break
-            _start(block, engine, stages)
+            _start(block, engine, stages, keep)
             under_way.append(block)
             if engine.depth == 1:  # it ran within `start`
                 yield _finish(under_way.popleft(), engine, stages)
@@ -98,13 +100,14 @@ def forward(
         yield _finish(under_way.popleft(), engine, stages)
 
 
-def _start(block: Block, engine: Engine, stages: Stages) -> None:
+def _start(block: Block, engine: Engine, stages: Stages, keep: Callable[[int], bool] | None) -> None:
     if block.decoded:
-        began = time.perf_counter()
-        engine.start([item.pixels for item in block.decoded if item.pixels is not None])
-        block.decoded = [replace(item, pixels=None) for item in block.decoded]  # the engine has its own copy
-        if engine.depth > 1:  # else the forward pass itself ran within `start`
-            stages.transfer += time.perf_counter() - began
+        # With one batch at a time the forward pass itself runs within `start`
+        with stages.main_thread("transfer") if engine.depth > 1 else contextlib.nullcontext():
+            engine.start([item.pixels for item in block.decoded if item.pixels is not None])
+        block.decoded = [  # the engine has its own copy
+            item if keep is not None and keep(item.row) else replace(item, pixels=None) for item in block.decoded
+        ]
 
 
 def _finish(block: Block, engine: Engine, stages: Stages) -> Block:

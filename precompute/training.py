@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +21,6 @@ from precompute.membership import remember
 from precompute.protocols import find_protocol
 from precompute.scoring import score_head
 from precompute.selection import Rows, check_classes, digest_groups, parts_of, whole_rows
-
-if TYPE_CHECKING:
-    from precompute.cache.provenance import Record
 
 # Long, and of no use to whoever has the head: the report and --json hold them.
 NOT_IN_FILE = {"choices", "leaks", "without_leaks", "two_labels"}
@@ -203,7 +200,6 @@ def _together(
 
 def _metadata(cache: Cache, layer: str, result: Training, seed: int, parts: dict[str, Rows]) -> dict[str, Any]:
     """What `predict` needs, and what a reader of the head file wants to know."""
-    records: list[Record] = cache.provenance
     told = {name: value for name, value in result.to_dict().items() if name not in NOT_IN_FILE}
     calibration = result.calibration
     return {
@@ -211,7 +207,7 @@ def _metadata(cache: Cache, layer: str, result: Training, seed: int, parts: dict
         "key": cache.key,
         "layer": layer,
         "shape": list(cache.features(layer).shape[1:]),
-        "weights_source": records[-1].get("weights", {}) if records else {},
+        "weights_source": cache.last_run.get("weights", {}),
         **({"temperature": calibration.temperature} if calibration and calibration.applied else {}),
         "training": {
             **told,

@@ -40,13 +40,17 @@ ALLOWED = {
     "precompute.engines": {
         f"precompute.{name}" for name in ("errors", "transform", "engine", "torch_engine", "openvino_engine")
     },
+    "precompute.machine": {"precompute.openvino_engine"},
+    "precompute.engine_audit": {
+        f"precompute.{name}" for name in ("backbones", "engine", "guard", "torch_engine", "transform")
+    },
     "precompute.guard": {
-        *(f"precompute.{name}" for name in ("transform", "sources", "stream", "engine", "engines", "torch_engine")),
+        *(f"precompute.{name}" for name in ("transform", "sources", "stream", "backbones", "engine", "torch_engine")),
         "precompute.processor",
     },
     "precompute.choosing": {
-        *(f"precompute.{name}" for name in ("errors", "transform", "sources", "backbones", "plan")),
-        *(f"precompute.{name}" for name in ("engine", "engines", "guard")),
+        *(f"precompute.{name}" for name in ("errors", "transform", "backbones", "plan")),
+        *(f"precompute.{name}" for name in ("engine", "engines", "guard", "machine")),
         CACHE,
     },
     "precompute.architectures": {"precompute.errors", "precompute.tiny"},
@@ -58,12 +62,12 @@ ALLOWED = {
     "precompute.stream": {
         f"precompute.{name}" for name in ("errors", "transform", "sources", "decode", "engine", "processor", "stages")
     },
-    "precompute.provenance": {"precompute.engine", "precompute.guard", "precompute.backbones"},
+    "precompute.provenance": {"precompute.choosing", "precompute.backbones"},
     "precompute.remembered": {*(f"precompute.{name}" for name in ("errors", "transform", "sources", "plan")), CACHE},
     "precompute.plan": {"precompute.errors", "precompute.sources", CACHE},
     "precompute.rows": {
         *(f"precompute.{name}" for name in ("errors", "transform", "sources", "engine", "stream", "stages")),
-        *(f"precompute.{name}" for name in ("plan", "owners")),
+        *(f"precompute.{name}" for name in ("plan", "owners", "engine_audit")),
         CACHE,
     },
     "precompute.kept": {"precompute.errors", "precompute.plan", "precompute.owners", CACHE},
@@ -71,13 +75,17 @@ ALLOWED = {
         *(f"precompute.{name}" for name in ("errors", "sources", "plan", "kept")),
         CACHE,
     },
-    "precompute.report": {"precompute.sources", "precompute.stages", "precompute.engine", CACHE},
+    "precompute.report": {
+        *(f"precompute.{name}" for name in ("sources", "stages", "engine", "engine_audit")),
+        CACHE,
+    },
     "precompute.preparing": {
-        f"precompute.{name}" for name in ("backbones", "choosing", "remembered", "sources", "transform")
+        *(f"precompute.{name}" for name in ("backbones", "choosing", "engine", "guard", "machine", "remembered")),
+        *(f"precompute.{name}" for name in ("sources", "transform")),
     },
     "precompute.run": {
-        *(f"precompute.{name}" for name in ("errors", "backbones", "decode", "engine", "sources")),
-        *(f"precompute.{name}" for name in ("choosing", "preparing", "stages", "plan", "rows")),
+        *(f"precompute.{name}" for name in ("errors", "decode", "engine_audit", "sources")),
+        *(f"precompute.{name}" for name in ("preparing", "stages", "plan", "rows")),
         *(f"precompute.{name}" for name in ("provenance", "remembered", "report")),
         *(f"precompute.{name}" for name in ("kept", "working_file")),
         CACHE,
@@ -118,12 +126,13 @@ ALLOWED = {
     "precompute.plots": {"precompute.errors", "precompute.few_shot"},
     "precompute.rebuilding": {"precompute.errors", "precompute.backbones", "precompute.transform", CACHE},
     "precompute.repairing": {
-        *(f"precompute.{name}" for name in ("errors", "decode", "choosing", "plan", "rebuilding", "report")),
-        *(f"precompute.{name}" for name in ("run", "sources")),
+        *(f"precompute.{name}" for name in ("errors", "decode", "choosing", "plan", "preparing", "rebuilding")),
+        *(f"precompute.{name}" for name in ("report", "run", "sources")),
         CACHE,
     },
     "precompute.prediction": {
-        *(f"precompute.{name}" for name in ("errors", "backbones", "decode", "choosing", "engines", "rebuilding")),
+        *(f"precompute.{name}" for name in ("errors", "backbones", "decode", "choosing", "guard", "machine")),
+        "precompute.rebuilding",
         *(f"precompute.{name}" for name in ("sources", "stream")),
         CACHE,
         HEADS,

@@ -83,6 +83,8 @@ def _print(result: Predictions, style: str) -> None:
     else:
         for item in result.items:
             click.echo(json.dumps({"id": item.id, "class": item.label, "probability": item.probability}))
+    for line in result.warnings:
+        note(f"Warning: {line}")
     for name, reason, detail in result.failed:
         note(f"Skipped: {name}: {reason.lower().replace('_', ' ')} ({detail})")
     if result.accuracy is not None and result.accuracy_interval is not None:
