@@ -10,6 +10,7 @@ from torch import nn
 
 from precompute.engine import Engine, EngineChoice
 from precompute.errors import DeviceError, UsageError
+from precompute.system import cpu_flags
 from precompute.transform import Transform
 
 ENGINES = ("torch", "openvino")
@@ -98,17 +99,13 @@ def available_precisions(engine: str, device: str) -> list[str]:
         return list(supported_precisions())
     if torch.device(device).type == "cuda":
         return [*(["bf16"] if torch.cuda.is_bf16_supported(including_emulation=False) else []), "fp16", "fp32"]
-    return [*(["bf16"] if torch.ops.mkldnn._is_mkldnn_bf16_supported() and _has_bf16_instructions() else []), "fp32"]
+    return [*(["bf16"] if _computes_bf16() else []), "fp32"]
 
 
-def _has_bf16_instructions() -> bool:
-    """Without them oneDNN computes bf16 by way of fp32, slower than fp32 itself."""
-    try:
-        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
-            flags = next((line for line in file if line.startswith(("flags", "Features"))), "")
-    except OSError:
-        return False
-    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags.split())
+def _computes_bf16() -> bool:
+    """By oneDNN, with instructions for it: without them it goes by way of fp32, slower than fp32 itself."""
+    onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return onednn and not cpu_flags().isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def check_precision(engine: str, precision: str) -> None:

@@ -16,9 +16,9 @@ from torch import nn
 
 from precompute.engine import Engine, EngineChoice
 from precompute.engines import make_engine
-from precompute.processor import cores
 from precompute.sources import Listing
 from precompute.stream import read
+from precompute.system import cores
 from precompute.torch_engine import Normalised
 from precompute.transform import Transform
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from precompute.processor import cores
+from precompute.system import cores
 
 STAGES = ("read", "decode", "transfer", "forward", "write")
 HELP = {

@@ -16,8 +16,8 @@ CACHE, HEADS = "precompute.cache", "precompute.heads"
 ALLOWED = {
     "precompute": {"*"},  # the lazy front
     "precompute.errors": set(),
-    CACHE: {"precompute.errors"},
-    HEADS: {"precompute.errors"},
+    CACHE: {"precompute.errors", "precompute.system"},
+    HEADS: {"precompute.errors", "precompute.system"},
     "precompute.tiny": {"precompute.errors"},
     "precompute.transform": {"precompute.errors"},
     "precompute.filelist": set(),
@@ -32,18 +32,18 @@ ALLOWED = {
     "precompute.decode": {"precompute.errors", "precompute.transform", "precompute.jpeg"},
     "precompute.engine": set(),
     "precompute.model_cache": set(),
-    "precompute.processor": set(),
-    "precompute.stages": {"precompute.processor"},
+    "precompute.system": set(),
+    "precompute.stages": {"precompute.system"},
     "precompute.torch_engine": {f"precompute.{name}" for name in ("errors", "transform", "engine")},
     "precompute.openvino_engine": {
-        f"precompute.{name}" for name in ("errors", "transform", "engine", "torch_engine", "model_cache", "processor")
+        f"precompute.{name}" for name in ("errors", "transform", "engine", "torch_engine", "model_cache", "system")
     },
     "precompute.engines": {
-        f"precompute.{name}" for name in ("errors", "transform", "engine", "torch_engine", "openvino_engine")
+        f"precompute.{name}" for name in ("errors", "system", "transform", "engine", "torch_engine", "openvino_engine")
     },
     "precompute.guard": {
         *(f"precompute.{name}" for name in ("transform", "sources", "stream", "engine", "engines", "torch_engine")),
-        "precompute.processor",
+        "precompute.system",
     },
     "precompute.choosing": {
         *(f"precompute.{name}" for name in ("errors", "transform", "sources", "backbones", "plan")),
@@ -57,17 +57,20 @@ ALLOWED = {
     },
     "precompute.catalog": {f"precompute.{name}" for name in ("errors", "transform", "layers", "architectures", "tiny")},
     "precompute.stream": {
-        f"precompute.{name}" for name in ("errors", "transform", "sources", "decode", "engine", "processor", "stages")
+        f"precompute.{name}" for name in ("errors", "transform", "sources", "decode", "engine", "system", "stages")
     },
-    "precompute.provenance": {"precompute.engine", "precompute.guard", "precompute.backbones"},
-    "precompute.remembered": {*(f"precompute.{name}" for name in ("errors", "transform", "sources", "plan")), CACHE},
+    "precompute.provenance": {f"precompute.{name}" for name in ("engine", "guard", "backbones", "system")},
+    "precompute.remembered": {
+        *(f"precompute.{name}" for name in ("errors", "system", "transform", "sources", "plan")),
+        CACHE,
+    },
     "precompute.plan": {"precompute.errors", "precompute.sources", CACHE},
     "precompute.rows": {
         *(f"precompute.{name}" for name in ("errors", "transform", "sources", "engine", "stream", "stages")),
         *(f"precompute.{name}" for name in ("plan", "owners")),
         CACHE,
     },
-    "precompute.kept": {"precompute.errors", "precompute.plan", "precompute.owners", CACHE},
+    "precompute.kept": {*(f"precompute.{name}" for name in ("errors", "system", "plan", "owners")), CACHE},
     "precompute.working_file": {
         *(f"precompute.{name}" for name in ("errors", "sources", "plan", "kept")),
         CACHE,
@@ -89,7 +92,7 @@ ALLOWED = {
     },
     "precompute.forecasting": {
         *(f"precompute.{name}" for name in ("errors", "sources", "plan", "decode", "preparing", "remembered")),
-        *(f"precompute.{name}" for name in ("extraction", "guard", "stages", "stream")),
+        *(f"precompute.{name}" for name in ("extraction", "guard", "stages", "stream", "system")),
         CACHE,
     },
     "precompute.selection": {"precompute.errors", CACHE, HEADS},
@@ -129,7 +132,7 @@ ALLOWED = {
         CACHE,
         HEADS,
     },
-    "precompute.audit": {*(f"precompute.{name}" for name in ("errors", "processor", "sources", "stream")), CACHE},
+    "precompute.audit": {*(f"precompute.{name}" for name in ("errors", "system", "sources", "stream")), CACHE},
     "precompute.demo": {"precompute.extraction", "precompute.training", CACHE, HEADS},
     "precompute.cli": {"*"},
     "precompute.__main__": {"precompute.cli"},
