@@ -10,6 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from precompute import system
 from precompute.cache import provenance
 from precompute.cache.check import read_layout
 from precompute.cache.checksum import table_digest
@@ -85,7 +86,7 @@ def create(
             raw.seek(column.offset)
             raw.write(np.ascontiguousarray(values, dtype=column.dtype).view(np.uint8).data)  # not a copy of it
         raw.flush()
-        os.fsync(raw.fileno())
+        system.sync(raw.fileno())
     return layout
 
 
@@ -113,7 +114,7 @@ def reserve(descriptor: int, path: str, size: int) -> None:
     usage = os.fstatvfs(descriptor)
     _check_room(usage, path, size - os.fstat(descriptor).st_blocks * 512)
     try:
-        os.posix_fallocate(descriptor, 0, size)
+        system.reserve(descriptor, size)
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise  # a disk that fails has no lack of room

@@ -17,6 +17,7 @@ from precompute.cache.columns import Column, Layout
 from precompute.cache.provenance import Record
 from precompute.cache.status import SPLITS, Status
 from precompute.errors import CacheError, CacheFormatError
+from precompute.system import physical_memory, use_huge_pages
 
 if TYPE_CHECKING:
     from precompute.cache.torch_dataset import FeatureDataset
@@ -165,9 +166,8 @@ def _map(file: BinaryIO, size: int) -> np.memmap[Any, np.dtype[np.uint8]]:
     """
     mapped: np.memmap[Any, np.dtype[np.uint8]] = np.memmap(file, dtype=np.uint8, mode="r", shape=(size,))
     pages: Any = mapped.base  # an mmap.mmap
-    if 2 * size < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
-        with contextlib.suppress(OSError):  # a kernel without huge pages
-            pages.madvise(mmap.MADV_HUGEPAGE)
+    if 2 * size < physical_memory():
+        use_huge_pages(pages)
     return mapped
 
 

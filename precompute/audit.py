@@ -12,9 +12,9 @@ import numpy as np
 
 from precompute.cache import Cache
 from precompute.errors import ImageError
-from precompute.processor import cores
 from precompute.sources import list_folder
 from precompute.stream import read_file
+from precompute.system import cores
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import shutil
 import time
 from dataclasses import asdict, dataclass
@@ -23,6 +22,7 @@ from precompute.remembered import Request
 from precompute.sources import list_folder
 from precompute.stages import Stages
 from precompute.stream import forward
+from precompute.system import peak_memory
 
 SECONDS = 10.0
 IMAGES = 512
@@ -161,7 +161,7 @@ def forecast(
         measured_seconds=seconds,
         start_seconds=moments[0] - began if later else start - began,
         failed=failed,
-        memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        memory=peak_memory(),
         device_memory=torch.cuda.max_memory_allocated(choice.device) if choice.kind == "cuda" else 0,
         stages=stages.words,
         warnings=tuple(decision.warnings),

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from precompute.backbones import Backbone
 from precompute.engine import Engine
-from precompute.processor import cores
 from precompute.sources import Listing
 from precompute.stream import read
+from precompute.system import cores
 from precompute.torch_engine import Reference
 from precompute.transform import Transform
 

@@ -19,6 +19,7 @@ from precompute.cache import Cache, RowWriter, Samples, create
 from precompute.errors import naming
 from precompute.owners import DigestIndex
 from precompute.plan import Plan, copy_rows, kept_path, lasting, partial_path
+from precompute.system import sync
 
 Layers = dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
 
@@ -73,7 +74,7 @@ def sync_folder(path: str) -> None:
     descriptor = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY)
     try:
         with naming(os.path.dirname(path) or "."):
-            os.fsync(descriptor)
+            sync(descriptor)
     finally:
         os.close(descriptor)
 

@@ -9,6 +9,8 @@ from importlib.util import find_spec
 
 import torch
 
+from precompute.system import cpu_flags
+
 ENGINE_VARIABLE, PRECISION_VARIABLE = "PRECOMPUTE_ENGINE", "PRECOMPUTE_PRECISION"
 """Environment variables that say what `auto` stands for, where many machines shall make the same choice."""
 
@@ -38,7 +40,7 @@ class Machine:
         return cls(
             cuda=cuda,
             cuda_bf16=cuda and torch.cuda.is_bf16_supported(including_emulation=False),
-            bf16=_has_bf16_instructions(),
+            bf16=_computes_bf16(),
             openvino=_openvino_precisions(),
             compiler=any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))),
             engine=os.environ.get(ENGINE_VARIABLE) or "auto",
@@ -95,11 +97,7 @@ def _openvino_precisions() -> tuple[str, ...]:
     return supported_precisions()
 
 
-def _has_bf16_instructions() -> bool:
-    """Without them oneDNN computes bf16 by way of fp32, slower than fp32 itself."""
-    try:
-        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
-            flags = next((line for line in file if line.startswith(("flags", "Features"))), "")
-    except OSError:
-        return False
-    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags.split())
+def _computes_bf16() -> bool:
+    """By oneDNN, with instructions for it: without them it goes by way of fp32, slower than fp32 itself."""
+    onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return onednn and not cpu_flags().isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})

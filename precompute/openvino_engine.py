@@ -20,7 +20,7 @@ from torch import nn
 from precompute import model_cache
 from precompute.engine import Engine, EngineChoice, fill
 from precompute.errors import BackboneError
-from precompute.processor import cores
+from precompute.system import cores
 from precompute.torch_engine import Normalised, attention_lock
 from precompute.transform import Transform
 

@@ -7,11 +7,11 @@ import platform
 import socket
 import sys
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from precompute.backbones import Backbone
 from precompute.choosing import Decision
+from precompute.system import version_of
 
 LIBRARIES = ("precompute", "torch", "torchvision", "openvino", "pillow", "h5py", "numpy")
 
@@ -35,12 +35,5 @@ def run_record(decision: Decision, model: Backbone, root: bytes) -> dict[str, An
         "weights": model.source,
         "notes": list(model.notes),
         "source": os.fsdecode(os.path.abspath(root)),
-        "versions": {name: _version(name) for name in LIBRARIES},
+        "versions": {name: version_of(name) or "not installed" for name in LIBRARIES},
     }
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"

@@ -11,13 +11,13 @@ import hashlib
 import os
 from dataclasses import asdict, dataclass
 from glob import glob
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from precompute.cache import Cache, canonical_json, open_cache
 from precompute.errors import CacheFormatError
 from precompute.plan import kept_path, make_plan, partial_path, up_to_date
 from precompute.sources import Listing
+from precompute.system import version_of
 from precompute.transform import DECODER
 
 DECIDING = ("precompute", "torch", "torchvision", "openvino")
@@ -58,7 +58,7 @@ class Request:
             "folder": os.getcwd(),  # what a relative path of weights starts from
             "environment": {name: os.environ.get(name) for name in ENVIRONMENT},
             "accelerators": sorted(glob("/dev/nvidia[0-9]*")),
-            "versions": {name: _version(name) for name in DECIDING},
+            "versions": {name: version_of(name) for name in DECIDING},
         }
         try:
             asked = canonical_json({**asdict(self), **around})
@@ -96,10 +96,3 @@ def _same_file(then: Any) -> bool:
         return bool((status.st_size, status.st_mtime_ns) == (then["size"], then["mtime_ns"]))
     except (OSError, TypeError, KeyError, ValueError):
         return False
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from precompute.processor import cores
+from precompute.system import cores
 
 STAGES = ("read", "decode", "transfer", "forward", "write")
 HELP = {

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from precompute.decode import decode
 from precompute.engine import Engine
 from precompute.errors import ImageError, SourceError
-from precompute.processor import cores
 from precompute.sources import Listing, ascii_name
 from precompute.stages import Stages
+from precompute.system import cores
 from precompute.transform import Transform
 
 MAX_FILE_BYTES = 2**30  # a gigabyte holds any picture below the pixel limit

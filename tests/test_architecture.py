@@ -16,37 +16,38 @@ CACHE, HEADS = "precompute.cache", "precompute.heads"
 ALLOWED = {
     "precompute": {"*"},  # the lazy front
     "precompute.errors": set(),
-    CACHE: {"precompute.errors"},
-    HEADS: {"precompute.errors"},
+    CACHE: {"precompute.errors", "precompute.system"},
+    HEADS: {"precompute.errors", "precompute.system"},
     "precompute.tiny": {"precompute.errors"},
     "precompute.transform": {"precompute.errors"},
     "precompute.filelist": set(),
     "precompute.labels": set(),
     "precompute.owners": set(),
     "precompute.sources": {f"precompute.{name}" for name in ("errors", "filelist", "labels")},
-    "precompute.checkpoints": {"precompute.errors"},
+    "precompute.archive": set(),
+    "precompute.checkpoints": {"precompute.errors", "precompute.archive"},
     "precompute.weights": {"precompute.errors", "precompute.checkpoints"},
     "precompute.layers": {"precompute.errors"},
     "precompute.jpeg": {"precompute.errors"},
     "precompute.decode": {"precompute.errors", "precompute.transform", "precompute.jpeg"},
     "precompute.engine": set(),
     "precompute.model_cache": set(),
-    "precompute.processor": set(),
-    "precompute.stages": {"precompute.processor"},
+    "precompute.system": set(),
+    "precompute.stages": {"precompute.system"},
     "precompute.torch_engine": {f"precompute.{name}" for name in ("errors", "transform", "engine")},
     "precompute.openvino_engine": {
-        f"precompute.{name}" for name in ("errors", "transform", "engine", "torch_engine", "model_cache", "processor")
+        f"precompute.{name}" for name in ("errors", "transform", "engine", "torch_engine", "model_cache", "system")
     },
     "precompute.engines": {
         f"precompute.{name}" for name in ("errors", "transform", "engine", "torch_engine", "openvino_engine")
     },
-    "precompute.machine": {"precompute.openvino_engine"},
+    "precompute.machine": {"precompute.openvino_engine", "precompute.system"},
     "precompute.engine_audit": {
         f"precompute.{name}" for name in ("backbones", "engine", "guard", "torch_engine", "transform")
     },
     "precompute.guard": {
         *(f"precompute.{name}" for name in ("transform", "sources", "stream", "backbones", "engine", "torch_engine")),
-        "precompute.processor",
+        "precompute.system",
     },
     "precompute.choosing": {
         *(f"precompute.{name}" for name in ("errors", "transform", "backbones", "plan")),
@@ -60,17 +61,20 @@ ALLOWED = {
     },
     "precompute.catalog": {f"precompute.{name}" for name in ("errors", "transform", "layers", "architectures", "tiny")},
     "precompute.stream": {
-        f"precompute.{name}" for name in ("errors", "transform", "sources", "decode", "engine", "processor", "stages")
+        f"precompute.{name}" for name in ("errors", "transform", "sources", "decode", "engine", "system", "stages")
     },
-    "precompute.provenance": {"precompute.choosing", "precompute.backbones"},
-    "precompute.remembered": {*(f"precompute.{name}" for name in ("errors", "transform", "sources", "plan")), CACHE},
+    "precompute.remembered": {
+        *(f"precompute.{name}" for name in ("errors", "system", "transform", "sources", "plan")),
+        CACHE,
+    },
+    "precompute.provenance": {"precompute.choosing", "precompute.backbones", "precompute.system"},
     "precompute.plan": {"precompute.errors", "precompute.sources", CACHE},
     "precompute.rows": {
         *(f"precompute.{name}" for name in ("errors", "transform", "sources", "engine", "stream", "stages")),
         *(f"precompute.{name}" for name in ("plan", "owners", "engine_audit")),
         CACHE,
     },
-    "precompute.kept": {"precompute.errors", "precompute.plan", "precompute.owners", CACHE},
+    "precompute.kept": {*(f"precompute.{name}" for name in ("errors", "system", "plan", "owners")), CACHE},
     "precompute.working_file": {
         *(f"precompute.{name}" for name in ("errors", "sources", "plan", "kept")),
         CACHE,
@@ -96,7 +100,7 @@ ALLOWED = {
     },
     "precompute.forecasting": {
         *(f"precompute.{name}" for name in ("errors", "sources", "plan", "decode", "preparing", "remembered")),
-        *(f"precompute.{name}" for name in ("extraction", "guard", "stages", "stream")),
+        *(f"precompute.{name}" for name in ("extraction", "guard", "stages", "stream", "system")),
         CACHE,
     },
     "precompute.selection": {"precompute.errors", CACHE, HEADS},
@@ -137,7 +141,7 @@ ALLOWED = {
         CACHE,
         HEADS,
     },
-    "precompute.audit": {*(f"precompute.{name}" for name in ("errors", "processor", "sources", "stream")), CACHE},
+    "precompute.audit": {*(f"precompute.{name}" for name in ("errors", "system", "sources", "stream")), CACHE},
     "precompute.demo": {"precompute.extraction", "precompute.training", CACHE, HEADS},
     "precompute.cli": {"*"},
     "precompute.__main__": {"precompute.cli"},
