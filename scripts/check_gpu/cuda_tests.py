@@ -41,6 +41,6 @@ def measure(settings: Settings, report: Report) -> None:
 def _counts(result: Path) -> dict[str, int]:
     if not result.exists():
         return {}
-    suites = list(ElementTree.parse(result).getroot().iter("testsuite"))  # noqa: S314 - pytest's own
+    suites = list(ElementTree.parse(result).getroot().iter("testsuite"))
     names = ("tests", "failures", "errors", "skipped")
     return {name: sum(int(suite.get(name, 0)) for suite in suites) for name in names}

@@ -15,8 +15,8 @@ from check_gpu.settings import Settings
 
 if TYPE_CHECKING:
     import torch
-    from precompute.sources import Listing
 
+    from precompute.sources import Listing
     from precompute.transform import Transform
 
 IMAGES_A_WORKER = 256

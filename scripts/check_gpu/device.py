@@ -53,7 +53,7 @@ def _gpu(report: Report) -> None:
         multiprocessors=properties.multi_processor_count,
         bf16=torch.cuda.is_bf16_supported(),
         cuda=torch.version.cuda,
-        cudnn=torch.backends.cudnn.version(),
+        cudnn=torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
     )
     if shutil.which("nvidia-smi"):
         command = ["nvidia-smi", f"--query-gpu={QUERY}", "--format=csv,noheader"]

@@ -164,7 +164,7 @@ def _loop(model: Backbone, precision: str, settings: Settings, count: int) -> Ru
     )
     network = copy.deepcopy(model.module).eval()
     began = time.perf_counter()
-    network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = network.to(device).to(memory_format=torch.channels_last)
     data = torch.utils.data.Subset(ImageFolder(settings.source, steps), range(count))
     loader = torch.utils.data.DataLoader(
         data, batch_size=LOOP_BATCH[settings.device], num_workers=settings.cores, pin_memory=settings.cuda

@@ -54,24 +54,27 @@ def measure(settings: Settings, report: Report) -> None:
 
 def _by_batch(model: Backbone, settings: Settings, report: Report) -> None:
     """Eager and, on CUDA, as a CUDA graph."""
-    import torch
 
     precision = "bf16" if settings.cuda else "fp32"
     network = _network(model, precision, settings)
     for batch in CUDA_BATCHES if settings.cuda else CPU_BATCHES:
-        name = f"{model.name} {precision} batch {batch}"
-        if not report.enough(name, 2):
-            continue
-        images = _images(model, batch, precision, settings)
-        with report.attempt(f"{name} eager"), torch.inference_mode():
-            _row(report, settings, model.name, "eager", precision, batch, lambda: network(images))  # noqa: B023
-        if settings.cuda:
-            with report.attempt(f"{name} graph"):
-                _row(report, settings, model.name, "eager + graph", precision, batch, _graph(network, images))
-        del images
-        _empty(settings)
+        if report.enough(f"{model.name} {precision} batch {batch}", 2):
+            _at_batch(network, _images(model, batch, precision, settings), model.name, precision, settings, report)
+            _empty(settings)
     if not settings.cuda:
         report.skip(f"{model.name} graph", "CUDA graphs need CUDA")
+
+
+def _at_batch(
+    network: nn.Module, images: torch.Tensor, name: str, precision: str, settings: Settings, report: Report
+) -> None:
+    import torch
+
+    with report.attempt(f"{name} {precision} batch {len(images)} eager"), torch.inference_mode():
+        _row(report, settings, name, "eager", precision, len(images), lambda: network(images))
+    if settings.cuda:
+        with report.attempt(f"{name} {precision} batch {len(images)} graph"):
+            _row(report, settings, name, "eager + graph", precision, len(images), _graph(network, images))
 
 
 def _by_precision(model: Backbone, settings: Settings, report: Report) -> None:
@@ -84,7 +87,7 @@ def _by_precision(model: Backbone, settings: Settings, report: Report) -> None:
             continue
         with report.attempt(name), torch.inference_mode(), _tf32(precision == "tf32"):
             network, images = _network(model, precision, settings), _images(model, batch, precision, settings)
-            _row(report, settings, model.name, "eager", precision, batch, lambda: network(images))  # noqa: B023
+            _row(report, settings, model.name, "eager", precision, batch, lambda: network(images))
         _empty(settings)
 
 
@@ -156,7 +159,7 @@ def _network(model: Backbone, precision: str, settings: Settings) -> nn.Module:
     from precompute.torch_engine import folded
 
     network = copy.deepcopy(folded(model.module)).to(settings.device, _dtype(precision))
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return network.to(memory_format=torch.channels_last)
 
 
 def _images(model: Backbone, batch: int, precision: str, settings: Settings) -> torch.Tensor:
@@ -194,7 +197,7 @@ def _graph(network: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())
     graph = torch.cuda.CUDAGraph()
-    with torch.no_grad():
+    with torch.inference_mode():  # as before capture: a compiled network would be compiled again in another mode
         with torch.cuda.stream(side):
             for _ in range(3):
                 network(images)

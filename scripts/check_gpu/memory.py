@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from check_gpu.running import Report
 from check_gpu.settings import Settings
+
+if TYPE_CHECKING:
+    import torch
+
+    from precompute import Backbone
+    from precompute.torch_engine import TorchEngine
 
 BATCH = 256
 
@@ -25,7 +33,7 @@ def measure(settings: Settings, report: Report) -> None:
             _halving(load_backbone(settings.backbones[0], weights="random:0"), report)
 
 
-def _peak(model: object, precision: str, report: Report) -> None:
+def _peak(model: Backbone, precision: str, report: Report) -> None:
     import torch
 
     torch.cuda.empty_cache()
@@ -34,7 +42,7 @@ def _peak(model: object, precision: str, report: Report) -> None:
     list(engine.map([images] * 3))
     allocated, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
     report.row(
-        getattr(model, "name", ""),
+        model.name,
         precision=precision,
         batch=BATCH,
         peak_allocated_mib=round(allocated / 2**20),
@@ -43,7 +51,7 @@ def _peak(model: object, precision: str, report: Report) -> None:
     )
 
 
-def _halving(model: object, report: Report) -> None:
+def _halving(model: Backbone, report: Report) -> None:
     """Allow the process less than the batch needs, and look whether it gets through in parts."""
     import numpy as np
     import torch
@@ -75,12 +83,13 @@ def _halving(model: object, report: Report) -> None:
         report.error("too little memory", "the batch was not halved: the limit was not felt")
 
 
-def _engine(model: object, precision: str):  # type: ignore[no-untyped-def]
+def _engine(model: Backbone, precision: str) -> tuple[TorchEngine, list[torch.Tensor]]:
+    """The engine and one full batch."""
     import torch
 
     from precompute.engine import EngineChoice
     from precompute.torch_engine import TorchEngine
 
-    crop = model.transform.crop  # type: ignore[attr-defined]
-    engine = TorchEngine(model.module, model.transform, EngineChoice("torch", "cuda", precision, BATCH))  # type: ignore[attr-defined]
+    crop = model.transform.crop
+    engine = TorchEngine(model.module, model.transform, EngineChoice("torch", "cuda", precision, BATCH))
     return engine, [torch.randint(0, 256, (3, crop, crop), dtype=torch.uint8) for _ in range(BATCH)]
