@@ -16,6 +16,8 @@ from precompute.engines import available_precisions
 from precompute.errors import Stopped
 from precompute.guard import IMAGES, LEAST_COSINE, cosine
 
+pytest.importorskip("openvino", reason="needs pip install 'precompute[openvino]'")
+
 NEEDS_BF16 = pytest.mark.skipif("bf16" not in available_precisions("openvino", "cpu"), reason="this CPU has no bf16")
 
 
