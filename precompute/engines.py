@@ -97,9 +97,10 @@ def available_precisions(engine: str, device: str) -> list[str]:
         from precompute.openvino_engine import supported_precisions
 
         return list(supported_precisions())
-    if torch.device(device).type == "cuda":
+    kind = torch.device(device).type
+    if kind == "cuda":
         return [*(["bf16"] if torch.cuda.is_bf16_supported(including_emulation=False) else []), "fp16", "fp32"]
-    return [*(["bf16"] if _computes_bf16() else []), "fp32"]
+    return ["bf16", "fp32"] if kind == "cpu" and _computes_bf16() else ["fp32"]
 
 
 def _computes_bf16() -> bool:

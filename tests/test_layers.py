@@ -81,7 +81,9 @@ def test_mean_pooling_averages_over_positions() -> None:
         assert cut(model, "features.3", "mean")(picture()).shape == (1, 128)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0", "swin_t"])  # the last two hold torchvision's own modules
+@pytest.mark.parametrize(
+    "name", ["resnet18", "efficientnet_b0", "swin_t"]
+)  # the last two hold torchvision's own modules
 def test_names_are_torchvision_s(name: str) -> None:
     model = architectures.build(name, seed=None)
     assert node_names(model) == get_graph_node_names(model)[1]
