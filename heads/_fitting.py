@@ -226,11 +226,12 @@ def _measure(
     hits = [np.zeros(len(weights[0])) for weights, _ in networks]
     weight = 0.0
     for x, label in samples.in_order(class_weight.device):
-        total = class_weight[label].sum()
-        weight += float(total)
+        total = float(class_weight[label].sum())
+        weight += total
         for number, (weights, biases) in enumerate(networks):
             logits = logits_of(weights, biases, (x - standard[0]) / standard[1])
-            losses[number] += (_loss(logits, label, class_weight, 0.0).double() * total).cpu().numpy()
+            loss = _loss(logits, label, class_weight, 0.0).cpu().numpy()
+            losses[number] += loss.astype(np.float64) * total  # in NumPy: Apple's GPUs have no float64
             hits[number] += (logits.argmax(dim=2) == label).sum(dim=1).cpu().numpy()
     return [
         list(zip((loss / weight).tolist(), (hit / len(samples)).tolist(), strict=True))

@@ -16,6 +16,8 @@ from precompute.errors import Stopped
 from precompute.guard import IMAGES, LEAST_COSINE, cosine
 from precompute.machine import Machine
 
+pytest.importorskip("openvino", reason="needs pip install 'precompute[openvino]'")
+
 NEEDS_BF16 = pytest.mark.skipif(not Machine.here().computes("openvino", "cpu", "bf16"), reason="this CPU has no bf16")
 
 
