@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from precompute.cli._output import json_option, note, print_json, print_pairs, print_table
+from precompute.cli._output import finished, json_option, note, print_json, print_pairs, print_table
 
 
 class Shots(click.ParamType):  # type: ignore[type-arg]  # generic in newer releases of click only
@@ -58,6 +58,7 @@ def few_shot(caches: tuple[str, ...], plot: str | None, title: str | None, as_js
     curves = run(caches, **settings, say=note)
     if plot:
         plot_few_shot(curves, plot, title=title)
+        finished(plot)
     if as_json:
         print_json({"curves": [curve.to_dict() for curve in curves], "plot": plot, **settings})
         return

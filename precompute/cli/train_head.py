@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from precompute.cli._output import json_option, note, print_json, print_pairs, print_table
+from precompute.cli._output import finished, json_option, note, print_json, print_pairs, print_table
 from precompute.cli._scores import calibration_lines, leak_lines, print_per_class, print_scores
 
 if TYPE_CHECKING:
@@ -154,6 +154,7 @@ def train_head(
         protocol=protocol,
         **settings,
     )
+    finished(output)
     if plot:
         plot_history(result.choices["history"], plot, best_epoch=result.choices["best_epoch"])
     if as_json:
