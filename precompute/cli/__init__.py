@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 import traceback
+from typing import NoReturn
 
 import click
 
 from precompute.cli._failures import failure_of
-from precompute.cli._signals import Interrupted, interrupting
+from precompute.cli._signals import Interrupted
 from precompute.cli._streams import Terminal, hold_descriptors
 from precompute.cli.backbones import backbones
 from precompute.cli.compare import compare
@@ -60,22 +62,34 @@ def main() -> None:
 
 def _run(arguments: list[str], terminal: Terminal) -> int:
     try:
-        with interrupting():
+        with terminal.signals.interrupting(lambda signum: _end(Interrupted(signum), arguments, terminal)):
             result = cli.main(args=arguments, prog_name="precompute", standalone_mode=False, obj=terminal)
         return result if isinstance(result, int) else 0
     except click.exceptions.Exit as error:
         return error.exit_code
-    except (Exception, KeyboardInterrupt, Interrupted) as error:  # noqa: BLE001 - the last line before the user
-        as_json = asks_for_json(arguments)
-        terminal.for_programs = terminal.for_programs or as_json
-        failure = failure_of(error)
-        if "--debug" in arguments:
-            terminal.complain("".join(traceback.format_exception(error)).rstrip())
-        terminal.complain(_shown_by_click(error) if isinstance(error, click.ClickException) else failure.text)
-        if as_json and not terminal.out.used:
-            told = {"type": failure.kind, "message": failure.message, "hint": failure.hint}
-            terminal.out.write(json.dumps({"error": told}) + "\n")
-        return failure.status
+    except Interrupted as error:
+        _end(error, arguments, terminal)
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the last line before the user
+        return _report(error, arguments, terminal)
+
+
+def _end(error: Interrupted, arguments: list[str], terminal: Terminal) -> NoReturn:
+    """End at once: an engine that is taken down in the middle of a batch can crash the process."""
+    os._exit(terminal.close(_report(error, arguments, terminal)))
+
+
+def _report(error: BaseException, arguments: list[str], terminal: Terminal) -> int:
+    """Print what ended the command, on stdout as well if that is to be JSON; the exit status."""
+    as_json = asks_for_json(arguments)
+    terminal.for_programs = terminal.for_programs or as_json
+    failure = failure_of(error)
+    if "--debug" in arguments:
+        terminal.complain("".join(traceback.format_exception(error)).rstrip())
+    terminal.complain(_shown_by_click(error) if isinstance(error, click.ClickException) else failure.text)
+    if as_json and not terminal.out.used:
+        told = {"type": failure.kind, "message": failure.message, "hint": failure.hint}
+        terminal.out.write(json.dumps({"error": told}) + "\n")
+    return failure.status
 
 
 def _shown_by_click(error: click.ClickException) -> str:

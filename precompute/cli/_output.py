@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from precompute.cli._signals import Signals
 from precompute.cli._streams import Terminal
 
 LOG_SECONDS = 10.0
@@ -38,6 +39,16 @@ def terminal() -> Terminal:
 def finished(path: str | None) -> None:
     """Say which file this command has finished, for the case that the result cannot be printed."""
     terminal().finished = path
+
+
+@contextlib.contextmanager
+def stop_on_signal() -> Iterator[Signals]:
+    """Give the `stop` of a run, whose `batches_begin` is to be called with its first batch."""
+    signals = terminal().signals
+    try:
+        yield signals
+    finally:
+        signals.batches_end()
 
 
 def print_json(value: object) -> None:

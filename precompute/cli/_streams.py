@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, TextIO, cast
 
+from precompute.cli._signals import Signals
+
 SKIPPED = 3  # exit status: finished, but some images have no features
 LOST = 1  # exit status: done, but the result could not be printed
 
@@ -107,7 +109,7 @@ class SafeStream:
 
 @dataclass
 class Terminal:
-    """What a command prints on. The result goes to `out`, all else to `err`.
+    """What a command prints on, and is sent signals from. The result goes to `out`, all else to `err`.
 
     finished: the file that the command has finished, named where the result cannot be printed ·
     for_programs: `out` takes data alone (JSON, CSV), so that no message may stand in it.
@@ -117,6 +119,7 @@ class Terminal:
     err: SafeStream = field(default_factory=lambda: SafeStream(sys.stderr))
     finished: str | None = None
     for_programs: bool = False
+    signals: Signals = field(default_factory=Signals)
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:

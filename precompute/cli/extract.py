@@ -9,8 +9,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from precompute.cli._options import computation, taken_apart
-from precompute.cli._output import duration, finished, json_option, note, print_json, print_pairs, progress_bar
-from precompute.cli._signals import stop_on_signal
+from precompute.cli._output import (
+    duration,
+    finished,
+    json_option,
+    note,
+    print_json,
+    print_pairs,
+    progress_bar,
+    stop_on_signal,
+)
 from precompute.cli._streams import SKIPPED
 
 if TYPE_CHECKING:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from precompute.cli._output import finished, json_option, note, print_json, print_pairs, progress_bar
-from precompute.cli._signals import stop_on_signal
+from precompute.cli._output import finished, json_option, note, print_json, print_pairs, progress_bar, stop_on_signal
 from precompute.cli._streams import SKIPPED
 
 if TYPE_CHECKING:
