@@ -58,7 +58,7 @@ def print_json(value: object) -> None:
 
 def print_pairs(title: str | None, pairs: Iterable[tuple[str, object]]) -> None:
     """Lines of names and values; values of None are left out. (Without rich, whose loading would double a rerun.)"""
-    lines = [(name, printable(str(value)).split("\n")) for name, value in pairs if value is not None]
+    lines = [(printable(name), printable(str(value)).split("\n")) for name, value in pairs if value is not None]
     width = max((len(name) for name, _ in lines), default=0)
     if title is not None:
         click.echo(printable(title))
