@@ -150,7 +150,8 @@ def _random(name: str, seed: str) -> tuple[nn.Module, dict[str, Any]]:
         raise WeightsError(f"{name} decides about its own weights.", hint="Let the factory return random weights.")
     if seed and not (seed.isdecimal() and len(seed) <= len(str(MAX_SEED)) and int(seed) <= MAX_SEED):
         raise WeightsError(
-            f"The seed in random:{seed:.40} is not a whole number from 0 to {MAX_SEED}.", hint="Such as --weights random:1."
+            f"The seed in random:{seed:.40} is not a whole number from 0 to {MAX_SEED}.",
+            hint="Such as --weights random:1.",
         )
     number = int(seed or 0)
     return architectures.build(name, seed=number), {"kind": "random", "seed": number}

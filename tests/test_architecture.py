@@ -114,7 +114,11 @@ ALLOWED = {
         CACHE,
         HEADS,
     },
-    "precompute.learning_curve": {*(f"precompute.{name}" for name in ("errors", "selection", "head_choice")), CACHE, HEADS},
+    "precompute.learning_curve": {
+        *(f"precompute.{name}" for name in ("errors", "selection", "head_choice")),
+        CACHE,
+        HEADS,
+    },
     "precompute.plots": {"precompute.errors", "precompute.learning_curve"},
     "precompute.rebuilding": {"precompute.errors", "precompute.backbones", "precompute.transform", CACHE},
     "precompute.repairing": {

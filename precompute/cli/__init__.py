@@ -30,7 +30,7 @@ from precompute.cli.verify import verify
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="precompute")
 @click.option("--debug", is_flag=True, help="Show the Python traceback of an error.")
-def cli(debug: bool) -> None:
+def cli(debug: bool) -> None:  # noqa: ARG001 - `main` looks for it
     """Run a frozen backbone once, keep its features in one HDF5 file, train heads in seconds.
 
     \b
@@ -44,6 +44,7 @@ def cli(debug: bool) -> None:
     Output that cannot be printed ends no run: a result lost on stdout gives 1 and a line on
     stderr that names the finished file; progress and notes lost on stderr change no status.
     """
+    os.getcwd()  # raises where the folder is gone: libraries would end the process without a word
 
 
 for command in (extract, plan, train_head, few_shot, compare, predict, export_head, info, verify, backbones, demo):

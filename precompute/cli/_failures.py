@@ -35,6 +35,7 @@ NO_MEMORY = (
     "storage size calculation overflowed",
     "invalid buffer size",
 )
+SHARED_OBJECTS = (".so", ".dylib")
 NO_THREAD = "can't start new thread"
 
 
@@ -56,6 +57,10 @@ class Failure:
 @singledispatch
 def failure_of(error: BaseException) -> Failure:
     """Classify what a command has raised."""
+    return _unexpected(error)
+
+
+def _unexpected(error: BaseException) -> Failure:
     return Failure(
         type(error).__name__,
         f"Unexpected {type(error).__name__}: {error}",
@@ -100,9 +105,18 @@ def _of_libraries(error: RuntimeError) -> Failure:
     if any(words in str(error).lower() for words in NO_MEMORY):
         return _no_memory(error)
     if NO_THREAD in str(error):
-        return Failure("RuntimeError", "No more threads can be started here.", "Use fewer --workers (see ulimit -u).")
-    unexpected: Failure = failure_of.dispatch(Exception)(error)
-    return unexpected
+        return Failure(
+            "RuntimeError", "No more threads can be started here.", "Use fewer --workers (see ulimit -u and -v)."
+        )
+    return _unexpected(error)
+
+
+@failure_of.register
+def _of_loading(error: ImportError) -> Failure:
+    if not any(ending in str(error) for ending in SHARED_OBJECTS):
+        return _unexpected(error)
+    hint = "There is too little memory for it (see ulimit -v), or the package has to be installed again."
+    return Failure("ImportError", f"A library cannot be loaded: {error}.", hint)
 
 
 @failure_of.register

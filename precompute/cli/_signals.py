@@ -64,11 +64,12 @@ class Signals:
         before = {signum: old for signum in SIGNALS if (old := signal.getsignal(signum)) not in (signal.SIG_IGN, None)}
         for signum in before:
             signal.signal(signum, self.handle)
-        reader, writer = os.pipe2(os.O_CLOEXEC)
+        reader, writer = os.pipe()
         os.set_blocking(writer, False)
         wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         over = threading.Event()
-        threading.Thread(target=self._watch, args=(reader, over, give_up), daemon=True).start()
+        with contextlib.suppress(RuntimeError):  # where no thread can be started, the exception has to do
+            threading.Thread(target=self._watch, args=(reader, over, give_up), daemon=True).start()
         try:
             yield
         finally:
