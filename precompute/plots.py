@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
-    from precompute.few_shot import FewShotCurve
+    from precompute.learning_curve import FewShotCurve
 
 INSTALL = "pip install 'precompute[plot]'"
 FORMATS = (".pdf", ".png", ".svg")

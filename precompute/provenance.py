@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import socket
-import sys
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,7 +23,6 @@ def run_record(decision: Decision, model: Backbone, root: bytes) -> dict[str, An
         "host": socket.gethostname(),
         "machine": platform.machine(),
         "python": platform.python_version(),
-        "command": [argument[:200] for argument in sys.argv[:40]],
         "engine": choice.engine,
         "device": choice.device,
         "precision": choice.precision,

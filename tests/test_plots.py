@@ -12,7 +12,7 @@ from PIL import Image
 
 from precompute import extract
 from precompute.errors import UsageError
-from precompute.few_shot import FewShotCurve, point_of
+from precompute.learning_curve import FewShotCurve, point_of
 from precompute.plots import check_plot, plot_few_shot, plot_history
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from precompute.cli._output import json_option, note, print_json, print_pairs, print_table
+from precompute.cli._output import finished, json_option, note, print_json, print_pairs, print_table
 
 
 @click.command()
@@ -23,6 +23,7 @@ def demo(folder: str | None, as_json: bool) -> None:
     from precompute.demo import run_demo
 
     result = run_demo(folder, say=note)
+    finished(folder)
     if as_json:
         print_json(result.to_dict())
         return

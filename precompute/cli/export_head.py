@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from precompute.cli._output import json_option, note, print_json, print_pairs
+from precompute.cli._output import finished, json_option, note, print_json, print_pairs
 
 WARNING = "a joblib file is a pickle: whoever loads it runs the code in it, so load only files that you made or trust"
 
@@ -35,6 +35,7 @@ def export_head(head: str, output: str, as_json: bool) -> None:
 
     saved = load_head(head)
     pipeline = write_joblib(output, saved.head)
+    finished(output)
     if "temperature" in saved.metadata:
         note("Note: the temperature of --calibrate stays behind: classes are the same, not its probabilities")
     note(f"Note: {WARNING}")

@@ -9,12 +9,20 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from precompute.cli._options import computation, taken_apart
-from precompute.cli._output import duration, json_option, note, print_json, print_pairs, progress_bar, stop_on_signal
+from precompute.cli._output import (
+    duration,
+    finished,
+    json_option,
+    note,
+    print_json,
+    print_pairs,
+    progress_bar,
+    stop_on_signal,
+)
+from precompute.cli._streams import SKIPPED
 
 if TYPE_CHECKING:
     from precompute.report import Extraction, Progress
-
-SKIPPED = 3  # exit status: finished, but some images have no features
 
 
 @click.command(no_args_is_help=True)
@@ -54,7 +62,7 @@ def extract(ctx: click.Context, /, source: str, output: str, as_json: bool, **op
       precompute extract photos -b mypackage.models:make_net --resize 128 --crop 128 -o mine.h5
 
     \b
-    Exit status: 0 done, 3 done but some images were skipped, 130/143 stopped and resumable.
+    Exit status: 0 done, 3 done but some images were skipped, 129/130/143 stopped and resumable.
     """
     from precompute.extraction import extract as run
 
@@ -62,10 +70,12 @@ def extract(ctx: click.Context, /, source: str, output: str, as_json: bool, **op
     with progress_bar("extract", "samples") as draw, stop_on_signal() as stop:
 
         def show(progress: Progress) -> None:
+            stop.batches_begin()
             extra = f"{progress.rate:.1f} images/s, {duration(progress.remaining)} left"
             draw(progress.done, progress.total, extra + (f", {progress.failures} failed" if progress.failures else ""))
 
         result = run(source, output, progress=show, stop=stop, **options)
+    finished(None if options["dry_run"] else result.path)
     if as_json:
         print_json(result.to_dict())
     elif options["dry_run"]:

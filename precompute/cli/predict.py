@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from precompute.cli._output import json_option, note, print_json, print_table, progress_bar
-from precompute.cli.extract import SKIPPED
+from precompute.cli._output import json_option, note, print_json, print_table, progress_bar, terminal
+from precompute.cli._streams import SKIPPED
 
 if TYPE_CHECKING:
     from precompute.prediction import Predictions
@@ -52,6 +52,7 @@ def predict(
     """
     from precompute.prediction import predict as run
 
+    terminal().for_programs = as_json or style != "table"
     with progress_bar("predict", "images") as draw:
         result = run(
             head,
