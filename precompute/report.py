@@ -81,11 +81,18 @@ class Extraction:
     forward_seconds: float = 0.0
     bytes: int = 0
 
+    @property
+    def start_seconds(self) -> float:
+        """Until the first image was read: loading, listing, compiling and proving."""
+        return self.seconds - self.forward_seconds
+
     def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
         failed = [{"id": name, "reason": reason, "detail": detail} for name, reason, detail in self.failed]
         stages = None if self.stages is None else self.stages.to_dict()
         audit = None if self.audit is None else self.audit.to_dict()
-        return {**asdict(replace(self, stages=None, audit=None)), "failed": failed, "stages": stages, "audit": audit}
+        settings = asdict(replace(self, stages=None, audit=None))
+        return {**settings, "start_seconds": self.start_seconds, "failed": failed, "stages": stages, "audit": audit}
 
     def tell_choice(self, choice: EngineChoice) -> None:
         """Say what ran."""

@@ -110,7 +110,6 @@ def _summary(result: Extraction) -> None:
     for name, reason, detail in result.failed:
         note(f"Skipped: {name}: {reason.lower().replace('_', ' ')} ({detail})")
     failed = sum(result.failures.values())
-    rate = f"{result.computed / result.forward_seconds:.1f} images/s" if result.forward_seconds else None
     print_pairs(
         None,
         [
@@ -118,16 +117,28 @@ def _summary(result: Extraction) -> None:
             ("samples", f"{result.rows:,} {_labels(result)}{_splits(result)}"),
             ("features", f"{result.layer}, {' x '.join(map(str, result.shape))} {result.dtype}"),
             ("computed", f"{result.computed:,} images with {_engine(result)}" if result.computed else "nothing new"),
-            ("chosen", result.why.replace("; ", "\n") if result.computed else None),
+            ("chosen", result.why.replace("; ", "\n") if result.computed and result.why else None),
+            ("compared", result.audit.words if result.audit else None),
             ("time spent", result.stages.words.replace("; ", "\n") if result.stages and result.computed else None),
             ("reused", f"{result.reused:,} rows unopened" if result.reused else None),
             ("copied", f"{result.copied:,} rows of images seen before" if result.copied else None),
             ("dropped", f"{result.dropped:,} rows no longer listed" if result.dropped else None),
             ("skipped", f"{failed:,} ({_reasons(result)})" if failed else None),
             ("size", f"{result.bytes:,} bytes"),
-            ("time", f"{duration(result.seconds)} ({result.seconds:.1f} s{f', {rate}' if rate else ''})"),
+            ("time", _time(result)),
         ],
     )
+
+
+def _time(result: Extraction) -> str:
+    """The rate counts everything, start-up included; what the engine reached after that stands behind it."""
+    words = f"{duration(result.seconds)} ({result.seconds:.1f} s"
+    if result.computed and result.forward_seconds:
+        words += (
+            f", {result.computed / result.seconds:.1f} images/s in all: {result.start_seconds:.1f} s to start, "
+            f"then {result.computed / result.forward_seconds:.1f} images/s"
+        )
+    return f"{words})"
 
 
 def _engine(result: Extraction) -> str:
