@@ -35,7 +35,7 @@ class Run:
 
 def measure(settings: Settings, report: Report) -> None:
     for name in settings.backbones:
-        if report.enough(name, 15 if settings.cuda else 5):
+        if report.enough(name, 15):
             with report.attempt(name):
                 _one_network(name, settings, report)
 
@@ -57,7 +57,7 @@ def _one_network(name: str, settings: Settings, report: Report) -> None:
     pilot = {"cuda": 512, "cpu": 32}[settings.device]
     first: dict[str, float] = {}
     for label, program in list(programs.items()):
-        if report.enough(f"{name} {label}", 3):
+        if report.enough(f"{name} {label}", 1.5 * max(first.values(), default=2.0)):
             with report.attempt(f"{name} {label} pilot"):
                 first[label] = program(pilot).seconds
                 report.row(f"{name} {label}", what="first run", images=pilot, seconds=round(first[label], 2))
