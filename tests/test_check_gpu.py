@@ -32,7 +32,7 @@ def found(out: Path) -> dict[str, Any]:
 
 
 def test_every_section_runs_on_a_cpu(tmp_path: Path) -> None:
-    done = check_gpu(tmp_path / "out", "--device", "cpu", "--seconds", "100")
+    done = check_gpu(tmp_path / "out", "--device", "cpu", "--seconds", "150")
     assert done.returncode == 0, done.stdout + done.stderr
     sections = found(tmp_path / "out")["sections"]
     assert list(sections) == SECTIONS
