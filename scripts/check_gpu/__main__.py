@@ -36,11 +36,11 @@ class Section:
 
 
 SECTIONS = (
-    Section("device", "Device", device.measure, 0.15),  # the first use of torch can be slow; the rest is quick
-    Section("photos", "Photos", photos.measure, 0.10),
+    Section("device", "Device", device.measure, 0.10),  # the first use of torch can be slow; the rest is quick
+    Section("photos", "Photos", photos.measure, 0.05),
     Section("tests", "CUDA tests", cuda_tests.measure, 0.22),
     Section("features", "Features against fp32 on the CPU", features.measure, 0.12),
-    Section("forward", "Forward pass", forward.measure, 0.24),
+    Section("forward", "Forward pass", forward.measure, 0.30),
     Section("decode", "Decoding", decoding.measure, 0.09),
     Section("head", "MLP head", head.measure, 0.04),
     Section("memory", "Device memory", memory.measure, 0.04),

@@ -26,7 +26,7 @@ CUDA_BATCHES, CPU_BATCHES = (32, 64, 128, 256, 512, 1024), (8, 32)
 MAIN_BATCH = {"cuda": 256, "cpu": 8}
 MEASURE_SECONDS = 0.15
 ROUNDS = 3
-COMPILE_SECONDS = {"cuda": 25.0, "cpu": 60.0}
+COMPILE_SECONDS = {"cuda": 15.0, "cpu": 75.0}
 """With less than this left no compilation is begun."""
 
 
