@@ -23,6 +23,7 @@ def measure(settings: Settings, report: Report) -> None:
     found = torch.cuda.is_available()
     if settings.device == "cuda" and not found:
         report.error("device", "--device cuda was asked for, and torch finds no CUDA device")
+        return
     device = ("cuda" if found else "cpu") if settings.device == "auto" else settings.device
     report.row("device", value=device)
     with report.attempt("processor"):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 ROUNDS = 3
 LOOP_BATCH = {"cuda": 256, "cpu": 32}
+LOOP_TIMEOUT = 40.0  # seconds without a batch, after which the loop is given up, and not the section
 BASE = "DataLoader loop fp32"
 
 
@@ -35,7 +36,7 @@ class Run:
 
 def measure(settings: Settings, report: Report) -> None:
     for name in settings.backbones:
-        if report.enough(name, 15 if settings.cuda else 5):
+        if report.enough(name, 15):
             with report.attempt(name):
                 _one_network(name, settings, report)
 
@@ -57,14 +58,16 @@ def _one_network(name: str, settings: Settings, report: Report) -> None:
     pilot = {"cuda": 512, "cpu": 32}[settings.device]
     first: dict[str, float] = {}
     for label, program in list(programs.items()):
-        if report.enough(f"{name} {label}", 3):
+        if report.enough(f"{name} {label}", 1.5 * max(first.values(), default=2.0)):
             with report.attempt(f"{name} {label} pilot"):
                 first[label] = program(pilot).seconds
                 report.row(f"{name} {label}", what="first run", images=pilot, seconds=round(first[label], 2))
     programs = {label: program for label, program in programs.items() if label in first}
+    if not programs:
+        return
     count = _how_many(settings, report, pilot, sum(first.values()))
     seen: dict[str, list[Run]] = {label: [] for label in programs}
-    expected = sum(first.values()) * (count / pilot if settings.device == "cpu" else 1)
+    expected = sum(first.values()) * (2 if settings.cuda else count / pilot)
     for number in range(ROUNDS):
         if not report.enough(f"{name} round {number + 1} of {ROUNDS}", expected):
             break
@@ -77,12 +80,11 @@ def _one_network(name: str, settings: Settings, report: Report) -> None:
 
 
 def _how_many(settings: Settings, report: Report, pilot: int, seconds: float) -> int:
-    """Images for each run: all, unless the first runs say that three rounds of them would take too long."""
+    """Images for each run: all on CUDA, where most of a first run is start-up, else what three rounds have time for."""
     available = sum(len(files) for _, _, files in os.walk(settings.source))
-    # The first runs took start-up for work, so this is on the safe side
-    affordable = int(pilot * 0.9 * report.left / (ROUNDS * max(seconds, 1e-3)))
-    least = 1024 if settings.cuda else pilot
-    return min(available, max(least, affordable))
+    if settings.cuda:
+        return available
+    return min(available, max(pilot, int(pilot * 0.9 * report.left / (ROUNDS * max(seconds, 1e-3)))))
 
 
 def _report(name: str, seen: dict[str, list[Run]], count: int, report: Report) -> None:
@@ -167,7 +169,11 @@ def _loop(model: Backbone, precision: str, settings: Settings, count: int) -> Ru
     network = network.to(device).to(memory_format=torch.channels_last)
     data = torch.utils.data.Subset(ImageFolder(settings.source, steps), range(count))
     loader = torch.utils.data.DataLoader(
-        data, batch_size=LOOP_BATCH[settings.device], num_workers=settings.cores, pin_memory=settings.cuda
+        data,
+        batch_size=LOOP_BATCH[settings.device],
+        num_workers=settings.cores,
+        pin_memory=settings.cuda,
+        timeout=LOOP_TIMEOUT,
     )
     parts = []
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):

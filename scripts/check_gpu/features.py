@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from precompute import Backbone
 
 PRECISIONS = ("fp32", "bf16", "fp16")
+TIMES_FP32 = {"fp32": 2, "bf16": 3, "fp16": 10}
+"""What a CPU may take of fp32's seconds where it has no instructions for the precision."""
 SUFFIXES = (".pth", ".pt", ".safetensors")
 
 
@@ -64,15 +66,18 @@ def eager(model: Backbone, images: list[torch.Tensor]) -> NDArray[np.float64]:
 def _precisions(model: Backbone, weights: str, settings: Settings, report: Report) -> None:
     label = f"{model.name} {weights}"
     count = 64 if settings.cuda else 32
-    if not report.enough(label, 3):
-        return
     images = images_of(model, settings, count)
+    eager(model, images[:1])
+    began = time.perf_counter()
+    eager(model, images[:1])
+    if not report.enough(label, len(images) * (time.perf_counter() - began)):
+        return
     began = time.perf_counter()
     expected = eager(model, images)
     cpu_seconds = time.perf_counter() - began
     for precision in PRECISIONS:
-        # A CPU may take long for a precision that it has no instructions for
-        if not report.enough(f"{label} {precision}", 3 if settings.cuda else 2 * cpu_seconds):
+        needed = 3.0 if settings.cuda else TIMES_FP32[precision] * cpu_seconds
+        if not report.enough(f"{label} {precision}", needed):
             continue
         with report.attempt(f"{label} {precision}"):
             found, seconds = _run(model, precision, images, settings.device)

@@ -8,6 +8,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from check_gpu.running import Report
@@ -25,7 +26,7 @@ CUDA_BATCHES, CPU_BATCHES = (32, 64, 128, 256, 512, 1024), (8, 32)
 MAIN_BATCH = {"cuda": 256, "cpu": 8}
 MEASURE_SECONDS = 0.15
 ROUNDS = 3
-COMPILE_SECONDS = 25.0
+COMPILE_SECONDS = {"cuda": 15.0, "cpu": 75.0}
 """With less than this left no compilation is begun."""
 
 
@@ -47,7 +48,7 @@ def measure(settings: Settings, report: Report) -> None:
         name = f"{model.name} compiled"
         if settings.device == "cpu" and not any(map(shutil.which, ("g++", "clang++"))):
             report.skip(name, "there is no C++ compiler")
-        elif report.enough(name, COMPILE_SECONDS):
+        elif report.enough(name, COMPILE_SECONDS[settings.device]):
             with report.attempt(name):
                 _compiled(model, settings, report)
 
@@ -57,12 +58,24 @@ def _by_batch(model: Backbone, settings: Settings, report: Report) -> None:
 
     precision = "bf16" if settings.cuda else "fp32"
     network = _network(model, precision, settings)
+    an_image = 0.0 if settings.cuda else _seconds_an_image(network, model, settings)
     for batch in CUDA_BATCHES if settings.cuda else CPU_BATCHES:
-        if report.enough(f"{model.name} {precision} batch {batch}", 2):
+        if report.enough(f"{model.name} {precision} batch {batch}", 2 + 3 * batch * an_image):
             _at_batch(network, _images(model, batch, precision, settings), model.name, precision, settings, report)
             _empty(settings)
     if not settings.cuda:
         report.skip(f"{model.name} graph", "CUDA graphs need CUDA")
+
+
+def _seconds_an_image(network: nn.Module, model: Backbone, settings: Settings) -> float:
+    import torch
+
+    image = _images(model, 1, "fp32", settings)
+    with torch.inference_mode():
+        network(image)
+        began = time.perf_counter()
+        network(image)
+        return time.perf_counter() - began
 
 
 def _at_batch(
@@ -83,11 +96,11 @@ def _by_precision(model: Backbone, settings: Settings, report: Report) -> None:
     batch = MAIN_BATCH[settings.device]
     for precision in ("fp32", "tf32", "fp16") if settings.cuda else ("bf16",):
         name = f"{model.name} {precision} batch {batch}"
-        if not report.enough(name, 2 if settings.cuda else 5):
+        if not report.enough(name, 2 if settings.cuda else 8):
             continue
         with report.attempt(name), torch.inference_mode(), _tf32(precision == "tf32"):
-            network, images = _network(model, precision, settings), _images(model, batch, precision, settings)
-            _row(report, settings, model.name, "eager", precision, batch, lambda: network(images))
+            call = partial(_network(model, precision, settings), _images(model, batch, precision, settings))
+            _row(report, settings, model.name, "eager", precision, batch, call)
         _empty(settings)
 
 
@@ -100,7 +113,7 @@ def _engine(model: Backbone, settings: Settings, report: Report) -> None:
 
     batch, precision = MAIN_BATCH[settings.device], "bf16" if settings.cuda else "fp32"
     name = f"{model.name} {precision} batch {batch} engine"
-    if not report.enough(name, 3):
+    if not report.enough(name, 3 if settings.cuda else 12):
         return
     with report.attempt(name):
         choice = EngineChoice("torch", settings.device, precision, batch)

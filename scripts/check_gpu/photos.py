@@ -19,6 +19,8 @@ def measure(settings: Settings, report: Report) -> None:
         report.row("photos", value=f"made here, {len(SIZES)} sizes of about 500x375, since no --photos was given")
     else:
         originals = Path(settings.photos)
+        if not any(path.suffix.lower() in (".jpg", ".jpeg") for path in originals.rglob("*")):
+            raise FileNotFoundError(f"there is no JPEG below {originals}")
         report.row("photos", value=str(originals))
     copy_distinct(originals, Path(settings.source), count)
     sizes = [path.stat().st_size for path in Path(settings.source).rglob("*.jpg")]

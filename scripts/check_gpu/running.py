@@ -123,6 +123,8 @@ def _keep(outcome: Outcome, kind: str, row: Row, listen: Listener) -> None:
 
 def _child(measure: Measure, settings: Settings, seconds: float, connection: Connection) -> None:
     os.setsid()  # its own workers end with it
+    # A process from the fork server would start its own workers by another one; users have the system's default
+    multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
     report = Report(connection, seconds)
     with report.attempt("section"):
         measure(settings, report)
