@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from precompute.backbones import Backbone
 from precompute.engine import Engine
 from precompute.sources import Listing
-from precompute.stream import read
+from precompute.stream import decode_threads, read
 from precompute.system import cores
 from precompute.torch_engine import Reference
 from precompute.transform import Transform
@@ -102,7 +102,7 @@ def first_images(
     """
     images: list[torch.Tensor] = []
     seen: set[int] = set()
-    with ThreadPoolExecutor(workers or cores(), thread_name_prefix="guard") as pool:
+    with decode_threads(workers or cores()) as pool:
         for wanted in (count, 4 * count):
             fresh = [row for row in spread(rows, wanted).tolist() if row not in seen]
             seen.update(fresh)

@@ -67,8 +67,13 @@ class Preference:
 
 
 PREFERENCES = (
-    Preference("cuda", "torch", "bf16", "not measured yet: tensor cores run bf16 and fp16 alike, bf16 cannot overflow"),
-    Preference("cuda", "torch", "fp16", "not measured yet: for networks that need more mantissa than bf16 has"),
+    Preference("cuda", "torch", "bf16", "ResNet-50 on an H100: 11,574 images/s, 2,903 in fp32; it cannot overflow"),
+    Preference(
+        "cuda",
+        "torch",
+        "fp16",
+        "MobileNetV2 on an H100: cosine 0.9995 where bf16 has 0.9907; 25,991 images/s, 9,765 in fp32",
+    ),
     Preference("cuda", "torch", "fp32", "the reference"),
     Preference("mps", "torch", "fp32", "the reference; lower precisions have not been measured"),
     Preference(
@@ -85,8 +90,11 @@ cores: 97 against 122, 128 against 157 and 263 against 301 images/s).
 """
 
 COMPILE_FROM = {"cpu": 10_000, "cuda": 500_000}
-"""Images from which torch.compile repays itself, by device: it takes up to a minute and saves a third of the forward
-pass at least. On devices that do not stand here it is never used unasked."""
+"""Images from which torch.compile repays itself, by device; on others it is never used unasked.
+
+On a CPU it takes up to a minute and saves a third of the forward pass at least. ResNet-50 on an H100: 9.8 s to compile,
+then 22,151 images/s instead of 11,574, so that 240,000 images repay it if nothing else limits them; twice as many here.
+"""
 
 
 def _openvino_precisions() -> tuple[str, ...]:
