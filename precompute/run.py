@@ -99,7 +99,7 @@ def complete(
             result.warnings += decision.warnings
             _fill(rows, missing, model, engine, workers, on_error, progress, stop, record, result)
         result.reused = len(listing) - len(missing)
-    finish(path)
+    finish(path, plan)
 
 
 def _fill(

@@ -16,8 +16,9 @@ CACHE, HEADS = "precompute.cache", "precompute.heads"
 ALLOWED = {
     "precompute": {"*"},  # the lazy front
     "precompute.errors": set(),
-    CACHE: {"precompute.errors"},
-    HEADS: {"precompute.errors"},
+    "precompute.output": {"precompute.errors"},
+    CACHE: {"precompute.errors", "precompute.output"},
+    HEADS: {"precompute.errors", "precompute.output"},
     "precompute.tiny": {"precompute.errors"},
     "precompute.transform": {"precompute.errors"},
     "precompute.filelist": set(),
@@ -66,9 +67,9 @@ ALLOWED = {
         *(f"precompute.{name}" for name in ("plan", "owners")),
         CACHE,
     },
-    "precompute.kept": {"precompute.errors", "precompute.plan", "precompute.owners", CACHE},
+    "precompute.kept": {*(f"precompute.{name}" for name in ("errors", "output", "plan", "owners")), CACHE},
     "precompute.working_file": {
-        *(f"precompute.{name}" for name in ("errors", "sources", "plan", "kept")),
+        *(f"precompute.{name}" for name in ("errors", "output", "sources", "plan", "kept")),
         CACHE,
     },
     "precompute.report": {"precompute.sources", "precompute.stages", "precompute.engine", CACHE},
@@ -105,7 +106,7 @@ ALLOWED = {
     },
     "precompute.training": {
         *(f"precompute.{name}" for name in ("errors", "selection", "leaks", "grouping", "calibrating", "membership")),
-        *("precompute.scoring", "precompute.head_choice", "precompute.protocols"),
+        *(f"precompute.{name}" for name in ("output", "scoring", "head_choice", "protocols")),
         CACHE,
         HEADS,
     },
@@ -115,11 +116,11 @@ ALLOWED = {
         HEADS,
     },
     "precompute.few_shot": {*(f"precompute.{name}" for name in ("errors", "selection", "head_choice")), CACHE, HEADS},
-    "precompute.plots": {"precompute.errors", "precompute.few_shot"},
+    "precompute.plots": {"precompute.errors", "precompute.output", "precompute.few_shot"},
     "precompute.rebuilding": {"precompute.errors", "precompute.backbones", "precompute.transform", CACHE},
     "precompute.repairing": {
         *(f"precompute.{name}" for name in ("errors", "decode", "choosing", "plan", "rebuilding", "report")),
-        *(f"precompute.{name}" for name in ("run", "sources")),
+        *(f"precompute.{name}" for name in ("run", "sources", "working_file")),
         CACHE,
     },
     "precompute.prediction": {
@@ -129,7 +130,11 @@ ALLOWED = {
         HEADS,
     },
     "precompute.audit": {*(f"precompute.{name}" for name in ("errors", "processor", "sources", "stream")), CACHE},
-    "precompute.demo": {"precompute.extraction", "precompute.training", CACHE, HEADS},
+    "precompute.demo": {
+        *(f"precompute.{name}" for name in ("output", "working_file", "extraction", "training")),
+        CACHE,
+        HEADS,
+    },
     "precompute.cli": {"*"},
     "precompute.__main__": {"precompute.cli"},
 }

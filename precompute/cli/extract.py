@@ -31,7 +31,9 @@ SKIPPED = 3  # exit status: finished, but some images have no features
     help="What a broken image does.",
 )
 @click.option("--limit", type=int, help="Only the first N images, by id.")
-@click.option("--overwrite", is_flag=True, help="Replace an output made with other settings or from other images.")
+@click.option(
+    "--overwrite", is_flag=True, help="Replace an output of other settings, of other images, or of another kind."
+)
 @click.option(
     "--dry-run", is_flag=True, help="Say what would be reused, read and dropped, and the disk needed; no more."
 )
