@@ -79,9 +79,11 @@ def remove_leftover(fresh: str) -> None:
 
 
 def drop_kept(path: str) -> None:
-    """The finished file is there: nothing put aside is needed any more."""
+    """The finished file is there: nothing put aside is needed any more, nor what a crash has left of it."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(kept_path(path))
+    with contextlib.suppress(CacheError):  # somebody else's by now, and the name is not needed any more either
+        remove_leftover(fresh_kept_path(path))
 
 
 def _rest(path: str, plan: Plan, missing: NDArray[np.int64]) -> list[tuple[Cache, NDArray[np.int64]]]:
