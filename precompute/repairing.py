@@ -19,6 +19,7 @@ from precompute.rebuilding import Origin, rebuild_backbone
 from precompute.report import Extraction, Progress, count_outcomes, describe
 from precompute.run import complete
 from precompute.sources import Listing, Passed, ascii_name
+from precompute.working_file import check_cache_output
 
 
 def repair(
@@ -44,7 +45,7 @@ def repair(
     Raises CacheError and its kinds, SourceError, BackboneError, WeightsError, DeviceError, Stopped.
     """
     began = time.monotonic()
-    path = os.path.realpath(cache)
+    path = check_cache_output(os.path.realpath(cache), overwrite=True, inputs=(weights,)).path
     with WriteLock(path), quiet_pillow():
         old = open_cache(path)
         found = verify(old)

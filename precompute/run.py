@@ -97,7 +97,7 @@ def complete(
             writer.append_provenance([run_record(decision, model, listing.root) | remembered])
             _fill(rows, missing, prepared, workers, on_error, progress, stop, result)
         result.reused = len(listing) - len(missing)
-    finish(path)
+    finish(path, plan)
 
 
 def _fill(

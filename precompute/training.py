@@ -16,8 +16,10 @@ from precompute.errors import TrainingError, UsageError
 from precompute.grouping import group_names, join
 from precompute.head_choice import make_head
 from precompute.heads import LogisticHead, MLPSearch, RowView, Scores, save_head
+from precompute.heads.persist import HEAD
 from precompute.leaks import Leaks
 from precompute.membership import remember
+from precompute.output import check_output
 from precompute.protocols import find_protocol
 from precompute.scoring import score_head
 from precompute.selection import Rows, check_classes, digest_groups, parts_of, whole_rows
@@ -94,6 +96,7 @@ def train_head(
     calibrated: bool = False,
     search: bool = False,
     protocol: str | None = None,
+    overwrite: bool = False,
     **settings: Any,
 ) -> Training:
     """Train a head on cached features and score it on images it has not seen.
@@ -104,7 +107,8 @@ def train_head(
     A logistic head that chose C on val is then fitted on val too, which is not scored any more.
 
     head: a key of HEADS. settings: parameters of that head's class. out: where to save the head, one
-    .safetensors file that `predict` needs nothing else beside. groups: a regular expression with one part in
+    .safetensors file that `predict` needs nothing else beside; overwrite: also where a file stands that is no head.
+    groups: a regular expression with one part in
     parentheses that finds in each id what must stay on one side of hold-out and folds, such as `patient_(\\d+)`;
     groups_file: the same from a CSV file with the columns id and group. similarity: the cosine from which an image is
     suspected to be nearly one of the training images (0.9 unless given). calibrated: the head's probabilities are
@@ -120,6 +124,8 @@ def train_head(
     estimator = make_head(head, settings, seed=seed, search=search)
     if not isinstance(cache, Cache):
         cache = open_cache(cache)
+    if out is not None:  # before the training, not after it
+        check_output(out, HEAD, overwrite=overwrite, inputs=(cache.path, groups_file))
     features = cache.features(layer)
     layer = layer or cache.layers[0]
     if similarity is not None and not 0 < similarity <= 1:
@@ -181,7 +187,7 @@ def train_head(
         seconds=seconds,
     )
     if out is not None:
-        save_head(out, estimator, metadata=_metadata(cache, layer, result, seed, parts))
+        save_head(out, estimator, metadata=_metadata(cache, layer, result, seed, parts), overwrite=overwrite)
     return result
 
 

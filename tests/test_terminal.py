@@ -112,6 +112,7 @@ def test_every_command_says_that_its_result_is_lost(forks: Forks, folder: Path, 
     assert "mistake in precompute" not in told
     if "-o" in arguments:
         assert f"{arguments[-1]} is finished." in told
+        (folder / arguments[-1]).unlink()
     assert forks.run(folder, name, *arguments, "--json", stderr=FULL) == 0
     assert isinstance(json.loads(forks.output.read_text()), dict)
 

@@ -117,6 +117,9 @@ computation = _decorators(
 """From --backbone to --workers; `taken_apart` sorts what they give."""
 
 
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace whatever ordinary file has that name.")
+
+
 def taken_apart(options: dict[str, Any]) -> dict[str, Any]:
     """Options as `extract` takes them: those of the transform that were given, in a dictionary of their own."""
     transform = {name: options.pop(name) for name in TRANSFORM}

@@ -39,7 +39,9 @@ if TYPE_CHECKING:
     help="What a broken image does.",
 )
 @click.option("--limit", type=int, help="Only the first N images, by id.")
-@click.option("--overwrite", is_flag=True, help="Replace an output made with other settings or from other images.")
+@click.option(
+    "--overwrite", is_flag=True, help="Replace an output of other settings, of other images, or of another kind."
+)
 @click.option(
     "--dry-run", is_flag=True, help="Say what would be reused, read and dropped, and the disk needed; no more."
 )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from precompute.cli._options import SEED, Seconds
+from precompute.cli._options import SEED, Seconds, overwrite_option
 from precompute.cli._output import finished, json_option, note, print_json, print_pairs, print_table
 from precompute.cli._scores import calibration_lines, leak_lines, print_per_class, print_scores
 
@@ -100,6 +100,7 @@ class Strength(click.ParamType):  # type: ignore[type-arg]  # generic in newer r
 )
 @click.option("--calibrate", is_flag=True, help="Probabilities at the temperature that fits split val best.")
 @click.option("--per-class", is_flag=True, help="Precision, recall and F1 of each class.")
+@overwrite_option
 @json_option
 def train_head(
     cache: str,
@@ -112,6 +113,7 @@ def train_head(
     similarity: float | None,
     calibrate: bool,
     per_class: bool,
+    overwrite: bool,
     as_json: bool,
     plot: str | None,
     protocol: str | None,
@@ -137,13 +139,14 @@ def train_head(
     from precompute.training import train_head as run
 
     settings = {name: value for name, value in given.items() if value is not None}
-    foreign = [name for name in (*settings, *(["plot"] if plot else [])) if name not in OPTIONS[head]]
+    foreign = [name for name in (*settings, *(["plot"] if plot is not None else [])) if name not in OPTIONS[head]]
     if foreign:
         raise click.UsageError(f"--{foreign[0].replace('_', '-')} does not belong to --head {head}.")
-    if plot:
+    if plot is not None:
         from precompute.plots import check_plot, plot_history
 
-        check_plot(plot)  # before the training, not after it
+        # before the training, not after it
+        check_plot(plot, overwrite=overwrite, inputs=(cache, groups_file, output))
     result = run(
         cache,
         output,
@@ -155,11 +158,12 @@ def train_head(
         similarity=similarity,
         calibrated=calibrate,
         protocol=protocol,
+        overwrite=overwrite,
         **settings,
     )
     finished(output)
-    if plot:
-        plot_history(result.choices["history"], plot, best_epoch=result.choices["best_epoch"])
+    if plot is not None:
+        plot_history(result.choices["history"], plot, best_epoch=result.choices["best_epoch"], overwrite=overwrite)
     if as_json:
         print_json({**result.to_dict(), "cache": cache, "output": output})
     else:

@@ -56,6 +56,10 @@ def verify(
         raise click.UsageError("--repair needs to know where the images are: --source FOLDER.")
     if not repair and (backbone or weights):
         raise click.UsageError("-b and --weights belong to --repair.")
+    if repair:
+        from precompute.working_file import check_cache_output
+
+        check_cache_output(cache, overwrite=True, inputs=(weights,))  # before all is read, not after it
     opened = open_cache(cache)
     found = _rows(opened)
     mended = None
