@@ -71,7 +71,7 @@ def extract(
     check_output(path)
     if os.path.isfile(source):
         raise SourceError(f"{source} is a file.", hint="Name the folder that holds the images.")
-    listing = list_folder(source, limit=limit, stop=stop)
+    listing = list_folder(source, limit=limit)
     with contextlib.nullcontext() if dry_run else WriteLock(path):
         result = None if dry_run or rehash or overwrite else _recognise(path, listing, request)
         if result is None:
