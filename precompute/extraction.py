@@ -71,7 +71,7 @@ def extract(
     path = check_cache_output(out, overwrite=overwrite, inputs=(weights,)).path
     if os.path.isfile(source):
         raise SourceError(f"{source} is a file.", hint="Name the folder that holds the images.")
-    listing = list_folder(source, limit=limit, stop=stop)
+    listing = list_folder(source, limit=limit)
     _refuse_image(path, listing)
     with contextlib.nullcontext() if dry_run else WriteLock(path):
         result = None if dry_run or rehash or overwrite else _recognise(path, listing, request)

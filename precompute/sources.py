@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
 
-from precompute.errors import SourceError, Stopped
+from precompute.errors import SourceError
 from precompute.filelist import BLOCK_FILES, FileList
 from precompute.labels import Tops, label_folders, tops_of
 
@@ -26,7 +26,6 @@ IMAGE_EXTENSIONS = frozenset(b".jpg .jpeg .jpe .jfif .png .apng .gif .bmp .dib .
 """A file with one of these is a sample whatever it holds: should it not be an image, that is worth being told."""
 
 SNIFF_BYTES = 16
-ASKED_EVERY = 1000  # entries, before `stop` is asked again
 DOT = ord(".")
 NAMES_KEPT = 5
 
@@ -96,18 +95,15 @@ def looks_like_image(head: bytes) -> bool:
     )
 
 
-def list_folder(
-    root: str | os.PathLike[str], *, limit: int | None = None, stop: Callable[[], int] | None = None
-) -> Listing:
+def list_folder(root: str | os.PathLike[str], *, limit: int | None = None) -> Listing:
     """List the images below `root`, or the one image that `root` is; the first `limit` of them by id.
 
     Links to files and folders are followed once each, so loops end; what is neither a file nor a folder is never
-    opened. Only files without an image's extension are looked into. stop: asked meanwhile; a signal's number ends it.
-    Raises SourceError where nothing is found, Stopped.
+    opened. Only files without an image's extension are looked into. Raises SourceError where nothing is found.
     """
     base = os.fsencode(root)
     shown = ascii_name(os.fsdecode(base))
-    found = _Found(stop=stop or (lambda: 0))
+    found = _Found()
     try:
         status = os.stat(base)
         if stat.S_ISDIR(status.st_mode):
@@ -142,15 +138,6 @@ class _Found:
     tops: dict[Tops, int] = field(default_factory=dict)
     unread: list[bytes] = field(default_factory=list)
     passed: Passed = field(default_factory=Passed)
-    stop: Callable[[], int] = lambda: 0
-
-    def stop_if_asked(self) -> None:
-        if signum := self.stop():
-            raise Stopped(
-                "Stopped while the source was listed.",
-                signum=signum,
-                hint="Nothing was changed. Run the same command again to go on.",
-            )
 
 
 def _walk(root: bytes, found: _Found) -> None:
@@ -160,7 +147,6 @@ def _walk(root: bytes, found: _Found) -> None:
     """
     todo = [(root, b"", frozenset[Identity](), _identity(os.stat(root)))]
     while todo:
-        found.stop_if_asked()
         folder, prefix, above, identity = todo.pop()
         if identity in above:
             found.passed.add("links that lead back to a folder above", prefix[:-1])
@@ -189,9 +175,7 @@ def _enter(folder: bytes, prefix: bytes, place: int, found: _Found) -> Iterator[
     files, passed = found.files, found.passed
     names, add_name, add_size, add_mtime = files.names, files.names.append, files.sizes.append, files.mtimes.append
     with os.scandir(folder) as entries:
-        for number, entry in enumerate(entries, 1):
-            if not number % ASKED_EVERY:
-                found.stop_if_asked()
+        for entry in entries:
             name = entry.name
             if name[0] == DOT:
                 passed.add("hidden", prefix + name)

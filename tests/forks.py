@@ -106,6 +106,7 @@ def _become(folder: str, arguments: list[str], output: str, errors: str) -> None
         os.dup2(descriptor, number)
         os.close(descriptor)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where the tests run under nohup
     sys.argv = ["precompute", *arguments]
 
 
