@@ -24,7 +24,8 @@ from precompute.guard import cosine
 from precompute.machine import Machine
 from precompute.torch_engine import folded
 
-ENGINES = ["torch", "openvino"]
+NEEDS_OPENVINO = pytest.mark.skipif(not find_spec("openvino"), reason="needs pip install 'precompute[openvino]'")
+ENGINES = ["torch", pytest.param("openvino", marks=NEEDS_OPENVINO)]
 OTHERS = ["mobilenet_v3_small", "squeezenet1_1", "vit_b_32", "swin_t"]
 
 
@@ -116,6 +117,7 @@ def test_engine_bf16_leaves_the_backbone_in_fp32(resnet: Backbone) -> None:
     assert {parameter.dtype for parameter in resnet.module.parameters()} == {torch.float32}
 
 
+@NEEDS_OPENVINO
 def test_auto_means_openvino_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PRECOMPUTE_ENGINE")
     plain = Asked(precision="fp32", device="cpu")
@@ -144,6 +146,7 @@ def test_openvino_that_is_not_installed_is_named_with_its_install_line(
     assert "OpenVINO, which is faster on a CPU, is not installed" in done.stdout
 
 
+@NEEDS_OPENVINO
 def test_openvino_reports_to_nobody(tmp_path: Path, photos: Path) -> None:
     code = (
         "import sys\n"
@@ -172,6 +175,7 @@ def test_a_gpu_is_not_openvinos(resnet: Backbone) -> None:
         first(Asked(precision="fp32", engine="openvino", device="cuda"))
 
 
+@NEEDS_OPENVINO
 def test_what_is_compiled_is_kept_and_used_again(resnet: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     pictures = images(4)
     first = engine_of(resnet, engine="openvino", identity="a")(pictures)
@@ -186,6 +190,7 @@ def test_what_is_compiled_is_kept_and_used_again(resnet: Backbone, monkeypatch: 
     assert blob.read_bytes() == before
 
 
+@NEEDS_OPENVINO
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty"])
 def test_a_damaged_kept_model_is_compiled_again(resnet: Backbone, damage: str) -> None:
     pictures = images(4)
@@ -199,11 +204,13 @@ def test_a_damaged_kept_model_is_compiled_again(resnet: Backbone, damage: str) -
     assert model_cache.read(blob.stem) is not None
 
 
+@NEEDS_OPENVINO
 def test_code_of_the_users_is_never_kept(resnet: Backbone) -> None:
     engine_of(resnet, engine="openvino", identity=None)
     assert not model_cache.folder().exists()
 
 
+@NEEDS_OPENVINO
 def test_a_cache_folder_that_cannot_be_made_is_told(resnet: Backbone, tmp_path: Path) -> None:
     (tmp_path / "cache").write_bytes(b"")
     engine = engine_of(resnet, engine="openvino", identity="a")
@@ -220,6 +227,7 @@ def test_only_the_last_used_models_stay() -> None:
     assert names == {"0", *(str(number) for number in range(4, model_cache.KEPT + 3))}
 
 
+@NEEDS_OPENVINO
 @pytest.mark.slow
 def test_a_second_process_finds_the_compiled_model(tmp_path: Path, photos: Path) -> None:
     code = (
@@ -251,6 +259,7 @@ def odd(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     yield "test_engines:make_odd"
 
 
+@NEEDS_OPENVINO
 def test_a_network_openvino_does_not_know_runs_in_torch_and_that_is_told(
     odd: str, tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

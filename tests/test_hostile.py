@@ -228,7 +228,8 @@ REFUSED = {
     r"table_(other|short)|labels_swapped|ids_swapped|class_renamed|split_changed": TABLE,
     r"forged_(label|split)_\w+": "it has labels or splits without a name",
     "never_written|array_type|long_ids|offset_undefined": "is cut short: `[a-z/]+` ends at byte",
-    r"offset_(?!in_the_digests|undefined)\w+|\w+_2_to_\d+|shape_empty|rows_none": STRUCTURE,
+    r"offset_(?!in_the_digests|undefined)\w+|\w+_2_to_\d+|rows_none": STRUCTURE,
+    "shape_empty": f"{STRUCTURE}|{KIND}",  # HDF5 1.14 can read it
     r"cut_\d+|random_bytes|signature_and_noise|empty|zeros|text|loop": HDF5,
     "rows_10_to_10": "the names of its 10,000,000,000 samples were never written",
     "folder|fifo|zero": "is not an ordinary file",
@@ -321,12 +322,14 @@ IMAGES = {
     r"lying_\w+|one_pixel_\w+|tile_\w+": "TOO_MANY_PIXELS",
     "scans_10000": "TOO_MANY_PIXELS",
     r"text_bomb\w*|profile_bomb|chunks_empty|chunk_2_to_31|bmp_\w+|strip_to_itself": "TRUNCATED",
-    "big_tiff_loop|directory_65535|strips_2_to_32|no_pixels|nothing|postscript|svg|xpm": "NOT_AN_IMAGE",
+    "directory_65535|strips_2_to_32|no_pixels|nothing|postscript|svg|xpm": "NOT_AN_IMAGE",
+    "big_tiff_loop": "NOT_AN_IMAGE|TRUNCATED",  # by Pillow's release
     # The first picture is whole; what stands behind it is not read.
     r"cut_(animated.(gif|png)|several.(jpg|tif))": "",
     r"cut_\S+": "TRUNCATED|NOT_AN_IMAGE",
     r"frames_\w+|blocks_gif|directory_(loop|of_itself)|exif_loop|mpf_lying|markers_200000|profiles_255": "",
-    r"pixels_too_many|polyglot_\w+|strip_bomb|tag_2_to_32": "",
+    r"pixels_too_many|polyglot_\w+|strip_bomb": "",
+    "tag_2_to_32": "|NOT_AN_IMAGE",  # by Pillow's release
 }
 
 
@@ -336,7 +339,8 @@ def test_images_are_refused_with_a_reason_or_decoded(hostile: Path, tried: Path)
     for name, told in cases.items():
         wanted = next((reason for pattern, reason in IMAGES.items() if re.fullmatch(pattern, name)), None)
         assert wanted is not None, told
-        if not wanted:
+        if not told["error"]:
+            assert re.fullmatch(wanted, ""), told
             assert told.get("shape") == [3, 224, 224], told
         else:
             assert told["error"] == "ImageError", told
