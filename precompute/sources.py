@@ -20,14 +20,11 @@ from numpy.typing import NDArray
 
 from precompute.errors import SourceError, Stopped
 from precompute.filelist import BLOCK_FILES, FileList
+from precompute.formats import EXTENSIONS, HEAD_BYTES, NAMES, looks_like_image
 from precompute.labels import Tops, label_folders, tops_of
 
 Identity = tuple[int, int]  # device and inode
 
-IMAGE_EXTENSIONS = frozenset(b".jpg .jpeg .jpe .jfif .png .apng .gif .bmp .dib .webp .tif .tiff .mpo".split())
-"""A file with one of these is a sample whatever it holds: should it not be an image, that is worth being told."""
-
-SNIFF_BYTES = 16
 DOT = ord(".")
 NAMES_KEPT = 5
 STOP_ENTRIES = 512  # after so many entries of one folder `stop` is asked again; each may be a file to look into
@@ -96,15 +93,6 @@ def ascii_name(name: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
-def looks_like_image(head: bytes) -> bool:
-    """Whether the first SNIFF_BYTES of a file are those of JPEG, PNG, GIF, BMP, WebP or TIFF."""
-    return (
-        head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM"))
-        or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
-        or head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-    )
-
-
 def mtime_ns(status: os.stat_result) -> int:
     """Modification time in ns since 1970; the nearest that int64 holds where it lies before 1677 or after 2262."""
     return min(max(status.st_mtime_ns, EARLIEST), LATEST)
@@ -151,7 +139,7 @@ def list_folder(
         about = "; ".join(found.passed.lines())
         raise SourceError(
             f"{shown} holds no images{f' ({about})' if about else ' (it is empty)'}.",
-            hint="Name a folder with JPEG, PNG, GIF, BMP, WebP or TIFF files, in sub-folders of any depth.",
+            hint=f"Name a folder with {NAMES} files, in sub-folders of any depth.",
         )
     return _listing(base, found, limit)
 
@@ -274,7 +262,7 @@ def _enter(
     This loop runs once for every file there is, and most of a rerun's time is spent in it.
     """
     files, passed = found.files, found.passed
-    is_file, known = stat.S_ISREG, IMAGE_EXTENSIONS
+    is_file, known = stat.S_ISREG, EXTENSIONS
     names, add_name, add_size, add_mtime = files.names, files.names.append, files.sizes.append, files.mtimes.append
     with os.scandir(folder) as entries:
         check()
@@ -327,7 +315,7 @@ def _sniff(path: bytes) -> bool:
     # Not blocking: the entry was a file a moment ago, but may be a FIFO by now.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        return looks_like_image(os.read(descriptor, SNIFF_BYTES))
+        return looks_like_image(os.read(descriptor, HEAD_BYTES))
     finally:
         os.close(descriptor)
 

@@ -109,7 +109,7 @@ def test_what_is_no_sample_is_counted_and_named(tmp_path: Path) -> None:
     assert other.startswith("11 not images: ") and other.endswith(", ...")
 
 
-@pytest.mark.parametrize("extension", ["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF"])
+@pytest.mark.parametrize("extension", ["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "JPEG2000", "AVIF"])
 def test_an_image_without_extension_is_found_by_its_content(tmp_path: Path, extension: str) -> None:
     make_image(1).save(tmp_path / "scan", extension)
     make_image(1).save(tmp_path / "scan.dat", extension)
