@@ -74,7 +74,8 @@ def load_backbone(
     weights: an entry such as DEFAULT or IMAGENET1K_V1, `random` or `random:SEED`, or the path of a state dict. For a
     factory DEFAULT means the weights it returns.
     layer: any node of torchvision's get_graph_node_names, or `output`; by default what enters the final classifier.
-    pooling: "none", "mean" (over positions of a map) or "auto" (mean only in front of a convolutional classifier).
+    pooling: "none", "mean" (over positions: of a map, or tokens without a class token) or "auto" (mean only in front of
+    a convolutional classifier).
     transform: values of Transform that replace those of the weights entry.
     Raises BackboneError and WeightsError; see their messages for the ways out.
     """
@@ -92,7 +93,7 @@ def load_backbone(
         found_pooling = "none"
     pooling = found_pooling if pooling == "auto" else pooling
     digest = weights_digest(model)
-    module = layers.cut(model, layer, pooling)
+    module = layers.cut(model, layer, pooling, chosen.crop)
     return Backbone(
         name=name,
         module=module,

@@ -10,9 +10,10 @@ from typing import Any
 
 from precompute.cache import WriteLock
 from precompute.errors import SourceError, UsageError
+from precompute.formats import EXTENSIONS
 from precompute.remembered import Request, unchanged
 from precompute.report import Extraction, Progress, count_outcomes, describe
-from precompute.sources import IMAGE_EXTENSIONS, Listing, list_folder
+from precompute.sources import Listing, list_folder, mtime_ns
 from precompute.working_file import check_cache_output
 
 STORAGES = ("auto", "float16", "float32")
@@ -101,12 +102,12 @@ def _refuse_image(path: str, listing: Listing) -> None:
     """Raise UsageError where the output is an image of the source, under whatever name, or would be one next time."""
     name = os.fsencode(os.path.realpath(path))
     inside = name.startswith(os.path.join(os.path.realpath(listing.root), b""))
-    if inside and os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS:
+    if inside and os.path.splitext(name)[1].lower() in EXTENSIONS:
         raise _is_image(path, "would be")
     if not os.path.exists(path):
         return
     status = os.stat(path)
-    alike = (listing.sizes == status.st_size) & (listing.mtimes == status.st_mtime_ns)
+    alike = (listing.sizes == status.st_size) & (listing.mtimes == mtime_ns(status))
     for row in alike.nonzero()[0]:
         with contextlib.suppress(OSError):  # an image that is gone is not the output
             if os.path.samestat(status, os.stat(listing.path(row))):

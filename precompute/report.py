@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from precompute.engine_audit import Audited
 
 
+FAILURES_NAMED = 20
+
+
 @dataclass(frozen=True)
 class Progress:
     """How far a run is. done and total count samples; computed counts forward passes; seconds since they began."""
@@ -123,12 +126,12 @@ def count_outcomes(path: str, result: Extraction) -> None:
     result.failures = {
         status_name(int(value)): int(count) for value, count in zip(values, counts, strict=True) if value != Status.OK
     }
-    if not result.failed:
-        broken = np.flatnonzero(cache.status != Status.OK)[:20]
-        ids = cache.column("samples/id")
-        result.failed = [
-            (ascii_name(os.fsdecode(ids[row])), status_name(int(cache.status[row])), "as in an earlier run")
-            for row in broken
-        ]
+    ids = cache.column("samples/id")
+    named = {name for name, _, _ in result.failed}
+    result.failed = list(result.failed)
+    for row in np.flatnonzero(cache.status != Status.OK)[: FAILURES_NAMED + len(named)]:
+        name = ascii_name(os.fsdecode(bytes(ids[row])))
+        if name not in named and len(result.failed) < FAILURES_NAMED:
+            result.failed.append((name, status_name(int(cache.status[row])), "as in an earlier run"))
     result.key = cache.key
     result.bytes = cache.layout.file_size

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from precompute.cache import Cache, RowWriter, Status, open_cache
+from precompute.cache import Cache, RowWriter, Status, open_cache, status_name
 from precompute.engine import Engine
 from precompute.engine_audit import EngineAudit
 from precompute.owners import THIS_RUN, DigestIndex, Owners
@@ -125,11 +125,11 @@ class RowRun:
         for place in np.flatnonzero(~finite):
             statuses[place] = Status.NON_FINITE
             values[place] = np.nan
-            step.failed.append(self._failure(block.decoded[place], Status.NON_FINITE, f"in {self._storage}"))
+            step.failed.append(self._failure(block.decoded[place].row, Status.NON_FINITE, f"in {self._storage}"))
         for item in block.failed:
             assert item.error is not None  # that is what puts it here
             statuses.append(Status[item.error.reason])
-            step.failed.append(self._failure(item, statuses[-1], item.error.message))
+            step.failed.append(self._failure(item.row, statuses[-1], item.error.message))
         order = np.argsort([item.row for item in items])
         items = [items[place] for place in order]
         self.writer.write(
@@ -142,8 +142,8 @@ class RowRun:
         )
         return step
 
-    def _failure(self, item: Decoded, status: Status, detail: str) -> tuple[str, str, str]:
-        return self._name(item.row), status.name, detail
+    def _failure(self, row: int, status: int, detail: str) -> tuple[str, str, str]:
+        return self._name(row), status_name(status), detail
 
     def _name(self, row: int) -> str:
         return ascii_name(os.fsdecode(bytes(self._listing.ids[row])))
@@ -189,6 +189,10 @@ class RowRun:
     ) -> set[int]:
         """Copy rows from their owners; rows whose owner's checksum does not hold are returned, to be computed."""
         bad: list[int] = copy_rows(old, owners, self.writer, rows, self._listing).tolist()
+        copied = ~np.isin(rows, bad)
+        statuses = old.status[owners]
+        for place in np.flatnonzero(copied & (statuses != Status.OK)):
+            step.failed.append(self._failure(rows[place], int(statuses[place]), "byte-identical to one seen before"))
         step.copied += len(rows) - len(bad)
         step.done += len(rows) - len(bad)
         again.extend(bad)

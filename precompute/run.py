@@ -18,7 +18,7 @@ from precompute.plan import Plan, make_plan, open_olds, partial_path, samples_of
 from precompute.preparing import Prepared, prepare
 from precompute.provenance import run_record
 from precompute.remembered import Request, remember
-from precompute.report import Extraction, Progress, describe
+from precompute.report import FAILURES_NAMED, Extraction, Progress, describe
 from precompute.rows import RowRun
 from precompute.sources import Listing
 from precompute.stages import Stages
@@ -125,7 +125,7 @@ def _fill(
         failures += len(step.failed)
         result.computed += step.computed
         result.copied += step.copied
-        result.failed.extend(step.failed[: max(0, 20 - len(result.failed))])
+        result.failed.extend(step.failed[: max(0, FAILURES_NAMED - len(result.failed))])
         result.forward_seconds = time.monotonic() - began
         if progress is not None:
             progress(Progress(done, result.rows, result.computed, failures, result.forward_seconds))

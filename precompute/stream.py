@@ -21,7 +21,7 @@ from threadpoolctl import ThreadpoolController
 from precompute.decode import decode
 from precompute.engine import Engine
 from precompute.errors import ImageError, SourceError
-from precompute.sources import Listing, ascii_name
+from precompute.sources import Listing, ascii_name, mtime_ns
 from precompute.stages import Stages
 from precompute.system import cores
 from precompute.transform import Transform
@@ -229,7 +229,10 @@ def read_file(path: bytes) -> tuple[bytes, int, int]:
                 raise ImageError("not an ordinary file", reason="UNREADABLE")
             if status.st_size > MAX_FILE_BYTES:
                 raise ImageError(f"{status.st_size:,} bytes, more than {MAX_FILE_BYTES:,}", reason="UNREADABLE")
-            return file.readall(), status.st_size, status.st_mtime_ns
+            data: bytes | None = file.readall()  # None from a view of the kernel that has nothing to give just now
+            if data is None:
+                raise ImageError("not an ordinary file", reason="UNREADABLE")
+            return data, status.st_size, mtime_ns(status)
     except OSError as error:
         reason = "VANISHED" if error.errno in (errno.ENOENT, errno.ENOTDIR) else "UNREADABLE"
         raise ImageError(error.strerror or str(error), reason=reason) from error

@@ -23,18 +23,21 @@ ALLOWED = {
     "precompute.engine": set(),
     "precompute.model_cache": set(),
     "precompute.system": set(),
+    "precompute.formats": set(),
+    "precompute.layout": set(),
     "precompute.tiny": {"precompute.errors"},
     "precompute.transform": {"precompute.errors"},
-    "precompute.sources": {f"precompute.{name}" for name in ("errors", "filelist", "labels")},
+    "precompute.sources": {f"precompute.{name}" for name in ("errors", "filelist", "formats", "labels")},
     "precompute.checkpoints": {"precompute.archive", "precompute.errors"},
-    "precompute.layers": {"precompute.errors"},
+    "precompute.layers": {"precompute.errors", "precompute.layout"},
     "precompute.jpeg": {"precompute.errors"},
     "precompute.stages": {"precompute.system"},
     "precompute.output": {"precompute.errors", "precompute.system"},
+    "precompute.jpeg2000": {"precompute.errors"},
     CACHE: {f"precompute.{name}" for name in ("errors", "output", "system")},
     HEADS: {f"precompute.{name}" for name in ("errors", "output", "system")},
     "precompute.weights": {"precompute.checkpoints", "precompute.errors"},
-    "precompute.decode": {f"precompute.{name}" for name in ("errors", "jpeg", "transform")},
+    "precompute.decode": {f"precompute.{name}" for name in ("errors", "formats", "jpeg", "jpeg2000", "transform")},
     "precompute.torch_engine": {f"precompute.{name}" for name in ("engine", "errors", "transform")},
     "precompute.architectures": {"precompute.errors", "precompute.tiny"},
     "precompute.openvino_engine": {
@@ -137,7 +140,10 @@ ALLOWED = {
         CACHE,
     },
     "precompute.extraction": {
-        *(f"precompute.{name}" for name in ("errors", "remembered", "report", "run", "sources", "working_file")),
+        *(
+            f"precompute.{name}"
+            for name in ("errors", "formats", "remembered", "report", "run", "sources", "working_file")
+        ),
         CACHE,
     },
     "precompute.repairing": {

@@ -69,7 +69,7 @@ computation = _decorators(
         type=click.Choice(["auto", "none", "mean"]),
         default="auto",
         show_default=True,
-        help="Average a map over its positions.",
+        help="mean: the average over positions, be it of a map or of tokens (without a class token).",
     ),
     click.option("--resize", type=int, help="Shorter side in pixels, before the crop."),
     click.option("--crop", type=int, help="Side of the square cut from the centre, in pixels."),
