@@ -88,14 +88,16 @@ ENGINE = """
 import json, os, sys, time
 import numpy as np, torch
 from precompute import load_backbone
-from precompute.engines import choose, make_engine
+from precompute.choosing import Asked, candidates
+from precompute.engines import make_engine
+from precompute.machine import Machine
 from precompute.guard import first_images
 from precompute.sources import list_folder
 source, backbone, weights, engine, precision = sys.argv[1:]
 model = load_backbone(backbone, weights=weights)
 listing = list_folder(source)
 images = first_images(listing, np.arange(len(listing)), model.transform, workers=2, count=128)
-choice = choose(engine=engine, precision=precision, module=model.module)
+choice = candidates(Asked(engine=engine, precision=precision), Machine.here(), module=model.module).choices[0]
 began = time.perf_counter()
 run = make_engine(model.module, model.transform, choice, identity=model.identity)
 ready = time.perf_counter() - began
