@@ -34,7 +34,8 @@ ALLOWED = {
     "precompute.model_cache": set(),
     "precompute.system": set(),
     "precompute.stages": {"precompute.system"},
-    "precompute.torch_engine": {f"precompute.{name}" for name in ("errors", "transform", "engine")},
+    "precompute.folding": set(),
+    "precompute.torch_engine": {f"precompute.{name}" for name in ("errors", "transform", "engine", "folding")},
     "precompute.openvino_engine": {
         f"precompute.{name}" for name in ("errors", "transform", "engine", "torch_engine", "model_cache", "system")
     },
