@@ -124,8 +124,13 @@ class Cache:
 
     @property
     def provenance(self) -> list[Record]:
-        """One record for each run that added rows, oldest first."""
+        """What runs that added rows say of themselves, oldest first: one record at the start, one of their audit."""
         return provenance.parse(self.column("provenance").tobytes())[0]
+
+    @property
+    def last_run(self) -> Record:
+        """The record that the last run began with; empty where there is none."""
+        return next((record for record in reversed(self.provenance) if "audit" not in record), {})
 
     def dataset(self, layer: str | None = None, *, split: str | None = None) -> FeatureDataset:
         """A `torch.utils.data.Dataset` of (features, label) over the ok rows, of one split where it is named."""

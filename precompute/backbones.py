@@ -17,6 +17,7 @@ from precompute.errors import BackboneError, UsageError, WeightsError
 from precompute.transform import Transform
 
 POOLINGS = ("auto", *layers.POOLINGS)
+MAX_SEED = 2**63 - 1  # of torch.manual_seed
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ def load_backbone(
     weights: an entry such as DEFAULT or IMAGENET1K_V1, `random` or `random:SEED`, or the path of a state dict. For a
     factory DEFAULT means the weights it returns.
     layer: any node of torchvision's get_graph_node_names, or `output`; by default what enters the final classifier.
-    pooling: "none", "mean" (over positions of a map) or "auto" (mean only in front of a convolutional classifier).
+    pooling: "none", "mean" (over positions: of a map, or tokens without a class token) or "auto" (mean only in front of
+    a convolutional classifier).
     transform: values of Transform that replace those of the weights entry.
     Raises BackboneError and WeightsError; see their messages for the ways out.
     """
@@ -91,7 +93,7 @@ def load_backbone(
         found_pooling = "none"
     pooling = found_pooling if pooling == "auto" else pooling
     digest = weights_digest(model)
-    module = layers.cut(model, layer, pooling)
+    module = layers.cut(model, layer, pooling, chosen.crop)
     return Backbone(
         name=name,
         module=module,
@@ -147,8 +149,11 @@ def _with_weights(
 def _random(name: str, seed: str) -> tuple[nn.Module, dict[str, Any]]:
     if architectures.is_factory(name):
         raise WeightsError(f"{name} decides about its own weights.", hint="Let the factory return random weights.")
-    if seed and not seed.isdecimal():
-        raise WeightsError(f"The seed in random:{seed} is not a whole number.", hint="Such as --weights random:1.")
+    if seed and not (seed.isdecimal() and len(seed) <= len(str(MAX_SEED)) and int(seed) <= MAX_SEED):
+        raise WeightsError(
+            f"The seed in random:{seed:.40} is not a whole number from 0 to {MAX_SEED}.",
+            hint="Such as --weights random:1.",
+        )
     number = int(seed or 0)
     return architectures.build(name, seed=number), {"kind": "random", "seed": number}
 

@@ -17,22 +17,28 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError, features
 
-from precompute import jpeg
+from precompute import formats, jpeg, jpeg2000
 from precompute.errors import ImageError
 from precompute.transform import Transform
 
 if TYPE_CHECKING:
     import torch
 
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "WEBP", "TIFF")
+OPTIONAL = {"AVIF": "avif", "JPEG2000": "jpg_2000"}  # formats that a Pillow may have been built without
+FORMATS = (
+    *("JPEG", "PNG", "GIF", "BMP", "DIB", "WEBP", "TIFF"),
+    *(kind for kind, name in OPTIONAL.items() if name in features.modules | features.codecs and features.check(name)),
+)
 MAX_PIXELS = 100 * 2**20  # at 10 bytes each they take 1 GiB less 24 MiB; cameras of 100 megapixels stay below
 BYTES_A_PIXEL = 10
 """At most so many are held at once for most images: 4 for Pillow's pixels, 4 for those made from them. Kinds that take
 more, such as progressive JPEG with its coefficients, have a lower limit of pixels."""
 WEBP_BYTES_A_PIXEL = 20  # the decoder keeps two canvases of its own
-TILE_WIDTH, TILE_LENGTH = 322, 323  # tags of TIFF
+AVIF_BYTES_A_PIXEL = 24  # the decoder's own planes have two bytes a value above 8 bits, and there may be an alpha
+TILE_WIDTH, TILE_LENGTH, NEW_SUBFILE_TYPE, SUB_DIRECTORIES, DNG_VERSION = 322, 323, 254, 330, 50706  # tags of TIFF
+REDUCED = 1  # a bit of NEW_SUBFILE_TYPE: a smaller version of another picture in the file
 STRIP_PIXELS = 2**20  # what is only passing through is made for so many at a time
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 WHITE = (255, 255, 255, 255)
@@ -64,14 +70,15 @@ def decode(data: bytes, transform: Transform) -> torch.Tensor:
     """Decode one image file and apply the 8-bit part of `transform`; (3, crop, crop) uint8.
 
     First frame, EXIF orientation applied, transparency over white, 16-bit scaled to 8. Raises ImageError with the
-    reason `NOT_AN_IMAGE`, `TRUNCATED` or `TOO_MANY_PIXELS`. The size in the header is checked before pixels are made.
+    reason `NOT_AN_IMAGE`, `TRUNCATED` or `TOO_MANY_PIXELS`, and `UNREADABLE` for a format that another build of Pillow
+    decodes. The size in the header is checked before pixels are made.
     """
     try:
         return _decode(data, transform)
     except (ImageError, MemoryError):
         raise
     except UnidentifiedImageError as error:
-        raise ImageError("no JPEG, PNG, GIF, BMP, WebP or TIFF header", reason="NOT_AN_IMAGE") from error
+        raise _unidentified(data) from error
     except Image.DecompressionBombError as error:
         raise ImageError(str(error), reason="TOO_MANY_PIXELS") from error
     except Exception as error:  # decoders raise whatever a damaged file leads them to
@@ -81,8 +88,11 @@ def decode(data: bytes, transform: Transform) -> torch.Tensor:
 
 
 def _decode(data: bytes, transform: Transform) -> torch.Tensor:
+    if (kind := formats.foreign_kind(data[: formats.BRANDS_BYTES])) is not None:
+        raise _foreign(kind)
     stream = io.BytesIO(data)
     image: Image.Image = Image.open(stream, formats=FORMATS)
+    _check_kind(image)
     _check_size(image)
     if image.format in jpeg.FORMATS:
         jpeg.check(image, data, stream.tell())  # opening one reads up to the first scan
@@ -90,6 +100,8 @@ def _decode(data: bytes, transform: Transform) -> torch.Tensor:
             return _plain_jpeg(image, data, transform)
     if image.format == "PNG":
         _check_png(data)
+    elif image.format == "JPEG2000":
+        jpeg2000.check(data, image.size)
     image.load()
     method = ORIENTATIONS.get(_orientation(image))
     image = _flat(image)  # the name is used again, so that there are never three copies of all pixels
@@ -114,12 +126,48 @@ def _plain_jpeg(image: Image.Image, data: bytes, transform: Transform) -> torch.
     return transform.apply_tensor(torch.from_numpy(pixels).permute(2, 0, 1), (width, height))
 
 
+def _unidentified(data: bytes) -> ImageError:
+    """Why Pillow took a file for none of FORMATS."""
+    for kind, name, there in (
+        ("AVIF", "AVIF", formats.is_avif(data[: formats.BRANDS_BYTES])),
+        ("JPEG2000", "JPEG 2000", data.startswith(formats.JPEG_2000)),
+    ):
+        if there and kind in FORMATS:
+            return ImageError(f"damaged {name} header", reason="TRUNCATED")
+        if there:
+            what = f"{name}, which this Pillow does not decode: pip install --upgrade pillow"
+            return ImageError(what, reason="UNREADABLE")
+    return ImageError(f"no {formats.NAMES} header", reason="NOT_AN_IMAGE")
+
+
+def _foreign(kind: str) -> ImageError:
+    package = formats.HOW[kind]
+    what = f"{kind}, which precompute does not decode: convert it to JPEG or PNG, for example with {package}"
+    return ImageError(what, reason="NOT_AN_IMAGE")
+
+
+def _check_kind(image: Image.Image) -> None:
+    """Raise ImageError for pixels without an agreed meaning, by their type alone, and for a raw file's preview."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return
+    tags = image.tag_v2
+    reduced = _number(tags.get(NEW_SUBFILE_TYPE)) & REDUCED and SUB_DIRECTORIES in tags
+    if DNG_VERSION in tags or reduced:
+        raise _foreign("a camera's raw format")
+    if image.mode in ("F", "I"):  # I is for integers of 32 bits, and for those of 16 with a sign
+        bits = tags.get(TiffImagePlugin.BITSPERSAMPLE, (0,))[0]
+        kind = "floats" if image.mode == "F" else "integers" if bits == 32 else "signed integers"
+        raise ImageError(f"pixels are {bits}-bit {kind}, whose range no viewer agrees on", reason="NOT_AN_IMAGE")
+
+
 def _check_size(image: Image.Image) -> None:
     """Raise ImageError where the pixels would take more than about 1 GiB on their way to RGB."""
     width, height = image.size
     needed = BYTES_A_PIXEL
     if image.format == "WEBP":
         needed = WEBP_BYTES_A_PIXEL
+    elif image.format == "AVIF":
+        needed = AVIF_BYTES_A_PIXEL
     elif image.info.get("progressive"):
         needed = max(needed, 5 + 2 * len(image.getbands()))  # pixels, coefficients, and libjpeg's own
     elif isinstance(image, TiffImagePlugin.TiffImageFile):
@@ -165,8 +213,6 @@ def _as_array(image: Image.Image) -> NDArray[np.uint8]:
 
 def _flat(image: Image.Image) -> Image.Image:
     """A loaded image of any mode as 8-bit RGB, over white where it is transparent."""
-    if image.mode == "F":
-        raise ImageError("pixels are 32-bit floats, whose range no viewer agrees on", reason="NOT_AN_IMAGE")
     if image.mode.startswith("I"):
         flatten = _grey_of_16_bit
     elif image.has_transparency_data:
@@ -189,8 +235,6 @@ def _over_white(image: Image.Image) -> Image.Image:
 def _grey_of_16_bit(image: Image.Image) -> Image.Image:
     """16-bit grey as 8-bit RGB; PIL's own conversion would clip everything above 255 to white."""
     values = np.asarray(image.convert("I"))
-    if values.min() < 0 or values.max() > 65535:
-        raise ImageError("pixels are 32-bit integers, whose range no viewer agrees on", reason="NOT_AN_IMAGE")
     grey = ((values + 128) // 257).astype(np.uint8)
     if isinstance(transparent := image.info.get("transparency"), int):
         grey[values == transparent] = 255

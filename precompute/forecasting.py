@@ -112,13 +112,12 @@ def forecast(
     with quiet_pillow():
         prepared = prepare(request, path, listing, workers=workers)
         model = prepared.model
-        decision = prepared.decide(listing, everything, workers=workers)
+        decision = prepared.decision
         choice = decision.choice
         missing = everything
         if out is not None:
             olds = open_olds(path, prepared.spec, overwrite=False)
             missing = make_plan(listing, path, olds, limit=None, overwrite=True, rehash=False).missing
-        ready = decision.ready(model)
         stages = Stages(on_cpu=choice.kind == "cpu")
         start = time.monotonic()
         moments, failed, counts = [], 0, []
@@ -126,7 +125,7 @@ def forecast(
         for block in forward(
             listing,
             spread(everything, IMAGES),
-            ready,
+            decision.engine,
             model.transform,
             workers=workers,
             stop=lambda: time.monotonic() > over,

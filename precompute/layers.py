@@ -11,6 +11,7 @@ from torch import fx, nn
 from torchvision.models.feature_extraction import NodePathTracer, create_feature_extractor
 
 from precompute.errors import BackboneError
+from precompute.layout import find_layout
 
 OUTPUT = "output"
 """The layer name for what the whole module returns."""
@@ -20,13 +21,17 @@ PASSING = (nn.Dropout, nn.Identity, nn.Dropout2d)  # in eval mode these hand on 
 
 
 class Truncated(nn.Module):
-    """A network cut behind one node: (B, 3, H, W) -> (B, *shape), averaged over positions where `pooling` is "mean"."""
+    """A network cut behind one node: (B, 3, H, W) -> (B, *shape), averaged over `positions`, which are axes.
 
-    def __init__(self, body: nn.Module, layer: str, pooling: str) -> None:
+    prefix: tokens in front of the first of them that are no positions, and are left out.
+    """
+
+    def __init__(self, body: nn.Module, layer: str, positions: tuple[int, ...] = (), prefix: int = 0) -> None:
         super().__init__()
         self.body = body
         self.layer = layer
-        self.pooling = pooling
+        self.positions = positions
+        self.prefix = prefix
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         features = self.body(images)
@@ -37,7 +42,9 @@ class Truncated(nn.Module):
                 f"The layer {self.layer!r} gives a {type(features).__name__}, not a tensor.",
                 hint="Name another layer with --layer.",
             )
-        return features.mean(dim=(2, 3)) if self.pooling == "mean" and features.ndim == 4 else features
+        if self.prefix:
+            features = features.narrow(self.positions[0], self.prefix, features.shape[self.positions[0]] - self.prefix)
+        return features.mean(dim=self.positions) if self.positions else features
 
 
 def node_names(model: nn.Module) -> list[str]:
@@ -45,13 +52,42 @@ def node_names(model: nn.Module) -> list[str]:
     return list(_trace(model)[1].values())
 
 
-def cut(model: nn.Module, layer: str, pooling: str) -> Truncated:
+def cut(model: nn.Module, layer: str, pooling: str, size: int = 224) -> Truncated:
     """`model` up to and with the node `layer`, everything behind it removed.
 
-    As in torchvision, a module's name stands for its last node (`layer4`). Raises BackboneError for unknown names.
+    As in torchvision, a module's name stands for its last node (`layer4`). With the pooling "mean" its output for
+    images of `size` x `size` is averaged over positions, wherever their axes are; tokens in front that stand for no
+    position, such as ViT's class token, are left out. What has no positions, (B, C), stays as it is.
+    Raises BackboneError for unknown names, and where the axes of positions cannot be told.
     """
-    if layer == OUTPUT:
-        return Truncated(model, layer, pooling).eval()
+    body = model.eval() if layer == OUTPUT else _cut_graph(model, layer)
+    if pooling != "mean":
+        return Truncated(body, layer).eval()
+    try:
+        found, shape = find_layout(body.eval(), _graph_of(body), size)
+    except (RuntimeError, AssertionError, ValueError):  # of images of this size: whoever runs it next says so
+        return Truncated(body, layer).eval()
+    if len(shape) < 2:
+        return Truncated(body, layer).eval()
+    if found is None:
+        raise BackboneError(
+            f"Which axes of the layer {layer!r}, {' x '.join(map(str, shape))} for one image, are positions cannot be "
+            "told, so there is no mean over them.",
+            hint="Take --pooling none, a layer nearby, or a factory that averages itself.",
+        )
+    return Truncated(body, layer, found.positions, found.prefix).eval()
+
+
+def _graph_of(body: nn.Module) -> fx.GraphModule | None:
+    if isinstance(body, fx.GraphModule):
+        return body
+    try:
+        return fx.GraphModule(body, _trace(body)[0])
+    except BackboneError:
+        return None
+
+
+def _cut_graph(model: nn.Module, layer: str) -> fx.GraphModule:
     names = node_names(model)
     if not any(name == layer or name.startswith(f"{layer}.") for name in names):
         parts = {name[:dot] for name in names for dot, letter in enumerate(name) if letter == "."}
@@ -63,10 +99,10 @@ def cut(model: nn.Module, layer: str, pooling: str) -> Truncated:
             "See all of them with `precompute backbones NAME --layers`.",
         )
     try:
-        body = create_feature_extractor(model, return_nodes={layer: layer}, suppress_diff_warning=True)
+        body: fx.GraphModule = create_feature_extractor(model, return_nodes={layer: layer}, suppress_diff_warning=True)
     except Exception as error:
         raise _untraceable(error) from error
-    return Truncated(body, layer, pooling).eval()
+    return body
 
 
 def default_layer(model: nn.Module) -> tuple[str, str, int]:

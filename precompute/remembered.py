@@ -8,6 +8,7 @@ size and modification time. Where anything differs, or with `rehash`, the weight
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from dataclasses import asdict, dataclass
 from glob import glob
@@ -46,6 +47,11 @@ class Request:
     device: str
     batch_size: int | None
 
+    def options(self) -> dict[str, Any]:
+        """The same as JSON, for the record: what was asked of precompute, and nothing else of the program around it."""
+        options: dict[str, Any] = json.loads(json.dumps(asdict(self), default=_plain))
+        return options
+
     def name(self) -> str | None:
         """SHA-256 over this and all else that decides the settings; None for what cannot be told to be the same again.
 
@@ -69,7 +75,7 @@ class Request:
 
 def remember(request: Request, weights_file: dict[str, Any] | None) -> dict[str, Any]:
     """What a run's record says for later ones. `weights_file` is that of `Backbone`."""
-    return {"request": request.name(), "weights_file": weights_file}
+    return {"request": request.name(), "options": request.options(), "weights_file": weights_file}
 
 
 def unchanged(path: str, listing: Listing, request: Request) -> tuple[Cache, dict[str, Any]] | None:
@@ -86,6 +92,11 @@ def unchanged(path: str, listing: Listing, request: Request) -> tuple[Cache, dic
         return None
     plan = make_plan(listing, path, (cache,), limit=None, overwrite=True, rehash=False)
     return (cache, records[-1]) if up_to_date(plan, listing, path) else None
+
+
+def _plain(value: Any) -> Any:
+    """Of a value that is no JSON, such as an array, one that is."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 def _same_file(then: Any) -> bool:

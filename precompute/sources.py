@@ -9,25 +9,32 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from itertools import islice
 from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
 
-from precompute.errors import SourceError
+from precompute.errors import SourceError, Stopped
 from precompute.filelist import BLOCK_FILES, FileList
+from precompute.formats import EXTENSIONS, HEAD_BYTES, NAMES, looks_like_image
 from precompute.labels import Tops, label_folders, tops_of
 
 Identity = tuple[int, int]  # device and inode
 
-IMAGE_EXTENSIONS = frozenset(b".jpg .jpeg .jpe .jfif .png .apng .gif .bmp .dib .webp .tif .tiff .mpo".split())
-"""A file with one of these is a sample whatever it holds: should it not be an image, that is worth being told."""
-
-SNIFF_BYTES = 16
 DOT = ord(".")
 NAMES_KEPT = 5
+STOP_ENTRIES = 512  # after so many entries of one folder `stop` is asked again; each may be a file to look into
+EARLIEST, LATEST = -(2**63), 2**63 - 1  # what int64 holds of nanoseconds since 1970: years 1677 to 2262
+
+PSEUDO_FILE_SYSTEMS = {
+    *("proc", "sysfs", "cgroup", "cgroup2", "debugfs", "tracefs", "securityfs", "selinuxfs", "configfs", "pstore"),
+    *("bpf", "devpts", "mqueue", "efivarfs", "fusectl", "binfmt_misc", "nsfs", "rpc_pipefs"),
+}
+"""They hold no files but views of the kernel, some of them without an end: /proc/self/root is the whole disk again."""
 
 
 @dataclass
@@ -86,32 +93,39 @@ def ascii_name(name: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
-def looks_like_image(head: bytes) -> bool:
-    """Whether the first SNIFF_BYTES of a file are those of JPEG, PNG, GIF, BMP, WebP or TIFF."""
-    return (
-        head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM"))
-        or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
-        or head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-    )
+def mtime_ns(status: os.stat_result) -> int:
+    """Modification time in ns since 1970; the nearest that int64 holds where it lies before 1677 or after 2262."""
+    return min(max(status.st_mtime_ns, EARLIEST), LATEST)
 
 
-def list_folder(root: str | os.PathLike[str], *, limit: int | None = None) -> Listing:
+def list_folder(
+    root: str | os.PathLike[str], *, limit: int | None = None, stop: Callable[[], int] | None = None
+) -> Listing:
     """List the images below `root`, or the one image that `root` is; the first `limit` of them by id.
 
-    Links to files and folders are followed once each, so loops end; what is neither a file nor a folder is never
-    opened. Only files without an image's extension are looked into. Raises SourceError where nothing is found.
+    Each folder is entered once: by its path without links where it has one below `root`, else by the first link to it
+    in the order of ids. A link to a file is a sample of its own, as in torchvision. What is neither a file nor a folder
+    is never opened, and pseudo file systems such as /proc are not entered. Only files without an image's extension are
+    looked into.
+    `stop()` is asked in each folder and every STOP_ENTRIES entries; a signal's number ends the listing.
+    Raises SourceError where nothing is found or `root` lies on a pseudo file system, and Stopped.
     """
     base = os.fsencode(root)
     shown = ascii_name(os.fsdecode(base))
     found = _Found()
     try:
         status = os.stat(base)
+        if (kind := found.pseudo.get(status.st_dev)) is not None:
+            raise SourceError(
+                f"{shown} lies on a pseudo file system ({kind}), which holds no images.",
+                hint="Name a folder of images.",
+            )
         if stat.S_ISDIR(status.st_mode):
-            _walk(base, found)
+            _walk(base, found, _asked_to_stop(shown, found, stop))
         elif stat.S_ISREG(status.st_mode):
             found.files.names.append(b"")
             found.files.sizes.append(status.st_size)
-            found.files.mtimes.append(status.st_mtime_ns)
+            found.files.mtimes.append(mtime_ns(status))
             found.files.settle(found.tops.setdefault((), 0))
         else:
             raise SourceError(f"{shown} is neither a folder nor an image file.", hint="Name a folder of images.")
@@ -125,40 +139,113 @@ def list_folder(root: str | os.PathLike[str], *, limit: int | None = None) -> Li
         about = "; ".join(found.passed.lines())
         raise SourceError(
             f"{shown} holds no images{f' ({about})' if about else ' (it is empty)'}.",
-            hint="Name a folder with JPEG, PNG, GIF, BMP, WebP or TIFF files, in sub-folders of any depth.",
+            hint=f"Name a folder with {NAMES} files, in sub-folders of any depth.",
         )
     return _listing(base, found, limit)
 
 
+def pseudo_file_systems() -> dict[int, str]:
+    """Device number -> type of each of PSEUDO_FILE_SYSTEMS that is mounted; empty where there is no mountinfo."""
+    found = {}
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+            for line in file:
+                mount, _, rest = line.partition(" - ")
+                major, minor = mount.split(maxsplit=3)[2].split(":")
+                kind = rest.split(maxsplit=1)[0]
+                if kind in PSEUDO_FILE_SYSTEMS:
+                    found[os.makedev(int(major), int(minor))] = kind
+    except FileNotFoundError:
+        pass  # not Linux
+    return found
+
+
 @dataclass
 class _Found:
-    """What a walk has met. tops: the two folder levels above the files of each place, by its number."""
+    """What a walk has met.
+
+    tops: the two folder levels above the files of each place, by its number · entered: inodes of folders by device ·
+    links: (id, path) of links to folders, a heap · pseudo: see `pseudo_file_systems`.
+    """
 
     files: FileList = field(default_factory=FileList)
     tops: dict[Tops, int] = field(default_factory=dict)
     unread: list[bytes] = field(default_factory=list)
     passed: Passed = field(default_factory=Passed)
+    entered: dict[int, set[int]] = field(default_factory=dict)
+    links: list[tuple[bytes, bytes]] = field(default_factory=list)
+    pseudo: dict[int, str] = field(default_factory=pseudo_file_systems)
+
+    def enter(self, prefix: bytes, identity: Identity, again: str) -> bool:
+        """Whether to enter this folder; why not is noted, under `again` where it was entered before."""
+        device, inode = identity
+        if (kind := self.pseudo.get(device)) is not None:
+            self.passed.add(f"pseudo file systems ({kind})", prefix[:-1])
+            return False
+        inodes = self.entered.setdefault(device, set())
+        if inode in inodes:
+            self.passed.add(again, prefix[:-1])
+            return False
+        inodes.add(inode)
+        return True
 
 
-def _walk(root: bytes, found: _Found) -> None:
-    """Collect what is below `root`. A stack, not a recursion: folders may be nested a thousand deep.
+def _asked_to_stop(shown: str, found: _Found, stop: Callable[[], int] | None) -> Callable[[], None]:
+    """A function that raises Stopped once `stop` gives a signal's number."""
+
+    def check() -> None:
+        if stop is not None and (signum := stop()):
+            raise Stopped(
+                f"Stopped while {shown} was being listed, with {len(found.files):,} images found.",
+                signum=signum,
+                hint="Nothing was computed or written yet. Run the same command again.",
+            )
+
+    return check
+
+
+def _walk(root: bytes, found: _Found, check: Callable[[], None]) -> None:
+    """Collect what is below `root`: real folders first, then what links lead to, in the order of the links' ids.
+
+    So what is found, and under which names, does not depend on the order in which the file system lists folders.
+    """
+    _walk_real(root, b"", _identity(os.stat(root)), found, check)
+    while found.links:
+        check()
+        prefix, path = heappop(found.links)
+        try:
+            identity = _identity(os.stat(path))
+        except OSError as error:  # it was a folder when its link was met
+            found.passed.add(_why_passed(error), prefix[:-1])
+            continue
+        _walk_real(path, prefix, identity, found, check, again="links to folders already listed")
+
+
+def _walk_real(
+    top: bytes,
+    top_prefix: bytes,
+    top_identity: Identity,
+    found: _Found,
+    check: Callable[[], None],
+    *,
+    again: str = "folders already listed",
+) -> None:
+    """Collect what is below `top`, links to folders aside. A stack, not a recursion: they may be a thousand deep.
 
     Folders are entered in the order of their ids, so that little is left to sort.
     """
-    todo = [(root, b"", frozenset[Identity](), _identity(os.stat(root)))]
+    todo = [(top, top_prefix, top_identity)]
     while todo:
-        folder, prefix, above, identity = todo.pop()
-        if identity in above:
-            found.passed.add("links that lead back to a folder above", prefix[:-1])
+        folder, prefix, identity = todo.pop()
+        if not found.enter(prefix, identity, again if prefix == top_prefix else "folders already listed"):
             continue
-        above |= {identity}
         inside = []
         place = found.tops.setdefault(tops_of(prefix), len(found.tops))
         try:
-            for path, name, its_own in _enter(folder, prefix, place, found):
-                inside.append((path, name + b"/", above, its_own))
+            for path, name, its_own in _enter(folder, prefix, place, found, check):
+                inside.append((path, name + b"/", its_own))
         except OSError as error:
-            if folder == root:
+            if not prefix:
                 raise
             found.passed.add(_why_passed(error), prefix[:-1])
             found.unread.append(prefix)
@@ -167,36 +254,47 @@ def _walk(root: bytes, found: _Found) -> None:
         todo += inside
 
 
-def _enter(folder: bytes, prefix: bytes, place: int, found: _Found) -> Iterator[tuple[bytes, bytes, Identity]]:
-    """Put the files of one folder where they belong; give path, id and identity of each folder in it.
+def _enter(
+    folder: bytes, prefix: bytes, place: int, found: _Found, check: Callable[[], None]
+) -> Iterator[tuple[bytes, bytes, Identity]]:
+    """Put the files of one folder where they belong; give path, id and identity of each real folder in it.
 
     This loop runs once for every file there is, and most of a rerun's time is spent in it.
     """
     files, passed = found.files, found.passed
+    is_file, known = stat.S_ISREG, EXTENSIONS
     names, add_name, add_size, add_mtime = files.names, files.names.append, files.sizes.append, files.mtimes.append
     with os.scandir(folder) as entries:
-        for entry in entries:
-            name = entry.name
-            if name[0] == DOT:
-                passed.add("hidden", prefix + name)
-                continue
-            try:
-                status = entry.stat()
-                if stat.S_ISREG(status.st_mode):
-                    if name[-4:] in IMAGE_EXTENSIONS or _extension(name) in IMAGE_EXTENSIONS or _sniff(entry.path):
-                        add_name(prefix + name)
-                        add_size(status.st_size)
-                        add_mtime(status.st_mtime_ns)
-                        if len(names) == BLOCK_FILES:
-                            files.settle(place)
+        check()
+        while some := list(islice(entries, STOP_ENTRIES)):
+            for entry in some:
+                name = entry.name
+                if name[0] == DOT:
+                    passed.add("hidden", prefix + name)
+                    continue
+                try:
+                    status = entry.stat()
+                    if is_file(status.st_mode):
+                        if name[-4:] in known or _extension(name) in known or _sniff(entry.path):
+                            add_name(prefix + name)
+                            add_size(status.st_size)
+                            try:
+                                add_mtime(status.st_mtime_ns)
+                            except OverflowError:
+                                add_mtime(mtime_ns(status))
+                            if len(names) == BLOCK_FILES:
+                                files.settle(place)
+                        else:
+                            passed.add("not images", prefix + name)
+                    elif not stat.S_ISDIR(status.st_mode):
+                        passed.add("neither file nor folder", prefix + name)
+                    elif entry.is_symlink():
+                        heappush(found.links, (prefix + name + b"/", entry.path))
                     else:
-                        passed.add("not images", prefix + name)
-                elif stat.S_ISDIR(status.st_mode):
-                    yield entry.path, prefix + name, _identity(status)
-                else:
-                    passed.add("neither file nor folder", prefix + name)
-            except OSError as error:
-                passed.add(_why_passed(error), prefix + name)
+                        yield entry.path, prefix + name, _identity(status)
+                except OSError as error:
+                    passed.add(_why_passed(error), prefix + name)
+            check()
 
 
 def _why_passed(error: OSError) -> str:
@@ -205,7 +303,7 @@ def _why_passed(error: OSError) -> str:
     return "not readable" if isinstance(error, PermissionError) else f"not readable ({error.strerror})"
 
 
-def _identity(status: os.stat_result) -> tuple[int, int]:
+def _identity(status: os.stat_result) -> Identity:
     return status.st_dev, status.st_ino
 
 
@@ -217,7 +315,7 @@ def _sniff(path: bytes) -> bool:
     # Not blocking: the entry was a file a moment ago, but may be a FIFO by now.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        return looks_like_image(os.read(descriptor, SNIFF_BYTES))
+        return looks_like_image(os.read(descriptor, HEAD_BYTES))
     finally:
         os.close(descriptor)
 

@@ -14,11 +14,14 @@ import pytest
 import torch
 from conftest import make_image
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, TiffImagePlugin
 from torchvision.models import ResNet18_Weights
 from torchvision.transforms import functional
 
-from precompute.decode import decode, quiet_pillow
+from precompute import extract
+from precompute.cache import Status
+from precompute.decode import FORMATS, decode, quiet_pillow
+from precompute.errors import ImageError
 from precompute.transform import Transform
 
 SIDE = 24
@@ -109,6 +112,127 @@ def test_a_transparent_grey_or_rgb_value_is_white() -> None:
     expected = np.full((SIDE, SIDE, 3), 255)
     expected[4, 3] = (90, 20, 30)
     assert np.array_equal(decoded(encoded(image, "PNG", transparency=(10, 20, 30))), expected)
+
+
+def extended(kind: str) -> Any:
+    return pytest.param(kind, marks=pytest.mark.skipif(kind not in FORMATS, reason=f"Pillow was built without {kind}"))
+
+
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [("L", {}), ("RGB", {}), ("RGB", {"no_jp2": True}), ("RGB", {"tile_size": (16, 16)}), ("P", {})],
+)
+@pytest.mark.parametrize("kind", [extended("JPEG2000")])
+def test_jpeg_2000_is_exact_where_it_is_lossless(kind: str, mode: str, options: dict[str, Any]) -> None:
+    image = rgb().convert(mode)
+    if mode == "P":
+        image = image.convert("RGB")
+    assert np.array_equal(decoded(encoded(image, kind, **options)), np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.parametrize("kind", [extended("JPEG2000")])
+def test_jpeg_2000_with_16_bits_or_with_alpha(kind: str) -> None:
+    values = np.linspace(0, 65535, SIDE * SIDE).astype(np.uint16).reshape(SIDE, SIDE)
+    assert np.abs(decoded(encoded(Image.fromarray(values), kind)) - (values / 257)[..., None]).max() <= 1
+    image = rgb()
+    image.putalpha(alpha())
+    assert np.abs(decoded(encoded(image, kind)) - over_white(rgb(), alpha())).max() <= 1
+
+
+@pytest.mark.parametrize("kind", [extended("AVIF")])
+def test_avif_is_what_pillow_shows(kind: str) -> None:
+    exif = Image.Exif()
+    exif[0x112] = 6
+    image = make_image(2, (SIDE + 10, SIDE))
+    plain, turned = encoded(image, kind, quality=90), encoded(image, kind, quality=90, exif=exif)
+    assert np.array_equal(decoded(plain), reference(plain))
+    assert np.array_equal(decoded(turned), reference(turned))
+    assert not np.array_equal(decoded(plain), decoded(turned))
+    transparent = rgb()
+    transparent.putalpha(alpha())
+    data = encoded(transparent, kind, quality=100, subsampling="4:4:4")
+    assert np.abs(decoded(data) - over_white(rgb(), alpha())).mean() < 3
+    frames = [Image.new("RGB", (SIDE, SIDE), colour) for colour in ("red", "lime")]
+    first = decoded(encoded(frames[0], kind, save_all=True, append_images=frames[1:]))
+    assert np.abs(first - (255, 0, 0)).max() < 8
+
+
+@pytest.mark.parametrize("kind", [extended("JPEG2000"), extended("AVIF")])
+def test_half_of_a_newer_format_is_truncated(kind: str) -> None:
+    data = encoded(make_image(2, (100, 100)), kind)
+    for length in (20, 100, len(data) // 2, len(data) - 20):
+        with pytest.raises(ImageError) as caught:
+            decoded(data[:length])
+        assert caught.value.reason == "TRUNCATED", length
+
+
+@pytest.mark.parametrize(("kind", "name"), [("JPEG2000", "JPEG 2000"), ("AVIF", "AVIF")])
+def test_a_pillow_built_without_a_format_says_so_and_is_asked_again(
+    kind: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = {"AVIF": b"\0\0\0\x1cftypavif\0\0\0\0", "JPEG2000": b"\0\0\0\x0cjP  \r\n\x87\n"}[kind]
+    monkeypatch.setattr("precompute.decode.FORMATS", tuple(one for one in FORMATS if one != kind))
+    with pytest.raises(ImageError, match=f"{name}, which this Pillow does not decode: pip install") as caught:
+        decoded(data)
+    assert Status[caught.value.reason].may_change
+
+
+def heads_of_foreign_files() -> dict[str, tuple[str, bytes]]:
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[50706] = b"\1\4\0\0"
+    tags.tagtype[50706] = 1
+    preview = TiffImagePlugin.ImageFileDirectory_v2()
+    preview[254], preview[330] = 1, 8
+    return {
+        "a.heic": ("pillow-heif", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"),
+        "b.heif": ("pillow-heif", b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic"),
+        "c.jxl": ("pillow-jxl-plugin", b"\xff\x0a" + bytes(30)),
+        "d.jxl": ("pillow-jxl-plugin", b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(30)),
+        "e.dng": ("rawpy", encoded(rgb(), "TIFF", tiffinfo=tags)),
+        "f.nef": ("rawpy", encoded(rgb(), "TIFF", tiffinfo=preview)),
+        "g.cr2": ("rawpy", b"II*\0\x10\0\0\0CR\2\0" + bytes(30)),
+        "h.cr3": ("rawpy", b"\0\0\0\x18ftypcrx \0\0\0\1crx isom"),
+        "i.raf": ("rawpy", b"FUJIFILMCCD-RAW 0201" + bytes(30)),
+    }
+
+
+@pytest.mark.parametrize("name", heads_of_foreign_files())
+def test_what_pillow_does_not_decode_is_named_with_a_package_that_does(name: str) -> None:
+    package, data = heads_of_foreign_files()[name]
+    with pytest.raises(ImageError, match=f"convert it to JPEG or PNG, for example with {package}$") as caught:
+        decoded(data)
+    assert caught.value.reason == "NOT_AN_IMAGE"
+
+
+def test_a_folder_of_foreign_pictures_is_a_source_with_or_without_their_extensions(tmp_path: Path) -> None:
+    pictures = heads_of_foreign_files()
+    for name, (_, data) in pictures.items():
+        (tmp_path / name).write_bytes(data)
+        (tmp_path / name[0]).write_bytes(data)
+    result = extract(tmp_path, tmp_path / "a.h5", backbone="tiny")
+    assert result.failures == {"NOT_AN_IMAGE": 2 * len(pictures)}
+    assert any("pillow-heif" in detail for _, _, detail in result.failed)
+
+
+@pytest.mark.parametrize(
+    ("values", "what"),
+    [
+        (np.full((SIDE, SIDE), 9, np.int32), "32-bit integers"),
+        (np.full((SIDE, SIDE), 40_000, np.uint32), "32-bit integers"),
+        (np.full((SIDE, SIDE), 70_000, np.int32), "32-bit integers"),
+        (np.full((SIDE, SIDE), 9, np.int16), "16-bit signed integers"),
+        (np.full((SIDE, SIDE), 0.5, np.float32), "32-bit floats"),
+    ],
+)
+def test_a_tiff_is_judged_by_its_type_and_not_by_its_content(values: NDArray[Any], what: str) -> None:
+    pixels, sample_format = values.tobytes(), {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
+    tags = {256: SIDE, 257: SIDE, 258: values.itemsize * 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: SIDE}
+    tags |= {279: len(pixels), 339: sample_format}
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    data = b"II*\0" + struct.pack("<I", 8 + len(pixels)) + pixels + struct.pack("<H", len(tags)) + directory + bytes(4)
+    with pytest.raises(ImageError, match=f"pixels are {what}, whose range no viewer agrees on") as caught:
+        decoded(data)
+    assert caught.value.reason == "NOT_AN_IMAGE"
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])

@@ -16,10 +16,12 @@ from conftest import Command, run_python
 
 from precompute import extract, load_backbone, model_cache, open_cache
 from precompute.backbones import Backbone
-from precompute.engine import Engine
-from precompute.engines import available_precisions, choose, default_batch, make_engine
+from precompute.choosing import Asked, candidates
+from precompute.engine import Engine, EngineChoice
+from precompute.engines import PRECISIONS, default_batch, make_engine
 from precompute.errors import DeviceError, UsageError
 from precompute.guard import cosine
+from precompute.machine import Machine
 from precompute.torch_engine import folded
 
 NEEDS_OPENVINO = pytest.mark.skipif(not find_spec("openvino"), reason="needs pip install 'precompute[openvino]'")
@@ -50,8 +52,13 @@ def eager(backbone: Backbone, pictures: list[torch.Tensor]) -> np.ndarray:
         return backbone.module((torch.stack(pictures).float() / 255 - mean) / std).flatten(1).numpy()
 
 
+def first(asked: Asked) -> EngineChoice:
+    """What comes first on this machine."""
+    return candidates(asked, Machine.here()).choices[0]
+
+
 def engine_of(backbone: Backbone, *, identity: str | None = None, **options: object) -> Engine:
-    choice = choose(**{"precision": "fp32", "batch_size": 4, **options})
+    choice = first(Asked(**{"precision": "fp32", "batch_size": 4, **options}))
     return make_engine(backbone.module, backbone.transform, choice, identity=identity)
 
 
@@ -70,8 +77,9 @@ def test_fp32_of_every_engine_is_eager_fp32(engine: str, name: str) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_every_precision_of_this_machine_runs(engine: str, resnet: Backbone) -> None:
-    precisions = available_precisions(engine, "cpu")
-    assert precisions[-1] == "fp32"
+    machine = Machine.here()
+    precisions = [name for name in PRECISIONS if machine.computes(engine, "cpu", name)]
+    assert "fp32" in precisions
     pictures = images(4)
     for precision in precisions:
         got = engine_of(resnet, engine=engine, precision=precision)(pictures)
@@ -112,21 +120,20 @@ def test_engine_bf16_leaves_the_backbone_in_fp32(resnet: Backbone) -> None:
 @NEEDS_OPENVINO
 def test_auto_means_openvino_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PRECOMPUTE_ENGINE")
-    choice = choose(precision="fp32", device="cpu")
-    assert choice.engine == "openvino"
+    plain = Asked(precision="fp32", device="cpu")
+    assert first(plain).engine == "openvino"
     monkeypatch.setenv("PRECOMPUTE_ENGINE", "torch")
-    choice = choose(precision="fp32", device="cpu")
-    assert choice.engine == "torch"
-    assert "PRECOMPUTE_ENGINE" in choice.why
+    assert first(plain).engine == "torch"
+    assert any("PRECOMPUTE_ENGINE" in reason for reason in candidates(plain, Machine.here()).reasons)
     monkeypatch.setenv("PRECOMPUTE_ENGINE", "tensorflow")
     with pytest.raises(UsageError, match="tensorflow"):
-        choose(precision="fp32", device="cpu")
+        first(plain)
 
 
 def test_openvino_that_is_not_installed_is_named_with_its_install_line(
     photos: Path, precompute: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("precompute.engines.find_spec", lambda name: None if name == "openvino" else find_spec(name))
+    monkeypatch.setattr("precompute.machine.find_spec", lambda name: None if name == "openvino" else find_spec(name))
     monkeypatch.setitem(sys.modules, "openvino", None)  # whoever imports it fails
     command = ("extract", photos, "-b", "tiny", "-o", "a.h5")
     done = precompute(*command, "--engine", "openvino")
@@ -165,7 +172,7 @@ def test_heavy_networks_run_in_smaller_batches() -> None:
 
 def test_a_gpu_is_not_openvinos(resnet: Backbone) -> None:
     with pytest.raises((UsageError, DeviceError)):
-        choose(precision="fp32", engine="openvino", device="cuda")
+        first(Asked(precision="fp32", engine="openvino", device="cuda"))
 
 
 @NEEDS_OPENVINO
@@ -269,9 +276,7 @@ def test_a_network_openvino_does_not_know_runs_in_torch_and_that_is_told(
 @pytest.mark.slow
 def test_compiled_torch_gives_the_same_features(resnet: Backbone) -> None:
     pictures = images(4)
-    import dataclasses
-
-    choice = dataclasses.replace(choose(precision="fp32", engine="torch", batch_size=4), compiled=True)
+    choice = first(Asked(precision="fp32", engine="torch", batch_size=4, compile="on"))
     got = make_engine(resnet.module, resnet.transform, choice, identity=None)(pictures)
     expected = eager(resnet, pictures)
     assert np.linalg.norm(got - expected) / np.linalg.norm(expected) < 1e-5

@@ -15,6 +15,7 @@ from PIL import Image
 from torchvision.transforms import functional as F
 
 from precompute import extract, open_cache, verify
+from precompute.audit import compare_source
 from precompute.cache import Cache, Status, WriteLock
 from precompute.errors import (
     CacheError,
@@ -69,7 +70,44 @@ def test_every_row_belongs_to_its_image(photos: Path, tmp_path: Path) -> None:
         assert distance < (1e-3 if file.endswith("png") else 1e-2), name
         assert cache.column("samples/size")[row] == (photos / name).stat().st_size
         assert cache.column("samples/mtime_ns")[row] == (photos / name).stat().st_mtime_ns
-    assert not list(tmp_path.glob("*.partial*")) + list(tmp_path.glob("*.lock"))
+    assert not list(tmp_path.glob("a.h5.*")) + list(tmp_path.glob(".precompute*"))
+
+
+def test_every_skipped_image_is_named(photos: Path, tmp_path: Path) -> None:
+    """Also those that are copies of a broken one, and those that an earlier run skipped."""
+    page = b"<html>404</html>"
+    names = [name for name in open_and_list(photos, tmp_path) if name.startswith("train/")]
+    for name in names:
+        (photos / name).write_bytes(page)
+    result = extract(photos, tmp_path / "a.h5", backbone="tiny")
+    assert result.failures == {"NOT_AN_IMAGE": len(names)}
+    assert [name for name, _, _ in sorted(result.failed)] == names
+    other = next(photos.glob("val/*/*"))
+    other.write_bytes(b"another")
+    result = extract(photos, tmp_path / "a.h5", backbone="tiny")
+    assert (result.computed, sum(result.failures.values())) == (0, len(names) + 1)
+    assert sorted(name for name, _, _ in result.failed) == sorted([*names, str(other.relative_to(photos))])
+    with pytest.raises(SourceError, match="not an image"):
+        extract(photos, tmp_path / "b.h5", backbone="tiny", on_error="stop")
+
+
+def open_and_list(photos: Path, place: Path) -> list[str]:
+    extract(photos, place / "a.h5", backbone="tiny")
+    return open_cache(place / "a.h5").ids
+
+
+@pytest.mark.parametrize("seconds", [-(2**40), 2**40])
+def test_a_photo_from_far_away_in_time_is_like_any_other(photos: Path, tmp_path: Path, seconds: int) -> None:
+    photo = next(photos.glob("val/*/*"))
+    extract(photos, tmp_path / "synced.h5", backbone="tiny")
+    os.utime(photo, (0, seconds))
+    assert extract(photos, tmp_path / "synced.h5", backbone="tiny").copied == 1
+    assert extract(photos, tmp_path / "synced.h5", backbone="tiny").reused == 24
+    extract(photos, tmp_path / "fresh.h5", backbone="tiny")
+    assert_same(open_cache(tmp_path / "synced.h5"), open_cache(tmp_path / "fresh.h5"))
+    assert compare_source(open_cache(tmp_path / "fresh.h5"), photos).same
+    kept = open_cache(tmp_path / "fresh.h5").column("samples/mtime_ns")
+    assert min(max(photo.stat().st_mtime_ns, -(2**63)), 2**63 - 1) in kept
 
 
 def test_batch_size_workers_and_company_do_not_matter(photos: Path, tmp_path: Path) -> None:
@@ -324,12 +362,13 @@ def test_another_key_is_refused_with_the_difference(photos: Path, tmp_path: Path
     assert open_cache(tmp_path / "a.h5").features().dtype == np.float16
 
 
-def test_a_foreign_output_is_never_overwritten(photos: Path, tmp_path: Path) -> None:
+def test_a_foreign_output_is_overwritten_only_where_that_is_said(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "a.h5").write_text("my thesis")
-    for overwrite in (False, True):
-        with pytest.raises(CacheFormatError, match="left as it is"):
-            extract(photos, tmp_path / "a.h5", backbone="tiny", overwrite=overwrite)
+    with pytest.raises(CacheFormatError, match="left as it is"):
+        extract(photos, tmp_path / "a.h5", backbone="tiny")
     assert (tmp_path / "a.h5").read_text() == "my thesis"
+    assert extract(photos, tmp_path / "a.h5", backbone="tiny", overwrite=True).computed == 24
+    assert verify(open_cache(tmp_path / "a.h5")).whole
 
 
 def test_runs_that_would_throw_rows_away_by_mistake_are_refused(photos: Path, tmp_path: Path) -> None:
@@ -350,7 +389,9 @@ def test_a_second_writer_is_refused_and_told_who_holds_the_file(photos: Path, tm
         pytest.raises(CacheLockedError, match=rf"written by process {os.getpid()} on .* since 20"),
     ):
         extract(photos, tmp_path / "a.h5", backbone="tiny")
-    (tmp_path / "a.h5.lock").write_text('{"pid": 1, "host": "gone", "since": "2020"}')  # left by a dead process
+    (tmp_path / "a.h5.precompute.lock").write_text(
+        '{"pid": 1, "host": "gone", "since": "2020"}'
+    )  # left by a dead process
     assert extract(photos, tmp_path / "a.h5", backbone="tiny").rows == 24
 
 

@@ -13,8 +13,10 @@ from torchvision.models import list_models
 from torchvision.models.feature_extraction import get_graph_node_names
 
 from precompute import architectures
+from precompute.backbones import _own_transform
 from precompute.errors import BackboneError
 from precompute.layers import OUTPUT, cut, default_layer, final_classifier, node_names
+from precompute.layout import Layout, _reshaped
 
 CLASSIFIERS = ("fc", "head", "heads.head", "classifier", "classifier.1", "classifier.2", "classifier.3", "classifier.5",
                "classifier.6")  # fmt: skip
@@ -155,3 +157,114 @@ def test_a_network_without_a_default_layer_says_why(kind: str) -> None:
 def test_dropout_before_the_classifier_is_skipped() -> None:
     body = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Dropout(), nn.Identity(), nn.Linear(16, 2))
     assert default_layer(body) == ("1", "none", 16)
+
+
+# Pooling over positions, against the whole network's own activations
+
+
+def activation(model: nn.Module, layer: str, images: torch.Tensor) -> torch.Tensor:
+    """What the module `layer` of the uncut network gives."""
+    seen: list[torch.Tensor] = []
+    handle = model.get_submodule(layer).register_forward_hook(lambda module, inputs, output: seen.append(output))
+    with torch.inference_mode():
+        model(images)
+    handle.remove()
+    return seen[-1].clone()
+
+
+MAPS = {  # by name, so that the test knows the layout from the papers and not from the code
+    **dict.fromkeys(("swin_t features.3", "swin_t features.7", "swin_v2_t features.5", "swin_t features.0"), "BHWC"),
+    **dict.fromkeys(("vit_b_32 encoder.layers.encoder_layer_3", "vit_b_32 encoder"), "BTC"),
+    **dict.fromkeys(("resnet18 layer3", "convnext_tiny features.5", "maxvit_t blocks.2", "vgg11 avgpool"), "BCHW"),
+    **dict.fromkeys(("maxvit_t blocks.3", "vit_b_32 conv_proj", "densenet121 features.denseblock2"), "BCHW"),
+    **dict.fromkeys(("shufflenet_v2_x0_5 stage3", "googlenet inception4a", "efficientnet_b0 features.4"), "BCHW"),
+}
+
+
+@pytest.mark.parametrize("which", MAPS)
+def test_mean_pooling_is_over_positions_wherever_their_axes_are(which: str) -> None:
+    name, layer = which.split()
+    model = architectures.build(name, seed=1)
+    images = torch.cat([picture(), picture().flip(3)])
+    whole = activation(model, layer, images)
+    expected = {
+        "BCHW": lambda: whole.mean(dim=(2, 3)),
+        "BHWC": lambda: whole.mean(dim=(1, 2)),
+        "BTC": lambda: whole[:, 1:].mean(dim=1),  # all tokens but the class token
+    }[MAPS[which]]()
+    with torch.inference_mode():
+        given = cut(model, layer, "mean")(images)
+    torch.testing.assert_close(given, expected)
+    assert given.ndim == 2
+
+
+IN_THE_MIDDLE = (
+    *("layer3", "features.5", "features.denseblock2", "blocks.1", "stage3", "layers.10", "trunk_output.block2"),
+    *("inception4a", "Mixed_6a", "encoder.layers.encoder_layer_3"),
+)
+
+
+@pytest.mark.parametrize("name", NETWORKS_OF_TORCHVISION)
+def test_mean_pooling_of_every_network_leaves_its_channels(name: str) -> None:
+    """At a layer in the middle of each: Swin and ViT have their channels last, all others second."""
+    model = architectures.build(name, seed=1)
+    crop = _own_transform(name)[0].crop
+    modules = dict(model.named_modules())
+    layer = next(one for one in IN_THE_MIDDLE if one in modules)
+    pooled = cut(model, layer, "mean", crop)
+    with torch.inference_mode():
+        given, whole = pooled(torch.zeros(1, 3, crop, crop)), cut(model, layer, "none")(torch.zeros(1, 3, crop, crop))
+    assert given.shape == (1, whole.shape[-1 if name.startswith(("swin", "vit")) else 1]), layer
+
+
+def test_what_has_no_positions_is_left_as_it_is() -> None:
+    model = architectures.build("resnet18", seed=1)
+    with torch.inference_mode():
+        assert torch.equal(cut(model, "flatten", "mean")(picture()), cut(model, "flatten", "none")(picture()))
+
+
+def test_axes_that_cannot_be_told_are_refused() -> None:
+    model = architectures.build("maxvit_t", seed=1)
+    layer = "blocks.0.layers.0.layers.window_attention.attn_layer.1.softmax"
+    with pytest.raises(BackboneError, match=r"64 x 2 x 49 x 49 for one image, are positions cannot be told") as caught:
+        cut(model, layer, "mean")
+    assert "--pooling none" in caught.value.hint
+
+
+class Shapeless(nn.Module):
+    """Cannot be traced, and gives channels last."""
+
+    def __init__(self, sides: int) -> None:
+        super().__init__()
+        self.body, self.sides = nn.Conv2d(3, 5, 3, stride=4), sides
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if images.sum() > 1e9 or (self.sides and images.shape[2] != self.sides):
+            raise ValueError("too much")
+        return self.body(images).permute(0, 2, 3, 1)
+
+
+def test_a_network_that_cannot_be_traced_is_run_on_a_larger_image() -> None:
+    model = Shapeless(0)
+    with torch.inference_mode():
+        assert torch.equal(cut(model, OUTPUT, "mean", 32)(picture()), model(picture()).mean(dim=(1, 2)))
+    with pytest.raises(BackboneError, match="are positions cannot be told"):
+        cut(Shapeless(32), OUTPUT, "mean", 32)
+
+
+@pytest.mark.parametrize(
+    ("before", "roles", "after", "expected"),
+    [
+        ((6, 4, 5), "CPP", (6, 20), "CP"),
+        ((6, 4, 5), "CPP", (2, 3, 4, 5), "CCPP"),
+        ((6, 4, 5), "CPP", (24, 5), "?P"),
+        ((4, 4, 6), "PPC", (2, 2, 2, 2, 6), "PPPPC"),
+        ((6, 1, 1), "CPP", (6,), "C"),
+        ((1, 1, 6), "PPC", (1, 6), "PC"),
+        ((6,), "C", (6, 1, 1), "CCC"),
+    ],
+)
+def test_a_reshape_hands_on_what_axes_are(
+    before: tuple[int, ...], roles: str, after: tuple[int, ...], expected: str
+) -> None:
+    assert _reshaped(Layout(f"B{roles}"), (2, *before), (2, *after)) == Layout(f"B{expected}")

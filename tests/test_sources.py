@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_image
+from conftest import make_image, run_python
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from precompute.errors import SourceError
-from precompute.sources import Listing, ascii_name, list_folder
+from precompute.errors import SourceError, Stopped
+from precompute.sources import Listing, ascii_name, list_folder, mtime_ns
 
 
 def fill(folder: Path, *names: str) -> Path:
@@ -108,7 +109,7 @@ def test_what_is_no_sample_is_counted_and_named(tmp_path: Path) -> None:
     assert other.startswith("11 not images: ") and other.endswith(", ...")
 
 
-@pytest.mark.parametrize("extension", ["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF"])
+@pytest.mark.parametrize("extension", ["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "JPEG2000", "AVIF"])
 def test_an_image_without_extension_is_found_by_its_content(tmp_path: Path, extension: str) -> None:
     make_image(1).save(tmp_path / "scan", extension)
     make_image(1).save(tmp_path / "scan.dat", extension)
@@ -130,9 +131,112 @@ def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
     (root / "gone.jpg").symlink_to(tmp_path / "nowhere")
     listing = list_folder(root)
     assert [bytes(row) for row in listing.ids] == [b"cats/3.jpg", b"cats/linked.jpg", b"linked/1.jpg"]
-    assert listing.passed.counts["links that lead back to a folder above"] == 1
+    assert listing.passed.counts["links to folders already listed"] == 1
     assert listing.passed.counts["broken links"] == 1
     assert sum(listing.passed.counts.values()) == 3
+
+
+def test_siblings_that_link_to_each_other_hold_each_photo_once(tmp_path: Path) -> None:
+    names = [f"class{number}" for number in range(8)]
+    for name in names:
+        fill(tmp_path, f"{name}/{name}.jpg")
+        for other in names:
+            if other != name:
+                (tmp_path / name / f"a_{other}").symlink_to(Path("..", other))
+    listing = list_folder(tmp_path)
+    assert labels(listing) == {f"{name}/{name}.jpg": name for name in names}
+    assert listing.passed.counts == {"links to folders already listed": 8 * 7}
+
+
+def test_a_folder_is_named_by_its_path_without_links_though_a_link_comes_first(tmp_path: Path) -> None:
+    fill(tmp_path, "real/deep/1.jpg")
+    (tmp_path / "a_link").symlink_to("real")
+    (tmp_path / "b_link").symlink_to("real/deep")
+    listing = list_folder(tmp_path)
+    assert labels(listing) == {"real/deep/1.jpg": "real"}
+    assert listing.passed.names == {"links to folders already listed": ["a_link", "b_link"]}
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_folder_outside_is_entered_by_the_first_link_in_the_order_of_ids(tmp_path: Path, turned: bool) -> None:
+    outside = fill(tmp_path / "outside", "deep/1.jpg", "2.jpg")
+    root = fill(tmp_path / "root", "own/3.jpg")
+    (outside / "back").symlink_to(root)
+    (outside / "deep" / "around").symlink_to(outside)
+    for name, target in sorted({"one": outside / "deep", "two": outside, "three": outside}.items(), reverse=turned):
+        (root / name).symlink_to(target)
+    listing = list_folder(root)
+    assert [bytes(row) for row in listing.ids] == [b"one/1.jpg", b"one/around/2.jpg", b"own/3.jpg"]
+    assert listing.passed.names == {
+        "folders already listed": ["one/around/deep"],
+        "links to folders already listed": ["one/around/back", "three", "two"],
+    }
+
+
+def test_each_link_to_a_file_is_a_sample_as_in_torchvision(tmp_path: Path) -> None:
+    fill(tmp_path, "all/1.jpg")
+    for name in ("train", "val"):
+        (tmp_path / name / "cats").mkdir(parents=True)
+        (tmp_path / name / "cats" / "1.jpg").symlink_to(tmp_path / "all" / "1.jpg")
+    assert len(list_folder(tmp_path)) == 3
+
+
+on_linux = pytest.mark.skipif(not os.path.exists("/proc/self/mountinfo"), reason="no /proc/self/mountinfo")
+
+
+@on_linux
+@pytest.mark.parametrize("place", ["/proc/self", "/proc", "/sys/kernel", "/proc/version"])
+def test_a_pseudo_file_system_is_no_source(place: str) -> None:
+    with pytest.raises(SourceError, match=r"pseudo file system \((proc|sysfs)\)"):
+        list_folder(place)
+
+
+@on_linux
+def test_links_into_a_pseudo_file_system_are_not_entered(tmp_path: Path) -> None:
+    fill(tmp_path, "1.jpg")
+    (tmp_path / "process").symlink_to("/proc/self")
+    (tmp_path / "devices").symlink_to("/sys/devices")
+    listing = list_folder(tmp_path)
+    assert len(listing) == 1
+    assert listing.passed.names == {
+        "pseudo file systems (proc)": ["process"],
+        "pseudo file systems (sysfs)": ["devices"],
+    }
+
+
+@on_linux
+@pytest.mark.parametrize("name", ["log", "log.jpg"])
+def test_what_would_wait_for_the_kernel_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    fill(tmp_path, "1.jpg")
+    (tmp_path / name).symlink_to("/proc/kmsg")  # a read gives what nobody has read yet, then waits for more
+    done = run_python(f"from precompute.sources import list_folder; print(len(list_folder({str(tmp_path)!r})))")
+    assert done.stdout == ("2\n" if name == "log.jpg" else "1\n"), done.stderr
+
+
+def test_a_listing_stops_when_asked_within_one_folder(tmp_path: Path) -> None:
+    fill(tmp_path, *(f"{number}.jpg" for number in range(3000)), "sub/1.jpg")
+    asked: list[int] = []
+
+    def stop() -> int:
+        asked.append(len(asked))
+        return signal.SIGTERM if len(asked) == 4 else 0
+
+    with pytest.raises(Stopped, match=r"listed, with [\d,]+ images found") as caught:
+        list_folder(tmp_path, stop=stop)
+    assert (len(asked), caught.value.exit_code) == (4, 128 + signal.SIGTERM)
+    assert len(list_folder(tmp_path, stop=lambda: 0)) == 3001
+
+
+def test_a_time_that_int64_does_not_hold_becomes_the_nearest(tmp_path: Path) -> None:
+    seconds = {"early": -(2**40), "late": 2**40}  # 34,000 years; not every file system keeps them
+    for name, time in seconds.items():
+        fill(tmp_path, f"{name}.jpg")
+        os.utime(tmp_path / f"{name}.jpg", (0, time))
+    kept = [(tmp_path / f"{name}.jpg").stat().st_mtime_ns for name in seconds]
+    expected = [min(max(time, -(2**63)), 2**63 - 1) for time in kept]
+    assert list_folder(tmp_path).mtimes.tolist() == expected
+    assert list_folder(tmp_path / "late.jpg").mtimes.tolist() == expected[1:]
+    assert [mtime_ns((tmp_path / f"{name}.jpg").stat()) for name in seconds] == expected
 
 
 def test_a_linked_file_has_the_size_of_its_target(tmp_path: Path) -> None:

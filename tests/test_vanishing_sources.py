@@ -18,9 +18,10 @@ from test_extraction import assert_same
 
 from precompute import extract, open_cache, verify
 from precompute.cache import Status
-from precompute.errors import CacheFormatError, SourceError
+from precompute.errors import CacheFormatError, ImageError, SourceError
 from precompute.plan import make_plan
 from precompute.sources import list_folder
+from precompute.stream import read_file
 
 BATCH = 4
 PER_CLASS = 50
@@ -123,6 +124,14 @@ def test_one_sub_folder_becomes_unreadable(reading: Reading) -> None:
     finally:
         (reading.photos / "val").chmod(0o755)
     reading.check_rerun()
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/kmsg"), reason="no /proc/kmsg")
+def test_a_view_of_the_kernel_is_unreadable_and_not_waited_for() -> None:
+    with pytest.raises(ImageError) as caught:
+        for _ in range(100):  # at first it may give what nobody has read yet
+            read_file(b"/proc/kmsg")
+    assert caught.value.reason == "UNREADABLE"
 
 
 def test_rows_below_a_folder_that_cannot_be_listed_are_not_thrown_away(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, features
 
 from .good import encoded, make_pictures
 from .parts import bomb
@@ -66,6 +66,64 @@ def lying_headers(pictures: dict[str, bytes]) -> dict[str, bytes]:
     }
 
 
+def jpeg_2000(
+    side: int,
+    *,
+    tile: int = 0,
+    count: int = 3,
+    block: int = 6,
+    precinct: int = 15,
+    layers: int = 1,
+    boxes: bool = False,
+) -> bytes:
+    """A JPEG 2000 whose headers promise this and whose data are missing; block and precinct are exponents of 2."""
+    levels = 6
+    siz = struct.pack(">H8IH", 0, side, side, 0, 0, tile or side, tile or side, 0, 0, count) + b"\7\1\1" * count
+    cod = (
+        struct.pack(">BBHBBBBBB", 1, 0, layers, 1, levels - 1, block - 2, block - 2, 0, 1)
+        + bytes([precinct * 17]) * levels
+    )
+    qcd = b"\x40" + b"\x48" * (3 * levels - 2)
+    stream = b"\xff\x4f" + segment(0x51, siz) + segment(0x52, cod) + segment(0x5C, qcd)
+    stream += segment(0x90, struct.pack(">HIBB", 0, 14, 0, 1)) + b"\xff\x93\xff\xd9"
+    if not boxes:
+        return stream
+    header = struct.pack(">I4sIIHBBBB", 22, b"ihdr", side, side, 3, 7, 7, 0, 0)
+    header += struct.pack(">I4sBBBI", 15, b"colr", 1, 0, 0, 16)
+    kinds = b"\0\0\0\x0cjP  \r\n\x87\n\0\0\0\x14ftypjp2 \0\0\0\0jp2 "
+    return kinds + struct.pack(">I4s", 8 + len(header), b"jp2h") + header + struct.pack(">I4s", 0, b"jp2c") + stream
+
+
+def avif_that_lies() -> dict[str, bytes]:
+    """A large picture that says it has 64 x 64 pixels, and a small one that says it has 256 million."""
+    if not features.check("avif"):
+        return {}
+    large, small = (bytearray(encoded(Image.new("RGB", (side, side)), "AVIF", speed=10)) for side in (12_000, 64))
+    for data, side in ((large, 64), (small, 16_000)):
+        place = data.index(b"ispe") + 8
+        data[place : place + 8] = struct.pack(">II", side, side)
+    return {"avif_larger_than_said": bytes(large), "avif_smaller_than_said": bytes(small)}
+
+
+def newer_formats() -> dict[str, bytes]:
+    """JPEG 2000 and AVIF: 192 bytes took 12 GB before they were looked at."""
+    return {
+        "j2k_lying": jpeg_2000(2**31 - 1),
+        "j2k_large": jpeg_2000(8000),
+        "j2k_blocks": jpeg_2000(4096, block=2),
+        "j2k_precincts": jpeg_2000(4096, precinct=1),
+        "j2k_layers": jpeg_2000(512, precinct=1, layers=65_535),
+        "j2k_tiles_without_end": jpeg_2000(30_000, tile=1),
+        "j2k_components": jpeg_2000(512, tile=2, count=16_000, boxes=True),
+        "j2k_components_few_tiles": jpeg_2000(512, count=16_000, boxes=True),
+        "j2k_tiles_missing": jpeg_2000(512, tile=8, boxes=True),
+        "j2k_empty": jpeg_2000(512),
+        "j2k_box_without_end": jpeg_2000(64, boxes=True).replace(b"\0\0\0\x14ftyp", b"\0\0\0\0ftyp"),
+        "heif": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(1000),
+        **avif_that_lies(),
+    }
+
+
 def largest_images() -> dict[str, bytes]:
     """Pictures just below the limit: small as files, and all of their pixels are really there."""
     width, height = 10_240, 10_240
@@ -79,6 +137,9 @@ def largest_images() -> dict[str, bytes]:
         "largest_progressive": encoded(Image.new("RGB", (width, 9300)), "JPEG", progressive=True, subsampling=0),
         "largest_webp": encoded(Image.new("RGBA", (16_383, 3200)), "WEBP", lossless=True, method=0, quality=0),
         "cmyk_progressive": encoded(Image.new("CMYK", (width, height - 1024)), "JPEG", progressive=True, quality=10),
+        "largest_jpeg_2000": encoded(Image.new("RGB", (6400, 6000)), "JPEG2000"),
+        "largest_jpeg_2000_tiled": encoded(Image.new("RGBA", (7900, 7900)), "JPEG2000", tile_size=(512, 512)),
+        "largest_avif": encoded(Image.new("RGB", (6600, 6600)), "AVIF", speed=10, subsampling="4:4:4"),
         "webp_beyond": encoded(Image.new("RGB", (16_383, 3300)), "WEBP", lossless=True, method=0, quality=0),
     }
 
@@ -159,7 +220,7 @@ def make_largest(folder: Path) -> None:
 def make_images(folder: Path) -> None:
     folder.mkdir()
     pictures = make_pictures()
-    cases = {**lying_headers(pictures), **bombs(pictures)}
+    cases = {**lying_headers(pictures), **bombs(pictures), **newer_formats()}
     cases |= {f"cut_{name}": data[: len(data) // 2] for name, data in pictures.items()}
     for name, data in cases.items():
         (folder / name).write_bytes(data)
