@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import fx, nn
-from torch.fx.experimental import optimization
 
 from precompute.engine import Engine, EngineChoice, fill
 from precompute.errors import DeviceError
+from precompute.folding import fold_batch_norms
 from precompute.transform import Transform
 
 REFERENCE_BATCH = 4  # as fast an image as more are, on CPUs
@@ -92,7 +92,7 @@ def folded(module: nn.Module) -> nn.Module:
     result = copy.deepcopy(module).eval()
     if isinstance(body, fx.GraphModule):
         # As a plain GraphModule: torchvision's own comes out of copying in training mode
-        result.body = optimization.fuse(fx.GraphModule(body, body.graph).eval(), no_trace=True)
+        result.body = fold_batch_norms(fx.GraphModule(body, body.graph).eval())
     return result.eval().requires_grad_(False)
 
 

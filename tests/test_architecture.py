@@ -38,7 +38,8 @@ ALLOWED = {
     HEADS: {f"precompute.{name}" for name in ("errors", "output", "system")},
     "precompute.weights": {"precompute.checkpoints", "precompute.errors"},
     "precompute.decode": {f"precompute.{name}" for name in ("errors", "formats", "jpeg", "jpeg2000", "transform")},
-    "precompute.torch_engine": {f"precompute.{name}" for name in ("engine", "errors", "transform")},
+    "precompute.folding": set(),
+    "precompute.torch_engine": {f"precompute.{name}" for name in ("engine", "folding", "errors", "transform")},
     "precompute.architectures": {"precompute.errors", "precompute.tiny"},
     "precompute.openvino_engine": {
         f"precompute.{name}" for name in ("engine", "errors", "model_cache", "system", "torch_engine", "transform")
