@@ -126,6 +126,12 @@ class Cache:
         """One record for each run that added rows, oldest first."""
         return provenance.parse(self.column("provenance").tobytes())[0]
 
+    @property
+    def provenance_room(self) -> int:
+        """Bytes that are free for further records."""
+        block = self.column("provenance").tobytes()
+        return len(block) - provenance.parse(block)[1]
+
     def dataset(self, layer: str | None = None, *, split: str | None = None) -> FeatureDataset:
         """A `torch.utils.data.Dataset` of (features, label) over the ok rows, of one split where it is named."""
         from precompute.cache.torch_dataset import FeatureDataset

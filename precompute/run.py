@@ -118,7 +118,8 @@ def _fill(
     stages = Stages(on_cpu=engine.choice.kind == "cpu")
     began = time.monotonic()
     done, failures = result.rows - len(missing), 0
-    run.writer.append_provenance([record])
+    if not run.writer.append_provenance([record]):
+        result.warnings.append("the record of this run is too long for the file, which does not hold it")
     asked: list[int] = []  # the signal that asked to stop, if one has
     for step in run.steps(missing, engine, model.transform, workers, stop=lambda: bool(asked), stages=stages):
         done += step.done
