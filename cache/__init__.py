@@ -11,7 +11,7 @@ from precompute.cache.check import read_layout
 from precompute.cache.columns import Column, Layout, Samples
 from precompute.cache.creation import bytes_needed, create
 from precompute.cache.key import canonical_json, difference, key_of
-from precompute.cache.lock import WriteLock
+from precompute.cache.lock import WriteLock, check_lock, lock_path
 from precompute.cache.reader import Cache, open_cache
 from precompute.cache.status import SPLITS, Status, status_name
 from precompute.cache.verification import Verification, verify
@@ -29,9 +29,11 @@ __all__ = [
     "WriteLock",
     "bytes_needed",
     "canonical_json",
+    "check_lock",
     "create",
     "difference",
     "key_of",
+    "lock_path",
     "open_cache",
     "read_layout",
     "status_name",

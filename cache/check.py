@@ -106,7 +106,8 @@ def _check(path: str, file: h5py.File, status: os.stat_result) -> Layout:
     for layer in layers:
         features = columns[f"features/{layer}"] = _column(path, file, f"features/{layer}", size)
         sums = columns[f"checksums/{layer}"] = _column(path, file, f"checksums/{layer}", size)
-        if features.dtype.str not in ("<f2", "<f4") or len(features.shape) < 2 or features.shape[0] != rows:
+        shaped = len(features.shape) >= 2 and features.shape[0] == rows and all(features.shape)
+        if features.dtype.str not in ("<f2", "<f4") or not shaped:
             raise _refuse(path, f"`features/{layer}` is {features.dtype} {features.shape}")
         if sums.dtype.str != "<u8" or sums.shape != (rows,):
             raise _refuse(path, f"`checksums/{layer}` is {sums.dtype} {sums.shape}")

@@ -11,27 +11,45 @@ import socket
 from datetime import UTC, datetime
 from types import TracebackType
 
-from precompute.errors import CacheLockedError, naming
+from precompute.errors import CacheError, CacheLockedError, naming
+from precompute.output import check_beside
+
+SIGNATURE = b'{"pid": '
+
+
+def lock_path(output: str) -> str:
+    """The name says whose it is: what else is called `NAME.lock` (think of poetry.lock) is not precompute's."""
+    return f"{output}.precompute.lock"
+
+
+def check_lock(output: str) -> bool:
+    """Whether this output has a lock file, left or held. Raises CacheError where its name is taken by another file."""
+    return check_beside(lock_path(output), _is_ours, CacheError)
+
+
+def _is_ours(content: bytes) -> bool:
+    """Ours is signed, empty (it has just been made, or the disk is full), or lost a part of that to a power cut."""
+    return content.startswith((SIGNATURE, b"\0")) or SIGNATURE.startswith(content.rstrip(b"\0"))
 
 
 class WriteLock:
-    """Hold `OUTPUT.lock` with flock(2) while inside `with`.
+    """Hold `OUTPUT.precompute.lock` with flock(2) while inside `with`.
 
     The file names pid, host and time of its holder for whoever comes second. A lock file without a living holder
     means nothing: flock belongs to the process, so a dead process holds none. A file of its own is locked, not the
     cache, because HDF5 readers take a shared flock on the cache and would be kept out.
 
-    Raises CacheLockedError where another process holds it.
+    Raises CacheLockedError where another process holds it, CacheError where the name is taken by another file.
     """
 
     def __init__(self, output: str) -> None:
         self._output = output
-        self._path = f"{output}.lock"
+        self._path = lock_path(output)
         self._descriptor = -1
 
     def __enter__(self) -> WriteLock:
         while self._descriptor < 0:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+            descriptor = self._open()
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -54,6 +72,16 @@ class WriteLock:
                 raise
         return self
 
+    def _open(self) -> int:
+        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        while True:
+            if check_lock(self._output):
+                with contextlib.suppress(FileNotFoundError):  # its holder has just removed it
+                    return os.open(self._path, flags)
+            else:
+                with contextlib.suppress(FileExistsError):  # another process has just made it
+                    return os.open(self._path, flags | os.O_CREAT | os.O_EXCL, 0o644)
+
     def _sign(self) -> None:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         holder = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": now})
@@ -73,7 +101,8 @@ class WriteLock:
         # While still locked, so that nobody can lock the old file and a new one at once. Where it cannot be removed (a
         # file system that went read-only) it means nothing either, and must not hide the error that ended the run.
         with contextlib.suppress(OSError):
-            os.unlink(self._path)
+            if self._is_current(self._descriptor):
+                os.unlink(self._path)
         os.close(self._descriptor)
         self._descriptor = -1
 

@@ -17,6 +17,7 @@ from precompute.cache.columns import Column, Layout
 from precompute.cache.provenance import Record
 from precompute.cache.status import SPLITS, Status
 from precompute.errors import CacheError, CacheFormatError
+from precompute.system import physical_memory, use_huge_pages
 
 if TYPE_CHECKING:
     from precompute.cache.torch_dataset import FeatureDataset
@@ -123,7 +124,7 @@ class Cache:
 
     @property
     def provenance(self) -> list[Record]:
-        """One record for each run that added rows, oldest first."""
+        """What runs that added rows say of themselves, oldest first: one record at the start, one of their audit."""
         return provenance.parse(self.column("provenance").tobytes())[0]
 
     @property
@@ -131,6 +132,11 @@ class Cache:
         """Bytes that are free for further records."""
         block = self.column("provenance").tobytes()
         return len(block) - provenance.parse(block)[1]
+
+    @property
+    def last_run(self) -> Record:
+        """The record that the last run began with; empty where there is none."""
+        return next((record for record in reversed(self.provenance) if "audit" not in record), {})
 
     def dataset(self, layer: str | None = None, *, split: str | None = None) -> FeatureDataset:
         """A `torch.utils.data.Dataset` of (features, label) over the ok rows, of one split where it is named."""
@@ -166,9 +172,8 @@ def _map(file: BinaryIO, size: int) -> np.memmap[Any, np.dtype[np.uint8]]:
     """
     mapped: np.memmap[Any, np.dtype[np.uint8]] = np.memmap(file, dtype=np.uint8, mode="r", shape=(size,))
     pages: Any = mapped.base  # an mmap.mmap
-    if 2 * size < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
-        with contextlib.suppress(OSError):  # a kernel without huge pages
-            pages.madvise(mmap.MADV_HUGEPAGE)
+    if 2 * size < physical_memory():
+        use_huge_pages(pages)
     return mapped
 
 

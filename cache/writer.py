@@ -16,6 +16,7 @@ from precompute.cache.checksum import bytes_of, row_checksums
 from precompute.cache.columns import Layout
 from precompute.cache.provenance import Record
 from precompute.errors import naming
+from precompute.system import sync_data, write_at
 
 SYNC_SECONDS = 20.0  # at most so much work is computed again after a power cut
 HASHED_BESIDE = 512 * 1024  # bytes; to hand fewer to another thread takes longer than to hash them
@@ -90,12 +91,7 @@ class RowWriter:
         data, width = bytes_of(np.asarray(values, dtype=column.dtype)), column.row_bytes
         with naming(self._path):
             for start, stop, first in runs:
-                self._pwrite(data[start * width : stop * width], column.offset + first * width)
-
-    def _pwrite(self, data: bytes | memoryview, offset: int) -> None:
-        while data:
-            written = os.pwrite(self._descriptor, data, offset)
-            data, offset = data[written:], offset + written
+                write_at(self._descriptor, data[start * width : stop * width], column.offset + first * width)
 
     def append_provenance(self, records: list[Record]) -> bool:
         """Add one line for each record; False where the block is full and nothing was added."""
@@ -106,13 +102,13 @@ class RowWriter:
             return False
         # A NUL behind the line cuts off what a torn append may have left there.
         with naming(self._path):
-            self._pwrite((data + b"\0")[: column.nbytes - used], column.offset + used)
+            write_at(self._descriptor, (data + b"\0")[: column.nbytes - used], column.offset + used)
         return True
 
     def sync(self) -> None:
         """Return once everything written so far is on the disk."""
         with naming(self._path):
-            os.fdatasync(self._descriptor)
+            sync_data(self._descriptor)
         self._synced = time.monotonic()
 
     def close(self) -> None:

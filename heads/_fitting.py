@@ -12,6 +12,9 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from precompute.errors import UsageError
+
+from ._memory import available_bytes
 from ._network import Stack, logits_of
 from ._samples import Samples, moments
 
@@ -93,6 +96,17 @@ def fit_together(
     return runs, cut_short
 
 
+def _check_memory(head: MLPHead, needed: int) -> None:
+    """Raise UsageError where a network cannot fit: the system may kill a process that takes more than there is."""
+    available = available_bytes()
+    if available is not None and needed > available:
+        raise UsageError(
+            f"Training hidden layers of {', '.join(f'{width:,}' for width in head.hidden)} would take "
+            f"{needed / 2**30:,.1f} GiB of memory, and {available / 2**30:,.1f} GiB are there.",
+            hint="Give smaller widths: --hidden 512.",
+        )
+
+
 def _turns(heads: Sequence[MLPHead], d: int, k: int) -> Iterator[list[MLPHead]]:
     """The heads in their order, as many at a time as AT_ONCE_BYTES hold."""
     turn: list[MLPHead] = []
@@ -100,6 +114,7 @@ def _turns(heads: Sequence[MLPHead], d: int, k: int) -> Iterator[list[MLPHead]]:
     for head in heads:
         sizes = [d, *head.hidden, k]
         needed = 4 * ARRAYS_PER_PARAMETER * sum(n_in * n_out for n_in, n_out in pairwise(sizes))
+        _check_memory(head, needed)
         if turn and taken + needed > AT_ONCE_BYTES:
             yield turn
             turn, taken = [], 0
@@ -226,11 +241,12 @@ def _measure(
     hits = [np.zeros(len(weights[0])) for weights, _ in networks]
     weight = 0.0
     for x, label in samples.in_order(class_weight.device):
-        total = class_weight[label].sum()
-        weight += float(total)
+        total = float(class_weight[label].sum())
+        weight += total
         for number, (weights, biases) in enumerate(networks):
             logits = logits_of(weights, biases, (x - standard[0]) / standard[1])
-            losses[number] += (_loss(logits, label, class_weight, 0.0).double() * total).cpu().numpy()
+            loss = _loss(logits, label, class_weight, 0.0).cpu().numpy()
+            losses[number] += loss.astype(np.float64) * total  # in NumPy: Apple's GPUs have no float64
             hits[number] += (logits.argmax(dim=2) == label).sum(dim=1).cpu().numpy()
     return [
         list(zip((loss / weight).tolist(), (hit / len(samples)).tolist(), strict=True))

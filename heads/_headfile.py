@@ -25,7 +25,16 @@ if TYPE_CHECKING:
     Arrays = dict[str, npt.NDArray[Any]]
     Place = tuple[int, list[int], np.dtype[Any]]
 
-__all__ = ["MAX_FILE_BYTES", "MAX_HEADER_BYTES", "UnknownFormatError", "decode", "encode", "read_json", "write_json"]
+__all__ = [
+    "MAX_FILE_BYTES",
+    "MAX_HEADER_BYTES",
+    "UnknownFormatError",
+    "decode",
+    "encode",
+    "is_head",
+    "read_json",
+    "write_json",
+]
 
 # A linear head for 21,000 ImageNet classes on 4096 features has 344 MB. Anything larger is refused before it is read.
 MAX_FILE_BYTES = 1 << 30
@@ -69,6 +78,19 @@ def encode(arrays: Arrays, strings: dict[str, str]) -> bytes:
     digest = hashlib.sha256(len(text).to_bytes(8, "little") + text + data).hexdigest()
     text = DIGEST.sub(f'"digest":"{digest}"'.encode(), text)
     return len(text).to_bytes(8, "little") + text + data
+
+
+def is_head(file: BinaryIO) -> bool:
+    """Whether the file says that it is a head, of any version; what follows its header may be damaged."""
+    length = int.from_bytes(file.read(8), "little")
+    if length > MAX_HEADER_BYTES:
+        return False
+    try:
+        header = read_json(file.read(length).decode("utf-8"))
+    except ValueError:
+        return False
+    strings = header.get("__metadata__") if isinstance(header, dict) else None
+    return isinstance(strings, dict) and strings.get("format") == FORMAT
 
 
 def decode(file: BinaryIO, size: int) -> tuple[Arrays, dict[str, str]]:

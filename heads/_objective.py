@@ -7,11 +7,12 @@ the numbers do not depend on n or C.
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.special import expit
+
+from precompute.system import physical_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -204,7 +205,7 @@ def check_memory(n_features: int, n_classes: int) -> None:
     """Raise ValueError where the coefficients of a fit, and its pairs, take more than the machine's memory."""
     outputs = 1 if n_classes == 2 else n_classes
     needed = 4 * (n_features + 1) * outputs * ARRAYS
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = physical_memory()
     if needed > memory:
         raise ValueError(
             f"{n_classes:,} classes of {n_features:,} features need {needed:,} bytes for the solver, and this machine "

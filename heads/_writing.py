@@ -1,35 +1,34 @@
-"""A file that is there whole, or not at all."""
+"""What may be replaced by a head, and what by an export."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import secrets
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-    from typing import BinaryIO
+from precompute.errors import HeadError, HeadFormatError
+from precompute.output import Kind
 
-__all__ = ["write_atomically"]
+from ._headfile import is_head
+
+__all__ = ["EXPORT", "HEAD"]
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Let `write` fill a file of a unique name in the same folder, flush it to the disk, then rename it."""
-    temporary = path.with_name(f".precompute-head-{secrets.token_hex(8)}.tmp")
+def _check_head(path: str) -> None:
     try:
-        with open(temporary, "xb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)  # the new name is on the disk only when the folder is
-    finally:
-        os.close(folder)
+        with open(path, "rb", opener=_open_without_waiting) as file:
+            if is_head(file):
+                return
+    except OSError as error:
+        raise HeadError(f"The head {path!r} cannot be read: {error.strerror}.", hint="") from error
+    raise HeadFormatError(f"{path!r} exists, and is not a head.", hint="")
+
+
+def _check_export(path: str) -> None:
+    raise HeadError(f"{path!r} exists, and what a joblib file is cannot be found out without running it.", hint="")
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+HEAD = Kind(HeadError, _check_head)
+EXPORT = Kind(HeadError, _check_export)

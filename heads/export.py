@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import joblib
@@ -20,14 +19,15 @@ from sklearn.preprocessing import LabelBinarizer, Normalizer, StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
 from precompute.errors import HeadError
+from precompute.output import check_output
 
 from ._kinds import kind_of
-from ._writing import write_atomically
+from ._writing import EXPORT
 
 if TYPE_CHECKING:
     from ._kinds import Head
 
-__all__ = ["to_sklearn", "write_joblib"]
+__all__ = ["EXPORT", "to_sklearn", "write_joblib"]
 
 PROBES = 64  # rows on which an export is held against its head
 TOLERANCE = 1e-3  # of their probabilities, relative to 1: float32 on one side, float64 on the other
@@ -57,21 +57,17 @@ def to_sklearn(head: Head) -> Pipeline:
     return pipeline
 
 
-def write_joblib(path: str | os.PathLike[str], head: Head) -> Pipeline:
+def write_joblib(path: str | os.PathLike[str], head: Head, *, overwrite: bool = False) -> Pipeline:
     """Write `to_sklearn(head)` with joblib; the file appears under its name in one step. Returns the pipeline.
 
-    Whoever loads such a file runs the code in it: it is a pickle. Load only those that you made, or trust.
+    Whoever loads such a file runs the code in it: it is a pickle. Load only those that you made, or trust. For the
+    same reason an older export cannot be recognised: an existing file is replaced with `overwrite` only.
 
     Raises HeadError where scikit-learn has no equal, or where the file cannot be written.
     """
+    output = check_output(path, EXPORT, overwrite=overwrite)
     pipeline = to_sklearn(head)
-    try:
-        write_atomically(Path(path), lambda file: joblib.dump(pipeline, file))
-    except OSError as error:
-        raise HeadError(
-            f"The export {os.fspath(path)!r} cannot be written: {error.strerror}.",
-            hint="Check that the folder exists, that you may write to it, and that the disk has space.",
-        ) from error
+    output.write(lambda file: joblib.dump(pipeline, file))
     return pipeline
 
 

@@ -159,7 +159,8 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         says which must not be parted, such as files with the same bytes.
 
         Raises ValueError for NaN, infinity, a single class, lengths that differ, or a parameter out of range;
-        TrainingError if the loss does not stay finite; DeviceError if the machine lacks the device.
+        TrainingError if the loss does not stay finite; DeviceError if the machine lacks the device; UsageError if the
+        network would take more memory than there is.
         """
         self._check_parameters()
         device = usable_device(self.device)

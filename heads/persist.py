@@ -11,17 +11,17 @@ from __future__ import annotations
 import os
 import stat
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sklearn.utils.validation import check_is_fitted
 
 from precompute.errors import HeadError, HeadFormatError
+from precompute.output import check_output
 
 from ._content import put_together, take_apart
 from ._headfile import UnknownFormatError, decode, encode, write_json
 from ._temperature import check_temperature, scale
-from ._writing import write_atomically
+from ._writing import HEAD
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from ._kinds import Head
 
-__all__ = ["SavedHead", "load_head", "save_head"]
+__all__ = ["HEAD", "SavedHead", "load_head", "save_head"]
 
 
 @dataclass(frozen=True)
@@ -51,15 +51,19 @@ class SavedHead:
         return scale(proba, self.metadata["temperature"]) if "temperature" in self.metadata else proba
 
 
-def save_head(path: str | os.PathLike[str], head: Head, *, metadata: Mapping[str, Any]) -> None:
+def save_head(
+    path: str | os.PathLike[str], head: Head, *, metadata: Mapping[str, Any], overwrite: bool = False
+) -> None:
     """Write a fitted head and `metadata`, a JSON object with string keys (scores, settings, the cache's spec).
 
     The file appears under its name in one step once it is whole and on the disk, so a crash leaves the old one. The
-    same head and metadata give the same bytes. Labels must be strings or integers.
+    same head and metadata give the same bytes. Labels must be strings or integers. A file that is no head is replaced
+    with `overwrite` only, and a device, pipe or folder never; a link is followed.
 
     Raises HeadError if the head cannot be saved or the file cannot be written, NotFittedError if it is not fitted.
     """
     check_is_fitted(head)
+    output = check_output(path, HEAD, overwrite=overwrite)
     try:
         arrays, strings = take_apart(head)
         blob = encode(arrays, {**strings, "metadata": write_json(dict(metadata))})
@@ -68,13 +72,7 @@ def save_head(path: str | os.PathLike[str], head: Head, *, metadata: Mapping[str
             f"The head for {_shown(path)} cannot be saved: {error}.",
             hint="Use labels that are strings or integers, and metadata that JSON can hold (finite numbers only).",
         ) from error
-    try:
-        write_atomically(Path(path), lambda file: file.write(blob))
-    except OSError as error:
-        raise HeadError(
-            f"The head {_shown(path)} cannot be written: {error.strerror}.",
-            hint="Check that the folder exists, that you may write to it, and that the disk has space.",
-        ) from error
+    output.write(lambda file: file.write(blob))
 
 
 def load_head(path: str | os.PathLike[str]) -> SavedHead:

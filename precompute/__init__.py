@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         load_head,
         save_head,
     )
+    from precompute.learning_curve import FewShotCurve, FewShotPoint, few_shot
     from precompute.prediction import Prediction, Predictions, predict
     from precompute.repairing import repair
     from precompute.report import Extraction, Progress
@@ -43,6 +44,8 @@ __all__ = [
     "CentroidHead",
     "Comparison",
     "Extraction",
+    "FewShotCurve",
+    "FewShotPoint",
     "Forecast",
     "KNNHead",
     "LogisticHead",
@@ -59,6 +62,7 @@ __all__ = [
     "__version__",
     "compare",
     "extract",
+    "few_shot",
     "forecast",
     "load_backbone",
     "load_head",
@@ -81,6 +85,7 @@ _HOMES = {
         *("CentroidHead", "KNNHead", "LogisticHead", "MLPHead", "RidgeHead", "RidgeRegressionHead"),
         *("SavedHead", "Scores", "load_head", "save_head"),
     ),
+    "precompute.learning_curve": ("FewShotCurve", "FewShotPoint", "few_shot"),
     "precompute.prediction": ("Prediction", "Predictions", "predict"),
     "precompute.repairing": ("repair",),
     "precompute.report": ("Extraction", "Progress"),

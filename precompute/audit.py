@@ -13,9 +13,9 @@ import numpy as np
 
 from precompute.cache import Cache
 from precompute.errors import ImageError
-from precompute.processor import cores
 from precompute.sources import list_folder
 from precompute.stream import read_file
+from precompute.system import cores
 
 READ_AHEAD = 4  # files for each thread
 

@@ -17,6 +17,7 @@ from precompute.errors import BackboneError, UsageError, WeightsError
 from precompute.transform import Transform
 
 POOLINGS = ("auto", *layers.POOLINGS)
+MAX_SEED = 2**63 - 1  # of torch.manual_seed
 
 
 @dataclass(frozen=True)
@@ -148,8 +149,11 @@ def _with_weights(
 def _random(name: str, seed: str) -> tuple[nn.Module, dict[str, Any]]:
     if architectures.is_factory(name):
         raise WeightsError(f"{name} decides about its own weights.", hint="Let the factory return random weights.")
-    if seed and not seed.isdecimal():
-        raise WeightsError(f"The seed in random:{seed} is not a whole number.", hint="Such as --weights random:1.")
+    if seed and not (seed.isdecimal() and len(seed) <= len(str(MAX_SEED)) and int(seed) <= MAX_SEED):
+        raise WeightsError(
+            f"The seed in random:{seed:.40} is not a whole number from 0 to {MAX_SEED}.",
+            hint="Such as --weights random:1.",
+        )
     number = int(seed or 0)
     return architectures.build(name, seed=number), {"kind": "random", "seed": number}
 

@@ -15,6 +15,7 @@ from typing import IO, Any
 
 import torch
 
+from precompute.archive import read_pickle
 from precompute.errors import WeightsError
 
 StateDict = dict[str, torch.Tensor]
@@ -67,7 +68,8 @@ def load_file(path: str) -> StateDict:
             f"The weights file {path} cannot be loaded safely: {_why_not_loaded(error)}",
             hint="Save the weights alone: torch.save(model.state_dict(), 'weights.pth'), or use safetensors.",
         ) from error
-    return _unwrap(loaded, path)
+    # Copies: what is mapped would change, or end the process, with a file that is overwritten while it is in use.
+    return {name: tensor.clone() for name, tensor in _unwrap(loaded, path).items()}
 
 
 def _load_safetensors(path: str) -> Any:
@@ -90,20 +92,18 @@ def _load_safetensors(path: str) -> Any:
 
 def _load_pickle_free(path: str) -> Any:
     with open(path, "rb") as file:
-        if file.read(4) == b"PK\x03\x04":
-            # torch's own reader, so that what is looked at is what will be loaded.
-            archive = torch._C.PyTorchFileReader(path)
-            claimed = sum(archive.get_record_size(name) for name in archive.get_all_records())
-            if claimed > os.path.getsize(path):  # torch.save never compresses
-                raise ValueError(f"it is compressed, and would take {claimed:,} bytes")
-            _check_pickle(io.BytesIO(archive.get_record("data.pkl")))
+        zipped = file.read(4) == b"PK\x03\x04"
+        file.seek(0)
+        if zipped:
+            _check_pickle(io.BytesIO(read_pickle(file, MAX_HEADER_BYTES)))
         else:
-            file.seek(0)
             for _ in range(5):  # torch's older format: two numbers, the machine, the state dict, the storages' names
                 _check_pickle(file)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it is TorchScript: the error that follows says so too
-        return torch.load(path, map_location="cpu", weights_only=True)
+        # Mapped, a tensor cannot reach beyond the file. Else torch before 2.10 takes its claim of a size unchecked, and
+        # hands out the memory behind what was read.
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
 
 
 def _check_pickle(file: IO[bytes]) -> None:

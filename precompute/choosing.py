@@ -1,58 +1,89 @@
-"""Which engine and precision a run takes: as asked, as its file was begun with, or the fastest that proves itself."""
+"""`auto` is a function: (what is asked for, machine, what older rows were made with, images) -> engine and precision.
+
+Two steps, neither of which looks at a clock. `candidates` puts what may run into the order of a table (see `machine`);
+`choose` takes the first of them that keeps the features of fp32 torch on 32 real images. So the same command on the
+same machine over the same images ends with the same settings, whatever else the processor does meanwhile.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from torch import nn
 
 from precompute import guard
 from precompute.backbones import Backbone
-from precompute.cache import open_cache
+from precompute.cache import Cache, open_cache
 from precompute.engine import Engine, EngineChoice
 from precompute.engines import (
+    INSTALL_OPENVINO,
     MAX_BATCH,
-    PRECISION_VARIABLE,
     PRECISIONS,
-    available_precisions,
+    check_device,
     check_options,
-    check_precision,
     default_batch,
     make_engine,
-    settle,
 )
 from precompute.errors import BackboneError, CacheFormatError, DeviceError, UsageError
-from precompute.guard import Trial
+from precompute.guard import Sample, Trial
+from precompute.machine import COMPILE_FROM, ENGINE_VARIABLE, PRECISION_VARIABLE, PREFERENCES, Machine
 from precompute.plan import partial_path
-from precompute.sources import Listing
 from precompute.transform import DECODER
 
 COMPILE = ("auto", "on", "off")
-COMPILE_SECONDS = 60.0
-COMPILE_SAVES = 0.3
-"""On the safe side: torch.compile was seen to take 7 to 20 s for ResNet-50 and then to save more than half."""
+EXACT = ("torch", "fp32")
+"""The engine and precision that all others are compared with."""
 
 
 @dataclass(frozen=True)
-class Settled:
-    """What follows from the request, the machine and the file as it was begun; `choice.precision` may be "auto".
+class Asked:
+    """What a user asked for; "auto" and None are left to us. See `extract` for the meaning."""
 
-    plain: the same in torch, for a network that the engine does not know, None where the engine was asked for ·
-    free_compile: whether torch.compile is left to us · proved: whether the file says that these settings have been ·
-    dtype: of the stored features, as asked.
+    engine: str = "auto"
+    precision: str = "auto"
+    device: str = "auto"
+    batch_size: int | None = None
+    compile: str = "auto"
+    dtype: str = "auto"
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What older rows of the same output, or those that a head was trained on, were made with; empty for none.
+
+    proved: pairs of engine and precision that have kept their features on images of this source ·
+    words: where this is known from, such as "as a.h5 was begun with".
     """
 
-    choice: EngineChoice
-    reasons: list[str]
-    plain: EngineChoice | None
-    free_compile: bool
-    proved: bool
-    dtype: str = "auto"
+    engine: str | None = None
+    precision: str | None = None
+    batch_size: int | None = None
+    compiled: bool = False
+    proved: frozenset[tuple[str, str]] = frozenset()
+    words: str = ""
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What may run, in the order of preference; never empty.
+
+    reasons: why it is these, in words · proved: see `Begun` · dtype: of the stored features, as asked for.
+    """
+
+    choices: tuple[EngineChoice, ...]
+    reasons: tuple[str, ...]
+    proved: frozenset[tuple[str, str]]
+    dtype: str
+
+    @property
+    def precision(self) -> str | None:
+        """The precision, where it follows without a look at images; None where they decide."""
+        found = {choice.precision for choice in self.choices}
+        return found.pop() if len(found) == 1 else None
 
     def storage(self, precision: str) -> str:
         """The dtype of the features in the file: where it is left to us float32 for fp32, else float16."""
@@ -61,176 +92,218 @@ class Settled:
         return "float32" if precision == "fp32" else "float16"
 
 
-@dataclass
+@dataclass(frozen=True)
 class Decision:
-    """The choice, the evidence for it, what the user is warned of; and the engine, where proving has made it.
+    """What runs: the choice, with its reasons in words, and its engine, ready.
 
-    plain: see `Settled`.
+    storage: dtype of the features in the file · trials: the evidence · warnings: what the user should know.
     """
 
     choice: EngineChoice
-    trials: list[Trial] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    engine: Engine | None = None
-    plain: EngineChoice | None = None
-
-    def ready(self, model: Backbone) -> Engine:
-        """The engine, made now if it has not been yet. Raises BackboneError where it cannot run the network."""
-        if self.engine is None:
-            try:
-                self.engine = make_engine(model.module, model.transform, self.choice, identity=model.identity)
-            except BackboneError as error:
-                if self.plain is None or self.choice.engine == "torch":
-                    raise
-                self.warnings.append(f"torch runs it: {error.message}")
-                self.choice = replace(self.plain, precision=self.choice.precision, why=self.choice.why)
-                self.engine = make_engine(model.module, model.transform, self.choice, identity=None)
-        self.warnings += [note for note in self.engine.notes if note not in self.warnings]
-        return self.engine
+    engine: Engine = field(compare=False)
+    storage: str
+    trials: tuple[Trial, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
-def settle_options(
-    model: Backbone,
-    path: str,
-    *,
-    engine: str = "auto",
-    precision: str = "auto",
-    device: str = "auto",
-    batch_size: int | None = None,
-    compile: str = "auto",  # noqa: A002 - torch's word for it
-    dtype: str = "auto",
-) -> Settled:
-    """Resolve what can be resolved without looking at an image, for the output `path`.
+def candidates(
+    asked: Asked, machine: Machine, *, begun: Begun | None = None, images: int = 0, module: nn.Module | None = None
+) -> Candidates:
+    """What may run the network `module` over a source of so many `images`, in the order of preference.
 
-    `auto` is resolved once for an output: what its file was begun with stays, so that all of its rows are made alike.
-    Raises DeviceError and UsageError.
+    `auto` is resolved once for an output: what it was begun with stays, so that all of its rows are made alike.
+    Raises DeviceError for a device, engine or precision that is not there, UsageError for values out of range.
     """
-    check_options(engine, precision, batch_size)
-    if compile not in COMPILE:
+    begun = begun or Begun()
+    check_options(asked.engine, asked.precision, asked.batch_size)
+    check_options(machine.engine, machine.precision, None)
+    if asked.compile not in COMPILE:
         raise UsageError(
-            f"compile must be one of {', '.join(COMPILE)}. Got {compile!r} instead.", hint="See --compile."
+            f"compile must be one of {', '.join(COMPILE)}. Got {asked.compile!r} instead.", hint="See --compile."
         )
-    begun = _begun_with(path, model)
-    asked, reasons = engine, []
-    if precision == "auto" and (word := os.environ.get(PRECISION_VARIABLE)):
-        check_options("auto", word, None)
-        precision = word
-        reasons.append(f"{word}: {PRECISION_VARIABLE} says so")
-    if engine == "auto" and "engine" in begun:
-        with contextlib.suppress(DeviceError):  # the file was begun where there was another engine
-            engine = settle(str(begun["engine"]), device)[0]
-    engine, device, more = settle(engine, device)
-    reasons += more
-    if precision == "auto" and "precision" in begun:
-        precision = begun["precision"]
-        reasons.append(f"{precision}: as {path} was begun with")
-    if asked == "auto" and precision not in ("auto", *available_precisions(engine, device)):
-        if engine == "openvino":
-            reasons.append(f"torch: OpenVINO does not compute in {precision} on this CPU")
-        engine = "torch"
-    check_precision(engine, precision)
-    same = begun.get("engine") == engine
-    asked_batch = batch_size
-    batch_size = batch_size or (_batch_size(begun) if same else None) or default_batch(engine, device, model.module)
-    compiled = compile == "on" or (compile == "auto" and same and begun.get("compiled") is True)
-    proved = same and any(
-        (trial.get("engine"), trial.get("precision"), trial.get("passed")) == (engine, precision, True)
-        for trial in begun.get("guard", [])
-        if isinstance(trial, dict)
-    )
-    plain = EngineChoice("torch", device, precision, asked_batch or default_batch("torch", device))
-    return Settled(
-        EngineChoice(engine, device, precision, batch_size, compiled=compiled and engine == "torch"),
-        reasons,
-        plain if asked == "auto" else None,
-        free_compile=compile == "auto" and not same,
-        proved=proved or (engine, precision) == ("torch", "fp32"),
-        dtype=dtype,
+    reasons: list[str] = []
+    device = _device(asked, machine, reasons)
+    kind = check_device(device)
+    precision = asked.precision
+    if precision == "auto" and machine.precision != "auto":
+        precision = machine.precision
+        reasons.append(f"{precision}: {PRECISION_VARIABLE} says so")
+    elif precision == "auto" and begun.precision is not None:
+        precision = begun.precision
+        reasons.append(f"{precision}: {begun.words}")
+    engine = preferred = asked.engine
+    missing = kind == "cpu" and machine.openvino and precision not in ("auto", *machine.openvino)
+    if engine == "auto" and begun.engine is not None and _usable(begun.engine, kind, machine):
+        preferred = begun.engine  # first, but another may take its place where it cannot run the network
+    elif engine == "auto" and machine.engine != "auto" and not (missing and machine.engine == "openvino"):
+        engine = machine.engine
+        reasons.append(f"{engine}: {ENGINE_VARIABLE} says so")
+    if engine == "openvino":
+        _check_openvino(kind, device, precision, machine)
+    elif engine == "auto" and kind == "cpu" and not machine.openvino:
+        reasons.append(f"torch: OpenVINO, which is faster on a CPU, is not installed ({INSTALL_OPENVINO})")
+    elif engine == "auto" and missing:
+        reasons.append(f"torch: OpenVINO does not compute in {precision} on this CPU")
+    pairs = _pairs(kind, engine, precision, machine)
+    pairs.sort(key=lambda pair: preferred not in ("auto", pair[0]))  # stable
+    return Candidates(
+        tuple(_choice(pair, device, asked, begun, machine, images, module) for pair in pairs),
+        tuple(reasons),
+        begun.proved,
+        asked.dtype,
     )
 
 
-def prove(
-    settled: Settled, model: Backbone, listing: Listing, rows: NDArray[np.int64], *, workers: int | None
-) -> Decision:
-    """Choose among what `settled` leaves open, by the features of real images, spread over `rows`.
+def choose(found: Candidates, model: Backbone, images: Sample) -> Decision:
+    """The first candidate that keeps the features of fp32 torch on `images`; `images` are read if one is to prove it.
 
-    A precision that was asked for is taken also where it fails, with a warning.
+    A precision that was asked for is taken also where it fails, with a warning, and so is fp32 with an engine that
+    was asked for. Raises BackboneError where an engine that was asked for cannot run the network.
     """
-    choice, reasons = settled.choice, list(settled.reasons)
-    free = choice.precision == "auto"
-    if settled.proved and not free:
-        return _told(Decision(choice, plain=settled.plain), reasons, settled, len(rows))
-    images = guard.first_images(listing, rows, model.transform, workers=workers)
-    candidates = available_precisions(choice.engine, choice.device) if free else [choice.precision]
-    if free and len(images) < guard.IMAGES:
-        candidates = ["fp32"]
-        reasons.append(f"fp32: there are fewer than {guard.IMAGES} images to prove another precision on")
-    if not images or (len(candidates) == 1 and (choice.engine, candidates[0]) == ("torch", "fp32")):
-        only = Decision(replace(choice, precision=candidates[0]), plain=settled.plain)
-        return _told(only, reasons, settled, len(rows))
-    reference = guard.Reference(model.module, model.transform, images)
-    decision, engines = Decision(choice), {}
-    for precision in candidates:
-        tried = replace(choice, precision=precision)
+    reasons, cannot = list(found.reasons), set[str]()
+    trials: list[Trial] = []
+    failed: list[tuple[EngineChoice, Engine, Trial]] = []
+    several, last = found.precision is None, found.choices[-1]
+    for choice in found.choices:
+        pair = (choice.engine, choice.precision)
+        if choice.engine in cannot:
+            continue
+        if several and choice.precision != "fp32" and len(images) < guard.IMAGES:
+            why = f"fp32: there are fewer than {guard.IMAGES} images to prove another precision on"
+            reasons += [why] if why not in reasons else []
+            continue
+        proved = (pair == EXACT and not choice.compiled) or pair in found.proved or not len(images)
+        if not proved:
+            images.begin(model)  # beside the compiling
         try:
-            # In fp32 it is the engine alone that is on trial: no other choice would be stored otherwise
-            storage = settled.storage(precision) if precision != "fp32" else "float32"
-            trial, engines[precision] = guard.trial(reference, tried, identity=model.identity, storage=storage)
+            engine = make_engine(model.module, model.transform, choice, identity=model.identity)
         except BackboneError as error:
-            if settled.plain is None or choice.engine == "torch":
+            if choice.engine == last.engine:
                 raise
-            reasons.append(f"torch: {error.message}")
-            again = replace(settled, choice=settled.plain, reasons=reasons, proved=choice.precision == "fp32")
-            return prove(again, model, listing, rows, workers=workers)
-        decision.trials.append(trial)
-        if free and trial.passed and precision == "bf16":
-            break  # no other has been faster where the processor has instructions for bf16 (docs/performance.md)
-    reasons += [trial.words for trial in decision.trials]
-    winner = guard.best(decision.trials)
-    if winner is None and (settled.plain is None or choice.precision in ("bf16", "fp16")):
-        winner = decision.trials[-1]  # what was asked for, or fp32 with the engine that was asked for
-        decision.warnings.append(f"{winner.words}. Features differ from those of fp32; --precision auto avoids that.")
-    if winner is not None:
-        decision.choice = replace(choice, precision=winner.precision)
-        decision.engine = engines[winner.precision]
-    else:
-        assert settled.plain is not None  # else there is a winner
-        decision.choice = replace(settled.plain, precision="fp32")
-        reasons.append("fp32 with torch: nothing faster passes")
-    return _told(decision, reasons, settled, len(rows))
+            cannot.add(choice.engine)
+            reasons.append(f"{last.engine}: {error.message}")
+            continue
+        if proved:
+            reasons += [f"{' with '.join(reversed(EXACT))}: nothing faster passes"] if trials else []
+            return _decision(choice, engine, found, reasons, trials)
+        # In fp32 it is the engine alone that is on trial: no other choice would be stored otherwise
+        storage = found.storage(choice.precision) if choice.precision != "fp32" else "float32"
+        trial = guard.trial(images, model, engine, storage=storage)
+        trials.append(trial)
+        reasons.append(trial.words)
+        if trial.passed:
+            return _decision(choice, engine, found, reasons, trials)
+        failed.append((choice, engine, trial))
+    choice, engine, trial = failed[-1] if several else failed[0]
+    warning = f"{trial.words}. Features differ from those of fp32; --precision auto avoids that."
+    return _decision(choice, engine, found, reasons, trials, warning)
 
 
-def _told(decision: Decision, reasons: list[str], settled: Settled, images: int) -> Decision:
-    """`decision` with its reasons in words, and with torch.compile where the images left repay it."""
-    choice = decision.choice
-    rate = next((one.rate for one in decision.trials if (one.engine, one.precision) == ("torch", choice.precision)), 0)
-    if settled.free_compile and choice.engine == "torch" and rate:
-        saved = images / rate * COMPILE_SAVES
-        able = choice.kind == "cuda" or any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++")))
-        about = f"would save about {saved:.0f} s of {images / rate:.0f} s and cost up to {COMPILE_SECONDS:.0f} s"
-        if saved > COMPILE_SECONDS and able:
-            choice = replace(choice, compiled=True)
-            decision.engine = None
-            reasons.append(f"compiled: torch.compile {about}")
-        elif saved > COMPILE_SECONDS:
-            reasons.append(f"not compiled: torch.compile {about}, but there is no C++ compiler (g++ or clang++)")
-    decision.choice = replace(choice, why="; ".join(reasons))
-    return decision
-
-
-def _begun_with(path: str, model: Backbone) -> dict[str, Any]:
-    """The record of the last run that made rows with these settings, in the file in progress or the finished one."""
+def begun_with(path: str, model: Backbone) -> Begun:
+    """What the last run that made rows with these settings took, in the file in progress or the finished one."""
     wanted = _without_precision(model.spec(decoder=DECODER, precision="", storage=""))
     for name in (partial_path(path), path):
         if not os.path.lexists(name):
             continue
-        with contextlib.suppress(CacheFormatError, OSError):  # told where the file is opened to be used
+        with contextlib.suppress(CacheFormatError, OSError):  # reported where the file is opened to be used
             cache = open_cache(name)
             if _without_precision(cache.spec) == wanted and cache.spec.get("precision") in PRECISIONS:
-                records = [record for record in cache.provenance if "engine" in record]
-                guards = [trial for record in records for trial in _list(record.get("guard"))]
-                return {**(records[-1] if records else {}), "guard": guards, "precision": cache.spec["precision"]}
-    return {}
+                return _begun(cache, path)
+    return Begun()
+
+
+def _begun(cache: Cache, path: str) -> Begun:
+    last, batch = cache.last_run, cache.last_run.get("batch_size")
+    trials = [trial for record in cache.provenance for trial in _list(record.get("guard")) if isinstance(trial, dict)]
+    return Begun(
+        engine=str(last["engine"]) if "engine" in last else None,
+        precision=str(cache.spec["precision"]),
+        batch_size=batch if isinstance(batch, int) and 1 <= batch <= MAX_BATCH else None,
+        compiled=last.get("compiled") is True,
+        proved=frozenset(
+            (str(trial.get("engine")), str(trial.get("precision"))) for trial in trials if trial.get("passed") is True
+        ),
+        words=f"as {path} was begun with",
+    )
+
+
+def _device(asked: Asked, machine: Machine, reasons: list[str]) -> str:
+    if asked.device != "auto":
+        return asked.device
+    if machine.cuda and asked.engine != "openvino":
+        return "cuda"
+    if asked.engine == "auto":
+        reasons.append("cpu: no CUDA device was found")
+    return "cpu"
+
+
+def _usable(engine: str, kind: str, machine: Machine) -> bool:
+    """Whether an engine of older rows, which may have been made on another machine, is here."""
+    return engine == "torch" or (engine == "openvino" and kind == "cpu" and bool(machine.openvino))
+
+
+def _check_openvino(kind: str, device: str, precision: str, machine: Machine) -> None:
+    if not machine.openvino:
+        raise DeviceError("The engine openvino is not installed.", hint=f"{INSTALL_OPENVINO}, or --engine torch.")
+    if kind != "cpu":
+        raise UsageError(f"The engine openvino runs on the CPU, not on {device}.", hint="Take --engine torch.")
+    if precision not in ("auto", *machine.openvino):
+        raise DeviceError(
+            f"This CPU does not compute in {precision} with OpenVINO.",
+            hint=f"Take --precision {' or '.join(machine.openvino)}, or --engine torch.",
+        )
+
+
+def _pairs(kind: str, engine: str, precision: str, machine: Machine) -> list[tuple[str, str]]:
+    """Engines and precisions in the order of the table; one that was asked for also where it is not in it."""
+    listed = [(one.engine, one.precision) for one in PREFERENCES if one.kind == kind] or [EXACT]
+    pairs = [pair for pair in listed if machine.computes(pair[0], kind, pair[1])]
+    if precision != "auto":
+        engines = ("openvino", "torch")
+        able = [one for one in engines if one == "torch" or machine.computes(one, kind, precision)]
+        pairs = [(one, precision) for one in able]
+    return [pair for pair in pairs if engine in ("auto", pair[0])]
+
+
+def _choice(
+    pair: tuple[str, str],
+    device: str,
+    asked: Asked,
+    begun: Begun,
+    machine: Machine,
+    images: int,
+    module: nn.Module | None,
+) -> EngineChoice:
+    engine, precision = pair
+    same = begun.engine == engine
+    batch = asked.batch_size or (begun.batch_size if same else None) or default_batch(engine, device, module)
+    compiled = False
+    if engine == "torch":
+        kind = device.partition(":")[0]
+        repays = images >= COMPILE_FROM.get(kind, images + 1) and (kind != "cpu" or machine.compiler)
+        left = begun.compiled if same else repays
+        compiled = asked.compile == "on" or (asked.compile == "auto" and left)
+    return EngineChoice(engine, device, precision, batch, compiled=compiled)
+
+
+def _decision(
+    choice: EngineChoice,
+    engine: Engine,
+    found: Candidates,
+    reasons: list[str],
+    trials: Sequence[Trial],
+    *warnings: str,
+) -> Decision:
+    """The result, frozen. `engine` says itself what could not be done as chosen."""
+    if choice.compiled:
+        reasons = [*reasons, "compiled: torch.compile repays itself over so many images (--compile off: without)"]
+    return Decision(
+        choice=replace(choice, why="; ".join(reasons)),
+        engine=engine,
+        storage=found.storage(choice.precision),
+        trials=tuple(trials),
+        warnings=(*warnings, *engine.notes),
+    )
 
 
 def _without_precision(spec: dict[str, Any]) -> dict[str, Any]:
@@ -239,8 +312,3 @@ def _without_precision(spec: dict[str, Any]) -> dict[str, Any]:
 
 def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
-
-
-def _batch_size(record: dict[str, Any]) -> int | None:
-    value = record.get("batch_size")
-    return value if isinstance(value, int) and 1 <= value <= MAX_BATCH else None

@@ -15,7 +15,10 @@ from numpy.typing import NDArray
 from precompute.cache import Cache, open_cache
 from precompute.extraction import extract
 from precompute.heads import LogisticHead, holdout
+from precompute.heads.persist import HEAD
+from precompute.output import check_output
 from precompute.training import train_head
+from precompute.working_file import check_cache_output
 
 SHOTS = 5  # labelled images of each class: 50 in all
 DRAWS = 20
@@ -50,28 +53,41 @@ class DemoResult:
         return asdict(self)
 
 
-def run_demo(folder: str | os.PathLike[str] | None = None, *, say: Callable[[str], None] | None = None) -> DemoResult:
+def run_demo(
+    folder: str | os.PathLike[str] | None = None,
+    *,
+    overwrite: bool = False,
+    say: Callable[[str], None] | None = None,
+) -> DemoResult:
     """Write the digits as PNG files, extract them with `tiny`, train heads on 50 labels and on all.
 
     The embedded backbone stands beside raw pixels and beside itself with random weights; all three get the same
     logistic head, the same draws and the same half of the images for the test. Files stay in `folder` where one is
-    given. `say` gets a line before each step.
+    given; overwrite: files of that name that precompute did not make are replaced, images never are. `say` gets a line
+    before each step.
     """
     say = say or (lambda _: None)
     with contextlib.ExitStack() as stack:
         place = os.fspath(folder) if folder is not None else stack.enter_context(tempfile.TemporaryDirectory())
         os.makedirs(place, exist_ok=True)
         images = os.path.join(place, "digits")
+        caches, head = (
+            [os.path.join(place, name) for name in ("tiny.h5", "random.h5")],
+            os.path.join(place, "digits.safetensors"),
+        )
+        for cache in caches:  # before the work, not after it
+            check_cache_output(cache, overwrite=overwrite)
+        check_output(head, HEAD, overwrite=overwrite)
         say(f"1. Writing 1,797 digits as PNG files below {images}")
         write_digits(images)
         say("2. Extracting them: precompute extract digits -b tiny -o tiny.h5")
-        done = extract(images, os.path.join(place, "tiny.h5"), backbone="tiny")
+        done = extract(images, caches[0], backbone="tiny", overwrite=overwrite)
         say("3. And with random weights: precompute extract digits -b tiny --weights random -o random.h5")
-        extract(images, os.path.join(place, "random.h5"), backbone="tiny", weights="random")
+        extract(images, caches[1], backbone="tiny", weights="random", overwrite=overwrite)
         say("4. Training a head: precompute train-head tiny.h5 -o digits.safetensors")
-        training = train_head(os.path.join(place, "tiny.h5"), os.path.join(place, "digits.safetensors"))
+        training = train_head(caches[0], head, overwrite=overwrite)
         say(f"5. Training heads on {10 * SHOTS} labels, {DRAWS} draws, for three kinds of features")
-        tiny, random = (open_cache(os.path.join(place, name)) for name in ("tiny.h5", "random.h5"))
+        tiny, random = map(open_cache, caches)
         kinds = (
             ("tiny, trained", tiny.features()),
             ("raw pixels", raw_pixels(images, tiny)),
@@ -100,7 +116,7 @@ def write_digits(folder: str) -> None:
     split[train] = "train"
     for number, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
         path = os.path.join(folder, split[number].strip(), str(label), f"{number:04}.png")
-        if not os.path.exists(path):
+        if not os.path.lexists(path):
             os.makedirs(os.path.dirname(path), exist_ok=True)
             Image.fromarray(np.rint(pixels * (255 / 16)).astype(np.uint8)).save(path)  # counts of 0 to 16
 

@@ -16,7 +16,7 @@ PrecomputeError                 anything below; the command line prints it and e
 │   ├── HeadFormatError         not a head file, cut short, or damaged
 │   └── HeadMismatchError       a head that was trained on other features than it is given
 ├── DeviceError                 a device or precision that this machine does not have
-└── Stopped                     SIGINT or SIGTERM; what was done is kept (exit status 130 or 143)
+└── Stopped                     SIGINT, SIGTERM or SIGHUP; what was done is kept (exit status 130, 143 or 129)
 
 Each carries `message` (what is wrong, with which file) and `hint` (what to do next).
 """
@@ -137,7 +137,7 @@ class DeviceError(PrecomputeError):
 
 
 class Stopped(PrecomputeError):
-    """SIGINT or SIGTERM arrived. Everything finished so far is kept."""
+    """SIGINT, SIGTERM or SIGHUP arrived. Everything finished so far is kept."""
 
     def __init__(self, message: str, *, signum: int, hint: str) -> None:
         super().__init__(message, hint=hint)

@@ -10,10 +10,11 @@ from typing import Any
 
 from precompute.cache import WriteLock
 from precompute.errors import SourceError, UsageError
+from precompute.formats import EXTENSIONS
 from precompute.remembered import Request, unchanged
 from precompute.report import Extraction, Progress, count_outcomes, describe
-from precompute.sources import Listing, list_folder
-from precompute.working_file import check_output
+from precompute.sources import Listing, list_folder, mtime_ns
+from precompute.working_file import check_cache_output
 
 STORAGES = ("auto", "float16", "float32")
 ON_ERROR = ("skip", "stop")
@@ -57,6 +58,7 @@ def extract(
     workers: decode threads, by default one for each core. limit: only the first so many images by id.
     on_error: "skip" records a broken image and goes on; "stop" raises at the first one.
     rehash: read every file again and recognise it by its SHA-256, also where size and mtime are unchanged.
+    overwrite: `out` may be a file made with other settings, from other images, or by another program.
     dry_run: say what would be reused, read and dropped, and the bytes it takes; write nothing.
     progress: called after each batch. stop: asked after each batch; a signal's number ends the run, resumable.
 
@@ -67,11 +69,11 @@ def extract(
     request = Request(
         backbone, weights, layer, pooling, transform or {}, engine, precision, compile, dtype, device, batch_size
     )
-    path = os.path.realpath(out) if os.path.islink(out) else os.fspath(out)  # a link stays a link
-    check_output(path)
+    path = check_cache_output(out, overwrite=overwrite, inputs=(weights,)).path
     if os.path.isfile(source):
         raise SourceError(f"{source} is a file.", hint="Name the folder that holds the images.")
     listing = list_folder(source, limit=limit)
+    _refuse_image(path, listing)
     with contextlib.nullcontext() if dry_run else WriteLock(path):
         result = None if dry_run or rehash or overwrite else _recognise(path, listing, request)
         if result is None:
@@ -94,6 +96,29 @@ def extract(
         count_outcomes(path, result)
     result.seconds = time.monotonic() - began
     return result
+
+
+def _refuse_image(path: str, listing: Listing) -> None:
+    """Raise UsageError where the output is an image of the source, under whatever name, or would be one next time."""
+    name = os.fsencode(os.path.realpath(path))
+    inside = name.startswith(os.path.join(os.path.realpath(listing.root), b""))
+    if inside and os.path.splitext(name)[1].lower() in EXTENSIONS:
+        raise _is_image(path, "would be")
+    if not os.path.exists(path):
+        return
+    status = os.stat(path)
+    alike = (listing.sizes == status.st_size) & (listing.mtimes == mtime_ns(status))
+    for row in alike.nonzero()[0]:
+        with contextlib.suppress(OSError):  # an image that is gone is not the output
+            if os.path.samestat(status, os.stat(listing.path(row))):
+                raise _is_image(path, "is")
+
+
+def _is_image(path: str, verb: str) -> UsageError:
+    return UsageError(
+        f"The output {path} {verb} one of the images of the source.",
+        hint="It is left as it is. Choose another output, such as features.h5.",
+    )
 
 
 def _recognise(path: str, listing: Listing, request: Request) -> Extraction | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import shutil
 import time
 from dataclasses import asdict, dataclass
@@ -23,6 +22,7 @@ from precompute.remembered import Request
 from precompute.sources import list_folder
 from precompute.stages import Stages
 from precompute.stream import forward
+from precompute.system import peak_memory
 
 SECONDS = 10.0
 IMAGES = 512
@@ -112,13 +112,12 @@ def forecast(
     with quiet_pillow():
         prepared = prepare(request, path, listing, workers=workers)
         model = prepared.model
-        decision = prepared.decide(listing, everything, workers=workers)
+        decision = prepared.decision
         choice = decision.choice
         missing = everything
         if out is not None:
             olds = open_olds(path, prepared.spec, overwrite=False)
             missing = make_plan(listing, path, olds, limit=None, overwrite=True, rehash=False).missing
-        ready = decision.ready(model)
         stages = Stages(on_cpu=choice.kind == "cpu")
         start = time.monotonic()
         moments, failed, counts = [], 0, []
@@ -126,7 +125,7 @@ def forecast(
         for block in forward(
             listing,
             spread(everything, IMAGES),
-            ready,
+            decision.engine,
             model.transform,
             workers=workers,
             stop=lambda: time.monotonic() > over,
@@ -162,7 +161,7 @@ def forecast(
         measured_seconds=seconds,
         start_seconds=moments[0] - began if later else start - began,
         failed=failed,
-        memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        memory=peak_memory(),
         device_memory=torch.cuda.max_memory_allocated(choice.device) if choice.kind == "cuda" else 0,
         stages=stages.words,
         warnings=tuple(decision.warnings),

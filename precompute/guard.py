@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -12,35 +10,29 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
-from precompute.engine import Engine, EngineChoice
-from precompute.engines import make_engine
-from precompute.processor import cores
+from precompute.backbones import Backbone
+from precompute.engine import Engine
 from precompute.sources import Listing
-from precompute.stream import read
-from precompute.torch_engine import Normalised
+from precompute.stream import decode_threads, read
+from precompute.system import cores
+from precompute.torch_engine import Reference
 from precompute.transform import Transform
 
 IMAGES = 32
 """How many images prove an engine, spread over the source."""
 LEAST_COSINE = 0.999
 """What the worst of these images must reach between its features and those of fp32 eager torch."""
-REFERENCE_BATCH = 16
 
 
 @dataclass(frozen=True)
 class Trial:
-    """How one engine and precision did.
-
-    worst, median: cosine to fp32 eager torch · rate: images a second, warming up included.
-    """
+    """How one engine and precision did. worst, median: cosine to fp32 eager torch over so many `images`."""
 
     engine: str
     precision: str
     worst: float
     median: float
-    rate: float
     images: int
 
     @property
@@ -60,23 +52,40 @@ class Trial:
         return {**asdict(self), "least": LEAST_COSINE, "passed": self.passed}
 
 
-class Reference:
-    """Real images and their features from fp32 eager torch, computed when first asked for."""
+class Sample:
+    """Images of a source, spread over it, that engines prove themselves on; read and computed once, when first needed.
 
-    def __init__(self, module: nn.Module, transform: Transform, images: list[torch.Tensor]) -> None:
-        self.module = module
-        self.transform = transform
-        self.images = images
+    Its length is the number of images that could be read, at most IMAGES.
+    """
+
+    def __init__(self, listing: Listing, transform: Transform, *, workers: int | None) -> None:
+        self._listing = listing
+        self._transform = transform
+        self._workers = workers
+        self._features: Future[NDArray[np.float64]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.pixels)
 
     @cached_property
-    def features(self) -> NDArray[np.float64]:
-        """(n, everything) float64."""
-        plain, parts = Normalised(self.module, self.transform, torch.float32).eval(), []
-        with torch.inference_mode():
-            for start in range(0, len(self.images), REFERENCE_BATCH):
-                pixels = torch.stack(self.images[start : start + REFERENCE_BATCH]).contiguous()
-                parts.append(plain(pixels.permute(0, 2, 3, 1)).flatten(1).double().numpy())
-        return np.concatenate(parts)
+    def pixels(self) -> list[torch.Tensor]:
+        """(3, crop, crop) uint8 each."""
+        rows = np.arange(len(self._listing))
+        return first_images(self._listing, rows, self._transform, workers=self._workers)
+
+    def begin(self, model: Backbone) -> None:
+        """Begin to compute the features of fp32 torch in a thread, beside whatever the caller does next."""
+        if self._features is None:
+            reference, pixels = Reference(model.module, model.transform), self.pixels
+            pool = ThreadPoolExecutor(1, thread_name_prefix="reference")
+            self._features = pool.submit(reference, pixels)
+            pool.shutdown(wait=False)
+
+    def features(self, model: Backbone) -> NDArray[np.float64]:
+        """(n, everything) float64, of fp32 eager torch on the CPU."""
+        self.begin(model)
+        assert self._features is not None  # begun above
+        return self._features.result()
 
 
 def spread(rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
@@ -93,7 +102,7 @@ def first_images(
     """
     images: list[torch.Tensor] = []
     seen: set[int] = set()
-    with ThreadPoolExecutor(workers or cores(), thread_name_prefix="guard") as pool:
+    with decode_threads(workers or cores()) as pool:
         for wanted in (count, 4 * count):
             fresh = [row for row in spread(rows, wanted).tolist() if row not in seen]
             seen.update(fresh)
@@ -105,32 +114,23 @@ def first_images(
     return images
 
 
-def trial(
-    reference: Reference, choice: EngineChoice, *, identity: str | None, storage: str = "float32"
-) -> tuple[Trial, Engine]:
-    """Run the reference's images through the engine of `choice`; the engine too, ready for more.
+def trial(sample: Sample, model: Backbone, engine: Engine, *, storage: str = "float32") -> Trial:
+    """Compare the sample's features by `engine` with those of fp32 torch.
 
     storage: the dtype of the features in the file. float16 makes nothing of what is below 6e-8, infinity of what is
     above 65504, and features of either size fail.
     """
-    engine = make_engine(reference.module, reference.transform, choice, identity=identity)
-    images, size, began = reference.images, engine.batch_size, time.perf_counter()
-    parts = list(engine.map(images[start : start + size] for start in range(0, len(images), size)))
-    seconds = time.perf_counter() - began
+    pixels, size = sample.pixels, engine.batch_size
+    parts = list(engine.map(pixels[start : start + size] for start in range(0, len(pixels), size)))
+    cosines = cosine(as_stored(np.concatenate(parts), storage), sample.features(model))
+    choice = engine.choice
+    return Trial(choice.engine, choice.precision, float(cosines.min()), float(np.median(cosines)), len(cosines))
+
+
+def as_stored(features: NDArray[np.floating[Any]], storage: str) -> NDArray[np.float64]:
+    """(n, everything) float64 of (n, *shape) features, rounded as the file rounds them."""
     with np.errstate(over="ignore"):
-        features = np.concatenate(parts).astype(storage).astype(np.float64).reshape(len(images), -1)
-    cosines = cosine(features, reference.features)
-    return (
-        Trial(
-            choice.engine,
-            choice.precision,
-            float(cosines.min()),
-            float(np.median(cosines)),
-            len(cosines) / seconds,
-            len(cosines),
-        ),
-        engine,
-    )
+        return features.astype(storage).astype(np.float64).reshape(len(features), -1)
 
 
 def cosine(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -140,8 +140,3 @@ def cosine(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.f
         values: NDArray[np.float64] = np.einsum("ij,ij->i", one, other) / norms
     values[~one.any(axis=1) & ~other.any(axis=1)] = 1.0
     return np.nan_to_num(np.clip(values, -1.0, 1.0), nan=-1.0)
-
-
-def best(trials: Sequence[Trial]) -> Trial | None:
-    """The fastest of those that pass."""
-    return max((one for one in trials if one.passed), key=lambda one: one.rate, default=None)

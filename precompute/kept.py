@@ -16,10 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from precompute.cache import Cache, RowWriter, Samples, create
-from precompute.errors import naming
+from precompute.errors import CacheError
+from precompute.output import check_beside, sync_folder
 from precompute.owners import DigestIndex
-from precompute.plan import Plan, copy_rows, kept_path, lasting, partial_path
+from precompute.plan import Plan, copy_rows, fresh_kept_path, kept_path, lasting, partial_path
 
+HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 Layers = dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
 
 
@@ -44,9 +46,8 @@ def keep_rest(path: str, plan: Plan, spec: dict[str, Any], layers: Layers, missi
         splits=np.zeros(len(order), dtype=np.uint8),
         classes=(),
     )
-    fresh = f"{kept_path(path)}.new"
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(fresh)  # left by a run that ended here
+    fresh = fresh_kept_path(path)
+    remove_leftover(fresh)
     try:
         layout = create(fresh, spec=spec, samples=samples, layers=layers)
         places = np.split(np.argsort(order), np.cumsum([len(rows) for _, rows in parts])[:-1])
@@ -58,24 +59,31 @@ def keep_rest(path: str, plan: Plan, spec: dict[str, Any], layers: Layers, missi
         os.replace(fresh, kept_path(path))
         sync_folder(path)
     finally:
-        with contextlib.suppress(OSError):  # gone already by then, or the error that ended the run is the one to tell
-            os.unlink(fresh)
+        with contextlib.suppress(OSError, CacheError):  # the error that ended the run is the one to report
+            remove_leftover(fresh)
+
+
+def check_leftover(fresh: str) -> bool:
+    """Whether a run that ended while it was laying out has left this. Raises CacheError where it is no such file."""
+    return check_beside(fresh, _laid_out, CacheError)
+
+
+def _laid_out(content: bytes) -> bool:
+    """HDF5 writes its signature when it likes: until then there is nothing, or zeros."""
+    return content.startswith((HDF5_SIGNATURE, b"\0")) or HDF5_SIGNATURE.startswith(content)
+
+
+def remove_leftover(fresh: str) -> None:
+    if check_leftover(fresh):
+        os.unlink(fresh)
 
 
 def drop_kept(path: str) -> None:
-    """The finished file is there: nothing put aside is needed any more."""
+    """The finished file is there: nothing put aside is needed any more, nor what a crash has left of it."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(kept_path(path))
-
-
-def sync_folder(path: str) -> None:
-    """Make a rename durable."""
-    descriptor = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        with naming(os.path.dirname(path) or "."):
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with contextlib.suppress(CacheError):  # somebody else's by now, and the name is not needed any more either
+        remove_leftover(fresh_kept_path(path))
 
 
 def _rest(path: str, plan: Plan, missing: NDArray[np.int64]) -> list[tuple[Cache, NDArray[np.int64]]]:

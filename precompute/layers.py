@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import math
 
 import torch
+import torchvision
 from torch import fx, nn
-from torchvision.models.feature_extraction import (
-    NodePathTracer,
-    _set_default_tracer_kwargs,  # private, but the one place that knows which modules torchvision leaves whole
-    create_feature_extractor,
-)
+from torchvision.models.feature_extraction import NodePathTracer, create_feature_extractor
 
 from precompute.errors import BackboneError
 from precompute.layout import find_layout
@@ -149,7 +147,9 @@ def _is_dropout(node: fx.Node) -> bool:
 
 def _trace(model: nn.Module) -> tuple[fx.Graph, dict[fx.Node, str]]:
     """The graph of `model` in eval mode and torchvision's name for each node, by torchvision's own tracer."""
-    tracer = NodePathTracer(**_set_default_tracer_kwargs(None))
+    # The defaults that create_feature_extractor's documentation states, so that both see the same nodes
+    whole = [kind for kind in vars(torchvision.ops).values() if isinstance(kind, type) and issubclass(kind, nn.Module)]
+    tracer = NodePathTracer(autowrap_modules=(math, torchvision.ops), leaf_modules=whole)
     try:
         graph = tracer.trace(model.eval())
     except Exception as error:

@@ -20,8 +20,8 @@ from torch import nn
 from precompute import model_cache
 from precompute.engine import Engine, EngineChoice, fill
 from precompute.errors import BackboneError
-from precompute.processor import cores
-from precompute.torch_engine import Normalised
+from precompute.system import cores
+from precompute.torch_engine import Normalised, attention_lock
 from precompute.transform import Transform
 
 HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
@@ -131,18 +131,19 @@ def _convert(openvino: Any, module: nn.Module, transform: Transform) -> Any:
     wrapped = Normalised(module, transform, torch.float32).eval()
     example = torch.zeros(1, transform.crop, transform.crop, 3, dtype=torch.uint8)
     fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # one fused operation that nothing else knows
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), torch.no_grad(), attention_lock(module):
+            torch.backends.mha.set_fastpath_enabled(False)  # one fused operation that nothing else knows
             warnings.simplefilter("ignore")  # of a tracer: shapes are constant here, which is what it warns about
-            traced = torch.jit.trace(wrapped, example, check_trace=False)  # type: ignore[no-untyped-call]
+            try:
+                traced = torch.jit.trace(wrapped, example, check_trace=False)  # type: ignore[no-untyped-call]
+            finally:
+                torch.backends.mha.set_fastpath_enabled(fast_path)
             model = openvino.convert_model(traced, input=[openvino.PartialShape([-1, *example.shape[1:]])])
     except Exception as error:
         raise BackboneError(
             f"OpenVINO cannot convert the backbone ({_first_line(error)}).", hint="Take --engine torch."
         ) from error
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
     _converted[module] = transform, model
     return model
 

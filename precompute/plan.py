@@ -27,7 +27,8 @@ class Plan:
 
     olds: files with the same key, those in progress first · origin: (N,) int64, index into `olds` or -1 ·
     origin_row: (N,) int64 · dropped: rows of the finished file whose id is no longer listed · in_place: the file in
-    progress already has exactly these samples and no row of another picture, so that it is simply continued.
+    progress already has exactly these samples and no row of another picture, so that it is simply continued ·
+    overwrite: a finished file of any kind may be replaced.
     """
 
     olds: tuple[Cache, ...]
@@ -35,6 +36,7 @@ class Plan:
     origin_row: NDArray[np.int64]
     dropped: int
     in_place: bool
+    overwrite: bool = False
 
     @property
     def missing(self) -> NDArray[np.int64]:
@@ -55,11 +57,21 @@ def kept_path(out: str) -> str:
     return f"{partial_path(out)}.kept"
 
 
+def fresh_path(out: str) -> str:
+    """Where a file in progress is laid out. A crash leaves anything there, so the name must be nobody else's."""
+    return f"{out}.precompute.new"
+
+
+def fresh_kept_path(out: str) -> str:
+    """The same for rows that are put aside."""
+    return f"{out}.precompute.kept.new"
+
+
 def open_olds(out: str, spec: dict[str, Any], *, overwrite: bool) -> tuple[Cache, ...]:
     """The file in progress, what it kept of those before it, and the finished one, as far as they exist.
 
     Raises CacheKeyError, with the difference, for other settings, unless `overwrite` (which leaves them aside);
-    CacheFormatError for a file that is not ours, always: a file of unknown kind is never overwritten.
+    CacheFormatError for a file that is not ours, but for a finished one with `overwrite`.
     """
     olds = []
     for path in (partial_path(out), kept_path(out), out):
@@ -68,6 +80,8 @@ def open_olds(out: str, spec: dict[str, Any], *, overwrite: bool) -> tuple[Cache
         try:
             cache = open_cache(path)
         except CacheFormatError as error:
+            if overwrite and path == out:
+                continue
             raise CacheFormatError(
                 error.message, hint=f"{path} is left as it is. Choose another output, or move that file away."
             ) from error
@@ -112,7 +126,7 @@ def make_plan(
     in_place = in_place and olds[0].provenance_room >= RECORD_BYTES
     # A row that is not taken as it is may still be known by its bytes: then the file must not be written over.
     in_place = in_place and not np.any(lasting(olds[0]) & (origin != 0))
-    return Plan(olds, origin, origin_row, dropped, in_place)
+    return Plan(olds, origin, origin_row, dropped, in_place, overwrite)
 
 
 def up_to_date(plan: Plan, listing: Listing, out: str) -> bool:

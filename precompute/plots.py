@@ -3,50 +3,78 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from precompute.errors import UsageError
+from precompute.output import Kind, Output, check_output
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from matplotlib.figure import Figure
 
-    from precompute.few_shot import FewShotCurve
+    from precompute.learning_curve import FewShotCurve
 
 INSTALL = "pip install 'precompute[plot]'"
-FORMATS = (".pdf", ".png", ".svg")
+SIGNATURES = {".pdf": b"%PDF-", ".png": b"\x89PNG\r\n\x1a\n", ".svg": b"<?xml"}
+AUTHOR = "precompute"  # what a picture of ours says of itself, by which it is known again
+SEARCHED = 64 * 1024  # bytes
 DOTS_PER_INCH = 110  # a picture as wide as a page of docs, and small as a file
 TRAIN, HELD = "#0072b2", "#d55e00"  # two of Okabe and Ito's colours, which colour-blind eyes tell apart too
 COLORS = (TRAIN, HELD, "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 MARKERS = "os^Dvp*"
 
 
-def check_plot(path: str | os.PathLike[str]) -> None:
-    """Raise UsageError where `path` could not be drawn to: before the work, not after it."""
-    target = Path(path)
-    if target.suffix.lower() not in FORMATS:
+def check_plot(
+    path: str | os.PathLike[str], *, overwrite: bool = False, inputs: Iterable[str | os.PathLike[str] | None] = ()
+) -> Output:
+    """Raise UsageError where `path` could not or must not be drawn to: before the work, not after it.
+
+    An existing file is replaced where precompute drew it, or with `overwrite`. inputs: files that the command uses.
+    """
+    if _suffix(path) not in SIGNATURES:
         raise UsageError(
-            f"The picture {str(target)!r} must end in one of {', '.join(FORMATS)}.", hint="Such as --plot curves.png"
+            f"The picture {os.fsdecode(path)!r} must end in one of {', '.join(SIGNATURES)}.",
+            hint="Such as --plot curves.png",
         )
-    if not target.absolute().parent.is_dir():
-        raise UsageError(f"The folder of the picture {str(target)!r} does not exist.", hint="Make it, or name another.")
+    output = check_output(path, PICTURE, overwrite=overwrite, inputs=inputs)
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
         raise UsageError(f"Drawing needs matplotlib: {error}.", hint=f"Install it: {INSTALL}") from error
+    return output
+
+
+def _check_drawn(path: str) -> None:
+    """Raise UsageError where precompute did not draw the file: it signs near the start or, in PDF, the end."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(SEARCHED)
+            if len(data) == SEARCHED:
+                file.seek(-SEARCHED, os.SEEK_END)
+                data += file.read(SEARCHED)
+    except OSError as error:
+        raise UsageError(f"The picture {path!r} cannot be read: {error.strerror}.", hint="") from error
+    if not data.startswith(tuple(SIGNATURES.values())) or AUTHOR.encode() not in data:
+        raise UsageError(f"{path!r} exists, and is not a picture that precompute drew.", hint="")
+
+
+PICTURE = Kind(UsageError, _check_drawn)
 
 
 def plot_history(
-    history: Sequence[Mapping[str, Any]], path: str | os.PathLike[str], *, best_epoch: int | None = None
+    history: Sequence[Mapping[str, Any]],
+    path: str | os.PathLike[str],
+    *,
+    best_epoch: int | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Draw an MLPHead's `history_`: loss and accuracy by epoch, in training and in validation.
 
     The epoch whose weights were kept is marked. The suffix of `path` says the format. Raises UsageError without
-    matplotlib.
+    matplotlib, and where the file cannot or, without `overwrite`, must not be written (see `check_plot`).
     """
-    check_plot(path)
+    output = check_plot(path, overwrite=overwrite)
     figure = _figure(9, 3.6)
     epochs = [entry["epoch"] for entry in history]
     for axes, name, label in zip(
@@ -63,15 +91,21 @@ def plot_history(
         axes.set(xlabel="epoch", ylabel=label)
         axes.legend(frameon=False)
     figure.axes[0].set_ylim(bottom=0)
-    _save(figure, path)
+    _save(figure, output, _suffix(path))
 
 
-def plot_few_shot(curves: Sequence[FewShotCurve], path: str | os.PathLike[str], *, title: str | None = None) -> None:
+def plot_few_shot(
+    curves: Sequence[FewShotCurve],
+    path: str | os.PathLike[str],
+    *,
+    title: str | None = None,
+    overwrite: bool = False,
+) -> None:
     """Draw accuracy over labelled images a class, a line for each of `curves` with its 95% interval over draws.
 
-    Raises UsageError without matplotlib.
+    Raises UsageError as `plot_history` does.
     """
-    check_plot(path)
+    output = check_plot(path, overwrite=overwrite)
     figure = _figure(6.4, 4.2)
     axes = figure.subplots()
     for number, curve in enumerate(curves):
@@ -90,7 +124,7 @@ def plot_few_shot(curves: Sequence[FewShotCurve], path: str | os.PathLike[str], 
     axes.set(xlabel="labelled images a class", ylabel="accuracy on test images (%)", title=title)
     axes.set_ylim(0, 100)
     axes.legend(frameon=False)
-    _save(figure, path)
+    _save(figure, output, _suffix(path))
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -100,10 +134,18 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout="constrained")
 
 
-def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
+def _suffix(path: str | os.PathLike[str]) -> str:
+    return os.path.splitext(os.fsdecode(path))[1].lower()
+
+
+def _save(figure: Figure, output: Output, suffix: str) -> None:
     for axes in figure.axes:
         axes.grid(color="0.9", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
     # Without the version of matplotlib and the date, the same curves give the same bytes.
-    stamp = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-    figure.savefig(path, metadata=stamp[Path(path).suffix.lower()])
+    stamp = {
+        ".png": {"Software": AUTHOR},
+        ".svg": {"Creator": AUTHOR, "Date": None},
+        ".pdf": {"Creator": AUTHOR, "CreationDate": None},
+    }
+    output.write(lambda file: figure.savefig(file, format=suffix[1:], metadata=stamp[suffix]))

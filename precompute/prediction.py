@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from precompute.backbones import Backbone
-from precompute.choosing import Decision
+from precompute.choosing import Asked, candidates, choose
 from precompute.decode import quiet_pillow
-from precompute.engines import choose
 from precompute.errors import HeadFormatError, HeadMismatchError
+from precompute.guard import Sample
 from precompute.heads import RidgeRegressionHead, SavedHead, load_head
 from precompute.heads.scores import wilson_interval
+from precompute.machine import Machine
 from precompute.rebuilding import Origin, rebuild_backbone
 from precompute.sources import Listing, list_folder
 from precompute.stream import forward
@@ -34,11 +35,15 @@ class Prediction:
 
 @dataclass
 class Predictions:
-    """All images in the order of their ids. failed: (id, reason, detail) of those without a prediction."""
+    """All images in the order of their ids. failed: (id, reason, detail) of those without a prediction.
+
+    warnings: what the user should know of the engine that ran.
+    """
 
     classes: list[str]
     items: list[Prediction] = field(default_factory=list)
     failed: list[tuple[str, str, str]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
     @property
@@ -69,6 +74,7 @@ class Predictions:
             "accuracy_interval": self.accuracy_interval,
             "predictions": [vars(item) for item in self.items],
             "failed": [{"id": name, "reason": reason, "detail": detail} for name, reason, detail in self.failed],
+            "warnings": self.warnings,
             "seconds": self.seconds,
         }
 
@@ -103,14 +109,15 @@ def predict(
     classifier = saved.head
     listing = list_folder(source)
     model, precision, storage = rebuild(saved, os.fspath(head), backbone=backbone, weights=weights)
-    choice = choose(device=device, precision=precision, batch_size=batch_size, module=model.module)
-    plain = choose(engine="torch", device=device, precision=precision, batch_size=batch_size)
-    engine = Decision(choice, plain=plain).ready(model)
+    asked = Asked(precision=precision, device=device, batch_size=batch_size, dtype=storage.name)
+    found = candidates(asked, Machine.here(), images=len(listing), module=model.module)
     result = Predictions(classes=[str(name) for name in classifier.classes_])
     rows = np.arange(len(listing))
     done = 0
     with quiet_pillow():
-        for block in forward(listing, rows, engine, model.transform, workers=workers):
+        decision = choose(found, model, Sample(listing, model.transform, workers=workers))
+        result.warnings += decision.warnings
+        for block in forward(listing, rows, decision.engine, model.transform, workers=workers):
             if block.features is not None:
                 # Rounded as in the cache, so that a prediction equals one from cached features.
                 X = block.features.astype(storage).astype(np.float32).reshape(len(block.decoded), -1)

@@ -1,45 +1,61 @@
-"""What an extraction and its forecast begin with: the backbone, what will run it, and the settings that follow."""
+"""What an extraction and its forecast begin with: the backbone, what may run it, and the settings that follow."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from precompute.backbones import Backbone, load_backbone
-from precompute.choosing import Decision, Settled, prove, settle_options
+from precompute.choosing import Asked, Candidates, Decision, begun_with, candidates, choose
+from precompute.engine import EngineChoice
+from precompute.guard import Sample
+from precompute.machine import Machine
 from precompute.remembered import Request
 from precompute.sources import Listing
 from precompute.transform import DECODER
 
 
-@dataclass
 class Prepared:
-    """A request, resolved as far as the settings of its file (`spec`) need; `decision` is None until images are."""
+    """A request for the output `path`, resolved as far as the settings of its file need.
 
-    model: Backbone
-    spec: dict[str, Any]
-    settled: Settled
-    decision: Decision | None
+    Images are looked at, and an engine is made, when `decision` is asked for; `spec` asks for it only where the
+    precision is left to the images. A run with nothing to compute need prove nothing.
+    """
+
+    def __init__(self, model: Backbone, found: Candidates, images: Sample) -> None:
+        self.model = model
+        self._found = found
+        self._images = images
+
+    @cached_property
+    def decision(self) -> Decision:
+        """What runs. Raises BackboneError where an engine that was asked for cannot run the network."""
+        return choose(self._found, self.model, self._images)
+
+    @cached_property
+    def precision(self) -> str:
+        """Of the computation."""
+        return self._found.precision or self.decision.choice.precision
 
     @property
     def storage(self) -> str:
         """The dtype of the features in the file."""
-        return str(self.spec["storage"])
+        return self._found.storage(self.precision)
 
-    def decide(self, listing: Listing, rows: NDArray[np.int64], *, workers: int | None) -> Decision:
-        """Prove the engine on images of `rows`, unless finding the precision has done so already. See `prove`."""
-        if self.decision is None:
-            self.decision = prove(self.settled, self.model, listing, rows, workers=workers)
-        return self.decision
+    @property
+    def spec(self) -> dict[str, Any]:
+        """Everything that changes a feature's value."""
+        return self.model.spec(decoder=DECODER, precision=self.precision, storage=self.storage)
+
+    @property
+    def choice(self) -> EngineChoice:
+        """What runs, or would run first where nothing has had to be decided."""
+        return self.decision.choice if "decision" in vars(self) else self._found.choices[0]
 
 
 def prepare(request: Request, path: str, listing: Listing, *, workers: int | None) -> Prepared:
-    """Load the backbone and settle engine, precision and dtype for the output `path`.
+    """Load the backbone and put what may run it into order.
 
-    Images are only looked at where the precision is left to them: a run with nothing to compute need prove nothing.
     Raises BackboneError, WeightsError, DeviceError and UsageError.
     """
     model = load_backbone(
@@ -49,19 +65,12 @@ def prepare(request: Request, path: str, listing: Listing, *, workers: int | Non
         pooling=request.pooling,
         transform=request.transform,
     )
-    settled = settle_options(
-        model,
-        path,
-        engine=request.engine,
-        precision=request.precision,
-        device=request.device,
-        batch_size=request.batch_size,
-        compile=request.compile,
-        dtype=request.dtype,
-    )
-    decision, precision = None, settled.choice.precision
-    if precision == "auto":
-        decision = prove(settled, model, listing, np.arange(len(listing)), workers=workers)
-        precision = decision.choice.precision
-    storage = settled.storage(precision)
-    return Prepared(model, model.spec(decoder=DECODER, precision=precision, storage=storage), settled, decision)
+    asked = Asked(request.engine, request.precision, request.device, request.batch_size, request.compile, request.dtype)
+    return prepared_for(model, asked, path, listing, workers=workers)
+
+
+def prepared_for(model: Backbone, asked: Asked, path: str, listing: Listing, *, workers: int | None) -> Prepared:
+    """The same for a backbone that is loaded already."""
+    begun = begun_with(path, model)
+    found = candidates(asked, Machine.here(), begun=begun, images=len(listing), module=model.module)
+    return Prepared(model, found, Sample(listing, model.transform, workers=workers))

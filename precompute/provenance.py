@@ -5,42 +5,33 @@ from __future__ import annotations
 import os
 import platform
 import socket
-import sys
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from precompute.backbones import Backbone
-from precompute.engine import EngineChoice
-from precompute.guard import Trial
+from precompute.choosing import Decision
+from precompute.system import version_of
 
 LIBRARIES = ("precompute", "torch", "torchvision", "openvino", "pillow", "h5py", "numpy")
 
 
-def run_record(choice: EngineChoice, trials: list[Trial], model: Backbone, root: bytes) -> dict[str, Any]:
+def run_record(decision: Decision, model: Backbone, root: bytes) -> dict[str, Any]:
     """JSON-ready: when, where, with what and from what the rows were made, and how well the engine proved itself."""
+    choice = decision.choice
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "host": socket.gethostname(),
         "machine": platform.machine(),
         "python": platform.python_version(),
-        "command": [argument[:200] for argument in sys.argv[:40]],
         "engine": choice.engine,
         "device": choice.device,
         "precision": choice.precision,
         "batch_size": choice.batch_size,
         "compiled": choice.compiled,
-        "guard": [trial.to_dict() for trial in trials],
+        "guard": [trial.to_dict() for trial in decision.trials],
         "chosen": choice.why,
         "weights": model.source,
         "notes": list(model.notes),
         "source": os.fsdecode(os.path.abspath(root)),
-        "versions": {name: _version(name) for name in LIBRARIES},
+        "versions": {name: version_of(name) or "not installed" for name in LIBRARIES},
     }
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"

@@ -8,16 +8,17 @@ size and modification time. Where anything differs, or with `rehash`, the weight
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from dataclasses import asdict, dataclass
 from glob import glob
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from precompute.cache import Cache, canonical_json, open_cache
 from precompute.errors import CacheFormatError
 from precompute.plan import kept_path, make_plan, partial_path, up_to_date
 from precompute.sources import Listing
+from precompute.system import version_of
 from precompute.transform import DECODER
 
 DECIDING = ("precompute", "torch", "torchvision", "openvino")
@@ -46,6 +47,11 @@ class Request:
     device: str
     batch_size: int | None
 
+    def options(self) -> dict[str, Any]:
+        """The same as JSON, for the record: what was asked of precompute, and nothing else of the program around it."""
+        options: dict[str, Any] = json.loads(json.dumps(asdict(self), default=_plain))
+        return options
+
     def name(self) -> str | None:
         """SHA-256 over this and all else that decides the settings; None for what cannot be told to be the same again.
 
@@ -58,7 +64,7 @@ class Request:
             "folder": os.getcwd(),  # what a relative path of weights starts from
             "environment": {name: os.environ.get(name) for name in ENVIRONMENT},
             "accelerators": sorted(glob("/dev/nvidia[0-9]*")),
-            "versions": {name: _version(name) for name in DECIDING},
+            "versions": {name: version_of(name) for name in DECIDING},
         }
         try:
             asked = canonical_json({**asdict(self), **around})
@@ -69,7 +75,7 @@ class Request:
 
 def remember(request: Request, weights_file: dict[str, Any] | None) -> dict[str, Any]:
     """What a run's record says for later ones. `weights_file` is that of `Backbone`."""
-    return {"request": request.name(), "weights_file": weights_file}
+    return {"request": request.name(), "options": request.options(), "weights_file": weights_file}
 
 
 def unchanged(path: str, listing: Listing, request: Request) -> tuple[Cache, dict[str, Any]] | None:
@@ -88,6 +94,11 @@ def unchanged(path: str, listing: Listing, request: Request) -> tuple[Cache, dic
     return (cache, records[-1]) if up_to_date(plan, listing, path) else None
 
 
+def _plain(value: Any) -> Any:
+    """Of a value that is no JSON, such as an array, one that is."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
 def _same_file(then: Any) -> bool:
     if then is None:
         return True  # weights that are no file: embedded, or from a seed
@@ -96,10 +107,3 @@ def _same_file(then: Any) -> bool:
         return bool((status.st_size, status.st_mtime_ns) == (then["size"], then["mtime_ns"]))
     except (OSError, TypeError, KeyError, ValueError):
         return False
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None

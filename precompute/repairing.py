@@ -10,14 +10,16 @@ from dataclasses import replace
 import numpy as np
 
 from precompute.cache import Cache, Verification, WriteLock, open_cache, verify
-from precompute.choosing import Decision, settle_options
+from precompute.choosing import Asked
 from precompute.decode import quiet_pillow
 from precompute.errors import CacheError, CacheFormatError, SourceError, UsageError
 from precompute.plan import make_plan, open_olds, partial_path, same_table
+from precompute.preparing import prepared_for
 from precompute.rebuilding import Origin, rebuild_backbone
 from precompute.report import Extraction, Progress, count_outcomes, describe
 from precompute.run import complete
 from precompute.sources import Listing, Passed, ascii_name
+from precompute.working_file import check_cache_output
 
 
 def repair(
@@ -43,27 +45,16 @@ def repair(
     Raises CacheError and its kinds, SourceError, BackboneError, WeightsError, DeviceError, Stopped.
     """
     began = time.monotonic()
-    path = os.path.realpath(cache)
+    path = check_cache_output(os.path.realpath(cache), overwrite=True, inputs=(weights,)).path
     with WriteLock(path), quiet_pillow():
         old = open_cache(path)
         found = verify(old)
-        records = old.provenance
-        last = records[-1] if records else {}
         model, spec = rebuild_backbone(
             old.spec,
-            last.get("weights"),
+            old.last_run.get("weights"),
             Origin(f"The feature file {path}", "was made", "with", CacheError, CacheFormatError),
             backbone=backbone,
             weights=weights,
-        )
-        # Engine and batch size are those of the file's last run, as far as they are here
-        settled = settle_options(
-            model,
-            path,
-            precision=str(spec["precision"]),
-            device=device,
-            batch_size=batch_size,
-            dtype=str(spec["storage"]),
         )
         if old.features(old.layers[0]).shape[1:] != model.shape or len(old.layers) != 1:
             raise CacheFormatError(
@@ -90,9 +81,11 @@ def repair(
             bad = np.zeros(len(listing), dtype=bool)
             bad[found.damaged] = True
             plan = replace(plan, origin=np.where(bad & (plan.origin == len(olds) - 1), -1, plan.origin))
-            decision = Decision(settled.choice, plain=settled.plain)
-            complete(path, listing, plan, spec, model, decision, result, {}, workers, "skip", progress, stop)
-            result.tell_choice(decision.choice)
+            # Engine and batch size are those of the file's last run, as far as they are here
+            asked = Asked(precision=spec["precision"], device=device, batch_size=batch_size, dtype=spec["storage"])
+            prepared = prepared_for(model, asked, path, listing, workers=workers)
+            complete(path, listing, plan, prepared, result, {}, workers, "skip", progress, stop)
+            result.tell_choice(prepared.choice)
     failed = result.failed
     count_outcomes(path, result)
     result.failed = failed  # of this repair alone

@@ -13,7 +13,8 @@ from precompute.sources import Listing, ascii_name
 from precompute.stages import Stages
 
 if TYPE_CHECKING:
-    from precompute.engine import EngineChoice  # which loads torch
+    from precompute.engine import EngineChoice  # which loads torch, as the audit does
+    from precompute.engine_audit import Audited
 
 
 FAILURES_NAMED = 20
@@ -49,7 +50,8 @@ class Extraction:
     to_read: in a dry run, files that would be read, and computed unless their bytes are known ·
     failures: count by status name · failed: the first of them as (id, status name, detail) ·
     seconds: of the whole call · bytes: size of the file · engine to why: what ran, and why where `auto` decided ·
-    stages: where the time went, None where nothing was computed.
+    stages: where the time went, None where nothing was computed · audit: what some images gave in fp32 torch, None
+    where there was nothing to compare or no time · forward_seconds: from the first image read to the last row written.
     """
 
     path: str
@@ -70,6 +72,7 @@ class Extraction:
     why: str = ""
     warnings: list[str] = field(default_factory=list)
     stages: Stages | None = None
+    audit: Audited | None = None
     computed: int = 0
     reused: int = 0
     to_read: int = 0
@@ -81,10 +84,18 @@ class Extraction:
     forward_seconds: float = 0.0
     bytes: int = 0
 
+    @property
+    def start_seconds(self) -> float:
+        """Until the first image was read: loading, listing, compiling and proving."""
+        return self.seconds - self.forward_seconds
+
     def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
         failed = [{"id": name, "reason": reason, "detail": detail} for name, reason, detail in self.failed]
         stages = None if self.stages is None else self.stages.to_dict()
-        return {**asdict(replace(self, stages=None)), "failed": failed, "stages": stages}
+        audit = None if self.audit is None else self.audit.to_dict()
+        settings = asdict(replace(self, stages=None, audit=None))
+        return {**settings, "start_seconds": self.start_seconds, "failed": failed, "stages": stages, "audit": audit}
 
     def tell_choice(self, choice: EngineChoice) -> None:
         """Say what ran."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from precompute.cache import Cache, RowWriter, Status, open_cache, status_name
 from precompute.engine import Engine
+from precompute.engine_audit import EngineAudit
 from precompute.owners import THIS_RUN, DigestIndex, Owners
 from precompute.plan import COPY_ROWS, copy_rows, lasting, let_go
 from precompute.sources import Listing, ascii_name
@@ -73,20 +73,38 @@ class RowRun:
         *,
         stop: Callable[[], object] | None = None,
         stages: Stages | None = None,
+        audit: EngineAudit | None = None,
     ) -> Iterator[Step]:
-        """Fill `rows`, a batch at a time, until done or `stop()` is true; see `forward`."""
+        """Fill `rows`, a batch at a time, until done or `stop()` is true; see `forward`.
+
+        audit: is shown those images that it wants.
+        """
         stages = stages or Stages()
         while len(rows):
             twins, again = (array("q"), array("q")), array("q")
-            claim = self._owners.claim
             blocks = forward(
-                self._listing, rows, engine, transform, workers=workers, claim=claim, stop=stop, stages=stages
+                self._listing,
+                rows,
+                engine,
+                transform,
+                workers=workers,
+                claim=self._owners.claim,
+                stop=stop,
+                stages=stages,
+                keep=None if audit is None else audit.wants,
             )
             for block in blocks:
-                began = time.perf_counter()
-                step = self._write(block)
-                self._copy_known(block.same, step, twins, again)
-                stages.write += time.perf_counter() - began
+                with stages.main_thread("write"):
+                    step = self._write(block)
+                    self._copy_known(block.same, step, twins, again)
+                if audit is not None and block.features is not None:
+                    audit.show(
+                        [
+                            (self._name(item.row), item.pixels, block.features[place])
+                            for place, item in enumerate(block.decoded)
+                            if item.pixels is not None
+                        ]
+                    )
                 yield step
             if stop is not None and stop():
                 return
@@ -125,7 +143,10 @@ class RowRun:
         return step
 
     def _failure(self, row: int, status: int, detail: str) -> tuple[str, str, str]:
-        return ascii_name(os.fsdecode(bytes(self._listing.ids[row]))), status_name(status), detail
+        return self._name(row), status_name(status), detail
+
+    def _name(self, row: int) -> str:
+        return ascii_name(os.fsdecode(bytes(self._listing.ids[row])))
 
     def _copy_known(self, same: list[Decoded], step: Step, twins: Twins, again: array[int]) -> None:
         """Copy what older files hold; rows of this run, which may not be written yet, are put down in `twins`."""

@@ -9,15 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from precompute.backbones import Backbone
 from precompute.cache import bytes_needed, key_of
-from precompute.choosing import Decision
 from precompute.decode import quiet_pillow
-from precompute.engine import Engine
+from precompute.engine_audit import EngineAudit
 from precompute.errors import SourceError, Stopped
 from precompute.kept import drop_kept
 from precompute.plan import Plan, make_plan, open_olds, partial_path, samples_of, up_to_date
-from precompute.preparing import prepare
+from precompute.preparing import Prepared, prepare
 from precompute.provenance import run_record
 from precompute.remembered import Request, remember
 from precompute.report import FAILURES_NAMED, Extraction, Progress, describe
@@ -44,23 +42,22 @@ def run(
     """Bring the file at `path` up to `listing`, under the lock of its caller. See `extract`, whose errors these are."""
     with quiet_pillow():
         prepared = prepare(request, path, listing, workers=workers)
-        model, spec, storage = prepared.model, prepared.spec, prepared.storage
+        model, storage = prepared.model, prepared.storage
         result = describe(path, listing, layer=model.layer, shape=model.shape, dtype=storage, notes=model.notes)
-        olds = open_olds(path, spec, overwrite=overwrite)
+        olds = open_olds(path, prepared.spec, overwrite=overwrite)
         plan = make_plan(listing, path, olds, limit=limit, overwrite=overwrite, rehash=rehash)
         result.dropped = plan.dropped
         if dry_run:
-            result.key, result.to_read = key_of(spec), len(plan.missing)
+            result.key, result.to_read = key_of(prepared.spec), len(plan.missing)
             result.reused = len(listing) - result.to_read
             result.bytes = bytes_needed(samples_of(listing), {model.layer: (model.shape, np.dtype(storage))})
         elif up_to_date(plan, listing, path):
             result.reused = len(listing)
             drop_kept(path)  # left by a run that ended between its last two steps
         else:
-            decision = prepared.decide(listing, plan.missing, workers=workers)
             wanted = remember(request, model.file)
-            complete(path, listing, plan, spec, model, decision, result, wanted, workers, on_error, progress, stop)
-        result.tell_choice((prepared.decision or prepared.settled).choice)
+            complete(path, listing, plan, prepared, result, wanted, workers, on_error, progress, stop)
+        result.tell_choice(prepared.choice)
     return result
 
 
@@ -68,9 +65,7 @@ def complete(
     path: str,
     listing: Listing,
     plan: Plan,
-    spec: dict[str, Any],
-    model: Backbone,
-    decision: Decision,
+    prepared: Prepared,
     result: Extraction,
     remembered: dict[str, Any],
     workers: int | None,
@@ -82,8 +77,11 @@ def complete(
 
     remembered: what the run's record says beside what it was made with (see `remember`).
     """
-    layers = {model.layer: (model.shape, np.dtype(spec["storage"]))}
-    with working_file(path, plan, spec, listing, layers) as (writer, missing):
+    model = prepared.model
+    if len(plan.missing):
+        _ = prepared.decision  # what cannot run is known before anything is written
+    layers = {model.layer: (model.shape, np.dtype(prepared.storage))}
+    with working_file(path, plan, prepared.spec, listing, layers) as (writer, missing):
         rows = RowRun(
             listing,
             plan.olds,
@@ -91,37 +89,39 @@ def complete(
             writer,
             shape=model.shape,
             layer=model.layer,
-            storage=spec["storage"],
+            storage=prepared.storage,
         )
         if len(missing):
-            engine = decision.ready(model)
-            record = run_record(decision.choice, decision.trials, model, listing.root) | remembered
+            decision = prepared.decision
             result.warnings += decision.warnings
-            _fill(rows, missing, model, engine, workers, on_error, progress, stop, record, result)
+            if not writer.append_provenance([run_record(decision, model, listing.root) | remembered]):
+                result.warnings.append("the record of this run is too long for the file, which does not hold it")
+            _fill(rows, missing, prepared, workers, on_error, progress, stop, result)
         result.reused = len(listing) - len(missing)
-    finish(path)
+    finish(path, plan)
 
 
 def _fill(
     run: RowRun,
     missing: NDArray[np.int64],
-    model: Backbone,
-    engine: Engine,
+    prepared: Prepared,
     workers: int | None,
     on_error: str,
     progress: Callable[[Progress], None] | None,
     stop: Callable[[], int] | None,
-    record: dict[str, Any],
     result: Extraction,
 ) -> None:
     """Compute the missing rows, telling how it goes, until done, stopped, or an image breaks a strict run."""
-    stages = Stages(on_cpu=engine.choice.kind == "cpu")
+    model, decision = prepared.model, prepared.decision
+    engine, choice = decision.engine, decision.choice
+    stages = Stages(on_cpu=choice.kind == "cpu")
+    exact = (choice.engine, choice.precision, choice.compiled) == ("torch", "fp32", False)
+    audit = None if exact else EngineAudit(model, choice, missing, decision.storage)
     began = time.monotonic()
     done, failures = result.rows - len(missing), 0
-    if not run.writer.append_provenance([record]):
-        result.warnings.append("the record of this run is too long for the file, which does not hold it")
     asked: list[int] = []  # the signal that asked to stop, if one has
-    for step in run.steps(missing, engine, model.transform, workers, stop=lambda: bool(asked), stages=stages):
+    steps = run.steps(missing, engine, model.transform, workers, stop=lambda: bool(asked), stages=stages, audit=audit)
+    for step in steps:
         done += step.done
         failures += len(step.failed)
         result.computed += step.computed
@@ -140,6 +140,10 @@ def _fill(
                 hint="Everything computed so far is kept. Mend or remove the file and run the same command again, "
                 "or use --on-error skip.",
             )
+    result.audit = None if audit is None else audit.finish()
+    if result.audit is not None:
+        run.writer.append_provenance([{"audit": result.audit.to_dict()}])
+        result.warnings += [result.audit.warning] if result.audit.warning else []
     stages.finish()
     result.stages = stages
     if asked and done < result.rows:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from precompute.processor import cores
+from precompute.system import cores
 
 STAGES = ("read", "decode", "transfer", "forward", "write")
 HELP = {
@@ -15,7 +17,6 @@ HELP = {
     "forward": "more cores, a GPU or a smaller backbone",
     "write": "a faster disk for the output",
 }
-IDLE = 0.5  # with less than this share of the cores at work, something is being waited for
 
 
 @dataclass
@@ -23,7 +24,8 @@ class Stages:
     """Seconds by stage. Decoding and, on a CPU, the forward pass count processor seconds, the others wall seconds.
 
     read, decode: over all threads · transfer: into the engine's memory · forward: see `finish` · write: to the file ·
-    waited_images, waited_engine: how long the run's main thread had nothing to do but wait for either.
+    waited_images, waited_engine: how long the run's main thread had nothing to do but wait for either · workers:
+    threads that read and decode · elsewhere: processor seconds of the main thread in transfer and write.
     """
 
     on_cpu: bool = True
@@ -35,43 +37,50 @@ class Stages:
     waited_images: float = 0.0
     waited_engine: float = 0.0
     seconds: float = 0.0
-    cores: int = field(default_factory=cores)
+    workers: int = field(default_factory=cores)
+    elsewhere: float = 0.0
     _began: tuple[float, float] = field(default_factory=lambda: (time.monotonic(), time.process_time()))
+
+    @contextlib.contextmanager
+    def main_thread(self, stage: str) -> Iterator[None]:
+        """What is inside is `stage`: transfer or write."""
+        wall, busy = time.perf_counter(), time.thread_time()
+        try:
+            yield
+        finally:
+            setattr(self, stage, getattr(self, stage) + time.perf_counter() - wall)
+            self.elsewhere += time.thread_time() - busy
 
     def finish(self) -> None:
         """Close the account. On a CPU all processor time that no other stage used was the forward pass."""
         self.seconds = time.monotonic() - self._began[0]
-        if self.on_cpu:
-            busy = time.process_time() - self._began[1]
-            self.forward = max(0.0, busy - self.decode - self.transfer - self.write)
-        else:
-            self.forward = self.waited_engine
+        busy = time.process_time() - self._began[1]
+        self.forward = max(0.0, busy - self.decode - self.elsewhere) if self.on_cpu else self.waited_engine
 
     @property
     def shares(self) -> dict[str, float]:
-        """Share of each stage in their sum."""
+        """Share of each stage in their sum.
+
+        Beside a GPU, reading and decoding count as if their threads had been one that does nothing else: so their
+        seconds are of the kind of those spent waiting for the GPU.
+        """
         values = {name: getattr(self, name) for name in STAGES}
+        if not self.on_cpu:
+            values.update(read=self.read / self.workers, decode=self.decode / self.workers)
         total = sum(values.values())
         return {name: value / total if total else 0.0 for name, value in values.items()}
 
     @property
     def bottleneck(self) -> str:
-        """The stage that decides how long a run takes."""
+        """The stage that takes most of the time."""
         shares = self.shares
-        if self.on_cpu:
-            used = self.decode + self.transfer + self.forward + self.write
-            if used >= IDLE * self.cores * self.seconds:
-                return max(shares, key=lambda name: shares[name])
-            return max(("read", "write"), key=lambda name: shares[name])
-        if self.waited_engine >= self.waited_images:
-            return "forward"
-        return max(("read", "decode"), key=lambda name: shares[name])
+        return max(shares, key=lambda name: shares[name])
 
     @property
     def words(self) -> str:
         """One line for the summary."""
-        told = ", ".join(f"{name} {share:.0%}" for name, share in self.shares.items())
-        return f"{told}; the bottleneck is {self.bottleneck}: {HELP[self.bottleneck]} would help"
+        listed = ", ".join(f"{name} {share:.0%}" for name, share in self.shares.items())
+        return f"{listed}; the bottleneck is {self.bottleneck}: {HELP[self.bottleneck]} would help"
 
     def to_dict(self) -> dict[str, object]:
         return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from precompute.engine import Engine, EngineChoice, fill
 from precompute.errors import DeviceError
 from precompute.transform import Transform
 
+REFERENCE_BATCH = 4  # as fast an image as more are, on CPUs
+_ATTENTION = threading.Lock()
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -44,6 +47,40 @@ class Normalised(nn.Module):
         images = ((images / 255 - self.mean) / self.std).to(self.dtype)
         features: torch.Tensor = self.network(images)
         return features
+
+
+class Reference:
+    """What all engines are compared with: `module` behind its normalisation in fp32 eager torch, some images at a time.
+
+    Its weights are laid out as channels_last, which takes a CPU half the time and changes no value. On CUDA fp32 means
+    fp32: TF32 is off. Called with images, (3, crop, crop) uint8, it gives their features, (n, everything) float64.
+    """
+
+    def __init__(self, module: nn.Module, transform: Transform, device: str = "cpu") -> None:
+        self._choice = EngineChoice("torch", device, "fp32", REFERENCE_BATCH)
+        self._lock = attention_lock(module)
+        network = module.to(memory_format=torch.channels_last)
+        if self._choice.kind != "cpu":
+            network = copy.deepcopy(network).to(device)
+        self._plain = Normalised(network, transform, torch.float32).to(device).eval()
+
+    def __call__(self, images: Sequence[torch.Tensor]) -> NDArray[np.float64]:
+        parts = []
+        for start in range(0, len(images), REFERENCE_BATCH):
+            pixels = torch.stack([image.permute(1, 2, 0) for image in images[start : start + REFERENCE_BATCH]])
+            with torch.inference_mode(), _true_fp32(self._choice), self._lock:
+                features = self._plain(pixels.to(self._choice.device))
+            parts.append(features.flatten(1).to("cpu").double().numpy())
+        return np.concatenate(parts)
+
+
+def attention_lock(module: nn.Module) -> contextlib.AbstractContextManager[object]:
+    """Held while torch's fused attention is switched off, and where it matters that it is not.
+
+    The switch is one for all threads. Networks without attention need not wait for each other.
+    """
+    attends = any(isinstance(part, nn.MultiheadAttention) for part in module.modules())
+    return _ATTENTION if attends else contextlib.nullcontext()
 
 
 def folded(module: nn.Module) -> nn.Module:

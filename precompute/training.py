@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,14 +16,13 @@ from precompute.errors import TrainingError, UsageError
 from precompute.grouping import group_names, join
 from precompute.head_choice import make_head
 from precompute.heads import LogisticHead, MLPSearch, RowView, Scores, save_head
+from precompute.heads.persist import HEAD
 from precompute.leaks import Leaks
 from precompute.membership import remember
+from precompute.output import check_output
 from precompute.protocols import find_protocol
 from precompute.scoring import score_head
 from precompute.selection import Rows, check_classes, digest_groups, parts_of, whole_rows
-
-if TYPE_CHECKING:
-    from precompute.cache.provenance import Record
 
 # Long, and of no use to whoever has the head: the report and --json hold them.
 NOT_IN_FILE = {"choices", "leaks", "without_leaks", "two_labels"}
@@ -97,6 +96,7 @@ def train_head(
     calibrated: bool = False,
     search: bool = False,
     protocol: str | None = None,
+    overwrite: bool = False,
     **settings: Any,
 ) -> Training:
     """Train a head on cached features and score it on images it has not seen.
@@ -107,7 +107,8 @@ def train_head(
     A logistic head that chose C on val is then fitted on val too, which is not scored any more.
 
     head: a key of HEADS. settings: parameters of that head's class. out: where to save the head, one
-    .safetensors file that `predict` needs nothing else beside. groups: a regular expression with one part in
+    .safetensors file that `predict` needs nothing else beside; overwrite: also where a file stands that is no head.
+    groups: a regular expression with one part in
     parentheses that finds in each id what must stay on one side of hold-out and folds, such as `patient_(\\d+)`;
     groups_file: the same from a CSV file with the columns id and group. similarity: the cosine from which an image is
     suspected to be nearly one of the training images (0.9 unless given). calibrated: the head's probabilities are
@@ -123,6 +124,8 @@ def train_head(
     estimator = make_head(head, settings, seed=seed, search=search)
     if not isinstance(cache, Cache):
         cache = open_cache(cache)
+    if out is not None:  # before the training, not after it
+        check_output(out, HEAD, overwrite=overwrite, inputs=(cache.path, groups_file))
     features = cache.features(layer)
     layer = layer or cache.layers[0]
     if similarity is not None and not 0 < similarity <= 1:
@@ -184,7 +187,7 @@ def train_head(
         seconds=seconds,
     )
     if out is not None:
-        save_head(out, estimator, metadata=_metadata(cache, layer, result, seed, parts))
+        save_head(out, estimator, metadata=_metadata(cache, layer, result, seed, parts), overwrite=overwrite)
     return result
 
 
@@ -203,7 +206,6 @@ def _together(
 
 def _metadata(cache: Cache, layer: str, result: Training, seed: int, parts: dict[str, Rows]) -> dict[str, Any]:
     """What `predict` needs, and what a reader of the head file wants to know."""
-    records: list[Record] = cache.provenance
     told = {name: value for name, value in result.to_dict().items() if name not in NOT_IN_FILE}
     calibration = result.calibration
     return {
@@ -211,7 +213,7 @@ def _metadata(cache: Cache, layer: str, result: Training, seed: int, parts: dict
         "key": cache.key,
         "layer": layer,
         "shape": list(cache.features(layer).shape[1:]),
-        "weights_source": records[-1].get("weights", {}) if records else {},
+        "weights_source": cache.last_run.get("weights", {}),
         **({"temperature": calibration.temperature} if calibration and calibration.applied else {}),
         "training": {
             **told,

@@ -4,39 +4,57 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from precompute.cache import RowWriter, create, open_cache
-from precompute.errors import CacheError
-from precompute.kept import drop_kept, keep_rest, sync_folder
-from precompute.plan import Plan, copy_rows, partial_path, samples_of
+from precompute.cache import RowWriter, check_lock, create, lock_path, open_cache, read_layout
+from precompute.errors import CacheError, CacheFormatError
+from precompute.kept import check_leftover, drop_kept, keep_rest, remove_leftover
+from precompute.output import Kind, Output, check_output, sync_folder
+from precompute.plan import Plan, copy_rows, fresh_kept_path, fresh_path, kept_path, partial_path, samples_of
 from precompute.sources import Listing
 
 Layers = dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
 
 
-def check_output(path: str) -> None:
-    """Find out before the work, not after it, that the output cannot be written."""
-    folder = os.path.dirname(path) or "."
-    if os.path.isdir(path):
-        raise CacheError(
-            f"The output {path} is a folder.", hint=f"Name a file, such as {os.path.join(path, 'features.h5')}."
-        )
-    if not os.path.isdir(folder):
-        raise CacheError(f"The output folder {folder} does not exist.", hint=f"Make it first: mkdir -p {folder}")
-    try:
-        probe = f"{path}.probe"  # always the same name: one that a crash left behind is removed by the next run
-        os.close(os.open(probe, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644))
-        os.unlink(probe)
-    except OSError as error:
-        raise CacheError(
-            f"The output folder {folder} cannot be written: {error.strerror}.",
-            hint="Choose another output with -o, or change the folder's permissions.",
-        ) from error
+def _check_feature_file(path: str) -> None:
+    read_layout(path)
+
+
+FEATURE_FILE = Kind(CacheError, _check_feature_file)
+
+
+def check_cache_output(
+    path: str | os.PathLike[str], *, overwrite: bool = False, inputs: Iterable[str | os.PathLike[str] | None] = ()
+) -> Output:
+    """Find out before the work whether the feature file `path`, and the files beside it, can and may be written.
+
+    Raises CacheError and UsageError. What stands beside it under a name that a run needs is never somebody else's file.
+    """
+    beside = [f("") for f in (lock_path, partial_path, kept_path, fresh_path, fresh_kept_path)]
+    output = check_output(path, FEATURE_FILE, overwrite=overwrite, inputs=inputs, suffixes=beside)
+    check_lock(output.path)
+    check_leftover(fresh_path(output.path))
+    check_leftover(fresh_kept_path(output.path))
+    _check_begun(partial_path(output.path))
+    _check_begun(kept_path(output.path))
+    return output
+
+
+def _check_begun(path: str) -> None:
+    """Files in progress and of kept rows appear whole, by a rename: what is no feature file there is not ours."""
+    hint = f"{path} is left as it is, and precompute needs that name. Choose another output, or move it away."
+    if os.path.islink(path):
+        raise CacheError(f"{path} is a link.", hint=hint)
+    if os.path.exists(path):
+        try:
+            read_layout(path)
+        except CacheFormatError as error:
+            if os.path.lexists(path):  # else a run that is just ending has renamed it: its lock decides
+                raise CacheFormatError(error.message, hint=hint) from error
 
 
 @contextlib.contextmanager
@@ -53,9 +71,8 @@ def working_file(
             yield writer, missing
             writer.sync()
         return
-    fresh = f"{partial}.new"
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(fresh)  # left by a run that ended while it was laying out
+    fresh = fresh_path(path)
+    remove_leftover(fresh)
     try:
         layout = create(
             fresh,
@@ -73,8 +90,8 @@ def working_file(
             yield writer, missing
             writer.sync()
     finally:
-        with contextlib.suppress(OSError):  # gone already by then, or the error that ended the run is the one to tell
-            os.unlink(fresh)
+        with contextlib.suppress(OSError, CacheError):  # the error that ended the run is the one to report
+            remove_leftover(fresh)
 
 
 def _records(plan: Plan) -> list[dict[str, Any]]:
@@ -95,14 +112,16 @@ def _bring_over(plan: Plan, listing: Listing, writer: RowWriter) -> NDArray[np.i
     return np.sort(np.concatenate(missing))
 
 
-def finish(path: str) -> None:
-    """The file in progress, flushed, becomes the finished one in one step. Raises CacheError where rows are missing."""
+def finish(path: str, plan: Plan) -> None:
+    """The file in progress, flushed, becomes the finished one in one step.
+
+    Raises CacheError where rows are missing, or where another file has appeared at `path` meanwhile.
+    """
     made = open_cache(partial_path(path))
     there = np.all([made.column(f"checksums/{layer}") != 0 for layer in made.layers], axis=0)
     if not there.all():  # a mistake of ours; what is there is kept
         raise CacheError(
             f"{int((~there).sum()):,} rows of {made.path} were never computed.", hint="Run the same command again."
         )
-    os.replace(partial_path(path), path)
-    sync_folder(path)
+    Output(path, FEATURE_FILE, plan.overwrite).put(partial_path(path))
     drop_kept(path)

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 CHANGES = ("fill", "write", "truncate", "reserve")  # of bytes; others are of names
-ASIDE = (".lock", ".probe")  # files that hold nothing
+ASIDE = ".lock"  # a file that holds nothing
 SECTOR = 512
 ALL_SUBSETS = 6  # up to so many unsynced writes every subset of them is tried
 SAMPLES = 20  # beyond that so many random ones, besides those in which one write alone is lost, or alone is kept
@@ -195,7 +195,7 @@ def power_cuts(first: Disk, events: list[Event], chance: random.Random, *, share
     Writes that are there are applied in their order: where two overlap, the page cache holds the later one, and the
     earlier one is seen where the later one is lost; so subsets stand for every order. A file's sync covers its bytes,
     the folder's sync its names. Each subset comes whole and with one lost write torn, under every subset of the names'
-    changes, but lock and probe are left as they were: kills show that they do not matter. `share`: of the run, tried.
+    changes, but the lock is left as it was: kills show that it does not matter. `share`: of the run, tried.
     """
     now, durable = first.after(), first.after()
     aside = {event.file for event in events if event.kind == "create" and event.name.endswith(ASIDE)}

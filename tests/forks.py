@@ -48,21 +48,26 @@ class Forks:
             self._server.stdin.flush()
         return json.loads(self._server.stdout.readline())
 
-    def start(self, folder: Path, *arguments: object) -> int:
-        """Run `precompute arguments` inside `folder`; its process id, which stays its own until `wait`."""
-        return self._ask(str(folder), list(map(str, arguments)), str(self.output), str(self.errors))
+    def start(self, folder: Path, *arguments: object, stdout: str | None = None, stderr: str | None = None) -> int:
+        """Run `precompute arguments` inside `folder`; its process id, which stays its own until `wait`.
+
+        stdout, stderr: instead of `output` and `errors` a path, or "closed", or "broken pipe".
+        """
+        streams = stdout or str(self.output), stderr or str(self.errors)
+        return self._ask(str(folder), list(map(str, arguments)), *streams)
 
     def wait(self, process: int) -> int:
         """Exit status of a process that was started, -N where signal N ended it."""
         return self._ask("wait", process)
 
-    def run(self, folder: Path, *arguments: object) -> int:
-        return self.wait(self.start(folder, *arguments))
+    def run(self, folder: Path, *arguments: object, **streams: str) -> int:
+        return self.wait(self.start(folder, *arguments, **streams))
 
 
 def serve() -> None:
     import precompute.cli
     import precompute.run  # loads torch
+    import precompute.training  # and scikit-learn
 
     def answer(value: object) -> None:
         sys.stdout.write(json.dumps(value) + "\n")
@@ -89,10 +94,19 @@ def serve() -> None:
 def _become(folder: str, arguments: list[str], output: str, errors: str) -> None:
     os.chdir(folder)
     for number, path in enumerate((os.devnull, output, errors)):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+        if path == "closed":
+            os.close(number)
+            setattr(sys, ("stdin", "stdout", "stderr")[number], None)  # as an interpreter finds it at its start
+            continue
+        if path == "broken pipe":
+            reader, descriptor = os.pipe()
+            os.close(reader)
+        else:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
         os.dup2(descriptor, number)
         os.close(descriptor)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where the tests run under nohup
     sys.argv = ["precompute", *arguments]
 
 
@@ -101,8 +115,9 @@ def _end(main: Callable[[], None]) -> None:
     try:
         main()
     except SystemExit as ended:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
         os._exit(ended.code if isinstance(ended.code, int) else 1)
 
 

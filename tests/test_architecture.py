@@ -16,123 +16,157 @@ CACHE, HEADS = "precompute.cache", "precompute.heads"
 ALLOWED = {
     "precompute": {"*"},  # the lazy front
     "precompute.errors": set(),
-    CACHE: {"precompute.errors"},
-    HEADS: {"precompute.errors"},
-    "precompute.tiny": {"precompute.errors"},
-    "precompute.transform": {"precompute.errors"},
     "precompute.filelist": set(),
     "precompute.labels": set(),
     "precompute.owners": set(),
-    "precompute.formats": set(),
-    "precompute.sources": {f"precompute.{name}" for name in ("errors", "filelist", "formats", "labels")},
-    "precompute.checkpoints": {"precompute.errors"},
-    "precompute.weights": {"precompute.errors", "precompute.checkpoints"},
-    "precompute.layout": set(),
-    "precompute.layers": {"precompute.errors", "precompute.layout"},
-    "precompute.jpeg": {"precompute.errors"},
-    "precompute.jpeg2000": {"precompute.errors"},
-    "precompute.decode": {f"precompute.{name}" for name in ("errors", "transform", "formats", "jpeg", "jpeg2000")},
+    "precompute.archive": set(),
     "precompute.engine": set(),
     "precompute.model_cache": set(),
-    "precompute.processor": set(),
-    "precompute.stages": {"precompute.processor"},
-    "precompute.torch_engine": {f"precompute.{name}" for name in ("errors", "transform", "engine")},
-    "precompute.openvino_engine": {
-        f"precompute.{name}" for name in ("errors", "transform", "engine", "torch_engine", "model_cache", "processor")
-    },
-    "precompute.engines": {
-        f"precompute.{name}" for name in ("errors", "transform", "engine", "torch_engine", "openvino_engine")
-    },
-    "precompute.guard": {
-        *(f"precompute.{name}" for name in ("transform", "sources", "stream", "engine", "engines", "torch_engine")),
-        "precompute.processor",
-    },
-    "precompute.choosing": {
-        *(f"precompute.{name}" for name in ("errors", "transform", "sources", "backbones", "plan")),
-        *(f"precompute.{name}" for name in ("engine", "engines", "guard")),
-        CACHE,
-    },
+    "precompute.system": set(),
+    "precompute.formats": set(),
+    "precompute.layout": set(),
+    "precompute.tiny": {"precompute.errors"},
+    "precompute.transform": {"precompute.errors"},
+    "precompute.sources": {f"precompute.{name}" for name in ("errors", "filelist", "formats", "labels")},
+    "precompute.checkpoints": {"precompute.archive", "precompute.errors"},
+    "precompute.layers": {"precompute.errors", "precompute.layout"},
+    "precompute.jpeg": {"precompute.errors"},
+    "precompute.stages": {"precompute.system"},
+    "precompute.output": {"precompute.errors", "precompute.system"},
+    "precompute.jpeg2000": {"precompute.errors"},
+    CACHE: {f"precompute.{name}" for name in ("errors", "output", "system")},
+    HEADS: {f"precompute.{name}" for name in ("errors", "output", "system")},
+    "precompute.weights": {"precompute.checkpoints", "precompute.errors"},
+    "precompute.decode": {f"precompute.{name}" for name in ("errors", "formats", "jpeg", "jpeg2000", "transform")},
+    "precompute.torch_engine": {f"precompute.{name}" for name in ("engine", "errors", "transform")},
     "precompute.architectures": {"precompute.errors", "precompute.tiny"},
+    "precompute.openvino_engine": {
+        f"precompute.{name}" for name in ("engine", "errors", "model_cache", "system", "torch_engine", "transform")
+    },
     "precompute.backbones": {
         f"precompute.{name}"
-        for name in ("errors", "transform", "checkpoints", "weights", "layers", "architectures", "tiny")
+        for name in ("architectures", "checkpoints", "errors", "layers", "tiny", "transform", "weights")
     },
-    "precompute.catalog": {f"precompute.{name}" for name in ("errors", "transform", "layers", "architectures", "tiny")},
+    "precompute.catalog": {f"precompute.{name}" for name in ("architectures", "errors", "layers", "tiny", "transform")},
     "precompute.stream": {
-        f"precompute.{name}" for name in ("errors", "transform", "sources", "decode", "engine", "processor", "stages")
+        f"precompute.{name}" for name in ("decode", "engine", "errors", "sources", "stages", "system", "transform")
     },
-    "precompute.provenance": {"precompute.engine", "precompute.guard", "precompute.backbones"},
-    "precompute.remembered": {*(f"precompute.{name}" for name in ("errors", "transform", "sources", "plan")), CACHE},
     "precompute.plan": {"precompute.errors", "precompute.sources", CACHE},
-    "precompute.rows": {
-        *(f"precompute.{name}" for name in ("errors", "transform", "sources", "engine", "stream", "stages")),
-        *(f"precompute.{name}" for name in ("plan", "owners")),
-        CACHE,
-    },
-    "precompute.kept": {"precompute.errors", "precompute.plan", "precompute.owners", CACHE},
-    "precompute.working_file": {
-        *(f"precompute.{name}" for name in ("errors", "sources", "plan", "kept")),
-        CACHE,
-    },
-    "precompute.report": {"precompute.sources", "precompute.stages", "precompute.engine", CACHE},
-    "precompute.preparing": {
-        f"precompute.{name}" for name in ("backbones", "choosing", "remembered", "sources", "transform")
-    },
-    "precompute.run": {
-        *(f"precompute.{name}" for name in ("errors", "backbones", "decode", "engine", "sources")),
-        *(f"precompute.{name}" for name in ("choosing", "preparing", "stages", "plan", "rows")),
-        *(f"precompute.{name}" for name in ("provenance", "remembered", "report")),
-        *(f"precompute.{name}" for name in ("kept", "working_file")),
-        CACHE,
-    },
-    "precompute.extraction": {
-        *(f"precompute.{name}" for name in ("errors", "sources", "remembered", "report", "working_file", "run")),
-        CACHE,
-    },
-    "precompute.forecasting": {
-        *(f"precompute.{name}" for name in ("errors", "sources", "plan", "decode", "preparing", "remembered")),
-        *(f"precompute.{name}" for name in ("extraction", "guard", "stages", "stream")),
-        CACHE,
-    },
     "precompute.selection": {"precompute.errors", CACHE, HEADS},
     "precompute.leaks": {CACHE, HEADS},
     "precompute.grouping": {"precompute.errors", CACHE},
     "precompute.calibrating": {HEADS},
-    "precompute.membership": {"precompute.errors", "precompute.selection", CACHE},
     "precompute.head_choice": {"precompute.errors", HEADS},
+    "precompute.engines": {
+        f"precompute.{name}" for name in ("engine", "errors", "openvino_engine", "torch_engine", "transform")
+    },
+    "precompute.machine": {"precompute.openvino_engine", "precompute.system"},
+    "precompute.guard": {
+        f"precompute.{name}"
+        for name in ("backbones", "engine", "sources", "stream", "system", "torch_engine", "transform")
+    },
+    "precompute.remembered": {
+        *(f"precompute.{name}" for name in ("errors", "plan", "sources", "system", "transform")),
+        CACHE,
+    },
+    "precompute.kept": {*(f"precompute.{name}" for name in ("errors", "output", "owners", "plan")), CACHE},
+    "precompute.membership": {"precompute.errors", "precompute.selection", CACHE},
     "precompute.protocols": {"precompute.errors", "precompute.selection", HEADS},
     "precompute.scoring": {
-        *(f"precompute.{name}" for name in ("errors", "selection", "leaks", "calibrating")),
+        *(f"precompute.{name}" for name in ("calibrating", "errors", "leaks", "selection")),
         CACHE,
         HEADS,
     },
+    "precompute.learning_curve": {
+        *(f"precompute.{name}" for name in ("errors", "head_choice", "selection")),
+        CACHE,
+        HEADS,
+    },
+    "precompute.rebuilding": {*(f"precompute.{name}" for name in ("backbones", "errors", "transform")), CACHE},
+    "precompute.audit": {*(f"precompute.{name}" for name in ("errors", "sources", "stream", "system")), CACHE},
+    "precompute.engine_audit": {f"precompute.{name}" for name in ("backbones", "engine", "guard", "torch_engine")},
+    "precompute.choosing": {
+        *(f"precompute.{name}" for name in ("backbones", "engine", "engines", "errors", "guard", "machine", "plan")),
+        "precompute.transform",
+        CACHE,
+    },
+    "precompute.working_file": {
+        *(f"precompute.{name}" for name in ("errors", "kept", "output", "plan", "sources")),
+        CACHE,
+    },
     "precompute.training": {
-        *(f"precompute.{name}" for name in ("errors", "selection", "leaks", "grouping", "calibrating", "membership")),
-        *("precompute.scoring", "precompute.head_choice", "precompute.protocols"),
+        *(
+            f"precompute.{name}"
+            for name in ("calibrating", "errors", "grouping", "head_choice", "leaks", "membership", "output")
+        ),
+        *(f"precompute.{name}" for name in ("protocols", "scoring", "selection")),
         CACHE,
         HEADS,
     },
     "precompute.comparison": {
-        *(f"precompute.{name}" for name in ("errors", "selection", "grouping", "membership")),
+        *(f"precompute.{name}" for name in ("errors", "grouping", "membership", "selection")),
         CACHE,
         HEADS,
     },
-    "precompute.few_shot": {*(f"precompute.{name}" for name in ("errors", "selection", "head_choice")), CACHE, HEADS},
-    "precompute.plots": {"precompute.errors", "precompute.few_shot"},
-    "precompute.rebuilding": {"precompute.errors", "precompute.backbones", "precompute.transform", CACHE},
-    "precompute.repairing": {
-        *(f"precompute.{name}" for name in ("errors", "decode", "choosing", "plan", "rebuilding", "report")),
-        *(f"precompute.{name}" for name in ("run", "sources")),
+    "precompute.plots": {f"precompute.{name}" for name in ("errors", "learning_curve", "output")},
+    "precompute.provenance": {f"precompute.{name}" for name in ("backbones", "choosing", "system")},
+    "precompute.rows": {
+        *(f"precompute.{name}" for name in ("engine", "engine_audit", "owners", "plan", "sources", "stages", "stream")),
+        "precompute.transform",
         CACHE,
+    },
+    "precompute.report": {*(f"precompute.{name}" for name in ("engine", "engine_audit", "sources", "stages")), CACHE},
+    "precompute.preparing": {
+        *(
+            f"precompute.{name}"
+            for name in ("backbones", "choosing", "engine", "guard", "machine", "remembered", "sources")
+        ),
+        "precompute.transform",
     },
     "precompute.prediction": {
-        *(f"precompute.{name}" for name in ("errors", "backbones", "decode", "choosing", "engines", "rebuilding")),
+        *(
+            f"precompute.{name}"
+            for name in ("backbones", "choosing", "decode", "errors", "guard", "machine", "rebuilding")
+        ),
         *(f"precompute.{name}" for name in ("sources", "stream")),
+        HEADS,
+    },
+    "precompute.run": {
+        *(
+            f"precompute.{name}"
+            for name in ("decode", "engine_audit", "errors", "kept", "plan", "preparing", "provenance")
+        ),
+        *(f"precompute.{name}" for name in ("remembered", "report", "rows", "sources", "stages", "working_file")),
+        CACHE,
+    },
+    "precompute.extraction": {
+        *(
+            f"precompute.{name}"
+            for name in ("errors", "formats", "remembered", "report", "run", "sources", "working_file")
+        ),
+        CACHE,
+    },
+    "precompute.repairing": {
+        *(
+            f"precompute.{name}"
+            for name in ("choosing", "decode", "errors", "plan", "preparing", "rebuilding", "report")
+        ),
+        *(f"precompute.{name}" for name in ("run", "sources", "working_file")),
+        CACHE,
+    },
+    "precompute.forecasting": {
+        *(
+            f"precompute.{name}"
+            for name in ("decode", "errors", "extraction", "guard", "plan", "preparing", "remembered")
+        ),
+        *(f"precompute.{name}" for name in ("sources", "stages", "stream", "system")),
+        CACHE,
+    },
+    "precompute.demo": {
+        *(f"precompute.{name}" for name in ("extraction", "output", "training", "working_file")),
         CACHE,
         HEADS,
     },
-    "precompute.audit": {*(f"precompute.{name}" for name in ("errors", "processor", "sources", "stream")), CACHE},
-    "precompute.demo": {"precompute.extraction", "precompute.training", CACHE, HEADS},
     "precompute.cli": {"*"},
     "precompute.__main__": {"precompute.cli"},
 }
@@ -197,6 +231,8 @@ def test_public_names() -> None:
         "CentroidHead",
         "Comparison",
         "Extraction",
+        "FewShotCurve",
+        "FewShotPoint",
         "Forecast",
         "KNNHead",
         "LogisticHead",
@@ -213,6 +249,7 @@ def test_public_names() -> None:
         "__version__",
         "compare",
         "extract",
+        "few_shot",
         "forecast",
         "load_backbone",
         "load_head",

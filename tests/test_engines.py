@@ -16,13 +16,16 @@ from conftest import Command, run_python
 
 from precompute import extract, load_backbone, model_cache, open_cache
 from precompute.backbones import Backbone
-from precompute.engine import Engine
-from precompute.engines import available_precisions, choose, default_batch, make_engine
+from precompute.choosing import Asked, candidates
+from precompute.engine import Engine, EngineChoice
+from precompute.engines import PRECISIONS, default_batch, make_engine
 from precompute.errors import DeviceError, UsageError
 from precompute.guard import cosine
+from precompute.machine import Machine
 from precompute.torch_engine import folded
 
-ENGINES = ["torch", "openvino"]
+NEEDS_OPENVINO = pytest.mark.skipif(not find_spec("openvino"), reason="needs pip install 'precompute[openvino]'")
+ENGINES = ["torch", pytest.param("openvino", marks=NEEDS_OPENVINO)]
 OTHERS = ["mobilenet_v3_small", "squeezenet1_1", "vit_b_32", "swin_t"]
 
 
@@ -49,8 +52,13 @@ def eager(backbone: Backbone, pictures: list[torch.Tensor]) -> np.ndarray:
         return backbone.module((torch.stack(pictures).float() / 255 - mean) / std).flatten(1).numpy()
 
 
+def first(asked: Asked) -> EngineChoice:
+    """What comes first on this machine."""
+    return candidates(asked, Machine.here()).choices[0]
+
+
 def engine_of(backbone: Backbone, *, identity: str | None = None, **options: object) -> Engine:
-    choice = choose(**{"precision": "fp32", "batch_size": 4, **options})
+    choice = first(Asked(**{"precision": "fp32", "batch_size": 4, **options}))
     return make_engine(backbone.module, backbone.transform, choice, identity=identity)
 
 
@@ -69,8 +77,9 @@ def test_fp32_of_every_engine_is_eager_fp32(engine: str, name: str) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_every_precision_of_this_machine_runs(engine: str, resnet: Backbone) -> None:
-    precisions = available_precisions(engine, "cpu")
-    assert precisions[-1] == "fp32"
+    machine = Machine.here()
+    precisions = [name for name in PRECISIONS if machine.computes(engine, "cpu", name)]
+    assert "fp32" in precisions
     pictures = images(4)
     for precision in precisions:
         got = engine_of(resnet, engine=engine, precision=precision)(pictures)
@@ -108,23 +117,23 @@ def test_engine_bf16_leaves_the_backbone_in_fp32(resnet: Backbone) -> None:
     assert {parameter.dtype for parameter in resnet.module.parameters()} == {torch.float32}
 
 
+@NEEDS_OPENVINO
 def test_auto_means_openvino_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PRECOMPUTE_ENGINE")
-    choice = choose(precision="fp32", device="cpu")
-    assert choice.engine == "openvino"
+    plain = Asked(precision="fp32", device="cpu")
+    assert first(plain).engine == "openvino"
     monkeypatch.setenv("PRECOMPUTE_ENGINE", "torch")
-    choice = choose(precision="fp32", device="cpu")
-    assert choice.engine == "torch"
-    assert "PRECOMPUTE_ENGINE" in choice.why
+    assert first(plain).engine == "torch"
+    assert any("PRECOMPUTE_ENGINE" in reason for reason in candidates(plain, Machine.here()).reasons)
     monkeypatch.setenv("PRECOMPUTE_ENGINE", "tensorflow")
     with pytest.raises(UsageError, match="tensorflow"):
-        choose(precision="fp32", device="cpu")
+        first(plain)
 
 
 def test_openvino_that_is_not_installed_is_named_with_its_install_line(
     photos: Path, precompute: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("precompute.engines.find_spec", lambda name: None if name == "openvino" else find_spec(name))
+    monkeypatch.setattr("precompute.machine.find_spec", lambda name: None if name == "openvino" else find_spec(name))
     monkeypatch.setitem(sys.modules, "openvino", None)  # whoever imports it fails
     command = ("extract", photos, "-b", "tiny", "-o", "a.h5")
     done = precompute(*command, "--engine", "openvino")
@@ -137,6 +146,7 @@ def test_openvino_that_is_not_installed_is_named_with_its_install_line(
     assert "OpenVINO, which is faster on a CPU, is not installed" in done.stdout
 
 
+@NEEDS_OPENVINO
 def test_openvino_reports_to_nobody(tmp_path: Path, photos: Path) -> None:
     code = (
         "import sys\n"
@@ -162,9 +172,10 @@ def test_heavy_networks_run_in_smaller_batches() -> None:
 
 def test_a_gpu_is_not_openvinos(resnet: Backbone) -> None:
     with pytest.raises((UsageError, DeviceError)):
-        choose(precision="fp32", engine="openvino", device="cuda")
+        first(Asked(precision="fp32", engine="openvino", device="cuda"))
 
 
+@NEEDS_OPENVINO
 def test_what_is_compiled_is_kept_and_used_again(resnet: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     pictures = images(4)
     first = engine_of(resnet, engine="openvino", identity="a")(pictures)
@@ -179,6 +190,7 @@ def test_what_is_compiled_is_kept_and_used_again(resnet: Backbone, monkeypatch: 
     assert blob.read_bytes() == before
 
 
+@NEEDS_OPENVINO
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty"])
 def test_a_damaged_kept_model_is_compiled_again(resnet: Backbone, damage: str) -> None:
     pictures = images(4)
@@ -213,6 +225,7 @@ def test_what_is_no_file_in_place_of_a_kept_model_is_not_read(tmp_path: Path, ki
     assert done.stdout == "None\n", done.stderr
 
 
+@NEEDS_OPENVINO
 @pytest.mark.parametrize("contents", [b"\xff\xfe" * 5000, b"", b"<?xml version='1.0'?>", bytes(100_000)])
 def test_a_kept_model_with_a_right_checksum_and_wrong_contents_is_compiled_again(
     resnet: Backbone, contents: bytes
@@ -229,11 +242,13 @@ def test_a_kept_model_with_a_right_checksum_and_wrong_contents_is_compiled_again
         assert not engine_of(resnet, engine="openvino", identity="a").notes  # kept again
 
 
+@NEEDS_OPENVINO
 def test_code_of_the_users_is_never_kept(resnet: Backbone) -> None:
     engine_of(resnet, engine="openvino", identity=None)
     assert not model_cache.folder().exists()
 
 
+@NEEDS_OPENVINO
 def test_a_cache_folder_that_cannot_be_made_is_told(resnet: Backbone, tmp_path: Path) -> None:
     (tmp_path / "cache").write_bytes(b"")
     engine = engine_of(resnet, engine="openvino", identity="a")
@@ -250,6 +265,7 @@ def test_only_the_last_used_models_stay() -> None:
     assert names == {"0", *(str(number) for number in range(4, model_cache.KEPT + 3))}
 
 
+@NEEDS_OPENVINO
 @pytest.mark.slow
 def test_a_second_process_finds_the_compiled_model(tmp_path: Path, photos: Path) -> None:
     code = (
@@ -281,6 +297,7 @@ def odd(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     yield "test_engines:make_odd"
 
 
+@NEEDS_OPENVINO
 def test_a_network_openvino_does_not_know_runs_in_torch_and_that_is_told(
     odd: str, tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -297,9 +314,7 @@ def test_a_network_openvino_does_not_know_runs_in_torch_and_that_is_told(
 @pytest.mark.slow
 def test_compiled_torch_gives_the_same_features(resnet: Backbone) -> None:
     pictures = images(4)
-    import dataclasses
-
-    choice = dataclasses.replace(choose(precision="fp32", engine="torch", batch_size=4), compiled=True)
+    choice = first(Asked(precision="fp32", engine="torch", batch_size=4, compile="on"))
     got = make_engine(resnet.module, resnet.transform, choice, identity=None)(pictures)
     expected = eager(resnet, pictures)
     assert np.linalg.norm(got - expected) / np.linalg.norm(expected) < 1e-5

@@ -73,7 +73,7 @@ def test_every_row_belongs_to_its_image(photos: Path, tmp_path: Path) -> None:
         assert distance < (1e-3 if file.endswith("png") else 1e-2), name
         assert cache.column("samples/size")[row] == (photos / name).stat().st_size
         assert cache.column("samples/mtime_ns")[row] == (photos / name).stat().st_mtime_ns
-    assert not list(tmp_path.glob("*.partial*")) + list(tmp_path.glob("*.lock"))
+    assert not list(tmp_path.glob("a.h5.*")) + list(tmp_path.glob(".precompute*"))
 
 
 def test_every_skipped_image_is_named(photos: Path, tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_the_newest_record_is_there_though_the_block_was_full(photos: Path, tmp_
     result = extract(photos, tmp_path / "a.h5", backbone="tiny", batch_size=4)
     records = open_cache(tmp_path / "a.h5").provenance
     assert result.computed == 24 - before < 24
-    assert "started" in records[-1]
+    assert "started" in open_cache(tmp_path / "a.h5").last_run
     fillers = [record["filler"] for record in records if "filler" in record]
     assert fillers == list(range(number - len(fillers), number)) and len(fillers) > 100
     assert not result.warnings
@@ -396,12 +396,13 @@ def test_another_key_is_refused_with_the_difference(photos: Path, tmp_path: Path
     assert open_cache(tmp_path / "a.h5").features().dtype == np.float16
 
 
-def test_a_foreign_output_is_never_overwritten(photos: Path, tmp_path: Path) -> None:
+def test_a_foreign_output_is_overwritten_only_where_that_is_said(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "a.h5").write_text("my thesis")
-    for overwrite in (False, True):
-        with pytest.raises(CacheFormatError, match="left as it is"):
-            extract(photos, tmp_path / "a.h5", backbone="tiny", overwrite=overwrite)
+    with pytest.raises(CacheFormatError, match="left as it is"):
+        extract(photos, tmp_path / "a.h5", backbone="tiny")
     assert (tmp_path / "a.h5").read_text() == "my thesis"
+    assert extract(photos, tmp_path / "a.h5", backbone="tiny", overwrite=True).computed == 24
+    assert verify(open_cache(tmp_path / "a.h5")).whole
 
 
 def test_runs_that_would_throw_rows_away_by_mistake_are_refused(photos: Path, tmp_path: Path) -> None:
@@ -422,7 +423,9 @@ def test_a_second_writer_is_refused_and_told_who_holds_the_file(photos: Path, tm
         pytest.raises(CacheLockedError, match=rf"written by process {os.getpid()} on .* since 20"),
     ):
         extract(photos, tmp_path / "a.h5", backbone="tiny")
-    (tmp_path / "a.h5.lock").write_text('{"pid": 1, "host": "gone", "since": "2020"}')  # left by a dead process
+    (tmp_path / "a.h5.precompute.lock").write_text(
+        '{"pid": 1, "host": "gone", "since": "2020"}'
+    )  # left by a dead process
     assert extract(photos, tmp_path / "a.h5", backbone="tiny").rows == 24
 
 

@@ -75,7 +75,7 @@ def test_the_command_says_it_and_tells_a_full_disk_by_its_status(precompute: Com
 )
 @pytest.mark.parametrize("on_cpu", [True, False])
 def test_the_bottleneck_is_the_stage_that_decides(seconds: dict[str, float], bottleneck: str, on_cpu: bool) -> None:
-    stages = Stages(on_cpu=on_cpu, cores=1, seconds=10.0, **seconds)
+    stages = Stages(on_cpu=on_cpu, workers=1, seconds=10.0, **seconds)
     assert stages.bottleneck == bottleneck
     assert sum(stages.shares.values()) == pytest.approx(1)
     assert f"the bottleneck is {bottleneck}" in stages.words

@@ -118,9 +118,12 @@ def test_a_head_that_predicts_otherwise_than_its_parts_say_is_refused() -> None:
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     head = fitted("ridge")
     (tmp_path / "model.joblib").write_bytes(b"old")
-    write_joblib(tmp_path / "model.joblib", head)
+    with pytest.raises(HeadError, match="model.joblib' exists, and what a joblib file is cannot be found out"):
+        write_joblib(tmp_path / "model.joblib", head)
+    assert (tmp_path / "model.joblib").read_bytes() == b"old"
+    write_joblib(tmp_path / "model.joblib", head, overwrite=True)
     assert joblib.load(tmp_path / "model.joblib").predict(DIGITS[:1]) == head.predict(DIGITS[:1])
-    with pytest.raises(HeadError, match="nowhere/model.joblib' cannot be written: No such file"):
+    with pytest.raises(HeadError, match="nowhere/model.joblib' cannot be written: the folder"):
         write_joblib(tmp_path / "nowhere" / "model.joblib", head)
     (tmp_path / "folder").mkdir()
     with pytest.raises(HeadError, match="cannot be written"):

@@ -224,7 +224,7 @@ def test_a_head_must_be_fitted(tmp_path):
 
 
 def test_a_folder_that_is_missing_and_a_file_that_is_missing(head, tmp_path):
-    with pytest.raises(HeadError, match=r"nowhere/head.*cannot be written: No such file"):
+    with pytest.raises(HeadError, match=r"nowhere/head.*cannot be written: the folder .*nowhere' does not exist"):
         save_head(tmp_path / "nowhere" / "head", head, metadata={})
     with pytest.raises(HeadError, match=r"missing.*cannot be read: No such file"):
         load_head(tmp_path / "missing")

@@ -44,7 +44,7 @@ def test_every_score_is_scikit_learns(n, k, seed, sharpness, dtype):
         assert scores.balanced_accuracy == pytest.approx(metrics.balanced_accuracy_score(y, predicted))
     f1 = metrics.f1_score(y, predicted, labels=present, average="macro", zero_division=0)
     assert scores.macro_f1 == pytest.approx(f1)
-    assert scores.log_loss == pytest.approx(metrics.log_loss(y, y_proba=proba, labels=classes), rel=1e-5, abs=1e-6)
+    assert scores.log_loss == pytest.approx(metrics.log_loss(y, proba, labels=classes), rel=1e-5, abs=1e-6)
     assert scores.confusion.dtype == np.int64
     assert np.array_equal(scores.confusion, metrics.confusion_matrix(y, predicted, labels=classes))
 

@@ -162,7 +162,7 @@ class Killer:
         if self.chance.random() < 2 / 3:
             time.sleep(self.chance.uniform(0, self.seconds))
             return
-        name = self.chance.choice(["a.h5.lock", "a.h5.partial.new", "a.h5.partial"])
+        name = self.chance.choice(["a.h5.precompute.lock", "a.h5.precompute.new", "a.h5.partial"])
         deadline = time.monotonic() + self.seconds
         while time.monotonic() < deadline and (name in before or not (self.state / name).exists()):
             time.sleep(0.0001)
@@ -185,7 +185,7 @@ class Killer:
             return "finish"
         if new:
             return "rows"
-        return "layout" if (self.state / "a.h5.partial.new").exists() else "start"
+        return "layout" if (self.state / "a.h5.precompute.new").exists() else "start"
 
     def _run_to_the_end(self, there: int) -> None:
         """What was killed now, in a copy: every row that is there is used again."""

@@ -83,8 +83,11 @@ def test_mean_pooling_averages_over_positions() -> None:
         assert cut(model, "features.3", "mean")(picture()).shape == (1, 128)
 
 
-def test_names_are_torchvision_s() -> None:
-    model = architectures.build("resnet18", seed=None)
+@pytest.mark.parametrize(
+    "name", ["resnet18", "efficientnet_b0", "swin_t"]
+)  # the last two hold torchvision's own modules
+def test_names_are_torchvision_s(name: str) -> None:
+    model = architectures.build(name, seed=None)
     assert node_names(model) == get_graph_node_names(model)[1]
 
 
@@ -123,7 +126,7 @@ def test_an_unknown_layer_names_close_ones(layer: str, close: str) -> None:
 class Split(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         halves = images.chunk(2)
-        return torch.cat(halves)
+        return torch.cat([halves[0], halves[1]])
 
 
 def test_a_layer_that_is_no_tensor_is_refused() -> None:

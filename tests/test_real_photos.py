@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import h5py
@@ -18,8 +19,11 @@ from precompute.heads import to_sklearn
 
 
 def openvino(folder: Path) -> dict[str, str]:
-    """What `--engine auto` is for someone who installed the extra; torch itself is compared in test_engines.py."""
-    return {"PRECOMPUTE_ENGINE": "openvino", "XDG_CACHE_HOME": str(folder / "cache")}
+    """What `--engine auto` is, with and without the extra; torch itself is compared in test_engines.py."""
+    return {
+        "PRECOMPUTE_ENGINE": "openvino" if find_spec("openvino") else "torch",
+        "XDG_CACHE_HOME": str(folder / "cache"),
+    }
 
 
 @pytest.fixture(scope="module")

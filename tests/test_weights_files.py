@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
+import struct
 import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import make_image
+from safetensors.torch import save_file
 from test_weights import state_of
 from torch import nn
 from torchvision.models import ResNet18_Weights
@@ -129,3 +133,59 @@ def test_a_torch_home_that_cannot_be_written_is_no_traceback(no_network: Path) -
     no_network.parent.write_bytes(b"a file where a folder should be")
     with pytest.raises(WeightsError, match="could not be downloaded"):
         download(ResNet18_Weights.DEFAULT)
+
+
+# Zip archives as other programs write them
+
+
+def repacked(data: bytes, folder: str) -> bytes:
+    """A checkpoint packed again by zipfile, which writes the older end record alone."""
+    result = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(result, "w") as new:
+        for name in old.namelist():
+            new.writestr(f"{folder}/{name.partition('/')[2]}", old.read(name))
+    return result.getvalue()
+
+
+def widened(data: bytes) -> bytes:
+    """The same archive, each entry of its directory with 64-bit sizes, as files beyond 4 GiB have them."""
+    end = data.rindex(b"PK\5\6")
+    length, start = struct.unpack_from("<2L", data, end + 12)
+    directory, made = data[start : start + length], b""
+    while directory:
+        fields = list(struct.unpack_from("<4s6H3L5H2L", directory))
+        name = directory[46 : 46 + fields[10]]
+        extra = struct.pack("<2H3Q", 1, 24, fields[9], fields[8], fields[16])
+        directory = directory[46 + sum(fields[10:13]) :]
+        fields[8:10], fields[11], fields[16] = [2**32 - 1] * 2, len(extra), 2**32 - 1
+        made += struct.pack("<4s6H3L5H2L", *fields) + name + extra
+    return data[:start] + made + data[end : end + 12] + struct.pack("<2LH", len(made), start, 0)
+
+
+@pytest.mark.parametrize("folder", ["archive", "Gewichte für A"])
+@pytest.mark.parametrize("wide", [False, True])
+def test_an_archive_packed_by_another_program_is_read(tmp_path: Path, folder: str, wide: bool) -> None:
+    torch.save(state_of(), tmp_path / "a.pth")
+    packed = repacked((tmp_path / "a.pth").read_bytes(), folder)
+    (tmp_path / "b.pth").write_bytes(widened(packed) if wide else packed)
+    assert torch.load(tmp_path / "b.pth", weights_only=True).keys() == state_of().keys()  # torch reads it, too
+    assert digest_of(load_file(str(tmp_path / "b.pth"))) == digest_of(state_of())
+
+
+def test_a_pickle_that_claims_more_than_its_record_has_is_refused(tmp_path: Path) -> None:
+    """torch before 2.10 hands out the memory behind the record."""
+    torch.save({"a": torch.zeros(2**20)}, tmp_path / "a.pth")
+    with zipfile.ZipFile(tmp_path / "a.pth") as old, zipfile.ZipFile(tmp_path / "b.pth", "w") as new:
+        for name in old.namelist():
+            new.writestr(name, b"12345678" if name.endswith("/data/0") else old.read(name))
+    with pytest.raises(WeightsError, match=r"b\.pth cannot be loaded safely"):
+        load_file(str(tmp_path / "b.pth"))
+
+
+def test_weights_stay_what_they_were_when_their_file_is_overwritten(tmp_path: Path) -> None:
+    for name, save in (("a.pth", torch.save), ("a.safetensors", save_file)):
+        path = tmp_path / name
+        save(state_of(), path)
+        state = load_file(str(path))
+        path.write_bytes(bytes(path.stat().st_size))
+        assert digest_of(state) == digest_of(state_of())

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
 import traceback
-from typing import Any
+from typing import NoReturn
 
 import click
 
+from precompute.cli._failures import failure_of
+from precompute.cli._signals import Interrupted
+from precompute.cli._streams import Terminal, hold_descriptors
 from precompute.cli.backbones import backbones
 from precompute.cli.compare import compare
 from precompute.cli.demo import demo
@@ -21,15 +25,12 @@ from precompute.cli.plan import plan
 from precompute.cli.predict import predict
 from precompute.cli.train_head import train_head
 from precompute.cli.verify import verify
-from precompute.errors import PrecomputeError, Stopped
-
-INTERRUPTED = 130  # what a shell reports for a process that SIGINT ended
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="precompute")
 @click.option("--debug", is_flag=True, help="Show the Python traceback of an error.")
-def cli(debug: bool) -> None:
+def cli(debug: bool) -> None:  # noqa: ARG001 - `main` looks for it
     """Run a frozen backbone once, keep its features in one HDF5 file, train heads in seconds.
 
     \b
@@ -39,8 +40,11 @@ def cli(debug: bool) -> None:
 
     \b
     Exit status: 0 done, 1 failed, 2 wrong usage, 3 finished but some images were skipped,
-    130 or 143 stopped by SIGINT or SIGTERM (run the same command again to go on).
+    129, 130 or 143 stopped by SIGHUP, SIGINT or SIGTERM (run the same command again to go on).
+    Output that cannot be printed ends no run: a result lost on stdout gives 1 and a line on
+    stderr that names the finished file; progress and notes lost on stderr change no status.
     """
+    os.getcwd()  # raises where the folder is gone: libraries would end the process without a word
 
 
 for command in (extract, plan, train_head, few_shot, compare, predict, export_head, info, verify, backbones, demo):
@@ -48,49 +52,63 @@ for command in (extract, plan, train_head, few_shot, compare, predict, export_he
 
 
 def main() -> None:
-    """Entry point of the console script; turns every expected error into a message and an exit status."""
-    arguments = sys.argv[1:]
-    debug = "--debug" in arguments
+    """Entry point of the console script; turns every error into a message and an exit status."""
+    hold_descriptors()
+    terminal = Terminal()
+    with terminal.installed():
+        status = _run(sys.argv[1:], terminal)
+        status = terminal.close(status)
+    sys.exit(status)
+
+
+def _run(arguments: list[str], terminal: Terminal) -> int:
     try:
-        result = cli.main(args=arguments, prog_name="precompute", standalone_mode=False)
-        sys.stdout.flush()
-        sys.exit(result if isinstance(result, int) else 0)
+        with terminal.signals.interrupting(lambda signum: _end(Interrupted(signum), arguments, terminal)):
+            result = cli.main(args=arguments, prog_name="precompute", standalone_mode=False, obj=terminal)
+        return result if isinstance(result, int) else 0
     except click.exceptions.Exit as error:
-        sys.exit(error.exit_code)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("Stopped.", err=True)
-        sys.exit(INTERRUPTED)
-    except BrokenPipeError:  # such as `precompute backbones | head`: nobody reads on
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except PrecomputeError as error:
-        _report(error.message, error.hint, error, debug)
-        sys.exit(error.exit_code)
-    except MemoryError as error:
-        _report("Memory ran out.", "Use a smaller --batch-size or fewer --workers.", error, debug)
-        sys.exit(1)
-    except OSError as error:
-        what = f"{error.strerror or error}" + (f": {os.fsdecode(error.filename)}" if error.filename else "")
-        _report(what, "What was finished before is kept; mend the cause and run the same command again.", error, debug)
-        sys.exit(1)
-    except Exception as error:  # noqa: BLE001 - the last line before the user
-        _report(
-            f"Unexpected {type(error).__name__}: {error}",
-            "This is a mistake in precompute. Please report it with the output of --debug (before the command).",
-            error,
-            debug,
-        )
-        sys.exit(1)
+        return error.exit_code
+    except Interrupted as error:
+        _end(error, arguments, terminal)
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the last line before the user
+        return _report(error, arguments, terminal)
 
 
-def _report(message: str, hint: str, error: BaseException, debug: bool) -> None:
-    if debug:
-        traceback.print_exception(error)
-    label = "" if isinstance(error, Stopped) else "Error: "
-    click.echo(f"{label}{message}" + (f"\n{hint}" if hint else ""), err=True)
-    if "--json" in sys.argv:
-        told: dict[str, Any] = {"error": {"type": type(error).__name__, "message": message, "hint": hint}}
-        click.echo(json.dumps(told))
+def _end(error: Interrupted, arguments: list[str], terminal: Terminal) -> NoReturn:
+    """End at once: an engine that is taken down in the middle of a batch can crash the process."""
+    os._exit(terminal.close(_report(error, arguments, terminal)))
+
+
+def _report(error: BaseException, arguments: list[str], terminal: Terminal) -> int:
+    """Print what ended the command, on stdout as well if that is to be JSON; the exit status."""
+    as_json = asks_for_json(arguments)
+    terminal.for_programs = terminal.for_programs or as_json
+    failure = failure_of(error)
+    if "--debug" in arguments:
+        terminal.complain("".join(traceback.format_exception(error)).rstrip())
+    terminal.complain(_shown_by_click(error) if isinstance(error, click.ClickException) else failure.text)
+    if as_json and not terminal.out.used:
+        told = {"type": failure.kind, "message": failure.message, "hint": failure.hint}
+        terminal.out.write(json.dumps({"error": told}) + "\n")
+    return failure.status
+
+
+def _shown_by_click(error: click.ClickException) -> str:
+    text = io.StringIO()
+    error.show(file=text)
+    return text.getvalue().rstrip()
+
+
+def asks_for_json(arguments: list[str]) -> bool:
+    """Whether --json is among the options, also where click cannot make sense of the others."""
+    options = [option for command in (cli, *cli.commands.values()) for option in command.params]
+    with_value = {
+        name for option in options if isinstance(option, click.Option) and not option.is_flag for name in option.opts
+    }
+    rest = iter(arguments)
+    for argument in rest:
+        if argument in ("--json", "--"):
+            return argument == "--json"
+        if argument in with_value:
+            next(rest, None)
+    return False

@@ -1,7 +1,8 @@
-"""Options that `extract` and `plan` share: what is computed, and how."""
+"""Options that commands share; those of `extract` and `plan` say what is computed, and how."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +27,24 @@ class Triple(click.ParamType):  # type: ignore[type-arg]  # generic in newer rel
         except ValueError:
             self.fail(f"{value!r} is not three numbers such as 0.5,0.5,0.5", param, ctx)
         return red, green, blue
+
+
+class Seconds(click.ParamType):  # type: ignore[type-arg]
+    """A positive, finite number."""
+
+    name = "SECONDS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            seconds = float(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a number of seconds", param, ctx)
+        if not 0 < seconds < math.inf:
+            self.fail(f"{value!r} is not a positive, finite number of seconds", param, ctx)
+        return seconds
+
+
+SEED = click.IntRange(0, 2**32 - 1)  # what NumPy, torch and scikit-learn all take
 
 
 def _decorators(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
@@ -96,6 +115,9 @@ computation = _decorators(
     click.option("--workers", type=int, help="Decoding threads.  [default: one for each core]"),
 )
 """From --backbone to --workers; `taken_apart` sorts what they give."""
+
+
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace whatever ordinary file has that name.")
 
 
 def taken_apart(options: dict[str, Any]) -> dict[str, Any]:

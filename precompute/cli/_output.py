@@ -1,32 +1,64 @@
-"""What commands share: JSON, tables, a progress bar, and stopping at a signal."""
+"""What commands share: JSON, tables, notes and a progress bar."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from types import FrameType
 from typing import Any
 
 import click
 
+from precompute.cli._signals import Signals
+from precompute.cli._streams import Terminal
+
 LOG_SECONDS = 10.0
 PIPE_WIDTH = 200  # columns where nobody says how wide the reader is: lines are not cut
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON object on stdout.")
+
+def _data_alone(ctx: click.Context, param: click.Parameter, as_json: bool) -> bool:  # noqa: ARG001
+    """With --json whatever else is printed, such as by a backbone that is the user's own code, goes to stderr."""
+    if as_json:
+        terminal().for_programs = True
+        ctx.with_resource(contextlib.redirect_stdout(sys.stderr))
+    return as_json
+
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, callback=_data_alone, help="Print exactly one JSON object on stdout."
+)
+
+
+def terminal() -> Terminal:
+    """What the running command prints on."""
+    return click.get_current_context().ensure_object(Terminal)
+
+
+def finished(path: str | None) -> None:
+    """Say which file this command has finished, for the case that the result cannot be printed."""
+    terminal().finished = path
+
+
+@contextlib.contextmanager
+def stop_on_signal() -> Iterator[Signals]:
+    """Give the `stop` of a run, whose `batches_begin` is to be called with its first batch."""
+    signals = terminal().signals
+    try:
+        yield signals
+    finally:
+        signals.batches_end()
 
 
 def print_json(value: object) -> None:
     """The one JSON object of a command. ASCII: names that are not UTF-8 survive as escapes."""
-    click.echo(json.dumps(value, indent=2, allow_nan=False))
+    terminal().out.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def print_pairs(title: str | None, pairs: Iterable[tuple[str, object]]) -> None:
     """Lines of names and values; values of None are left out. (Without rich, whose loading would double a rerun.)"""
-    lines = [(name, printable(str(value)).split("\n")) for name, value in pairs if value is not None]
+    lines = [(printable(name), printable(str(value)).split("\n")) for name, value in pairs if value is not None]
     width = max((len(name) for name, _ in lines), default=0)
     if title is not None:
         click.echo(printable(title))
@@ -105,25 +137,3 @@ def duration(seconds: float | None) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-@contextlib.contextmanager
-def stop_on_signal() -> Iterator[Callable[[], int]]:
-    """Give a function that returns the number of the signal that asked to stop, or 0.
-
-    The first SIGINT or SIGTERM asks; a second one ends the process at once (nothing finished is lost by that either).
-    """
-    received = 0
-
-    def ask(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        nonlocal received
-        received = signum
-        signal.signal(signum, signal.SIG_DFL)
-        note("Stopping after the batch in flight; once more to stop at once.")
-
-    before = {signum: signal.signal(signum, ask) for signum in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: received
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)

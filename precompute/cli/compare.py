@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from precompute.cli._options import SEED
 from precompute.cli._output import json_option, note, print_json, print_pairs
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 @click.argument("cache_b", type=click.Path(), required=False)
 @click.option("--groups", help="Regular expression that finds an image's group in its id, as for train-head.")
 @click.option("--groups-file", type=click.Path(), help="CSV file with the columns id and group, instead.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the bootstrap.")
+@click.option("--seed", type=SEED, metavar="INTEGER", default=0, show_default=True, help="Of the bootstrap.")
 @json_option
 def compare(
     head_a: str,

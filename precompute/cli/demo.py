@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import click
 
-from precompute.cli._output import json_option, note, print_json, print_pairs, print_table
+from precompute.cli._options import overwrite_option
+from precompute.cli._output import finished, json_option, note, print_json, print_pairs, print_table
 
 
 @click.command()
 @click.option("--folder", type=click.Path(), help="Keep images, caches and head here.  [default: a temporary folder]")
+@overwrite_option
 @json_option
-def demo(folder: str | None, as_json: bool) -> None:
+def demo(folder: str | None, overwrite: bool, as_json: bool) -> None:
     """Extract scikit-learn's digits with the embedded backbone, train heads on 50 labels and on all.
 
     Sets the embedded backbone beside raw pixels and beside the same backbone with random weights. Needs no download.
@@ -22,7 +24,8 @@ def demo(folder: str | None, as_json: bool) -> None:
     """
     from precompute.demo import run_demo
 
-    result = run_demo(folder, say=note)
+    result = run_demo(folder, overwrite=overwrite, say=note)
+    finished(folder)
     if as_json:
         print_json(result.to_dict())
         return

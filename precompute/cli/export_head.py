@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from precompute.cli._output import json_option, note, print_json, print_pairs
+from precompute.cli._options import overwrite_option
+from precompute.cli._output import finished, json_option, note, print_json, print_pairs
 
 WARNING = "a joblib file is a pickle: whoever loads it runs the code in it, so load only files that you made or trust"
 
@@ -12,8 +13,9 @@ WARNING = "a joblib file is a pickle: whoever loads it runs the code in it, so l
 @click.command("export-head", no_args_is_help=True)
 @click.argument("head", type=click.Path())
 @click.option("-o", "--output", type=click.Path(), required=True, help="Write the pipeline to this .joblib file.")
+@overwrite_option
 @json_option
-def export_head(head: str, output: str, as_json: bool) -> None:
+def export_head(head: str, output: str, overwrite: bool, as_json: bool) -> None:
     """Write the head in the file HEAD as a scikit-learn pipeline, for programs without precompute.
 
     The pipeline consists of scikit-learn's own classes, takes features (no images) and predicts as the head does. Load
@@ -31,10 +33,13 @@ def export_head(head: str, output: str, as_json: bool) -> None:
     import sklearn
 
     from precompute.heads import load_head
-    from precompute.heads.export import write_joblib
+    from precompute.heads.export import EXPORT, write_joblib
+    from precompute.output import check_output
 
+    check_output(output, EXPORT, overwrite=overwrite, inputs=(head,))
     saved = load_head(head)
-    pipeline = write_joblib(output, saved.head)
+    pipeline = write_joblib(output, saved.head, overwrite=overwrite)
+    finished(output)
     if "temperature" in saved.metadata:
         note("Note: the temperature of --calibrate stays behind: classes are the same, not its probabilities")
     note(f"Note: {WARNING}")

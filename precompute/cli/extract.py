@@ -9,12 +9,20 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from precompute.cli._options import computation, taken_apart
-from precompute.cli._output import duration, json_option, note, print_json, print_pairs, progress_bar, stop_on_signal
+from precompute.cli._output import (
+    duration,
+    finished,
+    json_option,
+    note,
+    print_json,
+    print_pairs,
+    progress_bar,
+    stop_on_signal,
+)
+from precompute.cli._streams import SKIPPED
 
 if TYPE_CHECKING:
     from precompute.report import Extraction, Progress
-
-SKIPPED = 3  # exit status: finished, but some images have no features
 
 
 @click.command(no_args_is_help=True)
@@ -31,7 +39,9 @@ SKIPPED = 3  # exit status: finished, but some images have no features
     help="What a broken image does.",
 )
 @click.option("--limit", type=int, help="Only the first N images, by id.")
-@click.option("--overwrite", is_flag=True, help="Replace an output made with other settings or from other images.")
+@click.option(
+    "--overwrite", is_flag=True, help="Replace an output of other settings, of other images, or of another kind."
+)
 @click.option(
     "--dry-run", is_flag=True, help="Say what would be reused, read and dropped, and the disk needed; no more."
 )
@@ -54,7 +64,7 @@ def extract(ctx: click.Context, /, source: str, output: str, as_json: bool, **op
       precompute extract photos -b mypackage.models:make_net --resize 128 --crop 128 -o mine.h5
 
     \b
-    Exit status: 0 done, 3 done but some images were skipped, 130/143 stopped and resumable.
+    Exit status: 0 done, 3 done but some images were skipped, 129/130/143 stopped and resumable.
     """
     from precompute.extraction import extract as run
 
@@ -62,10 +72,12 @@ def extract(ctx: click.Context, /, source: str, output: str, as_json: bool, **op
     with progress_bar("extract", "samples") as draw, stop_on_signal() as stop:
 
         def show(progress: Progress) -> None:
+            stop.batches_begin()
             extra = f"{progress.rate:.1f} images/s, {duration(progress.remaining)} left"
             draw(progress.done, progress.total, extra + (f", {progress.failures} failed" if progress.failures else ""))
 
         result = run(source, output, progress=show, stop=stop, **options)
+    finished(None if options["dry_run"] else result.path)
     if as_json:
         print_json(result.to_dict())
     elif options["dry_run"]:
@@ -100,7 +112,6 @@ def _summary(result: Extraction) -> None:
     for name, reason, detail in result.failed:
         note(f"Skipped: {name}: {reason.lower().replace('_', ' ')} ({detail})")
     failed = sum(result.failures.values())
-    rate = f"{result.computed / result.forward_seconds:.1f} images/s" if result.forward_seconds else None
     print_pairs(
         None,
         [
@@ -108,16 +119,28 @@ def _summary(result: Extraction) -> None:
             ("samples", f"{result.rows:,} {_labels(result)}{_splits(result)}"),
             ("features", f"{result.layer}, {' x '.join(map(str, result.shape))} {result.dtype}"),
             ("computed", f"{result.computed:,} images with {_engine(result)}" if result.computed else "nothing new"),
-            ("chosen", result.why.replace("; ", "\n") if result.computed else None),
+            ("chosen", result.why.replace("; ", "\n") if result.computed and result.why else None),
+            ("compared", result.audit.words if result.audit else None),
             ("time spent", result.stages.words.replace("; ", "\n") if result.stages and result.computed else None),
             ("reused", f"{result.reused:,} rows unopened" if result.reused else None),
             ("copied", f"{result.copied:,} rows of images seen before" if result.copied else None),
             ("dropped", f"{result.dropped:,} rows no longer listed" if result.dropped else None),
             ("skipped", f"{failed:,} ({_reasons(result)})" if failed else None),
             ("size", f"{result.bytes:,} bytes"),
-            ("time", f"{duration(result.seconds)} ({result.seconds:.1f} s{f', {rate}' if rate else ''})"),
+            ("time", _time(result)),
         ],
     )
+
+
+def _time(result: Extraction) -> str:
+    """The rate counts everything, start-up included; what the engine reached after that stands behind it."""
+    words = f"{duration(result.seconds)} ({result.seconds:.1f} s"
+    if result.computed and result.forward_seconds:
+        words += (
+            f", {result.computed / result.seconds:.1f} images/s in all: {result.start_seconds:.1f} s to start, "
+            f"then {result.computed / result.forward_seconds:.1f} images/s"
+        )
+    return f"{words})"
 
 
 def _engine(result: Extraction) -> str:

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from precompute.cli._output import json_option, note, print_json, print_pairs, print_table
+from precompute.cli._options import SEED, overwrite_option
+from precompute.cli._output import finished, json_option, note, print_json, print_pairs, print_table
 
 
 class Shots(click.ParamType):  # type: ignore[type-arg]  # generic in newer releases of click only
@@ -34,9 +35,12 @@ class Shots(click.ParamType):  # type: ignore[type-arg]  # generic in newer rele
 @click.option("--layer", help="Which layer of the caches, where they hold several.")
 @click.option("--plot", type=click.Path(), help="Draw the curves (.png, .svg, .pdf).")
 @click.option("--title", help="Of the picture.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the draws.")
+@click.option("--seed", type=SEED, metavar="INTEGER", default=0, show_default=True, help="Of the draws.")
+@overwrite_option
 @json_option
-def few_shot(caches: tuple[str, ...], plot: str | None, title: str | None, as_json: bool, **settings: Any) -> None:
+def few_shot(
+    caches: tuple[str, ...], plot: str | None, title: str | None, overwrite: bool, as_json: bool, **settings: Any
+) -> None:
     """Train heads on a few labelled images of each class and score them on images they have not seen.
 
     Images are drawn from split train and scored on test (else val, else a hold-out of a fifth), always the same.
@@ -49,15 +53,16 @@ def few_shot(caches: tuple[str, ...], plot: str | None, title: str | None, as_js
       precompute few-shot mobilenet.h5 random.h5 pixels.h5 --plot few-shot.png
       precompute few-shot photos.h5 --shots 1,5,25 --draws 20 --json
     """
-    from precompute.few_shot import few_shot as run
+    from precompute.learning_curve import few_shot as run
 
-    if plot:
+    if plot is not None:
         from precompute.plots import check_plot, plot_few_shot
 
-        check_plot(plot)
+        check_plot(plot, overwrite=overwrite, inputs=caches)
     curves = run(caches, **settings, say=note)
-    if plot:
-        plot_few_shot(curves, plot, title=title)
+    if plot is not None:
+        plot_few_shot(curves, plot, title=title, overwrite=overwrite)
+        finished(plot)
     if as_json:
         print_json({"curves": [curve.to_dict() for curve in curves], "plot": plot, **settings})
         return

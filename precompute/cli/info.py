@@ -1,13 +1,15 @@
-"""`precompute info`: what is in a feature file, or how two of them differ."""
+"""`precompute info`: what is in a feature file or a head, or how two feature files differ."""
 
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from precompute.cli._head_info import describe_head, looks_like_head, print_head
 from precompute.cli._output import json_option, print_json, print_pairs, print_table
 
 if TYPE_CHECKING:
@@ -15,21 +17,28 @@ if TYPE_CHECKING:
 
 
 @click.command(no_args_is_help=True)
-@click.argument("caches", nargs=-1, required=True, type=click.Path(), metavar="CACHE [OTHER]")
+@click.argument("caches", nargs=-1, required=True, type=click.Path(), metavar="FILE [OTHER]")
 @json_option
 def info(caches: tuple[str, ...], as_json: bool) -> None:
-    """Tell what is in the feature file CACHE; with OTHER, in which settings the two differ.
+    """Show what is in FILE, a feature file or a head; with OTHER, in which settings two feature files differ.
 
     \b
     Examples:
       precompute info photos.h5
       precompute info photos.h5.partial
+      precompute info photos.safetensors
       precompute info photos.h5 other.h5
     """
     from precompute.cache import difference, open_cache
 
     if len(caches) > 2:
         raise click.UsageError("Name one file, or two to compare.")
+    if heads := [path for path in caches if looks_like_head(path)]:
+        if len(caches) > 1:
+            raise click.UsageError(f"{heads[0]} is a head; two heads are compared by `precompute compare`.")
+        head = describe_head(heads[0])
+        print_json(head) if as_json else print_head(head)
+        return
     opened = [open_cache(path) for path in caches]
     if len(opened) == 1:
         told = _describe(opened[0])
@@ -95,3 +104,21 @@ def _print(told: dict[str, Any]) -> None:
         for run in told["provenance"]
     ]
     print_table("runs that added rows", ("started", "host", "device", "engine", "source"), runs)
+    if command := _command(told["provenance"][-1] if told["provenance"] else {}):
+        print_pairs(None, [("last run", command)])
+
+
+def _command(record: dict[str, Any]) -> str | None:
+    """The `precompute extract` that does what the run of `record` did, less what was left to `auto`."""
+    options = record.get("options")
+    if not isinstance(options, dict):
+        return None
+    transform = options.get("transform")
+    words = ["precompute", "extract", str(record.get("source"))]
+    for name, value in {**options, **(transform if isinstance(transform, dict) else {})}.items():
+        if name == "transform" or value in (None, False, "auto", "DEFAULT"):
+            continue
+        words.append(f"--{name.replace('_', '-')}")
+        if value is not True:
+            words.append(",".join(map(str, value)) if isinstance(value, list) else str(value))
+    return shlex.join(words)

@@ -55,7 +55,7 @@ def _tell(found: Forecast) -> None:
             ("unreadable", f"{found.failed:,} of those looked at" if found.failed else None),
             ("features", f"{found.layer}, {' x '.join(map(str, found.shape))} {found.dtype}"),
             ("engine", f"{found.engine} on {found.device} in {found.precision}, {found.batch_size} at a time"),
-            ("chosen", found.why.replace("; ", "\n")),
+            ("chosen", found.why.replace("; ", "\n") or None),
             ("time", f"about {duration(found.seconds)} ({basis}; {found.start_seconds:.1f} s to start)"),
             ("time spent", found.stages.replace("; ", "\n")),
             ("memory", f"about {found.memory / gigabyte:.2f} GiB of RAM" + _on_device(found)),

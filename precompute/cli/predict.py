@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from precompute.cli._output import json_option, note, print_json, print_table, progress_bar
-from precompute.cli.extract import SKIPPED
+from precompute.cli._output import json_option, note, print_json, print_table, progress_bar, terminal
+from precompute.cli._streams import SKIPPED
 
 if TYPE_CHECKING:
     from precompute.prediction import Predictions
@@ -52,6 +52,7 @@ def predict(
     """
     from precompute.prediction import predict as run
 
+    terminal().for_programs = as_json or style != "table"
     with progress_bar("predict", "images") as draw:
         result = run(
             head,
@@ -83,6 +84,8 @@ def _print(result: Predictions, style: str) -> None:
     else:
         for item in result.items:
             click.echo(json.dumps({"id": item.id, "class": item.label, "probability": item.probability}))
+    for line in result.warnings:
+        note(f"Warning: {line}")
     for name, reason, detail in result.failed:
         note(f"Skipped: {name}: {reason.lower().replace('_', ' ')} ({detail})")
     if result.accuracy is not None and result.accuracy_interval is not None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from precompute.cli._output import json_option, note, print_json, print_pairs, print_table
+from precompute.cli._options import SEED, Seconds, overwrite_option
+from precompute.cli._output import finished, json_option, note, print_json, print_pairs, print_table
 from precompute.cli._scores import calibration_lines, leak_lines, print_per_class, print_scores
 
 if TYPE_CHECKING:
@@ -71,8 +73,7 @@ class Strength(click.ParamType):  # type: ignore[type-arg]  # generic in newer r
 @click.option("--search", is_flag=True, default=None, help="MLP: try 24 settings at once, less what is given here.")
 @click.option(
     "--time-budget",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="SECONDS",
+    type=Seconds(),
     help="Logistic, MLP: what choosing C, or --search, may take.",
 )
 @click.option("--plot", type=click.Path(), help="MLP: draw loss and accuracy by epoch (.png, .svg, .pdf).")
@@ -89,7 +90,9 @@ class Strength(click.ParamType):  # type: ignore[type-arg]  # generic in newer r
     metavar="simclr[:DATASET]",
     help="Logistic: the published linear probe, for a number beside a paper's; DATASET (pets, ...) says the metric.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the hold-out, the folds and the MLP.")
+@click.option(
+    "--seed", type=SEED, metavar="INTEGER", default=0, show_default=True, help="Of the hold-out, the folds and the MLP."
+)
 @click.option("--groups", help="Regular expression whose first (...) finds in an id what must stay on one side.")
 @click.option("--groups-file", type=click.Path(), help="CSV file with the columns id and group, instead.")
 @click.option(
@@ -97,6 +100,7 @@ class Strength(click.ParamType):  # type: ignore[type-arg]  # generic in newer r
 )
 @click.option("--calibrate", is_flag=True, help="Probabilities at the temperature that fits split val best.")
 @click.option("--per-class", is_flag=True, help="Precision, recall and F1 of each class.")
+@overwrite_option
 @json_option
 def train_head(
     cache: str,
@@ -109,6 +113,7 @@ def train_head(
     similarity: float | None,
     calibrate: bool,
     per_class: bool,
+    overwrite: bool,
     as_json: bool,
     plot: str | None,
     protocol: str | None,
@@ -134,13 +139,14 @@ def train_head(
     from precompute.training import train_head as run
 
     settings = {name: value for name, value in given.items() if value is not None}
-    foreign = [name for name in (*settings, *(["plot"] if plot else [])) if name not in OPTIONS[head]]
+    foreign = [name for name in (*settings, *(["plot"] if plot is not None else [])) if name not in OPTIONS[head]]
     if foreign:
         raise click.UsageError(f"--{foreign[0].replace('_', '-')} does not belong to --head {head}.")
-    if plot:
+    if plot is not None:
         from precompute.plots import check_plot, plot_history
 
-        check_plot(plot)  # before the training, not after it
+        # before the training, not after it
+        check_plot(plot, overwrite=overwrite, inputs=(cache, groups_file, output))
     result = run(
         cache,
         output,
@@ -152,10 +158,12 @@ def train_head(
         similarity=similarity,
         calibrated=calibrate,
         protocol=protocol,
+        overwrite=overwrite,
         **settings,
     )
-    if plot:
-        plot_history(result.choices["history"], plot, best_epoch=result.choices["best_epoch"])
+    finished(output)
+    if plot is not None:
+        plot_history(result.choices["history"], plot, best_epoch=result.choices["best_epoch"], overwrite=overwrite)
     if as_json:
         print_json({**result.to_dict(), "cache": cache, "output": output})
     else:
@@ -180,12 +188,19 @@ def _report(result: Training, output: str | None, *, per_class: bool) -> None:
             ("protocol", _protocol(result.protocol)),
             ("trained on", f"{result.rows['train']:,} images in {result.seconds:.2f} s"),
             ("searched", _searched(result.choices)),
-            ("chosen", result.head.summary()),
+            *_settings(result.head.summary()),
             *leak_lines(result),
             *calibration_lines(result),
             ("saved", output),
         ],
     )
+
+
+def _settings(summary: str) -> Iterator[tuple[str, str]]:
+    """What the fit chose; of a head that chooses nothing, what it goes by."""
+    given = summary.removeprefix("nothing: ")
+    if given:
+        yield "chosen" if given == summary else "settings", given
 
 
 def _protocol(found: dict[str, Any] | None) -> str | None:

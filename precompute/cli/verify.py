@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from precompute.cli._output import json_option, note, print_json, print_pairs, progress_bar, stop_on_signal
+from precompute.cli._output import finished, json_option, note, print_json, print_pairs, progress_bar, stop_on_signal
+from precompute.cli._streams import SKIPPED
 
 if TYPE_CHECKING:
     from precompute.audit import SourceComparison
     from precompute.cache import Cache, Verification
-    from precompute.report import Extraction
+    from precompute.report import Extraction, Progress
 
 NAMED = 10
-SKIPPED = 3  # exit status: finished, but some images could not be read again
 
 
 @click.command(no_args_is_help=True)
@@ -56,6 +56,10 @@ def verify(
         raise click.UsageError("--repair needs to know where the images are: --source FOLDER.")
     if not repair and (backbone or weights):
         raise click.UsageError("-b and --weights belong to --repair.")
+    if repair:
+        from precompute.working_file import check_cache_output
+
+        check_cache_output(cache, overwrite=True, inputs=(weights,))  # before all is read, not after it
     opened = open_cache(cache)
     found = _rows(opened)
     mended = None
@@ -91,14 +95,14 @@ def _repair(cache: str, source: str, backbone: str | None, weights: str | None) 
     from precompute.repairing import repair as run
 
     with progress_bar("repair", "samples") as draw, stop_on_signal() as stop:
-        return run(
-            cache,
-            source,
-            backbone=backbone,
-            weights=weights,
-            progress=lambda progress: draw(progress.done, progress.total, f"{progress.rate:.1f} images/s"),
-            stop=stop,
-        )
+
+        def show(progress: Progress) -> None:
+            stop.batches_begin()
+            draw(progress.done, progress.total, f"{progress.rate:.1f} images/s")
+
+        mended = run(cache, source, backbone=backbone, weights=weights, progress=show, stop=stop)
+    finished(cache)
+    return mended
 
 
 def _failed(mended: Extraction) -> list[dict[str, str]]:

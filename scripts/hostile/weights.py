@@ -9,6 +9,7 @@ import struct
 import zipfile
 from pathlib import Path
 
+from .archives import hostile_archives
 from .good import make_weights
 from .parts import Payload, bomb, write_sparse
 from .tensors import entries, safetensors_cases, tensors_file
@@ -83,6 +84,7 @@ def hostile_weights(folder: Path, target: Path) -> None:
         state = archive.read(name)
     (folder / "zip_bomb.pth").write_bytes(checkpoint(state, storage=bomb(2**31, wrapped=False), grows=2**31))
     (folder / "storage_missing.pth").write_bytes(checkpoint(state))
+    zip_cases(folder, wholes["many_sets"])
     (folder / "zip_with_code.pth").write_bytes(checkpoint(pickle.dumps(Payload(target), 2)))
     for part in range(8):
         (folder / f"cut_{part}.pth").write_bytes(good[: len(good) * part // 8])
@@ -90,3 +92,16 @@ def hostile_weights(folder: Path, target: Path) -> None:
     os.mkfifo(folder / "fifo.pth")
     (folder / "zero.pth").symlink_to("/dev/zero")
     (folder / "loop.pth").symlink_to("loop.pth")
+
+
+def zip_cases(folder: Path, bad: bytes) -> None:
+    """Archives of which one reader sees a plain pickle and another `bad`, and one whose pickle claims too much."""
+    import torch
+
+    whole = io.BytesIO()
+    torch.save({"a": torch.zeros(2**20)}, whole)
+    with zipfile.ZipFile(whole) as archive:
+        claiming = archive.read("archive/data.pkl")
+    (folder / "storage_short.pth").write_bytes(checkpoint(claiming))  # 4 MiB claimed, 8 bytes there
+    for name, made in hostile_archives(claiming, bad).items():
+        (folder / f"{name}.pth").write_bytes(made)

@@ -1,0 +1,90 @@
+"""How `info` shows a head file. It may come from anyone, so what is not as `train-head` writes it is left out."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Iterator
+from typing import Any
+
+from precompute.cli._output import print_pairs
+
+MOST_CLASSES = 20  # that are named; --json has all
+LONGEST_HEADER = 2**32
+
+
+def looks_like_head(path: str) -> bool:
+    """Whether the first bytes of a file are those of safetensors: the length of a header, then its JSON."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False  # opening it as a cache says why
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return False
+        start = os.read(descriptor, 9)
+    finally:
+        os.close(descriptor)
+    return start[8:] == b"{" and int.from_bytes(start[:8], "little") < LONGEST_HEADER
+
+
+def describe_head(path: str) -> dict[str, Any]:
+    """JSON-ready: what the head at `path` is, takes and gives, and how it was trained and scored."""
+    from precompute.heads import load_head
+
+    saved = load_head(path)
+    training = _object(saved.metadata.get("training"))
+    return {
+        "path": path,
+        "kind": type(saved.head).__name__,
+        "classes": [str(name) for name in getattr(saved.head, "classes_", ())],
+        "n_features": int(saved.head.n_features_in_),
+        "parameters": saved.head.get_params(),
+        "temperature": saved.metadata.get("temperature"),
+        "layer": saved.metadata.get("layer"),
+        "key": saved.metadata.get("key"),
+        "spec": _object(saved.metadata.get("spec")),
+        "weights": _object(saved.metadata.get("weights_source")),
+        "training": {name: value for name, value in training.items() if name not in ("classes", "split")},
+        "bytes": os.path.getsize(path),
+    }
+
+
+def print_head(told: dict[str, Any]) -> None:
+    """The same for people."""
+    spec, training = told["spec"], told["training"]
+    classes = told["classes"]
+    named = ", ".join(classes[:MOST_CLASSES]) + (", ..." if len(classes) > MOST_CLASSES else "")
+    print_pairs(
+        told["path"],
+        [
+            ("head", told["kind"]),
+            ("classes", f"{len(classes):,}: {named}" if classes else None),
+            ("backbone", spec.get("backbone")),
+            ("weights", json.dumps(told["weights"]) if told["weights"] else None),
+            ("layer", told["layer"]),
+            ("takes", f"{told['n_features']:,} features, {spec.get('precision')} stored as {spec.get('storage')}"),
+            ("transform", json.dumps(spec["transform"]) if "transform" in spec else None),
+            ("parameters", ", ".join(f"{name} {value}" for name, value in told["parameters"].items())),
+            ("temperature", told["temperature"]),
+            ("trained on", training.get("cache")),
+            *_scores(training),
+            ("seed", training.get("seed")),
+            ("key", told["key"]),
+            ("size", f"{told['bytes']:,} bytes"),
+        ],
+    )
+
+
+def _scores(training: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Images by split, and the accuracy on each that was scored."""
+    scores = _object(training.get("scores"))
+    for split, images in _object(training.get("rows")).items():
+        accuracy = _object(scores.get(split)).get("accuracy")
+        told = f"{images} images"
+        yield split, told if not isinstance(accuracy, float) else f"{told}, accuracy {accuracy:.1%}"
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

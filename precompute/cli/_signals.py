@@ -1,0 +1,88 @@
+"""SIGINT, SIGTERM and SIGHUP end a command with one line, and exit status 130, 143 or 129.
+
+As long as there is nothing to finish (listing, loading, proving, training), the signal raises `Interrupted` wherever
+the command is. Once an extraction computes, its first signal asks it to end after the batch in flight.
+
+An exception does not always arrive: a long call into a library keeps it waiting, and one raised in a destructor is
+lost. So a thread watches, and ends the process where the command has not ended by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+import click
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+PATIENCE = 2.0  # seconds from the signal to the end of the process
+
+
+class Interrupted(BaseException):  # no Exception: nothing that mends errors may take this for one
+    """A signal that asked to stop, as an exception in the main thread."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
+
+
+class Signals:
+    """What this command has been sent. A call gives the signal that asked to stop, 0 for none: the `stop` of a run."""
+
+    def __init__(self) -> None:
+        self._received = 0
+        self._gentle = False
+
+    def __call__(self) -> int:
+        return self._received
+
+    def batches_begin(self) -> None:
+        """From now on a signal is only noted, and asked for by a call; before, it raises `Interrupted`."""
+        self._gentle = True
+
+    def batches_end(self) -> None:
+        """As before `batches_begin`."""
+        self._gentle = False
+
+    def handle(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """The signal handler. A second signal ends the process at once: nothing finished is lost by that either."""
+        self._received = signum
+        signal.signal(signum, signal.SIG_DFL)
+        if not self._gentle:
+            raise Interrupted(signum)
+        click.echo("Stopping after the batch in flight; once more to stop at once.", err=True)
+
+    @contextlib.contextmanager
+    def interrupting(self, give_up: Callable[[int], None]) -> Iterator[None]:
+        """Inside, signals are handled. `give_up(signum)` is called in a thread where `Interrupted` does not arrive."""
+        # Under nohup, SIGHUP stays ignored
+        before = {signum: old for signum in SIGNALS if (old := signal.getsignal(signum)) not in (signal.SIG_IGN, None)}
+        for signum in before:
+            signal.signal(signum, self.handle)
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        over = threading.Event()
+        with contextlib.suppress(RuntimeError):  # where no thread can be started, the exception has to do
+            threading.Thread(target=self._watch, args=(reader, over, give_up), daemon=True).start()
+        try:
+            yield
+        finally:
+            over.set()
+            for signum, old in before.items():
+                signal.signal(signum, old)
+            signal.set_wakeup_fd(wakeup)
+            os.close(writer)  # which ends the thread
+
+    def _watch(self, reader: int, over: threading.Event, give_up: Callable[[int], None]) -> None:
+        while received := os.read(reader, 1):
+            if received[0] in SIGNALS:
+                time.sleep(PATIENCE)
+                if not self._gentle and not over.is_set():
+                    give_up(received[0])
+        os.close(reader)

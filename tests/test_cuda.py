@@ -1,0 +1,231 @@
+"""What only a CUDA device can show. Each test is skipped where there is none; `scripts/check_gpu.sh` runs them all."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_image
+
+from precompute import Backbone, MLPHead, extract, load_backbone, open_cache, predict, train_head
+from precompute.engine import Engine, EngineChoice
+from precompute.engines import make_engine
+from precompute.errors import Stopped
+from precompute.guard import cosine
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+BATCH = 4
+
+
+@pytest.fixture(autouse=True)
+def _own_model_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def resnet() -> Backbone:
+    return load_backbone("resnet18", weights="random", transform={"resize": 64, "crop": 64})
+
+
+@pytest.fixture
+def all_memory() -> Iterator[None]:
+    """The process may use the whole device again after a test that has limited it."""
+    yield
+    torch.cuda.set_per_process_memory_fraction(1.0)
+    torch.cuda.empty_cache()
+
+
+def images(count: int, crop: int = 64, seed: int = 0) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(0, 256, (3, crop, crop), dtype=torch.uint8, generator=generator) for _ in range(count)]
+
+
+def eager(backbone: Backbone, pictures: list[torch.Tensor]) -> np.ndarray:
+    """(n, d) float64: the preset's normalisation and the network in fp32 on the CPU."""
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (backbone.transform.mean, backbone.transform.std))
+    with torch.inference_mode():
+        return backbone.module((torch.stack(pictures).float() / 255 - mean) / std).flatten(1).double().numpy()
+
+
+def engine_of(
+    backbone: Backbone, *, precision: str = "fp32", batch_size: int = BATCH, compiled: bool = False
+) -> Engine:
+    choice = EngineChoice("torch", "cuda", precision, batch_size, compiled=compiled)
+    return make_engine(backbone.module, backbone.transform, choice, identity=None)
+
+
+def flat(features: np.ndarray) -> np.ndarray:
+    return features.reshape(len(features), -1).astype(np.float64)
+
+
+def distance(found: np.ndarray, expected: np.ndarray) -> float:
+    """The worst row's relative L2 distance."""
+    return float((np.linalg.norm(found - expected, axis=1) / np.linalg.norm(expected, axis=1)).max())
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "vit_b_16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_features_are_those_of_the_cpu(name: str, precision: str) -> None:
+    backbone = load_backbone(name, weights="random")
+    pictures = images(6, backbone.transform.crop)
+    expected = eager(backbone, pictures)
+    if precision == "fp16" and np.abs(expected).max() < 2**-14:
+        pytest.skip("with random weights these features are too small for fp16 on any device")
+    found = flat(np.concatenate(list(engine_of(backbone, precision=precision).map([pictures[:4], pictures[4:]]))))
+    if precision == "fp32":
+        assert distance(found, expected) < 1e-4  # TF32 would be at about 1e-3
+    assert cosine(found, expected).min() > 0.999
+
+
+def test_batches_under_way_are_the_same_as_one_at_a_time(resnet: Backbone) -> None:
+    run = engine_of(resnet)
+    assert run.depth > 1
+    batches = [images(BATCH, seed=number) for number in range(6 * run.depth)]
+    alone = [run(batch) for batch in batches]
+    assert all(np.array_equal(one, other) for one, other in zip(run.map(batches), alone, strict=True))
+
+
+def test_results_stay_when_their_memory_is_used_again(resnet: Backbone) -> None:
+    run = engine_of(resnet)
+    first = run(images(BATCH))
+    before = first.copy()
+    for number in range(1, 3 * run.depth):
+        run(images(BATCH, seed=number))
+    assert np.array_equal(first, before)
+
+
+def test_the_images_may_change_once_a_batch_has_begun(resnet: Backbone) -> None:
+    run, pictures = engine_of(resnet), images(BATCH)
+    expected = run(pictures)
+    run.start(pictures)
+    for picture in pictures:
+        picture.zero_()
+    assert np.array_equal(run.finish(), expected)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_row_does_not_depend_on_its_neighbours_or_its_place(precision: str, resnet: Backbone) -> None:
+    one, *others = images(BATCH + 1)
+    run = engine_of(resnet, precision=precision)
+    alone = run([one])[0]  # a last batch that is not full
+    for place in range(BATCH):
+        batch = [*others[:place], one, *others[place : BATCH - 1]]
+        assert np.array_equal(run(batch)[place], alone)
+
+
+def test_too_little_memory_halves_the_batch(all_memory: None) -> None:
+    backbone, size = load_backbone("resnet18", weights="random"), 64
+    run, pictures = engine_of(backbone, batch_size=size), images(size, backbone.transform.crop)
+    run(pictures)
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    held = torch.cuda.memory_reserved()
+    expected = run(pictures)
+    peak = torch.cuda.max_memory_reserved()
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction((held + (peak - held) // 3) / total)
+    found = run(pictures)
+    assert run.chunk < size
+    assert distance(flat(found), flat(expected)) < 1e-4
+    assert np.array_equal(run(pictures), found)
+
+
+def make_photos(folder: Path, count: int = 40) -> Path:
+    for number in range(count):
+        place = folder / ("train", "val")[number % 2] / ("cats", "dogs")[number // 2 % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        make_image(number, (80, 72)).save(place / f"{number}.jpg")
+    return folder
+
+
+def test_auto_is_cuda(tmp_path: Path) -> None:
+    result = extract(make_photos(tmp_path / "photos"), tmp_path / "a.h5", backbone="tiny")
+    assert (result.engine, result.device.partition(":")[0]) == ("torch", "cuda")
+
+
+def test_auto_precision_is_proved_on_cuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PRECOMPUTE_ENGINE")
+    monkeypatch.delenv("PRECOMPUTE_PRECISION")
+    photos = make_photos(tmp_path / "photos")
+    result = extract(photos, tmp_path / "a.h5", backbone="resnet18", weights="random")
+    extract(photos, tmp_path / "b.h5", backbone="resnet18", weights="random", device="cpu", precision="fp32")
+    assert result.device.partition(":")[0] == "cuda"
+    one, other = (flat(open_cache(tmp_path / name).features()[:]) for name in ("a.h5", "b.h5"))
+    assert cosine(one, other).min() > 0.999
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "auto"])
+def test_a_stopped_run_goes_on_to_the_same_bytes(
+    precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PRECOMPUTE_PRECISION")
+    photos = make_photos(tmp_path / "photos")
+    settings = {"backbone": "resnet18", "weights": "random", "device": "cuda", "batch_size": BATCH}
+    whole = extract(photos, tmp_path / "whole.h5", precision=precision, **settings)
+    asked = iter([0, 0, signal.SIGTERM])
+    with pytest.raises(Stopped):
+        extract(photos, tmp_path / "cut.h5", precision=precision, stop=lambda: next(asked, signal.SIGTERM), **settings)
+    assert not (tmp_path / "cut.h5").exists()
+    resumed = extract(photos, tmp_path / "cut.h5", precision=precision, **settings)
+    assert 0 < resumed.computed < whole.computed
+    assert resumed.key == whole.key
+    one, other = (open_cache(tmp_path / name).features()[:] for name in ("whole.h5", "cut.h5"))
+    assert one.tobytes() == other.tobytes()
+
+
+def test_predict_on_cuda_says_what_it_says_on_the_cpu(tmp_path: Path) -> None:
+    photos = make_photos(tmp_path / "photos")
+    extract(photos, tmp_path / "a.h5", backbone="tiny", device="cuda")
+    train_head(tmp_path / "a.h5", tmp_path / "a.safetensors")
+    on_cuda, on_cpu = (predict(tmp_path / "a.safetensors", photos, device=device) for device in ("cuda", "cpu"))
+    assert len(on_cuda.items) == 40
+    assert [item.label for item in on_cuda.items] == [item.label for item in on_cpu.items]
+    values = [[item.probability for item in found.items] for found in (on_cuda, on_cpu)]
+    assert np.allclose(*values, atol=1e-3)
+
+
+def samples(rows: int = 600, width: int = 32, classes: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, classes, rows)
+    centres = generator.normal(0, 1, (classes, width))
+    return (0.5 * centres[labels] + generator.normal(0, 1, (rows, width))).astype(np.float32), labels
+
+
+def test_mlp_head_without_dropout_is_close_to_that_of_the_cpu() -> None:
+    features, labels = samples()
+    heads = [
+        MLPHead(device=device, dropout=0.0, max_epochs=15, random_state=0).fit(features, labels)
+        for device in ("cuda", "cpu")
+    ]
+    one, other = (head.predict_proba(features) for head in heads)
+    assert np.allclose(one, other, atol=0.02)
+    assert (one.argmax(axis=1) == other.argmax(axis=1)).mean() > 0.99
+
+
+def test_mlp_head_learns_on_cuda_and_predicts_anywhere() -> None:
+    features, labels = samples()
+    head = MLPHead(device="cuda", random_state=0).fit(features[:400], labels[:400])
+    assert head.score(features[400:], labels[400:]) > 0.7
+    on_cuda = head.predict_proba(features)
+    assert np.allclose(on_cuda, head.set_params(device="cpu").predict_proba(features), atol=1e-4)
+
+
+def test_mlp_head_takes_float64_on_cuda() -> None:
+    features, labels = samples(200)
+    head = MLPHead(device="cuda", max_epochs=3).fit(features.astype(np.float64), labels)
+    assert np.isfinite(head.predict_proba(features.astype(np.float64))).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_compiled_features_are_those_of_the_cpu(precision: str, resnet: Backbone) -> None:
+    run = engine_of(resnet, precision=precision, compiled=True)
+    assert run.notes == ()
+    pictures = images(2 * BATCH)
+    found = flat(np.concatenate(list(run.map([pictures[:BATCH], pictures[BATCH:]]))))
+    assert cosine(found, eager(resnet, pictures)).min() > 0.999

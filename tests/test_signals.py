@@ -1,0 +1,126 @@
+"""SIGINT, SIGTERM and SIGHUP end every command soon, with a line and the status that a shell expects."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, make_photos
+from forks import Forks
+
+from precompute.cli._signals import Interrupted, Signals
+
+ENDING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+GO_ON = "Run the same command again to go on.\n"
+MANY = 30_000  # names of one photo, so that listing them takes a while
+LONG = {
+    "extract": ("many", "-b", "tiny", "-o", "a.h5"),
+    "plan": ("many", "-b", "tiny"),
+    "predict": ("made.safetensors", "many"),
+    "verify": ("made.h5", "--source", "many"),
+    "train-head": ("made.h5", "--head", "mlp", "--max-epochs", "10000000", "--patience", "10000000"),
+    "few-shot": ("made.h5", "--draws", "10000000"),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Path:
+    """Photos, a cache and a head of them, and a folder that takes long to list."""
+    place = tmp_path_factory.mktemp("signals")
+    make_photos(place / "photos")
+    assert forks.run(place, "extract", "photos", "-b", "tiny", "-o", "made.h5") == 0, forks.errors.read_text()
+    assert forks.run(place, "train-head", "made.h5", "-o", "made.safetensors") == 0, forks.errors.read_text()
+    (place / "many").mkdir()
+    for number in range(MANY):
+        os.link(place / "photos/val/cats/0.jpg", place / f"many/{number}.jpg")
+    return place
+
+
+def wait_until_listening(process: int) -> None:
+    """Until the process has handlers of its own."""
+    while True:
+        status = Path(f"/proc/{process}/status").read_text()
+        caught = int(next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt")), 16)
+        if caught >> (signal.SIGTERM - 1) & 1:
+            return
+        time.sleep(0.001)
+
+
+@pytest.mark.parametrize(
+    ("name", "signum"),
+    [*(("extract", signum) for signum in ENDING), *((name, signal.SIGTERM) for name in LONG if name != "extract")],
+)
+def test_a_signal_ends_a_command(forks: Forks, folder: Path, name: str, signum: signal.Signals) -> None:
+    process = forks.start(folder, name, *LONG[name])
+    wait_until_listening(process)
+    os.kill(process, signum)
+    assert forks.wait(process) == 128 + signum
+    told = forks.errors.read_text()
+    assert told.endswith(f"Stopped by {signum.name}.\nWhat was finished before is kept. {GO_ON}")
+    assert "Traceback" not in told
+    assert forks.output.read_text() == ""
+    assert not list(folder.glob("a.h5*"))
+
+
+def test_a_signal_is_heard_while_libraries_load(folder: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "precompute", "extract", "photos", "-b", "tiny", "-o", "b.h5", "--json"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM, errors
+    assert json.loads(output)["error"]["type"] == "Stopped"
+    assert "Traceback" not in errors
+    assert not list(folder.glob("b.h5*"))
+
+
+def test_what_is_ignored_stays_ignored() -> None:
+    """Such as SIGHUP under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Signals().interrupting(lambda _: None):
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_an_exception_that_gets_lost_does_not_keep_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python drops what is raised in a destructor; and a long call into a library keeps it waiting."""
+    monkeypatch.setattr("precompute.cli._signals.PATIENCE", 0.01)
+    gave_up: queue.Queue[int] = queue.Queue()
+    with Signals().interrupting(gave_up.put):
+        with contextlib.suppress(Interrupted):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        assert gave_up.get(timeout=60) == signal.SIGTERM
+
+
+def test_a_signal_during_batches_is_only_noted(capsys: pytest.CaptureFixture[str]) -> None:
+    signals = Signals()
+    with signals.interrupting(lambda _: None):
+        signals.batches_begin()
+        os.kill(os.getpid(), signal.SIGTERM)
+        while not signals():
+            time.sleep(0.001)
+        assert signals() == signal.SIGTERM
+    assert "Stopping after the batch in flight" in capsys.readouterr().err
