@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -13,7 +14,7 @@ import numpy as np
 
 from precompute.cache.columns import FORMAT, VERSION, Column, Layout, column_types
 from precompute.cache.key import key_of
-from precompute.errors import CacheFormatError
+from precompute.errors import CacheFormatError, CacheLockedError
 
 MAX_ATTRIBUTE_BYTES = 64 * 1024  # HDF5's own limit for an attribute in an object header
 MAX_ID_BYTES = 64 * 1024
@@ -25,7 +26,8 @@ MAX_CLASS_BYTES = 64 * 1024
 def read_layout(path: str) -> Layout:
     """Check the file at `path` without following any link in it, and say where its columns lie.
 
-    Raises CacheFormatError where it is not a precompute cache, is cut short, or has a part this version does not know.
+    Raises CacheFormatError where it is not a precompute cache, is cut short, or has a part this version does not know,
+    and CacheLockedError where HDF5 locks are asked for and another program holds one.
     """
     while True:
         try:
@@ -48,6 +50,12 @@ def read_layout(path: str) -> Layout:
             # libhdf5 looks the name up more than once; a writer's rename in between is no damage.
             if not _still_there(path, before):
                 continue
+            if isinstance(error, OSError) and error.errno == errno.EAGAIN:  # only where HDF5_USE_FILE_LOCKING asks
+                raise CacheLockedError(
+                    f"{path} is locked: another program has it open for writing.",
+                    hint="Close it there, or wait. Without HDF5_USE_FILE_LOCKING in the environment it is read all the "
+                    "same: precompute takes no HDF5 locks of its own.",
+                ) from error
             if isinstance(error, OSError):
                 raise _damaged(path, f"is not an HDF5 file that can be opened: {error}") from error
             raise _damaged(path, f"is damaged: its HDF5 structure cannot be read ({error})") from error

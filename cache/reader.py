@@ -128,6 +128,12 @@ class Cache:
         return provenance.parse(self.column("provenance").tobytes())[0]
 
     @property
+    def provenance_room(self) -> int:
+        """Bytes that are free for further records."""
+        block = self.column("provenance").tobytes()
+        return len(block) - provenance.parse(block)[1]
+
+    @property
     def last_run(self) -> Record:
         """The record that the last run began with; empty where there is none."""
         return next((record for record in reversed(self.provenance) if "audit" not in record), {})

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,8 @@ from precompute.errors import ImageError
 from precompute.sources import list_folder
 from precompute.stream import read_file
 from precompute.system import cores
+
+READ_AHEAD = 4  # files for each thread
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,9 @@ def compare_source(
     root = os.fsencode(source)
 
     def differs(row: int) -> bool | None:
-        """None where the file cannot be read."""
+        """None where the file is not listed or cannot be read."""
+        if not listed[row]:
+            return None
         try:
             data, _, _ = read_file(os.path.join(root, bytes(ids[row])))
         except ImageError:
@@ -58,8 +63,13 @@ def compare_source(
         return bool(hashlib.sha256(data).digest() != digests[row].tobytes())
 
     changed, gone = [], []
-    with ThreadPoolExecutor(workers or cores()) as pool:
-        for row, answer in enumerate(pool.map(lambda row: differs(row) if listed[row] else None, range(len(cache)))):
+    threads = workers or cores()
+    pending: deque[Future[bool | None]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for row in range(len(cache)):
+            while len(pending) < READ_AHEAD * threads and (following := row + len(pending)) < len(cache):
+                pending.append(pool.submit(differs, following))
+            answer = pending.popleft().result()
             if answer is None:
                 gone.append(os.fsdecode(bytes(ids[row])))
             elif answer:

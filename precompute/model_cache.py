@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import tempfile
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 KEPT = 16  # models; each takes about as much as its weights in fp32
 SUFFIX = ".blob"
 DIGEST_BYTES = 16
+MAX_BYTES = 16 * 2**30  # torchvision's largest backbone takes 2.6 GB in fp32
 
 
 def folder() -> Path:
@@ -26,12 +28,24 @@ def read(name: str) -> NDArray[np.uint8] | None:
     """What `write` kept under `name`, (bytes,) uint8; None where there is nothing, or it is not whole."""
     path = folder() / f"{name}{SUFFIX}"
     try:
-        content = np.fromfile(path, np.uint8)
-        os.utime(path)  # so that what is used stays
+        # Whatever has taken its place: a FIFO is not waited for, a link not followed
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with open(descriptor, "rb", buffering=0) as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES:
+                return None
+            content = np.fromfile(file, np.uint8, status.st_size)
+            os.utime(descriptor)  # so that what is used stays
     except OSError:
         return None
     blob = content[DIGEST_BYTES:]
     return blob if _digest(blob.data) == content[:DIGEST_BYTES].tobytes() else None
+
+
+def discard(name: str) -> None:
+    """Remove what is kept under `name`, as far as that is possible."""
+    with contextlib.suppress(OSError):
+        (folder() / f"{name}{SUFFIX}").unlink()
 
 
 def write(name: str, blob: bytes) -> None:

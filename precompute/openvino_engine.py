@@ -98,8 +98,9 @@ class OpenVINOEngine(Engine):
                 compiled = core.import_model(openvino.Tensor(blob, shared_memory=True), "CPU", config)
                 self._blob = blob  # must stay for as long as the model that may point into it
                 return compiled
-            except RuntimeError as error:
+            except Exception as error:  # noqa: BLE001 - whatever wrong contents lead OpenVINO to, such as UnicodeDecodeError
                 self.notes += (f"the compiled model that was kept could not be used ({_first_line(error)})",)
+                model_cache.discard(name)
         model = _convert(openvino, module, transform)
         model.reshape([self.choice.batch_size, transform.crop, transform.crop, 3])
         compiled = core.compile_model(model, "CPU", config)

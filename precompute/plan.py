@@ -17,6 +17,7 @@ from precompute.sources import Listing, ascii_name
 
 COPY_BYTES = 32 * 1024 * 1024  # how much of the old file is in memory at once
 COPY_ROWS = 16_384  # and how many of its rows, where they are narrow: each is a few Python objects for a moment
+RECORD_BYTES = 64 * 1024  # what a run's record may take at most; 800 are usual
 PIECE_ROWS = 65_536  # how many ids are looked up at once
 
 
@@ -121,6 +122,8 @@ def make_plan(
         origin_row[take] = place[take]
         let_go(old)
     in_place = bool(olds) and olds[0].path == partial_path(out) and same_table(olds[0], listing)
+    # Where its block of records is full it is laid out anew, with the newest of them, so that this run's has room too.
+    in_place = in_place and olds[0].provenance_room >= RECORD_BYTES
     # A row that is not taken as it is may still be known by its bytes: then the file must not be written over.
     in_place = in_place and not np.any(lasting(olds[0]) & (origin != 0))
     return Plan(olds, origin, origin_row, dropped, in_place, overwrite)

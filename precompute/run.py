@@ -94,7 +94,8 @@ def complete(
         if len(missing):
             decision = prepared.decision
             result.warnings += decision.warnings
-            writer.append_provenance([run_record(decision, model, listing.root) | remembered])
+            if not writer.append_provenance([run_record(decision, model, listing.root) | remembered]):
+                result.warnings.append("the record of this run is too long for the file, which does not hold it")
             _fill(rows, missing, prepared, workers, on_error, progress, stop, result)
         result.reused = len(listing) - len(missing)
     finish(path, plan)

@@ -14,6 +14,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from conftest import run_command
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -221,6 +222,33 @@ def test_provenance_survives_a_torn_append(tmp_path: Path) -> None:
         while writer.append_provenance([{"filler": "x" * 60_000}]):
             continue
         assert open_cache(tmp_path / "a.h5").provenance[:2] == [{"run": 1}, {"run": 3}]
+
+
+@pytest.mark.parametrize("locking", ["TRUE", "FALSE", ""])
+def test_a_file_that_another_program_holds_locked_is_said_to_be_locked(tmp_path: Path, locking: str) -> None:
+    make(tmp_path / "a.h5")
+    environment = {"HDF5_USE_FILE_LOCKING": "TRUE"}
+    code = (
+        f"import h5py, sys; file = h5py.File({str(tmp_path / 'a.h5')!r}, 'r+'); print(1, flush=True); sys.stdin.read()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, **environment},
+    )
+    with holder:
+        assert holder.stdout is not None and holder.stdout.readline() == b"1\n"
+        done = run_command(tmp_path, "info", "a.h5", env={"HDF5_USE_FILE_LOCKING": locking})
+        assert holder.stdin is not None
+        holder.stdin.close()
+    if locking == "TRUE":
+        assert done.returncode == 1
+        assert "a.h5 is locked: another program has it open for writing." in done.stderr
+        assert "HDF5_USE_FILE_LOCKING" in done.stderr
+        assert "cut short" not in done.stderr
+    else:
+        assert done.returncode == 0, done.stderr
 
 
 def test_the_torch_dataset_gives_rows_and_labels(tmp_path: Path) -> None:

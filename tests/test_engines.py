@@ -204,6 +204,44 @@ def test_a_damaged_kept_model_is_compiled_again(resnet: Backbone, damage: str) -
     assert model_cache.read(blob.stem) is not None
 
 
+@pytest.mark.parametrize("kind", ["fifo", "device", "link", "folder", "loop", "sparse"])
+def test_what_is_no_file_in_place_of_a_kept_model_is_not_read(tmp_path: Path, kind: str) -> None:
+    """In a process of its own, which a FIFO would hold for good."""
+    model_cache.write("a", b"whole")
+    assert model_cache.read("a") is not None
+    place = model_cache.folder() / "a.blob"
+    place.rename(tmp_path / "whole")
+    if kind == "fifo":
+        os.mkfifo(place)
+    elif kind == "folder":
+        place.mkdir()
+    elif kind == "sparse":
+        with open(place, "wb") as file:
+            file.truncate(2**40)
+    else:
+        place.symlink_to({"device": "/dev/zero", "link": str(tmp_path / "whole"), "loop": str(place)}[kind])
+    code = "from precompute import model_cache; print(model_cache.read('a'))"
+    done = run_python(code, XDG_CACHE_HOME=os.environ["XDG_CACHE_HOME"])
+    assert done.stdout == "None\n", done.stderr
+
+
+@NEEDS_OPENVINO
+@pytest.mark.parametrize("contents", [b"\xff\xfe" * 5000, b"", b"<?xml version='1.0'?>", bytes(100_000)])
+def test_a_kept_model_with_a_right_checksum_and_wrong_contents_is_compiled_again(
+    resnet: Backbone, contents: bytes
+) -> None:
+    first = engine_of(resnet, engine="openvino", identity="a")
+    (blob,) = model_cache.folder().iterdir()
+    whole = model_cache.read(blob.stem)
+    assert whole is not None and not first.notes
+    text = whole.tobytes()  # it begins with what it was compiled for, which OpenVINO quotes in its message
+    for wrong in (contents, text[:24] + b"\xff" * 8 + text[32:]):
+        model_cache.write(blob.stem, wrong)
+        engine = engine_of(resnet, engine="openvino", identity="a")
+        assert "could not be used" in engine.notes[0]
+        assert not engine_of(resnet, engine="openvino", identity="a").notes  # kept again
+
+
 @NEEDS_OPENVINO
 def test_code_of_the_users_is_never_kept(resnet: Backbone) -> None:
     engine_of(resnet, engine="openvino", identity=None)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import zlib
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,8 @@ from torchvision.transforms import functional as F
 
 from precompute import extract, open_cache, verify
 from precompute.audit import compare_source
-from precompute.cache import Cache, Status, WriteLock
+from precompute.cache import Cache, RowWriter, Status, WriteLock
+from precompute.cache.check import read_layout
 from precompute.errors import (
     CacheError,
     CacheFormatError,
@@ -89,6 +92,37 @@ def test_every_skipped_image_is_named(photos: Path, tmp_path: Path) -> None:
     assert sorted(name for name, _, _ in result.failed) == sorted([*names, str(other.relative_to(photos))])
     with pytest.raises(SourceError, match="not an image"):
         extract(photos, tmp_path / "b.h5", backbone="tiny", on_error="stop")
+
+
+def test_the_newest_record_is_there_though_the_block_was_full(photos: Path, tmp_path: Path) -> None:
+    """Of a run that goes on with a file whose block holds no more."""
+    with pytest.raises(Stopped):
+        extract(photos, tmp_path / "a.h5", backbone="tiny", batch_size=4, stop=lambda: 15)
+    partial = str(tmp_path / "a.h5.partial")
+    with RowWriter(partial, read_layout(partial)) as writer:
+        number = 0
+        while writer.append_provenance([{"filler": number, "of": "x" * 1000}]):
+            number += 1
+    before = len(verify(open_cache(partial)).good)
+    result = extract(photos, tmp_path / "a.h5", backbone="tiny", batch_size=4)
+    records = open_cache(tmp_path / "a.h5").provenance
+    assert result.computed == 24 - before < 24
+    assert "started" in open_cache(tmp_path / "a.h5").last_run
+    fillers = [record["filler"] for record in records if "filler" in record]
+    assert fillers == list(range(number - len(fillers), number)) and len(fillers) > 100
+    assert not result.warnings
+
+
+def test_verifying_a_source_reads_a_few_files_ahead_and_not_all(photos: Path, tmp_path: Path) -> None:
+    extract(photos, tmp_path / "a.h5", backbone="tiny")
+    waiting: list[int] = []
+
+    def count(done: int) -> None:
+        waiting.append(sum(type(one) is Future for one in gc.get_objects()))
+
+    assert compare_source(open_cache(tmp_path / "a.h5"), photos, workers=1, progress=count).same
+    assert len(waiting) == 24
+    assert max(waiting) <= 5
 
 
 def open_and_list(photos: Path, place: Path) -> list[str]:
