@@ -85,20 +85,25 @@ def forward(
     stages, stop, workers = stages or Stages(), stop or (lambda: False), workers or cores()
     stages.workers = workers
     under_way: deque[Block] = deque()
-    with contextlib.closing(_batches(listing, rows, engine.batch_size, transform, workers, claim, stages)) as blocks:
-        for block in blocks:
-            if len(under_way) == engine.depth:
-                yield _finish(under_way.popleft(), engine, stages)
-                if stop():
-                    break
-            _start(block, engine, stages, keep)
-            under_way.append(block)
-            if engine.depth == 1:  # it ran within `start`
-                yield _finish(under_way.popleft(), engine, stages)
-                if stop():
-                    break
-    while under_way:
-        yield _finish(under_way.popleft(), engine, stages)
+    batches = _batches(listing, rows, engine.batch_size, transform, workers, claim, stages)
+    try:
+        with contextlib.closing(batches) as blocks:
+            for block in blocks:
+                if len(under_way) == engine.depth:
+                    yield _finish(under_way.popleft(), engine, stages)
+                    if stop():
+                        break
+                _start(block, engine, stages, keep)
+                under_way.append(block)
+                if engine.depth == 1:  # it ran within `start`
+                    yield _finish(under_way.popleft(), engine, stages)
+                    if stop():
+                        break
+        while under_way:
+            yield _finish(under_way.popleft(), engine, stages)
+    finally:  # an engine that goes away while a batch is under way takes the process with it
+        for block in under_way:
+            _finish(block, engine, stages)
 
 
 def _start(block: Block, engine: Engine, stages: Stages, keep: Callable[[int], bool] | None) -> None:

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
+import numpy as np
+import pytest
 import torch
+from conftest import make_photos
 
-from precompute.stream import decode_threads
+from precompute import load_backbone
+from precompute.engine import Engine, EngineChoice
+from precompute.sources import list_folder
+from precompute.stream import decode_threads, forward
 
 
 def test_a_decoding_thread_works_alone_and_other_threads_keep_theirs() -> None:
@@ -24,3 +31,31 @@ def test_a_decoding_thread_works_alone_and_other_threads_keep_theirs() -> None:
         assert found == [4]
     finally:
         torch.set_num_threads(before)
+
+
+class Deep(Engine):
+    """Three batches under way at once, and an account of them."""
+
+    depth = 3
+
+    def __init__(self) -> None:
+        super().__init__(EngineChoice("torch", "cpu", "fp32", 2))
+        self.under_way: list[int] = []
+
+    def start(self, images: object) -> None:
+        self.under_way.append(len(list(images)))  # type: ignore[call-overload]
+
+    def finish(self) -> np.ndarray:
+        return np.zeros((self.under_way.pop(0), 4), np.float32)
+
+
+def test_no_batch_is_left_under_way_by_an_error(tmp_path: Path) -> None:
+    """OpenVINO ends the whole process where an engine is taken down in the middle of a batch."""
+    listing = list_folder(make_photos(tmp_path / "photos"))
+    engine, transform = Deep(), load_backbone("tiny").transform
+    blocks = forward(listing, np.arange(len(listing)), engine, transform, workers=1)
+    next(blocks)
+    assert engine.under_way
+    with pytest.raises(ZeroDivisionError):
+        blocks.throw(ZeroDivisionError)  # type: ignore[attr-defined]
+    assert not engine.under_way
