@@ -51,9 +51,11 @@ def extract(
 
     backbone, weights, layer, pooling, transform: see `load_backbone`.
     engine: "torch", "openvino", or "auto" (OpenVINO where it is installed and the device is a CPU).
-    precision: "fp32", "bf16", "fp16", or "auto": the fastest whose features keep a cosine of at least 0.999 to those
-    of fp32 eager torch on the worst of 32 images of the source. compile: use torch.compile, "on", "off", or "auto"
-    (where the images left repay it). `auto` is decided once for an output and stays with its file.
+    precision: "fp32", "bf16", "fp16", or "auto": the first of a list (`precompute.machine`) whose features keep a
+    cosine of at least 0.999 to those of fp32 eager torch on the worst of 32 images of the source. compile: use
+    torch.compile, "on", "off", or "auto" (from so many images on that they repay it). `auto` follows from machine and
+    images alone, never from a clock; it is decided once for an output and stays with its file. While it runs, an engine
+    other than fp32 torch is compared with it on one image in a thousand (see `Extraction.audit`).
     dtype: stored as "float32", "float16", or "auto" (float32 for fp32, else float16).
     workers: decode threads, by default one for each core. limit: only the first so many images by id.
     on_error: "skip" records a broken image and goes on; "stop" raises at the first one.

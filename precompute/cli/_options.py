@@ -94,14 +94,14 @@ computation = _decorators(
         type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
         default="auto",
         show_default=True,
-        help="Of the computation; auto is the fastest that 32 of the images show to be as good as fp32.",
+        help="Of the computation; auto is the first of a list for this kind of machine whose features 32 images show to be those of fp32.",
     ),
     click.option(
         "--compile",
         type=click.Choice(["auto", "on", "off"]),
         default="auto",
         show_default=True,
-        help="Use torch.compile; auto does where the images left repay it.",
+        help="Use torch.compile; auto does from so many images on that they repay it (10,000 on a CPU).",
     ),
     click.option(
         "--dtype",
