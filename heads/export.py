@@ -157,7 +157,7 @@ def _knn(head: Any) -> list[Any]:
     # exp(-distance / temperature) as a power: a function of NumPy, so that its pickle names nothing of precompute.
     weights = functools.partial(np.power, math.exp(-1 / head.temperature))
     model = KNeighborsClassifier(head.k_, metric="cosine", weights=weights, algorithm="brute")
-    return [model.fit(head.features_[:].astype(np.float32, copy=False), head.classes_[head.labels_])]
+    return [model.fit(head.features_[:].astype(head.features_.working_dtype, copy=False), head.classes_[head.labels_])]
 
 
 def _binarizer(head: Any, **options: Any) -> LabelBinarizer:

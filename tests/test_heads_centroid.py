@@ -38,7 +38,7 @@ def test_mahalanobis_is_scikit_learns_discriminant_of_equal_priors(
     np.testing.assert_allclose(head.directions_, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
     assert np.array_equal(head.predict(DIGITS), model.predict(DIGITS))
     logits = 2 * model.decision_function(DIGITS) / head.temperature_
-    np.testing.assert_allclose(head.predict_proba(DIGITS), tempered(logits, 1.0), atol=1e-4)
+    np.testing.assert_allclose(head.predict_proba(DIGITS), tempered(logits, 1.0, np.float64), atol=1e-4)
     assert head.covariance_type_ == "full"
 
 
@@ -139,7 +139,7 @@ def test_features_far_from_zero_and_classes_far_apart_lose_nothing(far: float) -
 
 
 def test_directions_beyond_float32_are_refused() -> None:
-    tiny = np.random.default_rng(0).normal(size=(20, 3)) * 1e-40
+    tiny = (np.random.default_rng(0).normal(size=(20, 3)) * 1e-40).astype(np.float32)
     with pytest.raises(ValueError, match=r"directions are beyond float32. Scale the features"):
         CentroidHead().fit(tiny, np.arange(20) % 2)
 
@@ -260,7 +260,7 @@ def test_the_fitted_temperature_has_the_least_log_loss() -> None:
     label = (scores / 0.3 + rng.gumbel(size=scores.shape)).argmax(axis=1)  # draws from softmax(scores / 0.3)
     best = fit_temperature(scores, label)
     assert best == pytest.approx(0.3, rel=0.15)
-    losses = [log_loss(label, tempered(scores, best * factor)) for factor in (0.9, 1.0, 1.1)]
+    losses = [log_loss(label, tempered(scores, best * factor, np.float64)) for factor in (0.9, 1.0, 1.1)]
     assert losses[1] == min(losses)
     assert fit_temperature(np.zeros((5, 3)), np.zeros(5, dtype=int)) == 1.0
     assert fit_temperature(np.zeros((0, 3)), np.zeros(0, dtype=int)) == 1.0
