@@ -35,7 +35,7 @@ class Design:
     (n, n), by the eigenvectors of their inner products. The penalised optimum lies in that space, so the model is the
     same, and d no longer matters.
 
-    Attributes: dtype: float64 where a view is float64, else float32; of all that follows · shape of what the solver sees
+    Attributes: dtype of all that follows: float64 where a view is, else float32 · shape of what the solver sees
     · mean (d,) · scale · moments: X'X / n of what the solver sees, (axes, axes), or its diagonal (axes,).
     """
 

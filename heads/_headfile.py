@@ -47,8 +47,8 @@ __all__ = [
 MAX_FILE_BYTES = 1 << 30
 MAX_HEADER_BYTES = 16 << 20  # (The safetensors library allows 100 MB.)
 MAX_STRING_BYTES = 1 << 20  # of a metadata string in the header
-# Of all strings outside the header: 100,000 class names of 255 bytes fit. What JSON becomes in memory depends on how many
-# values it holds, and is limited by that.
+# Of all strings outside the header: 100,000 class names of 255 bytes fit. What JSON becomes in memory depends on how
+# many values it holds, and is limited by that.
 MAX_TEXT_BYTES, MAX_TEXT_VALUES = 64 << 20, 4_000_000
 FORMAT, VERSIONS = "precompute-head", ("1", "2")
 NO_DIGEST = "0" * 64
@@ -169,7 +169,11 @@ def _shape_of(name: str, entry: Any, start: int) -> tuple[list[int], np.dtype[An
     if not isinstance(shape, list) or not all(type(n) is int and 0 < n <= MAX_FILE_BYTES for n in shape):
         raise ValueError(f"its array {name!r} has no valid shape")
     end = start + dtype.itemsize * math.prod(shape)
-    if len(shape) not in ({1} if name.startswith(TEXT) else {1, 2}) or start % dtype.itemsize or entry["data_offsets"] != [start, end]:
+    if (
+        len(shape) not in ({1} if name.startswith(TEXT) else {1, 2})
+        or start % dtype.itemsize
+        or entry["data_offsets"] != [start, end]
+    ):
         raise ValueError(f"its array {name!r} does not stand where its shape and the array before say")
     return shape, dtype
 

@@ -30,8 +30,8 @@ __all__ = [
     "positions",
 ]
 
-# Features stay as they are stored (integers become float64, as in scikit-learn); blocks of float16 become float32. Values
-# are checked block by block, not in one copy.
+# Features stay as they are stored (integers become float64, as in scikit-learn); blocks of float16 become float32.
+# Values are checked block by block, not in one copy.
 AS_STORED: dict[str, Any] = {"dtype": [np.float64, np.float32, np.float16], "ensure_all_finite": False}
 
 

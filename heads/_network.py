@@ -68,8 +68,8 @@ class AdamW:
 class Stack:
     """H heads of the layer sizes [d, ..., K], in training.
 
-    settings : for each head (learning rate, weight decay, dropout) · start_seed, dropout_seed : of what is drawn for it ·
-    dtype : float32 or float64, of every array
+    settings : for each head (learning rate, weight decay, dropout) · start_seed, dropout_seed : of what is drawn for it
+    · dtype : float32 or float64, of every array
     """
 
     def __init__(
@@ -106,8 +106,7 @@ class Stack:
         for parameter in self._parameters():
             parameter.requires_grad_()
         rate, decay, self.dropout = (
-            torch.tensor(column, dtype=dtype, device=device)[:, None, None]
-            for column in zip(*settings, strict=True)
+            torch.tensor(column, dtype=dtype, device=device)[:, None, None] for column in zip(*settings, strict=True)
         )
         self.drops = bool(self.dropout.any())
         self.optimizer = AdamW(rate, decay, self._parameters())

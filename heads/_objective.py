@@ -1,8 +1,8 @@
 """The objective of L2-regularised logistic regression, and a place on it from which one can look along a direction.
 
 It is scikit-learn's: 1/2 ||W||^2 + C sum_i w_i loss_i with an unpenalised intercept. One pass over the features takes
-two products with them, in the features' dtype, block by block. Sums over samples are float64. All is in units of C sum(w), so that
-the numbers do not depend on n or C.
+two products with them, in the features' dtype, block by block. Sums over samples are float64. All is in units of
+C sum(w), so that the numbers do not depend on n or C.
 """
 
 from __future__ import annotations

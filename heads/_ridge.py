@@ -6,8 +6,8 @@ sqrt(w_i) and X = U sqrt(S) V' be its singular value decomposition. One eigendec
 and XX' (n, n) gives every alpha's fit, and its hat matrix H = Z (S + alpha)^-1 Z' + sqrt(w) sqrt(w)' / sum(w) with
 Z = XV. A model fitted without the rows g leaves them the residuals (I - H_gg)^-1 r_g, r being those of the full fit:
 the identity behind scikit-learn's RidgeCV (Rifkin and Lippert, "Notes on Regularized Least Squares", MIT 2007; for
-groups of rows, Cook and Weisberg, "Residuals and Influence in Regression", 1982). Where g has more rows than X has axes,
-the inverse is taken in the space of the axes (Woodbury's identity), so a group may be of any size.
+groups of rows, Cook and Weisberg, "Residuals and Influence in Regression", 1982). Where g has more rows than X has
+axes, the inverse is taken in the space of the axes (Woodbury's identity), so a group may be of any size.
 
 All in float64: squared condition numbers are what float32 does not carry. X'X is summed over blocks of rows.
 """

@@ -93,7 +93,7 @@ class RowView:
         return RowView(self.features, positions if self.rows is None else self.rows[positions])
 
     def blocks(self, n_rows: int | None = None) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
-        """All rows in order: (positions, (b, d) `working_dtype`), `n_rows` at a time, by default BLOCK_BYTES of them."""
+        """All rows in order: (positions, (b, d) `working_dtype`), `n_rows` at a time, by default BLOCK_BYTES."""
         size = n_rows or max(1, BLOCK_BYTES // (4 * max(1, self.shape[1])))
         for start in range(0, len(self), size):
             place = slice(start, min(start + size, len(self)))

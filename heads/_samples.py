@@ -44,7 +44,7 @@ class Samples:
         return len(self.rows)
 
     def batches(self, size: int, rng: np.random.Generator, device: torch.device) -> Iterator[Batch]:
-        """All samples once, shuffled, `size` at a time: features (b, d) as they are worked on, label positions (b,) int64."""
+        """All samples once, shuffled, `size` at a time: features (b, d) of `dtype`, label positions (b,) int64."""
         row_bytes = self.X.dtype.itemsize * self.X.shape[1]
         if len(self) * row_bytes <= SHUFFLE_BYTES:
             order = rng.permutation(len(self))

@@ -42,7 +42,7 @@ ROUNDING = 8  # machine epsilons of the objective: differences that logits do no
 
 @dataclass(frozen=True)
 class Fit:
-    """theta: (axes + 1, outputs) in the design's dtype, intercepts last · value: the objective as scikit-learn defines it."""
+    """theta: (axes + 1, outputs) of the design's dtype, intercepts last · value: scikit-learn's objective."""
 
     theta: Float
     value: float

@@ -40,7 +40,8 @@ class CentroidHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
     "Regularized Discriminant Analysis", JASA 1989), scikit-learn's `LinearDiscriminantAnalysis(solver="lsqr")`.
     With "euclidean" it is the classifier of prototypical networks (Snell et al., NeurIPS 2017).
 
-    Solved at once, in float64 whatever the features are, with nothing to choose: for very many classes, or few images of each.
+    Solved at once, in float64 whatever the features are, with nothing to choose: for very many classes,
+    or few images of each.
 
     Parameters
     ----------
@@ -56,8 +57,8 @@ class CentroidHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
     ----------
     classes_ : (K,), sorted
     centroids_ : (K, d) float32, float64 where `X` was: means of the rows; for cosine scaled to length 1
-    directions_ : (K, d), as `centroids_`: Sigma^-1 (centroid - mean of the centroids), what a class scores rows with; for
-        cosine the centroids
+    directions_ : (K, d), as `centroids_`: Sigma^-1 (centroid - mean of the centroids), what a class scores rows with;
+        for cosine the centroids
     covariance_type_ : "full", "diag" or "identity" (always for cosine and euclidean), what Sigma is made of
     temperature_ : float, what `predict_proba` divides scores by; 1.0 where fewer than two classes have two samples
         (groups)
@@ -114,7 +115,9 @@ class CentroidHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
         return self
 
     def predict_proba(self, X: Features) -> npt.NDArray[np.floating]:
-        """Probabilities (n, K), float64 where the head or `X` is and else float32, of features (n, d), in the order of `classes_`.
+        """Probabilities (n, K) of features (n, d), in the order of `classes_`.
+
+        float64 where the head or `X` is and else float32.
 
         softmax(score / temperature_), the score being the cosine, or minus the squared distance. The temperature is
         fitted by log loss on training rows of 5 folds, each scored by means and covariance of the other folds (Guo et

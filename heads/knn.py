@@ -47,8 +47,8 @@ class KNNHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
     Attributes
     ----------
     classes_ : (K,), sorted
-    features_ : RowView (n, d), the training features, float16, float32 or float64 as they came. Rows of a mapped file stay
-        there, and the file must; everything else is copied. A saved head holds them all.
+    features_ : RowView (n, d), the training features, float16, float32 or float64 as they came. Rows of a mapped file
+        stay there, and the file must; everything else is copied. A saved head holds them all.
     labels_ : (n,) int32, positions in `classes_`
     k_ : int, min(k, n)
     n_features_in_ : int
@@ -165,7 +165,10 @@ class KNNHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
 
     def _restore(self, arrays: dict[str, Array], fitted: dict[str, Any]) -> None:
         n_rows, n_features = arrays["features"].shape if getattr(arrays.get("features"), "ndim", 0) == 2 else (0, 0)
-        expected = {"labels": ((n_rows,), ["int32"]), "features": ((n_rows, n_features), ["float16", "float32", "float64"])}
+        expected = {
+            "labels": ((n_rows,), ["int32"]),
+            "features": ((n_rows, n_features), ["float16", "float32", "float64"]),
+        }
         check_arrays(arrays, expected)
         labels, n_classes = arrays["labels"], len(self.classes_)
         if labels.min() < 0 or labels.max() >= n_classes or not np.bincount(labels, minlength=n_classes).all():

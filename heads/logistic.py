@@ -45,8 +45,8 @@ class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
     """L2-regularised multinomial logistic regression with an unpenalised intercept: the linear probe.
 
     The objective is that of scikit-learn's `LogisticRegression`: 1/2 ||coef||^2 + C * the sum of (weighted) log losses.
-    The solver is L-BFGS in float32 (float64 for float64 features) on centred features, with the inverse of their second moments as its first metric
-    (see `_solver.py`). Centring changes nothing in the model, as the intercept absorbs it. Features above 1 GiB of
+    The solver is L-BFGS in float32 (float64 for float64 features) on centred features, with the inverse of their second
+    moments as its first metric (see `_solver.py`). Centring changes nothing in the model, as the intercept absorbs it. Features above 1 GiB of
     float32 are read in blocks in every step and never held.
 
     Parameters
@@ -73,7 +73,8 @@ class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
     Attributes
     ----------
     classes_ : (K,), sorted
-    coef_ : (K, d) float32, float64 where `X` was, or (1, d) for two classes, where it scores `classes_[1]` as in scikit-learn
+    coef_ : (K, d) float32, float64 where `X` was, or (1, d) for two classes, where it scores `classes_[1]` as
+        in scikit-learn
     intercept_ : (K,) or (1,), as `coef_`
     C_ : float, the C that was used
     C_source_ : "given", "validation, then fitted on both", "5-fold cross-validation", or "default: too few samples for
@@ -211,7 +212,10 @@ class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
         return [Part(np.where(held, 0.0, weight), held) for held in masks], source
 
     def decision_function(self, X: Features) -> npt.NDArray[np.floating]:
-        """Logits (n, K), float64 where the head or `X` is and else float32, of features (n, d); for two classes (n,), positive for `classes_[1]`."""
+        """Logits (n, K) of features (n, d); for two classes (n,), positive for `classes_[1]`.
+
+        float64 where the head or `X` is and else float32.
+        """
         check_is_fitted(self)
         view = check_features(self, X)
         logits = np.empty((len(view), len(self.coef_)), np.result_type(view.working_dtype, self.coef_))
@@ -220,7 +224,10 @@ class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
         return logits[:, 0] if logits.shape[1] == 1 else logits
 
     def predict_proba(self, X: Features) -> npt.NDArray[np.floating]:
-        """Probabilities (n, K), float64 where the head or `X` is and else float32, of features (n, d), in the order of `classes_`."""
+        """Probabilities (n, K) of features (n, d), in the order of `classes_`.
+
+        float64 where the head or `X` is and else float32.
+        """
         logits = self.decision_function(X)
         return probabilities(logits[:, None] if logits.ndim == 1 else logits)
 

@@ -250,7 +250,7 @@ def diverged(run: Run) -> TrainingError:
 
 
 def usable_device(name: str, dtype: np.dtype[Any]) -> torch.device:
-    """The torch device of that name, once it has shown that it can hold a tensor of `dtype` (Apple's has no float64)."""
+    """The torch device of that name, once it has shown that it can hold a `dtype` (Apple's has no float64)."""
     try:
         device = torch.device(name)
         torch.empty(1, device=device, dtype=getattr(torch, dtype.name))

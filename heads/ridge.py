@@ -39,7 +39,8 @@ class RidgeHead(ClassifierMixin, RidgeBase):  # type: ignore[misc]  # scikit-lea
     Attributes
     ----------
     classes_ : (K,), sorted
-    coef_ : (K, d) float32, float64 where `X` was, or (1, d) for two classes, where it scores `classes_[1]` as in scikit-learn
+    coef_ : (K, d) float32, float64 where `X` was, or (1, d) for two classes, where it scores `classes_[1]` as
+        in scikit-learn
     intercept_ : (K,) or (1,), as `coef_`
     alpha_ : float, the alpha that was used
     alpha_source_ : "given", "validation", "leave-one-out", "leave-one-group-out", or "default: no class has two
@@ -91,12 +92,17 @@ class RidgeHead(ClassifierMixin, RidgeBase):  # type: ignore[misc]  # scikit-lea
         return self
 
     def decision_function(self, X: Features) -> npt.NDArray[np.floating]:
-        """Scores (n, K), float64 where the head or `X` is and else float32, of features (n, d); for two classes (n,), positive for `classes_[1]`."""
+        """Scores (n, K) of features (n, d); for two classes (n,), positive for `classes_[1]`.
+
+        float64 where the head or `X` is and else float32.
+        """
         scores = self._linear(X)
         return scores[:, 0] if len(self.coef_) == 1 else scores
 
     def predict_proba(self, X: Features) -> npt.NDArray[np.floating]:
-        """Probabilities (n, K), float64 where the head or `X` is and else float32, of features (n, d), in the order of `classes_`.
+        """Probabilities (n, K) of features (n, d), in the order of `classes_`.
+
+        float64 where the head or `X` is and else float32.
 
         softmax(scores / temperature_), the temperature fitted by log loss on scores of training rows that were left
         out of their own model (Guo et al. 2017). One number makes the probabilities as sharp as the head is right on

@@ -99,8 +99,8 @@ class Scores:
     def to_dict(self) -> dict[str, Any]:
         """The same as plain ints, floats and lists, ready for JSON, with `per_class`.
 
-        `confusion` is a list of K lists; for more than 1,000 classes an object of three lists, "true", "predicted" (both
-        positions in `classes`) and "count", of the cells above 0.
+        `confusion` is a list of K lists; for more than 1,000 classes an object of three lists, "true", "predicted"
+        (both positions in `classes`) and "count", of the cells above 0.
         """
         if isinstance(self.confusion, np.ndarray):
             confusion: Any = self.confusion.tolist()

@@ -100,7 +100,6 @@ def test_what_sigma_is_made_of_is_told() -> None:
         assert plain.summary() == f"nothing: the nearest class mean by {metric} distance"
 
 
-@pytest.mark.filterwarnings("ignore:The number of unique classes")
 @pytest.mark.parametrize("copies", [1, 3])
 def test_without_scatter_within_classes_it_is_euclidean(copies: int) -> None:
     """One sample a class, or the same one again, whose mean is not exact: no rounding passes for scatter."""
@@ -243,7 +242,6 @@ def test_two_samples_a_class_leave_scores_on_their_scale() -> None:
     np.testing.assert_allclose(small.predict_proba(X * 1e-3), large.predict_proba(X * 1e3), atol=1e-4)
 
 
-@pytest.mark.filterwarnings("ignore:The number of unique classes")
 @pytest.mark.parametrize("metric", METRICS)
 def test_a_class_with_one_sample_counts_and_no_two_samples_leave_the_temperature_at_one(metric: str) -> None:
     X, y = np.eye(4)[[0, 0, 1, 2]], ["a", "a", "b", "c"]

@@ -106,7 +106,9 @@ def test_other_safetensors_files_are_told_apart(tmp_path):
     arrays = {"coef": np.zeros((2, 3), np.float32)}
     refuse(path, safetensors.numpy.save(arrays), "is not a head that this precompute reads")
     newer = {"format": "precompute-head", "version": "3"}
-    refuse(path, safetensors.numpy.save(arrays, metadata=newer), "its version is '3', and this precompute reads '1' and")
+    refuse(
+        path, safetensors.numpy.save(arrays, metadata=newer), "its version is '3', and this precompute reads '1' and"
+    )
     without_digest = {"format": "precompute-head", "version": "1"}
     refuse(path, safetensors.numpy.save(arrays, metadata=without_digest), "no digest")
 

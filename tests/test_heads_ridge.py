@@ -108,7 +108,6 @@ def test_a_validation_set_chooses_alpha() -> None:
         assert trial["squared_error"] == pytest.approx(errors[trial["alpha"]], rel=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore:The number of unique classes")
 @pytest.mark.parametrize("groups", [None, [0, 0, 0, 1, 1, 1]])
 def test_what_leaving_out_cannot_tell_is_not_chosen_by_it(groups: list[int] | None) -> None:
     """Each class is one sample, or one group: without it the class is unknown."""

@@ -223,6 +223,6 @@ def _confusion(split: str, scores: Scores, classes: list[str]) -> None:
     cells = zip(*(values.tolist() for values in scores.confusions()), strict=True)
     wrong = sorted(((count, i, j) for i, j, count in cells if i != j), reverse=True)
     rows = [(classes[i], classes[j], count) for count, i, j in wrong[:10]]
-    print_table(
-        f"{split}: the most frequent of {len(wrong)} confusions", ("truth", "prediction", "images"), rows, right=2
-    )
+    if rows:
+        title = f"{split}: the most frequent of {len(wrong):,} confusions"
+        print_table(title, ("truth", "prediction", "images"), rows, right=2)
