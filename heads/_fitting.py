@@ -74,8 +74,8 @@ def fit_together(
     """Train heads that differ in SEARCHED alone; sets their fitted attributes.
 
     class_weight (K,), on the device to train on and in the dtype of `train`, which is trained in. Returns what happened
-    to each head, and whether the `time_budget` (seconds) ran out: each then has the best of the epochs it had, of which there is at least one, and
-    heads whose turn did not come are left out.
+    to each head, and whether the `time_budget` (seconds) ran out: each then has the best of the epochs it had, of
+    which there is at least one, and heads whose turn did not come are left out.
     """
     began = time.monotonic()
     mean, scale = moments(train)

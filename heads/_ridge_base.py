@@ -64,7 +64,8 @@ class RidgeBase(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
             self.alpha_ = min(self.trials_, key=lambda trial: (trial["squared_error"], -trial["alpha"]))["alpha"]
         coef, intercept = spectrum.coefficients(self.alpha_)
         with np.errstate(over="ignore"):  # told below
-            self.coef_, self.intercept_ = coef.astype(view.working_dtype), intercept.astype(view.working_dtype)
+            self.coef_ = np.ascontiguousarray(coef, view.working_dtype)  # as a file gives it back, to the last bit
+            self.intercept_ = intercept.astype(view.working_dtype)
         if not (np.isfinite(self.coef_).all() and np.isfinite(self.intercept_).all()):
             raise ValueError(
                 f"The coefficients are beyond {view.working_dtype}. Scale the features (or targets), or raise alpha."

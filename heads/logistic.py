@@ -46,8 +46,8 @@ class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
 
     The objective is that of scikit-learn's `LogisticRegression`: 1/2 ||coef||^2 + C * the sum of (weighted) log losses.
     The solver is L-BFGS in float32 (float64 for float64 features) on centred features, with the inverse of their second
-    moments as its first metric (see `_solver.py`). Centring changes nothing in the model, as the intercept absorbs it. Features above 1 GiB of
-    float32 are read in blocks in every step and never held.
+    moments as its first metric (see `_solver.py`). Centring changes nothing in the model, as the intercept
+    absorbs it. Features above 1 GiB are read in blocks in every step and never held.
 
     Parameters
     ----------
