@@ -261,3 +261,11 @@ def test_metadata_too_large_to_load_is_not_written(head, tmp_path):
             save_head(tmp_path / "head", head, metadata={"x": large})
         assert "Leave large things out of the metadata" in caught.value.hint
     assert not (tmp_path / "head").exists()
+
+
+def test_a_head_that_an_earlier_release_wrote_is_read():
+    """tests/golden/version1.safetensors: a LogisticHead on the irises in float32, written before version 2."""
+    loaded = load_head(Path(__file__).parent / "golden" / "version1.safetensors")
+    assert loaded.head.classes_.tolist() == ["b\udcff", "iris", "ünïcode"]
+    assert (loaded.head.predict(X) == np.array(["b\udcff", "iris", "ünïcode"])[Y]).mean() > 0.95
+    assert loaded.metadata["training"]["scores"]["val"]["confusion"] == [[1, 0], [0, 1]]
