@@ -11,7 +11,7 @@ import numpy as np
 from sklearn.base import is_classifier
 
 from ._file_checks import check_keys, check_shapes, list_of_objects
-from ._headfile import read_json, write_json
+from ._headfile import TooLargeError, read_json, write_json
 from ._inputs import check_number
 from ._kinds import KINDS, head_class, kind_of
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["put_together", "take_apart"]
 
+# Of an array of class names, each of which takes as much as the longest.
+MAX_CLASSES_BYTES = 1 << 29
 # They describe the machine that trained the head, not the head: one trained on a GPU must predict on a laptop.
 NOT_SAVED = {"device", "n_jobs"}
 STRINGS = {"format", "version", "head", "params", "fitted", "classes", "metadata", "digest"}
@@ -151,6 +153,8 @@ def _describe_classes(classes: npt.NDArray[Any]) -> dict[str, Any]:
         return {"dtype": classes.dtype.name, "values": values}
     if classes.dtype.kind not in "UO" or not all(isinstance(value, str) for value in values):
         raise ValueError(f"its labels must be strings or integers, and have dtype {classes.dtype}")
+    if classes.nbytes > MAX_CLASSES_BYTES:
+        raise TooLargeError(f"its labels take {classes.nbytes} bytes, and at most {MAX_CLASSES_BYTES} are allowed")
     return {"dtype": "str" if classes.dtype.kind == "U" else "object", "values": list(map(str, values))}
 
 
@@ -165,6 +169,8 @@ def _rebuild_classes(described: dict[str, Any]) -> npt.NDArray[Any]:
         raise ValueError(f"its labels must be a list of {kind.__name__}")
     if len(values) < 2 or values != sorted(set(values)):
         raise ValueError("its labels must be at least two, sorted, and all different")
+    if dtype == "str" and 4 * len(values) * max(map(len, values)) > MAX_CLASSES_BYTES:
+        raise ValueError(f"its labels take more than {MAX_CLASSES_BYTES} bytes")
     try:
         classes = np.array(values, dtype=dtype)
     except OverflowError:

@@ -20,8 +20,9 @@ __all__ = ["check_arrays", "check_keys", "check_shapes", "list_of_objects"]
 
 
 def check_shapes(arrays: Arrays, expected: dict[str, tuple[int, ...]]) -> None:
-    """Raise unless `arrays` are exactly the float32 arrays of these names and shapes."""
-    check_arrays(arrays, {name: (shape, ["float32"]) for name, shape in expected.items()})
+    """Raise unless `arrays` are exactly those of these names and shapes, all float32 or all float64."""
+    dtype = "float64" if all(array.dtype == np.float64 for array in arrays.values()) else "float32"
+    check_arrays(arrays, {name: (shape, [dtype]) for name, shape in expected.items()})
 
 
 def check_arrays(arrays: Arrays, expected: Mapping[str, tuple[tuple[int, ...], Iterable[str]]]) -> None:

@@ -76,15 +76,15 @@ def fit_together(
 ) -> tuple[list[Run], bool]:
     """Train heads that differ in SEARCHED alone; sets their fitted attributes.
 
-    class_weight (K,) float32, on the device to train on. Returns what happened to each head, and whether the
-    `time_budget` (seconds) ran out: each then has the best of the epochs it had, of which there is at least one, and
-    heads whose turn did not come are left out.
+    class_weight (K,), on the device to train on and in the dtype of `train`, which is trained in. Returns what happened
+    to each head, and whether the `time_budget` (seconds) ran out: each then has the best of the epochs it had, of
+    which there is at least one, and heads whose turn did not come are left out.
     """
     began = time.monotonic()
     mean, scale = moments(train)
     runs: list[Run] = []
     cut_short = False
-    turns = list(_turns(heads, train.X.shape[1], len(class_weight)))
+    turns = list(_turns(heads, train.X.shape[1], len(class_weight), class_weight.element_size()))
     for number, turn in enumerate(turns):
         left = None if time_budget is None else time_budget - (time.monotonic() - began)
         if left is not None and left <= 0 and runs:
@@ -107,13 +107,13 @@ def _check_memory(head: MLPHead, needed: int) -> None:
         )
 
 
-def _turns(heads: Sequence[MLPHead], d: int, k: int) -> Iterator[list[MLPHead]]:
+def _turns(heads: Sequence[MLPHead], d: int, k: int, itemsize: int) -> Iterator[list[MLPHead]]:
     """The heads in their order, as many at a time as AT_ONCE_BYTES hold."""
     turn: list[MLPHead] = []
     taken = 0
     for head in heads:
         sizes = [d, *head.hidden, k]
-        needed = 4 * ARRAYS_PER_PARAMETER * sum(n_in * n_out for n_in, n_out in pairwise(sizes))
+        needed = itemsize * ARRAYS_PER_PARAMETER * sum(n_in * n_out for n_in, n_out in pairwise(sizes))
         _check_memory(head, needed)
         if turn and taken + needed > AT_ONCE_BYTES:
             yield turn
@@ -129,7 +129,7 @@ def _fit_at_once(
     train: Samples,
     held: Samples | None,
     class_weight: torch.Tensor,
-    moments: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]],
+    moments: tuple[npt.NDArray[np.floating], npt.NDArray[np.floating]],
     deadline: float | None,
 ) -> tuple[list[Run], bool]:
     shared, device = heads[0], class_weight.device
@@ -147,6 +147,7 @@ def _fit_at_once(
             start_seed=seeds[1],
             dropout_seed=seeds[2],
             device=device,
+            dtype=class_weight.dtype,
         )
         for hidden, group in groups.items()
     ]

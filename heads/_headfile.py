@@ -4,6 +4,10 @@ safetensors (https://github.com/huggingface/safetensors): 8 bytes of header leng
 `{"__metadata__": {str: str}, name: {"dtype", "shape", "data_offsets"}}`, then the arrays without gaps. The header is
 parsed here and not by the library, which would accept duplicate metadata keys, other dtypes and changed bytes.
 
+The metadata strings are JSON. One that is longer than MAX_STRING_BYTES, such as the names of very many classes, stands
+in no header: it is the array `json:KEY`, its ASCII characters as U8. A file with such an array, or with one of float64,
+is of version 2; others are of version 1, which older releases read.
+
 Everything raises ValueError that says what is wrong; the caller adds the file's name.
 """
 
@@ -18,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import BinaryIO
 
     import numpy.typing as npt
@@ -28,6 +33,9 @@ if TYPE_CHECKING:
 __all__ = [
     "MAX_FILE_BYTES",
     "MAX_HEADER_BYTES",
+    "MAX_STRING_BYTES",
+    "MAX_TEXT_BYTES",
+    "TooLargeError",
     "UnknownFormatError",
     "decode",
     "encode",
@@ -38,19 +46,27 @@ __all__ = [
 
 # A linear head for 21,000 ImageNet classes on 4096 features has 344 MB. Anything larger is refused before it is read.
 MAX_FILE_BYTES = 1 << 30
-# A thousand classes with their confusion matrix take about 4 MB. (The safetensors library allows 100 MB.)
-MAX_HEADER_BYTES = 16 << 20
-FORMAT, VERSION = "precompute-head", "1"
+MAX_HEADER_BYTES = 16 << 20  # (The safetensors library allows 100 MB.)
+MAX_STRING_BYTES = 1 << 20  # of a metadata string in the header
+# Of all strings outside the header: 100,000 class names of 255 bytes fit. What JSON becomes in memory depends on how
+# many values it holds, and is limited by that.
+MAX_TEXT_BYTES, MAX_TEXT_VALUES = 64 << 20, 4_000_000
+FORMAT, VERSIONS = "precompute-head", ("1", "2")
 NO_DIGEST = "0" * 64
 # safetensors' names; arrays are little endian. All sizes divide 8, and an array stands after those of wider numbers.
-DTYPES = {"F32": "<f4", "F16": "<f2", "I32": "<i4"}
+DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I32": "<i4"}
 CODES = {np.dtype(dtype): code for code, dtype in DTYPES.items()}
+TEXT, TEXT_CODE = "json:", "U8"  # how the array of a long string is named, and its dtype
 # Quotes inside a JSON string are escaped, so these bytes can only be a real key and its value.
 DIGEST = re.compile(rb'"digest":"([0-9a-f]{64})"')
 
 
 class UnknownFormatError(ValueError):
     """A safetensors file that holds something else, or a head of a version that this code does not know."""
+
+
+class TooLargeError(ValueError):
+    """A head that would make a file that cannot be loaded."""
 
 
 def encode(arrays: Arrays, strings: dict[str, str]) -> bytes:
@@ -60,21 +76,28 @@ def encode(arrays: Arrays, strings: dict[str, str]) -> bytes:
             raise ValueError(f"its array {name} is {array.dtype}, and a head file holds {', '.join(map(str, CODES))}")
         if not np.isfinite(array).all():
             raise ValueError(f"its array {name} holds values that are not finite")
-    header: dict[str, Any] = {
-        "__metadata__": {"format": FORMAT, "version": VERSION, **strings, "digest": NO_DIGEST},
-    }
+    parts = [
+        (name, CODES[array.dtype], list(array.shape), array.astype(DTYPES[CODES[array.dtype]], copy=False).tobytes())
+        for name, array in sorted(arrays.items(), key=lambda item: -item[1].dtype.itemsize)
+    ]
+    long = {key: value.encode("ascii") for key, value in strings.items() if len(value) > MAX_STRING_BYTES}
+    _check_texts([len(value) for value in long.values()], long.values())
+    parts += [(TEXT + key, TEXT_CODE, [len(value)], value) for key, value in long.items()]
+    short = {key: value for key, value in strings.items() if key not in long}
+    version = VERSIONS[bool(long) or any(code == "F64" for _, code, *_ in parts)]
+    header: dict[str, Any] = {"__metadata__": {"format": FORMAT, "version": version, **short, "digest": NO_DIGEST}}
     end = 0
-    for name, array in arrays.items():
-        start, end = end, end + array.nbytes
-        header[name] = {"dtype": CODES[array.dtype], "shape": list(array.shape), "data_offsets": [start, end]}
+    for name, code, shape, part in parts:
+        start, end = end, end + len(part)
+        header[name] = {"dtype": code, "shape": shape, "data_offsets": [start, end]}
     text = write_json(header).encode("ascii")
     text += b" " * (-len(text) % 8)  # safetensors aligns the arrays to 8 bytes
     if len(text) > MAX_HEADER_BYTES or 8 + len(text) + end > MAX_FILE_BYTES:
-        raise ValueError(
+        raise TooLargeError(
             f"it would have a header of {len(text)} and arrays of {end} bytes, "
             f"but at most {MAX_HEADER_BYTES} and {MAX_FILE_BYTES} are allowed"
         )
-    data = b"".join(array.astype(DTYPES[CODES[array.dtype]], copy=False).tobytes() for array in arrays.values())
+    data = b"".join(part for *_, part in parts)
     digest = hashlib.sha256(len(text).to_bytes(8, "little") + text + data).hexdigest()
     text = DIGEST.sub(f'"digest":"{digest}"'.encode(), text)
     return len(text).to_bytes(8, "little") + text + data
@@ -109,6 +132,11 @@ def decode(file: BinaryIO, size: int) -> tuple[Arrays, dict[str, str]]:
     _check_digest(prefix, text, data)
     arrays = {}
     for name, (start, shape, dtype) in shapes.items():
+        if name.startswith(TEXT):
+            value = data[start : start + shape[0]]
+            _check_texts([], [value])
+            strings[name.removeprefix(TEXT)] = _ascii(name, value)
+            continue
         array = np.frombuffer(data, dtype=dtype, count=math.prod(shape), offset=start).reshape(shape)
         arrays[name] = array.astype(dtype.newbyteorder("="))  # a copy: frombuffer's memory is read-only
         if not np.isfinite(array).all():
@@ -125,8 +153,9 @@ def _parse_header(text: bytes, data_bytes: int) -> tuple[dict[str, Place], dict[
     strings = header.pop("__metadata__", None) if isinstance(header, dict) else None
     if not isinstance(strings, dict) or strings.get("format") != FORMAT:
         raise UnknownFormatError(f"its metadata does not say that its format is {FORMAT}")
-    if strings.get("version") != VERSION:
-        raise UnknownFormatError(f"its version is {strings.get('version')!r}, and this precompute reads {VERSION!r}")
+    if strings.get("version") not in VERSIONS:
+        known = " and ".join(map(repr, VERSIONS))
+        raise UnknownFormatError(f"its version is {strings.get('version')!r}, and this precompute reads {known}")
     if not all(isinstance(value, str) for value in strings.values()):
         raise ValueError("its metadata holds values that are not strings")
     shapes, end = {}, 0
@@ -134,6 +163,10 @@ def _parse_header(text: bytes, data_bytes: int) -> tuple[dict[str, Place], dict[
         shape, dtype = _shape_of(name, entry, end)
         shapes[name] = (end, shape, dtype)
         end += dtype.itemsize * math.prod(shape)
+    texts = {name.removeprefix(TEXT): shape[0] for name, (_, shape, _) in shapes.items() if name.startswith(TEXT)}
+    _check_texts(texts.values(), [])
+    if twice := sorted(texts.keys() & strings.keys()):
+        raise ValueError(f"its metadata holds {twice[0]} twice")
     if end != data_bytes:
         raise ValueError(f"it is cut short or damaged: its arrays need {end} bytes, and it has {data_bytes}")
     return shapes, strings
@@ -141,17 +174,38 @@ def _parse_header(text: bytes, data_bytes: int) -> tuple[dict[str, Place], dict[
 
 def _shape_of(name: str, entry: Any, start: int) -> tuple[list[int], np.dtype[Any]]:
     """Shape and dtype of one header entry, which must be an array from byte `start` on: they stand in file order."""
+    dtypes = {TEXT_CODE: "|u1"} if name.startswith(TEXT) else DTYPES
     known = isinstance(entry, dict) and set(entry) == {"dtype", "shape", "data_offsets"}
-    if not known or not isinstance(entry["dtype"], str) or entry["dtype"] not in DTYPES:
-        raise ValueError(f"its array {name!r} is not described with a shape, offsets and one of {', '.join(DTYPES)}")
-    shape, dtype = entry["shape"], np.dtype(DTYPES[entry["dtype"]])
+    if not known or not isinstance(entry["dtype"], str) or entry["dtype"] not in dtypes:
+        raise ValueError(f"its array {name!r} is not described with a shape, offsets and one of {', '.join(dtypes)}")
+    shape, dtype = entry["shape"], np.dtype(dtypes[entry["dtype"]])
     # `type`, not isinstance: true and 1.0 are not sizes.
     if not isinstance(shape, list) or not all(type(n) is int and 0 < n <= MAX_FILE_BYTES for n in shape):
         raise ValueError(f"its array {name!r} has no valid shape")
     end = start + dtype.itemsize * math.prod(shape)
-    if len(shape) not in {1, 2} or start % dtype.itemsize or entry["data_offsets"] != [start, end]:
+    if (
+        len(shape) not in ({1} if name.startswith(TEXT) else {1, 2})
+        or start % dtype.itemsize
+        or entry["data_offsets"] != [start, end]
+    ):
         raise ValueError(f"its array {name!r} does not stand where its shape and the array before say")
     return shape, dtype
+
+
+def _check_texts(sizes: Iterable[int], texts: Iterable[bytes]) -> None:
+    """Raise where strings outside the header have too many bytes, or hold too many JSON values."""
+    if (total := sum(sizes)) > MAX_TEXT_BYTES:
+        raise TooLargeError(f"it has {total} bytes of labels and metadata, and at most {MAX_TEXT_BYTES} are allowed")
+    for text in texts:
+        if (values := sum(map(text.count, (b",", b"[", b"{")))) > MAX_TEXT_VALUES:
+            raise TooLargeError(f"its metadata has {values} values in one place, and {MAX_TEXT_VALUES} are allowed")
+
+
+def _ascii(name: str, value: bytes) -> str:
+    try:
+        return value.decode("ascii")
+    except UnicodeDecodeError:
+        raise ValueError(f"its array {name!r} is no ASCII text") from None
 
 
 def _check_digest(prefix: bytes, text: bytes, data: bytes) -> None:

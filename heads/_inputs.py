@@ -30,8 +30,9 @@ __all__ = [
     "positions",
 ]
 
-# Features stay as they are stored; blocks of them become float32. Values are checked block by block, not in one copy.
-AS_STORED: dict[str, Any] = {"dtype": [np.float32, np.float16], "ensure_all_finite": False}
+# Features stay as they are stored (integers become float64, as in scikit-learn); blocks of float16 become float32.
+# Values are checked block by block, not in one copy.
+AS_STORED: dict[str, Any] = {"dtype": [np.float64, np.float32, np.float16], "ensure_all_finite": False}
 
 
 def as_numpy(values: Any) -> Any:
@@ -44,9 +45,10 @@ def as_numpy(values: Any) -> Any:
 
 
 def check_features(head: Any, X: Any, *, reset: bool = False) -> RowView:
-    """`X` (n, d) as a view of finite float16 or float32; `reset` where a head is being fitted.
+    """`X` (n, d) as a view of finite float16, float32 or float64; `reset` where a head is being fitted.
 
-    Raises ValueError as scikit-learn's own classifiers do, also for another d than the head was fitted on.
+    Raises ValueError as scikit-learn's own classifiers do, also for another d than the head was fitted on. Values that
+    float32 does not hold are refused in float64 too, so that no product of two features overflows.
     """
     if isinstance(X, RowView):
         if not len(X):
@@ -54,10 +56,12 @@ def check_features(head: Any, X: Any, *, reset: bool = False) -> RowView:
         _check_n_features(head, X, reset=reset)
         view = X
     else:
-        with np.errstate(over="ignore"):  # too large for float32 becomes inf, which is refused with a better message
+        with np.errstate(over="ignore"):  # too large for float64 becomes inf, which is refused with a better message
             view = RowView(validate_data(head, as_numpy(X), reset=reset, **AS_STORED))
     for _, block in view.blocks():
-        assert_all_finite(block, estimator_name=type(head).__name__, input_name="X")
+        with np.errstate(over="ignore"):
+            narrow = block.astype(np.float32, copy=False)
+        assert_all_finite(narrow, estimator_name=type(head).__name__, input_name="X")
     return view
 
 
@@ -75,7 +79,7 @@ def check_training(head: Any, X: Any, y: Any) -> tuple[RowView, npt.NDArray[np.i
         raise ValueError(
             f"Found input variables with inconsistent numbers of samples: [{len(features)}, {len(labels)}]"
         )
-    check_classification_targets(labels)
+    check_classification_targets(np.tile(labels, 2))  # twice: it warns where most labels are different ones
     classes, label = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
         raise ValueError(

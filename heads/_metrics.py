@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.sparse import csr_array
 
+from ._bootstrap import BLOCK
 from ._calibration import calibration_gaps
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ class Outcomes:
         own = proba[np.arange(n), true]
         self.true, self.proba = true, proba
         self.predicted = proba.argmax(axis=1)
+        # Sums by class are over those that occur, which are 2n at most.
+        self._present, cell = np.unique(np.concatenate([true, self.predicted]), return_inverse=True)
+        self._cell = cell[:n], cell[n:]
         self.hit = self.predicted == true
         self.loss = -np.log(np.clip(own.astype(np.float64), np.finfo(proba.dtype).eps, 1))
         self.confidence = proba.max(axis=1)
@@ -43,8 +47,9 @@ class Outcomes:
         outside the class, and is NaN where no class has both.
         """
         total = weights.sum(axis=0)
-        hits = _sums(weights * self.hit[:, None], self.true, self.k)
-        in_class, predicted = _sums(weights, self.true, self.k), _sums(weights, self.predicted, self.k)
+        true, guess = self._cell
+        hits = _sums(weights * self.hit[:, None], true, len(self._present))
+        in_class, predicted = (_sums(weights, cell, len(self._present)) for cell in (true, guess))
         found = {
             "accuracy": self.hit @ weights / total,
             "balanced_accuracy": _mean_over_classes(hits, in_class),
@@ -60,10 +65,9 @@ class Outcomes:
 
     def _auc(self, weights: Values, in_class: Values, total: Values) -> Values:
         """One-vs-rest areas, averaged; with two classes the second's, as in scikit-learn."""
-        of = [1] if self.k == 2 else range(self.k)
+        of = np.flatnonzero(self._present == 1) if self.k == 2 else np.arange(len(self._present))
         areas = np.full((len(of), weights.shape[1]), np.nan)
-        for place, c in enumerate(of):
-            positive = in_class[c]
+        for place, (c, positive) in enumerate(zip(self._present[of].tolist(), in_class[of], strict=True)):
             defined = (positive > 0) & (positive < total)
             if defined.any():
                 wins = _wins(self.proba[:, c], self.true == c, weights)
@@ -81,8 +85,13 @@ def _absolute_sum(values: Values) -> Values:
 
 def _rank(proba: Array, own: Array, true: npt.NDArray[np.intp]) -> Array:
     """(n,) how many classes come before the true one; of equal ones the first does, as in argmax."""
-    ahead = (proba > own[:, None]) | ((proba == own[:, None]) & (np.arange(proba.shape[1]) < true[:, None]))
-    count: Array = ahead.sum(axis=1)
+    n, k = proba.shape
+    count = np.empty(n, np.intp)
+    for start in range(0, n, max(1, BLOCK // k)):
+        part = slice(start, start + max(1, BLOCK // k))
+        level = own[part, None]
+        ahead = (proba[part] > level) | ((proba[part] == level) & (np.arange(k) < true[part, None]))
+        count[part] = ahead.sum(axis=1)
     return count
 
 

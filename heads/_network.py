@@ -69,6 +69,7 @@ class Stack:
     """H heads of the layer sizes [d, ..., K], in training.
 
     settings : for each head (learning rate, weight decay, dropout) · start_seed, dropout_seed : of what is drawn for it
+    · dtype : float32 or float64, of every array
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Stack:
         start_seed: int,
         dropout_seed: int,
         device: torch.device,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         generator = torch.Generator().manual_seed(start_seed)
         self.generator = torch.Generator(device).manual_seed(dropout_seed)
@@ -91,10 +93,10 @@ class Stack:
         self.biases: Tensors = []
         for n_in, n_out in pairwise(sizes):  # as torch.nn.Linear starts: uniform in +-1/sqrt(in)
             for shape, drawn in (((1, n_out, n_in), self.weights), ((1, 1, n_out), self.biases)):
-                row = torch.empty(shape, dtype=torch.float32, device="cpu")
+                row = torch.empty(shape, dtype=dtype, device="cpu")
                 drawn.append(same_for_all(row.uniform_(-1 / math.sqrt(n_in), 1 / math.sqrt(n_in), generator=generator)))
         widths = sizes[1:-1] if batch_norm else []
-        ones = [torch.ones((1, 1, n), dtype=torch.float32, device="cpu") for n in widths]
+        ones = [torch.ones((1, 1, n), dtype=dtype, device="cpu") for n in widths]
         self.gains = [same_for_all(row) for row in ones]
         self.shifts = [same_for_all(row * 0) for row in ones]
         self.running_means = [same_for_all(row * 0) for row in ones]
@@ -104,8 +106,7 @@ class Stack:
         for parameter in self._parameters():
             parameter.requires_grad_()
         rate, decay, self.dropout = (
-            torch.tensor(column, dtype=torch.float32, device=device)[:, None, None]
-            for column in zip(*settings, strict=True)
+            torch.tensor(column, dtype=dtype, device=device)[:, None, None] for column in zip(*settings, strict=True)
         )
         self.drops = bool(self.dropout.any())
         self.optimizer = AdamW(rate, decay, self._parameters())
@@ -130,7 +131,7 @@ class Stack:
             if layer < last:
                 x = functional.relu(self._normalised(x, layer) if self.gains else x)
                 if self.drops:
-                    drawn = torch.rand(x.shape[1:], generator=self.generator, device=x.device, dtype=torch.float32)
+                    drawn = torch.rand(x.shape[1:], generator=self.generator, device=x.device, dtype=x.dtype)
                     x = x * (drawn >= self.dropout) / (1 - self.dropout)
         return x
 

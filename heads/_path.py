@@ -27,7 +27,6 @@ __all__ = ["Part", "best_of", "probabilities", "walk"]
 
 RISING = 6  # values in a row with a higher log loss than the one before end the choice: it would only rise further
 COARSE = 4  # with a time budget every fourth value comes first, and then those between
-LEAST_LIKELIHOOD = float(np.finfo(np.float32).eps)
 
 
 @dataclass
@@ -119,11 +118,11 @@ def _try(
         proba = probabilities(block[rows] @ fit.theta[:-1] + fit.theta[-1])
         hits += int((proba.argmax(axis=1) == truth).sum())
         likelihood = proba[np.arange(len(truth)), truth].astype(np.float64)
-        loss -= float(np.log(np.clip(likelihood, LEAST_LIKELIHOOD, 1)).sum())
+        loss -= float(np.log(np.clip(likelihood, np.finfo(proba.dtype).eps, 1)).sum())
     return fit, hits, loss, int(part.held.sum())
 
 
-def probabilities(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def probabilities(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
     """Softmax of logits (n, K), or of (0, logit) for the single column of two classes; may overwrite `logits`."""
     if logits.shape[1] == 1:
         logits = np.concatenate([np.zeros_like(logits), logits], axis=1)

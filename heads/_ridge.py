@@ -6,7 +6,8 @@ sqrt(w_i) and X = U sqrt(S) V' be its singular value decomposition. One eigendec
 and XX' (n, n) gives every alpha's fit, and its hat matrix H = Z (S + alpha)^-1 Z' + sqrt(w) sqrt(w)' / sum(w) with
 Z = XV. A model fitted without the rows g leaves them the residuals (I - H_gg)^-1 r_g, r being those of the full fit:
 the identity behind scikit-learn's RidgeCV (Rifkin and Lippert, "Notes on Regularized Least Squares", MIT 2007; for
-groups of rows, Cook and Weisberg, "Residuals and Influence in Regression", 1982).
+groups of rows, Cook and Weisberg, "Residuals and Influence in Regression", 1982). Where g has more rows than X has
+axes, the inverse is taken in the space of the axes (Woodbury's identity), so a group may be of any size.
 
 All in float64: squared condition numbers are what float32 does not carry. X'X is summed over blocks of rows.
 """
@@ -36,7 +37,7 @@ __all__ = ["ALPHA_GRID", "ClassTargets", "RealTargets", "Spectrum", "chunks_of_g
 # One value per decade. From what suits features of length 1 to what suits a million of length 100; an end costs little.
 ALPHA_GRID = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6)
 BLOCK_VALUES = 2**21  # of float64 in one block: 16 MiB
-MOST_IN_GROUP = 4096  # rows that are left out together: their hat matrix is inverted for every alpha
+LARGE_GROUP = 512  # rows up to which a hat matrix is inverted in any case: that is done at once
 LEAST_LEFT = 1e-12  # of 1 - leverage: what rounding leaves of it where a row decides its own prediction alone
 
 
@@ -135,16 +136,31 @@ class Spectrum:
                 coef += block.T @ dual[place]
         return coef.T, self.target_mean - self.mean @ coef
 
-    def left_out(self, rows: Index, group: Index | None, alphas: tuple[float, ...]) -> Iterator[Float]:
-        """For each alpha what models fitted without a row predict for it (k, width), for k `rows`.
+    def is_large(self, group: Index | None) -> bool:
+        """Whether the rows with these numbers of groups (k,), ascending, are one group of more rows than axes."""
+        return group is not None and group[0] == group[-1] and len(group) > self.most_inverted
 
-        `group` (k,), ascending: rows of one group are left out together; a group must be here whole.
+    @property
+    def most_inverted(self) -> int:
+        """Rows of a group whose hat matrix is inverted as it is."""
+        return max(LARGE_GROUP, len(self.values))
+
+    def left_out(
+        self, rows: Index, group: Index | None, alphas: tuple[float, ...]
+    ) -> Iterator[tuple[int, Index, Float]]:
+        """What models fitted without a row predict for it: (place of alpha, some of `rows`, (k, width) for these).
+
+        `group` (n,), ascending: rows of one group are left out together; a group must be here whole, and one that
+        `is_large` alone.
         """
+        if self.is_large(group):
+            yield from self._without(rows, alphas)
+            return
         root, targets = self.root[rows], self._targets(rows)
         scores = self._project(rows) if self.scores is None else self.scores[rows]
         bounds = np.flatnonzero(np.diff(group, prepend=-1, append=-1)) if group is not None else np.arange(0)
         several = [slice(a, b) for a, b in pairwise(bounds) if b - a > 1]
-        for alpha in alphas:
+        for number, alpha in enumerate(alphas):
             shrunk = scores / (self.values + alpha)
             residual = targets - shrunk @ self.products
             leverage = np.einsum("ij,ij->i", shrunk, scores) + root**2 / self.total
@@ -152,7 +168,36 @@ class Spectrum:
             for part in several:
                 hat = shrunk[part] @ scores[part].T + np.outer(root[part], root[part]) / self.total
                 left[part] = np.linalg.solve((1 + LEAST_LEFT) * np.eye(len(hat)) - hat, residual[part])
-            yield self.targets.rows(rows) - left / root[:, None]
+            yield number, rows, self.targets.rows(rows) - left / root[:, None]
+
+    def _without(self, rows: Index, alphas: tuple[float, ...]) -> Iterator[tuple[int, Index, Float]]:
+        """`left_out` of one group, a part of its rows at a time.
+
+        With A = [Z_g, sqrt(w_g / sum(w))], the hat matrix is A D A', D holding 1 / (S + alpha) and 1 for the intercept,
+        and (I - A D A')^-1 r = r + A (D^-1 - A'A)^-1 A'r.
+        """
+        axes, width = len(self.values) + 1, self.targets.width
+        size = max(1, BLOCK_VALUES // max(axes, width, self.view.shape[1]))
+        parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+        inner, products = np.zeros((axes, axes)), np.zeros((axes, width))
+        for part in parts:
+            A = self._with_intercept(part)
+            inner += A.T @ A
+            products += A.T @ self._targets(part)
+        models = []
+        for alpha in alphas:
+            whole = np.vstack([self.products / (self.values + alpha)[:, None], np.zeros(width)])
+            rest = np.diag((1 + LEAST_LEFT) * np.append(self.values + alpha, 1.0)) - inner
+            models.append(whole - np.linalg.solve(rest, products - inner @ whole))
+        for part in parts:
+            A, targets = self._with_intercept(part), self._targets(part)
+            for number, model in enumerate(models):
+                left = targets - A @ model
+                yield number, part, self.targets.rows(part) - left / self.root[part, None]
+
+    def _with_intercept(self, rows: Index) -> Float:
+        scores = self._project(rows) if self.scores is None else self.scores[rows]
+        return np.hstack([scores, self.root[rows, None] / np.sqrt(self.total)])
 
     def _project(self, rows: Index) -> Float:
         block = (self.view[rows].astype(np.float64) - self.mean) * self.root[rows, None]
@@ -174,26 +219,27 @@ class Spectrum:
 
 
 def chunks_of_groups(
-    n_rows: int, group: Index | None, size: int, *, step: int = 1
+    n_rows: int, group: Index | None, size: int, *, alone: int, step: int = 1
 ) -> Iterator[tuple[Index, Index | None]]:
     """All rows in chunks of about `size` that no group is parted by: (rows, their groups in ascending order).
 
-    step: only every `step`-th group (row). Raises ValueError for a group that is too large to be left out.
+    alone: groups of more rows have a chunk of their own · step: only every `step`-th group (row).
     """
     if group is None:
         rows = np.arange(0, n_rows, step)
         for start in range(0, len(rows), size):
             yield rows[start : start + size], None
         return
-    most = int(np.bincount(group).max())
-    if most > MOST_IN_GROUP:
-        raise ValueError(
-            f"a group has {most} samples, and at most {MOST_IN_GROUP} can be left out together. "
-            "Give alpha a number, or fit with a validation set."
-        )
     order = np.argsort(group, kind="stable")
     order = order[group[order] % step == 0]
     ordered = group[order]
+    count = np.bincount(group)
+    for number in np.flatnonzero(count > alone):
+        if number % step == 0:
+            start, stop = np.searchsorted(ordered, [number, number + 1])
+            yield order[start:stop], ordered[start:stop]
+    small = count[ordered] <= alone
+    order, ordered = order[small], ordered[small]
     start = 0
     while start < len(order):
         # To the end of the group that the last row of the chunk is in.

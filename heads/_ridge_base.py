@@ -64,16 +64,19 @@ class RidgeBase(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
             self.alpha_ = min(self.trials_, key=lambda trial: (trial["squared_error"], -trial["alpha"]))["alpha"]
         coef, intercept = spectrum.coefficients(self.alpha_)
         with np.errstate(over="ignore"):  # told below
-            self.coef_, self.intercept_ = coef.astype(np.float32), intercept.astype(np.float32)
+            self.coef_ = np.ascontiguousarray(coef, view.working_dtype)  # as a file gives it back, to the last bit
+            self.intercept_ = intercept.astype(view.working_dtype)
         if not (np.isfinite(self.coef_).all() and np.isfinite(self.intercept_).all()):
-            raise ValueError("The coefficients are beyond float32. Scale the features (or targets), or raise alpha.")
+            raise ValueError(
+                f"The coefficients are beyond {view.working_dtype}. Scale the features (or targets), or raise alpha."
+            )
         return spectrum
 
-    def _linear(self, X: Features) -> npt.NDArray[np.float32]:
-        """coef_ x + intercept_, (n, width) float32."""
+    def _linear(self, X: Features) -> npt.NDArray[np.floating]:
+        """coef_ x + intercept_, (n, width), float64 where the head or `X` is and else float32."""
         check_is_fitted(self)
         view = check_features(self, X)
-        scores = np.empty((len(view), len(self.coef_)), np.float32)
+        scores = np.empty((len(view), len(self.coef_)), np.result_type(view.working_dtype, self.coef_))
         for place, block in view.blocks():
             scores[place] = block @ self.coef_.T + self.intercept_
         return scores
@@ -109,8 +112,8 @@ def _leave_out(spectrum: Spectrum, group: npt.NDArray[np.intp] | None) -> list[d
     """A trial for each alpha of the grid, over all rows, each left out (with its group)."""
     tally = _Tally(spectrum.targets)
     n_rows = len(spectrum.view)
-    for rows, groups in chunks_of_groups(n_rows, group, _chunk(spectrum)):
-        for number, predicted in enumerate(spectrum.left_out(rows, groups, ALPHA_GRID)):
+    for chunk, groups in chunks_of_groups(n_rows, group, _chunk(spectrum), alone=spectrum.most_inverted):
+        for number, rows, predicted in spectrum.left_out(chunk, groups, ALPHA_GRID):
             tally.add(number, predicted, spectrum.targets, rows, spectrum.root[rows, None] ** 2)
     return tally.trials(n_rows)
 

@@ -25,7 +25,7 @@ FAULT_BYTES = 2 * 2**20  # what the kernel may map around one row that is read, 
 class RowView:
     """Rows `rows` of `features` (N, ...), each flattened, as something that heads take in the place of an array.
 
-    features: float16 or float32, such as `Cache.features()` · rows: (n,) integers, None for all.
+    features: float16, float32 or float64, such as `Cache.features()` · rows: (n,) integers, None for all.
     Nothing is read before it is asked for, and pages of a memmap are let go again, so the memory it takes does not grow
     with the file.
     """
@@ -48,6 +48,11 @@ class RowView:
     @property
     def dtype(self) -> np.dtype[Any]:
         return self.features.dtype
+
+    @property
+    def working_dtype(self) -> np.dtype[Any]:
+        """What heads compute in: float64 for float64 features, float32 for float32 and float16."""
+        return np.dtype(np.float64 if self.dtype == np.float64 else np.float32)
 
     @property
     def mapped(self) -> bool:
@@ -87,12 +92,12 @@ class RowView:
         positions = np.asarray(chosen, dtype=np.intp)
         return RowView(self.features, positions if self.rows is None else self.rows[positions])
 
-    def blocks(self, n_rows: int | None = None) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
-        """All rows in order: (positions, (b, d) float32), `n_rows` at a time, by default BLOCK_BYTES of them."""
+    def blocks(self, n_rows: int | None = None) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
+        """All rows in order: (positions, (b, d) `working_dtype`), `n_rows` at a time, by default BLOCK_BYTES."""
         size = n_rows or max(1, BLOCK_BYTES // (4 * max(1, self.shape[1])))
         for start in range(0, len(self), size):
             place = slice(start, min(start + size, len(self)))
-            yield place, self._read(place, np.float32)
+            yield place, self._read(place, self.working_dtype)
 
 
 def _ascending(rows: npt.NDArray[np.integer[Any]]) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -33,17 +33,18 @@ NEIGHBOUR_BYTES = 2**20  # long enough that a disk's seek does not matter, short
 
 @dataclass(frozen=True)
 class Samples:
-    """Some `rows` of features `X` (N, d) with label positions `label` (N,)."""
+    """Some `rows` of features `X` (N, d) with label positions `label` (N,), to be worked on in `dtype`."""
 
     X: RowView
     label: Index
     rows: Index
+    dtype: np.dtype[Any]
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def batches(self, size: int, rng: np.random.Generator, device: torch.device) -> Iterator[Batch]:
-        """All samples once, shuffled, `size` at a time: features (b, d) float32 and label positions (b,) int64."""
+        """All samples once, shuffled, `size` at a time: features (b, d) of `dtype`, label positions (b,) int64."""
         row_bytes = self.X.dtype.itemsize * self.X.shape[1]
         if len(self) * row_bytes <= SHUFFLE_BYTES:
             order = rng.permutation(len(self))
@@ -64,7 +65,7 @@ class Samples:
 
     def in_order(self, device: torch.device) -> Iterator[Batch]:
         """All samples in order, as `batches` gives them."""
-        n_rows = max(1, min(MEASURED_AT_ONCE, BLOCK_BYTES // (4 * self.X.shape[1])))
+        n_rows = max(1, min(MEASURED_AT_ONCE, BLOCK_BYTES // (self.dtype.itemsize * self.X.shape[1])))
         for start in range(0, len(self), n_rows):
             rows = self.rows[start : start + n_rows]
             yield self._batch(self.X[rows], self.label[rows], device)
@@ -73,22 +74,21 @@ class Samples:
         """These samples, or `n` of them at random."""
         if len(self) <= n:
             return self
-        return Samples(self.X, self.label, np.sort(rng.choice(self.rows, n, replace=False)))
+        return replace(self, rows=np.sort(rng.choice(self.rows, n, replace=False)))
 
-    @staticmethod
-    def _batch(features: npt.NDArray[np.floating], label: Index, device: torch.device) -> Batch:
+    def _batch(self, features: npt.NDArray[np.floating], label: Index, device: torch.device) -> Batch:
         # memory of its own, which torch may keep
-        return torch.from_numpy(features.astype(np.float32, copy=False)).to(device), torch.from_numpy(label).to(device)
+        return torch.from_numpy(features.astype(self.dtype, copy=False)).to(device), torch.from_numpy(label).to(device)
 
 
-def moments(samples: Samples) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Mean and standard deviation (d,) of each feature as float32, accumulated in float64 by scikit-learn.
+def moments(samples: Samples) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.floating]]:
+    """Mean and standard deviation (d,) of each feature, accumulated in float64, in the dtype that is worked in.
 
     A feature that is constant up to rounding gets scale 1, as dividing by its noise would blow up any other value.
     """
-    scaler = StandardScaler()
+    scaler, dtype = StandardScaler(), samples.dtype
     for _, block in samples.X.take(samples.rows).blocks():
         scaler.partial_fit(block)
     mean, scale = scaler.mean_, scaler.scale_
-    scale = np.where(scale <= np.finfo(np.float32).eps * np.abs(mean), 1.0, scale).astype(np.float32)
-    return mean.astype(np.float32), np.maximum(scale, np.finfo(np.float32).tiny)
+    scale = np.where(scale <= np.finfo(dtype).eps * np.abs(mean), 1.0, scale).astype(dtype)
+    return mean.astype(dtype), np.maximum(scale, np.finfo(dtype).tiny)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from ._objective import Objective
 
-    Float32 = npt.NDArray[np.float32]
+    Float = npt.NDArray[np.floating]
 
 __all__ = ["Fit", "minimise"]
 
@@ -33,24 +33,24 @@ HISTORY = 10  # pairs of L-BFGS; 20 saved few steps
 MOST_TRIES = 20  # along one direction
 PATIENCE = 8  # tries until what is usual is near enough: closer, rounding may hide where the slope is
 ADAPT = 2.0  # the metric is made anew where the mean curvature has changed by this factor
-RIDGE = 1e-6  # of the diagonal, so that float32 moments stay positive definite
+RIDGE = 1e-6  # of the diagonal, so that moments stay positive definite
 RELAXED, RELAX = 4.0**5, 4.0  # a fit from zero begins with so much too large a penalty, which falls by this factor
 FOLLOWED = 0.3  # of the objective is expected from the next step at most, when it falls
 LAST_GAIN = 3  # times tol, that the step before the last may have gained
-ROUNDING = 1e-6  # of the objective: differences that float32 logits do not show
+ROUNDING = 8  # machine epsilons of the objective: differences that logits do not show
 
 
 @dataclass(frozen=True)
 class Fit:
-    """theta: (axes + 1, outputs) float32, intercepts last · value: the objective as scikit-learn defines it."""
+    """theta: (axes + 1, outputs) of the design's dtype, intercepts last · value: scikit-learn's objective."""
 
-    theta: Float32
+    theta: Float
     value: float
     n_iter: int
     converged: bool
 
 
-def minimise(objective: Objective, start: Float32 | None = None, *, tol: float, max_iter: int) -> Fit:
+def minimise(objective: Objective, start: Float | None = None, *, tol: float, max_iter: int) -> Fit:
     """Follow L-BFGS from `start` until its next step is expected to gain at most `tol` of the objective.
 
     That is a share, so a start near the optimum of a smaller C is left as any other: the objective has changed with C.
@@ -82,12 +82,12 @@ def minimise(objective: Objective, start: Float32 | None = None, *, tol: float, 
             break
         step = _search(place, direction, value, slope, penalty)
         if step is None:  # rounding hides what is left
-            converged = expected <= max(tol, ROUNDING) * value
+            converged = expected <= max(tol, ROUNDING * float(np.finfo(gradient.dtype).eps)) * value
             break
         place.move()
         before, gradient_before = value, gradient
         value, gradient = _penalised(place, penalty)
-        pair = Pair(np.float32(step) * direction, gradient - gradient_before)
+        pair = Pair(step * direction, gradient - gradient_before)
         if pair.product > 0:
             pairs.append(pair)
         gained = before - value
@@ -95,44 +95,44 @@ def minimise(objective: Objective, start: Float32 | None = None, *, tol: float, 
     return Fit(place.theta, value * objective.unit, n_iter, converged)
 
 
-def _penalised(place: Place, penalty: float) -> tuple[float, Float32]:
+def _penalised(place: Place, penalty: float) -> tuple[float, Float]:
     """Value and gradient with the penalty, which intercepts do not have."""
     gradient = place.gradient.copy()
-    gradient[:-1] += np.float32(penalty) * place.theta[:-1]
+    gradient[:-1] += penalty * place.theta[:-1]
     return place.loss + penalty / 2 * norm2(place.theta[:-1]), gradient
 
 
 class Pair:
     """A step of L-BFGS, and how it changed the gradient."""
 
-    def __init__(self, moved: Float32, change: Float32) -> None:
+    def __init__(self, moved: Float, change: Float) -> None:
         self.moved, self.change = moved, change
         self.product = dot(moved, change)
 
     def at(self, more: float) -> Pair:
         """The pair as it would be with `more` penalty."""
         change = self.change
-        change[:-1] += np.float32(more) * self.moved[:-1]
+        change[:-1] += more * self.moved[:-1]
         return Pair(self.moved, change)
 
 
-def _direction(gradient: Float32, pairs: deque[Pair], metric: Metric) -> Float32:
+def _direction(gradient: Float, pairs: deque[Pair], metric: Metric) -> Float:
     """Where L-BFGS goes: minus the two-loop recursion's product with the gradient."""
     q = gradient.copy()
     steps = []
     for pair in reversed(pairs):
         steps.append(dot(pair.moved, q) / pair.product)
-        q -= np.float32(steps[-1]) * pair.change
+        q -= steps[-1] * pair.change
     r = metric.solve(q)
     if pairs:
         last = pairs[-1]
-        r *= np.float32(last.product / dot(last.change, metric.solve(last.change)))
+        r *= last.product / dot(last.change, metric.solve(last.change))
     for pair, step in zip(pairs, reversed(steps), strict=True):
-        r += np.float32(step - dot(pair.change, r) / pair.product) * pair.moved
+        r += (step - dot(pair.change, r) / pair.product) * pair.moved
     return -r
 
 
-def _search(place: Place, direction: Float32, value: float, slope: float, penalty: float) -> float | None:
+def _search(place: Place, direction: Float, value: float, slope: float, penalty: float) -> float | None:
     """A step along `direction` that lowers the objective and leaves little of its slope; `place` has just looked there.
 
     None where there is none that rounding shows.
@@ -161,32 +161,32 @@ def _search(place: Place, direction: Float32, value: float, slope: float, penalt
 class Metric:
     """The inverse of curvature X'X + penalty, the same for every output; for the intercepts, of curvature alone."""
 
-    def __init__(self, moments: Float32, curvature: float, penalty: float) -> None:
+    def __init__(self, moments: Float, curvature: float, penalty: float) -> None:
         self._curvature, self._penalty = max(curvature, float(np.finfo(np.float32).tiny)), penalty
         if moments.ndim == 1:
-            diagonal = np.float32(self._curvature) * moments + np.float32(penalty)
-            self._solve: Callable[[Float32], Float32] = lambda vector: vector / diagonal[:, None]
+            diagonal = self._curvature * moments + penalty
+            self._solve: Callable[[Float], Float] = lambda vector: vector / diagonal[:, None]
         else:
-            factor = _cholesky(np.float32(self._curvature) * moments, penalty)
+            factor = _cholesky(self._curvature * moments, penalty)
             self._solve = lambda vector: cho_solve(factor, vector, check_finite=False)
 
     def suits(self, curvature: float, penalty: float) -> bool:
         ratio = self._curvature / max(curvature, float(np.finfo(np.float32).tiny))
         return penalty == self._penalty and 1 / ADAPT <= ratio <= ADAPT
 
-    def solve(self, vector: Float32) -> Float32:
+    def solve(self, vector: Float) -> Float:
         solved = np.empty_like(vector)
         solved[:-1] = self._solve(vector[:-1])
-        solved[-1] = vector[-1] / np.float32(self._curvature)
+        solved[-1] = vector[-1] / self._curvature
         return solved
 
 
-def _cholesky(matrix: Float32, penalty: float) -> Any:
+def _cholesky(matrix: Float, penalty: float) -> Any:
     ridge = RIDGE
     while True:
         ridged = np.array(matrix, order="F")
-        ridged.flat[:: len(ridged) + 1] *= np.float32(1 + ridge)
-        ridged.flat[:: len(ridged) + 1] += np.float32(penalty)
+        ridged.flat[:: len(ridged) + 1] *= 1 + ridge
+        ridged.flat[:: len(ridged) + 1] += penalty
         try:
             return cho_factor(ridged, lower=True, overwrite_a=True, check_finite=False)
         except LinAlgError:

@@ -43,7 +43,7 @@ def fit_temperature(scores: Float, label: npt.NDArray[np.intp]) -> float:
     return float(spread * np.exp(found.x))
 
 
-def tempered(scores: npt.NDArray[Any], temperature: float) -> npt.NDArray[np.float32]:
-    """Probabilities (n, K) float32 of scores (n, K)."""
-    proba: npt.NDArray[np.float32] = softmax(scores / np.float64(temperature), axis=1).astype(np.float32)
+def tempered(scores: npt.NDArray[Any], temperature: float, dtype: npt.DTypeLike) -> npt.NDArray[np.floating]:
+    """Probabilities (n, K) of scores (n, K), as `dtype`."""
+    proba: npt.NDArray[np.floating] = softmax(scores / np.float64(temperature), axis=1).astype(dtype)
     return proba

@@ -40,7 +40,8 @@ class CentroidHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
     "Regularized Discriminant Analysis", JASA 1989), scikit-learn's `LinearDiscriminantAnalysis(solver="lsqr")`.
     With "euclidean" it is the classifier of prototypical networks (Snell et al., NeurIPS 2017).
 
-    Solved at once, in float64, with nothing to choose: for very many classes, or few images of each.
+    Solved at once, in float64 whatever the features are, with nothing to choose: for very many classes,
+    or few images of each.
 
     Parameters
     ----------
@@ -55,9 +56,9 @@ class CentroidHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
     Attributes
     ----------
     classes_ : (K,), sorted
-    centroids_ : (K, d) float32: means of the rows; for cosine scaled to length 1
-    directions_ : (K, d) float32: Sigma^-1 (centroid - mean of the centroids), what a class scores rows with; for
-        cosine the centroids
+    centroids_ : (K, d) float32, float64 where `X` was: means of the rows; for cosine scaled to length 1
+    directions_ : (K, d), as `centroids_`: Sigma^-1 (centroid - mean of the centroids), what a class scores rows with;
+        for cosine the centroids
     covariance_type_ : "full", "diag" or "identity" (always for cosine and euclidean), what Sigma is made of
     temperature_ : float, what `predict_proba` divides scores by; 1.0 where fewer than two classes have two samples
         (groups)
@@ -93,7 +94,7 @@ class CentroidHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
         every head: it is checked, and nothing is chosen on it.
 
         Raises ValueError for NaN, infinity, a single class, lengths that differ, a parameter out of range, or features
-        so small or large that float32 does not hold the directions.
+        so small or large that their dtype does not hold the directions.
         """
         self._check_parameters()
         view, label, self.classes_ = check_training(self, X, y)
@@ -105,15 +106,18 @@ class CentroidHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
         self.covariance_type_ = collected if whole.variance(self.shrinkage) > 0 else "identity"
         centroids, directions = self._model(whole, whole)
         with np.errstate(over="ignore"):  # told below
-            self.centroids_, self.directions_ = centroids.astype(np.float32), directions.astype(np.float32)
+            kept = view.working_dtype
+            self.centroids_, self.directions_ = centroids.astype(kept), directions.astype(kept)
         if not np.isfinite(self.directions_).all():
-            raise ValueError("The directions are beyond float32. Scale the features.")
+            raise ValueError(f"The directions are beyond {kept}. Scale the features.")
         groups = check_groups(groups, len(view))
         self.temperature_ = self._fit_temperature(view, label, groups, collect, whole)
         return self
 
-    def predict_proba(self, X: Features) -> npt.NDArray[np.float32]:
-        """Probabilities (n, K) float32 of features (n, d), in the order of `classes_`.
+    def predict_proba(self, X: Features) -> npt.NDArray[np.floating]:
+        """Probabilities (n, K) of features (n, d), in the order of `classes_`.
+
+        float64 where the head or `X` is and else float32.
 
         softmax(score / temperature_), the score being the cosine, or minus the squared distance. The temperature is
         fitted by log loss on training rows of 5 folds, each scored by means and covariance of the other folds (Guo et
@@ -121,9 +125,9 @@ class CentroidHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
         """
         check_is_fitted(self)
         view = check_features(self, X)
-        proba = np.empty((len(view), len(self.classes_)), np.float32)
+        proba = np.empty((len(view), len(self.classes_)), np.result_type(view.working_dtype, self.centroids_))
         for place, scores in self._scores(view, self.centroids_, self.directions_):
-            proba[place] = tempered(scores, self.temperature_)
+            proba[place] = tempered(scores, self.temperature_, proba.dtype)
         return proba
 
     def predict(self, X: Features) -> Array:

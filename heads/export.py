@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import joblib
@@ -153,7 +154,12 @@ def _knn(head: Any) -> list[Any]:
     # exp(-distance / temperature) as a power: a function of NumPy, so that its pickle names nothing of precompute.
     weights = functools.partial(np.power, math.exp(-1 / head.temperature))
     model = KNeighborsClassifier(head.k_, metric="cosine", weights=weights, algorithm="brute")
-    return [model.fit(head.features_[:].astype(np.float32, copy=False), head.classes_[head.labels_])]
+    with warnings.catch_warnings():
+        # Not so here: scikit-learn asks whether it is, where most classes have one image.
+        warnings.filterwarnings("ignore", ".*`y` could represent a regression problem", UserWarning)
+        return [
+            model.fit(head.features_[:].astype(head.features_.working_dtype, copy=False), head.classes_[head.labels_])
+        ]
 
 
 def _binarizer(head: Any, **options: Any) -> LabelBinarizer:

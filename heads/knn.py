@@ -47,8 +47,8 @@ class KNNHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
     Attributes
     ----------
     classes_ : (K,), sorted
-    features_ : RowView (n, d), the training features, float16 or float32 as they came. Rows of a mapped file stay
-        there, and the file must; everything else is copied. A saved head holds them all.
+    features_ : RowView (n, d), the training features, float16, float32 or float64 as they came. Rows of a mapped file
+        stay there, and the file must; everything else is copied. A saved head holds them all.
     labels_ : (n,) int32, positions in `classes_`
     k_ : int, min(k, n)
     n_features_in_ : int
@@ -73,7 +73,7 @@ class KNNHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         validation: tuple[Features, npt.ArrayLike] | None = None,
         groups: npt.ArrayLike | None = None,
     ) -> KNNHead:
-        """Keep features `X` (n, d), float16 or float32 as they are (others as float32), and labels `y` (n,).
+        """Keep features `X` (n, d), floats as they are (others as float64), and labels `y` (n,).
 
         `validation` and `groups` are those of every head. They are checked, and nothing is chosen on them.
 
@@ -87,14 +87,16 @@ class KNNHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         self.k_ = min(int(self.k), len(view))
         return self
 
-    def predict_proba(self, X: Features) -> npt.NDArray[np.float32]:
-        """The share of the votes (n, K) float32 for each class, in the order of `classes_`, of features (n, d).
+    def predict_proba(self, X: Features) -> npt.NDArray[np.floating]:
+        """The share of the votes (n, K) for each class, in the order of `classes_`, of features (n, d).
+
+        float64 where the training features or `X` are, and else float32.
 
         A share of the votes is not a calibrated probability: a class without a neighbour has 0.
         """
         check_is_fitted(self)
         view = check_features(self, X)
-        proba = np.empty((len(view), len(self.classes_)), np.float32)
+        proba = np.empty((len(view), len(self.classes_)), self._dtype(view))
         for place, share in self._shares(view):
             proba[place] = share
         return proba
@@ -104,7 +106,7 @@ class KNNHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         check_is_fitted(self)
         view = check_features(self, X)
         best = np.empty(len(view), np.intp)
-        for place, share in self._shares(view):  # as float32, so that it is predict_proba's most probable one
+        for place, share in self._shares(view):  # in its dtype, so that it is predict_proba's most probable one
             best[place] = share.argmax(axis=1)
         predicted: Array = self.classes_[best]
         return predicted
@@ -122,7 +124,11 @@ class KNNHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         """Whether the validation set that `fit` was given has decided anything."""
         return False
 
-    def _shares(self, view: RowView) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
+    def _dtype(self, view: RowView) -> np.dtype[Any]:
+        """What similarities to the rows of `view` are computed in."""
+        return np.result_type(view.working_dtype, self.features_.working_dtype)
+
+    def _shares(self, view: RowView) -> Iterator[tuple[slice, npt.NDArray[np.floating]]]:
         """(positions, (q, K)) of a few rows at a time."""
         n_classes = len(self.classes_)
         for place, block in view.blocks(max(1, min(QUERIES, MOST_VOTES // n_classes))):
@@ -130,13 +136,13 @@ class KNNHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
             vote = np.exp((similarity - similarity.max(axis=1, keepdims=True)) / np.float64(self.temperature))
             vote /= vote.sum(axis=1, keepdims=True)
             slot = np.arange(len(block))[:, None] * n_classes + label
-            shares = np.bincount(slot.ravel(), vote.ravel(), len(block) * n_classes).astype(np.float32)
+            shares = np.bincount(slot.ravel(), vote.ravel(), len(block) * n_classes).astype(self._dtype(view))
             yield place, shares.reshape(len(block), n_classes)
 
-    def _neighbours(self, block: npt.NDArray[np.float32]) -> tuple[Array, Array]:
+    def _neighbours(self, block: npt.NDArray[np.floating]) -> tuple[Array, Array]:
         """Similarity (q, k_) and label position (q, k_) of the nearest training rows of `block` (q, d)."""
         queries = unit_rows(block)
-        similarity: Array = np.empty((len(block), 0), np.float32)
+        similarity: Array = np.empty((len(block), 0), np.result_type(queries, self.features_.working_dtype))
         label: Array = np.empty((len(block), 0), np.int32)
         for place, rows in self.features_.blocks():
             found = queries @ unit_rows(rows).T
@@ -159,7 +165,10 @@ class KNNHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
 
     def _restore(self, arrays: dict[str, Array], fitted: dict[str, Any]) -> None:
         n_rows, n_features = arrays["features"].shape if getattr(arrays.get("features"), "ndim", 0) == 2 else (0, 0)
-        expected = {"labels": ((n_rows,), ["int32"]), "features": ((n_rows, n_features), ["float16", "float32"])}
+        expected = {
+            "labels": ((n_rows,), ["int32"]),
+            "features": ((n_rows, n_features), ["float16", "float32", "float64"]),
+        }
         check_arrays(arrays, expected)
         labels, n_classes = arrays["labels"], len(self.classes_)
         if labels.min() < 0 or labels.max() >= n_classes or not np.bincount(labels, minlength=n_classes).all():
@@ -170,7 +179,7 @@ class KNNHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         self.labels_, self.features_, self.n_features_in_ = labels, RowView(arrays["features"]), n_features
 
 
-def _first_largest(values: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.intp]:
+def _first_largest(values: npt.NDArray[np.floating], k: int) -> npt.NDArray[np.intp]:
     """The columns (n, k) of the k largest of each row, in ascending order; of equal ones the first.
 
     (argpartition would take any of the equal ones, and so depend on how rows are cut into blocks.)

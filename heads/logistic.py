@@ -11,7 +11,15 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from ._design import Design
-from ._inputs import check_class_weight, check_features, check_number, check_training, check_validation, class_weights
+from ._inputs import (
+    check_class_weight,
+    check_features,
+    check_groups,
+    check_number,
+    check_training,
+    check_validation,
+    class_weights,
+)
 from ._objective import Objective, check_memory
 from ._path import Part, best_of, probabilities, walk
 from ._solver import minimise
@@ -37,9 +45,9 @@ class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
     """L2-regularised multinomial logistic regression with an unpenalised intercept: the linear probe.
 
     The objective is that of scikit-learn's `LogisticRegression`: 1/2 ||coef||^2 + C * the sum of (weighted) log losses.
-    The solver is L-BFGS in float32 on centred features, with the inverse of their second moments as its first metric
-    (see `_solver.py`). Centring changes nothing in the model, as the intercept absorbs it. Features above 1 GiB of
-    float32 are read in blocks in every step and never held.
+    The solver is L-BFGS in float32 (float64 for float64 features) on centred features, with the inverse of their second
+    moments as its first metric (see `_solver.py`). Centring changes nothing in the model, as the intercept
+    absorbs it. Features above 1 GiB are read in blocks in every step and never held.
 
     Parameters
     ----------
@@ -65,8 +73,9 @@ class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
     Attributes
     ----------
     classes_ : (K,), sorted
-    coef_ : (K, d) float32, or (1, d) for two classes, where it scores `classes_[1]` as in scikit-learn
-    intercept_ : (K,) or (1,) float32
+    coef_ : (K, d) float32, float64 where `X` was, or (1, d) for two classes, where it scores `classes_[1]` as
+        in scikit-learn
+    intercept_ : (K,) or (1,), as `coef_`
     C_ : float, the C that was used
     C_source_ : "given", "validation, then fitted on both", "5-fold cross-validation", or "default: too few samples for
         cross-validation"
@@ -138,10 +147,11 @@ class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
         validation: tuple[Features, npt.ArrayLike] | None = None,
         groups: npt.ArrayLike | None = None,
     ) -> LogisticHead:
-        """Fit on features `X` (n, d) of any float dtype, worked on in float32, and labels `y` (n,).
+        """Fit on features `X` (n, d), float64 in float64 and others in float32, and labels `y` (n,).
 
         `validation` is a pair (X, y) to choose C on; the head is then fitted on both. `groups` (n,) says which samples
-        must stay in one fold, such as files with the same bytes. Both serve only a C that has to be chosen.
+        must stay in one fold, such as files with the same bytes. Both serve only a C that has to be chosen; they are
+        checked with any.
 
         Raises ValueError for NaN, infinity, a single class, lengths that differ, a parameter out of range, or
         coefficients that memory does not hold.
@@ -150,11 +160,13 @@ class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
         grid = self._grid()
         view, label, self.classes_ = check_training(self, X, y)
         views: list[RowView] = [view]
-        if grid and validation is not None:
+        check_groups(groups, len(view))
+        if validation is not None:
             chosen_on, held = check_validation(self, validation, self.classes_)
-            views.append(chosen_on)
-            label = np.concatenate([label, held])
-        check_memory(view.shape[1], len(self.classes_))
+            if grid:
+                views.append(chosen_on)
+                label = np.concatenate([label, held])
+        check_memory(view.shape[1], len(self.classes_), view.working_dtype.itemsize)
         design = Design(views)
         parts, self.C_source_ = self._parts(label, len(view), groups) if grid else ([], "given")
         self.trials_: list[dict[str, float]] = []
@@ -199,17 +211,23 @@ class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
             source = "default: too few samples for cross-validation"
         return [Part(np.where(held, 0.0, weight), held) for held in masks], source
 
-    def decision_function(self, X: Features) -> npt.NDArray[np.float32]:
-        """Logits (n, K) float32 of features (n, d); for two classes (n,), positive for `classes_[1]`."""
+    def decision_function(self, X: Features) -> npt.NDArray[np.floating]:
+        """Logits (n, K) of features (n, d); for two classes (n,), positive for `classes_[1]`.
+
+        float64 where the head or `X` is and else float32.
+        """
         check_is_fitted(self)
         view = check_features(self, X)
-        logits = np.empty((len(view), len(self.coef_)), np.float32)
+        logits = np.empty((len(view), len(self.coef_)), np.result_type(view.working_dtype, self.coef_))
         for place, block in view.blocks():
             logits[place] = block @ self.coef_.T + self.intercept_
         return logits[:, 0] if logits.shape[1] == 1 else logits
 
-    def predict_proba(self, X: Features) -> npt.NDArray[np.float32]:
-        """Probabilities (n, K) float32 of features (n, d), in the order of `classes_`."""
+    def predict_proba(self, X: Features) -> npt.NDArray[np.floating]:
+        """Probabilities (n, K) of features (n, d), in the order of `classes_`.
+
+        float64 where the head or `X` is and else float32.
+        """
         logits = self.decision_function(X)
         return probabilities(logits[:, None] if logits.ndim == 1 else logits)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from ._fitting import Run, fit_together
 from ._inputs import (
     check_class_weight,
     check_features,
+    check_groups,
     check_number,
     check_training,
     check_validation,
@@ -72,8 +74,8 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
     Attributes
     ----------
     classes_ : (K,), sorted
-    mean_, scale_ : (d,) float32, of the training features
-    weights_, biases_ : lists of (out, in) and (out,) float32, one per layer
+    mean_, scale_ : (d,), of the training features, float64 where `X` was and else float32
+    weights_, biases_ : lists of (out, in) and (out,) in the same dtype, one per layer
     history_ : list with one dict per epoch: "epoch" (from 1), "train_loss", "train_accuracy", "validation_loss",
         "validation_accuracy". All four are measured at the end of the epoch without dropout, label smoothing and mixup,
         so that the curves can be compared; on no more than 50,000 training samples, drawn once. Without a validation
@@ -153,7 +155,7 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         validation: tuple[Features, npt.ArrayLike] | None = None,
         groups: npt.ArrayLike | None = None,
     ) -> MLPHead:
-        """Fit on features `X` (n, d), float16 or float32 as they are (others as float32), and labels `y` (n,).
+        """Fit on features `X` (n, d), float64 in float64 and others in float32, and labels `y` (n,).
 
         `validation` is a pair (X, y) to stop on; without it some samples are held out, stratified, and `groups` (n,)
         says which must not be parted, such as files with the same bytes.
@@ -163,27 +165,33 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         network would take more memory than there is.
         """
         self._check_parameters()
-        device = usable_device(self.device)
         features, label, self.classes_ = check_training(self, X, y)
+        device = usable_device(self.device, features.working_dtype)
         train, held, self.validation_source_ = split_to_stop_on(
             self, features, label, validation, groups, fraction=self.validation_fraction, seed=self.random_state
         )
-        weight = class_weights(self.class_weight, self.classes_, label).astype(np.float32)
+        weight = class_weights(self.class_weight, self.classes_, label).astype(train.dtype)
         (run,), _ = fit_together([self], train, held, torch.from_numpy(weight).to(device))
         if run.diverged:
             raise diverged(run)
         return self
 
-    def predict_proba(self, X: Features) -> npt.NDArray[np.float32]:
-        """Probabilities (n, K) float32 of features (n, d), in the order of `classes_`."""
+    def predict_proba(self, X: Features) -> npt.NDArray[np.floating]:
+        """Probabilities (n, K), float64 where the head or `X` is and else float32, of features (n, d), in the order of
+        `classes_`.
+        """
         check_is_fitted(self)
-        device = usable_device(self.device)
         features = check_features(self, X)
-        mean, scale = (torch.tensor(array, device=device) for array in (self.mean_, self.scale_))
-        weights = [torch.tensor(weight, device=device)[None] for weight in self.weights_]
-        biases = [torch.tensor(bias, device=device)[None, None] for bias in self.biases_]
-        samples = Samples(features, np.zeros(len(features), dtype=np.intp), np.arange(len(features)))
-        proba = np.empty((len(features), len(self.classes_)), np.float32)  # small results kept one by one pin the heap
+        dtype = np.result_type(features.working_dtype, self.mean_)
+        device = usable_device(self.device, dtype)
+        mean, scale, *layers = (
+            torch.tensor(array.astype(dtype, copy=False), device=device)
+            for array in (self.mean_, self.scale_, *self.weights_, *self.biases_)
+        )
+        weights = [weight[None] for weight in layers[: len(self.weights_)]]
+        biases = [bias[None, None] for bias in layers[len(self.weights_) :]]
+        samples = Samples(features, np.zeros(len(features), dtype=np.intp), np.arange(len(features)), dtype)
+        proba = np.empty((len(features), len(self.classes_)), dtype)  # small results kept one by one pin the heap
         at = 0
         with torch.no_grad():
             for x, _ in samples.in_order(device):
@@ -223,14 +231,15 @@ def split_to_stop_on(
     seed: int | None,
 ) -> tuple[Samples, Samples | None, str]:
     """The samples to train on, those to stop on, and where they came from in words; `head` was fitted on `X`."""
-    every = Samples(X, label, np.arange(len(X)))
+    every = Samples(X, label, np.arange(len(X)), X.working_dtype)
+    check_groups(groups, len(X))
     if validation is not None:
         Xv, held_label = check_validation(head, validation, head.classes_)
-        return every, Samples(Xv, held_label, np.arange(len(Xv))), "given"
+        return every, Samples(Xv, held_label, np.arange(len(Xv)), every.dtype), "given"
     held = held_out(label, groups=groups, fraction=fraction, seed=seed)
     if not MIN_HELD_OUT <= held.sum() <= MAX_TIMES_FRACTION * fraction * len(X):
         return every, None, "none: too few samples to hold out"
-    return Samples(X, label, np.flatnonzero(~held)), Samples(X, label, np.flatnonzero(held)), "held out"
+    return replace(every, rows=np.flatnonzero(~held)), replace(every, rows=np.flatnonzero(held)), "held out"
 
 
 def diverged(run: Run) -> TrainingError:
@@ -241,14 +250,14 @@ def diverged(run: Run) -> TrainingError:
     )
 
 
-def usable_device(name: str) -> torch.device:
-    """The torch device of that name, once it has shown that it can hold a tensor."""
+def usable_device(name: str, dtype: np.dtype[Any]) -> torch.device:
+    """The torch device of that name, once it has shown that it can hold a `dtype` (Apple's has no float64)."""
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.empty(1, device=device, dtype=getattr(torch, dtype.name))
     except (RuntimeError, AssertionError, TypeError) as error:  # torch raises AssertionError where CUDA is compiled out
         raise DeviceError(
             f"MLPHead cannot use the device {name!r}: {str(error).partition(chr(10))[0]}",
-            hint="Use device='cpu', or a device that `torch.accelerator.is_available()` finds.",
+            hint=f"Use device='cpu', or a device that `torch.accelerator.is_available()` finds and that has {dtype}.",
         ) from error
     return device

@@ -1,9 +1,10 @@
 """Heads in files: one .safetensors file per head, written whole or not at all, and read without trusting it.
 
-Any safetensors library opens the file. Its metadata holds, as strings: `format` ("precompute-head"), `version` ("1"),
-`head` (its kind, a key of `_kinds.KINDS`), then as JSON `params` (constructor arguments, less `device` and `n_jobs`),
-`fitted` (attributes that are no arrays), `classes` and `metadata` (the caller's own), and `digest`: the SHA-256 of the
-whole file with the 64 digits of the digest itself written as zeros. Nothing is ever unpickled.
+Any safetensors library opens the file. Its metadata holds, as strings: `format` ("precompute-head"), `version` ("1" or
+"2"), `head` (its kind, a key of `_kinds.KINDS`), then as JSON `params` (constructor arguments, less `device` and
+`n_jobs`), `fitted` (attributes that are no arrays), `classes` and `metadata` (the caller's own), and `digest`: the
+SHA-256 of the whole file with the 64 digits of the digest itself written as zeros. In version 2 arrays may be float64,
+and a string longer than 1 MiB is the array `json:KEY` of its ASCII characters instead. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from precompute.errors import HeadError, HeadFormatError
 from precompute.output import check_output
 
 from ._content import put_together, take_apart
-from ._headfile import UnknownFormatError, decode, encode, write_json
+from ._headfile import TooLargeError, UnknownFormatError, decode, encode, write_json
 from ._temperature import check_temperature, scale
 from ._writing import HEAD
 
@@ -67,6 +68,11 @@ def save_head(
     try:
         arrays, strings = take_apart(head)
         blob = encode(arrays, {**strings, "metadata": write_json(dict(metadata))})
+    except TooLargeError as error:
+        raise HeadError(
+            f"The head for {_shown(path)} cannot be saved: {error}.",
+            hint="Leave large things out of the metadata, or train on fewer classes, features or (kNN) images.",
+        ) from error
     except (TypeError, ValueError) as error:
         raise HeadError(
             f"The head for {_shown(path)} cannot be saved: {error}.",

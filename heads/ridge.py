@@ -39,8 +39,9 @@ class RidgeHead(ClassifierMixin, RidgeBase):  # type: ignore[misc]  # scikit-lea
     Attributes
     ----------
     classes_ : (K,), sorted
-    coef_ : (K, d) float32, or (1, d) for two classes, where it scores `classes_[1]` as in scikit-learn
-    intercept_ : (K,) or (1,) float32
+    coef_ : (K, d) float32, float64 where `X` was, or (1, d) for two classes, where it scores `classes_[1]` as
+        in scikit-learn
+    intercept_ : (K,) or (1,), as `coef_`
     alpha_ : float, the alpha that was used
     alpha_source_ : "given", "validation", "leave-one-out", "leave-one-group-out", or "default: no class has two
         samples (groups)", where that would say nothing and alpha is 1
@@ -72,8 +73,7 @@ class RidgeHead(ClassifierMixin, RidgeBase):  # type: ignore[misc]  # scikit-lea
         `validation` is a pair (X, y) to choose alpha on. `groups` (n,) says which samples are left out together, such
         as files with the same bytes.
 
-        Raises ValueError for NaN, infinity, a single class, lengths that differ, a parameter out of range, or an alpha
-        that is to be chosen with a group of more than 4096 samples left out.
+        Raises ValueError for NaN, infinity, a single class, lengths that differ, or a parameter out of range.
         """
         self._check_parameters()
         view, label, self.classes_ = check_training(self, X, y)
@@ -91,20 +91,26 @@ class RidgeHead(ClassifierMixin, RidgeBase):  # type: ignore[misc]  # scikit-lea
         self.temperature_ = 1.0 if only_default else self._fit_temperature(spectrum, label, group)
         return self
 
-    def decision_function(self, X: Features) -> npt.NDArray[np.float32]:
-        """Scores (n, K) float32 of features (n, d); for two classes (n,), positive for `classes_[1]`."""
+    def decision_function(self, X: Features) -> npt.NDArray[np.floating]:
+        """Scores (n, K) of features (n, d); for two classes (n,), positive for `classes_[1]`.
+
+        float64 where the head or `X` is and else float32.
+        """
         scores = self._linear(X)
         return scores[:, 0] if len(self.coef_) == 1 else scores
 
-    def predict_proba(self, X: Features) -> npt.NDArray[np.float32]:
-        """Probabilities (n, K) float32 of features (n, d), in the order of `classes_`.
+    def predict_proba(self, X: Features) -> npt.NDArray[np.floating]:
+        """Probabilities (n, K) of features (n, d), in the order of `classes_`.
+
+        float64 where the head or `X` is and else float32.
 
         softmax(scores / temperature_), the temperature fitted by log loss on scores of training rows that were left
         out of their own model (Guo et al. 2017). One number makes the probabilities as sharp as the head is right on
         the whole; the scores are still least squares, no logits, so for a class or a sample they can be off.
         `LogisticHead` fits probabilities themselves.
         """
-        return tempered(_two_sided(self._linear(X)), self.temperature_)
+        scores = self._linear(X)
+        return tempered(_two_sided(scores), self.temperature_, scores.dtype)
 
     def predict(self, X: Features) -> Array:
         """The label (n,) with the highest score for each row of features (n, d)."""
@@ -118,9 +124,11 @@ class RidgeHead(ClassifierMixin, RidgeBase):  # type: ignore[misc]  # scikit-lea
         size = max(1, MOST_SCORES // max(spectrum.view.shape[1], len(spectrum.values), len(self.classes_)))
         step = -(-len(label) * len(self.classes_) // MOST_SCORES)
         scores, labels = [], []
-        for rows, groups in chunks_of_groups(len(label), group, size, step=step):
-            scores += list(spectrum.left_out(rows, groups, (self.alpha_,)))
-            labels.append(label[rows])
+        for chunk, groups in chunks_of_groups(len(label), group, size, alone=spectrum.most_inverted, step=step):
+            thin = step if spectrum.is_large(groups) else 1
+            for _, rows, predicted in spectrum.left_out(chunk, groups, (self.alpha_,)):
+                scores.append(predicted[::thin])
+                labels.append(label[rows[::thin]])
         return fit_temperature(_two_sided(np.concatenate(scores)), np.concatenate(labels))
 
     def _restore(self, arrays: dict[str, Array], fitted: dict[str, Any]) -> None:

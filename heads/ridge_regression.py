@@ -35,8 +35,8 @@ class RidgeRegressionHead(RegressorMixin, RidgeBase):  # type: ignore[misc]  # s
 
     Attributes
     ----------
-    coef_ : (t, d) float32 for t targets, 1 where y is (n,)
-    intercept_ : (t,) float32
+    coef_ : (t, d) for t targets, 1 where y is (n,); float64 where `X` was, else float32
+    intercept_ : (t,), as `coef_`
     alpha_, alpha_source_ : as in `RidgeHead`, but that the default is for samples that are all one group
     trials_ : list of {"alpha", "squared_error"}
     one_target_ : bool, whether y was (n,), so that `predict` gives (n,)
@@ -60,8 +60,7 @@ class RidgeRegressionHead(RegressorMixin, RidgeBase):  # type: ignore[misc]  # s
 
         `validation` is a pair (X, y) to choose alpha on. `groups` (n,) says which samples are left out together.
 
-        Raises ValueError for NaN, infinity, a single sample, lengths that differ, a parameter out of range, or an alpha
-        that is to be chosen with a group of more than 4096 samples left out.
+        Raises ValueError for NaN, infinity, a single sample, lengths that differ, or a parameter out of range.
         """
         self._check_parameters()
         view, given = self._check(X, y, reset=True)

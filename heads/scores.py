@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+from scipy.sparse import coo_array, csr_array
 
 from ._bootstrap import REPLICATES, intervals
 from ._calibration import calibration_by_chance
@@ -16,11 +17,15 @@ from ._metrics import TOP, Outcomes
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    Confusion: TypeAlias = "npt.NDArray[np.int64] | csr_array"
+
 __all__ = ["Scores", "evaluate", "wilson_interval"]
 
 Z_95 = 1.959963984540054  # the 97.5th percentile of the normal distribution: 95% lie between -Z_95 and Z_95
 ROW_SUM_TOLERANCE = 1e-3  # float16 probabilities of a thousand classes sum to 1 this well
-AUC_MOST = 2 * 10**8  # samples x classes x replicates whose areas are bootstrapped: 2 s of one core
+# Samples x classes whose areas are computed, a minute of one core, and times replicates whose intervals are, 2 s.
+AUC_MOST, AUC_INTERVAL_MOST = 5 * 10**8, 2 * 10**8
+MOST_DENSE = 1000  # classes whose confusion matrix is an array, of 8 MB; that of 100,000 would have 80 GB
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +46,8 @@ class Scores:
     calibration_error_by_chance : what a perfectly calibrated head with the same confidences stays below 95 times in
         100 on as many samples; None without replicates. It takes the place of an interval: few samples look less
         calibrated than they are, and resampled ones even less, so a bootstrap's would miss the truth nearly always
-    confusion : (K, K) int64, [i, j] counts samples of class i predicted as class j, in the order of `classes`
+    confusion : (K, K) int64, [i, j] counts samples of class i predicted as class j, in the order of `classes`; for more
+        than 1,000 classes a scipy.sparse.csr_array, which `confusion.toarray()` makes dense where memory allows
     intervals : 95% percentile intervals of a bootstrap over samples or groups, by the name of the score. For shares
         close to 0 or 1 they are too narrow, and Wilson's are not; but Wilson's know of no groups
     undefined : why a score, or the interval of one, is None or missing, by its name
@@ -58,7 +64,7 @@ class Scores:
     auc: float | None
     calibration_error: float
     calibration_error_by_chance: float | None
-    confusion: npt.NDArray[np.int64]
+    confusion: Confusion
     intervals: dict[str, tuple[float, float]]
     undefined: dict[str, str]
 
@@ -70,8 +76,8 @@ class Scores:
         and F1 of a class without samples.
         """
         rows = []
-        for c, hits in enumerate(np.diag(self.confusion).tolist()):
-            images, predicted = int(self.confusion[c].sum()), int(self.confusion[:, c].sum())
+        counts = (self.confusion.diagonal(), self.confusion.sum(axis=1), self.confusion.sum(axis=0))
+        for hits, images, predicted in zip(*(values.tolist() for values in counts), strict=True):
             rows.append(
                 {
                     "images": images,
@@ -84,13 +90,31 @@ class Scores:
             )
         return rows
 
+    def confusions(self) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.int64]]:
+        """The cells of `confusion` above 0, row by row: class, predicted class, samples."""
+        cells = coo_array(self.confusion)
+        order = np.lexsort((cells.col, cells.row))
+        return cells.row[order], cells.col[order], cells.data[order]
+
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain ints, floats and lists, ready for JSON, with `per_class`."""
+        """The same as plain ints, floats and lists, ready for JSON, with `per_class`.
+
+        `confusion` is a list of K lists; for more than 1,000 classes an object of three lists, "true", "predicted"
+        (both positions in `classes`) and "count", of the cells above 0.
+        """
+        if isinstance(self.confusion, np.ndarray):
+            confusion: Any = self.confusion.tolist()
+        else:
+            confusion = {
+                name: values.tolist()
+                for name, values in zip(("true", "predicted", "count"), self.confusions(), strict=True)
+            }
         return {
-            **asdict(self),
+            **{field.name: getattr(self, field.name) for field in fields(self)},
             "accuracy_interval": list(self.accuracy_interval),
             "top5_accuracy_interval": self.top5_accuracy_interval and list(self.top5_accuracy_interval),
-            "confusion": self.confusion.tolist(),
+            "confusion": confusion,
+            "undefined": dict(self.undefined),
             "intervals": {name: list(ends) for name, ends in self.intervals.items()},
             "per_class": self.per_class,
         }
@@ -117,11 +141,11 @@ def evaluate(
     labels, p, names = (np.asarray(as_numpy(values)) for values in (y_true, proba, classes))
     true, p = _checked(labels, p, names)
     outcomes, n, k = Outcomes(true, p), len(true), len(names)
-    found = {name: float(value[0]) for name, value in outcomes.scores(np.ones((n, 1))).items()}
-    confusion = np.bincount(true * k + outcomes.predicted, minlength=k * k).reshape(k, k).astype(np.int64)
-    undefined = _undefined(confusion, names)
-    with_auc = "auc" not in undefined and n * k * replicates <= AUC_MOST
-    if not with_auc and "auc" not in undefined:
+    undefined = _undefined(true, names)
+    defined = "auc" not in undefined
+    found = {name: float(value[0]) for name, value in outcomes.scores(np.ones((n, 1)), auc=defined).items()}
+    with_auc = defined and n * k * replicates <= AUC_INTERVAL_MOST
+    if defined and not with_auc:
         undefined["intervals.auc"] = f"left out: {n} samples of {k} classes would take too long"
     together = None if groups is None else np.asarray(groups)
     ends = intervals(
@@ -140,10 +164,10 @@ def evaluate(
         top5_accuracy=found.get("top5_accuracy"),
         top5_accuracy_interval=None if outcomes.in_top is None else wilson_interval(int(outcomes.in_top.sum()), n),
         log_loss=found["log_loss"],
-        auc=None if "auc" in undefined else found["auc"],
+        auc=found.get("auc"),
         calibration_error=found["calibration_error"],
         calibration_error_by_chance=chance,
-        confusion=confusion,
+        confusion=_confusion(true, outcomes.predicted, k),
         intervals=ends,
         undefined=undefined,
     )
@@ -159,7 +183,7 @@ def _checked(
             f"Got {p.shape} for labels {labels.shape} and classes {names.shape}."
         )
     p = p if np.issubdtype(p.dtype, np.floating) else p.astype(np.float64)
-    good = (p >= 0).all(axis=1) & (abs(p.sum(axis=1, dtype=np.float64) - 1) <= ROW_SUM_TOLERANCE)
+    good = (p.min(axis=1) >= 0) & (abs(p.sum(axis=1, dtype=np.float64) - 1) <= ROW_SUM_TOLERANCE)
     if not good.all():
         row = int(np.flatnonzero(~good)[0])
         raise ValueError(
@@ -169,17 +193,25 @@ def _checked(
     return positions(labels, names, what="y_true"), p
 
 
-def _undefined(confusion: npt.NDArray[np.int64], names: npt.NDArray[Any]) -> dict[str, str]:
+def _confusion(true: npt.NDArray[np.intp], predicted: npt.NDArray[np.intp], k: int) -> Confusion:
+    if k <= MOST_DENSE:
+        return np.bincount(true * k + predicted, minlength=k * k).reshape(k, k).astype(np.int64)
+    return csr_array((np.ones(len(true), np.int64), (true, predicted)), shape=(k, k))  # adds up what is there twice
+
+
+def _undefined(true: npt.NDArray[np.intp], names: npt.NDArray[Any]) -> dict[str, str]:
     """Why scores are None, by name."""
     reasons = {}
     if len(names) <= TOP:
         reasons["top5_accuracy"] = f"needs more than {TOP} classes"
-    empty = names[confusion.sum(axis=1) == 0].tolist()
+    empty = names[np.bincount(true, minlength=len(names)) == 0].tolist()
     if len(empty) >= len(names) - 1:
         reasons["auc"] = "needs samples of two classes or more"
     elif empty:
         shown = ", ".join(map(repr, empty[:3])) + (", ..." if len(empty) > 3 else "")
         reasons["auc"] = f"needs samples of every class, and there are none of {shown}"
+    elif len(true) * len(names) > AUC_MOST:
+        reasons["auc"] = f"left out: {len(true)} samples of {len(names)} classes would take too long"
     return reasons
 
 

@@ -84,14 +84,14 @@ class MLPSearch(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit
     ) -> MLPSearch:
         """Search with features `X` (n, d) and labels `y` (n,); arguments and errors as for `MLPHead.fit`."""
         base, heads, points = self._heads()
-        device = usable_device(base.device)
         features, label, self.classes_ = check_training(self, X, y)
+        device = usable_device(base.device, features.working_dtype)
         train, held, self.validation_source_ = split_to_stop_on(
             self, features, label, validation, groups, fraction=base.validation_fraction, seed=base.random_state
         )
         if held is None:
             heads, points = [base], [{name: getattr(base, name) for name in points[0]}]
-        weight = torch.from_numpy(class_weights(base.class_weight, self.classes_, label).astype(np.float32)).to(device)
+        weight = torch.from_numpy(class_weights(base.class_weight, self.classes_, label).astype(train.dtype)).to(device)
         runs, self.cut_short_ = fit_together(heads, train, held, weight, time_budget=self.time_budget)
         self.n_untried_ = len(heads) - len(runs)
         self.trials_ = [_trial(point, run) for point, run in zip(points, runs, strict=False)]
@@ -104,10 +104,10 @@ class MLPSearch(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit
         self.best_estimator_.validation_source_ = self.validation_source_
         return self
 
-    def predict_proba(self, X: Features) -> npt.NDArray[np.float32]:
-        """Probabilities (n, K) float32 by the best head."""
+    def predict_proba(self, X: Features) -> npt.NDArray[np.floating]:
+        """Probabilities (n, K) by the best head."""
         check_is_fitted(self)
-        proba: npt.NDArray[np.float32] = self.best_estimator_.predict_proba(X)
+        proba: npt.NDArray[np.floating] = self.best_estimator_.predict_proba(X)
         return proba
 
     def predict(self, X: Features) -> npt.NDArray[Any]:

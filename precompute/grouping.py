@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import re
+import subprocess
+import sys
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +18,26 @@ from precompute.cache import Cache
 from precompute.errors import UsageError
 
 SHOWN = 3  # ids that an error names
+SECONDS_PER_ID = 1.0  # of CPU time, for a search that takes microseconds where it is not hopeless
+SECONDS = 120  # for all ids; a million take 3
+# What finds groups, in a Python that imports nothing else. It answers with a list that ends before an id that took too
+# long. `re` looks for signals while it matches.
+SEARCHER = """
+import json, re, signal, sys
+given = json.load(sys.stdin)
+search, seconds, found = re.compile(given["pattern"]).search, given["seconds"], []
+def stop(*_): raise TimeoutError
+signal.signal(signal.SIGVTALRM, stop)
+try:
+    for name in given["ids"]:
+        signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+        match = search(name)
+        found.append(match and match[1])
+    signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+except TimeoutError:
+    pass
+json.dump(found, sys.stdout)
+"""
 
 
 def group_names(
@@ -24,14 +47,15 @@ def group_names(
 
     pattern: a regular expression with a group in parentheses, searched for in each id, such as `patient_(\\d+)`.
     file: a CSV file with the columns id and group.
-    Raises UsageError for both at once, a pattern or file that cannot be used, and ids that have no group.
+    Raises UsageError for both at once, a pattern or file that cannot be used, ids whose match takes too long, and ids
+    that have no group.
     """
     if pattern is not None and file is not None:
         raise UsageError("--groups and --groups-file contradict each other.", hint="Give one of them.")
     ids = [os.fsdecode(value) for value in cache.column("samples/id")[rows].tolist()]
     if pattern is not None:
-        expression = _compiled(pattern)
-        found = [match[1] if (match := expression.search(name)) else None for name in ids]
+        _check_pattern(pattern)
+        found = _search(pattern, ids)
         where = f"do not match --groups {pattern!r}"
     elif file is not None:
         table = _read(file)
@@ -61,7 +85,7 @@ def join(digests: NDArray[np.int64], names: list[str]) -> NDArray[np.int64]:
     return component
 
 
-def _compiled(pattern: str) -> re.Pattern[str]:
+def _check_pattern(pattern: str) -> None:
     try:
         expression = re.compile(pattern)
     except re.error as error:
@@ -73,7 +97,42 @@ def _compiled(pattern: str) -> re.Pattern[str]:
             f"--groups {pattern!r} has no part in parentheses, which is what names the group.",
             hint=r"An example: --groups 'patient_(\d+)'",
         )
-    return expression
+
+
+def _search(pattern: str, ids: list[str]) -> list[str | None]:
+    """What the first group of `pattern` finds in each id, None where it does not match.
+
+    Some patterns, such as `(a+)+$`, try out more ways to match an id than anyone can wait for. Outside the main thread
+    Python's `re` cannot be interrupted, so it runs in a process of its own, whose main thread a timer interrupts.
+    Raises UsageError for an id that takes more than SECONDS_PER_ID of CPU time, or ids that take SECONDS in all.
+    """
+    given = json.dumps({"pattern": pattern, "ids": ids, "seconds": SECONDS_PER_ID})
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", SEARCHER],
+            input=given.encode(),
+            capture_output=True,
+            timeout=SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise _too_slow(pattern, f"{len(ids):,} ids in {SECONDS} seconds") from None
+    if done.returncode:
+        problem = done.stderr.decode(errors="replace").strip().rpartition("\n")[2] or f"exit status {done.returncode}"
+        raise UsageError(
+            f"--groups {pattern!r} cannot be searched for: {problem}.", hint="Give a simpler pattern, or --groups-file."
+        )
+    found: list[str | None] = json.loads(done.stdout)
+    if len(found) < len(ids):
+        raise _too_slow(pattern, f"the id {ids[len(found)]!r} within {SECONDS_PER_ID:g} second of CPU time")
+    return found
+
+
+def _too_slow(pattern: str, what: str) -> UsageError:
+    return UsageError(
+        f"--groups {pattern!r} could not be matched with {what}.",
+        hint="Repetitions of repetitions, as in (a+)+, take endless time. Give a simpler pattern, or --groups-file.",
+    )
 
 
 def _read(file: str | os.PathLike[str]) -> dict[str, str]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from precompute.errors import UsageError
 from precompute.heads import CentroidHead, KNNHead, LogisticHead, MLPHead, MLPSearch, RidgeHead
+from precompute.heads._inputs import check_number
 from precompute.heads.search import MLP_GRID
 
 if TYPE_CHECKING:
@@ -31,6 +32,11 @@ def make_head(head: str, settings: Mapping[str, Any], *, seed: int, search: bool
     if search and head != "mlp":
         raise UsageError(f"search is for the mlp head. Got {head!r} instead.", hint="Leave out --search.")
     estimator, given = HEADS[head](), dict(settings)
+    if given.get("time_budget") is not None:
+        try:
+            check_number("time_budget", given["time_budget"], low=0, open_low=True)
+        except ValueError as error:
+            raise UsageError(str(error), hint="Give seconds, or leave it out for no limit.") from error
     time_budget = given.pop("time_budget", None) if head == "mlp" else None
     if time_budget is not None and not search:
         raise UsageError("A time budget limits a search, and none was asked for.", hint="Add --search.")

@@ -26,6 +26,9 @@ from precompute.selection import Rows, check_classes, digest_groups, parts_of, w
 
 # Long, and of no use to whoever has the head: the report and --json hold them.
 NOT_IN_FILE = {"choices", "leaks", "without_leaks", "two_labels"}
+# Classes up to which a head file holds what scores say of each class and pair of classes: about 3 MB a split.
+MOST_IN_FILE = 1000
+NOT_OF_MANY = {"confusion", "per_class"}
 
 
 @dataclass(frozen=True)
@@ -207,6 +210,11 @@ def _together(
 def _metadata(cache: Cache, layer: str, result: Training, seed: int, parts: dict[str, Rows]) -> dict[str, Any]:
     """What `predict` needs, and what a reader of the head file wants to know."""
     told = {name: value for name, value in result.to_dict().items() if name not in NOT_IN_FILE}
+    if len(result.classes) > MOST_IN_FILE:
+        told["scores"] = {
+            split: {name: value for name, value in scores.items() if name not in NOT_OF_MANY}
+            for split, scores in told["scores"].items()
+        }
     calibration = result.calibration
     return {
         "spec": cache.spec,

@@ -25,6 +25,7 @@ ALLOWED = {
     "precompute.system": set(),
     "precompute.formats": set(),
     "precompute.layout": set(),
+    "precompute.folding": set(),
     "precompute.tiny": {"precompute.errors"},
     "precompute.transform": {"precompute.errors"},
     "precompute.sources": {f"precompute.{name}" for name in ("errors", "filelist", "formats", "labels")},
@@ -38,8 +39,7 @@ ALLOWED = {
     HEADS: {f"precompute.{name}" for name in ("errors", "output", "system")},
     "precompute.weights": {"precompute.checkpoints", "precompute.errors"},
     "precompute.decode": {f"precompute.{name}" for name in ("errors", "formats", "jpeg", "jpeg2000", "transform")},
-    "precompute.folding": set(),
-    "precompute.torch_engine": {f"precompute.{name}" for name in ("engine", "folding", "errors", "transform")},
+    "precompute.torch_engine": {f"precompute.{name}" for name in ("engine", "errors", "folding", "transform")},
     "precompute.architectures": {"precompute.errors", "precompute.tiny"},
     "precompute.openvino_engine": {
         f"precompute.{name}" for name in ("engine", "errors", "model_cache", "system", "torch_engine", "transform")

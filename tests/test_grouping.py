@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from conftest import Command, make_image, make_photos
 from hypothesis import given
 from hypothesis import strategies as st
 
-from precompute import extract, open_cache, train_head
+from precompute import extract, grouping, open_cache, train_head
 from precompute.errors import TrainingError, UsageError
 from precompute.grouping import group_names, join
 from precompute.heads import evaluate, folds
@@ -147,3 +148,29 @@ def test_on_the_command_line(scans: Path, precompute: Command) -> None:
     done = precompute("train-head", scans / "a.h5", "--groups", "nothing(x)")
     assert done.returncode == 2
     assert "ill/patient_0_0.png" in done.stderr
+
+
+def test_a_pattern_that_takes_endless_time_is_refused_with_the_id(tmp_path: Path, precompute: Command) -> None:
+    photos = make_photos(tmp_path / "photos", per_class=2)
+    make_image(99).save(photos / "train/cats" / f"{'a' * 60}.png")
+    extract(photos, tmp_path / "a.h5", backbone="tiny")
+    done = precompute("train-head", tmp_path / "a.h5", "--groups", "(a+)+$", "--C", "1")
+    assert done.returncode == 2
+    assert "--groups '(a+)+$'" in done.stderr
+    assert f"could not be matched with the id {'train/cats/' + 'a' * 60 + '.png'!r}" in done.stderr
+    assert "Repetitions of repetitions" in done.stderr
+
+
+def test_the_limit_of_time_holds_outside_the_main_thread_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grouping, "SECONDS_PER_ID", 0.1)
+    with ThreadPoolExecutor(1) as pool:
+        good = ["b\udcff/p1", "c/p2"]
+        assert pool.submit(grouping._search, r"p(\d)", good).result() == ["1", "2"]
+        with pytest.raises(UsageError, match=r"'\(a\+\)\+\$' could not be matched with the id 'b/a+!' within 0\.1"):
+            pool.submit(grouping._search, "(a+)+$", ["a", "b/" + "a" * 60 + "!", "a"]).result()
+
+
+def test_many_ids_that_are_slow_together_end_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grouping, "SECONDS", 1)
+    with pytest.raises(UsageError, match=r"could not be matched with 1,000 ids in 1 seconds"):
+        grouping._search(r"(a+)+$", ["a" * 22 + "!"] * 1000)

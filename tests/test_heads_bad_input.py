@@ -78,7 +78,6 @@ def test_a_class_with_one_sample_is_known(head: Any, wrap: Any) -> None:
     assert set(head.predict(X)) <= set(NAMES)
 
 
-@pytest.mark.filterwarnings("ignore:The number of unique classes")
 def test_as_many_classes_as_samples(head: Any, wrap: Any) -> None:
     head.fit(wrap(np.eye(6)), list("abcdef"))
     assert probabilities(head, np.eye(6)).shape == (6, 6)
@@ -105,7 +104,6 @@ def test_features_of_any_size_give_a_head(head: Any, scale: float) -> None:
     probabilities(head, (X * scale).astype(np.float32))
 
 
-@pytest.mark.filterwarnings("ignore:The number of unique classes")
 @pytest.mark.parametrize(
     "head",
     [

@@ -28,6 +28,7 @@ from precompute.heads import (
 from precompute.heads import _headfile as headfile
 
 X, Y = load_iris(return_X_y=True)
+X = X.astype(np.float32)  # as caches are, so that files are of version 1
 NAMES = np.array(["b\udcff", "iris", "ünïcode"])
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -104,8 +105,10 @@ def test_other_safetensors_files_are_told_apart(tmp_path):
     path = tmp_path / "weights.safetensors"
     arrays = {"coef": np.zeros((2, 3), np.float32)}
     refuse(path, safetensors.numpy.save(arrays), "is not a head that this precompute reads")
-    newer = {"format": "precompute-head", "version": "2"}
-    refuse(path, safetensors.numpy.save(arrays, metadata=newer), "its version is '2'")
+    newer = {"format": "precompute-head", "version": "3"}
+    refuse(
+        path, safetensors.numpy.save(arrays, metadata=newer), "its version is '3', and this precompute reads '1' and"
+    )
     without_digest = {"format": "precompute-head", "version": "1"}
     refuse(path, safetensors.numpy.save(arrays, metadata=without_digest), "no digest")
 
@@ -338,6 +341,68 @@ def test_forged_strings_are_refused(files, change, message, tmp_path):
 def test_forged_numbers_are_refused(files, kind, name, value, message, tmp_path):
     arrays, strings = files[kind]
     refuse(tmp_path / "head", headfile.encode(arrays, {**strings, name: json.dumps(value)}), message)
+
+
+def forged_text(path, name, part, code="U8", shape=None, **strings):
+    """A file of version 2 whose last array is `part`, under the name of a long string, with a right digest."""
+    header = {
+        "__metadata__": {"format": "precompute-head", "version": "2", **strings, "digest": headfile.NO_DIGEST},
+        name: {"dtype": code, "shape": shape or [len(part)], "data_offsets": [0, len(part)]},
+    }
+    text = headfile.write_json(header).encode()
+    data = len(text).to_bytes(8, "little") + text + part
+    digest = headfile.hashlib.sha256(data).hexdigest().encode()
+    path.write_bytes(data.replace(headfile.NO_DIGEST.encode(), digest))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"name": "json:classes", "part": b"{}", "classes": "{}"}, "its metadata holds classes twice"),
+        ({"name": "json:digest", "part": b"{}"}, "its metadata holds digest twice"),
+        ({"name": "json:classes", "part": b"\xff{"}, "no ASCII text"),
+        ({"name": "json:classes", "part": b"{}  ", "code": "F32", "shape": [1]}, "is not described with"),
+        ({"name": "json:classes", "part": b"{}  ", "shape": [2, 2]}, "does not stand where"),
+        ({"name": "json:classes", "part": b"{}"}, "its metadata must have the keys"),
+        ({"name": "classes", "part": b"{}"}, "is not described with"),
+        ({"name": "json:a", "part": b"[" + b"{}," * headfile.MAX_TEXT_VALUES}, "values in one place"),
+    ],
+)
+def test_forged_texts_outside_the_header_are_refused(given, message, tmp_path):
+    path = forged_text(tmp_path / "head", **given)
+    refuse(path, path.read_bytes(), message)
+
+
+def test_the_size_of_all_texts_is_limited_before_they_are_read(tmp_path):
+    size = headfile.MAX_TEXT_BYTES + 1
+    header = headfile.write_json(
+        {
+            "__metadata__": {"format": "precompute-head", "version": "2"},
+            "json:classes": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]},
+        }
+    ).encode()
+    with (tmp_path / "head").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + size)  # sparse
+    with pytest.raises(HeadFormatError, match="bytes of labels and metadata"):
+        load_head(tmp_path / "head")
+
+
+def test_one_long_label_among_many_takes_no_memory(files, tmp_path):
+    """NumPy keeps every label in as many bytes as the longest."""
+    arrays, strings = files["logistic"]
+    classes = {"dtype": "str", "values": ["a" * 2**20, *(f"b{number:06}" for number in range(10**5))]}
+    forged = headfile.encode(arrays, {**strings, "classes": json.dumps(classes)})
+    refuse(tmp_path / "head", forged, "its labels take more than")
+
+
+def test_forged_arrays_of_two_dtypes_are_refused(files, tmp_path):
+    for kind in ("logistic", "mlp", "ridge", "centroid"):
+        arrays, strings = files[kind]
+        name = next(iter(arrays))
+        forged = headfile.encode({**arrays, name: arrays[name].astype(np.float64)}, strings)
+        refuse(tmp_path / "head", forged, "its array .* must be float32, and is float64")
 
 
 def test_forged_values_that_are_not_finite_are_refused(saved):

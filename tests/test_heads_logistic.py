@@ -25,7 +25,10 @@ def test_at_a_given_C_it_is_scikit_learns_model(n_classes, C, class_weight):
     X, y = DIGITS[chosen], LABELS[chosen]
     ours = LogisticHead(C=C, tol=1e-8, class_weight=class_weight).fit(X, y)
     oracle = LogisticRegression(C=C, tol=1e-7, max_iter=5000, class_weight=class_weight).fit(X, y)
-    assert ours.coef_.dtype == ours.intercept_.dtype == np.float32
+    assert ours.coef_.dtype == ours.intercept_.dtype == np.float64
+    narrow = LogisticHead(C=C, tol=1e-8, class_weight=class_weight).fit(X.astype(np.float32), y)
+    assert narrow.coef_.dtype == narrow.intercept_.dtype == np.float32
+    np.testing.assert_allclose(narrow.coef_, oracle.coef_, atol=2e-3)
     np.testing.assert_allclose(ours.coef_, oracle.coef_, atol=2e-3)
     np.testing.assert_allclose(ours.intercept_ - ours.intercept_.mean() * (n_classes > 2), oracle.intercept_, atol=2e-2)
     np.testing.assert_allclose(ours.predict_proba(X), oracle.predict_proba(X), atol=1e-3)

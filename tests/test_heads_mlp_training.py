@@ -141,7 +141,7 @@ def test_an_epoch_has_every_sample_once_in_an_order_of_its_own(n: int, size: int
         if by_blocks:
             for name, value in (("SHUFFLE_BYTES", 0), ("NEIGHBOUR_BYTES", 4 * 3), ("BUFFER_BYTES", 4 * 20)):
                 patch.setattr(_samples, name, value)
-        samples, rng = Samples(RowView(X), np.arange(100) * 2, rows), np.random.default_rng(seed)
+        samples, rng = Samples(RowView(X), np.arange(100) * 2, rows, X.dtype), np.random.default_rng(seed)
         epochs = [list(samples.batches(size, rng, CPU)) for _ in range(2)]
         orders = [torch.cat([x for x, _ in epoch])[:, 0] for epoch in epochs]
         for epoch, order in zip(epochs, orders, strict=True):

@@ -126,7 +126,7 @@ def test_a_head_comes_back_exactly(kind, settings, tmp_path):
     assert_same_head(loaded.head, head)
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_training_rows_come_back_as_they_were_stored(dtype, tmp_path):
     head = KNNHead().fit(X.astype(dtype), Y)
     save_head(tmp_path / "head", head, metadata={})
@@ -175,7 +175,7 @@ def test_any_safetensors_library_opens_it(saved, head):
     with safe_open(saved, "numpy") as file:
         metadata = file.metadata()
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (safe_open is no mapping)
-    assert (metadata["format"], metadata["version"]) == ("precompute-head", "1")
+    assert (metadata["format"], metadata["version"]) == ("precompute-head", "2")  # as the features are float64
     assert json.loads(metadata["classes"]).get("values", NAMES.tolist()) == NAMES.tolist()
     assert json.loads(metadata["metadata"]) == {"layer": "avgpool"}
     first, expected = {
@@ -237,6 +237,35 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(head, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["head"]
 
 
-def test_a_header_too_large_to_load_is_not_written(head, tmp_path):
-    with pytest.raises(HeadError, match="header of"):
-        save_head(tmp_path / "head", head, metadata={"x": "a" * headfile.MAX_HEADER_BYTES})
+@pytest.mark.parametrize("size", [headfile.MAX_STRING_BYTES, headfile.MAX_HEADER_BYTES])
+def test_what_is_too_long_for_a_header_comes_back(size, head, tmp_path):
+    metadata = {"x": "\udcffb" * (size // 7), "layer": "avgpool"}
+    save_head(tmp_path / "head", head, metadata=metadata)
+    assert load_head(tmp_path / "head").metadata == metadata
+    with safe_open(tmp_path / "head", "numpy") as file:
+        assert file.metadata()["version"] == "2"
+        assert json.loads(file.get_tensor("json:metadata").tobytes()) == metadata
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("kind", ["logistic", "mlp", "knn", "ridge", "centroid"])
+def test_a_head_on_features_of_a_cache_is_a_file_that_older_releases_read(kind, dtype, tmp_path):
+    save_head(tmp_path / "head", KINDS[kind]().fit(X.astype(dtype), NAMES[Y]), metadata={})
+    with safe_open(tmp_path / "head", "numpy") as file:
+        assert file.metadata()["version"] == "1"
+
+
+def test_metadata_too_large_to_load_is_not_written(head, tmp_path):
+    for large in ("a" * headfile.MAX_TEXT_BYTES, [0] * (headfile.MAX_TEXT_VALUES + 1)):
+        with pytest.raises(HeadError, match=r"are allowed") as caught:
+            save_head(tmp_path / "head", head, metadata={"x": large})
+        assert "Leave large things out of the metadata" in caught.value.hint
+    assert not (tmp_path / "head").exists()
+
+
+def test_a_head_that_an_earlier_release_wrote_is_read():
+    """tests/golden/version1.safetensors: a LogisticHead on the irises in float32, written before version 2."""
+    loaded = load_head(Path(__file__).parent / "golden" / "version1.safetensors")
+    assert loaded.head.classes_.tolist() == ["b\udcff", "iris", "ünïcode"]
+    assert (loaded.head.predict(X) == np.array(["b\udcff", "iris", "ünïcode"])[Y]).mean() > 0.95
+    assert loaded.metadata["training"]["scores"]["val"]["confusion"] == [[1, 0], [0, 1]]

@@ -12,6 +12,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import Ridge, RidgeClassifier, RidgeClassifierCV, RidgeCV
 from sklearn.metrics import log_loss
 from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
+from sklearn.utils.class_weight import compute_sample_weight
 
 from precompute.heads import RidgeHead, RidgeRegressionHead, RowView, _ridge
 from precompute.heads._ridge import ALPHA_GRID
@@ -107,7 +108,6 @@ def test_a_validation_set_chooses_alpha() -> None:
         assert trial["squared_error"] == pytest.approx(errors[trial["alpha"]], rel=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore:The number of unique classes")
 @pytest.mark.parametrize("groups", [None, [0, 0, 0, 1, 1, 1]])
 def test_what_leaving_out_cannot_tell_is_not_chosen_by_it(groups: list[int] | None) -> None:
     """Each class is one sample, or one group: without it the class is unknown."""
@@ -118,11 +118,40 @@ def test_what_leaving_out_cannot_tell_is_not_chosen_by_it(groups: list[int] | No
     assert head.predict(np.eye(6)).tolist() == y
 
 
-def test_a_group_too_large_to_be_left_out_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_ridge, "MOST_IN_GROUP", 20)
-    groups = np.minimum(np.arange(100), 70)
-    with pytest.raises(ValueError, match="a group has 30 samples.*Give alpha a number, or fit with a validation set"):
-        RidgeHead().fit(DIGITS[:100], LABELS[:100], groups=groups)
+@pytest.mark.parametrize("validation", [None, (DIGITS[:100], LABELS[:100])])
+@pytest.mark.parametrize("alpha", ["auto", 1.0])
+def test_a_group_may_be_of_any_size(alpha: float | str, validation: Any) -> None:
+    """Such as 4,097 identical placeholder pictures."""
+    X, y = np.vstack([DIGITS, np.tile(DIGITS[0], (4097, 1))]), np.concatenate([LABELS, np.zeros(4097, int)])
+    groups = np.concatenate([np.arange(len(DIGITS)), np.full(4097, len(DIGITS))])
+    head = RidgeHead(alpha=alpha).fit(X, y, groups=groups, validation=validation)
+    assert (head.predict(DIGITS) == LABELS).mean() > 0.8
+    RidgeRegressionHead(alpha=alpha).fit(X, y.astype(float), groups=groups)
+
+
+@pytest.mark.parametrize("n", [40, 300], ids=["fewer rows than features", "more"])
+@pytest.mark.parametrize("block", [7, 10**6])
+@pytest.mark.parametrize("weight", [None, "balanced"])
+def test_a_large_group_is_left_out_as_if_it_had_never_been_there(
+    n: int, block: int, weight: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    X, y, groups = DIGITS[:n], LABELS[:n], np.minimum(np.arange(n), n // 2)
+    monkeypatch.setattr(_ridge, "LARGE_GROUP", 0)
+    monkeypatch.setattr(_ridge.Spectrum, "most_inverted", 5)
+    monkeypatch.setattr(_ridge, "BLOCK_VALUES", block * 64)
+    head = RidgeHead(class_weight=weight).fit(X, y, groups=groups)
+    targets = 2.0 * (y[:, None] == np.arange(10)) - 1
+    weights = compute_sample_weight(weight, y)
+    for trial in head.trials_[::3]:
+        left = np.empty_like(targets)
+        for group in np.unique(groups):
+            kept = groups != group
+            model = Ridge(alpha=trial["alpha"]).fit(X[kept], targets[kept], weights[kept])
+            left[~kept] = model.predict(X[~kept])
+        expected = (weights[:, None] * (left - targets) ** 2).mean()
+        assert trial["squared_error"] == pytest.approx(expected, rel=1e-6)
+    monkeypatch.undo()
+    assert RidgeHead(class_weight=weight).fit(X, y, groups=groups).temperature_ == pytest.approx(head.temperature_)
 
 
 def test_probabilities_are_calibrated_better_than_scores_taken_for_logits() -> None:
@@ -171,8 +200,9 @@ def test_regression_checks_what_it_is_given() -> None:
     with pytest.raises(ValueError, match="0 sample"):
         fit(X[:0], y[:0])
     with pytest.raises(ValueError, match="beyond float32"):
-        RidgeRegressionHead(alpha=1.0).fit(X, y * 1e60)
+        RidgeRegressionHead(alpha=1.0).fit(X.astype(np.float32), y * 1e60)
     alone = fit(X, y, groups=np.zeros(50))
     assert (alone.alpha_, alone.alpha_source_) == (1.0, "default: all samples are one group")
     assert fit(X, y, validation=(X, y)).alpha_source_ == "validation"
-    assert np.array_equal(fit(RowView(X.astype(np.float16)), y).predict(X), fit(X, y).predict(X))
+    same = (fit(RowView(X.astype(dtype)), y).predict(X) for dtype in (np.float16, np.float32))
+    assert np.array_equal(*same)

@@ -143,7 +143,7 @@ def test_constant_features_leave_the_intercept() -> None:
 
 def test_more_classes_than_memory_holds_are_refused_with_the_bytes_they_need() -> None:
     with pytest.raises(ValueError, match=r"200,000 classes of 1,000,000 features need [\d,]+ bytes .* Join classes"):
-        check_memory(1_000_000, 200_000)
+        check_memory(1_000_000, 200_000, 4)
 
 
 def test_classes_may_be_many_and_have_two_samples_each() -> None:

@@ -219,3 +219,10 @@ def test_damaged_rows_are_never_trained_on(photos: Path, tmp_path: Path) -> None
     out.write_bytes(data)
     with pytest.raises(CacheError, match=r"1 of 24 rows .*train/cats/3\.png.*(\n.*)*--repair"):
         train_head(out)
+
+
+@pytest.mark.parametrize("budget", [float("nan"), float("inf"), 0, -1.0, "1 min", True])
+@pytest.mark.parametrize("settings", [{}, {"head": "mlp", "search": True}, {"head": "mlp"}])
+def test_a_time_budget_that_is_none_is_refused_before_the_work(budget: object, settings: dict[str, object]) -> None:
+    with pytest.raises(UsageError, match="time_budget must be a finite number above 0"):
+        train_head("a file that nobody opens.h5", time_budget=budget, **settings)

@@ -231,21 +231,13 @@ def _searched(choices: dict[str, Any]) -> str | None:
 
 def _confusion(split: str, scores: Scores, classes: list[str]) -> None:
     """The whole table for a few classes, the most frequent confusions for many."""
-    counts = scores.confusion
     if len(classes) <= MOST_CLASSES:
-        rows = [(name, *counts[number].tolist()) for number, name in enumerate(classes)]
+        rows = [(name, *counts) for name, counts in zip(classes, scores.confusion.tolist(), strict=True)]
         print_table(f"{split}: rows are the truth, columns the prediction", ("", *classes), rows, right=1)
         return
-    wrong = sorted(
-        (
-            (int(counts[i, j]), i, j)
-            for i in range(len(classes))
-            for j in range(len(classes))
-            if i != j and counts[i, j]
-        ),
-        reverse=True,
-    )
+    cells = zip(*(values.tolist() for values in scores.confusions()), strict=True)
+    wrong = sorted(((count, i, j) for i, j, count in cells if i != j), reverse=True)
     rows = [(classes[i], classes[j], count) for count, i, j in wrong[:10]]
-    print_table(
-        f"{split}: the most frequent of {len(wrong)} confusions", ("truth", "prediction", "images"), rows, right=2
-    )
+    if rows:
+        title = f"{split}: the most frequent of {len(wrong):,} confusions"
+        print_table(title, ("truth", "prediction", "images"), rows, right=2)
