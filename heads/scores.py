@@ -196,7 +196,9 @@ def _checked(
 def _confusion(true: npt.NDArray[np.intp], predicted: npt.NDArray[np.intp], k: int) -> Confusion:
     if k <= MOST_DENSE:
         return np.bincount(true * k + predicted, minlength=k * k).reshape(k, k).astype(np.int64)
-    return csr_array((np.ones(len(true), np.int64), (true, predicted)), shape=(k, k))  # adds up what is there twice
+    counts = csr_array((np.ones(len(true), np.int64), (true, predicted)), shape=(k, k))
+    counts.sum_duplicates()  # scipy 1.13 does not do it unasked
+    return counts
 
 
 def _undefined(true: npt.NDArray[np.intp], names: npt.NDArray[Any]) -> dict[str, str]:
