@@ -112,9 +112,12 @@ def test_folding_leaves_no_batch_norm_and_the_network_as_it_was(resnet: Backbone
     assert all(torch.equal(value, before[name]) for name, value in resnet.module.state_dict().items())
 
 
-def test_engine_bf16_leaves_the_backbone_in_fp32(resnet: Backbone) -> None:
-    engine_of(resnet, engine="torch", precision="bf16")
-    assert {parameter.dtype for parameter in resnet.module.parameters()} == {torch.float32}
+@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1"])
+def test_engine_bf16_leaves_the_backbone_in_fp32(name: str) -> None:
+    """Also layers that have no BatchNorm behind them."""
+    backbone = load_backbone(name, weights="random", transform={"resize": 64, "crop": 64})
+    engine_of(backbone, engine="torch", precision="bf16")
+    assert {parameter.dtype for parameter in backbone.module.parameters()} == {torch.float32}
 
 
 @NEEDS_OPENVINO
