@@ -333,3 +333,29 @@ def test_cuda_gives_the_features_of_the_cpu(precision: str, resnet: Backbone) ->
     got = np.concatenate([run.finish(), run.finish()]).astype(float)
     least = 0.999999 if precision == "fp32" else 0.999
     assert cosine(got, eager(resnet, pictures).astype(float)).min() > least
+
+
+@NEEDS_OPENVINO
+def test_signals_arrive_after_engines_have_come_and_gone() -> None:
+    """OpenVINO sets up a stack for signal handlers with each of its cores, and frees it with the core."""
+    code = """
+import gc, os, signal, torch
+from precompute import load_backbone
+from precompute.engine import EngineChoice
+from precompute.engines import make_engine
+backbone = load_backbone("tiny")
+def engine():
+    return make_engine(backbone.module, backbone.transform, EngineChoice("openvino", "cpu", "fp32", 2), identity=None)
+first = engine()
+second = engine()
+del first
+gc.collect()
+del second
+gc.collect()
+told = []
+signal.signal(signal.SIGTERM, lambda signum, frame: told.append(signum))
+os.kill(os.getpid(), signal.SIGTERM)
+assert told == [signal.SIGTERM]
+"""
+    done = run_python(code)
+    assert done.returncode == 0, (done.returncode, done.stderr)
