@@ -41,10 +41,20 @@ def load_openvino() -> Any:
     return openvino
 
 
-@cache  # the processor stays the same, and asking takes OpenVINO's core each time
+@cache
+def the_core() -> Any:
+    """OpenVINO's Core, one for the whole process, which stays.
+
+    On processors with AVX-512 each Core gives its thread another stack for signal handlers, and the last one that goes
+    away leaves the thread with the freed stack of the first: the next signal would end the process by SIGSEGV.
+    """
+    return load_openvino().Core()
+
+
+@cache  # the processor stays the same
 def supported_precisions() -> tuple[str, ...]:
     """Precisions this CPU has instructions for, those of fewer bits first. Others OpenVINO would quietly replace."""
-    able = load_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    able = the_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return (*(name for name, word in CAPABILITIES.items() if word in able), "fp32")
 
 
@@ -83,7 +93,7 @@ class OpenVINOEngine(Engine):
 
     def _compiled(self, module: nn.Module, transform: Transform, identity: str | None) -> Any:
         openvino = load_openvino()
-        core = openvino.Core()
+        core = the_core()
         config = {
             "PERFORMANCE_HINT": "THROUGHPUT",
             "INFERENCE_PRECISION_HINT": HINTS[self.choice.precision],

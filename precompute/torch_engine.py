@@ -88,8 +88,8 @@ def folded(module: nn.Module) -> nn.Module:
 
     Exact up to rounding: both are affine, and their product is taken in fp32.
     """
-    body = getattr(module, "body", None)
-    result = copy.deepcopy(module).eval()
+    result = copy.deepcopy(module)
+    body = getattr(result, "body", None)
     if isinstance(body, fx.GraphModule):
         # As a plain GraphModule: torchvision's own comes out of copying in training mode
         result.body = fold_batch_norms(fx.GraphModule(body, body.graph).eval())

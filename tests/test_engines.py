@@ -112,9 +112,12 @@ def test_folding_leaves_no_batch_norm_and_the_network_as_it_was(resnet: Backbone
     assert all(torch.equal(value, before[name]) for name, value in resnet.module.state_dict().items())
 
 
-def test_engine_bf16_leaves_the_backbone_in_fp32(resnet: Backbone) -> None:
-    engine_of(resnet, engine="torch", precision="bf16")
-    assert {parameter.dtype for parameter in resnet.module.parameters()} == {torch.float32}
+@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1"])
+def test_engine_bf16_leaves_the_backbone_in_fp32(name: str) -> None:
+    """Also layers that have no BatchNorm behind them."""
+    backbone = load_backbone(name, weights="random", transform={"resize": 64, "crop": 64})
+    engine_of(backbone, engine="torch", precision="bf16")
+    assert {parameter.dtype for parameter in backbone.module.parameters()} == {torch.float32}
 
 
 @NEEDS_OPENVINO
@@ -330,3 +333,29 @@ def test_cuda_gives_the_features_of_the_cpu(precision: str, resnet: Backbone) ->
     got = np.concatenate([run.finish(), run.finish()]).astype(float)
     least = 0.999999 if precision == "fp32" else 0.999
     assert cosine(got, eager(resnet, pictures).astype(float)).min() > least
+
+
+@NEEDS_OPENVINO
+def test_signals_arrive_after_engines_have_come_and_gone() -> None:
+    """OpenVINO sets up a stack for signal handlers with each of its cores, and frees it with the core."""
+    code = """
+import gc, os, signal, torch
+from precompute import load_backbone
+from precompute.engine import EngineChoice
+from precompute.engines import make_engine
+backbone = load_backbone("tiny")
+def engine():
+    return make_engine(backbone.module, backbone.transform, EngineChoice("openvino", "cpu", "fp32", 2), identity=None)
+first = engine()
+second = engine()
+del first
+gc.collect()
+del second
+gc.collect()
+told = []
+signal.signal(signal.SIGTERM, lambda signum, frame: told.append(signum))
+os.kill(os.getpid(), signal.SIGTERM)
+assert told == [signal.SIGTERM]
+"""
+    done = run_python(code)
+    assert done.returncode == 0, (done.returncode, done.stderr)
