@@ -31,6 +31,7 @@ def found(out: Path) -> dict[str, Any]:
     return result
 
 
+@pytest.mark.slow
 def test_every_section_runs_on_a_cpu(tmp_path: Path) -> None:
     done = check_gpu(tmp_path / "out", "--device", "cpu", "--seconds", "240")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -44,6 +45,7 @@ def test_every_section_runs_on_a_cpu(tmp_path: Path) -> None:
     assert [row["why"] for row in sections["memory"]["skipped"]] == ["needs a CUDA device"]
 
 
+@pytest.mark.slow
 def test_what_goes_wrong_is_recorded_and_the_rest_runs(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     arguments = ("--device", "cpu", "--photos", str(tmp_path / "empty"), "--sections", "features,head")
