@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -16,11 +17,14 @@ from precompute.engine import Engine
 from precompute.sources import Listing
 from precompute.stream import decode_threads, read
 from precompute.system import cores
+from precompute.torch_engine import REFERENCE_BATCH as PART
 from precompute.torch_engine import Reference
 from precompute.transform import Transform
 
 IMAGES = 32
 """How many images prove an engine, spread over the source."""
+EXACT_IMAGES = 8
+"""How many show that an engine computes in fp32 what fp32 torch does, apart from rounding. That shows on any image."""
 LEAST_COSINE = 0.999
 """What the worst of these images must reach between its features and those of fp32 eager torch."""
 
@@ -62,7 +66,7 @@ class Sample:
         self._listing = listing
         self._transform = transform
         self._workers = workers
-        self._features: Future[NDArray[np.float64]] | None = None
+        self._parts: list[Future[NDArray[np.float64]]] = []
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -75,17 +79,23 @@ class Sample:
 
     def begin(self, model: Backbone) -> None:
         """Begin to compute the features of fp32 torch in a thread, beside whatever the caller does next."""
-        if self._features is None:
-            reference, pixels = Reference(model.module, model.transform), self.pixels
+        if any(part.cancelled() for part in self._parts) or not self._parts:
+            reference = Reference(model.module, model.transform)
             pool = ThreadPoolExecutor(1, thread_name_prefix="reference")
-            self._features = pool.submit(reference, pixels)
+            parts = [self.pixels[start : start + PART] for start in range(0, len(self), PART)]
+            done = [part for part in self._parts if not part.cancelled()]
+            self._parts = done + [pool.submit(reference, part) for part in parts[len(done) :]]
             pool.shutdown(wait=False)
 
-    def features(self, model: Backbone) -> NDArray[np.float64]:
-        """(n, everything) float64, of fp32 eager torch on the CPU."""
+    def enough(self) -> None:
+        """No more of them are needed for now."""
+        for part in self._parts:
+            part.cancel()
+
+    def features(self, model: Backbone, start: int) -> NDArray[np.float64]:
+        """(at most PART, everything) float64 of the images from `start`, a multiple of PART, on: fp32 eager torch's."""
         self.begin(model)
-        assert self._features is not None  # begun above
-        return self._features.result()
+        return self._parts[start // PART].result()
 
 
 def spread(rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
@@ -115,16 +125,30 @@ def first_images(
 
 
 def trial(sample: Sample, model: Backbone, engine: Engine, *, storage: str = "float32") -> Trial:
-    """Compare the sample's features by `engine` with those of fp32 torch.
+    """Compare the sample's features by `engine` with those of fp32 torch; where one falls short, no further are.
 
-    storage: the dtype of the features in the file. float16 makes nothing of what is below 6e-8, infinity of what is
-    above 65504, and features of either size fail.
+    fp32 is compared on EXACT_IMAGES, every other precision on all. storage: the dtype of the features in the file.
+    float16 makes nothing of what is below 6e-8, infinity of what is above 65504, and features of either size fail.
     """
-    pixels, size = sample.pixels, engine.batch_size
-    parts = list(engine.map(pixels[start : start + size] for start in range(0, len(pixels), size)))
-    cosines = cosine(as_stored(np.concatenate(parts), storage), sample.features(model))
-    choice = engine.choice
-    return Trial(choice.engine, choice.precision, float(cosines.min()), float(np.median(cosines)), len(cosines))
+    choice, size = engine.choice, engine.batch_size
+    pixels = sample.pixels[:EXACT_IMAGES] if choice.precision == "fp32" else sample.pixels
+    cosines: list[float] = []
+
+    def batches() -> Iterator[list[torch.Tensor]]:
+        for start in range(0, len(pixels), size):
+            if min(cosines, default=1.0) >= LEAST_COSINE:
+                yield pixels[start : start + size]
+
+    waiting = np.zeros((0, 0))
+    for features in engine.map(batches()):
+        stored = as_stored(features, storage)
+        waiting = np.concatenate([waiting, stored]) if len(waiting) else stored
+        last = len(cosines) + len(waiting) == len(pixels)
+        while min(cosines, default=1.0) >= LEAST_COSINE and (len(waiting) >= PART or (last and len(waiting))):
+            part, waiting = waiting[:PART], waiting[PART:]
+            cosines += cosine(part, sample.features(model, len(cosines))[: len(part)]).tolist()
+    sample.enough()
+    return Trial(choice.engine, choice.precision, min(cosines), float(np.median(cosines)), len(cosines))
 
 
 def as_stored(features: NDArray[np.floating[Any]], storage: str) -> NDArray[np.float64]:
