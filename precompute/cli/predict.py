@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option("--weights", help="Where the backbone's weights are now; they must be those of the training.")
 @click.option("--format", "style", type=click.Choice(["table", "csv", "jsonl"]), default="table", show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
-@click.option("--batch-size", type=int, help="Images a forward pass.  [default: 32 on a CPU, 256 on CUDA]")
+@click.option("--batch-size", type=int, help="Images a forward pass.  [default: by engine and device]")
 @click.option("--workers", type=int, help="Decoding threads.  [default: one for each core]")
 @json_option
 @click.pass_context
