@@ -139,8 +139,7 @@ def test_what_a_file_was_begun_with_stays(tmp_path: Path, monkeypatch: pytest.Mo
 def test_the_record_of_a_file_says_what_ran(tmp_path: Path) -> None:
     extract(noise(tmp_path / "photos", 40), tmp_path / "a.h5", backbone="tiny")
     cache = open_cache(tmp_path / "a.h5")
-    record, audit = cache.provenance
-    assert audit["audit"]["images"] >= 1
+    (record,) = [record for record in cache.provenance if "audit" not in record]
     assert (record["engine"], record["compiled"]) == ("openvino", False)
     *refused, taken = record["guard"]
     assert (taken["precision"], taken["passed"]) == (cache.spec["precision"], True)

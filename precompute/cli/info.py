@@ -99,13 +99,25 @@ def _print(told: dict[str, Any]) -> None:
     print_pairs(told["path"], pairs)
     if told["classes"]:
         print_table(None, ("class", "images"), [(name, f"{n:,}") for name, n in told["classes"].items()], right=1)
+    records = [record for record in told["provenance"] if "audit" not in record]
     runs = [
         (run.get("started"), run.get("host"), run.get("device"), run.get("engine"), run.get("source"))
-        for run in told["provenance"]
+        for run in records
     ]
     print_table("runs that added rows", ("started", "host", "device", "engine", "source"), runs)
-    if command := _command(told["provenance"][-1] if told["provenance"] else {}):
-        print_pairs(None, [("last run", command)])
+    found = [("last run", _command(records[-1] if records else {})), ("compared", _audit(told["provenance"]))]
+    print_pairs(None, [(name, value) for name, value in found if value is not None])
+
+
+def _audit(records: list[dict[str, Any]]) -> str | None:
+    """What the last audit of a run found, in words; None where there is none that makes sense."""
+    audit: dict[str, Any] = next(
+        (record["audit"] for record in reversed(records) if isinstance(record.get("audit"), dict)), {}
+    )
+    images, worst, median = (audit.get(name) for name in ("images", "worst", "median"))
+    if not all(isinstance(value, int | float) for value in (images, worst, median)):
+        return None
+    return f"{images} images also ran in fp32 torch: cosine at worst {worst:.5f}, median {median:.5f}"
 
 
 def _command(record: dict[str, Any]) -> str | None:
