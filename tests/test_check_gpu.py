@@ -60,6 +60,7 @@ def test_what_goes_wrong_is_recorded_and_the_rest_runs(tmp_path: Path) -> None:
     assert sections["forward"]["status"] == "skipped"
 
 
+@pytest.mark.slow
 def test_a_section_that_hangs_or_crashes_loses_only_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = (
         "import hanging\n"
@@ -92,6 +93,7 @@ def test_a_section_that_hangs_or_crashes_loses_only_itself(tmp_path: Path, monke
     assert done.stdout.splitlines() == ["killed 1 1", "crashed 1 1"], done.stderr
 
 
+@pytest.mark.slow
 def test_without_the_device_that_was_asked_for_nothing_is_measured(tmp_path: Path) -> None:
     done = check_gpu(tmp_path / "out", "--device", "cuda", CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 1

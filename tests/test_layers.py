@@ -13,6 +13,7 @@ from torchvision.models import list_models
 from torchvision.models.feature_extraction import get_graph_node_names
 
 from precompute import architectures
+from precompute.architectures import TINY
 from precompute.backbones import _own_transform
 from precompute.errors import BackboneError
 from precompute.layers import OUTPUT, cut, default_layer, final_classifier, node_names
@@ -204,7 +205,8 @@ IN_THE_MIDDLE = (
 )
 
 
-@pytest.mark.parametrize("name", NETWORKS_OF_TORCHVISION)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in architectures.names() if name != TINY])
 def test_mean_pooling_of_every_network_leaves_its_channels(name: str) -> None:
     """At a layer in the middle of each: Swin and ViT have their channels last, all others second."""
     model = architectures.build(name, seed=1)
