@@ -228,6 +228,8 @@ def test_the_summary_and_the_record_say_what_the_audit_found(
     done = precompute("extract", noise, "-b", "tiny", "-o", "a.h5")
     assert done.returncode == 0, done.stderr
     assert "images also ran in fp32 torch" in done.stdout
+    assert " images/s in all: " in done.stdout
+    assert " s to start, then " in done.stdout
     (audit,) = [record["audit"] for record in open_cache(tmp_path / "a.h5").provenance if "audit" in record]
     assert audit["images"] == LEAST_IMAGES
     assert audit["worst"] >= LEAST_COSINE

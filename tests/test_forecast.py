@@ -71,6 +71,10 @@ def test_the_command_says_it_and_tells_a_full_disk_by_its_status(precompute: Com
         ({"forward": 8.0, "decode": 1.0, "waited_engine": 9.0}, "forward"),
         ({"read": 9.0, "decode": 0.5, "waited_images": 9.0}, "read"),
         ({"read": 0.5, "decode": 9.0, "waited_images": 9.0}, "decode"),
+        (
+            {"read": 0.05, "decode": 1.0, "forward": 3.0, "waited_engine": 9.0},
+            "forward",
+        ),  # on a busy machine
     ],
 )
 @pytest.mark.parametrize("on_cpu", [True, False])
