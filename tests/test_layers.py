@@ -210,7 +210,9 @@ IN_THE_MIDDLE = (
 def test_mean_pooling_of_every_network_leaves_its_channels(name: str) -> None:
     """At a layer in the middle of each: Swin and ViT have their channels last, all others second."""
     model = architectures.build(name, seed=1)
-    crop = _own_transform(name)[0].crop
+    crop = getattr(
+        model, "image_size", _own_transform(name)[0].crop
+    )  # weights of vit_h_14 have another than the network
     modules = dict(model.named_modules())
     layer = next(one for one in IN_THE_MIDDLE if one in modules)
     pooled = cut(model, layer, "mean", crop)
