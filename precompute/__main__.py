@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from precompute.cli import main
 
-GC_THRESHOLD = 500_000
+GC_THRESHOLD = 1_000_000
 """Loading torch and torchvision makes millions of objects, none of them garbage: looking through them again and again
 takes a quarter of the time (Python's own threshold is 700)."""
 
