@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 
 from precompute.errors import CacheError, CacheLockedError, naming
-from precompute.output import check_beside
+from precompute.system.output import check_beside
 
 SIGNATURE = b'{"pid": '
 

@@ -13,20 +13,20 @@ if __name__ != "precompute.heads":
     raise ImportError(f"This package is named precompute.heads, not {__name__}. Use `import precompute.heads`.")
 
 if TYPE_CHECKING:
-    from ._paired import Paired, paired
-    from ._rows import RowView
-    from ._temperature import temperature
-    from .centroid import CentroidHead
-    from .export import to_sklearn
-    from .knn import KNNHead
-    from .logistic import LogisticHead
-    from .mlp import MLPHead
-    from .persist import SavedHead, load_head, save_head
-    from .ridge import RidgeHead
-    from .ridge_regression import RidgeRegressionHead
-    from .scores import Scores, evaluate
-    from .search import MLPSearch
-    from .splits import folds, holdout
+    from precompute.heads.base.rows import RowView
+    from precompute.heads.base.splits import folds, holdout
+    from precompute.heads.linear.logistic import LogisticHead
+    from precompute.heads.linear.ridge import RidgeHead
+    from precompute.heads.linear.ridge_regression import RidgeRegressionHead
+    from precompute.heads.mlp.head import MLPHead
+    from precompute.heads.mlp.search import MLPSearch
+    from precompute.heads.neighbours.centroid import CentroidHead
+    from precompute.heads.neighbours.knn import KNNHead
+    from precompute.heads.persistence.export import to_sklearn
+    from precompute.heads.persistence.head_file import SavedHead, load_head, save_head
+    from precompute.heads.scoring.paired import Paired, paired
+    from precompute.heads.scoring.scores import Scores, evaluate
+    from precompute.heads.scoring.temperature import temperature
 
 __all__ = [
     "CentroidHead",
@@ -50,33 +50,29 @@ __all__ = [
     "to_sklearn",
 ]
 
-_MODULE_OF = {
-    "CentroidHead": "centroid",
-    "KNNHead": "knn",
-    "LogisticHead": "logistic",
-    "MLPHead": "mlp",
-    "RidgeHead": "ridge",
-    "RidgeRegressionHead": "ridge_regression",
-    "Paired": "_paired",
-    "MLPSearch": "search",
-    "RowView": "_rows",
-    "SavedHead": "persist",
-    "Scores": "scores",
-    "evaluate": "scores",
-    "folds": "splits",
-    "holdout": "splits",
-    "load_head": "persist",
-    "paired": "_paired",
-    "save_head": "persist",
-    "to_sklearn": "export",
-    "temperature": "_temperature",
+_HOMES = {
+    "base.rows": ("RowView",),
+    "base.splits": ("folds", "holdout"),
+    "linear.logistic": ("LogisticHead",),
+    "linear.ridge": ("RidgeHead",),
+    "linear.ridge_regression": ("RidgeRegressionHead",),
+    "mlp.head": ("MLPHead",),
+    "mlp.search": ("MLPSearch",),
+    "neighbours.centroid": ("CentroidHead",),
+    "neighbours.knn": ("KNNHead",),
+    "persistence.export": ("to_sklearn",),
+    "persistence.head_file": ("SavedHead", "load_head", "save_head"),
+    "scoring.paired": ("Paired", "paired"),
+    "scoring.scores": ("Scores", "evaluate"),
+    "scoring.temperature": ("temperature",),
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -14,12 +14,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from precompute.backbones import Backbone, load_backbone
+    from precompute.backbones.load import Backbone, load_backbone
     from precompute.cache import Cache, open_cache, verify
-    from precompute.comparison import Comparison, compare
     from precompute.errors import PrecomputeError
-    from precompute.extraction import extract
-    from precompute.forecasting import Forecast, forecast
+    from precompute.evaluation.comparison import Comparison, compare
+    from precompute.evaluation.learning_curve import FewShotCurve, FewShotPoint, few_shot
+    from precompute.extraction.extract import extract
+    from precompute.extraction.forecast import Forecast, forecast
+    from precompute.extraction.repair import repair
+    from precompute.extraction.result import Extraction, Progress
     from precompute.heads import (
         CentroidHead,
         KNNHead,
@@ -32,11 +35,8 @@ if TYPE_CHECKING:
         load_head,
         save_head,
     )
-    from precompute.learning_curve import FewShotCurve, FewShotPoint, few_shot
     from precompute.prediction import Prediction, Predictions, predict
-    from precompute.repairing import repair
-    from precompute.report import Extraction, Progress
-    from precompute.training import Training, train_head
+    from precompute.training.head import Training, train_head
 
 __all__ = [
     "Backbone",
@@ -75,21 +75,21 @@ __all__ = [
 ]
 
 _HOMES = {
-    "precompute.backbones": ("Backbone", "load_backbone"),
+    "precompute.backbones.load": ("Backbone", "load_backbone"),
     "precompute.cache": ("Cache", "open_cache", "verify"),
-    "precompute.comparison": ("Comparison", "compare"),
+    "precompute.evaluation.comparison": ("Comparison", "compare"),
     "precompute.errors": ("PrecomputeError",),
-    "precompute.extraction": ("extract",),
-    "precompute.forecasting": ("Forecast", "forecast"),
+    "precompute.extraction.extract": ("extract",),
+    "precompute.extraction.forecast": ("Forecast", "forecast"),
     "precompute.heads": (
         *("CentroidHead", "KNNHead", "LogisticHead", "MLPHead", "RidgeHead", "RidgeRegressionHead"),
         *("SavedHead", "Scores", "load_head", "save_head"),
     ),
-    "precompute.learning_curve": ("FewShotCurve", "FewShotPoint", "few_shot"),
+    "precompute.evaluation.learning_curve": ("FewShotCurve", "FewShotPoint", "few_shot"),
     "precompute.prediction": ("Prediction", "Predictions", "predict"),
-    "precompute.repairing": ("repair",),
-    "precompute.report": ("Extraction", "Progress"),
-    "precompute.training": ("Training", "train_head"),
+    "precompute.extraction.repair": ("repair",),
+    "precompute.extraction.result": ("Extraction", "Progress"),
+    "precompute.training.head": ("Training", "train_head"),
 }
 
 

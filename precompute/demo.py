@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from precompute.cache import Cache, open_cache
-from precompute.extraction import extract
+from precompute.extraction.extract import extract
+from precompute.extraction.output import check_cache_output
 from precompute.heads import LogisticHead, holdout
-from precompute.heads.persist import HEAD
-from precompute.output import check_output
-from precompute.training import train_head
-from precompute.working_file import check_cache_output
+from precompute.heads.persistence.head_file import HEAD
+from precompute.system.output import check_output
+from precompute.training.head import train_head
 
 SHOTS = 5  # labelled images of each class: 50 in all
 DRAWS = 20

@@ -10,17 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from precompute.backbones import Backbone
-from precompute.choosing import Asked, candidates, choose
-from precompute.decode import quiet_pillow
+from precompute.backbones.load import Backbone
+from precompute.engines.choice import Asked, candidates, choose
+from precompute.engines.machine import Machine
 from precompute.errors import HeadFormatError, HeadMismatchError
-from precompute.guard import Sample
+from precompute.extraction.pipeline import forward
+from precompute.extraction.rebuild import Origin, rebuild_backbone
+from precompute.extraction.sampling import sample_of
 from precompute.heads import RidgeRegressionHead, SavedHead, load_head
-from precompute.heads.scores import wilson_interval
-from precompute.machine import Machine
-from precompute.rebuilding import Origin, rebuild_backbone
-from precompute.sources import Listing, list_folder
-from precompute.stream import forward
+from precompute.heads.scoring.scores import wilson_interval
+from precompute.inputs.images.decode import quiet_pillow
+from precompute.sources.folder import Listing, list_folder
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def predict(
     rows = np.arange(len(listing))
     done = 0
     with quiet_pillow():
-        decision = choose(found, model, Sample(listing, model.transform, workers=workers))
+        decision = choose(found, model, sample_of(listing, model.transform, workers=workers))
         result.warnings += decision.warnings
         for block in forward(listing, rows, decision.engine, model.transform, workers=workers):
             if block.features is not None:

@@ -24,8 +24,8 @@ from bench_rerun import cpu_model
 from PIL import Image, ImageOps
 from torchvision.models import ResNet50_Weights
 
-from precompute.decode import decode
-from precompute.transform import Transform
+from precompute.inputs.images.decode import decode
+from precompute.inputs.images.transform import Transform
 
 PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "data" / "hymenoptera"
 PRESET = ResNet50_Weights.IMAGENET1K_V1.transforms()

@@ -32,13 +32,13 @@ import numpy as np
 from bench_rerun import cpu_model
 
 from precompute import open_cache
-from precompute.guard import cosine
+from precompute.engines.guard import cosine
 
 PRECOMPUTE = """
 import json, sys, time
 import torch, torchvision, h5py, sklearn
 from precompute import extract
-import precompute.run
+import precompute.extraction.run
 source, out, backbone, weights, precision, engine = sys.argv[1:]
 began = time.perf_counter()
 result = extract(source, out, backbone=backbone, weights=weights, precision=precision, engine=engine, overwrite=True)
@@ -88,11 +88,11 @@ ENGINE = """
 import json, os, sys, time
 import numpy as np, torch
 from precompute import load_backbone
-from precompute.choosing import Asked, candidates
-from precompute.engines import make_engine
-from precompute.machine import Machine
-from precompute.guard import first_images
-from precompute.sources import list_folder
+from precompute.engines.choice import Asked, candidates
+from precompute.engines.devices import make_engine
+from precompute.engines.machine import Machine
+from precompute.extraction.sampling import first_images
+from precompute.sources.folder import list_folder
 source, backbone, weights, engine, precision = sys.argv[1:]
 model = load_backbone(backbone, weights=weights)
 listing = list_folder(source)
@@ -115,8 +115,8 @@ DECODE = """
 import json, os, sys, time
 from concurrent.futures import ThreadPoolExecutor
 from precompute import load_backbone
-from precompute.sources import list_folder
-from precompute.stream import read
+from precompute.sources.folder import list_folder
+from precompute.extraction.pipeline import read
 source, backbone = sys.argv[1:]
 transform = load_backbone(backbone, weights="random").transform
 listing = list_folder(source)

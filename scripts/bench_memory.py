@@ -40,12 +40,13 @@ BMP = (
 
 RUN = """
 import json, sys
-import precompute.extraction
+import precompute.extraction.extract
 
 def stand_in():
     # Before anything imports these; a run that has nothing to do never does, and loads no torch.
     import torch
-    from precompute import decode, tiny
+    from precompute.inputs.images import decode
+    from precompute.backbones import tiny
     def grey(data, transform):
         return torch.full((3, transform.crop, transform.crop), data[-1], dtype=torch.uint8)
     def mean(self, images):
@@ -55,7 +56,7 @@ def stand_in():
 if "compute" in sys.argv:
     stand_in()
 settings = {"backbone": "tiny", "dtype": "float16", "batch_size": 256, "compile": "off", "rehash": "rehash" in sys.argv}
-result = precompute.extraction.extract(sys.argv[1], sys.argv[2], **settings)
+result = precompute.extraction.extract.extract(sys.argv[1], sys.argv[2], **settings)
 # Not ru_maxrss, which begins with the memory of the process that started this one.
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
 told = {name: getattr(result, name) for name in ("rows", "computed", "reused", "copied", "dropped", "seconds")}
@@ -91,7 +92,7 @@ def runs(folder: Path) -> dict[str, dict[str, Any]]:
 
 def list_beside_find(folder: Path, rounds: int) -> tuple[float, float]:
     """Median seconds of GNU find and of `list_folder`, in turn."""
-    from precompute.sources import list_folder
+    from precompute.sources.folder import list_folder
 
     find = ["find", str(folder), "-type", "f", "-printf", "%s %T@ %p\n"]
     taken = [

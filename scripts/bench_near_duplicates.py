@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from precompute import Cache, extract, open_cache
-from precompute.selection import digest_groups
+from precompute.training.splits import digest_groups
 
 Features = NDArray[np.floating[Any]]
 Rows = NDArray[np.int64]

@@ -21,9 +21,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegressionCV
 
 from precompute import open_cache, train_head
-from precompute.head_choice import HEADS
-from precompute.heads.scores import wilson_interval
-from precompute.selection import parts_of, whole_rows
+from precompute.heads.scoring.scores import wilson_interval
+from precompute.training.kinds import HEADS
+from precompute.training.splits import parts_of, whole_rows
 
 OPTIONS = {"use_legacy_attributes": False, "l1_ratios": (0,)}  # as later releases of scikit-learn have them
 

@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = {"precompute": "precompute", "cache": "precompute/cache", "heads": "precompute/heads"}
 """Folder in the source tree -> folder in the wheel."""
-NEEDED = ("precompute/py.typed", "precompute/tiny.safetensors", "precompute/cache/FORMAT.md")
+NEEDED = ("precompute/py.typed", "precompute/backbones/tiny.safetensors", "precompute/cache/FORMAT.md")
 
 
 def source_files() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Train the embedded backbone (`-b tiny`) and write precompute/tiny.safetensors.
+"""Train the embedded backbone (`-b tiny`) and write precompute/backbones/tiny.safetensors.
 
 MNIST and Fashion-MNIST, 20 classes at once, with images that are deformed, re-inked and often shown at 6 to 16 pixels
 a side. scikit-learn's digits take no part in training or in any choice: they are scored once, at the end.
@@ -33,7 +33,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_score
 from torch import Tensor, nn
 from torchvision.transforms import functional as pil_transforms
 
-from precompute import tiny
+from precompute.backbones import tiny
 
 ROOT = Path(__file__).resolve().parents[1]
 DRAWS = 20

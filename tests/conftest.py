@@ -119,7 +119,7 @@ def tiny_made_once() -> Iterator[None]:
     For tests that compute in fp32 alone: an engine of another precision would cast the network of all.
     """
     from precompute import load_backbone
-    from precompute.torch_engine import folded
+    from precompute.engines.torch import folded
 
     tiny = load_backbone("tiny")
     network = folded(tiny.module)
@@ -129,9 +129,9 @@ def tiny_made_once() -> Iterator[None]:
         return tiny if (name, options) == ("tiny", plain) else load_backbone(name, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("precompute.preparing.load_backbone", load)
+        patch.setattr("precompute.extraction.setup.load_backbone", load)
         patch.setattr(
-            "precompute.torch_engine.folded", lambda module: network if module is tiny.module else folded(module)
+            "precompute.engines.torch.folded", lambda module: network if module is tiny.module else folded(module)
         )
         yield
 

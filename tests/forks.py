@@ -66,8 +66,8 @@ class Forks:
 
 def serve() -> None:
     import precompute.cli
-    import precompute.run  # loads torch
-    import precompute.training  # and scikit-learn
+    import precompute.extraction.run  # loads torch
+    import precompute.training.head  # and scikit-learn
 
     def answer(value: object) -> None:
         sys.stdout.write(json.dumps(value) + "\n")

@@ -7,8 +7,8 @@ from importlib import resources
 import torch
 from torch import nn
 
-from precompute.backbones import Backbone
-from precompute.decode import decode
+from precompute.backbones.load import Backbone
+from precompute.inputs.images.decode import decode
 
 
 def real_photo() -> bytes:

@@ -5,224 +5,145 @@ from __future__ import annotations
 import ast
 from importlib import import_module
 from pathlib import Path
+from shutil import copytree, ignore_patterns
 
 import pytest
 from conftest import ROOT, run_python
 
 import precompute
 
-# Who may import whom, one direction only. A module may also import the parts of its own group that stand in its set.
-CACHE, HEADS = "precompute.cache", "precompute.heads"
-ALLOWED = {
-    "precompute": {"*"},  # the lazy front
-    "precompute.errors": set(),
-    "precompute.filelist": set(),
-    "precompute.labels": set(),
-    "precompute.owners": set(),
-    "precompute.archive": set(),
-    "precompute.engine": set(),
-    "precompute.model_cache": set(),
-    "precompute.system": set(),
-    "precompute.formats": set(),
-    "precompute.layout": set(),
-    "precompute.folding": set(),
-    "precompute.tiny": {"precompute.errors"},
-    "precompute.transform": {"precompute.errors"},
-    "precompute.sources": {f"precompute.{name}" for name in ("errors", "filelist", "formats", "labels")},
-    "precompute.checkpoints": {"precompute.archive", "precompute.errors"},
-    "precompute.layers": {"precompute.errors", "precompute.layout"},
-    "precompute.jpeg": {"precompute.errors"},
-    "precompute.stages": {"precompute.system"},
-    "precompute.output": {"precompute.errors", "precompute.system"},
-    "precompute.jpeg2000": {"precompute.errors"},
-    CACHE: {f"precompute.{name}" for name in ("errors", "output", "system")},
-    HEADS: {f"precompute.{name}" for name in ("errors", "output", "system")},
-    "precompute.weights": {"precompute.checkpoints", "precompute.errors"},
-    "precompute.decode": {f"precompute.{name}" for name in ("errors", "formats", "jpeg", "jpeg2000", "transform")},
-    "precompute.torch_engine": {f"precompute.{name}" for name in ("engine", "errors", "folding", "transform")},
-    "precompute.architectures": {"precompute.errors", "precompute.tiny"},
-    "precompute.openvino_engine": {
-        f"precompute.{name}" for name in ("engine", "errors", "model_cache", "system", "torch_engine", "transform")
-    },
-    "precompute.backbones": {
-        f"precompute.{name}"
-        for name in ("architectures", "checkpoints", "errors", "layers", "tiny", "transform", "weights")
-    },
-    "precompute.catalog": {f"precompute.{name}" for name in ("architectures", "errors", "layers", "tiny", "transform")},
-    "precompute.stream": {
-        f"precompute.{name}" for name in ("decode", "engine", "errors", "sources", "stages", "system", "transform")
-    },
-    "precompute.plan": {"precompute.errors", "precompute.sources", CACHE},
-    "precompute.selection": {"precompute.errors", CACHE, HEADS},
-    "precompute.leaks": {CACHE, HEADS},
-    "precompute.grouping": {"precompute.errors", CACHE},
-    "precompute.calibrating": {HEADS},
-    "precompute.head_choice": {"precompute.errors", HEADS},
-    "precompute.engines": {
-        f"precompute.{name}" for name in ("engine", "errors", "openvino_engine", "torch_engine", "transform")
-    },
-    "precompute.machine": {"precompute.openvino_engine", "precompute.system"},
-    "precompute.guard": {
-        f"precompute.{name}"
-        for name in ("backbones", "engine", "sources", "stream", "system", "torch_engine", "transform")
-    },
-    "precompute.remembered": {
-        *(f"precompute.{name}" for name in ("errors", "plan", "sources", "system", "transform")),
-        CACHE,
-    },
-    "precompute.kept": {*(f"precompute.{name}" for name in ("errors", "output", "owners", "plan")), CACHE},
-    "precompute.membership": {"precompute.errors", "precompute.selection", CACHE},
-    "precompute.protocols": {"precompute.errors", "precompute.selection", HEADS},
-    "precompute.scoring": {
-        *(f"precompute.{name}" for name in ("calibrating", "errors", "leaks", "selection")),
-        CACHE,
-        HEADS,
-    },
-    "precompute.learning_curve": {
-        *(f"precompute.{name}" for name in ("errors", "head_choice", "selection")),
-        CACHE,
-        HEADS,
-    },
-    "precompute.rebuilding": {*(f"precompute.{name}" for name in ("backbones", "errors", "transform")), CACHE},
-    "precompute.audit": {*(f"precompute.{name}" for name in ("errors", "sources", "stream", "system")), CACHE},
-    "precompute.engine_audit": {f"precompute.{name}" for name in ("backbones", "engine", "guard", "torch_engine")},
-    "precompute.choosing": {
-        *(f"precompute.{name}" for name in ("backbones", "engine", "engines", "errors", "guard", "machine", "plan")),
-        "precompute.transform",
-        CACHE,
-    },
-    "precompute.working_file": {
-        *(f"precompute.{name}" for name in ("errors", "kept", "output", "plan", "sources")),
-        CACHE,
-    },
-    "precompute.training": {
-        *(
-            f"precompute.{name}"
-            for name in ("calibrating", "errors", "grouping", "head_choice", "leaks", "membership", "output")
-        ),
-        *(f"precompute.{name}" for name in ("protocols", "scoring", "selection")),
-        CACHE,
-        HEADS,
-    },
-    "precompute.comparison": {
-        *(f"precompute.{name}" for name in ("errors", "grouping", "membership", "selection")),
-        CACHE,
-        HEADS,
-    },
-    "precompute.plots": {f"precompute.{name}" for name in ("errors", "learning_curve", "output")},
-    "precompute.provenance": {f"precompute.{name}" for name in ("backbones", "choosing", "system")},
-    "precompute.rows": {
-        *(f"precompute.{name}" for name in ("engine", "engine_audit", "owners", "plan", "sources", "stages", "stream")),
-        "precompute.transform",
-        CACHE,
-    },
-    "precompute.report": {*(f"precompute.{name}" for name in ("engine", "engine_audit", "sources", "stages")), CACHE},
-    "precompute.preparing": {
-        *(
-            f"precompute.{name}"
-            for name in ("backbones", "choosing", "engine", "guard", "machine", "remembered", "sources")
-        ),
-        "precompute.transform",
-    },
-    "precompute.prediction": {
-        *(
-            f"precompute.{name}"
-            for name in ("backbones", "choosing", "decode", "errors", "guard", "machine", "rebuilding")
-        ),
-        *(f"precompute.{name}" for name in ("sources", "stream")),
-        HEADS,
-    },
-    "precompute.run": {
-        *(
-            f"precompute.{name}"
-            for name in ("decode", "engine_audit", "errors", "kept", "plan", "preparing", "provenance")
-        ),
-        *(f"precompute.{name}" for name in ("remembered", "report", "rows", "sources", "stages", "working_file")),
-        CACHE,
-    },
-    "precompute.extraction": {
-        *(
-            f"precompute.{name}"
-            for name in ("errors", "formats", "remembered", "report", "run", "sources", "working_file")
-        ),
-        CACHE,
-    },
-    "precompute.repairing": {
-        *(
-            f"precompute.{name}"
-            for name in ("choosing", "decode", "errors", "plan", "preparing", "rebuilding", "report")
-        ),
-        *(f"precompute.{name}" for name in ("run", "sources", "working_file")),
-        CACHE,
-    },
-    "precompute.forecasting": {
-        *(
-            f"precompute.{name}"
-            for name in ("decode", "errors", "extraction", "guard", "plan", "preparing", "remembered")
-        ),
-        *(f"precompute.{name}" for name in ("sources", "stages", "stream", "system")),
-        CACHE,
-    },
-    "precompute.demo": {
-        *(f"precompute.{name}" for name in ("extraction", "output", "training", "working_file")),
-        CACHE,
-        HEADS,
-    },
-    "precompute.cli": {"*"},
-    "precompute.__main__": {"precompute.cli"},
+HEADS = {"base", "linear", "mlp", "neighbours", "scoring", "persistence"}
+ROOMS: dict[str, str] = {
+    "errors": "",
+    "system": "errors",
+    "sources": "errors inputs system",
+    "inputs": "errors system",
+    "backbones": "errors system inputs",
+    "engines": "errors system inputs backbones",
+    "cache": "errors system",
+    "extraction": "errors system sources inputs backbones engines cache",
+    "heads": "errors system",
+    "training": "errors system cache heads",
+    "evaluation": "errors system cache heads training",
+    "reports": "errors system evaluation",
+    "prediction": "errors system sources inputs backbones engines extraction heads",
+    "demo": "errors system cache extraction heads training",
+    "cli": "errors system backbones cache extraction heads training evaluation reports prediction demo",
+    "__main__": "cli",
+    # Inside heads/: what stands on what
+    "heads.base": "errors system",
+    "heads.scoring": "errors system heads.base",
+    "heads.linear": "errors system heads.base heads.scoring",
+    "heads.mlp": "errors system heads.base",
+    "heads.neighbours": "errors system heads.base heads.scoring",
+    "heads.persistence": "errors system heads.base heads.scoring heads.linear heads.mlp heads.neighbours",
 }
+"""Who may import whom, one direction only; nobody imports what is not listed. precompute/__init__ may import all."""
 
 
-def module_files() -> list[tuple[str, Path]]:
-    found = []
-    for top, package in (("precompute", "precompute"), ("cache", CACHE), ("heads", HEADS)):
-        for path in sorted((ROOT / top).rglob("*.py")):
-            inside = path.relative_to(ROOT / top)
+def modules(root: Path = ROOT) -> dict[str, Path]:
+    """Each module of precompute by its name, `cache` and `heads` under the names they install as."""
+    found = {}
+    for top, package in (("precompute", "precompute"), ("cache", "precompute.cache"), ("heads", "precompute.heads")):
+        for path in sorted((root / top).rglob("*.py")):
+            inside = path.relative_to(root / top)
             if top == "precompute" and inside.parts[0] in ("cache", "heads"):
                 continue  # the symlinks: seen under their own names
-            parts = [package, *inside.with_suffix("").parts]
-            found.append((".".join(parts).removesuffix(".__init__"), path))
+            found[".".join([package, *inside.with_suffix("").parts]).removesuffix(".__init__")] = path
     return found
 
 
-def group_of(module: str) -> str:
-    for package in (CACHE, HEADS, "precompute.cli"):
-        if module == package or module.startswith(f"{package}."):
-            return package
-    return ".".join(module.split(".")[:2])
+def room_of(module: str) -> str:
+    """`engines` for precompute.engines.torch, `heads.mlp` for precompute.heads.mlp.head, "" for precompute itself."""
+    parts = module.split(".")[1:]
+    return ".".join(parts[:2]) if parts[:1] == ["heads"] and parts[1:2] and parts[1] in HEADS else "".join(parts[:1])
 
 
-def imports_of(module: str, path: Path) -> set[str]:
-    """Groups of precompute's own modules that `path` imports anywhere in it, also inside functions."""
+def imports_of(path: Path, known: dict[str, Path], *, at_once: bool = False) -> set[str]:
+    """Modules of precompute that `path` imports anywhere in it; at_once: only those that load with it."""
     found = set()
-    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    for node in ast.walk(ast.parse(path.read_text())):
+    tree = ast.parse(path.read_text())
+    later = {id(inside) for node in ast.walk(tree) if _is_later(node) for inside in ast.walk(node)}
+    for node in ast.walk(tree):
+        if at_once and id(node) in later:
+            continue
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            base = ".".join(package.split(".")[: len(package.split(".")) - node.level + 1]) if node.level else ""
-            source = ".".join(part for part in (base, node.module) if part)
-            # `from precompute import weights` imports a module, `from precompute.cache import Cache` a name
-            found |= {f"{source}.{alias.name}" for alias in node.names} if source == "precompute" else {source}
-    return {group_of(name) for name in found if name.split(".")[0] == "precompute"}
+            assert not node.level, f"{path} imports relatively"
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in known else str(node.module) for name in names}
+    return {name for name in found if name.split(".")[0] == "precompute"}
 
 
-@pytest.mark.parametrize(("module", "path"), module_files(), ids=lambda value: str(value).replace(str(ROOT), ""))
-def test_imports_run_one_way(module: str, path: Path) -> None:
-    group = group_of(module)
-    assert group in ALLOWED, f"{module} has no place in the layering; give it one in this test and in DESIGN's terms"
-    allowed = ALLOWED[group]
-    assert allowed == {"*"} or imports_of(module, path) <= allowed | {group}
+def _is_later(node: ast.AST) -> bool:
+    """Whether what stands in it is not run when the module loads: functions, and what is for type checkers alone."""
+    types = isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+    return types or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
 
 
-def test_the_layering_has_no_cycle() -> None:
-    done: set[str] = set()
-    while remaining := {
-        name for name in ALLOWED if name not in done and ALLOWED[name] != {"*"} and name != "precompute.__main__"
-    }:
-        free = {name for name in remaining if ALLOWED[name] <= done}
-        assert free, f"a cycle among {sorted(remaining)}"
-        done |= free
+def forbidden(root: Path) -> list[str]:
+    """Imports from one room into another that ROOMS does not allow."""
+    known, found = modules(root), []
+    for module, path in known.items():
+        room = room_of(module)
+        for other in sorted(imports_of(path, known)):
+            target = room_of(other) if room.startswith("heads.") else room_of(other).partition(".")[0]
+            if room and target != room and target not in ROOMS.get(room, "").split():
+                found.append(f"{module} imports {other}")
+    return found
+
+
+def circle(root: Path) -> list[str]:
+    """Modules that import each other in a circle, also within a room; empty where there are none."""
+    known = modules(root)
+    needs = {name: imports_of(path, known, at_once=True) & known.keys() - {name} for name, path in known.items()}
+    while free := [name for name, others in needs.items() if not others & needs.keys()]:
+        for name in free:
+            del needs[name]
+    return sorted(needs)
+
+
+def test_imports_run_one_way() -> None:
+    assert forbidden(ROOT) == []
+    assert {room_of(name) for name in modules()} - {""} <= ROOMS.keys()
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    assert circle(ROOT) == []
+
+
+def test_what_stands_in_no_room() -> None:
+    loose = {path.stem for path in (ROOT / "precompute").glob("*.py")}
+    assert loose <= {"__init__", "__main__", "errors", "prediction", "export", "demo"}
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "found"),
+    [
+        ("precompute/sources/folder.py", "import precompute.engines.base", "precompute.engines.base"),
+        ("precompute/engines/base.py", "from precompute.extraction import rows", "precompute.extraction.rows"),
+        ("cache/reader.py", "from precompute.heads.scoring.scores import Scores", "precompute.heads.scoring.scores"),
+        ("heads/base/rows.py", "def f():\n    from precompute.heads.linear.ridge import RidgeHead", "linear.ridge"),
+    ],
+)
+def test_a_planted_import_is_found(tmp_path: Path, module: str, line: str, found: str) -> None:
+    for top in ("precompute", "cache", "heads"):
+        ignore = ignore_patterns("__pycache__", *(("cache", "heads") if top == "precompute" else ()))
+        copytree(ROOT / top, tmp_path / top, ignore=ignore)
+    assert forbidden(tmp_path) == []
+    with (tmp_path / module).open("a") as file:
+        file.write(f"\n{line}\n")
+    (error,) = forbidden(tmp_path)
+    assert found in error
+
+
+def test_a_planted_circle_is_found(tmp_path: Path) -> None:
+    for name, other in (("a", "b"), ("b", "a"), ("c", "a")):
+        place = tmp_path / "precompute" / "sources"
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{name}.py").write_text(f"import precompute.sources.{other}\n")
+    assert circle(tmp_path) == ["precompute.sources.a", "precompute.sources.b", "precompute.sources.c"]
 
 
 def test_public_names() -> None:
@@ -297,6 +218,6 @@ def test_bare_names_are_refused_with_the_right_one(folder: str) -> None:
 
 def test_every_exported_name_survives_the_import_of_the_modules() -> None:
     """A function with the name of its module would turn into the module."""
-    for module, _ in module_files():
+    for module in modules():
         import_module(module)
     assert all(callable(getattr(precompute, name)) for name in precompute.__all__ if name != "__version__")

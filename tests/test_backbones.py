@@ -12,12 +12,12 @@ import torchvision
 from reference import features, real_photo, reference
 from torchvision.models import ResNet18_Weights
 
-from precompute import architectures
-from precompute.backbones import load_backbone, weights_digest
+from precompute.backbones import families
+from precompute.backbones.load import load_backbone, weights_digest
+from precompute.backbones.tiny import tiny
+from precompute.backbones.weights import digest_of
 from precompute.errors import BackboneError, UsageError, WeightsError
-from precompute.tiny import tiny
-from precompute.transform import Transform
-from precompute.weights import digest_of
+from precompute.inputs.images.transform import Transform
 
 FAMILIES = {
     "alexnet": "classifier.6",
@@ -57,7 +57,7 @@ def test_features_are_what_enters_the_classifier(name: str, photo: bytes) -> Non
     assert given.shape == backbone.shape
     assert given.isfinite().all()
     assert given.std() > 0
-    expected = reference(architectures.build(name, seed=3), FAMILIES[name], backbone, photo)
+    expected = reference(families.build(name, seed=3), FAMILIES[name], backbone, photo)
     torch.testing.assert_close(given, expected)
 
 
@@ -95,7 +95,7 @@ def torch_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def test_an_entry_loads_its_file_and_brings_its_transform(torch_home: Path, photo: bytes) -> None:
-    model = architectures.build("resnet18", seed=7)
+    model = families.build("resnet18", seed=7)
     torch.save(model.state_dict(), torch_home / "resnet18-f37072fd.pth")
     for choice in ("DEFAULT", "IMAGENET1K_V1"):
         backbone = load_backbone("resnet18", weights=choice)

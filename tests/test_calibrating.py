@@ -12,7 +12,7 @@ from sklearn.metrics import log_loss
 
 from precompute import extract, load_head, open_cache, save_head, train_head
 from precompute.errors import HeadFormatError, UsageError
-from precompute.heads._temperature import as_logits, scale, temperature
+from precompute.heads.scoring.temperature import as_logits, scale, temperature
 
 
 @pytest.fixture(scope="module")

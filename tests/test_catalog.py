@@ -10,8 +10,8 @@ import torchvision
 from torch import nn
 from torchvision.models import EfficientNet_B0_Weights, ResNet50_Weights, list_models
 
-from precompute import architectures, tiny
-from precompute.catalog import catalog, describe, layer_names
+from precompute.backbones import families, tiny
+from precompute.backbones.catalog import catalog, describe, layer_names
 from precompute.errors import BackboneError
 
 
@@ -27,7 +27,7 @@ def test_an_entry_holds_torchvision_s_own_figures() -> None:
 
 @pytest.mark.parametrize("name", ["squeezenet1_1", "efficientnet_b0", "vit_b_16", "mobilenet_v3_small"])
 def test_published_parameter_counts_are_those_of_the_network(name: str) -> None:
-    assert describe(name).params == sum(p.numel() for p in architectures.build(name, seed=None).parameters())
+    assert describe(name).params == sum(p.numel() for p in families.build(name, seed=None).parameters())
 
 
 def test_input_size_is_that_of_the_default_weights() -> None:
@@ -86,6 +86,6 @@ def test_layer_names_of_a_network_and_of_a_factory() -> None:
 
 def test_building_for_the_catalog_takes_no_memory_and_moves_no_random_state() -> None:
     before = torch.random.get_rng_state()
-    model: nn.Module = architectures.build("vgg19", seed=None)  # 144 million parameters
+    model: nn.Module = families.build("vgg19", seed=None)  # 144 million parameters
     assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
     assert torch.equal(torch.random.get_rng_state(), before)

@@ -12,15 +12,18 @@ import pytest
 import torch
 from conftest import Command, make_image
 
-from precompute import choosing, engines, extract, guard, load_backbone, machine, open_cache, preparing
-from precompute.choosing import EXACT, Asked, Begun, candidates, choose
-from precompute.engine import Engine, EngineChoice
-from precompute.engine_audit import LEAST_IMAGES, SHARE, EngineAudit
+from precompute import extract, load_backbone, open_cache
+from precompute.engines import choice, devices, guard, machine
+from precompute.engines.audit import LEAST_IMAGES, SHARE, EngineAudit
+from precompute.engines.base import Engine, EngineChoice
+from precompute.engines.choice import EXACT, Asked, Begun, candidates, choose
+from precompute.engines.guard import IMAGES, LEAST_COSINE
+from precompute.engines.machine import COMPILE_FROM, PREFERENCES, Machine
+from precompute.engines.torch import Reference, TorchEngine
 from precompute.errors import DeviceError, UsageError
-from precompute.guard import IMAGES, LEAST_COSINE, Sample
-from precompute.machine import COMPILE_FROM, PREFERENCES, Machine
-from precompute.sources import list_folder
-from precompute.torch_engine import Reference, TorchEngine
+from precompute.extraction import setup
+from precompute.extraction.sampling import sample_of
+from precompute.sources.folder import list_folder
 
 AMX = Machine(bf16=True, openvino=("bf16", "fp16", "fp32"), compiler=True)
 OLD = Machine(openvino=("fp32",), compiler=True)
@@ -31,7 +34,7 @@ def pairs(asked: Asked, where: Machine, **options: object) -> list[tuple[str, st
     return [(choice.engine, choice.precision) for choice in candidates(asked, where, **options).choices]
 
 
-@pytest.mark.parametrize("module", [choosing, guard, machine, engines, preparing])
+@pytest.mark.parametrize("module", [choice, guard, machine, devices, setup])
 def test_nothing_that_chooses_looks_at_a_clock(module: object) -> None:
     assert "time" not in vars(module)
     assert "perf_counter" not in inspect.getsource(module)
@@ -119,7 +122,7 @@ def test_the_first_that_passes_is_taken_and_the_reference_where_nothing_does(
     noise: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = load_backbone("tiny")
-    images = Sample(list_folder(noise), model.transform, workers=1)
+    images = sample_of(list_folder(noise), model.transform, workers=1)
     made: list[EngineChoice] = []
 
     def make(module: torch.nn.Module, transform: object, choice: EngineChoice, *, identity: str | None) -> Engine:
@@ -127,7 +130,7 @@ def test_the_first_that_passes_is_taken_and_the_reference_where_nothing_does(
         kind = Wrong if (choice.engine, choice.precision) in wrong else TorchEngine
         return kind(module, transform, dataclasses.replace(choice, precision="fp32"))
 
-    monkeypatch.setattr(choosing, "make_engine", make)
+    monkeypatch.setattr(choice, "make_engine", make)
     wrong = {("openvino", "bf16")}
     decision = choose(candidates(Asked(), AMX), model, images)
     assert (decision.choice.engine, decision.choice.precision, decision.storage) == ("openvino", "fp32", "float32")
@@ -147,7 +150,7 @@ def test_the_first_that_passes_is_taken_and_the_reference_where_nothing_does(
 
 def test_the_reference_is_eager_fp32(noise: Path) -> None:
     model = load_backbone("resnet18", weights="random", transform={"resize": 64, "crop": 64})
-    pixels = Sample(list_folder(noise), model.transform, workers=1).pixels
+    pixels = sample_of(list_folder(noise), model.transform, workers=1).pixels
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (model.transform.mean, model.transform.std))
     with torch.inference_mode():
         expected = model.module((torch.stack(pixels) / 255 - mean) / std).flatten(1).numpy()
@@ -168,7 +171,7 @@ def test_predict_and_repair_prove_what_they_take(
     assert precompute("train-head", "a.h5", "-o", "a.safetensors").returncode == 0
     monkeypatch.delenv("PRECOMPUTE_ENGINE")
     monkeypatch.delenv("PRECOMPUTE_PRECISION")
-    from precompute.openvino_engine import OpenVINOEngine
+    from precompute.engines.openvino import OpenVINOEngine
 
     real = OpenVINOEngine.finish
     monkeypatch.setattr(OpenVINOEngine, "finish", lambda self: -real(self))
@@ -201,9 +204,9 @@ def test_the_audit_looks_at_one_image_in_a_thousand_and_at_sixteen_at_least() ->
 
 def test_the_audit_names_what_falls_below(noise: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two of the images come out wrong, after 32 others have proved the engine."""
-    monkeypatch.setattr("precompute.engine_audit.TIME_SHARE", 1e6)  # as if it had been a long run
+    monkeypatch.setattr("precompute.engines.audit.TIME_SHARE", 1e6)  # as if it had been a long run
     model = load_backbone("tiny")
-    pixels = Sample(list_folder(noise), model.transform, workers=1).pixels[:4]
+    pixels = sample_of(list_folder(noise), model.transform, workers=1).pixels[:4]
     right = Reference(model.module, model.transform)(pixels).astype(np.float32)
     shown = [right[0], -right[1], right[2], right[3] * 0]
     audit = EngineAudit(model, EngineChoice("openvino", "cpu", "bf16", 16), np.arange(4), "float32")
@@ -224,7 +227,7 @@ def test_the_summary_and_the_record_say_what_the_audit_found(
     monkeypatch.setenv("PRECOMPUTE_ENGINE", "openvino")
     assert precompute("extract", noise, "-b", "tiny", "-o", "short.h5").returncode == 0
     assert all("audit" not in record for record in open_cache(tmp_path / "short.h5").provenance)
-    monkeypatch.setattr("precompute.engine_audit.TIME_SHARE", 1e6)  # as if it had been a long run
+    monkeypatch.setattr("precompute.engines.audit.TIME_SHARE", 1e6)  # as if it had been a long run
     done = precompute("extract", noise, "-b", "tiny", "-o", "a.h5")
     assert done.returncode == 0, done.stderr
     assert "images also ran in fp32 torch" in done.stdout

@@ -16,7 +16,7 @@ from test_real_photos import openvino
 
 from precompute import LogisticHead, compare, extract, load_head, open_cache, save_head, train_head
 from precompute.errors import HeadFormatError, HeadMismatchError, TrainingError, UsageError
-from precompute.selection import HOLDOUT, parts_of, whole_rows
+from precompute.training.splits import HOLDOUT, parts_of, whole_rows
 
 
 @pytest.fixture(scope="module")

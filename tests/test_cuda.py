@@ -12,10 +12,10 @@ import torch
 from conftest import make_image
 
 from precompute import Backbone, MLPHead, extract, load_backbone, open_cache, predict, train_head
-from precompute.engine import Engine, EngineChoice
-from precompute.engines import make_engine
+from precompute.engines.base import Engine, EngineChoice
+from precompute.engines.devices import make_engine
+from precompute.engines.guard import cosine
 from precompute.errors import Stopped
-from precompute.guard import cosine
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 BATCH = 4

@@ -20,9 +20,9 @@ from torchvision.transforms import functional
 
 from precompute import extract
 from precompute.cache import Status
-from precompute.decode import FORMATS, decode, quiet_pillow
 from precompute.errors import ImageError
-from precompute.transform import Transform
+from precompute.inputs.images.decode import FORMATS, decode, quiet_pillow
+from precompute.inputs.images.transform import Transform
 
 SIDE = 24
 PLAIN = Transform(SIDE, SIDE)  # leaves a picture of SIDE x SIDE as it is
@@ -171,7 +171,7 @@ def test_a_pillow_built_without_a_format_says_so_and_is_asked_again(
     kind: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = {"AVIF": b"\0\0\0\x1cftypavif\0\0\0\0", "JPEG2000": b"\0\0\0\x0cjP  \r\n\x87\n"}[kind]
-    monkeypatch.setattr("precompute.decode.FORMATS", tuple(one for one in FORMATS if one != kind))
+    monkeypatch.setattr("precompute.inputs.images.decode.FORMATS", tuple(one for one in FORMATS if one != kind))
     with pytest.raises(ImageError, match=f"{name}, which this Pillow does not decode: pip install") as caught:
         decoded(data)
     assert Status[caught.value.reason].may_change

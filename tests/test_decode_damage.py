@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from test_decode import PLAIN, SIDE, decoded, encoded, rgb
 
-from precompute.decode import FORMATS, decode, quiet_pillow
 from precompute.errors import ImageError
-from precompute.transform import Transform
+from precompute.inputs.images.decode import FORMATS, decode, quiet_pillow
+from precompute.inputs.images.transform import Transform
 
 
 @pytest.fixture(autouse=True)

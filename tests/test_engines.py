@@ -14,15 +14,16 @@ import torch
 import torchvision
 from conftest import Command, run_python
 
-from precompute import extract, load_backbone, model_cache, open_cache
-from precompute.backbones import Backbone
-from precompute.choosing import Asked, candidates
-from precompute.engine import Engine, EngineChoice
-from precompute.engines import PRECISIONS, default_batch, make_engine
+from precompute import extract, load_backbone, open_cache
+from precompute.backbones.load import Backbone
+from precompute.engines import model_cache
+from precompute.engines.base import Engine, EngineChoice
+from precompute.engines.choice import Asked, candidates
+from precompute.engines.devices import PRECISIONS, default_batch, make_engine
+from precompute.engines.guard import cosine
+from precompute.engines.machine import Machine
+from precompute.engines.torch import folded
 from precompute.errors import DeviceError, UsageError
-from precompute.guard import cosine
-from precompute.machine import Machine
-from precompute.torch_engine import folded
 
 NEEDS_OPENVINO = pytest.mark.skipif(not find_spec("openvino"), reason="needs pip install 'precompute[openvino]'")
 ENGINES = ["torch", pytest.param("openvino", marks=NEEDS_OPENVINO)]
@@ -136,7 +137,9 @@ def test_auto_means_openvino_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_openvino_that_is_not_installed_is_named_with_its_install_line(
     photos: Path, precompute: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("precompute.machine.find_spec", lambda name: None if name == "openvino" else find_spec(name))
+    monkeypatch.setattr(
+        "precompute.engines.machine.find_spec", lambda name: None if name == "openvino" else find_spec(name)
+    )
     monkeypatch.setitem(sys.modules, "openvino", None)  # whoever imports it fails
     command = ("extract", photos, "-b", "tiny", "-o", "a.h5")
     done = precompute(*command, "--engine", "openvino")
@@ -184,7 +187,7 @@ def test_what_is_compiled_is_kept_and_used_again(resnet: Backbone, monkeypatch: 
     first = engine_of(resnet, engine="openvino", identity="a")(pictures)
     (blob,) = model_cache.folder().iterdir()
     before = blob.read_bytes()
-    import precompute.openvino_engine as module
+    import precompute.engines.openvino as module
 
     monkeypatch.setattr(module, "_convert", None)  # whoever converts once more fails
     assert np.array_equal(engine_of(resnet, engine="openvino", identity="a")(pictures), first)
@@ -223,7 +226,7 @@ def test_what_is_no_file_in_place_of_a_kept_model_is_not_read(tmp_path: Path, ki
             file.truncate(2**40)
     else:
         place.symlink_to({"device": "/dev/zero", "link": str(tmp_path / "whole"), "loop": str(place)}[kind])
-    code = "from precompute import model_cache; print(model_cache.read('a'))"
+    code = "from precompute.engines import model_cache; print(model_cache.read('a'))"
     done = run_python(code, XDG_CACHE_HOME=os.environ["XDG_CACHE_HOME"])
     assert done.stdout == "None\n", done.stderr
 
@@ -276,7 +279,7 @@ def test_a_second_process_finds_the_compiled_model(tmp_path: Path, photos: Path)
     )
     done = run_python(code.format(str(photos), str(tmp_path / "a.h5")))
     assert done.returncode == 0, done.stderr
-    no_conversion = "import precompute.openvino_engine as module\nmodule._convert = None\n"
+    no_conversion = "import precompute.engines.openvino as module\nmodule._convert = None\n"
     done = run_python(no_conversion + code.format(str(photos), str(tmp_path / "b.h5")))
     assert done.returncode == 0, done.stderr
     one, other = open_cache(tmp_path / "a.h5"), open_cache(tmp_path / "b.h5")
@@ -341,8 +344,8 @@ def test_signals_arrive_after_engines_have_come_and_gone() -> None:
     code = """
 import gc, os, signal, torch
 from precompute import load_backbone
-from precompute.engine import EngineChoice
-from precompute.engines import make_engine
+from precompute.engines.base import EngineChoice
+from precompute.engines.devices import make_engine
 backbone = load_backbone("tiny")
 def engine():
     return make_engine(backbone.module, backbone.transform, EngineChoice("openvino", "cpu", "fp32", 2), identity=None)

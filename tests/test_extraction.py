@@ -17,7 +17,7 @@ from PIL import Image
 from torchvision.transforms import functional as F
 
 from precompute import extract, open_cache, verify
-from precompute.audit import compare_source
+from precompute.backbones.tiny import MEAN, STD, tiny
 from precompute.cache import Cache, RowWriter, Status, WriteLock
 from precompute.cache.check import read_layout
 from precompute.errors import (
@@ -29,7 +29,7 @@ from precompute.errors import (
     Stopped,
     UsageError,
 )
-from precompute.tiny import MEAN, STD, tiny
+from precompute.extraction.source_comparison import compare_source
 
 pytestmark = pytest.mark.usefixtures("tiny_made_once")
 COLUMNS = ("id", "digest", "size", "label", "split", "status")

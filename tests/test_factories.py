@@ -10,10 +10,10 @@ import pytest
 import torch
 from reference import features, real_photo, reference
 
-from precompute.backbones import load_backbone
+from precompute.backbones.load import load_backbone
+from precompute.backbones.weights import digest_of
 from precompute.errors import BackboneError, WeightsError
-from precompute.transform import Transform
-from precompute.weights import digest_of
+from precompute.inputs.images.transform import Transform
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from scipy import stats
 
 from precompute import extract, open_cache
 from precompute.errors import TrainingError, UsageError
+from precompute.evaluation.learning_curve import few_shot, point_of, pool_of, shuffled, spread_of
 from precompute.heads import LogisticHead
-from precompute.learning_curve import few_shot, point_of, pool_of, shuffled, spread_of
 
 
 @pytest.fixture(scope="module")

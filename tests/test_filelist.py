@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from precompute import filelist
-from precompute.filelist import FileList
+from precompute.sources.columns import FileList
 
 NAMES = st.binary(min_size=1, max_size=12).filter(lambda name: 0 not in name)
 FOLDERS = st.lists(st.lists(NAMES, max_size=7), max_size=7)
@@ -16,7 +15,7 @@ FOLDERS = st.lists(st.lists(NAMES, max_size=7), max_size=7)
 @given(FOLDERS)
 def test_columns_are_those_of_a_sorted_list_over_any_number_of_blocks(folders: list[list[bytes]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(filelist, "BLOCK_FILES", 4)
+        patch.setattr("precompute.sources.columns.BLOCK_FILES", 4)
         files, expected, seen = FileList(), [], set[bytes]()
         for place, names in enumerate(folders):
             for name in names:

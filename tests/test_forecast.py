@@ -11,7 +11,7 @@ from conftest import Command
 
 from precompute import extract, forecast
 from precompute.errors import CacheKeyError, SourceError, UsageError
-from precompute.stages import STAGES, Stages
+from precompute.extraction.timing import STAGES, Stages
 
 
 def test_the_plan_is_what_happens(photos: Path, tmp_path: Path) -> None:

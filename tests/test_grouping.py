@@ -12,11 +12,12 @@ from conftest import Command, make_image, make_photos
 from hypothesis import given
 from hypothesis import strategies as st
 
-from precompute import extract, grouping, open_cache, train_head
+from precompute import extract, open_cache, train_head
 from precompute.errors import TrainingError, UsageError
-from precompute.grouping import group_names, join
 from precompute.heads import evaluate, folds
-from precompute.selection import HOLDOUT, digest_groups, parts_of, whole_rows
+from precompute.training import groups
+from precompute.training.groups import group_names, join
+from precompute.training.splits import HOLDOUT, digest_groups, parts_of, whole_rows
 
 PATIENTS = r"patient_(\d+)"
 
@@ -162,15 +163,15 @@ def test_a_pattern_that_takes_endless_time_is_refused_with_the_id(tmp_path: Path
 
 
 def test_the_limit_of_time_holds_outside_the_main_thread_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grouping, "SECONDS_PER_ID", 0.1)
+    monkeypatch.setattr(groups, "SECONDS_PER_ID", 0.1)
     with ThreadPoolExecutor(1) as pool:
         good = ["b\udcff/p1", "c/p2"]
-        assert pool.submit(grouping._search, r"p(\d)", good).result() == ["1", "2"]
+        assert pool.submit(groups._search, r"p(\d)", good).result() == ["1", "2"]
         with pytest.raises(UsageError, match=r"'\(a\+\)\+\$' could not be matched with the id 'b/a+!' within 0\.1"):
-            pool.submit(grouping._search, "(a+)+$", ["a", "b/" + "a" * 60 + "!", "a"]).result()
+            pool.submit(groups._search, "(a+)+$", ["a", "b/" + "a" * 60 + "!", "a"]).result()
 
 
 def test_many_ids_that_are_slow_together_end_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grouping, "SECONDS", 1)
+    monkeypatch.setattr(groups, "SECONDS", 1)
     with pytest.raises(UsageError, match=r"could not be matched with 1,000 ids in 1 seconds"):
-        grouping._search(r"(a+)+$", ["a" * 22 + "!"] * 1000)
+        groups._search(r"(a+)+$", ["a" * 22 + "!"] * 1000)

@@ -12,9 +12,9 @@ import pytest
 from conftest import Command, make_image
 
 from precompute import extract, open_cache, train_head
+from precompute.engines.guard import EXACT_IMAGES, IMAGES, LEAST_COSINE, cosine
+from precompute.engines.machine import Machine
 from precompute.errors import Stopped
-from precompute.guard import EXACT_IMAGES, IMAGES, LEAST_COSINE, cosine
-from precompute.machine import Machine
 
 pytest.importorskip("openvino", reason="needs pip install 'precompute[openvino]'")
 

@@ -15,8 +15,8 @@ from sklearn.neighbors import NearestCentroid
 from sklearn.preprocessing import normalize
 
 from precompute.heads import CentroidHead, _moments, _rows, centroid
-from precompute.heads._tempering import fit_temperature, tempered
-from precompute.heads.splits import folds
+from precompute.heads.base.splits import folds
+from precompute.heads.scoring.tempering import fit_temperature, tempered
 
 DIGITS, LABELS = load_digits(return_X_y=True)
 METRICS = ["mahalanobis", "cosine", "euclidean"]

@@ -27,7 +27,7 @@ from precompute.heads import (
     save_head,
     to_sklearn,
 )
-from precompute.heads.export import write_joblib
+from precompute.heads.persistence.export import write_joblib
 
 DIGITS, LABELS = load_digits(return_X_y=True)
 NAMES = np.array([f"digit {number}" for number in range(10)])

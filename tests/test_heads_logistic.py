@@ -6,7 +6,7 @@ from sklearn.datasets import load_digits, load_iris
 from sklearn.linear_model import LogisticRegression
 
 from precompute.heads import LogisticHead
-from precompute.heads.logistic import C_GRID, DEFAULT_C
+from precompute.heads.linear.logistic import C_GRID, DEFAULT_C
 
 DIGITS, LABELS = load_digits(return_X_y=True)
 DIGITS, LABELS = DIGITS[:600] / 16, LABELS[:600]

@@ -16,8 +16,8 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from precompute.heads import MLPHead, MLPSearch, RowView, _fitting, _samples
-from precompute.heads._network import Stack, logits_of
-from precompute.heads._samples import Samples
+from precompute.heads.mlp.network import Stack, logits_of
+from precompute.heads.mlp.samples import Samples
 
 ROOT = Path(__file__).resolve().parent.parent
 DIGITS, LABELS = load_digits(return_X_y=True)

@@ -15,7 +15,7 @@ from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
 from sklearn.utils.class_weight import compute_sample_weight
 
 from precompute.heads import RidgeHead, RidgeRegressionHead, RowView, _ridge
-from precompute.heads._ridge import ALPHA_GRID
+from precompute.heads.linear.spectrum import ALPHA_GRID
 
 DIGITS, LABELS = load_digits(return_X_y=True)
 DIGITS = DIGITS / 16  # sixteenths: exact in float16
@@ -72,7 +72,7 @@ def test_alpha_is_the_one_that_scikit_learns_leave_one_out_chooses(n: int, n_cla
 def test_groups_are_left_out_together(n: int, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     X, y = DIGITS[:n], LABELS[:n]
     groups = np.random.default_rng(0).integers(0, n // 3, n)
-    monkeypatch.setattr("precompute.heads._ridge_base.BLOCK_VALUES", block * 64)
+    monkeypatch.setattr("precompute.heads.linear.ridge_base.BLOCK_VALUES", block * 64)
     head = RidgeHead().fit(X, y, groups=groups)
     targets = 2.0 * (y[:, None] == np.arange(10)) - 1
     for trial in head.trials_[::3]:

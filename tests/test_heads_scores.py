@@ -11,9 +11,9 @@ from scipy.stats import binned_statistic, binomtest
 from sklearn import metrics
 
 from precompute.heads import evaluate
-from precompute.heads._bootstrap import resamplings
-from precompute.heads._metrics import Outcomes
-from precompute.heads.scores import wilson_interval
+from precompute.heads.scoring.bootstrap import resamplings
+from precompute.heads.scoring.metrics import Outcomes
+from precompute.heads.scoring.scores import wilson_interval
 
 NAMES = np.array(["ant", "bee", "cat", "dog"])
 

@@ -9,7 +9,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from precompute.errors import TrainingError
 from precompute.heads import MLPHead, MLPSearch, _fitting, load_head, save_head
-from precompute.heads._network import AdamW
+from precompute.heads.mlp.network import AdamW
 
 DIGITS, LABELS = load_digits(return_X_y=True)
 DIGITS, LABELS = (DIGITS[:600] / 16).astype(np.float32), LABELS[:600]

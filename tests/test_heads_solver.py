@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.utils.class_weight import compute_sample_weight
 
 from precompute.heads import LogisticHead, RowView, _design, _objective
-from precompute.heads._objective import check_memory
+from precompute.heads.linear.objective import check_memory
 
 STRENGTHS = [1e-6, 1e-3, 0.1, 1.0, 10.0, 1e3, 1e5]
 

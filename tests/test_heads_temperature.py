@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
 from precompute.heads import evaluate, temperature
-from precompute.heads._temperature import as_logits, scale
+from precompute.heads.scoring.temperature import as_logits, scale
 
 
 def samples(seed, *, n=400, k=4, sharpness=1.0):

@@ -9,7 +9,7 @@ import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from precompute.heads import LogisticHead
-from precompute.heads._threads import FEW_OPERATIONS, one_pool
+from precompute.heads.base.threads import FEW_OPERATIONS, one_pool
 
 
 def threads() -> dict[str, int]:

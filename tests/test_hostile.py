@@ -50,15 +50,15 @@ def load_one_head(path: Path) -> dict[str, Any]:
 
 
 def load_one_checkpoint(path: Path) -> dict[str, Any]:
-    from precompute.backbones import load_backbone
+    from precompute.backbones.load import load_backbone
 
     return {"digest": load_backbone("tiny", weights=str(path)).weights}
 
 
 def decode_one(path: Path) -> dict[str, Any]:
-    from precompute.decode import decode
-    from precompute.stream import read_file
-    from precompute.transform import Transform
+    from precompute.extraction.pipeline import read_file
+    from precompute.inputs.images.decode import decode
+    from precompute.inputs.images.transform import Transform
 
     return {"shape": list(decode(read_file(os.fsencode(path))[0], Transform()).shape)}
 
@@ -86,7 +86,7 @@ def try_kinds(folder: Path, kinds: list[str]) -> None:
 
 def try_all(kind: str, folder: Path) -> None:
     """Print a line of JSON before and after each case."""
-    from precompute.decode import quiet_pillow
+    from precompute.inputs.images.decode import quiet_pillow
 
     faulthandler.enable()
     warm_up()  # once more: of memory that is its parent's, a process counts what it has used itself
@@ -116,11 +116,11 @@ def say(told: dict[str, Any]) -> None:
 
 def warm_up() -> None:
     """Import what the functions import, which is no case's memory or time."""
-    from precompute.backbones import load_backbone
+    from precompute.backbones.load import load_backbone
     from precompute.cache import open_cache, verify  # noqa: F401
-    from precompute.decode import decode
+    from precompute.inputs.images.decode import decode
+    from precompute.inputs.images.transform import Transform
     from precompute.prediction import predict  # noqa: F401
-    from precompute.transform import Transform
 
     buffer = io.BytesIO()
     make_image(0).save(buffer, "PNG")
@@ -365,8 +365,8 @@ def test_images_of_a_hundred_million_pixels_stay_below_a_gibibyte(tmp_path: Path
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "I;16", "RGB"])
 def test_large_pictures_that_are_made_in_strips_have_no_seam(mode: str) -> None:
     """Strips keep memory low; the pixels are those of the whole picture made at once."""
-    from precompute.decode import STRIP_PIXELS, decode
-    from precompute.transform import Transform
+    from precompute.inputs.images.decode import STRIP_PIXELS, decode
+    from precompute.inputs.images.transform import Transform
 
     generator = np.random.default_rng(0)
     width, height = 1300, 1100

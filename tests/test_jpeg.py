@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from test_decode import encoded, reference
 
-from precompute import jpeg
-from precompute.decode import ORIENTATIONS, decode
 from precompute.errors import ImageError
-from precompute.transform import Transform
+from precompute.inputs.images import jpeg
+from precompute.inputs.images.decode import ORIENTATIONS, decode
+from precompute.inputs.images.transform import Transform
 
 END = b"\xff\xd9"
 TRANSFORM = Transform(64, 56)

@@ -12,12 +12,12 @@ from torch import nn
 from torchvision.models import list_models
 from torchvision.models.feature_extraction import get_graph_node_names
 
-from precompute import architectures
-from precompute.architectures import TINY
-from precompute.backbones import _own_transform
+from precompute.backbones import families
+from precompute.backbones.families import TINY
+from precompute.backbones.layers import OUTPUT, cut, default_layer, final_classifier, node_names
+from precompute.backbones.layout import Layout, _reshaped
+from precompute.backbones.load import _own_transform
 from precompute.errors import BackboneError
-from precompute.layers import OUTPUT, cut, default_layer, final_classifier, node_names
-from precompute.layout import Layout, _reshaped
 
 CLASSIFIERS = ("fc", "head", "heads.head", "classifier", "classifier.1", "classifier.2", "classifier.3", "classifier.5",
                "classifier.6")  # fmt: skip
@@ -51,7 +51,7 @@ NETWORKS_OF_TORCHVISION = [
 
 @pytest.mark.parametrize("name", NETWORKS_OF_TORCHVISION)
 def test_every_network_s_default_layer_enters_its_classifier(name: str) -> None:
-    model = architectures.build(name, seed=None)
+    model = families.build(name, seed=None)
     classifier = classifier_of(model)
     _, pooling, width = default_layer(model)
     if isinstance(classifier, nn.Conv2d):
@@ -62,7 +62,7 @@ def test_every_network_s_default_layer_enters_its_classifier(name: str) -> None:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_features_through_the_classifier_are_the_network_s_output(name: str) -> None:
-    model = architectures.build(name, seed=1)
+    model = families.build(name, seed=1)
     layer, pooling, width = default_layer(model)
     assert model.get_submodule(final_classifier(model)) is classifier_of(model)
     with torch.inference_mode():
@@ -76,7 +76,7 @@ def test_features_through_the_classifier_are_the_network_s_output(name: str) -> 
 
 
 def test_mean_pooling_averages_over_positions() -> None:
-    model = architectures.build("squeezenet1_1", seed=1)
+    model = families.build("squeezenet1_1", seed=1)
     layer, _, width = default_layer(model)
     with torch.inference_mode():
         assert torch.equal(cut(model, layer, "mean")(picture()), cut(model, layer, "none")(picture()).mean(dim=(2, 3)))
@@ -88,13 +88,13 @@ def test_mean_pooling_averages_over_positions() -> None:
     "name", ["resnet18", "efficientnet_b0", "swin_t"]
 )  # the last two hold torchvision's own modules
 def test_names_are_torchvision_s(name: str) -> None:
-    model = architectures.build(name, seed=None)
+    model = families.build(name, seed=None)
     assert node_names(model) == get_graph_node_names(model)[1]
 
 
 @pytest.mark.parametrize("layer", ["conv1", "layer1.0.relu", "layer4", "layer4.1", "flatten", "fc", OUTPUT])
 def test_a_cut_gives_what_the_module_gives_in_the_whole_network(layer: str) -> None:
-    model = architectures.build("resnet18", seed=1)
+    model = families.build("resnet18", seed=1)
     seen: list[torch.Tensor] = []
     module = model if layer == OUTPUT else model.avgpool if layer == "flatten" else model.get_submodule(layer)
     with torch.inference_mode():
@@ -107,9 +107,9 @@ def test_a_cut_gives_what_the_module_gives_in_the_whole_network(layer: str) -> N
 
 
 def test_what_lies_behind_the_cut_is_gone() -> None:
-    whole = sum(parameter.numel() for parameter in architectures.build("resnet18", seed=None).parameters())
+    whole = sum(parameter.numel() for parameter in families.build("resnet18", seed=None).parameters())
     for layer, share in (("layer1", 0.1), ("flatten", 0.96)):
-        body = cut(architectures.build("resnet18", seed=None), layer, "none")
+        body = cut(families.build("resnet18", seed=None), layer, "none")
         assert sum(parameter.numel() for parameter in body.parameters()) < share * whole
         assert not body.training
 
@@ -119,7 +119,7 @@ def test_what_lies_behind_the_cut_is_gone() -> None:
 )
 def test_an_unknown_layer_names_close_ones(layer: str, close: str) -> None:
     with pytest.raises(BackboneError, match=f"no layer {layer!r}") as caught:
-        cut(architectures.build("resnet18", seed=None), layer, "none")
+        cut(families.build("resnet18", seed=None), layer, "none")
     assert close in caught.value.message
     assert "flatten, fc" in caught.value.hint
 
@@ -185,7 +185,7 @@ MAPS = {  # by name, so that the test knows the layout from the papers and not f
 @pytest.mark.parametrize("which", MAPS)
 def test_mean_pooling_is_over_positions_wherever_their_axes_are(which: str) -> None:
     name, layer = which.split()
-    model = architectures.build(name, seed=1)
+    model = families.build(name, seed=1)
     images = torch.cat([picture(), picture().flip(3)])
     whole = activation(model, layer, images)
     expected = {
@@ -206,10 +206,10 @@ IN_THE_MIDDLE = (
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in architectures.names() if name != TINY])
+@pytest.mark.parametrize("name", [name for name in families.names() if name != TINY])
 def test_mean_pooling_of_every_network_leaves_its_channels(name: str) -> None:
     """At a layer in the middle of each: Swin and ViT have their channels last, all others second."""
-    model = architectures.build(name, seed=1)
+    model = families.build(name, seed=1)
     crop = getattr(
         model, "image_size", _own_transform(name)[0].crop
     )  # weights of vit_h_14 have another than the network
@@ -222,13 +222,13 @@ def test_mean_pooling_of_every_network_leaves_its_channels(name: str) -> None:
 
 
 def test_what_has_no_positions_is_left_as_it_is() -> None:
-    model = architectures.build("resnet18", seed=1)
+    model = families.build("resnet18", seed=1)
     with torch.inference_mode():
         assert torch.equal(cut(model, "flatten", "mean")(picture()), cut(model, "flatten", "none")(picture()))
 
 
 def test_axes_that_cannot_be_told_are_refused() -> None:
-    model = architectures.build("maxvit_t", seed=1)
+    model = families.build("maxvit_t", seed=1)
     layer = "blocks.0.layers.0.layers.window_attention.attn_layer.1.softmax"
     with pytest.raises(BackboneError, match=r"64 x 2 x 49 x 49 for one image, are positions cannot be told") as caught:
         cut(model, layer, "mean")

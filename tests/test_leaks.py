@@ -17,7 +17,7 @@ from sklearn.neighbors import NearestNeighbors
 from precompute import extract, open_cache, train_head
 from precompute.errors import UsageError
 from precompute.heads import RowView
-from precompute.leaks import nearest
+from precompute.training.leaks import nearest
 
 
 @given(st.integers(1, 30), st.integers(2, 30), st.integers(2, 6), st.integers(0, 2**32))
@@ -107,7 +107,7 @@ def test_the_similarity_decides_what_is_a_suspect(leaky: Path) -> None:
 
 
 def test_a_search_that_would_take_long_is_not_made_unasked(leaky: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("precompute.leaks.NEAR_MOST", 1000)
+    monkeypatch.setattr("precompute.training.leaks.NEAR_MOST", 1000)
     training = train_head(leaky, C=1.0)
     assert training.leaks["val"].near == ()
     assert any("nobody looked for near-duplicates in val" in line for line in training.notes)

@@ -14,8 +14,8 @@ from sklearn.metrics import confusion_matrix, f1_score, recall_score
 from precompute import load_head, train_head
 from precompute.cache import RowWriter, Samples, Status, create
 from precompute.heads import CentroidHead, evaluate, save_head, to_sklearn
-from precompute.heads.scores import MOST_DENSE
-from precompute.selection import HOLDOUT
+from precompute.heads.scoring.scores import MOST_DENSE
+from precompute.training.splits import HOLDOUT
 
 CLASSES, WIDTH = 3000, 16
 HEADS = {"logistic": (), "mlp": ("--max-epochs", 2), "ridge": (), "knn": (), "centroid": ()}

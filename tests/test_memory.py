@@ -23,7 +23,7 @@ NOISE = 32e6
 
 LIST = """
 import sys
-from precompute.sources import list_folder
+from precompute.sources.folder import list_folder
 rows = len(list_folder(sys.argv[1]))
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(rows, int(peak.split()[1]) * 1024)

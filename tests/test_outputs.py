@@ -17,8 +17,8 @@ from conftest import Command, make_photos
 
 from precompute import LogisticHead, extract, load_head, open_cache, repair, save_head, train_head, verify
 from precompute.errors import CacheError, HeadError, UsageError
-from precompute.heads.export import write_joblib
-from precompute.plots import check_plot
+from precompute.heads.persistence.export import write_joblib
+from precompute.reports.plots import check_plot
 
 FOREIGN = b"my thesis\n"
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from precompute.owners import THIS_RUN, DigestIndex, Owners
+from precompute.extraction.owners import THIS_RUN, DigestIndex, Owners
 
 # Few heads and few tails: digests that are the same, or that differ only behind the first 8 bytes, are common.
 DIGESTS = st.builds(

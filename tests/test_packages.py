@@ -27,15 +27,15 @@ def good() -> tuple[list[str], list[str]]:
 
 def test_packages_that_hold_each_file_once_are_right(contents: Callable[[list[str], list[str]], list[str]]) -> None:
     sdist, wheel = good()
-    assert {"heads/mlp.py", "cache/FORMAT.md"} < {*sdist}
-    assert {"precompute/heads/mlp.py", "precompute/py.typed", "precompute/tiny.safetensors"} < {*wheel}
+    assert {"heads/mlp/head.py", "cache/FORMAT.md"} < {*sdist}
+    assert {"precompute/heads/mlp/head.py", "precompute/py.typed", "precompute/backbones/tiny.safetensors"} < {*wheel}
     assert contents(sdist, wheel) == []
 
 
 def test_what_is_missing_or_there_twice_is_named(contents: Callable[[list[str], list[str]], list[str]]) -> None:
     sdist, wheel = good()
-    assert contents([*sdist, "precompute/heads/mlp.py"], wheel) == [
-        "the sdist holds precompute/heads/mlp.py, which no source has"
+    assert contents([*sdist, "precompute/heads/mlp/head.py"], wheel) == [
+        "the sdist holds precompute/heads/mlp/head.py, which no source has"
     ]
     assert contents(sdist, [*wheel, wheel[0]]) == [f"{wheel[0]} is in the wheel 2 times"]
     wheel.remove("precompute/py.typed")

@@ -12,8 +12,8 @@ from PIL import Image
 
 from precompute import extract
 from precompute.errors import UsageError
-from precompute.learning_curve import FewShotCurve, point_of
-from precompute.plots import check_plot, plot_few_shot, plot_history
+from precompute.evaluation.learning_curve import FewShotCurve, point_of
+from precompute.reports.plots import check_plot, plot_few_shot, plot_history
 
 
 def epoch(number: int, held: float | None) -> dict[str, float | None]:

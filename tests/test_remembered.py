@@ -12,10 +12,10 @@ import torch
 from conftest import run_python
 
 from precompute import extract, open_cache
+from precompute.backbones.tiny import tiny
 from precompute.errors import CacheKeyError
-from precompute.remembered import Request, unchanged
-from precompute.sources import list_folder
-from precompute.tiny import tiny
+from precompute.extraction.request import Request, unchanged
+from precompute.sources.folder import list_folder
 
 WATCHED = """
 import json, os, sys

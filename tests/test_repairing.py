@@ -15,9 +15,9 @@ from test_extraction import assert_same
 from precompute import extract, open_cache, verify
 from precompute.cache import RowWriter, create
 from precompute.errors import CacheError, CacheFormatError, SourceError, Stopped
-from precompute.plan import samples_of
-from precompute.repairing import repair
-from precompute.sources import list_folder
+from precompute.extraction.matching import samples_of
+from precompute.extraction.repair import repair
+from precompute.sources.folder import list_folder
 
 DAMAGED = [1, 7, 8, 23]
 

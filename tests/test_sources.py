@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from precompute.errors import SourceError, Stopped
-from precompute.sources import Listing, ascii_name, list_folder, mtime_ns
+from precompute.sources.folder import Listing, ascii_name, list_folder, mtime_ns
 
 
 def fill(folder: Path, *names: str) -> Path:
@@ -209,7 +209,7 @@ def test_links_into_a_pseudo_file_system_are_not_entered(tmp_path: Path) -> None
 def test_what_would_wait_for_the_kernel_is_not_waited_for(tmp_path: Path, name: str) -> None:
     fill(tmp_path, "1.jpg")
     (tmp_path / name).symlink_to("/proc/kmsg")  # a read gives what nobody has read yet, then waits for more
-    done = run_python(f"from precompute.sources import list_folder; print(len(list_folder({str(tmp_path)!r})))")
+    done = run_python(f"from precompute.sources.folder import list_folder; print(len(list_folder({str(tmp_path)!r})))")
     assert done.stdout == ("2\n" if name == "log.jpg" else "1\n"), done.stderr
 
 

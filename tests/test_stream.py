@@ -11,9 +11,9 @@ import torch
 from conftest import make_photos
 
 from precompute import load_backbone
-from precompute.engine import Engine, EngineChoice
-from precompute.sources import list_folder
-from precompute.stream import decode_threads, forward
+from precompute.engines.base import Engine, EngineChoice
+from precompute.extraction.pipeline import decode_threads, forward
+from precompute.sources.folder import list_folder
 
 
 def test_a_decoding_thread_works_alone_and_other_threads_keep_theirs() -> None:

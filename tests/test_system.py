@@ -22,11 +22,11 @@ from test_extraction import assert_same
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from precompute import load_backbone, open_cache, system, verify
-from precompute.engine import EngineChoice
-from precompute.engines import make_engine
+from precompute.engines.base import EngineChoice
+from precompute.engines.devices import make_engine
+from precompute.engines.machine import Machine
 from precompute.errors import CacheFormatError
 from precompute.heads import MLPHead
-from precompute.machine import Machine
 
 MISSING = {os: ("posix_fallocate", "fdatasync", "sched_getaffinity"), mmap: ("MADV_HUGEPAGE",)}
 SITE = "\n".join(

@@ -147,7 +147,7 @@ def test_what_a_backbone_of_the_user_prints_stays_out_of_the_json(
     photos: Path, tmp_path: Path, precompute: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     (tmp_path / "chatty.py").write_text(
-        "from precompute.tiny import tiny\ndef make():\n    print('loading my model')\n    return tiny()\n"
+        "from precompute.backbones.tiny import tiny\ndef make():\n    print('loading my model')\n    return tiny()\n"
     )
     done = precompute("extract", "photos", "-b", "chatty:make", "--crop", "32", "-o", "a.h5", "--json")
     assert done.returncode == 0, done.stderr

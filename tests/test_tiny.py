@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from torchvision import transforms
 
-from precompute import tiny
+from precompute.backbones import tiny
 from precompute.errors import WeightsError
 
 

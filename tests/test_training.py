@@ -13,9 +13,9 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_m
 
 from precompute import LogisticHead, extract, load_head, open_cache, predict, save_head, train_head
 from precompute.errors import CacheError, HeadError, HeadMismatchError, TrainingError, UsageError
-from precompute.head_choice import HEADS
 from precompute.heads import RidgeRegressionHead, folds
-from precompute.selection import HOLDOUT, digest_groups, parts_of, whole_rows
+from precompute.training.kinds import HEADS
+from precompute.training.splits import HOLDOUT, digest_groups, parts_of, whole_rows
 
 
 @pytest.fixture(scope="module")

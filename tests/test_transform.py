@@ -21,7 +21,7 @@ from torchvision.transforms._presets import ImageClassification
 from torchvision.transforms.v2 import functional as functional_v2
 
 from precompute.errors import BackboneError
-from precompute.transform import INTERPOLATIONS, MAX_SIDE, Transform
+from precompute.inputs.images.transform import INTERPOLATIONS, MAX_SIDE, Transform
 
 SIZES = ((40, 32), (31, 47), (16, 16), (5, 9), (100, 33), (1, 1), (64, 3))
 SHAPES = ((16, 16), (20, 16), (17, 24), (64, 50))  # resize, crop; where crop > resize torchvision pads with black

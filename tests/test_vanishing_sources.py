@@ -19,9 +19,9 @@ from test_extraction import assert_same
 from precompute import extract, open_cache, verify
 from precompute.cache import Status
 from precompute.errors import CacheFormatError, ImageError, SourceError
-from precompute.plan import make_plan
-from precompute.sources import list_folder
-from precompute.stream import read_file
+from precompute.extraction.matching import make_plan
+from precompute.extraction.pipeline import read_file
+from precompute.sources.folder import list_folder
 
 BATCH = 4
 PER_CLASS = 50

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
-from precompute import architectures
-from precompute.checkpoints import load_file
+from precompute.backbones import families
+from precompute.backbones.checkpoints import load_file
+from precompute.backbones.layers import final_classifier
+from precompute.backbones.weights import digest_of
+from precompute.backbones.weights import fit_into as fit_into_with
 from precompute.errors import WeightsError
-from precompute.layers import final_classifier
-from precompute.weights import digest_of
-from precompute.weights import fit_into as fit_into_with
 
 fit_into = functools.partial(fit_into_with, find_classifier=final_classifier)
 State = dict[str, torch.Tensor]
@@ -118,11 +118,11 @@ def test_a_missing_batch_counter_is_not_missed() -> None:
 
 
 def test_names_of_old_densenet_checkpoints_are_understood() -> None:
-    new = architectures.build("densenet121", seed=0).state_dict()
+    new = families.build("densenet121", seed=0).state_dict()
     old = {name.replace("norm1.", "norm.1.").replace("conv1.", "conv.1.") if "denselayer" in name else name: value
            for name, value in new.items()}  # fmt: skip
     assert old.keys() != new.keys()
-    model = architectures.build("densenet121", seed=None)
+    model = families.build("densenet121", seed=None)
     assert fit_into(model, old, source="densenet121.pth", model_name="densenet121") == ()
     assert digest_of(model.state_dict()) == digest_of(new)
 
@@ -144,9 +144,9 @@ def test_missing_unexpected_and_differently_shaped_names_are_listed() -> None:
 
 
 def test_weights_of_another_network_are_refused() -> None:
-    other = architectures.build("resnet34", seed=0).state_dict()
+    other = families.build("resnet34", seed=0).state_dict()
     with pytest.raises(WeightsError, match=r"96 unexpected: .*, \.\.\.") as caught:
-        fit_into(architectures.build("resnet18", seed=None), other, source="resnet34.pth", model_name="resnet18")
+        fit_into(families.build("resnet18", seed=None), other, source="resnet34.pth", model_name="resnet18")
     assert "-b" in caught.value.hint
 
 
@@ -188,7 +188,7 @@ def test_the_digest_is_the_same_whichever_other_classifier_was_cut_away() -> Non
 
 
 def test_googlenet_saved_after_training_has_no_auxiliary_heads() -> None:
-    whole = architectures.build("googlenet", seed=None)
+    whole = families.build("googlenet", seed=None)
     state = {
         name: torch.zeros(value.shape, dtype=value.dtype)
         for name, value in whole.state_dict().items()
@@ -200,7 +200,7 @@ def test_googlenet_saved_after_training_has_no_auxiliary_heads() -> None:
 
 def test_published_weights_fit(mobilenet_weights: Path, squeezenet_weights: Path, tmp_path: Path) -> None:
     for name, path in (("mobilenet_v2", mobilenet_weights), ("squeezenet1_1", squeezenet_weights)):
-        model = architectures.build(name, seed=None)
+        model = families.build(name, seed=None)
         copy = shutil.copy(path, tmp_path)
         assert fit_into(model, load_file(copy), source=copy, model_name=name) == ()
         assert digest_of(model.state_dict()) == digest_of(load_file(str(path)))

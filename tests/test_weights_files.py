@@ -20,9 +20,9 @@ from test_weights import state_of
 from torch import nn
 from torchvision.models import ResNet18_Weights
 
-from precompute.checkpoints import load_file
+from precompute.backbones.checkpoints import load_file
+from precompute.backbones.weights import digest_of, download
 from precompute.errors import WeightsError
-from precompute.weights import digest_of, download
 
 
 class Payload:

@@ -9,7 +9,7 @@ from precompute.cli._output import print_table
 
 if TYPE_CHECKING:
     from precompute.heads import Scores
-    from precompute.training import Training
+    from precompute.training.head import Training
 
 
 def _percent(value: float) -> str:

@@ -23,7 +23,7 @@ def backbones(pattern: str | None, layers: bool, as_json: bool) -> None:
       precompute backbones 'vit_*' --json
       precompute backbones resnet18 --layers
     """
-    from precompute.catalog import catalog, layer_names
+    from precompute.backbones.catalog import catalog, layer_names
 
     if layers:
         if pattern is None:

@@ -10,7 +10,7 @@ from precompute.cli._options import SEED
 from precompute.cli._output import json_option, note, print_json, print_pairs
 
 if TYPE_CHECKING:
-    from precompute.comparison import Comparison
+    from precompute.evaluation.comparison import Comparison
 
 
 @click.command(no_args_is_help=True)
@@ -44,7 +44,7 @@ def compare(
       precompute compare resnet18.safetensors vit_b_16.safetensors resnet18.h5 vit_b_16.h5
       precompute compare a.safetensors b.safetensors photos.h5 --groups 'patient_(\\d+)' --json
     """
-    from precompute.comparison import compare as run
+    from precompute.evaluation.comparison import compare as run
 
     result = run(head_a, head_b, cache_a, cache_b, groups=groups, groups_file=groups_file, seed=seed)
     if as_json:

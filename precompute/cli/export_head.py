@@ -33,8 +33,8 @@ def export_head(head: str, output: str, overwrite: bool, as_json: bool) -> None:
     import sklearn
 
     from precompute.heads import load_head
-    from precompute.heads.export import EXPORT, write_joblib
-    from precompute.output import check_output
+    from precompute.heads.persistence.export import EXPORT, write_joblib
+    from precompute.system.output import check_output
 
     check_output(output, EXPORT, overwrite=overwrite, inputs=(head,))
     saved = load_head(head)

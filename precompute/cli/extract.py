@@ -22,7 +22,7 @@ from precompute.cli._output import (
 from precompute.cli._streams import SKIPPED
 
 if TYPE_CHECKING:
-    from precompute.report import Extraction, Progress
+    from precompute.extraction.result import Extraction, Progress
 
 
 @click.command(no_args_is_help=True)
@@ -66,7 +66,7 @@ def extract(ctx: click.Context, /, source: str, output: str, as_json: bool, **op
     \b
     Exit status: 0 done, 3 done but some images were skipped, 129/130/143 stopped and resumable.
     """
-    from precompute.extraction import extract as run
+    from precompute.extraction.extract import extract as run
 
     options = taken_apart(options)
     with progress_bar("extract", "samples") as draw, stop_on_signal() as stop:

@@ -53,10 +53,10 @@ def few_shot(
       precompute few-shot mobilenet.h5 random.h5 pixels.h5 --plot few-shot.png
       precompute few-shot photos.h5 --shots 1,5,25 --draws 20 --json
     """
-    from precompute.learning_curve import few_shot as run
+    from precompute.evaluation.learning_curve import few_shot as run
 
     if plot is not None:
-        from precompute.plots import check_plot, plot_few_shot
+        from precompute.reports.plots import check_plot, plot_few_shot
 
         check_plot(plot, overwrite=overwrite, inputs=caches)
     curves = run(caches, **settings, say=note)

@@ -10,7 +10,7 @@ from precompute.cli._options import computation, taken_apart
 from precompute.cli._output import duration, json_option, note, print_json, print_pairs
 
 if TYPE_CHECKING:
-    from precompute.forecasting import Forecast
+    from precompute.extraction.forecast import Forecast
 
 
 @click.command(no_args_is_help=True)
@@ -33,7 +33,7 @@ def plan(ctx: click.Context, /, source: str, output: str | None, as_json: bool, 
     \b
     Exit status: 0, or 1 where the disk has no room for the file.
     """
-    from precompute.forecasting import forecast
+    from precompute.extraction.forecast import forecast
 
     found = forecast(source, output, **taken_apart(options))
     if as_json:

@@ -13,7 +13,7 @@ from precompute.cli._scores import calibration_lines, leak_lines, print_per_clas
 
 if TYPE_CHECKING:
     from precompute.heads import Scores
-    from precompute.training import Training
+    from precompute.training.head import Training
 
 MOST_CLASSES = 12  # a confusion table with more columns cannot be read
 OPTIONS = {  # the parameters of each kind of head that are options here; any other is a usage error
@@ -136,14 +136,14 @@ def train_head(
       precompute train-head scans.h5 --groups 'patient_(\\d+)' --per-class
       precompute train-head photos.h5 --head mlp --search --time-budget 60 --plot curves.png
     """
-    from precompute.training import train_head as run
+    from precompute.training.head import train_head as run
 
     settings = {name: value for name, value in given.items() if value is not None}
     foreign = [name for name in (*settings, *(["plot"] if plot is not None else [])) if name not in OPTIONS[head]]
     if foreign:
         raise click.UsageError(f"--{foreign[0].replace('_', '-')} does not belong to --head {head}.")
     if plot is not None:
-        from precompute.plots import check_plot, plot_history
+        from precompute.reports.plots import check_plot, plot_history
 
         # before the training, not after it
         check_plot(plot, overwrite=overwrite, inputs=(cache, groups_file, output))

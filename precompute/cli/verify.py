@@ -13,9 +13,9 @@ from precompute.cli._output import finished, json_option, note, print_json, prin
 from precompute.cli._streams import SKIPPED
 
 if TYPE_CHECKING:
-    from precompute.audit import SourceComparison
     from precompute.cache import Cache, Verification
-    from precompute.report import Extraction, Progress
+    from precompute.extraction.result import Extraction, Progress
+    from precompute.extraction.source_comparison import SourceComparison
 
 NAMED = 10
 
@@ -57,7 +57,7 @@ def verify(
     if not repair and (backbone or weights):
         raise click.UsageError("-b and --weights belong to --repair.")
     if repair:
-        from precompute.working_file import check_cache_output
+        from precompute.extraction.output import check_cache_output
 
         check_cache_output(cache, overwrite=True, inputs=(weights,))  # before all is read, not after it
     opened = open_cache(cache)
@@ -92,7 +92,7 @@ def verify(
 
 
 def _repair(cache: str, source: str, backbone: str | None, weights: str | None) -> Extraction:
-    from precompute.repairing import repair as run
+    from precompute.extraction.repair import repair as run
 
     with progress_bar("repair", "samples") as draw, stop_on_signal() as stop:
 
@@ -123,7 +123,7 @@ def _rows(opened: Cache) -> Verification:
 
 
 def _source(opened: Cache, source: str) -> SourceComparison:
-    from precompute.audit import compare_source
+    from precompute.extraction.source_comparison import compare_source
 
     with _counted("compare", "files", len(opened)) as count:
         return compare_source(opened, source, progress=count)

@@ -16,8 +16,8 @@ from check_gpu.settings import Settings
 if TYPE_CHECKING:
     import torch
 
-    from precompute.sources import Listing
-    from precompute.transform import Transform
+    from precompute.inputs.images.transform import Transform
+    from precompute.sources.folder import Listing
 
 IMAGES_A_WORKER = 256
 COMPARED = 48
@@ -29,8 +29,8 @@ _shared: dict[str, Any] = {}  # what forked workers find
 def measure(settings: Settings, report: Report) -> None:
     import torch
 
-    from precompute.sources import list_folder
-    from precompute.transform import Transform
+    from precompute.inputs.images.transform import Transform
+    from precompute.sources.folder import list_folder
 
     listing, transform = list_folder(settings.source), Transform()
     # Processes first: they are forked, and threads of OpenMP do not survive that
@@ -67,7 +67,7 @@ def _row(report: Report, way: str, workers: int, count: int, seconds: float, cpu
 
 def _threads(listing: Listing, transform: Transform, workers: int, count: int) -> tuple[float, float]:
     """(seconds, processor seconds) of precompute's own way: threads that share this interpreter."""
-    from precompute.stream import read
+    from precompute.extraction.pipeline import read
 
     def one(row: int) -> bool:
         return read(listing, row, transform, None).pixels is not None
@@ -107,7 +107,7 @@ def _one_thread() -> None:
 
 def _decode_chunk(rows: range) -> tuple[int, float]:
     """(images written to the shared memory, processor seconds)."""
-    from precompute.stream import read
+    from precompute.extraction.pipeline import read
 
     began, good, size = time.process_time(), 0, _shared["size"]
     for row in rows:
@@ -185,7 +185,7 @@ def _differences(listing: Listing, rows: list[int], transform: Transform, settin
     import torch
     from PIL import Image
 
-    from precompute.stream import read
+    from precompute.extraction.pipeline import read
 
     paths = [Path(os.fsdecode(listing.path(row))) for row in rows]
     pairs: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}

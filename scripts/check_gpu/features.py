@@ -41,8 +41,8 @@ def weights_of(name: str, settings: Settings) -> list[str]:
 
 def images_of(model: Backbone, settings: Settings, count: int) -> list[torch.Tensor]:
     """The first `count` photos, decoded, (3, crop, crop) uint8."""
-    from precompute.sources import list_folder
-    from precompute.stream import read
+    from precompute.extraction.pipeline import read
+    from precompute.sources.folder import list_folder
 
     listing = list_folder(settings.source)
     items = [read(listing, row, model.transform, None) for row in range(min(count, len(listing)))]
@@ -95,8 +95,8 @@ def _precisions(model: Backbone, weights: str, settings: Settings, report: Repor
 def _run(model: Backbone, precision: str, images: list[torch.Tensor], device: str) -> tuple[NDArray[np.float64], float]:
     import numpy as np
 
-    from precompute.engine import EngineChoice
-    from precompute.engines import make_engine
+    from precompute.engines.base import EngineChoice
+    from precompute.engines.devices import make_engine
 
     began, size = time.perf_counter(), 16
     choice = EngineChoice("torch", device, precision, size)
@@ -110,7 +110,7 @@ def differences(found: NDArray[np.float64], expected: NDArray[np.float64]) -> di
     """Cosines and relative L2 distance of rows."""
     import numpy as np
 
-    from precompute.guard import cosine
+    from precompute.engines.guard import cosine
 
     cosines = cosine(found, expected)
     with np.errstate(divide="ignore", invalid="ignore"):

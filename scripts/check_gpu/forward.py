@@ -108,8 +108,8 @@ def _engine(model: Backbone, settings: Settings, report: Report) -> None:
     """As a run has it: uint8 pixels in host memory in, float32 features in host memory out."""
     import torch
 
-    from precompute.engine import EngineChoice
-    from precompute.engines import make_engine
+    from precompute.engines.base import EngineChoice
+    from precompute.engines.devices import make_engine
 
     batch, precision = MAIN_BATCH[settings.device], "bf16" if settings.cuda else "fp32"
     name = f"{model.name} {precision} batch {batch} engine"
@@ -169,7 +169,7 @@ def _network(model: Backbone, precision: str, settings: Settings) -> nn.Module:
     """Folded and channels_last, as the engine has it."""
     import torch
 
-    from precompute.torch_engine import folded
+    from precompute.engines.torch import folded
 
     network = copy.deepcopy(folded(model.module)).to(settings.device, _dtype(precision))
     return network.to(memory_format=torch.channels_last)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
 
     from precompute import Backbone
-    from precompute.torch_engine import TorchEngine
+    from precompute.engines.torch import TorchEngine
 
 BATCH = 256
 
@@ -87,8 +87,8 @@ def _engine(model: Backbone, precision: str) -> tuple[TorchEngine, list[torch.Te
     """The engine and one full batch."""
     import torch
 
-    from precompute.engine import EngineChoice
-    from precompute.torch_engine import TorchEngine
+    from precompute.engines.base import EngineChoice
+    from precompute.engines.torch import TorchEngine
 
     crop = model.transform.crop
     engine = TorchEngine(model.module, model.transform, EngineChoice("torch", "cuda", precision, BATCH))

@@ -83,7 +83,7 @@ Listener = Callable[[str, Row], None]
 
 def start_server() -> None:
     """Have the processes of the sections forked from one that has loaded torch, and has not touched CUDA."""
-    multiprocessing.set_forkserver_preload(["torch", "torchvision", "sklearn", "h5py", "precompute.extraction"])
+    multiprocessing.set_forkserver_preload(["torch", "torchvision", "sklearn", "h5py", "precompute.extraction.extract"])
 
 
 def run(measure: Measure, title: str, settings: Settings, seconds: float, listen: Listener) -> Outcome:

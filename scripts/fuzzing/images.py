@@ -18,7 +18,7 @@ class ImageTarget(Target):
     """Small pictures of every format, and a few real photos where they are there."""
 
     def __init__(self, folder: Path) -> None:
-        from precompute.transform import Transform
+        from precompute.inputs.images.transform import Transform
 
         super().__init__(folder)
         self.bases = list(make_pictures().values())
@@ -40,8 +40,8 @@ class ImageTarget(Target):
         import torch
 
         from precompute.cache import Status
-        from precompute.decode import decode
         from precompute.errors import ImageError
+        from precompute.inputs.images.decode import decode
 
         try:
             pixels = decode(self.data, self.transform)

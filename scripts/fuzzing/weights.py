@@ -49,9 +49,9 @@ class WeightsTarget(Target):
         return result.getvalue()
 
     def check(self) -> str:
-        from precompute.checkpoints import load_file
+        from precompute.backbones.checkpoints import load_file
+        from precompute.backbones.weights import digest_of
         from precompute.errors import WeightsError
-        from precompute.weights import digest_of
 
         try:
             state = load_file(str(self.path))

@@ -22,7 +22,7 @@ SAVE_EVERY = 500
 
 def work(target: str, folder: Path, seed: int, first: int, stop: int, step: int) -> int:
     """Run the cases `first`, `first + step`, ... below `stop`."""
-    from precompute.decode import quiet_pillow
+    from precompute.inputs.images.decode import quiet_pillow
 
     log = open(folder / "crash", "w")  # noqa: SIM115 - open for as long as the process lives
     faulthandler.enable(log)

@@ -1,0 +1,254 @@
+"""The linear probe: multinomial logistic regression, with its regularisation chosen on held-out samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.validation import check_is_fitted
+
+from precompute.heads.base.inputs import (
+    check_class_weight,
+    check_features,
+    check_groups,
+    check_number,
+    check_training,
+    check_validation,
+    class_weights,
+)
+from precompute.heads.base.splits import folds
+from precompute.heads.base.threads import one_pool
+from precompute.heads.linear.design import Design
+from precompute.heads.linear.objective import Objective, check_memory
+from precompute.heads.linear.path import Part, best_of, probabilities, walk
+from precompute.heads.linear.solver import minimise
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from precompute.heads.base.rows import Features, RowView
+    from precompute.heads.linear.solver import Fit
+
+    Array = npt.NDArray[Any]
+
+__all__ = ["LogisticHead"]
+
+# What DINOv2 (Oquab et al., 2023) and SimCLR (Chen et al., 2020) search for linear probes on frozen features.
+C_GRID = tuple(float(C) for C in np.logspace(-6, 5, 45))
+DEFAULT_C = 1.0  # scikit-learn's, for training sets too small to choose on
+
+
+class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """L2-regularised multinomial logistic regression with an unpenalised intercept: the linear probe.
+
+    The objective is that of scikit-learn's `LogisticRegression`: 1/2 ||coef||^2 + C * the sum of (weighted) log losses.
+    The solver is L-BFGS in float32 (float64 for float64 features) on centred features, with the inverse of their second
+    moments as its first metric (see `_solver.py`). Centring changes nothing in the model, as the intercept
+    absorbs it. Features above 1 GiB are read in blocks in every step and never held.
+
+    Parameters
+    ----------
+    C : inverse strength of the regularisation, as in scikit-learn; or "auto", the 45 values of `C_GRID`; or a sequence
+        of values. Of several, that with the lowest log loss (ties: the smaller C) on the validation set that `fit` is
+        given, else by stratified cross-validation. The head is then fitted on all of `X`, and on the validation set
+        too. Log loss and not accuracy, because on a few hundred samples many values of C get the same ones right, and
+        the rest is chance.
+    choose_by : "log_loss", or "accuracy" as the linear probes of published protocols do.
+    cv : number of folds, fewer where the second most common class has fewer samples (or groups). If that is one,
+        C is `DEFAULT_C`.
+    max_iter : steps of one fit at most.
+    tol : a fit ends when its next step is expected to lower the objective by no more than this share of it. One
+        tolerance suits every C; what is left then is a few times as much (at C = 1000 up to a hundred times).
+    class_weight : None, "balanced", or a dict from label to weight, as in scikit-learn. Held-out samples are scored
+        without.
+    random_state : seed of the folds; None draws a new one.
+    n_jobs : folds fitted at the same time (threads that share the features; each holds its logits, 2 GiB at most).
+    time_budget : seconds for the choice of C, None for no limit. With one, every fourth value is tried first and those
+        between after them, and no further C is begun once it is spent. The first is always tried, and the final fit is
+        not counted.
+
+    Attributes
+    ----------
+    classes_ : (K,), sorted
+    coef_ : (K, d) float32, float64 where `X` was, or (1, d) for two classes, where it scores `classes_[1]` as
+        in scikit-learn
+    intercept_ : (K,) or (1,), as `coef_`
+    C_ : float, the C that was used
+    C_source_ : "given", "validation, then fitted on both", "5-fold cross-validation", or "default: too few samples for
+        cross-validation"
+    trials_ : one dict for each C that was tried, in rising order ("auto" by log loss without a time budget ends once
+        that has risen over 6 values in a row): "C", "accuracy" and "log_loss" on what was held out,
+        "n_iter" (of all folds together), "objective" (the mean of the folds) and "seconds"
+    stopped_early_ : bool, whether `time_budget` ended the choice before every C was tried
+    objective_ : float64, the objective of the final fit
+    n_iter_ : int, steps of the final fit
+    converged_ : bool, whether the final fit met `tol` (no ConvergenceWarning is raised)
+    n_features_in_ : int
+    """
+
+    def __init__(
+        self,
+        *,
+        C: float | str | Sequence[float] = "auto",
+        choose_by: str = "log_loss",
+        cv: int = 5,
+        max_iter: int = 1000,
+        tol: float = 1e-7,
+        class_weight: Any = None,
+        random_state: int | None = 0,
+        n_jobs: int | None = None,
+        time_budget: float | None = None,
+    ) -> None:
+        self.C = C
+        self.choose_by = choose_by
+        self.cv = cv
+        self.max_iter = max_iter
+        self.tol = tol
+        self.class_weight = class_weight
+        self.random_state = random_state
+        self.n_jobs = n_jobs
+        self.time_budget = time_budget
+
+    def _check_parameters(self) -> None:
+        """Raise ValueError if a parameter has the wrong type or range; `load_head` asks too."""
+        self._grid()
+        if self.choose_by not in ("log_loss", "accuracy"):
+            raise ValueError(f"choose_by must be 'log_loss' or 'accuracy'. Got {self.choose_by!r} instead.")
+        check_number("cv", self.cv, whole=True, low=2)
+        check_number("max_iter", self.max_iter, whole=True, low=1)
+        check_number("tol", self.tol, low=0, open_low=True)
+        check_class_weight(self.class_weight)
+        if self.random_state is not None:
+            check_number("random_state", self.random_state, whole=True, low=0, high=2**32)
+        if self.time_budget is not None:
+            check_number("time_budget", self.time_budget, low=0)
+
+    def _grid(self) -> tuple[float, ...]:
+        """The values to choose from; none where C is given."""
+        if isinstance(self.C, str) and self.C == "auto":
+            return C_GRID
+        if isinstance(self.C, str) or not isinstance(self.C, Sequence | np.ndarray):
+            check_number("C", self.C, low=0, open_low=True)
+            return ()
+        if not len(self.C):
+            raise ValueError("C must have at least one value to choose from. Got none.")
+        for value in self.C:
+            check_number("every C", value, low=0, open_low=True)
+        return tuple(float(value) for value in self.C)
+
+    def fit(
+        self,
+        X: Features,
+        y: npt.ArrayLike,
+        *,
+        validation: tuple[Features, npt.ArrayLike] | None = None,
+        groups: npt.ArrayLike | None = None,
+    ) -> LogisticHead:
+        """Fit on features `X` (n, d), float64 in float64 and others in float32, and labels `y` (n,).
+
+        `validation` is a pair (X, y) to choose C on; the head is then fitted on both. `groups` (n,) says which samples
+        must stay in one fold, such as files with the same bytes. Both serve only a C that has to be chosen; they are
+        checked with any.
+
+        Raises ValueError for NaN, infinity, a single class, lengths that differ, a parameter out of range, or
+        coefficients that memory does not hold.
+        """
+        self._check_parameters()
+        grid = self._grid()
+        view, label, self.classes_ = check_training(self, X, y)
+        views: list[RowView] = [view]
+        check_groups(groups, len(view))
+        if validation is not None:
+            chosen_on, held = check_validation(self, validation, self.classes_)
+            if grid:
+                views.append(chosen_on)
+                label = np.concatenate([label, held])
+        check_memory(view.shape[1], len(self.classes_), view.working_dtype.itemsize)
+        design = Design(views)
+        parts, self.C_source_ = self._parts(label, len(view), groups) if grid else ([], "given")
+        self.trials_: list[dict[str, float]] = []
+        self.stopped_early_ = False
+        with one_pool(2 * math.prod(design.shape) * len(self.classes_)):
+            fit = self._solve(design, label, parts, grid)
+        self.coef_, self.intercept_ = design.unfold(fit.theta)
+        self.objective_, self.n_iter_, self.converged_ = fit.value, fit.n_iter, fit.converged
+        return self
+
+    def _solve(self, design: Design, label: Array, parts: Sequence[Part], grid: Sequence[float]) -> Fit:
+        """The fit at the C that was given, or has the best score on `parts`."""
+        options: dict[str, Any] = {"tol": self.tol, "max_iter": self.max_iter}
+        if parts:
+            self.trials_, self.stopped_early_ = walk(
+                design,
+                label,
+                parts,
+                grid,
+                n_classes=len(self.classes_),
+                n_jobs=self.n_jobs,
+                time_budget=self.time_budget,
+                stop_rising=grid is C_GRID and self.choose_by == "log_loss" and self.time_budget is None,
+                **options,
+            )
+            self.C_ = best_of(self.trials_, self.choose_by)
+        else:
+            self.C_ = DEFAULT_C if grid else float(self.C)  # type: ignore[arg-type]  # one number where no grid
+        weight = class_weights(self.class_weight, self.classes_, label)[label]
+        return minimise(Objective(design, label, weight, len(self.classes_), self.C_), **options)
+
+    def _parts(self, label: Array, n_train: int, groups: npt.ArrayLike | None) -> tuple[list[Part], str]:
+        """The splits to choose C on, and their name."""
+        weight = class_weights(self.class_weight, self.classes_, label[:n_train])[label]
+        if len(label) > n_train:
+            masks, source = [np.arange(len(label)) >= n_train], "validation, then fitted on both"
+        else:
+            splits = folds(label, groups=groups, n_folds=self.cv, seed=self.random_state)
+            masks = [np.isin(np.arange(len(label)), test) for _, test in splits]
+            source = f"{len(splits)}-fold cross-validation"
+        if not masks:
+            source = "default: too few samples for cross-validation"
+        return [Part(np.where(held, 0.0, weight), held) for held in masks], source
+
+    def decision_function(self, X: Features) -> npt.NDArray[np.floating]:
+        """Logits (n, K) of features (n, d); for two classes (n,), positive for `classes_[1]`.
+
+        float64 where the head or `X` is and else float32.
+        """
+        check_is_fitted(self)
+        view = check_features(self, X)
+        logits = np.empty((len(view), len(self.coef_)), np.result_type(view.working_dtype, self.coef_))
+        for place, block in view.blocks():
+            logits[place] = block @ self.coef_.T + self.intercept_
+        return logits[:, 0] if logits.shape[1] == 1 else logits
+
+    def predict_proba(self, X: Features) -> npt.NDArray[np.floating]:
+        """Probabilities (n, K) of features (n, d), in the order of `classes_`.
+
+        float64 where the head or `X` is and else float32.
+        """
+        logits = self.decision_function(X)
+        return probabilities(logits[:, None] if logits.ndim == 1 else logits)
+
+    def predict(self, X: Features) -> Array:
+        """The most probable label (n,) of each row of features (n, d)."""
+        logits = self.decision_function(X)
+        best = (logits > 0).astype(np.intp) if logits.ndim == 1 else logits.argmax(axis=1)
+        predicted: Array = self.classes_[best]
+        return predicted
+
+    def choices(self) -> dict[str, Any]:
+        """What the fit decided, ready for JSON."""
+        chosen = {"C": self.C_, "C_source": self.C_source_, "converged": self.converged_}
+        told = {"objective": self.objective_, "stopped_early": self.stopped_early_, "trials": self.trials_}
+        return {**chosen, "iterations": self.n_iter_, **told}
+
+    def summary(self) -> str:
+        """The same as one line."""
+        late = "" if self.converged_ else "; the solver stopped before it converged"
+        return f"C = {self.C_:g} ({self.C_source_}{late})"
+
+    def used_validation(self) -> bool:
+        """Whether the validation set that `fit` was given has decided anything."""
+        return self.C_source_.startswith("validation")

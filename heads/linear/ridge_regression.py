@@ -1,0 +1,111 @@
+"""Ridge regression of real-valued targets, such as an age or a count, on features."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sklearn.base import RegressorMixin
+from sklearn.utils.validation import check_array
+
+from precompute.heads.base.inputs import as_numpy, check_features, check_groups
+from precompute.heads.base.rows import RowView
+from precompute.heads.linear.ridge_base import RidgeBase
+from precompute.heads.linear.spectrum import RealTargets
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from precompute.heads.base.rows import Features
+
+    Array = npt.NDArray[Any]
+
+__all__ = ["RidgeRegressionHead"]
+
+
+class RidgeRegressionHead(RegressorMixin, RidgeBase):  # type: ignore[misc]  # scikit-learn has no types
+    """Ridge regression: scikit-learn's `Ridge`, in closed form on features read in blocks.
+
+    Solved as `RidgeHead` is. Folders of images have no such targets, so it is trained from Python and not by
+    `precompute train-head`.
+
+    Parameters
+    ----------
+    alpha : strength of the penalty, as in scikit-learn, or "auto", as in `RidgeHead`; one for all targets
+
+    Attributes
+    ----------
+    coef_ : (t, d) for t targets, 1 where y is (n,); float64 where `X` was, else float32
+    intercept_ : (t,), as `coef_`
+    alpha_, alpha_source_ : as in `RidgeHead`, but that the default is for samples that are all one group
+    trials_ : list of {"alpha", "squared_error"}
+    one_target_ : bool, whether y was (n,), so that `predict` gives (n,)
+    n_features_in_ : int
+    """
+
+    _FITTED = ("alpha_", "alpha_source_", "trials_", "one_target_")
+
+    def __init__(self, *, alpha: float | str = "auto") -> None:
+        self.alpha = alpha
+
+    def fit(
+        self,
+        X: Features,
+        y: npt.ArrayLike,
+        *,
+        validation: tuple[Features, npt.ArrayLike] | None = None,
+        groups: npt.ArrayLike | None = None,
+    ) -> RidgeRegressionHead:
+        """Fit on features `X` (n, d), read in blocks, and real targets `y` (n,) or (n, t).
+
+        `validation` is a pair (X, y) to choose alpha on. `groups` (n,) says which samples are left out together.
+
+        Raises ValueError for NaN, infinity, a single sample, lengths that differ, or a parameter out of range.
+        """
+        self._check_parameters()
+        view, given = self._check(X, y, reset=True)
+        targets, self.one_target_ = given.reshape(len(given), -1), given.ndim == 1
+        if len(view) < 2:
+            raise ValueError(f"{type(self).__name__} needs at least 2 samples. Got 1 sample. Add images.")
+        held = None
+        if validation is not None:
+            if not isinstance(validation, tuple | list) or len(validation) != 2:
+                raise ValueError(f"validation must be a pair (X, y). Got {type(validation).__name__} instead.")
+            chosen_on, held_targets = self._check(*validation, reset=False)
+            held_targets = held_targets.reshape(len(held_targets), -1)
+            if held_targets.shape[1] != targets.shape[1]:
+                raise ValueError(f"validation has {held_targets.shape[1]} targets, and y has {targets.shape[1]}.")
+            held = (chosen_on, RealTargets(held_targets))
+        group = check_groups(groups, len(view))
+        only_default = "all samples are one group" if group is not None and group.max() == 0 else None
+        self._solve(view, RealTargets(targets), np.ones(len(view)), group, held, only_default)
+        return self
+
+    def predict(self, X: Features) -> npt.NDArray[np.float64]:
+        """Predicted targets (n,) or (n, t), as y was, of features (n, d)."""
+        predicted = self._linear(X).astype(np.float64)
+        return predicted[:, 0] if self.one_target_ else predicted
+
+    def _check(self, X: Any, y: Any, *, reset: bool) -> tuple[RowView, npt.NDArray[np.float64]]:
+        """Features (n, d) and targets (n,) or (n, t), as they are."""
+        if y is None:
+            raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None.")
+        view = check_features(self, X, reset=reset)
+        targets = check_array(as_numpy(y), ensure_2d=False, dtype=np.float64, input_name="y")
+        if targets.ndim not in (1, 2) or len(targets) != len(view):
+            raise ValueError(
+                f"Found input variables with inconsistent numbers of samples: {[len(view), len(targets)]}; "
+                f"y must be (n,) or (n, t), and is {targets.shape}"
+            )
+        return view, targets
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
+    def _restore(self, arrays: dict[str, Array], fitted: dict[str, Any]) -> None:
+        width = len(arrays["intercept"]) if "intercept" in arrays else 0
+        self._restore_linear(arrays, fitted, width, {"alpha", "squared_error"})
+        if not isinstance(fitted["one_target"], bool) or (fitted["one_target"] and width != 1):
+            raise ValueError("its one_target must be true or false, and true only for one target")

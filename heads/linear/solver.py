@@ -1,0 +1,193 @@
+"""L2-regularised logistic regression by L-BFGS that starts from the features' second moments.
+
+With K outputs and probabilities p the objective's Hessian is near I_K kron (C h X'X + I), where h is the mean of
+p (1 - p) over samples and outputs (Boehning, "Multinomial logistic regression algorithm", 1992, bounds it by h = 1/2).
+The inverse of that matrix, by Cholesky, takes the place of L-BFGS's first metric (Nocedal and Wright, "Numerical
+Optimization", algorithm 7.4), and follows h as the probabilities sharpen. Steps are judged by slopes, as the objective
+is convex and slopes stay exact where differences of its values drown in rounding.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.linalg import LinAlgError, cho_factor, cho_solve
+
+from precompute.heads.linear.objective import Place, dot, norm2
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy.typing as npt
+
+    from precompute.heads.linear.objective import Objective
+
+    Float = npt.NDArray[np.floating]
+
+__all__ = ["Fit", "minimise"]
+
+HISTORY = 10  # pairs of L-BFGS; 20 saved few steps
+MOST_TRIES = 20  # along one direction
+PATIENCE = 8  # tries until what is usual is near enough: closer, rounding may hide where the slope is
+ADAPT = 2.0  # the metric is made anew where the mean curvature has changed by this factor
+RIDGE = 1e-6  # of the diagonal, so that moments stay positive definite
+RELAXED, RELAX = 4.0**5, 4.0  # a fit from zero begins with so much too large a penalty, which falls by this factor
+FOLLOWED = 0.3  # of the objective is expected from the next step at most, when it falls
+LAST_GAIN = 3  # times tol, that the step before the last may have gained
+ROUNDING = 8  # machine epsilons of the objective: differences that logits do not show
+
+
+@dataclass(frozen=True)
+class Fit:
+    """theta: (axes + 1, outputs) of the design's dtype, intercepts last · value: scikit-learn's objective."""
+
+    theta: Float
+    value: float
+    n_iter: int
+    converged: bool
+
+
+def minimise(objective: Objective, start: Float | None = None, *, tol: float, max_iter: int) -> Fit:
+    """Follow L-BFGS from `start` until its next step is expected to gain at most `tol` of the objective.
+
+    That is a share, so a start near the optimum of a smaller C is left as any other: the objective has changed with C.
+
+    Without a start, the penalty begins RELAXED times too large and falls as fast as the fit can follow, within the same
+    run of L-BFGS. A step from zero with a weak penalty is far too long, and the next ones only find the way back.
+    """
+    penalty = objective.penalty if start is not None else RELAXED * objective.penalty
+    place = objective.at(objective.zeros() if start is None else start)
+    value, gradient = _penalised(place, penalty)
+    metric = Metric(objective.design.moments, place.curvature, penalty)
+    pairs: deque[Pair] = deque(maxlen=HISTORY)
+    n_iter, gained = 0, np.inf
+    while True:
+        if not metric.suits(place.curvature, penalty):
+            metric = Metric(objective.design.moments, place.curvature, penalty)
+        direction = _direction(gradient, pairs, metric)
+        slope = dot(direction, gradient)
+        expected = -slope / 2  # what the next step gains if the objective is quadratic
+        if penalty > objective.penalty and expected <= FOLLOWED * value:
+            less = max(penalty / RELAX, objective.penalty) - penalty
+            penalty += less
+            value, gradient = _penalised(place, penalty)
+            pairs = deque((pair.at(less) for pair in pairs), maxlen=HISTORY)
+            continue
+        # Not without a look at the last step: after one that was far too long, the next is expected to be tiny.
+        converged = expected <= tol * value and gained <= LAST_GAIN * tol * value
+        if converged or n_iter == max_iter:
+            break
+        step = _search(place, direction, value, slope, penalty)
+        if step is None:  # rounding hides what is left
+            converged = expected <= max(tol, ROUNDING * float(np.finfo(gradient.dtype).eps)) * value
+            break
+        place.move()
+        before, gradient_before = value, gradient
+        value, gradient = _penalised(place, penalty)
+        pair = Pair(step * direction, gradient - gradient_before)
+        if pair.product > 0:
+            pairs.append(pair)
+        gained = before - value
+        n_iter += 1
+    return Fit(place.theta, value * objective.unit, n_iter, converged)
+
+
+def _penalised(place: Place, penalty: float) -> tuple[float, Float]:
+    """Value and gradient with the penalty, which intercepts do not have."""
+    gradient = place.gradient.copy()
+    gradient[:-1] += penalty * place.theta[:-1]
+    return place.loss + penalty / 2 * norm2(place.theta[:-1]), gradient
+
+
+class Pair:
+    """A step of L-BFGS, and how it changed the gradient."""
+
+    def __init__(self, moved: Float, change: Float) -> None:
+        self.moved, self.change = moved, change
+        self.product = dot(moved, change)
+
+    def at(self, more: float) -> Pair:
+        """The pair as it would be with `more` penalty."""
+        change = self.change
+        change[:-1] += more * self.moved[:-1]
+        return Pair(self.moved, change)
+
+
+def _direction(gradient: Float, pairs: deque[Pair], metric: Metric) -> Float:
+    """Where L-BFGS goes: minus the two-loop recursion's product with the gradient."""
+    q = gradient.copy()
+    steps = []
+    for pair in reversed(pairs):
+        steps.append(dot(pair.moved, q) / pair.product)
+        q -= steps[-1] * pair.change
+    r = metric.solve(q)
+    if pairs:
+        last = pairs[-1]
+        r *= last.product / dot(last.change, metric.solve(last.change))
+    for pair, step in zip(pairs, reversed(steps), strict=True):
+        r += (step - dot(pair.change, r) / pair.product) * pair.moved
+    return -r
+
+
+def _search(place: Place, direction: Float, value: float, slope: float, penalty: float) -> float | None:
+    """A step along `direction` that lowers the objective and leaves little of its slope; `place` has just looked there.
+
+    None where there is none that rounding shows.
+    """
+    place.face(direction)
+    size, across, length = norm2(place.theta[:-1]), dot(place.theta[:-1], direction[:-1]), norm2(direction[:-1])
+    step, low, high = 1.0, 0.0, np.inf
+    slope_low, slope_high = slope, np.inf
+    for tries in range(MOST_TRIES):
+        steep = place.steep if tries < PATIENCE else Place.steep
+        loss, left = place.ahead(step)
+        found = loss + penalty / 2 * (size + step * (2 * across + step * length))
+        left += penalty * (across + step * length)
+        if left < steep * slope:
+            low, slope_low = step, left
+        elif left > -steep * slope or (left > 0 and found > value):
+            high, slope_high = step, left
+        else:
+            return step if found < value else None
+        # Where a straight line between the two slopes meets 0, not too near to either.
+        share = np.clip(slope_low / (slope_low - slope_high), 0.1, 0.9)
+        step = low + (high - low) * float(share) if np.isfinite(high) else 3 * step
+    return None
+
+
+class Metric:
+    """The inverse of curvature X'X + penalty, the same for every output; for the intercepts, of curvature alone."""
+
+    def __init__(self, moments: Float, curvature: float, penalty: float) -> None:
+        self._curvature, self._penalty = max(curvature, float(np.finfo(np.float32).tiny)), penalty
+        if moments.ndim == 1:
+            diagonal = self._curvature * moments + penalty
+            self._solve: Callable[[Float], Float] = lambda vector: vector / diagonal[:, None]
+        else:
+            factor = _cholesky(self._curvature * moments, penalty)
+            self._solve = lambda vector: cho_solve(factor, vector, check_finite=False)
+
+    def suits(self, curvature: float, penalty: float) -> bool:
+        ratio = self._curvature / max(curvature, float(np.finfo(np.float32).tiny))
+        return penalty == self._penalty and 1 / ADAPT <= ratio <= ADAPT
+
+    def solve(self, vector: Float) -> Float:
+        solved = np.empty_like(vector)
+        solved[:-1] = self._solve(vector[:-1])
+        solved[-1] = vector[-1] / self._curvature
+        return solved
+
+
+def _cholesky(matrix: Float, penalty: float) -> Any:
+    ridge = RIDGE
+    while True:
+        ridged = np.array(matrix, order="F")
+        ridged.flat[:: len(ridged) + 1] *= 1 + ridge
+        ridged.flat[:: len(ridged) + 1] += penalty
+        try:
+            return cho_factor(ridged, lower=True, overwrite_a=True, check_finite=False)
+        except LinAlgError:
+            ridge *= 10

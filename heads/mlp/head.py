@@ -1,0 +1,262 @@
+"""A small multi-layer perceptron on features, trained with early stopping."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.validation import check_is_fitted
+
+from precompute.errors import DeviceError, TrainingError
+from precompute.heads.base.inputs import (
+    check_class_weight,
+    check_features,
+    check_groups,
+    check_number,
+    check_training,
+    check_validation,
+    class_weights,
+)
+from precompute.heads.base.splits import held_out
+from precompute.heads.mlp.fitting import Run, fit_together
+from precompute.heads.mlp.network import logits_of
+from precompute.heads.mlp.samples import Samples
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from precompute.heads.base.rows import Features, RowView
+
+__all__ = ["MLPHead", "diverged", "split_to_stop_on", "usable_device"]
+
+SCHEDULES = ("constant", "cosine")
+
+# Fewer held-out samples say too little about when to stop to be worth not training on them.
+MIN_HELD_OUT = 10
+# One sample of each small class can be far more than the fraction asked for; then training needs them more.
+MAX_TIMES_FRACTION = 2
+
+
+class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """A multi-layer perceptron: standardised features, then ReLU layers with dropout, then one logit per class.
+
+    Trained with AdamW (Loshchilov & Hutter 2019) on the cross-entropy. Training stops once the validation loss has not
+    improved for `patience` epochs, and the weights of the best epoch are kept. With a `random_state`, the same machine
+    and number of threads give the same bits on a CPU. No global state of torch or NumPy is read or changed.
+
+    Features are read a batch at a time and may be larger than memory (`RowView`). Up to 1 GiB of them are shuffled row
+    by row; larger ones as blocks of neighbours, 1 MiB long, of which 256 at a time are mixed in memory, so that a disk
+    reads runs and not single rows.
+
+    Parameters
+    ----------
+    hidden : widths of the hidden layers; () is a linear head
+    dropout : probability with which a hidden unit is zeroed in a training step (Srivastava et al. 2014)
+    batch_norm : whether each hidden layer is normalised over the batch (Ioffe & Szegedy 2015), before its ReLU; folded
+        into `weights_` and `biases_` afterwards. A last batch of one sample is skipped.
+    label_smoothing : share of the target that is spread over all classes, 0 to below 1 (Szegedy et al. 2016)
+    mixup : alpha of the Beta distribution by which pairs of features and their labels are mixed (Zhang et al. 2018,
+        there on pixels); 0 for none
+    weight_decay : AdamW's, on the weights and not on the biases
+    learning_rate, batch_size, max_epochs, patience : as the names say
+    schedule : "cosine" lowers the learning rate to zero over `max_epochs` (Loshchilov & Hutter 2017, one cycle, a step
+        per epoch), "constant" leaves it. Early stopping works as ever and mostly comes first where `max_epochs` is
+        large; for the whole descent set `max_epochs` to the length that you want and `patience` to the same.
+    validation_fraction : share of the training samples held out to stop on, where `fit` gets no validation set
+    class_weight : None, "balanced", or a dict from label to weight; it weighs the loss, also the one to stop on
+    random_state : seed of the initial weights, batches, dropout and hold-out; None draws a new one
+    device : where to compute, as torch names it; not part of a saved head
+
+    Attributes
+    ----------
+    classes_ : (K,), sorted
+    mean_, scale_ : (d,), of the training features, float64 where `X` was and else float32
+    weights_, biases_ : lists of (out, in) and (out,) in the same dtype, one per layer
+    history_ : list with one dict per epoch: "epoch" (from 1), "train_loss", "train_accuracy", "validation_loss",
+        "validation_accuracy". All four are measured at the end of the epoch without dropout, label smoothing and mixup,
+        so that the curves can be compared; on no more than 50,000 training samples, drawn once. Without a validation
+        set the latter two are None.
+    best_epoch_ : int, the epoch whose weights were kept
+    validation_source_ : "given", "held out", or "none: too few samples to hold out" (fewer than 10 would be held out,
+        or, because one of each class is a lot where classes are small, over twice the fraction); then all samples are
+        trained on and the training loss decides when to stop
+    n_iter_ : int, epochs trained
+    n_features_in_ : int
+    """
+
+    def __init__(
+        self,
+        *,
+        hidden: tuple[int, ...] = (256,),
+        dropout: float = 0.2,
+        batch_norm: bool = False,
+        label_smoothing: float = 0.0,
+        mixup: float = 0.0,
+        weight_decay: float = 1e-4,
+        learning_rate: float = 1e-3,
+        batch_size: int = 256,
+        max_epochs: int = 200,
+        patience: int = 20,
+        schedule: str = "cosine",
+        validation_fraction: float = 0.15,
+        class_weight: Any = None,
+        random_state: int | None = 0,
+        device: str = "cpu",
+    ) -> None:
+        self.hidden = hidden
+        self.dropout = dropout
+        self.batch_norm = batch_norm
+        self.label_smoothing = label_smoothing
+        self.mixup = mixup
+        self.weight_decay = weight_decay
+        self.learning_rate = learning_rate
+        self.batch_size = batch_size
+        self.max_epochs = max_epochs
+        self.patience = patience
+        self.schedule = schedule
+        self.validation_fraction = validation_fraction
+        self.class_weight = class_weight
+        self.random_state = random_state
+        self.device = device
+
+    def _check_parameters(self) -> None:
+        """Raise ValueError if a parameter has the wrong type or range; `load_head` asks too."""
+        if not isinstance(self.hidden, tuple | list):
+            raise ValueError(f"hidden must be a tuple of layer widths, such as (256,). Got {self.hidden!r} instead.")
+        for width in self.hidden:
+            check_number("every width in hidden", width, whole=True, low=1)
+        check_number("dropout", self.dropout, low=0, high=1)
+        if not isinstance(self.batch_norm, bool):
+            raise ValueError(f"batch_norm must be True or False. Got {self.batch_norm!r} instead.")
+        check_number("label_smoothing", self.label_smoothing, low=0, high=1)
+        check_number("mixup", self.mixup, low=0, high=1e6)
+        check_number("weight_decay", self.weight_decay, low=0, high=1e6)  # beyond float32 torch raises in the middle
+        check_number("learning_rate", self.learning_rate, low=0, high=1e6, open_low=True)
+        for name in ("batch_size", "max_epochs", "patience"):
+            check_number(name, getattr(self, name), whole=True, low=1)
+        if self.batch_norm and self.batch_size == 1:
+            raise ValueError("batch_size must be at least 2 with batch_norm, which needs a variance. Got 1 instead.")
+        if not isinstance(self.schedule, str) or self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}. Got {self.schedule!r} instead.")
+        check_number("validation_fraction", self.validation_fraction, low=0, high=1, open_low=True)
+        check_class_weight(self.class_weight)
+        if self.random_state is not None:
+            check_number("random_state", self.random_state, whole=True, low=0, high=2**32)
+
+    def fit(
+        self,
+        X: Features,
+        y: npt.ArrayLike,
+        *,
+        validation: tuple[Features, npt.ArrayLike] | None = None,
+        groups: npt.ArrayLike | None = None,
+    ) -> MLPHead:
+        """Fit on features `X` (n, d), float64 in float64 and others in float32, and labels `y` (n,).
+
+        `validation` is a pair (X, y) to stop on; without it some samples are held out, stratified, and `groups` (n,)
+        says which must not be parted, such as files with the same bytes.
+
+        Raises ValueError for NaN, infinity, a single class, lengths that differ, or a parameter out of range;
+        TrainingError if the loss does not stay finite; DeviceError if the machine lacks the device; UsageError if the
+        network would take more memory than there is.
+        """
+        self._check_parameters()
+        features, label, self.classes_ = check_training(self, X, y)
+        device = usable_device(self.device, features.working_dtype)
+        train, held, self.validation_source_ = split_to_stop_on(
+            self, features, label, validation, groups, fraction=self.validation_fraction, seed=self.random_state
+        )
+        weight = class_weights(self.class_weight, self.classes_, label).astype(train.dtype)
+        (run,), _ = fit_together([self], train, held, torch.from_numpy(weight).to(device))
+        if run.diverged:
+            raise diverged(run)
+        return self
+
+    def predict_proba(self, X: Features) -> npt.NDArray[np.floating]:
+        """Probabilities (n, K), float64 where the head or `X` is and else float32, of features (n, d), in the order of
+        `classes_`.
+        """
+        check_is_fitted(self)
+        features = check_features(self, X)
+        dtype = np.result_type(features.working_dtype, self.mean_)
+        device = usable_device(self.device, dtype)
+        mean, scale, *layers = (
+            torch.tensor(array.astype(dtype, copy=False), device=device)
+            for array in (self.mean_, self.scale_, *self.weights_, *self.biases_)
+        )
+        weights = [weight[None] for weight in layers[: len(self.weights_)]]
+        biases = [bias[None, None] for bias in layers[len(self.weights_) :]]
+        samples = Samples(features, np.zeros(len(features), dtype=np.intp), np.arange(len(features)), dtype)
+        proba = np.empty((len(features), len(self.classes_)), dtype)  # small results kept one by one pin the heap
+        at = 0
+        with torch.no_grad():
+            for x, _ in samples.in_order(device):
+                logits = logits_of(weights, biases, (x - mean) / scale)[0]
+                proba[at : at + len(x)] = logits.softmax(dim=1).cpu().numpy()
+                at += len(x)
+        return proba
+
+    def predict(self, X: Features) -> npt.NDArray[Any]:
+        """The most probable label (n,) of each row of features (n, d)."""
+        proba = self.predict_proba(X)
+        predicted: npt.NDArray[Any] = self.classes_[proba.argmax(axis=1)]
+        return predicted
+
+    def choices(self) -> dict[str, Any]:
+        """What the fit decided, ready for JSON."""
+        chosen = {"best_epoch": self.best_epoch_, "epochs": self.n_iter_}
+        return {**chosen, "stopped_on": self.validation_source_, "history": self.history_}
+
+    def summary(self) -> str:
+        """The same as one line."""
+        return f"epoch {self.best_epoch_} of {self.n_iter_} (validation: {self.validation_source_})"
+
+    def used_validation(self) -> bool:
+        """Whether the validation set that `fit` was given has decided anything."""
+        return self.validation_source_ == "given"
+
+
+def split_to_stop_on(
+    head: Any,
+    X: RowView,
+    label: npt.NDArray[np.intp],
+    validation: Any,
+    groups: Any,
+    *,
+    fraction: float,
+    seed: int | None,
+) -> tuple[Samples, Samples | None, str]:
+    """The samples to train on, those to stop on, and where they came from in words; `head` was fitted on `X`."""
+    every = Samples(X, label, np.arange(len(X)), X.working_dtype)
+    check_groups(groups, len(X))
+    if validation is not None:
+        Xv, held_label = check_validation(head, validation, head.classes_)
+        return every, Samples(Xv, held_label, np.arange(len(Xv)), every.dtype), "given"
+    held = held_out(label, groups=groups, fraction=fraction, seed=seed)
+    if not MIN_HELD_OUT <= held.sum() <= MAX_TIMES_FRACTION * fraction * len(X):
+        return every, None, "none: too few samples to hold out"
+    return replace(every, rows=np.flatnonzero(~held)), replace(every, rows=np.flatnonzero(held)), "held out"
+
+
+def diverged(run: Run) -> TrainingError:
+    """What to raise for a head whose loss did not stay finite."""
+    return TrainingError(
+        f"The loss of MLPHead was not finite after epoch {len(run.history)} (learning_rate={run.head.learning_rate}).",
+        hint="Lower learning_rate, for example by a factor of ten.",
+    )
+
+
+def usable_device(name: str, dtype: np.dtype[Any]) -> torch.device:
+    """The torch device of that name, once it has shown that it can hold a `dtype` (Apple's has no float64)."""
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device, dtype=getattr(torch, dtype.name))
+    except (RuntimeError, AssertionError, TypeError) as error:  # torch raises AssertionError where CUDA is compiled out
+        raise DeviceError(
+            f"MLPHead cannot use the device {name!r}: {str(error).partition(chr(10))[0]}",
+            hint=f"Use device='cpu', or a device that `torch.accelerator.is_available()` finds and that has {dtype}.",
+        ) from error
+    return device

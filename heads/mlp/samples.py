@@ -1,0 +1,94 @@
+"""Samples to train on and to measure on, read a block at a time, so that features may be larger than memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from sklearn.preprocessing import StandardScaler
+
+from precompute.heads.base.rows import BLOCK_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy.typing as npt
+
+    from precompute.heads.base.rows import RowView
+
+    Index = npt.NDArray[np.intp]
+    Batch = tuple[torch.Tensor, torch.Tensor]
+
+__all__ = ["Samples", "moments"]
+
+MEASURED_AT_ONCE = 1024  # rows: what the hidden layers of many heads need for them stays small
+# Rows at random places of a file that is not in memory cost one disk access each: hours for an epoch of a 20 GB file on
+# a hard disk. Larger features than this are shuffled as blocks of neighbours, many blocks mixed in one buffer.
+SHUFFLE_BYTES = 2**30
+BUFFER_BYTES = 256 * 2**20
+NEIGHBOUR_BYTES = 2**20  # long enough that a disk's seek does not matter, short enough that 256 of them are mixed
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Some `rows` of features `X` (N, d) with label positions `label` (N,), to be worked on in `dtype`."""
+
+    X: RowView
+    label: Index
+    rows: Index
+    dtype: np.dtype[Any]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batches(self, size: int, rng: np.random.Generator, device: torch.device) -> Iterator[Batch]:
+        """All samples once, shuffled, `size` at a time: features (b, d) of `dtype`, label positions (b,) int64."""
+        row_bytes = self.X.dtype.itemsize * self.X.shape[1]
+        if len(self) * row_bytes <= SHUFFLE_BYTES:
+            order = rng.permutation(len(self))
+            for start in range(0, len(self), size):
+                rows = self.rows[order[start : start + size]]
+                yield self._batch(self.X[rows], self.label[rows], device)
+            return
+        neighbours = max(1, NEIGHBOUR_BYTES // row_bytes)
+        starts = rng.permutation(np.arange(0, len(self), neighbours))
+        blocks = max(1, BUFFER_BYTES // (neighbours * row_bytes))
+        for first in range(0, len(starts), blocks):
+            mixed = [self.rows[start : start + neighbours] for start in np.sort(starts[first : first + blocks])]
+            rows = np.concatenate(mixed)
+            buffer, order = self.X[rows], rng.permutation(len(rows))
+            for start in range(0, len(rows), size):
+                chosen = order[start : start + size]
+                yield self._batch(buffer[chosen], self.label[rows[chosen]], device)
+
+    def in_order(self, device: torch.device) -> Iterator[Batch]:
+        """All samples in order, as `batches` gives them."""
+        n_rows = max(1, min(MEASURED_AT_ONCE, BLOCK_BYTES // (self.dtype.itemsize * self.X.shape[1])))
+        for start in range(0, len(self), n_rows):
+            rows = self.rows[start : start + n_rows]
+            yield self._batch(self.X[rows], self.label[rows], device)
+
+    def at_most(self, n: int, rng: np.random.Generator) -> Samples:
+        """These samples, or `n` of them at random."""
+        if len(self) <= n:
+            return self
+        return replace(self, rows=np.sort(rng.choice(self.rows, n, replace=False)))
+
+    def _batch(self, features: npt.NDArray[np.floating], label: Index, device: torch.device) -> Batch:
+        # memory of its own, which torch may keep
+        return torch.from_numpy(features.astype(self.dtype, copy=False)).to(device), torch.from_numpy(label).to(device)
+
+
+def moments(samples: Samples) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.floating]]:
+    """Mean and standard deviation (d,) of each feature, accumulated in float64, in the dtype that is worked in.
+
+    A feature that is constant up to rounding gets scale 1, as dividing by its noise would blow up any other value.
+    """
+    scaler, dtype = StandardScaler(), samples.dtype
+    for _, block in samples.X.take(samples.rows).blocks():
+        scaler.partial_fit(block)
+    mean, scale = scaler.mean_, scaler.scale_
+    scale = np.where(scale <= np.finfo(dtype).eps * np.abs(mean), 1.0, scale).astype(dtype)
+    return mean.astype(dtype), np.maximum(scale, np.finfo(dtype).tiny)

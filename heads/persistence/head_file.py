@@ -1,0 +1,121 @@
+"""Heads in files: one .safetensors file per head, written whole or not at all, and read without trusting it.
+
+Any safetensors library opens the file. Its metadata holds, as strings: `format` ("precompute-head"), `version` ("1" or
+"2"), `head` (its kind, a key of `_kinds.KINDS`), then as JSON `params` (constructor arguments, less `device` and
+`n_jobs`), `fitted` (attributes that are no arrays), `classes` and `metadata` (the caller's own), and `digest`: the
+SHA-256 of the whole file with the 64 digits of the digest itself written as zeros. In version 2 arrays may be float64,
+and a string longer than 1 MiB is the array `json:KEY` of its ASCII characters instead. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sklearn.utils.validation import check_is_fitted
+
+from precompute.errors import HeadError, HeadFormatError
+from precompute.heads.persistence.content import put_together, take_apart
+from precompute.heads.persistence.encoding import TooLargeError, UnknownFormatError, decode, encode, write_json
+from precompute.heads.persistence.output import HEAD
+from precompute.heads.scoring.temperature import check_temperature, scale
+from precompute.system.output import check_output
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from precompute.heads.persistence.kinds import Head
+
+__all__ = ["HEAD", "SavedHead", "load_head", "save_head"]
+
+
+@dataclass(frozen=True)
+class SavedHead:
+    """A fitted head from a file, and the JSON object that was saved with it."""
+
+    head: Head
+    metadata: dict[str, Any]
+
+    def predict_proba(self, X: Any) -> npt.NDArray[np.floating]:
+        """Probabilities (n, K) as `precompute predict` tells them: those of `head`, at the temperature of its file.
+
+        A head of `train-head --calibrate` has the number `temperature` in its metadata; `head` itself knows nothing of
+        it, and predicts the same classes.
+        """
+        proba: npt.NDArray[np.floating] = self.head.predict_proba(X)
+        return scale(proba, self.metadata["temperature"]) if "temperature" in self.metadata else proba
+
+
+def save_head(
+    path: str | os.PathLike[str], head: Head, *, metadata: Mapping[str, Any], overwrite: bool = False
+) -> None:
+    """Write a fitted head and `metadata`, a JSON object with string keys (scores, settings, the cache's spec).
+
+    The file appears under its name in one step once it is whole and on the disk, so a crash leaves the old one. The
+    same head and metadata give the same bytes. Labels must be strings or integers. A file that is no head is replaced
+    with `overwrite` only, and a device, pipe or folder never; a link is followed.
+
+    Raises HeadError if the head cannot be saved or the file cannot be written, NotFittedError if it is not fitted.
+    """
+    check_is_fitted(head)
+    output = check_output(path, HEAD, overwrite=overwrite)
+    try:
+        arrays, strings = take_apart(head)
+        blob = encode(arrays, {**strings, "metadata": write_json(dict(metadata))})
+    except TooLargeError as error:
+        raise HeadError(
+            f"The head for {_shown(path)} cannot be saved: {error}.",
+            hint="Leave large things out of the metadata, or train on fewer classes, features or (kNN) images.",
+        ) from error
+    except (TypeError, ValueError) as error:
+        raise HeadError(
+            f"The head for {_shown(path)} cannot be saved: {error}.",
+            hint="Use labels that are strings or integers, and metadata that JSON can hold (finite numbers only).",
+        ) from error
+    output.write(lambda file: file.write(blob))
+
+
+def load_head(path: str | os.PathLike[str]) -> SavedHead:
+    """Read a head that `save_head` wrote. The file may come from anyone: it is checked, and holds no code.
+
+    Raises HeadFormatError for anything but a whole head file of a known version (a pickle, a pipe, a file cut short,
+    one flipped bit, arrays that do not fit each other), HeadError if the file cannot be read at all.
+    """
+    try:
+        with open(path, "rb", opener=_open_without_waiting) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise ValueError("it is not a regular file")
+            head, metadata = put_together(*decode(file, status.st_size))
+            check_temperature(metadata.get("temperature", 1.0))
+    except OSError as error:
+        raise HeadError(
+            f"The head {_shown(path)} cannot be read: {error.strerror}.",
+            hint="Check the name, or train a head with `precompute train-head`.",
+        ) from error
+    except UnknownFormatError as error:
+        raise HeadFormatError(
+            f"{_shown(path)} is not a head that this precompute reads: {error}.",
+            hint="Give the file that `precompute train-head` wrote; for a newer version, update precompute.",
+        ) from error
+    except ValueError as error:
+        raise HeadFormatError(
+            f"{_shown(path)} is not a whole head file: {error}.",
+            hint="Copy it again from where it was whole, or train the head again.",
+        ) from error
+    return SavedHead(head, metadata)
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    """For `open`: a named pipe opens at once, to be refused, instead of waiting for a writer."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _shown(path: str | os.PathLike[str]) -> str:
+    """The path in quotes, with bytes that are not UTF-8 as escapes, so that the message can be printed anywhere."""
+    return repr(os.fspath(path))

@@ -1,0 +1,125 @@
+"""The networks by name: torchvision's classification models, the embedded `tiny`, and factories of the user's own."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torchvision
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torchvision.models import get_model, get_model_weights, list_models
+
+from precompute.errors import BackboneError
+
+TINY = "tiny"
+Build = Callable[..., nn.Module]
+
+
+def names() -> list[str]:
+    """`tiny` and every torchvision classification model."""
+    return [TINY, *list_models(module=torchvision.models)]
+
+
+def is_factory(name: str) -> bool:
+    """Whether `name` has the form `package.module:factory`."""
+    return ":" in name
+
+
+def check_name(name: str) -> None:
+    """Raise BackboneError, with close matches, where `name` is no backbone."""
+    if is_factory(name) or name in names():
+        return
+    close = difflib.get_close_matches(name.lower(), names(), n=5, cutoff=0.5)
+    also = f" Close: {', '.join(close)}." if close else ""
+    raise BackboneError(
+        f"Unknown backbone {name!r}.{also}",
+        hint="See all with `precompute backbones`; a model of your own is named package.module:factory.",
+    )
+
+
+def entries(name: str) -> dict[str, Any]:
+    """torchvision's weights entries of a model by name, such as IMAGENET1K_V1, in their order; empty where none."""
+    if name == TINY or is_factory(name):
+        return {}
+    return {entry.name: entry for entry in get_model_weights(name)}
+
+
+def default_entry(name: str) -> Any:
+    """The entry that torchvision calls DEFAULT."""
+    return get_model_weights(name).DEFAULT
+
+
+class _ParametersOnMeta(TorchFunctionMode):
+    """Parameters take no memory and no time: torch's modules make theirs by torch.empty.
+
+    torch.device("meta") would be simpler, but some builders (RegNet) compute their sizes with tensors.
+    """
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if function is torch.empty:
+            kwargs["device"] = "meta"
+        return function(*args, **kwargs)
+
+
+def build(name: str, *, seed: int | None) -> nn.Module:
+    """The network of `name` in eval mode; with random parameters for `seed`, or with none (meta device) for None."""
+    if seed is None:
+        with _ParametersOnMeta():
+            return _construct(name, init=False).eval()
+    with torch.random.fork_rng(devices=[]):  # the caller's random state stays as it was
+        torch.manual_seed(seed)
+        return _construct(name, init=True).eval()
+
+
+def _construct(name: str, *, init: bool) -> nn.Module:
+    if name == TINY:
+        from precompute.backbones.tiny import TinyBackbone
+
+        return TinyBackbone()
+    extra: dict[str, Any] = {}
+    if name in ("googlenet", "inception_v3"):
+        # What torchvision itself sets for its published weights: their input is scaled otherwise, and they have
+        # auxiliary heads. Given here because weights from a path are the same weights.
+        extra = {"transform_input": True, "aux_logits": True, "init_weights": init}
+    model: nn.Module = get_model(name, weights=None, **extra)
+    return model
+
+
+def run_factory(name: str) -> nn.Module:
+    """Import `package.module:factory` (also from the current folder) and call it.
+
+    Raises BackboneError where the import or the call fails, or where no torch.nn.Module comes back.
+    """
+    module_name, _, attribute = name.partition(":")
+    with _current_folder_importable():
+        try:
+            factory = getattr(importlib.import_module(module_name), attribute)
+            model = factory()
+        except Exception as error:
+            raise BackboneError(
+                f"The backbone factory {name} failed: {type(error).__name__}: {error}",
+                hint=f"Check it with: python -c 'from {module_name} import {attribute}; {attribute}()'",
+            ) from error
+    if not isinstance(model, nn.Module):
+        raise BackboneError(
+            f"The backbone factory {name} returned a {type(model).__name__}.",
+            hint="It must return a torch.nn.Module that takes (B, 3, H, W) float images.",
+        )
+    return model.cpu().eval()  # it may come from a GPU; the engine decides where it runs
+
+
+@contextlib.contextmanager
+def _current_folder_importable() -> Iterator[None]:
+    """As with `python -m`: a console script does not have the current folder on its path."""
+    sys.path.insert(0, "")
+    try:
+        yield
+    finally:
+        sys.path.remove("")

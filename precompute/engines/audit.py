@@ -1,0 +1,135 @@
+"""Some images of a run go through fp32 torch as well: 32 images that prove an engine do not bound the tail.
+
+Nothing is chosen by it, so it may look at a clock: it takes at most a fiftieth of the run's time. What it finds stands
+in the summary and in the file's provenance.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from precompute.backbones.load import Backbone
+from precompute.engines.base import EngineChoice
+from precompute.engines.guard import LEAST_COSINE, as_stored, cosine, spread
+from precompute.engines.torch import REFERENCE_BATCH, Reference
+
+SHARE, LEAST_IMAGES = 1 / 1000, 16
+TIME_SHARE = 0.02
+FIRST_SECONDS = 0.1  # what the first image is expected to take, whose operators torch has to set up
+WAITING = 64  # images that may wait for their turn; 150 kB each at 224 x 224
+NAMED = 5
+
+
+@dataclass(frozen=True)
+class Audited:
+    """What the audit of a run found.
+
+    images: compared with fp32 torch · worst, median: of their cosines · below: ids of those below LEAST_COSINE, the
+    worst first, and how many there are · seconds: what it took.
+    """
+
+    images: int
+    worst: float
+    median: float
+    below: int
+    named: tuple[str, ...]
+    seconds: float
+
+    @property
+    def words(self) -> str:
+        """One line for the summary."""
+        return (
+            f"{self.images} image{'s' if self.images > 1 else ''} also ran in fp32 torch ({self.seconds:.1f} s): "
+            f"cosine at worst {self.worst:.5f}, median {self.median:.5f}"
+        )
+
+    @property
+    def warning(self) -> str | None:
+        """What to do about images below LEAST_COSINE; None where there are none."""
+        if not self.below:
+            return None
+        more = ", ..." if self.below > len(self.named) else ""
+        return (
+            f"{self.below} of {self.images} images compared during the run have a cosine below {LEAST_COSINE} to fp32, "
+            f"at worst {self.worst:.5f}: {', '.join(self.named)}{more}. Where that matters, extract again with "
+            "--precision fp32, to another output or with --overwrite."
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "images": self.images,
+            "worst": self.worst,
+            "median": self.median,
+            "below": self.below,
+            "named": list(self.named),
+            "least": LEAST_COSINE,
+            "seconds": self.seconds,
+        }
+
+
+class EngineAudit:
+    """Compares features as they are stored with those of fp32 torch, for one image in a thousand, 16 at least.
+
+    rows: those that the run computes. `wants` says which of them to show it; it looks at them as they come, as long as
+    that takes no more than TIME_SHARE of the time, and at what is left over in `finish`.
+    """
+
+    def __init__(self, model: Backbone, choice: EngineChoice, rows: NDArray[np.int64], storage: str) -> None:
+        self._model = model
+        self._device = choice.device if choice.kind == "cuda" else "cpu"
+        self._reference: Reference | None = None
+        self._storage = storage
+        self._rows = frozenset(spread(rows, max(LEAST_IMAGES, math.ceil(len(rows) * SHARE))).tolist())
+        self._waiting: deque[tuple[str, torch.Tensor, NDArray[np.floating[Any]]]] = deque()
+        self._cosines: list[tuple[float, str]] = []
+        self._began, self._seconds = time.monotonic(), 0.0
+
+    def wants(self, row: int) -> bool:
+        """Whether the pixels of `row` are to be kept until its features are there."""
+        return row in self._rows
+
+    def show(self, images: Sequence[tuple[str, torch.Tensor, NDArray[np.floating[Any]]]]) -> None:
+        """(id, pixels (3, crop, crop) uint8, features (*shape) as the engine gave them) of rows that it wants."""
+        self._waiting.extend(images)
+        while len(self._waiting) > WAITING:
+            self._waiting.popleft()
+        self._look(REFERENCE_BATCH)
+
+    def finish(self) -> Audited | None:
+        """What was found; None where there was no time for a single image."""
+        self._look(1)
+        if not self._cosines:
+            return None
+        ranked = sorted(self._cosines)
+        below = [name for value, name in ranked if value < LEAST_COSINE]
+        values = [value for value, _ in ranked]
+        return Audited(
+            len(values), values[0], float(np.median(values)), len(below), tuple(below[:NAMED]), self._seconds
+        )
+
+    def _look(self, least: int) -> None:
+        """Compare what waits, a few at a time, from so many on; together they take less time."""
+        while len(self._waiting) >= least:
+            began, count = time.monotonic(), min(len(self._waiting), REFERENCE_BATCH)
+            expected = count * self._seconds / len(self._cosines) if self._cosines else FIRST_SECONDS
+            if self._seconds + expected > TIME_SHARE * (began - self._began):
+                break
+            if self._reference is None:
+                self._reference = Reference(self._model.module, self._model.transform, self._device)
+            names, pixels, features = zip(*(self._waiting.popleft() for _ in range(count)), strict=True)
+            stored = as_stored(np.stack(features), self._storage)
+            found = cosine(stored, self._reference(pixels))
+            # A row that is not finite has failed, which is reported as such
+            whole = np.flatnonzero(np.all(np.isfinite(stored), axis=1))
+            self._cosines += [(float(found[place]), names[place]) for place in whole]
+            self._seconds += time.monotonic() - began

@@ -1,0 +1,138 @@
+"""Engines other than plain fp32 torch prove themselves on real images: bf16 is fine for most networks, not for all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from precompute.backbones.load import Backbone
+from precompute.engines.base import Engine
+from precompute.engines.torch import REFERENCE_BATCH as PART
+from precompute.engines.torch import Reference
+
+IMAGES = 32
+"""How many images prove an engine, spread over the source."""
+EXACT_IMAGES = 8
+"""How many show that an engine computes in fp32 what fp32 torch does, apart from rounding. That shows on any image."""
+LEAST_COSINE = 0.999
+"""What the worst of these images must reach between its features and those of fp32 eager torch."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How one engine and precision did. worst, median: cosine to fp32 eager torch over so many `images`."""
+
+    engine: str
+    precision: str
+    worst: float
+    median: float
+    images: int
+
+    @property
+    def passed(self) -> bool:
+        return self.worst >= LEAST_COSINE
+
+    @property
+    def words(self) -> str:
+        verdict = "passes" if self.passed else f"fails (below {LEAST_COSINE})"
+        return (
+            f"{self.precision} with {self.engine} {verdict}: cosine to fp32 at worst {self.worst:.5f}, "
+            f"median {self.median:.5f} over {self.images} images"
+            + (", where some features were nothing or no numbers as they are stored" if self.worst == -1 else "")
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "least": LEAST_COSINE, "passed": self.passed}
+
+
+class Sample:
+    """Images of a source, spread over it, that engines prove themselves on; read and computed once, when first needed.
+
+    read: gives at most IMAGES of them, (3, crop, crop) uint8 each. The sample's length is how many could be read.
+    """
+
+    def __init__(self, read: Callable[[], list[torch.Tensor]]) -> None:
+        self._read = read
+        self._parts: list[Future[NDArray[np.float64]]] = []
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    @cached_property
+    def pixels(self) -> list[torch.Tensor]:
+        """(3, crop, crop) uint8 each."""
+        return self._read()
+
+    def begin(self, model: Backbone) -> None:
+        """Begin to compute the features of fp32 torch in a thread, beside whatever the caller does next."""
+        if any(part.cancelled() for part in self._parts) or not self._parts:
+            reference = Reference(model.module, model.transform)
+            pool = ThreadPoolExecutor(1, thread_name_prefix="reference")
+            parts = [self.pixels[start : start + PART] for start in range(0, len(self), PART)]
+            done = [part for part in self._parts if not part.cancelled()]
+            self._parts = done + [pool.submit(reference, part) for part in parts[len(done) :]]
+            pool.shutdown(wait=False)
+
+    def enough(self) -> None:
+        """No more of them are needed for now."""
+        for part in self._parts:
+            part.cancel()
+
+    def features(self, model: Backbone, start: int) -> NDArray[np.float64]:
+        """(at most PART, everything) float64 of the images from `start`, a multiple of PART, on: fp32 eager torch's."""
+        self.begin(model)
+        return self._parts[start // PART].result()
+
+
+def spread(rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """(at most `count`,) of `rows`, in order: the first, the last and those at equal distances between them."""
+    return rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(np.int64))]
+
+
+def trial(sample: Sample, model: Backbone, engine: Engine, *, storage: str = "float32") -> Trial:
+    """Compare the sample's features by `engine` with those of fp32 torch; where one falls short, no further are.
+
+    fp32 is compared on EXACT_IMAGES, every other precision on all. storage: the dtype of the features in the file.
+    float16 makes nothing of what is below 6e-8, infinity of what is above 65504, and features of either size fail.
+    """
+    choice, size = engine.choice, engine.batch_size
+    pixels = sample.pixels[:EXACT_IMAGES] if choice.precision == "fp32" else sample.pixels
+    cosines: list[float] = []
+
+    def batches() -> Iterator[list[torch.Tensor]]:
+        for start in range(0, len(pixels), size):
+            if min(cosines, default=1.0) >= LEAST_COSINE:
+                yield pixels[start : start + size]
+
+    waiting = np.zeros((0, 0))
+    for features in engine.map(batches()):
+        stored = as_stored(features, storage)
+        waiting = np.concatenate([waiting, stored]) if len(waiting) else stored
+        last = len(cosines) + len(waiting) == len(pixels)
+        while min(cosines, default=1.0) >= LEAST_COSINE and (len(waiting) >= PART or (last and len(waiting))):
+            part, waiting = waiting[:PART], waiting[PART:]
+            cosines += cosine(part, sample.features(model, len(cosines))[: len(part)]).tolist()
+    sample.enough()
+    return Trial(choice.engine, choice.precision, min(cosines), float(np.median(cosines)), len(cosines))
+
+
+def as_stored(features: NDArray[np.floating[Any]], storage: str) -> NDArray[np.float64]:
+    """(n, everything) float64 of (n, *shape) features, rounded as the file rounds them."""
+    with np.errstate(over="ignore"):
+        return features.astype(storage).astype(np.float64).reshape(len(features), -1)
+
+
+def cosine(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n,) cosine of the angle between rows; 1 where both are zero, -1 where either holds no number."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+        values: NDArray[np.float64] = np.einsum("ij,ij->i", one, other) / norms
+    values[~one.any(axis=1) & ~other.any(axis=1)] = 1.0
+    return np.nan_to_num(np.clip(values, -1.0, 1.0), nan=-1.0)

@@ -1,0 +1,176 @@
+"""The forward pass in OpenVINO, on CPUs: uint8 pixels in, normalisation folded in, many requests at once."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import warnings
+from collections import deque
+from collections.abc import Sequence
+from functools import cache
+from importlib.metadata import version
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from precompute.engines import model_cache
+from precompute.engines.base import Engine, EngineChoice, fill
+from precompute.engines.torch import Normalised, attention_lock
+from precompute.errors import BackboneError
+from precompute.inputs.images.transform import Transform
+from precompute.system import cores
+
+HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+CAPABILITIES = {"bf16": "BF16", "fp16": "FP16"}
+DECIDING = ("openvino", "torch", "torchvision", "precompute")
+"""Packages whose release decides what a backbone's name compiles to."""
+
+_converted: WeakKeyDictionary[nn.Module, tuple[Transform, Any]] = WeakKeyDictionary()
+
+
+def load_openvino() -> Any:
+    """The module openvino, without its telemetry: it reports to its makers on import unless that package is absent."""
+    if "openvino_telemetry" not in sys.modules:
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # how Python marks what must not load
+    import openvino
+
+    return openvino
+
+
+@cache
+def the_core() -> Any:
+    """OpenVINO's Core, one for the whole process, which stays.
+
+    On processors with AVX-512 each Core gives its thread another stack for signal handlers, and the last one that goes
+    away leaves the thread with the freed stack of the first: the next signal would end the process by SIGSEGV.
+    """
+    return load_openvino().Core()
+
+
+@cache  # the processor stays the same
+def supported_precisions() -> tuple[str, ...]:
+    """Precisions this CPU has instructions for, those of fewer bits first. Others OpenVINO would quietly replace."""
+    able = the_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return (*(name for name, word in CAPABILITIES.items() if word in able), "fp32")
+
+
+class OpenVINOEngine(Engine):
+    """A network compiled by OpenVINO for throughput: one request for each of its streams, all under way at once.
+
+    The compiled model is kept (see `model_cache`), so that a second process starts in a fraction of a second.
+    Raises BackboneError for a network that
+    OpenVINO cannot convert.
+    """
+
+    def __init__(
+        self, module: nn.Module, transform: Transform, choice: EngineChoice, *, identity: str | None = None
+    ) -> None:
+        super().__init__(choice)
+        compiled = self._compiled(module, transform, identity)
+        self.depth = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        shape = (choice.batch_size, transform.crop, transform.crop, 3)
+        self._free = deque(_Request(compiled, shape) for _ in range(self.depth))
+        self._under_way: deque[_Request] = deque()
+
+    def start(self, images: Sequence[torch.Tensor]) -> None:
+        request = self._free.popleft()
+        fill(request.pixels, images)
+        request.count = len(images)
+        request.infer.start_async()
+        self._under_way.append(request)
+
+    def finish(self) -> NDArray[np.float32]:
+        request = self._under_way.popleft()
+        request.infer.wait()
+        # A copy: the memory is used again for another batch
+        features = np.array(request.infer.get_output_tensor(0).data[: request.count], dtype=np.float32)
+        self._free.append(request)
+        return features
+
+    def _compiled(self, module: nn.Module, transform: Transform, identity: str | None) -> Any:
+        openvino = load_openvino()
+        core = the_core()
+        config = {
+            "PERFORMANCE_HINT": "THROUGHPUT",
+            "INFERENCE_PRECISION_HINT": HINTS[self.choice.precision],
+            "INFERENCE_NUM_THREADS": cores(),
+            # Decoding threads share the cores: a thread that may not move waits behind them
+            "ENABLE_CPU_PINNING": False,
+        }
+        name = None if identity is None else _file_name(core, identity, transform, self.choice.batch_size, config)
+        if name is not None and (blob := model_cache.read(name)) is not None:
+            try:
+                # As a tensor it is read where it lies; as bytes it would be copied twice
+                compiled = core.import_model(openvino.Tensor(blob, shared_memory=True), "CPU", config)
+                self._blob = blob  # must stay for as long as the model that may point into it
+                return compiled
+            except Exception as error:  # noqa: BLE001 - whatever wrong contents lead OpenVINO to, such as UnicodeDecodeError
+                self.notes += (f"the compiled model that was kept could not be used ({_first_line(error)})",)
+                model_cache.discard(name)
+        model = _convert(openvino, module, transform)
+        model.reshape([self.choice.batch_size, transform.crop, transform.crop, 3])
+        compiled = core.compile_model(model, "CPU", config)
+        if name is not None:
+            exported = compiled.export_model()
+            try:
+                model_cache.write(name, exported if isinstance(exported, bytes) else exported.getvalue())
+            except OSError as error:
+                self.notes += (f"the compiled model could not be kept for the next run: {error}",)
+        return compiled
+
+
+class _Request:
+    """One batch's memory and the request that reads it."""
+
+    def __init__(self, compiled: Any, shape: tuple[int, ...]) -> None:
+        self.pixels = torch.zeros(shape, dtype=torch.uint8)
+        self.infer = compiled.create_infer_request()
+        self.infer.set_input_tensor(load_openvino().Tensor(self.pixels.numpy(), shared_memory=True))
+        self.count = 0
+
+
+def _convert(openvino: Any, module: nn.Module, transform: Transform) -> Any:
+    """`module` behind its normalisation as an OpenVINO model of any batch size, made once for each module."""
+    known = _converted.get(module)
+    if known is not None and known[0] == transform:
+        return known[1]
+    wrapped = Normalised(module, transform, torch.float32).eval()
+    example = torch.zeros(1, transform.crop, transform.crop, 3, dtype=torch.uint8)
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    try:
+        with warnings.catch_warnings(), torch.no_grad(), attention_lock(module):
+            torch.backends.mha.set_fastpath_enabled(False)  # one fused operation that nothing else knows
+            warnings.simplefilter("ignore")  # of a tracer: shapes are constant here, which is what it warns about
+            try:
+                traced = torch.jit.trace(wrapped, example, check_trace=False)  # type: ignore[no-untyped-call]
+            finally:
+                torch.backends.mha.set_fastpath_enabled(fast_path)
+            model = openvino.convert_model(traced, input=[openvino.PartialShape([-1, *example.shape[1:]])])
+    except Exception as error:
+        raise BackboneError(
+            f"OpenVINO cannot convert the backbone ({_first_line(error)}).", hint="Take --engine torch."
+        ) from error
+    _converted[module] = transform, model
+    return model
+
+
+def _file_name(core: Any, identity: str, transform: Transform, batch_size: int, config: dict[str, Any]) -> str:
+    """Names everything that decides the compiled model, this machine's processor included."""
+    parts = [
+        identity,
+        str((transform.crop, transform.mean, transform.std, batch_size)),
+        str(sorted(config.items())),
+        str(core.get_property("CPU", "FULL_DEVICE_NAME")),
+        str(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")),
+        *(f"{name} {version(name)}" for name in DECIDING),
+    ]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:200] if lines else type(error).__name__

@@ -1,0 +1,168 @@
+"""What an extraction will take, before it runs: measured on some of the images, through the engine it will use."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from precompute.cache import bytes_needed
+from precompute.engines.guard import spread
+from precompute.errors import SourceError, UsageError
+from precompute.extraction.extract import check_options
+from precompute.extraction.matching import make_plan, open_olds, samples_of
+from precompute.extraction.pipeline import forward
+from precompute.extraction.request import Request
+from precompute.extraction.setup import prepare
+from precompute.extraction.timing import Stages
+from precompute.inputs.images.decode import quiet_pillow
+from precompute.sources.folder import list_folder
+from precompute.system import peak_memory
+
+SECONDS = 10.0
+IMAGES = 512
+NO_OUTPUT = "precompute-plan.h5"
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What running `extract` with the same arguments would take, measured on this machine.
+
+    images: in the source · to_read: of them, those no older file at the output has rows for; all others are copied ·
+    bytes: of the finished file · free: on its disk, beside it while it is made · rate: images a second ·
+    measured, measured_seconds: what the rate stands on · start_seconds: to load and to prove the engine ·
+    memory: bytes of RAM at most, so far as measured · device_memory: bytes on the GPU, 0 without one ·
+    stages: where the time went (see `Stages`) · failed: images that could not be read among those measured.
+    """
+
+    images: int
+    to_read: int
+    layer: str
+    shape: tuple[int, ...]
+    dtype: str
+    bytes: int
+    free: int
+    engine: str
+    device: str
+    precision: str
+    batch_size: int
+    why: str
+    rate: float
+    measured: int
+    measured_seconds: float
+    start_seconds: float
+    failed: int
+    memory: int
+    device_memory: int
+    stages: str
+    warnings: tuple[str, ...]
+
+    @property
+    def seconds(self) -> float:
+        """The whole run."""
+        return self.start_seconds + (self.to_read / self.rate if self.rate else 0.0)
+
+    @property
+    def fits(self) -> bool:
+        """Whether the disk has room."""
+        return self.bytes <= self.free
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "seconds": self.seconds, "fits": self.fits}
+
+
+def forecast(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    *,
+    backbone: str,
+    weights: str = "DEFAULT",
+    layer: str | None = None,
+    pooling: str = "auto",
+    transform: dict[str, Any] | None = None,
+    engine: str = "auto",
+    precision: str = "auto",
+    compile: str = "auto",  # noqa: A002 - torch's word for it
+    dtype: str = "auto",
+    device: str = "auto",
+    batch_size: int | None = None,
+    workers: int | None = None,
+) -> Forecast:
+    """Run some images of `source`, spread over it, through the engine that `extract` would take; write nothing.
+
+    out: the output that is planned; rows that it holds need not be computed. Without it the disk is that of the
+    working folder, and everything is to be computed. The arguments are those of `extract`, and so are the errors.
+    """
+    began = time.monotonic()
+    check_options(dtype, workers)
+    request = Request(
+        backbone, weights, layer, pooling, transform or {}, engine, precision, compile, dtype, device, batch_size
+    )
+    listing = list_folder(source)
+    path = os.path.realpath(out) if out is not None else NO_OUTPUT
+    folder = os.path.dirname(path) or "."
+    if not os.path.isdir(folder):
+        raise UsageError(f"The output folder {folder} does not exist.", hint=f"Make it first: mkdir -p {folder}")
+    everything = np.arange(len(listing))
+    with quiet_pillow():
+        prepared = prepare(request, path, listing, workers=workers)
+        model = prepared.model
+        decision = prepared.decision
+        choice = decision.choice
+        missing = everything
+        if out is not None:
+            olds = open_olds(path, prepared.spec, overwrite=False)
+            missing = make_plan(listing, path, olds, limit=None, overwrite=True, rehash=False).missing
+        stages = Stages(on_cpu=choice.kind == "cpu")
+        start = time.monotonic()
+        moments, failed, counts = [], 0, []
+        over = start + SECONDS
+        for block in forward(
+            listing,
+            spread(everything, IMAGES),
+            decision.engine,
+            model.transform,
+            workers=workers,
+            stop=lambda: time.monotonic() > over,
+            stages=stages,
+        ):
+            moments.append(time.monotonic())
+            counts.append(len(block))
+            failed += len(block.failed)
+        stages.finish()
+    if failed == sum(counts):
+        raise SourceError(
+            f"None of the {failed} images looked at can be read.",
+            hint="Check the source, or extract to see each reason.",
+        )
+    # The first block waits for the first images and for the engine's first pass: that is counted once, as start.
+    later = sum(counts[1:])
+    seconds = moments[-1] - moments[0] if later else moments[-1] - start
+    return Forecast(
+        images=len(listing),
+        to_read=len(missing),
+        layer=model.layer,
+        shape=model.shape,
+        dtype=prepared.storage,
+        bytes=bytes_needed(samples_of(listing), {model.layer: (model.shape, np.dtype(prepared.storage))}),
+        free=shutil.disk_usage(folder).free,
+        engine=choice.engine,
+        device=choice.device,
+        precision=choice.precision,
+        batch_size=choice.batch_size,
+        why=choice.why,
+        rate=(later or sum(counts)) / seconds,
+        measured=later or sum(counts),
+        measured_seconds=seconds,
+        start_seconds=moments[0] - began if later else start - began,
+        failed=failed,
+        memory=peak_memory(),
+        device_memory=torch.cuda.max_memory_allocated(choice.device) if choice.kind == "cuda" else 0,
+        stages=stages.words,
+        warnings=tuple(decision.warnings),
+    )

@@ -1,0 +1,245 @@
+"""What a run has to do: which rows an older file already holds, which must be computed, which leave."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from precompute.cache import Cache, RowWriter, Samples, Status, difference, key_of, open_cache
+from precompute.cache.checksum import row_checksums
+from precompute.errors import CacheFormatError, CacheKeyError, SourceError, UsageError
+from precompute.sources.folder import Listing, ascii_name
+
+COPY_BYTES = 32 * 1024 * 1024  # how much of the old file is in memory at once
+COPY_ROWS = 16_384  # and how many of its rows, where they are narrow: each is a few Python objects for a moment
+RECORD_BYTES = 64 * 1024  # what a run's record may take at most; 800 are usual
+PIECE_ROWS = 65_536  # how many ids are looked up at once
+
+
+@dataclass(frozen=True)
+class Plan:
+    """For each row of the listing the place it can be copied from.
+
+    olds: files with the same key, those in progress first · origin: (N,) int64, index into `olds` or -1 ·
+    origin_row: (N,) int64 · dropped: rows of the finished file whose id is no longer listed · in_place: the file in
+    progress already has exactly these samples and no row of another picture, so that it is simply continued ·
+    overwrite: a finished file of any kind may be replaced.
+    """
+
+    olds: tuple[Cache, ...]
+    origin: NDArray[np.int64]
+    origin_row: NDArray[np.int64]
+    dropped: int
+    in_place: bool
+    overwrite: bool = False
+
+    @property
+    def missing(self) -> NDArray[np.int64]:
+        return np.flatnonzero(self.origin < 0)
+
+
+def samples_of(listing: Listing) -> Samples:
+    """The listing's columns as the cache wants them."""
+    return Samples(listing.ids, listing.sizes, listing.mtimes, listing.labels, listing.splits, listing.classes)
+
+
+def partial_path(out: str) -> str:
+    return f"{out}.partial"
+
+
+def kept_path(out: str) -> str:
+    """Rows that files in progress held and that today's listing does not name (see `working_file`)."""
+    return f"{partial_path(out)}.kept"
+
+
+def fresh_path(out: str) -> str:
+    """Where a file in progress is laid out. A crash leaves anything there, so the name must be nobody else's."""
+    return f"{out}.precompute.new"
+
+
+def fresh_kept_path(out: str) -> str:
+    """The same for rows that are put aside."""
+    return f"{out}.precompute.kept.new"
+
+
+def open_olds(out: str, spec: dict[str, Any], *, overwrite: bool) -> tuple[Cache, ...]:
+    """The file in progress, what it kept of those before it, and the finished one, as far as they exist.
+
+    Raises CacheKeyError, with the difference, for other settings, unless `overwrite` (which leaves them aside);
+    CacheFormatError for a file that is not ours, but for a finished one with `overwrite`.
+    """
+    olds = []
+    for path in (partial_path(out), kept_path(out), out):
+        if not os.path.lexists(path):
+            continue
+        try:
+            cache = open_cache(path)
+        except CacheFormatError as error:
+            if overwrite and path == out:
+                continue
+            raise CacheFormatError(
+                error.message, hint=f"{path} is left as it is. Choose another output, or move that file away."
+            ) from error
+        if cache.key == key_of(spec):
+            olds.append(cache)
+        elif not overwrite:
+            raise CacheKeyError(
+                f"{path} was made with other settings (there -> now):",
+                difference=difference(cache.spec, spec),
+                hint="Use another output for these settings, or --overwrite to replace that file.",
+            )
+    return tuple(olds)
+
+
+def make_plan(
+    listing: Listing, out: str, olds: tuple[Cache, ...], *, limit: int | None, overwrite: bool, rehash: bool
+) -> Plan:
+    """Match the listing with older files by path, size and mtime; with `rehash` not even these are believed.
+
+    A row that is not matched is not lost: its file is read, and the row copied where its bytes turn out to be known.
+    Raises UsageError or SourceError where the result would throw away a finished file's rows in a way that looks like
+    a mistake.
+    """
+    origin = np.full(len(listing), -1, dtype=np.int64)
+    origin_row = np.full(len(listing), -1, dtype=np.int64)
+    dropped = 0
+    for number, old in enumerate(olds):
+        place = _positions(old.column("samples/id"), listing.ids)
+        found = place >= 0
+        if old.path == out:
+            dropped = len(old) - int(found.sum())
+            _refuse_mistakes(listing, old, found, dropped, limit, overwrite)
+        same = np.zeros_like(found) if rehash else found & lasting(old)[place]
+        same &= old.column("samples/size")[place] == listing.sizes
+        same &= old.column("samples/mtime_ns")[place] == listing.mtimes
+        take = same & (origin < 0)
+        origin[take] = number
+        origin_row[take] = place[take]
+        let_go(old)
+    in_place = bool(olds) and olds[0].path == partial_path(out) and same_table(olds[0], listing)
+    # Where its block of records is full it is laid out anew, with the newest of them, so that this run's has room too.
+    in_place = in_place and olds[0].provenance_room >= RECORD_BYTES
+    # A row that is not taken as it is may still be known by its bytes: then the file must not be written over.
+    in_place = in_place and not np.any(lasting(olds[0]) & (origin != 0))
+    return Plan(olds, origin, origin_row, dropped, in_place, overwrite)
+
+
+def up_to_date(plan: Plan, listing: Listing, out: str) -> bool:
+    """Whether the finished file is already what the run would make."""
+    finished = [number for number, old in enumerate(plan.olds) if old.path == out]
+    return bool(finished) and bool(np.all(plan.origin == finished[0])) and same_table(plan.olds[finished[0]], listing)
+
+
+def _refuse_mistakes(
+    listing: Listing, old: Cache, found: NDArray[np.bool_], dropped: int, limit: int | None, overwrite: bool
+) -> None:
+    if overwrite or not dropped:
+        return
+    if limit is not None:
+        raise UsageError(
+            f"{old.path} has {len(old)} rows; --limit {limit} would throw {dropped} of them away.",
+            hint="Use another output for the smaller file, or leave --limit out.",
+        )
+    gone = old.column("samples/id")[_absent(old, listing)]
+    for folder in listing.unread:
+        if below := int(np.char.startswith(gone, folder).sum()):
+            name = ascii_name(os.fsdecode(os.path.join(listing.root, folder)))
+            raise SourceError(
+                f"{name} cannot be listed, so the {below} rows of {old.path} for images in it would be thrown away.",
+                hint="Make it readable (or remove it), use another output, or say --overwrite.",
+            )
+    if not found.any():
+        root = ascii_name(os.fsdecode(listing.root))
+        raise UsageError(
+            f"None of the {len(old)} samples in {old.path} is in {root}, so all of its rows would be thrown away.",
+            hint="Check the source, use another output, or say --overwrite.",
+        )
+
+
+def _absent(old: Cache, listing: Listing) -> NDArray[np.bool_]:
+    """(len(old),) bool: rows whose id is no longer listed."""
+    return _positions(listing.ids, old.column("samples/id")) < 0
+
+
+def _positions(old_ids: NDArray[np.bytes_], ids: NDArray[np.bytes_]) -> NDArray[np.int64]:
+    """Row of each id in the ascending `old_ids`, -1 where it is not there."""
+    if np.array_equal(old_ids, ids):
+        return np.arange(len(ids))
+    width = np.promote_types(old_ids.dtype, ids.dtype)
+    old_ids = old_ids.astype(width, copy=False)  # once, where searching would do it for each piece
+    positions = np.empty(len(ids), dtype=np.int64)
+    for start in range(0, len(ids), PIECE_ROWS):
+        piece = ids[start : start + PIECE_ROWS].astype(width, copy=False)
+        place = np.minimum(np.searchsorted(old_ids, piece), len(old_ids) - 1)
+        positions[start : start + PIECE_ROWS] = np.where(old_ids[place] == piece, place, -1)
+    return positions
+
+
+def lasting(old: Cache) -> NDArray[np.bool_]:
+    """(N,) bool: rows that are there (checksums are looked at on copying) with an outcome that would not change."""
+    there = np.ones(len(old), dtype=bool)
+    for layer in old.layers:
+        there &= old.column(f"checksums/{layer}") != 0
+    final = [int(status) for status in Status if status is not Status.PENDING and not status.may_change]
+    return there & np.isin(old.status, final)
+
+
+def let_go(old: Cache) -> None:
+    """Give back the memory that the parts of `old` read so far take up: pages of a mapped file count as the process's.
+
+    They stay in the system's cache, and come back when they are read again.
+    """
+    base: Any = old.status
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap):
+        base.madvise(mmap.MADV_DONTNEED)
+
+
+def same_table(old: Cache, listing: Listing) -> bool:
+    """Whether `old` has exactly these samples, with these labels and splits."""
+    return (
+        len(old) == len(listing)
+        and np.array_equal(old.column("samples/id"), listing.ids)
+        and np.array_equal(old.labels, listing.labels)
+        and np.array_equal(old.column("samples/split"), listing.splits)
+        and tuple(old.column("classes").tolist()) == listing.classes
+    )
+
+
+def copy_rows(
+    old: Cache, old_rows: NDArray[np.int64], writer: RowWriter | None, rows: NDArray[np.int64], now: Listing | Samples
+) -> NDArray[np.int64]:
+    """Copy rows of `old` whose checksums hold to `rows` of the new file; return the rows that could not be copied.
+
+    Sizes and modification times are those of `now`: the bytes are the same, the file may be another. Without a writer
+    the rows are only checked, as when a file is continued in place.
+    """
+    width = sum(old.layout.columns[f"features/{layer}"].row_bytes for layer in old.layers)
+    height = max(1, min(COPY_ROWS, COPY_BYTES // width))
+    bad = []
+    for start in range(0, len(rows), height):
+        there, here = old_rows[start : start + height], rows[start : start + height]
+        digests, statuses = old.column("samples/digest")[there], old.status[there]
+        then = old.column("samples/size")[there], old.column("samples/mtime_ns")[there]
+        features = {layer: np.asarray(old.features(layer)[there]) for layer in old.layers}
+        good = np.ones(len(there), dtype=bool)
+        for layer, values in features.items():
+            good &= old.column(f"checksums/{layer}")[there] == row_checksums(digests, *then, statuses, values)
+        bad.append(here[~good])
+        if writer is not None and good.any():
+            writer.write(
+                here[good],
+                {layer: values[good] for layer, values in features.items()},
+                digests=digests[good],
+                statuses=statuses[good],
+                sizes=now.sizes[here[good]],
+                mtimes=now.mtimes[here[good]],
+            )
+        let_go(old)
+    return np.concatenate(bad) if bad else np.zeros(0, dtype=np.int64)

@@ -1,0 +1,105 @@
+"""The spec that a head or a feature file carries -> the backbone it speaks of, and no other."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from precompute.backbones.load import Backbone, load_backbone
+from precompute.cache import difference
+from precompute.errors import PrecomputeError
+from precompute.inputs.images.transform import DECODER, Transform
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How to speak of the file that carries a spec: `The head a.safetensors`, `was trained`, `on`; what to raise."""
+
+    file: str
+    verb: str
+    preposition: str
+    mismatch: type[PrecomputeError]
+    malformed: type[PrecomputeError]
+
+
+def rebuild_backbone(
+    spec: Any, source: Any, origin: Origin, *, backbone: str | None = None, weights: str | None = None
+) -> tuple[Backbone, dict[str, Any]]:
+    """The backbone of `spec`, its weights found by `source` (see `Backbone`) or given, and the spec, checked.
+
+    The file may come from a stranger: it does not decide what code runs, and weights are compared by their contents.
+    Raises origin.malformed for a spec that is none, origin.mismatch where weights, transform or layer differ.
+    """
+    spec = _checked(spec, origin)
+    name = spec["backbone"]
+    if backbone is not None and backbone != name:
+        raise origin.mismatch(
+            f"{origin.file} {origin.verb} {origin.preposition} {name}, not {origin.preposition} {backbone}.",
+            hint="Leave -b out, or take another file.",
+        )
+    if ":" in name and backbone is None:
+        raise origin.mismatch(
+            f"{origin.file} names a backbone that is code: {name}. A file does not decide what code runs.",
+            hint=f"If you trust that code, say so: -b {name}",
+        )
+    layer = spec["layers"][0]
+    model = load_backbone(
+        name,
+        weights=weights or _find_weights(source, origin),
+        layer=layer["name"],
+        pooling=layer["pooling"],
+        transform=vars(Transform.from_spec(spec["transform"])),
+    )
+    now = model.spec(decoder=DECODER, precision=spec["precision"], storage=spec["storage"])
+    if lines := difference(spec, now):
+        told = "\n".join(f"  {line}" for line in lines)
+        raise origin.mismatch(
+            f"{origin.file} {origin.verb} {origin.preposition} other features (then -> now):\n{told}",
+            hint="Name the weights of then (--weights PATH), or make features with these weights.",
+        )
+    return model, spec
+
+
+def _checked(spec: Any, origin: Origin) -> dict[str, Any]:
+    """`spec` with its types known to be right."""
+    good = (
+        isinstance(spec, dict)
+        and all(isinstance(spec.get(name), str) for name in ("backbone", "weights", "precision"))
+        and spec.get("storage") in ("float16", "float32")
+        and isinstance(spec.get("transform"), dict)
+        and isinstance(spec.get("layers"), list)
+        and len(spec["layers"]) == 1
+        and isinstance(spec["layers"][0], dict)
+        and all(isinstance(spec["layers"][0].get(name), str) for name in ("name", "pooling"))
+    )
+    if not good:
+        raise origin.malformed(
+            f"{origin.file} does not say which features it {origin.verb} {origin.preposition}.",
+            hint="Use one that precompute made.",
+        )
+    checked: dict[str, Any] = spec
+    return checked
+
+
+def _find_weights(source: Any, origin: Origin) -> str:
+    """The --weights that leads to the weights of then."""
+    source = source if isinstance(source, dict) else {}
+    kind = source.get("kind")
+    if kind in ("embedded", "factory"):
+        return "DEFAULT"
+    if kind == "entry" and isinstance(source.get("entry"), str):
+        return str(source["entry"])
+    if kind == "random" and isinstance(source.get("seed"), int):
+        return f"random:{source['seed']}"
+    if kind == "file" and isinstance(source.get("path"), str):
+        if os.path.isfile(source["path"]):
+            return str(source["path"])
+        raise origin.mismatch(
+            f"The weights that {origin.file[0].lower()}{origin.file[1:]} {origin.verb} with are no longer at "
+            f"{source['path']}.",
+            hint="Say where they are now: --weights PATH (their contents are checked, the name does not matter).",
+        )
+    raise origin.malformed(
+        f"{origin.file} does not say where its weights came from.", hint="Name them: --weights PATH or an entry."
+    )

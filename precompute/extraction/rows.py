@@ -1,0 +1,199 @@
+"""Fill rows of a file in progress: run the backbone over images never seen, copy rows whose bytes are known."""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from precompute.cache import Cache, RowWriter, Status, open_cache, status_name
+from precompute.engines.audit import EngineAudit
+from precompute.engines.base import Engine
+from precompute.extraction.matching import COPY_ROWS, copy_rows, lasting, let_go
+from precompute.extraction.owners import THIS_RUN, DigestIndex, Owners
+from precompute.extraction.pipeline import Block, Decoded, forward
+from precompute.extraction.timing import Stages
+from precompute.inputs.images.transform import Transform
+from precompute.sources.folder import Listing, ascii_name
+
+Twins = tuple["array[int]", "array[int]"]  # rows of this run, and those that are byte-identical to them
+
+
+@dataclass
+class Step:
+    """What one batch brought. failed: (id, status name, detail) of each sample that has no features."""
+
+    done: int = 0
+    computed: int = 0
+    copied: int = 0
+    failed: list[tuple[str, str, str]] = field(default_factory=list)
+
+
+class RowRun:
+    """One run over one file in progress.
+
+    Byte-identical images are computed once: whichever thread reads their bytes first claims them by SHA-256, the
+    others are copied from its row when all are written. Rows of older files are claimed before the run begins.
+    """
+
+    def __init__(
+        self,
+        listing: Listing,
+        olds: tuple[Cache, ...],
+        partial: str,
+        writer: RowWriter,
+        *,
+        layer: str,
+        shape: tuple[int, ...],
+        storage: str,
+    ) -> None:
+        self.writer = writer
+        self._listing = listing
+        self._olds = olds
+        self._partial = partial
+        self._layer = layer
+        self._shape = shape
+        self._storage = np.dtype(storage)
+        known = []
+        for old in olds:
+            known.append(DigestIndex(old.column("samples/digest"), np.flatnonzero(lasting(old))))
+            let_go(old)
+        self._owners = Owners(known, len(listing))
+
+    def steps(
+        self,
+        rows: NDArray[np.int64],
+        engine: Engine,
+        transform: Transform,
+        workers: int | None,
+        *,
+        stop: Callable[[], object] | None = None,
+        stages: Stages | None = None,
+        audit: EngineAudit | None = None,
+    ) -> Iterator[Step]:
+        """Fill `rows`, a batch at a time, until done or `stop()` is true; see `forward`.
+
+        audit: is shown those images that it wants.
+        """
+        stages = stages or Stages()
+        while len(rows):
+            twins, again = (array("q"), array("q")), array("q")
+            blocks = forward(
+                self._listing,
+                rows,
+                engine,
+                transform,
+                workers=workers,
+                claim=self._owners.claim,
+                stop=stop,
+                stages=stages,
+                keep=None if audit is None else audit.wants,
+            )
+            for block in blocks:
+                with stages.main_thread("write"):
+                    step = self._write(block)
+                    self._copy_known(block.same, step, twins, again)
+                if audit is not None and block.features is not None:
+                    audit.show(
+                        [
+                            (self._name(item.row), item.pixels, block.features[place])
+                            for place, item in enumerate(block.decoded)
+                            if item.pixels is not None
+                        ]
+                    )
+                yield step
+            if stop is not None and stop():
+                return
+            yield from self._copy_twins(twins, again)
+            rows = np.sort(np.array(again, dtype=np.int64))
+
+    def _write(self, block: Block) -> Step:
+        items = [*block.decoded, *block.failed]
+        step = Step(done=len(items), computed=len(block.decoded))
+        if not items:
+            return step
+        values = np.full((len(items), *self._shape), np.nan, dtype=self._storage)
+        if block.features is not None:
+            with np.errstate(over="ignore"):  # beyond float16's range: infinite, and reported below
+                values[: len(block.decoded)] = block.features
+        statuses = [Status.OK] * len(block.decoded)
+        finite = np.isfinite(values[: len(block.decoded)]).all(axis=tuple(range(1, values.ndim)))
+        for place in np.flatnonzero(~finite):
+            statuses[place] = Status.NON_FINITE
+            values[place] = np.nan
+            step.failed.append(self._failure(block.decoded[place].row, Status.NON_FINITE, f"in {self._storage}"))
+        for item in block.failed:
+            assert item.error is not None  # that is what puts it here
+            statuses.append(Status[item.error.reason])
+            step.failed.append(self._failure(item.row, statuses[-1], item.error.message))
+        order = np.argsort([item.row for item in items])
+        items = [items[place] for place in order]
+        self.writer.write(
+            np.array([item.row for item in items], dtype=np.int64),
+            {self._layer: values[order]},
+            digests=np.frombuffer(b"".join(item.digest for item in items), dtype=np.uint8).reshape(-1, 32),
+            statuses=np.array(statuses, dtype=np.uint8)[order],
+            sizes=np.array([item.size for item in items], dtype=np.int64),
+            mtimes=np.array([item.mtime for item in items], dtype=np.int64),
+        )
+        return step
+
+    def _failure(self, row: int, status: int, detail: str) -> tuple[str, str, str]:
+        return self._name(row), status_name(status), detail
+
+    def _name(self, row: int) -> str:
+        return ascii_name(os.fsdecode(bytes(self._listing.ids[row])))
+
+    def _copy_known(self, same: list[Decoded], step: Step, twins: Twins, again: array[int]) -> None:
+        """Copy what older files hold; rows of this run, which may not be written yet, are put down in `twins`."""
+        known: dict[int, list[tuple[Decoded, int]]] = {}
+        for item in same:
+            # The file as it was read, which may be younger than the listing
+            self._listing.sizes[item.row], self._listing.mtimes[item.row] = item.size, item.mtime
+            owner = self._owners.owner(item.digest)
+            if owner is None:  # forgotten since
+                again.append(item.row)
+            elif owner[0] == THIS_RUN:
+                twins[0].append(owner[1])
+                twins[1].append(item.row)
+            else:
+                known.setdefault(owner[0], []).append((item, owner[1]))
+        for number, pairs in known.items():
+            rows = np.array([item.row for item, _ in pairs], dtype=np.int64)
+            bad = self._copy(self._olds[number], np.array([owner for _, owner in pairs]), rows, step, again)
+            for digest in {item.digest for item, _ in pairs if item.row in bad}:
+                self._owners.forget(digest, number)
+
+    def _copy_twins(self, twins: Twins, again: array[int]) -> Iterator[Step]:
+        """Copy rows of this run to those that are byte-identical, now that they are written."""
+        if not len(twins[0]):
+            yield Step()  # each pass ends with a step of its own, so that a stop is asked about once more
+            return
+        partial = open_cache(self._partial)
+        let_go(partial)
+        owners, rows = (np.array(column) for column in twins)
+        for start in range(0, len(rows), COPY_ROWS):
+            step, piece = Step(), slice(start, start + COPY_ROWS)
+            bad = self._copy(partial, owners[piece], rows[piece], step, again)
+            for owner, row in zip(owners[piece].tolist(), rows[piece].tolist(), strict=True):
+                if row in bad:
+                    self._owners.forget(self._owners.digest(owner), THIS_RUN)
+            yield step
+
+    def _copy(
+        self, old: Cache, owners: NDArray[np.int64], rows: NDArray[np.int64], step: Step, again: array[int]
+    ) -> set[int]:
+        """Copy rows from their owners; rows whose owner's checksum does not hold are returned, to be computed."""
+        bad: list[int] = copy_rows(old, owners, self.writer, rows, self._listing).tolist()
+        copied = ~np.isin(rows, bad)
+        statuses = old.status[owners]
+        for place in np.flatnonzero(copied & (statuses != Status.OK)):
+            step.failed.append(self._failure(rows[place], int(statuses[place]), "byte-identical to one seen before"))
+        step.copied += len(rows) - len(bad)
+        step.done += len(rows) - len(bad)
+        again.extend(bad)
+        return set(bad)

@@ -1,0 +1,78 @@
+"""What an extraction and its forecast begin with: the backbone, what may run it, and the settings that follow."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+from precompute.backbones.load import Backbone, load_backbone
+from precompute.engines.base import EngineChoice
+from precompute.engines.choice import Asked, Candidates, Decision, candidates, choose
+from precompute.engines.guard import Sample
+from precompute.engines.machine import Machine
+from precompute.extraction.begun import begun_with
+from precompute.extraction.request import Request
+from precompute.extraction.sampling import sample_of
+from precompute.inputs.images.transform import DECODER
+from precompute.sources.folder import Listing
+
+
+class Prepared:
+    """A request for the output `path`, resolved as far as the settings of its file need.
+
+    Images are looked at, and an engine is made, when `decision` is asked for; `spec` asks for it only where the
+    precision is left to the images. A run with nothing to compute need prove nothing.
+    """
+
+    def __init__(self, model: Backbone, found: Candidates, images: Sample) -> None:
+        self.model = model
+        self._found = found
+        self._images = images
+
+    @cached_property
+    def decision(self) -> Decision:
+        """What runs. Raises BackboneError where an engine that was asked for cannot run the network."""
+        return choose(self._found, self.model, self._images)
+
+    @cached_property
+    def precision(self) -> str:
+        """Of the computation."""
+        return self._found.precision or self.decision.choice.precision
+
+    @property
+    def storage(self) -> str:
+        """The dtype of the features in the file."""
+        return self._found.storage(self.precision)
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """Everything that changes a feature's value."""
+        return self.model.spec(decoder=DECODER, precision=self.precision, storage=self.storage)
+
+    @property
+    def choice(self) -> EngineChoice:
+        """What runs, or would run first where nothing has had to be decided."""
+        return self.decision.choice if "decision" in vars(self) else self._found.choices[0]
+
+
+def prepare(request: Request, path: str, listing: Listing, *, workers: int | None) -> Prepared:
+    """Load the backbone and put what may run it into order.
+
+    Raises BackboneError, WeightsError, DeviceError and UsageError.
+    """
+    model = load_backbone(
+        request.backbone,
+        weights=request.weights,
+        layer=request.layer,
+        pooling=request.pooling,
+        transform=request.transform,
+    )
+    asked = Asked(request.engine, request.precision, request.device, request.batch_size, request.compile, request.dtype)
+    return prepared_for(model, asked, path, listing, workers=workers)
+
+
+def prepared_for(model: Backbone, asked: Asked, path: str, listing: Listing, *, workers: int | None) -> Prepared:
+    """The same for a backbone that is loaded already."""
+    begun = begun_with(path, model)
+    found = candidates(asked, Machine.here(), begun=begun, images=len(listing), module=model.module)
+    return Prepared(model, found, sample_of(listing, model.transform, workers=workers))

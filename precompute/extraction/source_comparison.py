@@ -1,0 +1,80 @@
+"""Hold a cache against the files it was made from, by their bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from precompute.cache import Cache
+from precompute.errors import ImageError
+from precompute.extraction.pipeline import read_file
+from precompute.sources.folder import list_folder
+from precompute.system import cores
+
+READ_AHEAD = 4  # files for each thread
+
+
+@dataclass(frozen=True)
+class SourceComparison:
+    """Ids, ascending. changed: other bytes than those the row was made from · gone: no longer in the source, or not
+    readable · new: in the source but not in the cache."""
+
+    changed: tuple[str, ...]
+    gone: tuple[str, ...]
+    new: tuple[str, ...]
+
+    @property
+    def same(self) -> bool:
+        return not (self.changed or self.gone or self.new)
+
+
+def compare_source(
+    cache: Cache,
+    source: str | os.PathLike[str],
+    *,
+    progress: Callable[[int], None] | None = None,
+    workers: int | None = None,
+) -> SourceComparison:
+    """Read every file below `source` that `cache` has a row for and compare its SHA-256 with the row's.
+
+    Size and modification time are not looked at. `progress` is called with 1 for each row. Raises SourceError where
+    the source is missing or holds no images.
+    """
+    listing = list_folder(source)
+    digests = cache.column("samples/digest")
+    ids = cache.column("samples/id")
+    listed = np.isin(ids, listing.ids)
+    root = os.fsencode(source)
+
+    def differs(row: int) -> bool | None:
+        """None where the file is not listed or cannot be read."""
+        if not listed[row]:
+            return None
+        try:
+            data, _, _ = read_file(os.path.join(root, bytes(ids[row])))
+        except ImageError:
+            return None
+        return bool(hashlib.sha256(data).digest() != digests[row].tobytes())
+
+    changed, gone = [], []
+    threads = workers or cores()
+    pending: deque[Future[bool | None]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for row in range(len(cache)):
+            while len(pending) < READ_AHEAD * threads and (following := row + len(pending)) < len(cache):
+                pending.append(pool.submit(differs, following))
+            answer = pending.popleft().result()
+            if answer is None:
+                gone.append(os.fsdecode(bytes(ids[row])))
+            elif answer:
+                changed.append(os.fsdecode(bytes(ids[row])))
+            if progress is not None:
+                progress(1)
+    new = [os.fsdecode(bytes(name)) for name in listing.ids[~np.isin(listing.ids, ids)]]
+    return SourceComparison(tuple(changed), tuple(gone), tuple(new))

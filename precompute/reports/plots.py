@@ -1,0 +1,151 @@
+"""Pictures for `--plot`, drawn by matplotlib, which comes with an extra: pip install 'precompute[plot]'."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from precompute.errors import UsageError
+from precompute.system.output import Kind, Output, check_output
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from matplotlib.figure import Figure
+
+    from precompute.evaluation.learning_curve import FewShotCurve
+
+INSTALL = "pip install 'precompute[plot]'"
+SIGNATURES = {".pdf": b"%PDF-", ".png": b"\x89PNG\r\n\x1a\n", ".svg": b"<?xml"}
+AUTHOR = "precompute"  # what a picture of ours says of itself, by which it is known again
+SEARCHED = 64 * 1024  # bytes
+DOTS_PER_INCH = 110  # a picture as wide as a page of docs, and small as a file
+TRAIN, HELD = "#0072b2", "#d55e00"  # two of Okabe and Ito's colours, which colour-blind eyes tell apart too
+COLORS = (TRAIN, HELD, "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+MARKERS = "os^Dvp*"
+
+
+def check_plot(
+    path: str | os.PathLike[str], *, overwrite: bool = False, inputs: Iterable[str | os.PathLike[str] | None] = ()
+) -> Output:
+    """Raise UsageError where `path` could not or must not be drawn to: before the work, not after it.
+
+    An existing file is replaced where precompute drew it, or with `overwrite`. inputs: files that the command uses.
+    """
+    if _suffix(path) not in SIGNATURES:
+        raise UsageError(
+            f"The picture {os.fsdecode(path)!r} must end in one of {', '.join(SIGNATURES)}.",
+            hint="Such as --plot curves.png",
+        )
+    output = check_output(path, PICTURE, overwrite=overwrite, inputs=inputs)
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise UsageError(f"Drawing needs matplotlib: {error}.", hint=f"Install it: {INSTALL}") from error
+    return output
+
+
+def _check_drawn(path: str) -> None:
+    """Raise UsageError where precompute did not draw the file: it signs near the start or, in PDF, the end."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(SEARCHED)
+            if len(data) == SEARCHED:
+                file.seek(-SEARCHED, os.SEEK_END)
+                data += file.read(SEARCHED)
+    except OSError as error:
+        raise UsageError(f"The picture {path!r} cannot be read: {error.strerror}.", hint="") from error
+    if not data.startswith(tuple(SIGNATURES.values())) or AUTHOR.encode() not in data:
+        raise UsageError(f"{path!r} exists, and is not a picture that precompute drew.", hint="")
+
+
+PICTURE = Kind(UsageError, _check_drawn)
+
+
+def plot_history(
+    history: Sequence[Mapping[str, Any]],
+    path: str | os.PathLike[str],
+    *,
+    best_epoch: int | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Draw an MLPHead's `history_`: loss and accuracy by epoch, in training and in validation.
+
+    The epoch whose weights were kept is marked. The suffix of `path` says the format. Raises UsageError without
+    matplotlib, and where the file cannot or, without `overwrite`, must not be written (see `check_plot`).
+    """
+    output = check_plot(path, overwrite=overwrite)
+    figure = _figure(9, 3.6)
+    epochs = [entry["epoch"] for entry in history]
+    for axes, name, label in zip(
+        figure.subplots(1, 2), ("loss", "accuracy"), ("cross-entropy", "accuracy"), strict=True
+    ):
+        for part, color, style in (("train", TRAIN, "-"), ("validation", HELD, "--")):
+            values = [entry[f"{part}_{name}"] for entry in history]
+            if values and values[0] is not None:
+                axes.plot(
+                    epochs, values, color=color, linestyle=style, label=part, marker="." if len(epochs) < 3 else ""
+                )
+        if best_epoch:
+            axes.axvline(best_epoch, color="0.4", linewidth=1, linestyle=":", label=f"kept: epoch {best_epoch}")
+        axes.set(xlabel="epoch", ylabel=label)
+        axes.legend(frameon=False)
+    figure.axes[0].set_ylim(bottom=0)
+    _save(figure, output, _suffix(path))
+
+
+def plot_few_shot(
+    curves: Sequence[FewShotCurve],
+    path: str | os.PathLike[str],
+    *,
+    title: str | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Draw accuracy over labelled images a class, a line for each of `curves` with its 95% interval over draws.
+
+    Raises UsageError as `plot_history` does.
+    """
+    output = check_plot(path, overwrite=overwrite)
+    figure = _figure(6.4, 4.2)
+    axes = figure.subplots()
+    for number, curve in enumerate(curves):
+        color, marker = COLORS[number % len(COLORS)], MARKERS[number % len(MARKERS)]
+        shots = [point.shots for point in curve.points]
+        axes.plot(shots, [100 * point.accuracy for point in curve.points], color=color, marker=marker, label=curve.name)
+        spread = [(point.shots, *point.interval) for point in curve.points if point.interval is not None]
+        if spread:
+            at, low, high = zip(*spread, strict=True)
+            axes.fill_between(at, [100 * v for v in low], [100 * v for v in high], color=color, alpha=0.15, linewidth=0)
+    every = sorted({point.shots for curve in curves for point in curve.points})
+    axes.set_xscale("log")
+    axes.set_xticks(every, [str(shots) for shots in every])
+    axes.minorticks_off()
+    axes.axhline(100 / curves[0].n_classes, color="0.4", linewidth=1, linestyle=":", label="chance")
+    axes.set(xlabel="labelled images a class", ylabel="accuracy on test images (%)", title=title)
+    axes.set_ylim(0, 100)
+    axes.legend(frameon=False)
+    _save(figure, output, _suffix(path))
+
+
+def _figure(width: float, height: float) -> Figure:
+    """A figure of its own: pyplot would change global state and might look for a display."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout="constrained")
+
+
+def _suffix(path: str | os.PathLike[str]) -> str:
+    return os.path.splitext(os.fsdecode(path))[1].lower()
+
+
+def _save(figure: Figure, output: Output, suffix: str) -> None:
+    for axes in figure.axes:
+        axes.grid(color="0.9", linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+    # Without the version of matplotlib and the date, the same curves give the same bytes.
+    stamp = {
+        ".png": {"Software": AUTHOR},
+        ".svg": {"Creator": AUTHOR, "Date": None},
+        ".pdf": {"Creator": AUTHOR, "CreationDate": None},
+    }
+    output.write(lambda file: figure.savefig(file, format=suffix[1:], metadata=stamp[suffix]))
