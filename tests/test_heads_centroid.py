@@ -14,8 +14,10 @@ from sklearn.metrics import log_loss
 from sklearn.neighbors import NearestCentroid
 from sklearn.preprocessing import normalize
 
-from precompute.heads import CentroidHead, _moments, _rows, centroid
+from precompute.heads import CentroidHead
+from precompute.heads.base import rows
 from precompute.heads.base.splits import folds
+from precompute.heads.neighbours import centroid, moments
 from precompute.heads.scoring.tempering import fit_temperature, tempered
 
 DIGITS, LABELS = load_digits(return_X_y=True)
@@ -27,7 +29,7 @@ METRICS = ["mahalanobis", "cosine", "euclidean"]
 def test_mahalanobis_is_scikit_learns_discriminant_of_equal_priors(
     block: int, shrinkage: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_rows, "BLOCK_BYTES", 4 * 64 * block)
+    monkeypatch.setattr(rows, "BLOCK_BYTES", 4 * 64 * block)
     X, y = DIGITS[:400].astype(np.float32), LABELS[:400]
     model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage).fit(X.astype(np.float64), y)
     # Its covariance weighs classes by their priors, so those are left as they are and taken out of the scores.
@@ -69,14 +71,14 @@ def shrunk(X: np.ndarray, y: np.ndarray, shrinkage: float) -> np.ndarray:
 
 
 def scores_of(head: CentroidHead, X: np.ndarray) -> np.ndarray:
-    found = head._scores(_rows.RowView(X.astype(np.float32)), head.centroids_, head.directions_)
+    found = head._scores(rows.RowView(X.astype(np.float32)), head.centroids_, head.directions_)
     return np.concatenate([scores for _, scores in found])
 
 
 @pytest.mark.parametrize("block", [7, 10**4])
 def test_variances_alone_where_there_are_many_features(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_moments, "MOST_AXES", 63)
-    monkeypatch.setattr(_rows, "BLOCK_BYTES", 4 * 64 * block)
+    monkeypatch.setattr(moments, "MOST_AXES", 63)
+    monkeypatch.setattr(rows, "BLOCK_BYTES", 4 * 64 * block)
     X, y = DIGITS[:400].astype(np.float32), LABELS[:400]
     head = CentroidHead().fit(X, y)
     away = head.centroids_.astype(np.float64) - head.centroids_.mean(axis=0, dtype=np.float64)
@@ -89,11 +91,11 @@ def test_variances_alone_where_there_are_many_features(block: int, monkeypatch: 
 def test_what_sigma_is_made_of_is_told() -> None:
     full = CentroidHead(shrinkage=0.25).fit(DIGITS, LABELS)
     assert full.summary() == "nothing: the nearest class mean by mahalanobis distance, shrinkage 0.25"
-    wide = np.random.default_rng(0).normal(size=(6, _moments.MOST_AXES + 1))
+    wide = np.random.default_rng(0).normal(size=(6, moments.MOST_AXES + 1))
     diagonal = CentroidHead().fit(wide, [0, 0, 0, 1, 1, 1])
     assert diagonal.covariance_type_ == "diag"
     assert diagonal.summary().endswith("(variances only: more than 4,096 features)")
-    assert _moments.covariance_type(_moments.MOST_AXES) == "full"
+    assert moments.covariance_type(moments.MOST_AXES) == "full"
     for metric in ("cosine", "euclidean"):
         plain = CentroidHead(metric=metric).fit(DIGITS, LABELS)
         assert plain.choices() == {"metric": metric, "temperature": plain.temperature_}
@@ -145,7 +147,7 @@ def test_directions_beyond_float32_are_refused() -> None:
 
 @pytest.mark.parametrize("block", [1, 50, 10**4])
 def test_euclidean_is_scikit_learns(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_rows, "BLOCK_BYTES", 4 * 64 * block)
+    monkeypatch.setattr(rows, "BLOCK_BYTES", 4 * 64 * block)
     centroids, predict = nearest(DIGITS[:400])
     head = CentroidHead(metric="euclidean").fit(DIGITS[:400], LABELS[:400])
     np.testing.assert_allclose(head.centroids_, centroids, rtol=1e-6)
@@ -173,7 +175,7 @@ def nearest(X: np.ndarray) -> tuple[np.ndarray, object]:
 def test_the_temperature_is_that_of_heads_fitted_without_the_fold(
     metric: str, grouped: bool, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_rows, "BLOCK_BYTES", 4 * 64 * block)
+    monkeypatch.setattr(rows, "BLOCK_BYTES", 4 * 64 * block)
     X, y = DIGITS[:120] / 16, LABELS[:120]
     groups = np.arange(120) // 20 * 20 + np.arange(120) % 17 if grouped else None
     head = CentroidHead(metric=metric).fit(X, y, groups=groups)
@@ -212,7 +214,7 @@ def test_a_class_that_is_held_out_whole_keeps_its_mean_and_its_rows_do_not_count
                 sigma = 0.5 * sigma + 0.5 * np.trace(sigma) / 64 * np.eye(64)
                 directions = centroids - centroids.mean(axis=0)
                 directions = directions @ np.linalg.inv(sigma) if metric == "mahalanobis" else directions
-            view = _rows.RowView(X[known].astype(np.float32))
+            view = rows.RowView(X[known].astype(np.float32))
             scores += [found for _, found in head._scores(view, centroids, directions)]
             labels.append(y[known])
     assert head.temperature_ == pytest.approx(fit_temperature(np.vstack(scores), np.concatenate(labels)), rel=1e-3)

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from torch import nn
 
-from precompute.heads import MLPHead, MLPSearch, RowView, _fitting, _samples
+from precompute.heads import MLPHead, MLPSearch, RowView
+from precompute.heads.mlp import fitting
 from precompute.heads.mlp.network import Stack, logits_of
 from precompute.heads.mlp.samples import Samples
 
@@ -54,7 +55,7 @@ def test_a_stack_trains_as_torch_s_own_modules_do(batch_norm: bool) -> None:
     for _ in range(15):
         x = torch.from_numpy(rng.normal(3, 2, size=(20, 6))).float()
         y = torch.from_numpy(rng.integers(0, 3, 20))
-        stack.step(_fitting._loss(stack.training_logits(x), y, class_weight, 0.1), 1.0)
+        stack.step(fitting._loss(stack.training_logits(x), y, class_weight, 0.1), 1.0)
         for module, optimizer in zip(modules, optimizers, strict=True):
             optimizer.zero_grad()
             nn.functional.cross_entropy(module(x), y, class_weight, label_smoothing=0.1).backward()
@@ -83,8 +84,8 @@ def test_the_schedule_is_torch_s_cosine() -> None:
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=7)
     for epoch in range(1, 8):
-        assert _fitting._schedule("cosine", epoch, 7) == pytest.approx(schedule.get_last_lr()[0])
-        assert _fitting._schedule("constant", epoch, 7) == 1
+        assert fitting._schedule("cosine", epoch, 7) == pytest.approx(schedule.get_last_lr()[0])
+        assert fitting._schedule("constant", epoch, 7) == 1
         optimizer.step()
         schedule.step()
 
@@ -92,11 +93,11 @@ def test_the_schedule_is_torch_s_cosine() -> None:
 def test_mixup_mixes_pairs_and_their_labels() -> None:
     labels = torch.arange(50)
     x = nn.functional.one_hot(labels).float()
-    mixed, first, second, share = _fitting._mixed(x, labels, 0.4, np.random.default_rng(0))
+    mixed, first, second, share = fitting._mixed(x, labels, 0.4, np.random.default_rng(0))
     assert 0 < share < 1
     torch.testing.assert_close(mixed, share * x[first] + (1 - share) * x[second])
     assert sorted(second.tolist()) == labels.tolist()
-    assert _fitting._mixed(x, labels, 0.0, np.random.default_rng(0))[3] == 1
+    assert fitting._mixed(x, labels, 0.0, np.random.default_rng(0))[3] == 1
 
 
 @pytest.mark.parametrize("settings", [{"label_smoothing": 0.3}, {"mixup": 1.0}])
@@ -140,7 +141,7 @@ def test_an_epoch_has_every_sample_once_in_an_order_of_its_own(n: int, size: int
     with pytest.MonkeyPatch.context() as patch:
         if by_blocks:
             for name, value in (("SHUFFLE_BYTES", 0), ("NEIGHBOUR_BYTES", 4 * 3), ("BUFFER_BYTES", 4 * 20)):
-                patch.setattr(_samples, name, value)
+                patch.setattr(f"precompute.heads.mlp.samples.{name}", value)
         samples, rng = Samples(RowView(X), np.arange(100) * 2, rows, X.dtype), np.random.default_rng(seed)
         epochs = [list(samples.batches(size, rng, CPU)) for _ in range(2)]
         orders = [torch.cat([x for x, _ in epoch])[:, 0] for epoch in epochs]
@@ -156,7 +157,7 @@ def test_features_that_are_shuffled_by_blocks_are_learned_as_well(monkeypatch: p
     settings = {"max_epochs": 30, "learning_rate": 3e-3, "batch_size": 64}
     by_rows = MLPHead(**settings).fit(DIGITS[order], LABELS[order]).history_[-1]["validation_loss"]
     for name, value in (("SHUFFLE_BYTES", 0), ("NEIGHBOUR_BYTES", 256 * 4), ("BUFFER_BYTES", 256 * 200)):
-        monkeypatch.setattr(_samples, name, value)
+        monkeypatch.setattr(f"precompute.heads.mlp.samples.{name}", value)
     by_blocks = MLPHead(**settings).fit(DIGITS[order], LABELS[order]).history_[-1]["validation_loss"]
     assert by_blocks == pytest.approx(by_rows, abs=0.1)
 
@@ -164,7 +165,7 @@ def test_features_that_are_shuffled_by_blocks_are_learned_as_well(monkeypatch: p
 def test_the_training_loss_of_many_samples_is_measured_on_some(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {"max_epochs": 3, "hidden": (16,), "validation_fraction": 0.3}
     whole = MLPHead(**settings).fit(DIGITS, LABELS)
-    monkeypatch.setattr(_fitting, "MEASURED", 200)
+    monkeypatch.setattr(fitting, "MEASURED", 200)
     some = MLPHead(**settings).fit(DIGITS, LABELS)
     assert some.history_[0]["train_loss"] == pytest.approx(whole.history_[0]["train_loss"], rel=0.1)
     assert some.history_[0]["train_loss"] != whole.history_[0]["train_loss"]

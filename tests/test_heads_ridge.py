@@ -14,7 +14,8 @@ from sklearn.metrics import log_loss
 from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
 from sklearn.utils.class_weight import compute_sample_weight
 
-from precompute.heads import RidgeHead, RidgeRegressionHead, RowView, _ridge
+from precompute.heads import RidgeHead, RidgeRegressionHead, RowView
+from precompute.heads.linear import spectrum
 from precompute.heads.linear.spectrum import ALPHA_GRID
 
 DIGITS, LABELS = load_digits(return_X_y=True)
@@ -45,7 +46,7 @@ def test_a_fit_is_that_of_scikit_learn(
     weight = "balanced" if balanced else None
     expected = RidgeClassifier(alpha=alpha, class_weight=weight).fit(X.astype(float), y)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_ridge, "BLOCK_VALUES", block * d)
+        patch.setattr(spectrum, "BLOCK_VALUES", block * d)
         head = RidgeHead(alpha=alpha, class_weight=weight).fit(X, y)
     close(head.coef_, np.atleast_2d(expected.coef_))  # some releases of scikit-learn have (d,) for two classes
     close(head.decision_function(X), expected.decision_function(X.astype(float)))
@@ -136,9 +137,9 @@ def test_a_large_group_is_left_out_as_if_it_had_never_been_there(
     n: int, block: int, weight: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     X, y, groups = DIGITS[:n], LABELS[:n], np.minimum(np.arange(n), n // 2)
-    monkeypatch.setattr(_ridge, "LARGE_GROUP", 0)
-    monkeypatch.setattr(_ridge.Spectrum, "most_inverted", 5)
-    monkeypatch.setattr(_ridge, "BLOCK_VALUES", block * 64)
+    monkeypatch.setattr(spectrum, "LARGE_GROUP", 0)
+    monkeypatch.setattr(spectrum.Spectrum, "most_inverted", 5)
+    monkeypatch.setattr(spectrum, "BLOCK_VALUES", block * 64)
     head = RidgeHead(class_weight=weight).fit(X, y, groups=groups)
     targets = 2.0 * (y[:, None] == np.arange(10)) - 1
     weights = compute_sample_weight(weight, y)

@@ -13,19 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from precompute.heads import (
-    CentroidHead,
-    KNNHead,
-    LogisticHead,
-    MLPHead,
-    RidgeHead,
-    RowView,
-    _ridge,
-    _ridge_base,
-    _rows,
-    centroid,
-    ridge,
-)
+from precompute.heads import CentroidHead, KNNHead, LogisticHead, MLPHead, RidgeHead, RowView
+from precompute.heads.base import rows
+from precompute.heads.linear import ridge, ridge_base, spectrum
+from precompute.heads.neighbours import centroid
 
 X = np.random.default_rng(0).normal(size=(60, 2, 3)).astype(np.float16)
 Y = np.arange(60) % 3
@@ -63,7 +54,7 @@ def test_pages_of_a_mapped_file_are_let_go(tmp_path: Path, monkeypatch: pytest.M
     with open(tmp_path / "features", "wb") as file:
         for _ in range(size // 2**20):
             file.write(b"\1" * 2**20)
-    monkeypatch.setattr(_rows, "MAPPED_BYTES", limit)
+    monkeypatch.setattr(rows, "MAPPED_BYTES", limit)
     mapped = np.memmap(tmp_path / "features", np.float16, "r", shape=(size // 4096, 2048))
     order = np.random.default_rng(0).permutation(len(mapped)) if shuffled else None
     view, before, most = RowView(mapped, order), resident_kib(), 0
@@ -85,9 +76,9 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path, monkeypatch: pytest.
     with open(tmp_path / "features", "wb") as file:
         for _ in range(16):
             file.write(rng.normal(size=(shape[0] // 16, shape[1])).astype(np.float16).tobytes())
-    monkeypatch.setattr(_rows, "BLOCK_BYTES", 2**20)
-    monkeypatch.setattr(_ridge, "BLOCK_VALUES", 2**17)
-    monkeypatch.setattr(_ridge_base, "BLOCK_VALUES", 2**17)
+    monkeypatch.setattr(rows, "BLOCK_BYTES", 2**20)
+    monkeypatch.setattr(spectrum, "BLOCK_VALUES", 2**17)
+    monkeypatch.setattr(ridge_base, "BLOCK_VALUES", 2**17)
     for module in (ridge, centroid):
         monkeypatch.setattr(module, "MOST_SCORES", 2**14)
     view = RowView(np.memmap(tmp_path / "features", np.float16, "r", shape=shape))
@@ -103,7 +94,7 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path, monkeypatch: pytest.
 
 def test_what_would_be_lost_is_not_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.zeros((64, 2048), np.float16).tofile(tmp_path / "features")
-    monkeypatch.setattr(_rows, "MAPPED_BYTES", 4096)
+    monkeypatch.setattr(rows, "MAPPED_BYTES", 4096)
     private = np.memmap(tmp_path / "features", np.float16, "c", shape=(64, 2048))
     private[:] = 1
     assert all((block == 1).all() for _ in range(2) for _, block in RowView(private).blocks(4))

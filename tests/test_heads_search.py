@@ -8,7 +8,8 @@ from sklearn.datasets import load_digits
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from precompute.errors import TrainingError
-from precompute.heads import MLPHead, MLPSearch, _fitting, load_head, save_head
+from precompute.heads import MLPHead, MLPSearch, load_head, save_head
+from precompute.heads.mlp import fitting
 from precompute.heads.mlp.network import AdamW
 
 DIGITS, LABELS = load_digits(return_X_y=True)
@@ -84,7 +85,7 @@ def test_a_time_budget_ends_the_search_and_keeps_the_best_so_far():
 
 def test_heads_that_do_not_fit_together_take_turns(monkeypatch):
     together = MLPSearch(MLPHead(max_epochs=4), param_grid=FEW).fit(DIGITS, LABELS)
-    monkeypatch.setattr(_fitting, "AT_ONCE_BYTES", 1)
+    monkeypatch.setattr(fitting, "AT_ONCE_BYTES", 1)
     in_turns = MLPSearch(MLPHead(max_epochs=4), param_grid=FEW).fit(DIGITS, LABELS)
     for first, second in zip(together.trials_, in_turns.trials_, strict=True):
         assert first["validation_loss"] == pytest.approx(second["validation_loss"], rel=1e-4)

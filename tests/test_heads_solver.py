@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils.class_weight import compute_sample_weight
 
-from precompute.heads import LogisticHead, RowView, _design, _objective
+from precompute.heads import LogisticHead, RowView
+from precompute.heads.linear import design
 from precompute.heads.linear.objective import check_memory
 
 STRENGTHS = [1e-6, 1e-3, 0.1, 1.0, 10.0, 1e3, 1e5]
@@ -104,14 +105,14 @@ def test_features_too_large_to_hold_are_read_in_blocks(
     X.astype(np.float16).tofile(tmp_path / "features")
     view = RowView(np.memmap(tmp_path / "features", np.float16, "r", shape=X.shape))
     held = LogisticHead(C=0.1, tol=1e-9).fit(view, y)
-    monkeypatch.setattr(_design, "HELD_BYTES", 0)
-    monkeypatch.setattr(_design, "LEAST_ROWS", 7)
-    monkeypatch.setattr(_design, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(design, "HELD_BYTES", 0)
+    monkeypatch.setattr(design, "LEAST_ROWS", 7)
+    monkeypatch.setattr(design, "BLOCK_BYTES", 1)
     streamed = LogisticHead(C=0.1, tol=1e-9).fit(view, y)
     np.testing.assert_allclose(streamed.coef_, held.coef_, atol=1e-3 * np.abs(held.coef_).max())
     assert streamed.objective_ == pytest.approx(held.objective_, rel=1e-6)
     # As where features are too many for a matrix of second moments.
-    monkeypatch.setattr(_design, "MOST_AXES", 1)
+    monkeypatch.setattr(design, "MOST_AXES", 1)
     diagonal = LogisticHead(C=0.1, tol=1e-9).fit(view, y)
     assert diagonal.objective_ == pytest.approx(held.objective_, rel=1e-5)
 
@@ -119,11 +120,11 @@ def test_features_too_large_to_hold_are_read_in_blocks(
 @pytest.mark.parametrize("classes", [2, 4])
 def test_logits_too_many_to_hold_are_computed_again(classes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     X, y = features(300, 30, classes)
-    monkeypatch.setattr(_design, "LEAST_ROWS", 16)
-    monkeypatch.setattr(_design, "BLOCK_BYTES", 1)  # so that whole blocks belong to the samples that choose C
+    monkeypatch.setattr(design, "LEAST_ROWS", 16)
+    monkeypatch.setattr(design, "BLOCK_BYTES", 1)  # so that whole blocks belong to the samples that choose C
     given: dict[str, Any] = {"validation": (X[200:], y[200:])}
     held = LogisticHead(C=[0.01, 1.0, 100.0], tol=1e-9).fit(X[:200], y[:200], **given)
-    monkeypatch.setattr(_objective, "HELD_BYTES", 0)
+    monkeypatch.setattr("precompute.heads.linear.objective.HELD_BYTES", 0)
     again = LogisticHead(C=[0.01, 1.0, 100.0], tol=1e-9).fit(X[:200], y[:200], **given)
     assert again.C_ == held.C_
     for one, other in zip(held.trials_, again.trials_, strict=True):

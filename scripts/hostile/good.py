@@ -53,15 +53,7 @@ def make_cache(path: Path, table: Samples | None = None) -> None:
 
 def make_heads(folder: Path) -> list[Path]:
     """One head of every kind; the logistic one stands first."""
-    from precompute.heads import (
-        CentroidHead,
-        KNNHead,
-        LogisticHead,
-        MLPHead,
-        RidgeHead,
-        RidgeRegressionHead,
-        save_head,
-    )
+    from precompute.heads import CentroidHead, KNNHead, LogisticHead, MLPHead, RidgeHead, RidgeRegressionHead, save_head
 
     generator = np.random.default_rng(0)
     labels = np.repeat(["ants", "bees", "b\udcff"], 12)

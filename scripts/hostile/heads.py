@@ -56,17 +56,18 @@ FORGED: dict[str, tuple[str, str, Any]] = {
 
 def opened(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """Arrays and strings of a head file, less those that are made anew for each file."""
-    from precompute.heads import _headfile
+    from precompute.heads.persistence import encoding
 
     with path.open("rb") as file:
-        arrays, strings = _headfile.decode(file, path.stat().st_size)
+        arrays, strings = encoding.decode(file, path.stat().st_size)
     return arrays, {key: value for key, value in strings.items() if key not in ("format", "version", "digest")}
 
 
 def hostile_heads(folder: Path, target: Path) -> None:
     import joblib
 
-    from precompute.heads import _headfile, load_head, save_head
+    from precompute.heads import load_head, save_head
+    from precompute.heads.persistence import encoding
 
     folder.mkdir()
     made = {path.stem: path for path in make_heads(folder)}
@@ -90,11 +91,11 @@ def hostile_heads(folder: Path, target: Path) -> None:
         "forged_nan": {"metadata": '{"a":NaN}'},
         "forged_classes": {"classes": '{"dtype":"object","values":[[],{}]}'},
     }.items():
-        (folder / f"{name}.safetensors").write_bytes(_headfile.encode(arrays, {**strings, **changes}))
+        (folder / f"{name}.safetensors").write_bytes(encoding.encode(arrays, {**strings, **changes}))
     for name, (kind, place, forged) in FORGED.items():
         arrays, strings = opened(made[kind])
         (strings if isinstance(forged, str) else arrays)[place] = forged
-        (folder / f"{name}.safetensors").write_bytes(_headfile.encode(arrays, strings))
+        (folder / f"{name}.safetensors").write_bytes(encoding.encode(arrays, strings))
     saved = load_head(good)
     for name, spec in {
         "spec_none": None,
