@@ -25,7 +25,7 @@ from precompute.heads import (
     load_head,
     save_head,
 )
-from precompute.heads import _headfile as headfile
+from precompute.heads.persistence import encoding
 
 X, Y = load_iris(return_X_y=True)
 X = X.astype(np.float32)  # as caches are, so that files are of version 1
@@ -163,13 +163,13 @@ def test_arrays_that_do_not_stand_where_they_say(entries, tmp_path):
 def test_size_limits_hold_before_memory_is_taken(tmp_path):
     path = tmp_path / "head"
     with path.open("wb") as file:
-        file.truncate(headfile.MAX_FILE_BYTES + 1)  # sparse: it takes no space
-    with pytest.raises(HeadFormatError, match=f"between 9 and {headfile.MAX_FILE_BYTES}"):
+        file.truncate(encoding.MAX_FILE_BYTES + 1)  # sparse: it takes no space
+    with pytest.raises(HeadFormatError, match=f"between 9 and {encoding.MAX_FILE_BYTES}"):
         load_head(path)
     refuse(path, (2**63).to_bytes(8, "little") + b"{}", "length of its header is impossible")
     with path.open("wb") as file:
-        file.write((headfile.MAX_HEADER_BYTES + 1).to_bytes(8, "little"))
-        file.truncate(headfile.MAX_HEADER_BYTES + 100)
+        file.write((encoding.MAX_HEADER_BYTES + 1).to_bytes(8, "little"))
+        file.truncate(encoding.MAX_HEADER_BYTES + 100)
     with pytest.raises(HeadFormatError, match="length of its header is impossible"):
         load_head(path)
 
@@ -199,7 +199,7 @@ def test_only_regular_files_are_read_and_none_is_waited_for(tmp_path, saved):
 
 def parts_of(path):
     with path.open("rb") as file:
-        arrays, strings = headfile.decode(file, path.stat().st_size)
+        arrays, strings = encoding.decode(file, path.stat().st_size)
     return arrays, {k: v for k, v in strings.items() if k not in ("format", "version", "digest")}
 
 
@@ -220,7 +220,7 @@ def test_forged_json_is_refused_or_makes_a_working_head(files, data, kind, name)
     forged = {**strings, name: json.dumps(replaced(json.loads(strings[name]), data.draw))}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "head.safetensors")
-        path.write_bytes(headfile.encode(arrays, forged))
+        path.write_bytes(encoding.encode(arrays, forged))
         try:
             loaded = load_head(path)
         except HeadFormatError:
@@ -291,7 +291,7 @@ def test_forged_arrays_are_refused(files, kind, changes, tmp_path):
         for k, v in {**arrays, **changes}.items()
         if v is not None
     }
-    refuse(tmp_path / "head", headfile.encode(forged, strings), "its array")
+    refuse(tmp_path / "head", encoding.encode(forged, strings), "its array")
 
 
 @pytest.mark.parametrize(
@@ -315,7 +315,7 @@ def test_forged_arrays_are_refused(files, kind, changes, tmp_path):
 )
 def test_forged_strings_are_refused(files, change, message, tmp_path):
     arrays, strings = files["logistic"]
-    refuse(tmp_path / "head", headfile.encode(arrays, {**strings, **change}), message)
+    refuse(tmp_path / "head", encoding.encode(arrays, {**strings, **change}), message)
 
 
 @pytest.mark.parametrize(
@@ -340,19 +340,19 @@ def test_forged_strings_are_refused(files, change, message, tmp_path):
 )
 def test_forged_numbers_are_refused(files, kind, name, value, message, tmp_path):
     arrays, strings = files[kind]
-    refuse(tmp_path / "head", headfile.encode(arrays, {**strings, name: json.dumps(value)}), message)
+    refuse(tmp_path / "head", encoding.encode(arrays, {**strings, name: json.dumps(value)}), message)
 
 
 def forged_text(path, name, part, code="U8", shape=None, **strings):
     """A file of version 2 whose last array is `part`, under the name of a long string, with a right digest."""
     header = {
-        "__metadata__": {"format": "precompute-head", "version": "2", **strings, "digest": headfile.NO_DIGEST},
+        "__metadata__": {"format": "precompute-head", "version": "2", **strings, "digest": encoding.NO_DIGEST},
         name: {"dtype": code, "shape": shape or [len(part)], "data_offsets": [0, len(part)]},
     }
-    text = headfile.write_json(header).encode()
+    text = encoding.write_json(header).encode()
     data = len(text).to_bytes(8, "little") + text + part
-    digest = headfile.hashlib.sha256(data).hexdigest().encode()
-    path.write_bytes(data.replace(headfile.NO_DIGEST.encode(), digest))
+    digest = encoding.hashlib.sha256(data).hexdigest().encode()
+    path.write_bytes(data.replace(encoding.NO_DIGEST.encode(), digest))
     return path
 
 
@@ -366,7 +366,7 @@ def forged_text(path, name, part, code="U8", shape=None, **strings):
         ({"name": "json:classes", "part": b"{}  ", "shape": [2, 2]}, "does not stand where"),
         ({"name": "json:classes", "part": b"{}"}, "its metadata must have the keys"),
         ({"name": "classes", "part": b"{}"}, "is not described with"),
-        ({"name": "json:a", "part": b"[" + b"{}," * headfile.MAX_TEXT_VALUES}, "values in one place"),
+        ({"name": "json:a", "part": b"[" + b"{}," * encoding.MAX_TEXT_VALUES}, "values in one place"),
     ],
 )
 def test_forged_texts_outside_the_header_are_refused(given, message, tmp_path):
@@ -375,8 +375,8 @@ def test_forged_texts_outside_the_header_are_refused(given, message, tmp_path):
 
 
 def test_the_size_of_all_texts_is_limited_before_they_are_read(tmp_path):
-    size = headfile.MAX_TEXT_BYTES + 1
-    header = headfile.write_json(
+    size = encoding.MAX_TEXT_BYTES + 1
+    header = encoding.write_json(
         {
             "__metadata__": {"format": "precompute-head", "version": "2"},
             "json:classes": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]},
@@ -393,7 +393,7 @@ def test_one_long_label_among_many_takes_no_memory(files, tmp_path):
     """NumPy keeps every label in as many bytes as the longest."""
     arrays, strings = files["logistic"]
     classes = {"dtype": "str", "values": ["a" * 2**20, *(f"b{number:06}" for number in range(10**5))]}
-    forged = headfile.encode(arrays, {**strings, "classes": json.dumps(classes)})
+    forged = encoding.encode(arrays, {**strings, "classes": json.dumps(classes)})
     refuse(tmp_path / "head", forged, "its labels take more than")
 
 
@@ -401,14 +401,14 @@ def test_forged_arrays_of_two_dtypes_are_refused(files, tmp_path):
     for kind in ("logistic", "mlp", "ridge", "centroid"):
         arrays, strings = files[kind]
         name = next(iter(arrays))
-        forged = headfile.encode({**arrays, name: arrays[name].astype(np.float64)}, strings)
+        forged = encoding.encode({**arrays, name: arrays[name].astype(np.float64)}, strings)
         refuse(tmp_path / "head", forged, "its array .* must be float32, and is float64")
 
 
 def test_forged_values_that_are_not_finite_are_refused(saved):
     blob = saved.read_bytes()
-    zeros = b'"digest":"' + headfile.NO_DIGEST.encode() + b'"'
+    zeros = b'"digest":"' + encoding.NO_DIGEST.encode() + b'"'
     bad = b"\xff" * 4  # NaN as one float32 and as two float16
-    forged = headfile.DIGEST.sub(zeros, blob[:-4] + bad)
-    digest = headfile.hashlib.sha256(forged).hexdigest().encode()
+    forged = encoding.DIGEST.sub(zeros, blob[:-4] + bad)
+    digest = encoding.hashlib.sha256(forged).hexdigest().encode()
     refuse(saved, forged.replace(zeros, b'"digest":"' + digest + b'"'), "not finite")

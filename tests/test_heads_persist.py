@@ -27,7 +27,7 @@ from precompute.heads import (
     load_head,
     save_head,
 )
-from precompute.heads import _headfile as headfile
+from precompute.heads.persistence import encoding
 
 X, Y = load_iris(return_X_y=True)
 NAMES = np.array(["b\udcff", "iris 🌸", "ünïcode"])
@@ -237,7 +237,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(head, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["head"]
 
 
-@pytest.mark.parametrize("size", [headfile.MAX_STRING_BYTES, headfile.MAX_HEADER_BYTES])
+@pytest.mark.parametrize("size", [encoding.MAX_STRING_BYTES, encoding.MAX_HEADER_BYTES])
 def test_what_is_too_long_for_a_header_comes_back(size, head, tmp_path):
     metadata = {"x": "\udcffb" * (size // 7), "layer": "avgpool"}
     save_head(tmp_path / "head", head, metadata=metadata)
@@ -256,7 +256,7 @@ def test_a_head_on_features_of_a_cache_is_a_file_that_older_releases_read(kind, 
 
 
 def test_metadata_too_large_to_load_is_not_written(head, tmp_path):
-    for large in ("a" * headfile.MAX_TEXT_BYTES, [0] * (headfile.MAX_TEXT_VALUES + 1)):
+    for large in ("a" * encoding.MAX_TEXT_BYTES, [0] * (encoding.MAX_TEXT_VALUES + 1)):
         with pytest.raises(HeadError, match=r"are allowed") as caught:
             save_head(tmp_path / "head", head, metadata={"x": large})
         assert "Leave large things out of the metadata" in caught.value.hint

@@ -41,7 +41,7 @@ class HeadTarget(Target):
         }
 
     def mutate(self, rng: random.Random) -> None:
-        from precompute.heads import _headfile as headfile
+        from precompute.heads.persistence import encoding
 
         self.base = rng.choice(self.bases)
         data = scrambled(self.base[0], rng)
@@ -52,9 +52,9 @@ class HeadTarget(Target):
             length = int.from_bytes(self.base[0][:8], "little")
             text = scrambled(self.base[0][8 : 8 + length], rng) if rng.random() < 0.8 else data[8 : 8 + length]
             data = len(text).to_bytes(8, "little") + text + data[8 + length :]
-            blank = headfile.DIGEST.sub(f'"digest":"{headfile.NO_DIGEST}"'.encode(), text)
+            blank = encoding.DIGEST.sub(f'"digest":"{encoding.NO_DIGEST}"'.encode(), text)
             digest = hashlib.sha256(data[:8] + blank + data[8 + len(text) :]).hexdigest()
-            text = headfile.DIGEST.sub(f'"digest":"{digest}"'.encode(), text)
+            text = encoding.DIGEST.sub(f'"digest":"{digest}"'.encode(), text)
             data = data[:8] + text + data[8 + len(text) :]
         self.path.write_bytes(data)
 
