@@ -13,7 +13,6 @@ from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 
 from precompute.heads import KNNHead, RowView, load_head, save_head
-from precompute.heads.base import rows
 from precompute.heads.neighbours import knn
 
 DIGITS, LABELS = load_digits(return_X_y=True)
@@ -26,7 +25,7 @@ def test_it_votes_as_scikit_learns_neighbours_with_those_weights(k: int, t: floa
     expected = KNeighborsClassifier(k, metric="cosine", weights=lambda distance: np.exp(-distance / t)).fit(X, y)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(knn, "QUERIES", queries)
-        patch.setattr(rows, "BLOCK_BYTES", 4 * 64 * block)
+        patch.setattr("precompute.heads.base.rows.BLOCK_BYTES", 4 * 64 * block)
         proba = KNNHead(k=k, temperature=t).fit(X, y).predict_proba(DIGITS[250:400])
     np.testing.assert_allclose(proba, expected.predict_proba(DIGITS[250:400]), atol=2e-5)
 
@@ -37,7 +36,7 @@ def test_of_equally_similar_rows_the_first_count_whatever_the_blocks(monkeypatch
     similar = knn.unit_rows(rows) @ knn.unit_rows(rows).T
     nearest = np.argsort(-similar, axis=1, kind="stable")[:, :9]
     for block in (1, 7, 64, 200):
-        monkeypatch.setattr(rows, "BLOCK_BYTES", 4 * 3 * block)
+        monkeypatch.setattr("precompute.heads.base.rows.BLOCK_BYTES", 4 * 3 * block)
         head = KNNHead(k=9).fit(rows, y)
         similarity, label = head._neighbours(rows)
         np.testing.assert_allclose(

@@ -24,7 +24,7 @@ from precompute.engines.torch import REFERENCE_BATCH, Reference
 
 SHARE, LEAST_IMAGES = 1 / 1000, 16
 TIME_SHARE = 0.02
-FIRST_SECONDS = 0.1  # what the first image is expected to take, whose operators torch has to set up
+FIRST_SECONDS = 0.05  # what each of the first images is expected to take
 WAITING = 64  # images that may wait for their turn; 150 kB each at 224 x 224
 NAMED = 5
 
@@ -93,6 +93,7 @@ class EngineAudit:
         self._waiting: deque[tuple[str, torch.Tensor, NDArray[np.floating[Any]]]] = deque()
         self._cosines: list[tuple[float, str]] = []
         self._began, self._seconds = time.monotonic(), 0.0
+        self._an_image = FIRST_SECONDS  # what the next one is expected to take: as long as the last
 
     def wants(self, row: int) -> bool:
         """Whether the pixels of `row` are to be kept until its features are there."""
@@ -121,8 +122,7 @@ class EngineAudit:
         """Compare what waits, a few at a time, from so many on; together they take less time."""
         while len(self._waiting) >= least:
             began, count = time.monotonic(), min(len(self._waiting), REFERENCE_BATCH)
-            expected = count * self._seconds / len(self._cosines) if self._cosines else FIRST_SECONDS
-            if self._seconds + expected > TIME_SHARE * (began - self._began):
+            if self._seconds + count * self._an_image > TIME_SHARE * (began - self._began):
                 break
             if self._reference is None:
                 self._reference = Reference(self._model.module, self._model.transform, self._device)
@@ -132,4 +132,5 @@ class EngineAudit:
             # A row that is not finite has failed, which is reported as such
             whole = np.flatnonzero(np.all(np.isfinite(stored), axis=1))
             self._cosines += [(float(found[place]), names[place]) for place in whole]
-            self._seconds += time.monotonic() - began
+            took = time.monotonic() - began
+            self._seconds, self._an_image = self._seconds + took, took / count
