@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from precompute.errors import PrecomputeError
     from precompute.evaluation.comparison import Comparison, compare
     from precompute.evaluation.learning_curve import FewShotCurve, FewShotPoint, few_shot
+    from precompute.extraction.conduct import Progress
     from precompute.extraction.extract import extract
     from precompute.extraction.forecast import Forecast, forecast
     from precompute.extraction.repair import repair
-    from precompute.extraction.result import Extraction, Progress
+    from precompute.extraction.result import Extraction
     from precompute.heads import (
         CentroidHead,
         KNNHead,
@@ -88,7 +89,8 @@ _HOMES = {
     "precompute.evaluation.learning_curve": ("FewShotCurve", "FewShotPoint", "few_shot"),
     "precompute.prediction": ("Prediction", "Predictions", "predict"),
     "precompute.extraction.repair": ("repair",),
-    "precompute.extraction.result": ("Extraction", "Progress"),
+    "precompute.extraction.conduct": ("Progress",),
+    "precompute.extraction.result": ("Extraction",),
     "precompute.training.head": ("Training", "train_head"),
 }
 

@@ -19,8 +19,8 @@ from precompute.extraction.rebuild import Origin, rebuild_backbone
 from precompute.extraction.sampling import sample_of
 from precompute.heads import RidgeRegressionHead, SavedHead, load_head
 from precompute.heads.scoring.scores import wilson_interval
-from precompute.inputs.images.decode import quiet_pillow
-from precompute.sources.folder import Listing, list_folder
+from precompute.inputs.images.formats import IMAGES
+from precompute.sources.folder import FolderSource, list_folder
 
 
 @dataclass(frozen=True)
@@ -107,42 +107,44 @@ def predict(
             hint="Load it with precompute.load_head and call its predict on the features of a cache.",
         )
     classifier = saved.head
-    listing = list_folder(source)
+    samples = list_folder(source, IMAGES)
     model, precision, storage = rebuild(saved, os.fspath(head), backbone=backbone, weights=weights)
     asked = Asked(precision=precision, device=device, batch_size=batch_size, dtype=storage.name)
-    found = candidates(asked, Machine.here(), images=len(listing), module=model.module)
+    found = candidates(asked, Machine.here(), images=len(samples), module=model.module)
     result = Predictions(classes=[str(name) for name in classifier.classes_])
-    rows = np.arange(len(listing))
+    rows = np.arange(len(samples))
     done = 0
-    with quiet_pillow():
-        decision = choose(found, model, sample_of(listing, model.transform, workers=workers))
+    with model.preprocess.session():
+        decision = choose(found, model, sample_of(samples, model.preprocess, workers=workers))
         result.warnings += decision.warnings
-        for block in forward(listing, rows, decision.engine, model.transform, workers=workers):
+        for block in forward(samples, rows, decision.engine, model.preprocess, workers=workers):
             if block.features is not None:
                 # Rounded as in the cache, so that a prediction equals one from cached features.
-                X = block.features.astype(storage).astype(np.float32).reshape(len(block.decoded), -1)
+                (features,) = block.features
+                X = features.astype(storage).astype(np.float32).reshape(len(block.decoded), -1)
                 for item, row in zip(block.decoded, saved.predict_proba(X), strict=True):
                     best = int(row.argmax())
-                    name, true = _name(listing, item.row), _true(listing, item.row, result.classes)
-                    result.items.append(Prediction(name, result.classes[best], float(row[best]), true))
+                    true = samples.label_name(item.row)
+                    result.items.append(
+                        Prediction(
+                            _name(samples, item.row),
+                            result.classes[best],
+                            float(row[best]),
+                            true if true in result.classes else None,
+                        )
+                    )
             for item in block.failed:
                 assert item.error is not None  # that is what puts it here
-                result.failed.append((_name(listing, item.row), item.error.reason, item.error.message))
+                result.failed.append((_name(samples, item.row), item.error.reason, item.error.message))
             done += len(block)
             if progress is not None:
-                progress(done, len(listing))
+                progress(done, len(samples))
     result.seconds = time.monotonic() - began
     return result
 
 
-def _name(listing: Listing, row: int) -> str:
-    return os.fsdecode(bytes(listing.ids[row])) or os.path.basename(os.fsdecode(listing.root))
-
-
-def _true(listing: Listing, row: int, classes: list[str]) -> str | None:
-    label = int(listing.labels[row])
-    name = os.fsdecode(listing.classes[label]) if label >= 0 else None
-    return name if name in classes else None
+def _name(samples: FolderSource, row: int) -> str:
+    return os.fsdecode(bytes(samples.table.ids[row])) or os.path.basename(os.fsdecode(samples.root))
 
 
 def rebuild(
@@ -158,10 +160,12 @@ def rebuild(
         Origin(f"The head {path}", "was trained", "on", HeadMismatchError, HeadFormatError),
         backbone=backbone,
         weights=weights,
+        layer=str(saved.metadata.get("layer")),
     )
-    if int(np.prod(model.shape)) != int(saved.head.n_features_in_):
+    shape = model.taps[0].shape
+    if int(np.prod(shape)) != int(saved.head.n_features_in_):
         raise HeadMismatchError(
-            f"The head {path} takes {saved.head.n_features_in_} features; {model.name} gives {model.shape}.",
+            f"The head {path} takes {saved.head.n_features_in_} features; {model.name} gives {shape}.",
             hint="Train the head again.",
         )
     return model, spec["precision"], np.dtype(spec["storage"])

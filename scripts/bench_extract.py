@@ -53,7 +53,7 @@ import numpy as np, torch, torchvision
 from precompute import load_backbone
 source, out, backbone, weights = sys.argv[1:]
 model = load_backbone(backbone, weights=weights)  # so that all run the same weights and layer; then plain torch
-t = model.transform
+t = model.preprocess
 from torchvision.transforms import Compose, Resize, CenterCrop, ToTensor, Normalize, InterpolationMode
 steps = Compose([Resize(t.resize, InterpolationMode(t.interpolation)), CenterCrop(t.crop), ToTensor(),
                  Normalize(t.mean, t.std)])
@@ -95,11 +95,11 @@ from precompute.extraction.sampling import first_images
 from precompute.sources.folder import list_folder
 source, backbone, weights, engine, precision = sys.argv[1:]
 model = load_backbone(backbone, weights=weights)
-listing = list_folder(source)
-images = first_images(listing, np.arange(len(listing)), model.transform, workers=2, count=128)
+listing = list_folder(source, IMAGES)
+images = first_images(listing, np.arange(len(listing)), model.preprocess, workers=2, count=128)
 choice = candidates(Asked(engine=engine, precision=precision), Machine.here(), module=model.module).choices[0]
 began = time.perf_counter()
-run = make_engine(model.module, model.transform, choice, identity=model.identity)
+run = make_engine(model.module, model.preprocess, choice, identity=model.identity)
 ready = time.perf_counter() - began
 batches = [images[start:start + run.batch_size] for start in range(0, len(images), run.batch_size)]
 run(batches[0])
@@ -119,7 +119,7 @@ from precompute.sources.folder import list_folder
 from precompute.extraction.pipeline import read
 source, backbone = sys.argv[1:]
 transform = load_backbone(backbone, weights="random").transform
-listing = list_folder(source)
+listing = list_folder(source, IMAGES)
 def one(row):
     return read(listing, row, transform, None).pixels is not None
 with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
@@ -180,7 +180,7 @@ def gigaflops(backbone: str) -> float:
 
     model = load_backbone(backbone, weights="random")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.module(torch.zeros(1, 3, model.transform.crop, model.transform.crop))
+        model.module(torch.zeros(1, 3, model.preprocess.transform.crop, model.preprocess.transform.crop))
     return float(counter.get_total_flops()) / 1e9
 
 

@@ -98,7 +98,7 @@ def list_beside_find(folder: Path, rounds: int) -> tuple[float, float]:
     taken = [
         (
             seconds(lambda: subprocess.run(find, check=True, stdout=subprocess.DEVNULL)),
-            seconds(lambda: list_folder(folder)),
+            seconds(lambda: list_folder(folder, IMAGES)),
         )
         for _ in range(rounds)
     ]

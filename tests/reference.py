@@ -17,8 +17,8 @@ def real_photo() -> bytes:
 
 
 def features(backbone: Backbone, data: bytes) -> torch.Tensor:
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (backbone.transform.mean, backbone.transform.std))
-    pixels = decode(data, backbone.transform).float().div(255).sub(mean).div(std)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (backbone.preprocess.transform.mean, backbone.preprocess.transform.std))
+    pixels = decode(data, backbone.preprocess.transform).float().div(255).sub(mean).div(std)
     with torch.inference_mode():
         given: torch.Tensor = backbone.module(pixels[None])[0]
     return given
@@ -30,8 +30,8 @@ def reference(model: nn.Module, classifier: str, backbone: Backbone, data: bytes
     handle = model.get_submodule(classifier).register_forward_pre_hook(
         lambda module, inputs: seen.append(inputs[0].clone())
     )
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (backbone.transform.mean, backbone.transform.std))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (backbone.preprocess.transform.mean, backbone.preprocess.transform.std))
     with torch.inference_mode():
-        model.eval()(decode(data, backbone.transform).float().div(255).sub(mean).div(std)[None])
+        model.eval()(decode(data, backbone.preprocess.transform).float().div(255).sub(mean).div(std)[None])
     handle.remove()
     return seen[0].mean(dim=(2, 3))[0] if seen[0].ndim == 4 else seen[0][0]

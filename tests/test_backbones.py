@@ -99,7 +99,7 @@ def test_an_entry_loads_its_file_and_brings_its_transform(torch_home: Path, phot
     torch.save(model.state_dict(), torch_home / "resnet18-f37072fd.pth")
     for choice in ("DEFAULT", "IMAGENET1K_V1"):
         backbone = load_backbone("resnet18", weights=choice)
-        assert backbone.transform == Transform.from_preset(ResNet18_Weights.IMAGENET1K_V1.transforms())
+        assert backbone.preprocess.transform == Transform.from_preset(ResNet18_Weights.IMAGENET1K_V1.transforms())
         assert backbone.weights == digest_of(model.state_dict())
         assert backbone.source == {"kind": "entry", "entry": "IMAGENET1K_V1", "file": "resnet18-f37072fd.pth"}
         torch.testing.assert_close(features(backbone, photo), reference(model, "fc", backbone, photo))
@@ -191,7 +191,7 @@ def test_an_unknown_layer_or_pooling_is_refused() -> None:
 
 def test_the_transform_can_be_changed_value_by_value() -> None:
     backbone = load_backbone("resnet18", weights="random", transform={"resize": 64, "crop": 48})
-    assert backbone.transform == Transform(resize=64, crop=48)
+    assert backbone.preprocess.transform == Transform(resize=64, crop=48)
     assert backbone.shape == (512,)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Command, make_image
+from conftest import Command, make_image, list_images
 
 from precompute import extract, load_backbone, open_cache
 from precompute.engines import choice, devices, guard, machine
@@ -23,7 +23,6 @@ from precompute.engines.torch import Reference, TorchEngine
 from precompute.errors import DeviceError, UsageError
 from precompute.extraction import setup
 from precompute.extraction.sampling import sample_of
-from precompute.sources.folder import list_folder
 
 AMX = Machine(bf16=True, openvino=("bf16", "fp16", "fp32"), compiler=True)
 OLD = Machine(openvino=("fp32",), compiler=True)
@@ -122,7 +121,7 @@ def test_the_first_that_passes_is_taken_and_the_reference_where_nothing_does(
     noise: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = load_backbone("tiny")
-    images = sample_of(list_folder(noise), model.transform, workers=1)
+    images = sample_of(list_images(noise), model.preprocess, workers=1)
     made: list[EngineChoice] = []
 
     def make(module: torch.nn.Module, transform: object, choice: EngineChoice, *, identity: str | None) -> Engine:
@@ -150,11 +149,11 @@ def test_the_first_that_passes_is_taken_and_the_reference_where_nothing_does(
 
 def test_the_reference_is_eager_fp32(noise: Path) -> None:
     model = load_backbone("resnet18", weights="random", transform={"resize": 64, "crop": 64})
-    pixels = sample_of(list_folder(noise), model.transform, workers=1).pixels
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (model.transform.mean, model.transform.std))
+    pixels = sample_of(list_images(noise), model.preprocess, workers=1).pixels
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (model.preprocess.transform.mean, model.preprocess.transform.std))
     with torch.inference_mode():
         expected = model.module((torch.stack(pixels) / 255 - mean) / std).flatten(1).numpy()
-    got = Reference(model.module, model.transform)(pixels)
+    got = Reference(model.module, model.preprocess)(pixels)
     error = np.linalg.norm(got - expected, axis=1) / np.linalg.norm(expected, axis=1)
     assert error.max() < 1e-5
 
@@ -206,8 +205,8 @@ def test_the_audit_names_what_falls_below(noise: Path, monkeypatch: pytest.Monke
     """Two of the images come out wrong, after 32 others have proved the engine."""
     monkeypatch.setattr("precompute.engines.audit.TIME_SHARE", 1e6)  # as if it had been a long run
     model = load_backbone("tiny")
-    pixels = sample_of(list_folder(noise), model.transform, workers=1).pixels[:4]
-    right = Reference(model.module, model.transform)(pixels).astype(np.float32)
+    pixels = sample_of(list_images(noise), model.preprocess, workers=1).pixels[:4]
+    right = Reference(model.module, model.preprocess)(pixels).astype(np.float32)
     shown = [right[0], -right[1], right[2], right[3] * 0]
     audit = EngineAudit(model, EngineChoice("openvino", "cpu", "bf16", 16), np.arange(4), "float32")
     audit.show([(f"{row}.png", pixels[row], shown[row]) for row in range(4)])

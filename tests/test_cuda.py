@@ -46,7 +46,7 @@ def images(count: int, crop: int = 64, seed: int = 0) -> list[torch.Tensor]:
 
 def eager(backbone: Backbone, pictures: list[torch.Tensor]) -> np.ndarray:
     """(n, d) float64: the preset's normalisation and the network in fp32 on the CPU."""
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (backbone.transform.mean, backbone.transform.std))
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (backbone.preprocess.transform.mean, backbone.preprocess.transform.std))
     with torch.inference_mode():
         return backbone.module((torch.stack(pictures).float() / 255 - mean) / std).flatten(1).double().numpy()
 
@@ -55,7 +55,7 @@ def engine_of(
     backbone: Backbone, *, precision: str = "fp32", batch_size: int = BATCH, compiled: bool = False
 ) -> Engine:
     choice = EngineChoice("torch", "cuda", precision, batch_size, compiled=compiled)
-    return make_engine(backbone.module, backbone.transform, choice, identity=None)
+    return make_engine(backbone.module, backbone.preprocess, choice, identity=None)
 
 
 def flat(features: np.ndarray) -> np.ndarray:
@@ -71,7 +71,7 @@ def distance(found: np.ndarray, expected: np.ndarray) -> float:
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_features_are_those_of_the_cpu(name: str, precision: str) -> None:
     backbone = load_backbone(name, weights="random")
-    pictures = images(6, backbone.transform.crop)
+    pictures = images(6, backbone.preprocess.transform.crop)
     expected = eager(backbone, pictures)
     if precision == "fp16" and np.abs(expected).max() < 2**-14:
         pytest.skip("with random weights these features are too small for fp16 on any device")
@@ -119,7 +119,7 @@ def test_a_row_does_not_depend_on_its_neighbours_or_its_place(precision: str, re
 
 def test_too_little_memory_halves_the_batch(all_memory: None) -> None:
     backbone, size = load_backbone("resnet18", weights="random"), 64
-    run, pictures = engine_of(backbone, batch_size=size), images(size, backbone.transform.crop)
+    run, pictures = engine_of(backbone, batch_size=size), images(size, backbone.preprocess.transform.crop)
     run(pictures)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()

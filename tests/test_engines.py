@@ -47,8 +47,8 @@ def images(count: int, crop: int = 64, seed: int = 0) -> list[torch.Tensor]:
 
 def eager(backbone: Backbone, pictures: list[torch.Tensor]) -> np.ndarray:
     """What the tutorials do: the preset's normalisation, fp32, no tricks."""
-    mean = torch.tensor(backbone.transform.mean).view(1, 3, 1, 1)
-    std = torch.tensor(backbone.transform.std).view(1, 3, 1, 1)
+    mean = torch.tensor(backbone.preprocess.transform.mean).view(1, 3, 1, 1)
+    std = torch.tensor(backbone.preprocess.transform.std).view(1, 3, 1, 1)
     with torch.inference_mode():
         return backbone.module((torch.stack(pictures).float() / 255 - mean) / std).flatten(1).numpy()
 
@@ -60,14 +60,14 @@ def first(asked: Asked) -> EngineChoice:
 
 def engine_of(backbone: Backbone, *, identity: str | None = None, **options: object) -> Engine:
     choice = first(Asked(**{"precision": "fp32", "batch_size": 4, **options}))
-    return make_engine(backbone.module, backbone.transform, choice, identity=identity)
+    return make_engine(backbone.module, backbone.preprocess, choice, identity=identity)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", ["resnet18", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
 def test_fp32_of_every_engine_is_eager_fp32(engine: str, name: str) -> None:
     backbone = load_backbone(name, weights="random")
-    pictures = images(3, backbone.transform.crop)
+    pictures = images(3, backbone.preprocess.transform.crop)
     got = engine_of(backbone, engine=engine)(pictures)
     expected = eager(backbone, pictures)
     assert got.dtype == np.float32
@@ -321,7 +321,7 @@ def test_a_network_openvino_does_not_know_runs_in_torch_and_that_is_told(
 def test_compiled_torch_gives_the_same_features(resnet: Backbone) -> None:
     pictures = images(4)
     choice = first(Asked(precision="fp32", engine="torch", batch_size=4, compile="on"))
-    got = make_engine(resnet.module, resnet.transform, choice, identity=None)(pictures)
+    got = make_engine(resnet.module, resnet.preprocess, choice, identity=None)(pictures)
     expected = eager(resnet, pictures)
     assert np.linalg.norm(got - expected) / np.linalg.norm(expected) < 1e-5
 
@@ -348,7 +348,7 @@ from precompute.engines.base import EngineChoice
 from precompute.engines.devices import make_engine
 backbone = load_backbone("tiny")
 def engine():
-    return make_engine(backbone.module, backbone.transform, EngineChoice("openvino", "cpu", "fp32", 2), identity=None)
+    return make_engine(backbone.module, backbone.preprocess, EngineChoice("openvino", "cpu", "fp32", 2), identity=None)
 first = engine()
 second = engine()
 del first

@@ -45,7 +45,7 @@ def test_a_factory_of_the_current_folder_is_a_backbone(package: Path) -> None:
     backbone = load_backbone("mine:build")
     assert (backbone.name, backbone.layer, backbone.shape) == ("mine:build", "3", (4,))
     assert backbone.source == {"kind": "factory"}
-    assert backbone.transform == Transform()
+    assert backbone.preprocess.transform == Transform()
     model = sys.modules["mine"].build()
     torch.testing.assert_close(features(backbone, real_photo()), reference(model, "4", backbone, real_photo()))
 

@@ -9,13 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import run_python
+from conftest import run_python, list_images
 
 from precompute import extract, open_cache
 from precompute.backbones.tiny import tiny
 from precompute.errors import CacheKeyError
 from precompute.extraction.request import Request, unchanged
-from precompute.sources.folder import list_folder
 
 WATCHED = """
 import json, os, sys
@@ -86,7 +85,7 @@ def request(**changes: object) -> Request:
 
 
 def known(**changes: object) -> bool:
-    return unchanged("a.h5", list_folder("photos"), request(**changes)) is not None
+    return unchanged("a.h5", list_images("photos"), request(**changes)) is not None
 
 
 def test_the_same_request_is_known(place: Path) -> None:
@@ -128,7 +127,7 @@ def test_nor_one_from_another_folder(place: Path, monkeypatch: pytest.MonkeyPatc
     (place / "below").mkdir()
     monkeypatch.chdir(place / "below")
     Path("w.pth").symlink_to(place / "w.pth")
-    assert unchanged("../a.h5", list_folder("../photos"), request()) is None
+    assert unchanged("../a.h5", list_images("../photos"), request()) is None
 
 
 @pytest.mark.parametrize("name", ["a.h5.partial", "a.h5.partial.kept"])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Command, make_image
+from conftest import Command, make_image, list_images
 from test_extraction import assert_same
 
 from precompute import extract, open_cache, verify
@@ -17,7 +17,6 @@ from precompute.cache import RowWriter, create
 from precompute.errors import CacheError, CacheFormatError, SourceError, Stopped
 from precompute.extraction.matching import samples_of
 from precompute.extraction.repair import repair
-from precompute.sources.folder import list_folder
 
 DAMAGED = [1, 7, 8, 23]
 
@@ -155,8 +154,8 @@ def test_the_weights_must_be_those_of_the_file(place: Path) -> None:
 def test_names_that_lead_out_of_the_source_are_not_followed(place: Path) -> None:
     """A file from a stranger could name any image of this machine."""
     shutil.copytree("photos", "elsewhere/photos")
-    listing = list_folder("photos")
-    listing.ids[0] = b"../photos/a.jpg"  # sorts first
+    listing = list_images("photos")
+    listing.table.ids[0] = b"../photos/a.jpg"  # sorts first
     cache = open_cache("a.h5")
     layers = {cache.layers[0]: (cache.features().shape[1:], cache.features().dtype)}
     layout = create("b.h5", spec=cache.spec, samples=samples_of(listing), layers=layers, records=cache.provenance)

@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import make_photos
+from conftest import make_photos, list_images
 
 from precompute import load_backbone
 from precompute.engines.base import Engine, EngineChoice
 from precompute.extraction.pipeline import decode_threads, forward
-from precompute.sources.folder import list_folder
 
 
 def test_a_decoding_thread_works_alone_and_other_threads_keep_theirs() -> None:
@@ -51,7 +50,7 @@ class Deep(Engine):
 
 def test_no_batch_is_left_under_way_by_an_error(tmp_path: Path) -> None:
     """OpenVINO ends the whole process where an engine is taken down in the middle of a batch."""
-    listing = list_folder(make_photos(tmp_path / "photos"))
+    listing = list_images(make_photos(tmp_path / "photos"))
     engine, transform = Deep(), load_backbone("tiny").transform
     blocks = forward(listing, np.arange(len(listing)), engine, transform, workers=1)
     next(blocks)

@@ -164,7 +164,7 @@ def test_the_mlp_needs_no_float64_of_its_device() -> None:
 def test_nor_does_the_forward_pass() -> None:
     backbone = load_backbone("resnet18", weights="random", transform={"resize": 64, "crop": 64})
     choice = EngineChoice("torch", "cpu", "fp32", 2)
-    engine = make_engine(backbone.module, backbone.transform, choice, identity=None)
+    engine = make_engine(backbone.module, backbone.preprocess, choice, identity=None)
     with WithoutFloat64():
         assert engine([torch.zeros(3, 64, 64, dtype=torch.uint8)]).shape == (1, 512)
 

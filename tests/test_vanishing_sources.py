@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import make_photos
+from conftest import make_photos, list_images
 from forks import Forks
 from small_disks import CannotMount, SmallDisk
 from test_extraction import assert_same
@@ -21,7 +21,6 @@ from precompute.cache import Status
 from precompute.errors import CacheFormatError, ImageError, SourceError
 from precompute.extraction.matching import make_plan
 from precompute.extraction.pipeline import read_file
-from precompute.sources.folder import list_folder
 
 BATCH = 4
 PER_CLASS = 50
@@ -140,7 +139,7 @@ def test_rows_below_a_folder_that_cannot_be_listed_are_not_thrown_away(tmp_path:
     extract(photos, out, backbone="tiny", batch_size=BATCH)
     shutil.rmtree(photos / "val/dogs")
     olds = (open_cache(out),)
-    listing = replace(list_folder(photos), unread=(b"val/dogs/",))
+    listing = replace(list_images(photos), unread=(b"val/dogs/",))
     with pytest.raises(SourceError, match=r"val/dogs/ cannot be listed, so the 6 rows"):
         make_plan(listing, str(out), olds, limit=None, overwrite=False, rehash=False)
     assert make_plan(listing, str(out), olds, limit=None, overwrite=True, rehash=False).dropped == 6

@@ -76,9 +76,5 @@ def describe(name: str) -> Entry:
 def layer_names(name: str) -> list[str]:
     """Every node at which `name` can be cut, in the order of execution."""
     families.check_name(name)
-    build = families.run_factory if families.is_factory(name) else _bare
-    return layers.node_names(build(name))
-
-
-def _bare(name: str) -> Any:
-    return families.build(name, seed=None)
+    model = families.run_factory(name)[0] if families.is_factory(name) else families.build(name, seed=None)
+    return layers.node_names(model)

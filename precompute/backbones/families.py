@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torchvision.models import get_model, get_model_weights, list_models
 
 from precompute.errors import BackboneError
+from precompute.inputs.base import Preprocess
 
 TINY = "tiny"
 Build = Callable[..., nn.Module]
@@ -92,8 +93,8 @@ def _construct(name: str, *, init: bool) -> nn.Module:
     return model
 
 
-def run_factory(name: str) -> nn.Module:
-    """Import `package.module:factory` (also from the current folder) and call it.
+def run_factory(name: str) -> tuple[nn.Module, Preprocess | None]:
+    """Import `package.module:factory` (also from the current folder) and call it: a module, or one and its Preprocess.
 
     Raises BackboneError where the import or the call fails, or where no torch.nn.Module comes back.
     """
@@ -101,18 +102,24 @@ def run_factory(name: str) -> nn.Module:
     with _current_folder_importable():
         try:
             factory = getattr(importlib.import_module(module_name), attribute)
-            model = factory()
+            made = factory()
         except Exception as error:
             raise BackboneError(
                 f"The backbone factory {name} failed: {type(error).__name__}: {error}",
                 hint=f"Check it with: python -c 'from {module_name} import {attribute}; {attribute}()'",
             ) from error
+    model, own = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    if own is not None and not isinstance(own, Preprocess):
+        raise BackboneError(
+            f"The backbone factory {name} returned a {type(own).__name__} beside its module.",
+            hint="The second value must be a precompute.inputs.base.Preprocess.",
+        )
     if not isinstance(model, nn.Module):
         raise BackboneError(
             f"The backbone factory {name} returned a {type(model).__name__}.",
-            hint="It must return a torch.nn.Module that takes (B, 3, H, W) float images.",
+            hint="It must return a torch.nn.Module that takes (B, 3, H, W) float images, or one and its Preprocess.",
         )
-    return model.cpu().eval()  # it may come from a GPU; the engine decides where it runs
+    return model.cpu().eval(), own  # it may come from a GPU; the engine decides where it runs
 
 
 @contextlib.contextmanager

@@ -4,47 +4,76 @@ from __future__ import annotations
 
 import difflib
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torchvision
 from torch import fx, nn
 from torchvision.models.feature_extraction import NodePathTracer, create_feature_extractor
 
-from precompute.backbones.layout import find_layout
+from precompute.backbones.layout import BATCH, Layout, find_layouts
 from precompute.errors import BackboneError
 
 OUTPUT = "output"
 """The layer name for what the whole module returns."""
 
 POOLINGS = ("none", "mean")
+ALL_BLOCKS = "all-blocks"
+"""The layer name for the output of each stage or block."""
+
+DOMINANT = 0.9
+POOLS = (nn.MaxPool2d, nn.AvgPool2d)
 PASSING = (nn.Dropout, nn.Identity, nn.Dropout2d)  # in eval mode these hand on what they get
 
 
+@dataclass(frozen=True)
+class Tap:
+    """Where features are taken: a layer, how they are pooled, their shape for one sample, and a name for each axis."""
+
+    layer: str
+    pooling: str
+    shape: tuple[int, ...]
+    axes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """The mean over `positions`, which are axes. prefix: tokens in front of the first of them that are left out."""
+
+    positions: tuple[int, ...] = ()
+    prefix: int = 0
+
+    def __call__(self, features: torch.Tensor) -> torch.Tensor:
+        if self.prefix:
+            size = features.shape[self.positions[0]] - self.prefix
+            features = features.narrow(self.positions[0], self.prefix, size)
+        return features.mean(dim=self.positions) if self.positions else features
+
+
 class Truncated(nn.Module):
-    """A network cut behind one node: (B, 3, H, W) -> (B, *shape), averaged over `positions`, which are axes.
+    """A network cut behind the last of its taps: its input -> for each tap (B, *shape)."""
 
-    prefix: tokens in front of the first of them that are no positions, and are left out.
-    """
-
-    def __init__(self, body: nn.Module, layer: str, positions: tuple[int, ...] = (), prefix: int = 0) -> None:
+    def __init__(self, body: nn.Module, layers: Sequence[str], poolings: Sequence[Pooling]) -> None:
         super().__init__()
         self.body = body
-        self.layer = layer
-        self.positions = positions
-        self.prefix = prefix
+        self.layers = tuple(layers)
+        self.poolings = tuple(poolings)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        features = self.body(images)
-        if isinstance(features, dict):
-            features = features[self.layer]
-        if not isinstance(features, torch.Tensor):
-            raise BackboneError(
-                f"The layer {self.layer!r} gives a {type(features).__name__}, not a tensor.",
-                hint="Name another layer with --layer.",
-            )
-        if self.prefix:
-            features = features.narrow(self.positions[0], self.prefix, features.shape[self.positions[0]] - self.prefix)
-        return features.mean(dim=self.positions) if self.positions else features
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        outputs = self.body(*inputs)
+        if not (isinstance(outputs, dict) and set(outputs) == set(self.layers)):
+            outputs = dict.fromkeys(self.layers, outputs)
+        return tuple(pool(_checked(outputs[name], name)) for name, pool in zip(self.layers, self.poolings, strict=True))
+
+
+def _checked(features: object, layer: str) -> torch.Tensor:
+    if not isinstance(features, torch.Tensor):
+        raise BackboneError(
+            f"The layer {layer!r} gives a {type(features).__name__}, not a tensor.",
+            hint="Name another layer with --layer.",
+        )
+    return features
 
 
 def node_names(model: nn.Module) -> list[str]:
@@ -52,30 +81,51 @@ def node_names(model: nn.Module) -> list[str]:
     return list(_trace(model)[1].values())
 
 
-def cut(model: nn.Module, layer: str, pooling: str, size: int = 224) -> Truncated:
-    """`model` up to and with the node `layer`, everything behind it removed.
+def cut(
+    model: nn.Module, wanted: Sequence[tuple[str, str]], inputs: tuple[torch.Tensor, ...]
+) -> tuple[Truncated, tuple[Tap, ...]]:
+    """`model` up to and with the last of `wanted`, pairs of a node and a pooling; everything behind it removed.
 
-    As in torchvision, a module's name stands for its last node (`layer4`). With the pooling "mean" its output for
-    images of `size` x `size` is averaged over positions, wherever their axes are; tokens in front that stand for no
-    position, such as ViT's class token, are left out. What has no positions, (B, C), stays as it is.
-    Raises BackboneError for unknown names, and where the axes of positions cannot be told.
+    As in torchvision, a module's name stands for its last node (`layer4`). With the pooling "mean" an output is
+    averaged over positions, wherever their axes are; tokens in front that stand for no position, such as ViT's class
+    token, are left out. What has no positions, (B, C), stays as it is. inputs: BATCH samples, to find shapes and axes.
+    Raises BackboneError for unknown names, for what is not a batch of features, and where the axes of positions cannot
+    be found; and what `model` raises for such inputs.
     """
-    body = model.eval() if layer == OUTPUT else _cut_graph(model, layer)
-    if pooling != "mean":
-        return Truncated(body, layer).eval()
-    try:
-        found, shape = find_layout(body.eval(), _graph_of(body), size)
-    except (RuntimeError, AssertionError, ValueError):  # of images of this size: whoever runs it next says so
-        return Truncated(body, layer).eval()
-    if len(shape) < 2:
-        return Truncated(body, layer).eval()
-    if found is None:
-        raise BackboneError(
-            f"Which axes of the layer {layer!r}, {' x '.join(map(str, shape))} for one image, are positions cannot be "
-            "told, so there is no mean over them.",
-            hint="Take --pooling none, a layer nearby, or a factory that averages itself.",
-        )
-    return Truncated(body, layer, found.positions, found.prefix).eval()
+    layers = [layer for layer, _ in wanted]
+    body = model.eval() if layers == [OUTPUT] else _cut_graph(model, layers)
+    plain = Truncated(body, layers, [Pooling()] * len(layers)).eval()
+    taps, poolings = [], []
+    for (layer, pooling), (layout, shape) in zip(wanted, _layouts(plain, inputs), strict=True):
+        pool = Pooling()
+        if pooling == "mean" and len(shape) >= 2:
+            if layout is None:
+                raise BackboneError(
+                    f"Which axes of the layer {layer!r}, {' x '.join(map(str, shape))} for one image, are positions "
+                    "cannot be told, so there is no mean over them.",
+                    hint="Take --pooling none, a layer nearby, or a factory that averages itself.",
+                )
+            pool = Pooling(layout.positions, layout.prefix)
+            kept = tuple(size for axis, size in enumerate(shape, start=1) if axis not in layout.positions)
+            taps.append(Tap(layer, pooling, kept, ("channel",) * len(kept)))
+        else:
+            axes = layout.axes if layout is not None else tuple(f"axis{place}" for place in range(1, len(shape) + 1))
+            taps.append(Tap(layer, pooling, shape, axes))
+        poolings.append(pool)
+    return Truncated(body, layers, poolings).eval(), tuple(taps)
+
+
+def _layouts(plain: Truncated, inputs: tuple[torch.Tensor, ...]) -> list[tuple[Layout | None, tuple[int, ...]]]:
+    """Of each tap, unpooled, the layout and the shape for one sample."""
+    with torch.inference_mode():
+        for layer, features in zip(plain.layers, plain(*inputs), strict=True):
+            if features.ndim < 2 or features.shape[0] != BATCH:
+                raise BackboneError(
+                    f"The layer {layer!r} gives shape {tuple(features.shape)} for {BATCH} images, which does not begin "
+                    "with the batch.",
+                    hint="Name a layer whose output is (batch, features...) with --layer.",
+                )
+    return find_layouts(plain.body, _graph_of(plain.body), inputs)
 
 
 def _graph_of(body: nn.Module) -> fx.GraphModule | None:
@@ -87,22 +137,85 @@ def _graph_of(body: nn.Module) -> fx.GraphModule | None:
         return None
 
 
-def _cut_graph(model: nn.Module, layer: str) -> fx.GraphModule:
-    names = node_names(model)
-    if not any(name == layer or name.startswith(f"{layer}.") for name in names):
-        parts = {name[:dot] for name in names for dot, letter in enumerate(name) if letter == "."}
-        close = difflib.get_close_matches(layer, [*names, *sorted(parts)], n=5, cutoff=0.4)
-        also = f" Close: {', '.join(close)}." if close else ""
-        raise BackboneError(
-            f"The backbone has no layer {layer!r}.{also}",
-            hint=f"Its {len(names)} layers end with {', '.join(names[-6:])}. "
-            "See all of them with `precompute backbones NAME --layers`.",
-        )
+def _cut_graph(model: nn.Module, layers: Sequence[str]) -> fx.GraphModule:
+    graph, qualified = _trace(model)
+    names = list(qualified.values())
+    last = next(iter(next(node for node in graph.nodes if node.op == "output").all_input_nodes))
+    nodes = {layer: qualified[last] if layer == OUTPUT else layer for layer in layers}
+    for layer in nodes.values():
+        if not any(name == layer or name.startswith(f"{layer}.") for name in names):
+            raise _unknown_layer(layer, names)
     try:
-        body: fx.GraphModule = create_feature_extractor(model, return_nodes={layer: layer}, suppress_diff_warning=True)
+        body: fx.GraphModule = create_feature_extractor(
+            model, return_nodes={node: layer for layer, node in nodes.items()}, suppress_diff_warning=True
+        )
     except Exception as error:
         raise _untraceable(error) from error
+    return _keeping(body, layers)
+
+
+def _keeping(body: fx.GraphModule, layers: Sequence[str]) -> fx.GraphModule:
+    """With its outputs in this order; what the network goes on with is copied, or operations in place change it."""
+    (output,) = (node for node in body.graph.nodes if node.op == "output")
+    kept = {}
+    for layer, node in output.args[0].items():
+        kept[layer] = node
+        if len(node.users) > 1:
+            with body.graph.inserting_after(node):
+                kept[layer] = body.graph.call_function(torch.clone, (node,))
+    output.args = ({layer: kept[layer] for layer in layers},)
+    body.graph.lint()
+    body.recompile()
     return body
+
+
+def _unknown_layer(layer: str, names: list[str]) -> BackboneError:
+    parts = {name[:dot] for name in names for dot, letter in enumerate(name) if letter == "."}
+    close = difflib.get_close_matches(layer, [*names, *sorted(parts)], n=5, cutoff=0.4)
+    also = f" Close: {', '.join(close)}." if close else ""
+    return BackboneError(
+        f"The backbone has no layer {layer!r}.{also}",
+        hint=f"Its {len(names)} layers end with {', '.join(names[-6:])}. "
+        "See all of them with `precompute backbones NAME --layers`.",
+    )
+
+
+def blocks(model: nn.Module) -> list[str]:
+    """The stages or blocks of a traceable network, in the order of execution, without the part with its classifier.
+
+    They are the parts of several operations at the first level that has more than one (a part that holds nine tenths
+    of them all is looked into); where a network has no such parts (VGG), its poolings. Raises BackboneError where it
+    has neither.
+    """
+    graph, qualified = _trace(model)
+    names = list(dict.fromkeys(qualified.values()))
+    try:
+        classifier = final_classifier(model)
+    except BackboneError:
+        classifier = ""
+    prefix = ""
+    while True:
+        sizes: dict[str, int] = {}
+        for name in names:
+            if name.startswith(prefix) and "." in name[len(prefix) :]:
+                part = prefix + name[len(prefix) :].partition(".")[0]
+                sizes[part] = sizes.get(part, 0) + 1
+        parts = [part for part, size in sizes.items() if size > 1 and not f"{classifier}.".startswith(f"{part}.")]
+        largest = max(parts, key=sizes.__getitem__, default="")
+        if not largest or sizes[largest] < DOMINANT * sum(sizes[part] for part in parts):
+            break
+        prefix = f"{largest}."
+    if parts:
+        return parts
+    modules = dict(model.named_modules())
+    pools = [
+        qualified[node] for node in graph.nodes if node.op == "call_module" and isinstance(modules[node.target], POOLS)
+    ]
+    if not pools:
+        raise BackboneError(
+            "The backbone has no blocks that could be told apart.", hint="Name the layers: --layer A --layer B."
+        )
+    return pools
 
 
 def default_layer(model: nn.Module) -> tuple[str, str, int]:

@@ -50,48 +50,75 @@ class Layout:
         return tuple(axis for axis, role in enumerate(self.roles) if role == "P")
 
     @property
+    def axes(self) -> tuple[str, ...]:
+        """A name for each axis but the batch: channel, height and width, or token where positions have one axis."""
+        places = iter(("height", "width") if len(self.positions) == 2 else ("token",) * len(self.positions))
+        return tuple("channel" if role == "C" else next(places) for role in self.roles[1:])
+
+    @property
     def clear(self) -> bool:
         """Whether it begins with the batch, and holds channels and nothing unknown."""
         return self.roles[0] == "B" and set(self.roles[1:]) <= {"C", "P"} and "C" in self.roles
 
 
-def find_layout(body: nn.Module, graph: fx.GraphModule | None, size: int) -> tuple[Layout | None, tuple[int, ...]]:
-    """The layout of what `body` gives for images of `size` x `size`, and its shape for one image.
+def find_layouts(
+    body: nn.Module, graph: fx.GraphModule | None, inputs: tuple[torch.Tensor, ...]
+) -> list[tuple[Layout | None, tuple[int, ...]]]:
+    """For each output of `body` its layout for `inputs`, BATCH samples, and its shape for one sample.
 
-    graph: `body` traced, where it can be. None where the layout cannot be told. Raises what `body` raises for such
-    images.
+    graph: `body` traced, where it can be. None where the layout cannot be found. Raises what `body` raises for such
+    inputs.
     """
-    first = next(body.parameters(), None)
-    dtype = torch.float32 if first is None else first.dtype
-    images = torch.zeros(BATCH, 3, size, size, dtype=dtype)
     with torch.inference_mode():
         follower = None if graph is None else _Follower(graph)
-        features = _tensor(body(images) if follower is None else follower.run(images))
-        found = None if follower is None else follower.layout
-        if features is not None and features.ndim == 4 and (found is None or not found.clear):
-            found = _by_size(body, features, torch.zeros(BATCH, 3, 2 * size, 2 * size, dtype=dtype))
-    shape = () if features is None else tuple(features.shape[1:])
-    return (found if found is not None and found.clear else None), shape
+        outputs = _tensors(body(*inputs) if follower is None else follower.run(*inputs))
+        layouts = [None] * len(outputs) if follower is None else follower.outputs
+        found: list[tuple[Layout | None, tuple[int, ...]]] = []
+        for place, features in enumerate(outputs):
+            layout = layouts[place] if place < len(layouts) else None
+            if features.ndim == 2:
+                layout = Layout("BC")
+            elif features.ndim == 4 and (layout is None or not layout.clear):
+                layout = _by_size(body, place, features, inputs)
+            found.append((layout if layout is not None and layout.clear else None, tuple(features.shape[1:])))
+    return found
 
 
-def _by_size(body: nn.Module, features: torch.Tensor, larger: torch.Tensor) -> Layout | None:
+def _by_size(body: nn.Module, place: int, features: torch.Tensor, inputs: tuple[torch.Tensor, ...]) -> Layout | None:
+    """By running twice the size; only of images, (B, 3, H, W)."""
+    if len(inputs) != 1 or inputs[0].ndim != 4:
+        return None
+    height, width = inputs[0].shape[2:]
+    larger = inputs[0].new_zeros((BATCH, inputs[0].shape[1], 2 * height, 2 * width))
     try:
-        other = _tensor(body(larger))
+        others = _tensors(body(larger))
     except (RuntimeError, AssertionError, ValueError):  # built for one size
         return None
-    if other is None or other.ndim != features.ndim:
+    if place >= len(others) or others[place].ndim != features.ndim:
         return None
-    grown = [axis for axis in range(1, features.ndim) if other.shape[axis] > features.shape[axis]]
+    grown = [axis for axis in range(1, features.ndim) if others[place].shape[axis] > features.shape[axis]]
     return Layout("B" + "".join("P" if axis in grown else "C" for axis in range(1, 4))) if len(grown) == 2 else None
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    """The tensors of what a network gives: one, or several by name or place."""
+    return [one for one in _values(value) if isinstance(one, torch.Tensor)]
+
+
+def _values(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return list(value) if isinstance(value, tuple | list) else [value]
 
 
 def _tensor(value: Any) -> torch.Tensor | None:
     """The tensor itself, or the first of several."""
-    if isinstance(value, dict):
-        value = next(iter(value.values()), None)
-    if isinstance(value, tuple | list) and value:
-        value = value[0]
-    return value if isinstance(value, torch.Tensor) else None
+    return next(iter(_tensors(value)), None)
+
+
+def _nodes(value: Any) -> list[fx.Node]:
+    """The nodes that a graph hands out, in the order of `_tensors`."""
+    return [one for one in _values(value) if isinstance(one, fx.Node)]
 
 
 class _Follower(fx.Interpreter):
@@ -101,14 +128,13 @@ class _Follower(fx.Interpreter):
         super().__init__(module)
         self.layouts: dict[fx.Node, Layout] = {}
         self.from_image: set[fx.Node] = set()
-        self.layout: Layout | None = None
+        self.outputs: list[Layout | None] = []
 
     def run_node(self, node: fx.Node) -> Any:
         result = super().run_node(node)
         tensor = _tensor(result)
         if node.op == "output":
-            kept = node.all_input_nodes
-            self.layout = self.layouts.get(kept[0]) if len(kept) == 1 else None
+            self.outputs = [self.layouts.get(one) for one in _nodes(node.args[0])]
         elif tensor is not None:
             tensors = [one for one in node.all_input_nodes if _tensor(self.env[one]) is not None]
             if node.op == "placeholder" or any(one in self.from_image for one in tensors):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,50 +13,63 @@ from torch import nn
 
 from precompute.backbones import checkpoints, families, layers, weights
 from precompute.backbones.families import TINY
+from precompute.backbones.layers import Tap
+from precompute.backbones.layout import BATCH
+from precompute.backbones.whole import WholeNetwork, network_input
 from precompute.errors import BackboneError, UsageError, WeightsError
+from precompute.inputs.base import Preprocess
+from precompute.inputs.images.preprocess import ImagePreprocess
 from precompute.inputs.images.transform import Transform
 
 POOLINGS = ("auto", *layers.POOLINGS)
+MAX_LAYERS = 64  # of one file
 MAX_SEED = 2**63 - 1  # of torch.manual_seed
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A frozen network cut at one layer, ready to run.
+    """A frozen network cut at some layers, ready to run.
 
-    module: (B, 3, crop, crop) normalised float images -> (B, *shape) features · weights: SHA-256 of the state dict ·
-    source: where the weights came from, as JSON, enough to load them again · notes: choices worth telling ·
+    module: the network's input -> for each tap (B, *shape) · taps: ascending by layer · weights: SHA-256 of the state
+    dict · source: where the weights came from, as JSON, enough to load them again · notes: choices worth telling ·
     file: path, size and mtime_ns of the weights' file as it was before it was read, None where they are no file.
     """
 
     name: str
     module: nn.Module
-    layer: str
-    pooling: str
-    shape: tuple[int, ...]
-    transform: Transform
+    taps: tuple[Tap, ...]
+    preprocess: Preprocess
     weights: str
     source: dict[str, Any]
     notes: tuple[str, ...] = ()
     file: dict[str, Any] | None = None
 
     @property
+    def is_code(self) -> bool:
+        """Whether it is code of the user's own, which may change."""
+        return families.is_factory(self.name)
+
+    @property
     def identity(self) -> str | None:
         """Names code and weights of `module`, to keep what is compiled; None for code that may change."""
-        if families.is_factory(self.name):
+        if self.is_code:
             return None
-        return f"{self.name} {self.weights} {self.layer} {self.pooling}"
+        return " ".join([self.name, self.weights, *(f"{tap.layer} {tap.pooling}" for tap in self.taps)])
 
-    def spec(self, *, decoder: str, precision: str, storage: str) -> dict[str, Any]:
+    def body(self) -> nn.Module:
+        """The whole network in one pass, in fp32: a batch as `Preprocess.host` gives it -> one tensor for each tap."""
+        return WholeNetwork(self.preprocess.device(), self.module, torch.float32).eval()
+
+    def spec(self, *, precision: str, storage: str) -> dict[str, Any]:
         """Everything that changes a feature's value, for the cache's key."""
         return {
             "backbone": self.name,
             "weights": self.weights,
-            "layers": [{"name": self.layer, "pooling": self.pooling}],
-            "transform": {**self.transform.spec(), "decoder": decoder},
+            "layers": [{"name": tap.layer, "pooling": tap.pooling, "axes": list(tap.axes)} for tap in self.taps],
+            "transform": self.preprocess.spec(),
             "precision": precision,
             "storage": storage,
-            "views": 1,
+            "views": self.preprocess.views,
         }
 
 
@@ -64,48 +77,93 @@ def load_backbone(
     name: str,
     *,
     weights: str = "DEFAULT",
-    layer: str | None = None,
+    layer: str | Sequence[str] | None = None,
     pooling: str = "auto",
     transform: Mapping[str, Any] | None = None,
 ) -> Backbone:
-    """The backbone `name`, with weights, cut at `layer`.
+    """The backbone `name`, with weights, cut at one layer or several.
 
-    name: `tiny`, a torchvision classification model, or `package.module:factory`.
+    name: `tiny`, a torchvision classification model, or `package.module:factory`; a factory returns a module, or a
+    pair of it and its `Preprocess`.
     weights: an entry such as DEFAULT or IMAGENET1K_V1, `random` or `random:SEED`, or the path of a state dict. For a
     factory DEFAULT means the weights it returns.
     layer: any node of torchvision's get_graph_node_names, or `output`; by default what enters the final classifier.
+    Several are taken in one pass: a list, each `NAME` or `NAME:POOLING`; `all-blocks` stands for the output of each
+    stage or block.
     pooling: "none", "mean" (over positions: of a map, or tokens without a class token) or "auto" (mean only in front of
-    a convolutional classifier).
+    a convolutional classifier), for layers that do not name theirs.
     transform: values of Transform that replace those of the weights entry.
-    Raises BackboneError and WeightsError; see their messages for the ways out.
+    Raises BackboneError, WeightsError and UsageError; see their messages for the ways out.
     """
     families.check_name(name)
     if pooling not in POOLINGS:
         options = ", ".join(POOLINGS)
         raise UsageError(f"pooling must be one of {options}. Got {pooling!r} instead.", hint="See --pooling.")
-    model, source, base, notes, file = _with_weights(name, weights)
-    model.requires_grad_(False)
-    chosen = replace(base, **transform) if transform else base
+    loaded = _with_weights(name, weights)
+    loaded.model.requires_grad_(False)
+    preprocess, notes = _preprocess(loaded, transform), loaded.notes
     if layer is None:
-        layer, found_pooling, more = _choose_layer(name, model)
-        notes += more
+        chosen, found_pooling, more = _choose_layer(name, loaded.model)
+        wanted, notes = [(chosen, found_pooling if pooling == "auto" else pooling)], (*notes, *more)
     else:
-        found_pooling = "none"
-    pooling = found_pooling if pooling == "auto" else pooling
-    digest = weights_digest(model)
-    module = layers.cut(model, layer, pooling, chosen.crop)
-    return Backbone(
-        name=name,
-        module=module,
-        layer=layer,
-        pooling=pooling,
-        shape=_feature_shape(module, chosen, name),
-        transform=chosen,
-        weights=digest,
-        source=source,
-        notes=notes,
-        file=file,
-    )
+        wanted = _wanted(loaded.model, [layer] if isinstance(layer, str) else layer, pooling)
+    digest = weights_digest(loaded.model)
+    module, taps = _cut(name, loaded.model, wanted, preprocess)
+    return Backbone(name, module, taps, preprocess, digest, loaded.source, notes, loaded.file)
+
+
+def _wanted(model: nn.Module, given: Sequence[str], pooling: str) -> list[tuple[str, str]]:
+    """Pairs of a layer and its pooling, ascending by layer."""
+    found: dict[str, str] = {}
+    for text in given:
+        name, _, suffix = text.rpartition(":")
+        if suffix not in POOLINGS or not name:
+            name, suffix = text, pooling
+        for layer in layers.blocks(model) if name == layers.ALL_BLOCKS else [name]:
+            if layer in found:
+                raise UsageError(f"The layer {layer!r} is named twice.", hint="Name each layer once: see --layer.")
+            found[layer] = "none" if suffix == "auto" else suffix
+    if not 1 <= len(found) <= MAX_LAYERS:
+        raise UsageError(
+            f"A file holds between 1 and {MAX_LAYERS} layers. Got {len(found)} instead.", hint="See --layer."
+        )
+    return sorted(found.items())
+
+
+def _cut(
+    name: str, model: nn.Module, wanted: list[tuple[str, str]], preprocess: Preprocess
+) -> tuple[nn.Module, tuple[Tap, ...]]:
+    """`model` cut at its taps, whose shapes are found by running a few empty samples."""
+    first = next((one for one in model.parameters() if one.is_floating_point()), None)
+    dtype = torch.float32 if first is None else first.dtype
+    batch = tuple(torch.stack([one] * BATCH) for one in preprocess.example())
+    try:
+        with torch.inference_mode():
+            inputs = network_input(preprocess.device(), batch, dtype)
+        return layers.cut(model, wanted, inputs)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        if isinstance(preprocess, ImagePreprocess):
+            size = preprocess.transform.crop
+            raise BackboneError(
+                f"{name} does not take images of {size} x {size}: {error}",
+                hint="Give the size it was built for: --crop PIXELS (and --resize PIXELS).",
+            ) from error
+        shapes = ", ".join(str(tuple(one.shape)) for one in batch)
+        raise BackboneError(
+            f"{name} does not take what its preprocessing gives, {shapes}: {error}",
+            hint="Let the factory return a module and a Preprocess that fit together.",
+        ) from error
+
+
+def _preprocess(loaded: _Loaded, transform: Mapping[str, Any] | None) -> Preprocess:
+    if isinstance(loaded.base, Transform):
+        return ImagePreprocess(replace(loaded.base, **transform) if transform else loaded.base)
+    if transform:
+        raise UsageError(
+            f"The factory has a preprocessing of its own, so {', '.join(transform)} cannot be set.",
+            hint="Leave these options out.",
+        )
+    return loaded.base
 
 
 def weights_digest(model: nn.Module) -> str:
@@ -113,20 +171,34 @@ def weights_digest(model: nn.Module) -> str:
     return weights.digest_of(model.state_dict())
 
 
-def _with_weights(
-    name: str, choice: str
-) -> tuple[nn.Module, dict[str, Any], Transform, tuple[str, ...], dict[str, Any] | None]:
-    """(model, where its weights came from, its own transform, notes, the file as it was before it was read)."""
+@dataclass(frozen=True)
+class _Loaded:
+    """A model with weights. base: its own transform or preprocessing · source, notes, file: see Backbone."""
+
+    model: nn.Module
+    source: dict[str, Any]
+    base: Transform | Preprocess
+    notes: tuple[str, ...] = ()
+    file: dict[str, Any] | None = None
+
+
+def _with_weights(name: str, choice: str) -> _Loaded:
     base, origin = _own_transform(name)
     word, _, seed = choice.partition(":")
     if word == "random":
-        return (*_random(name, seed), base, (f"weights are random; the transform is {origin}",), None)
-    if choice == "DEFAULT" and families.is_factory(name):
-        return families.run_factory(name), {"kind": "factory"}, base, (f"the transform is {origin}",), None
+        model, source = _random(name, seed)
+        return _Loaded(model, source, base, (f"weights are random; the transform is {origin}",))
     if choice == "DEFAULT" and name == TINY:
         from precompute.backbones.tiny import tiny
 
-        return tiny(), {"kind": "embedded"}, base, (), None
+        return _Loaded(tiny(), {"kind": "embedded"}, base)
+    about: tuple[str, ...] = (f"the transform is {origin}",)
+    own: Preprocess | None = None
+    if families.is_factory(name):
+        model, own = families.run_factory(name)
+        about = () if own else about
+        if choice == "DEFAULT":
+            return _Loaded(model, {"kind": "factory"}, own or base, about)
     known = families.entries(name)
     find = layers.final_classifier
     if choice == "DEFAULT" or choice in known:
@@ -135,15 +207,16 @@ def _with_weights(
         model = families.build(name, seed=None)
         notes = weights.fit_into(model, state, source=str(entry), model_name=name, find_classifier=find)
         source = {"kind": "entry", "entry": entry.name, "file": Path(file["path"]).name}
-        return model, source, Transform.from_preset(entry.transforms()), notes, file
+        return _Loaded(model, source, Transform.from_preset(entry.transforms()), notes, file)
     if not _looks_like_path(choice):
         options = ", ".join(["DEFAULT", *known, "random"])
         raise WeightsError(f"{name} has no weights {choice!r}.", hint=f"Take one of {options}, or the path of a file.")
-    model = families.run_factory(name) if families.is_factory(name) else families.build(name, seed=None)
+    if not families.is_factory(name):
+        model = families.build(name, seed=None)
     file = checkpoints.identity_of(choice)
     notes = weights.fit_into(model, checkpoints.load_file(choice), source=choice, model_name=name, find_classifier=find)
     source = {"kind": "file", "path": str(Path(choice).absolute())}
-    return model, source, base, (f"the transform is {origin}", *notes), file
+    return _Loaded(model, source, own or base, (*about, *notes), file)
 
 
 def _random(name: str, seed: str) -> tuple[nn.Module, dict[str, Any]]:
@@ -181,23 +254,3 @@ def _choose_layer(name: str, model: nn.Module) -> tuple[str, str, tuple[str, ...
             raise
         return layers.OUTPUT, "none", (f"the output of {name} is the feature: {error.message}",)
     return layer, pooling, ()
-
-
-def _feature_shape(module: nn.Module, transform: Transform, name: str) -> tuple[int, ...]:
-    """Shape of one image's features, by running one grey image."""
-    first = next(module.parameters(), None)
-    images = torch.zeros(1, 3, transform.crop, transform.crop, dtype=None if first is None else first.dtype)
-    try:
-        with torch.inference_mode():
-            features: torch.Tensor = module(images)
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise BackboneError(
-            f"{name} does not take images of {transform.crop} x {transform.crop}: {error}",
-            hint="Give the size it was built for: --crop PIXELS (and --resize PIXELS).",
-        ) from error
-    if features.ndim < 2 or features.shape[0] != 1:
-        raise BackboneError(
-            f"The layer gives shape {tuple(features.shape)} for one image, which does not begin with the batch.",
-            hint="Name a layer whose output is (batch, features...) with --layer.",
-        )
-    return tuple(features.shape[1:])

@@ -63,7 +63,12 @@ computation = _decorators(
     click.option(
         "--weights", default="DEFAULT", show_default=True, help="Entry, `random[:SEED]`, or a .pth/.safetensors file."
     ),
-    click.option("--layer", help="Node to take instead of what enters the final classifier."),
+    click.option(
+        "--layer",
+        multiple=True,
+        help="Node to take instead of what enters the final classifier, NAME or NAME:POOLING. Several times: several "
+        "layers in one pass. all-blocks: the output of each stage or block.",
+    ),
     click.option(
         "--pooling",
         type=click.Choice(["auto", "none", "mean"]),
@@ -120,7 +125,17 @@ computation = _decorators(
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace whatever ordinary file has that name.")
 
 
+def layer_lines(layers: dict[str, tuple[int, ...]], dtype: str) -> str:
+    """A line for each layer, such as `layer4, 512 x 7 x 7 float16`."""
+    return "\n".join(f"{layer}, {' x '.join(map(str, shape))} {dtype}" for layer, shape in layers.items())
+
+
 def taken_apart(options: dict[str, Any]) -> dict[str, Any]:
     """Options as `extract` takes them: those of the transform that were given, in a dictionary of their own."""
     transform = {name: options.pop(name) for name in TRANSFORM}
-    return {**options, "transform": {name: value for name, value in transform.items() if value is not None}}
+    layers = list(options.pop("layer"))
+    return {
+        **options,
+        "layer": layers[0] if len(layers) == 1 else layers or None,
+        "transform": {name: value for name, value in transform.items() if value is not None},
+    }

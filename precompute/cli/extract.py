@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from precompute.cli._options import computation, taken_apart
+from precompute.cli._options import computation, layer_lines, taken_apart
 from precompute.cli._output import (
     duration,
     finished,
@@ -22,7 +22,8 @@ from precompute.cli._output import (
 from precompute.cli._streams import SKIPPED
 
 if TYPE_CHECKING:
-    from precompute.extraction.result import Extraction, Progress
+    from precompute.extraction.conduct import Progress
+    from precompute.extraction.result import Extraction
 
 
 @click.command(no_args_is_help=True)
@@ -61,6 +62,7 @@ def extract(ctx: click.Context, /, source: str, output: str, as_json: bool, **op
       precompute extract digits -b tiny -o digits.h5
       precompute extract photos -b vit_b_16 --weights IMAGENET1K_SWAG_LINEAR_V1 -o vit.h5
       precompute extract photos -b resnet50 --weights my-weights.pth --layer layer3 --pooling mean -o l3.h5
+      precompute extract photos -b resnet50 --layer layer3:mean --layer layer4:mean --layer avgpool -o layers.h5
       precompute extract photos -b mypackage.models:make_net --resize 128 --crop 128 -o mine.h5
 
     \b
@@ -107,8 +109,8 @@ def _summary(result: Extraction) -> None:
         note(f"Note: {line}")
     for line in result.warnings:
         note(f"Warning: {line}")
-    for line in result.passed:
-        note(f"Not taken: {line}")
+    for line in result.ignored:
+        note(f"Ignored: {line}")
     for name, reason, detail in result.failed:
         note(f"Skipped: {name}: {reason.lower().replace('_', ' ')} ({detail})")
     failed = sum(result.failures.values())
@@ -117,7 +119,7 @@ def _summary(result: Extraction) -> None:
         [
             ("cache", result.path),
             ("samples", f"{result.rows:,} {_labels(result)}{_splits(result)}"),
-            ("features", f"{result.layer}, {' x '.join(map(str, result.shape))} {result.dtype}"),
+            ("features", layer_lines(result.layers, result.dtype)),
             ("computed", f"{result.computed:,} images with {_engine(result)}" if result.computed else "nothing new"),
             ("chosen", result.why.replace("; ", "\n") if result.computed and result.why else None),
             ("compared", result.audit.words if result.audit else None),

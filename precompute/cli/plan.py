@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from precompute.cli._options import computation, taken_apart
+from precompute.cli._options import computation, layer_lines, taken_apart
 from precompute.cli._output import duration, json_option, note, print_json, print_pairs
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def _tell(found: Forecast) -> None:
         [
             ("images", f"{found.images:,}, {found.to_read:,} of them to be read"),
             ("unreadable", f"{found.failed:,} of those looked at" if found.failed else None),
-            ("features", f"{found.layer}, {' x '.join(map(str, found.shape))} {found.dtype}"),
+            ("features", layer_lines(found.layers, found.dtype)),
             ("engine", f"{found.engine} on {found.device} in {found.precision}, {found.batch_size} at a time"),
             ("chosen", found.why.replace("; ", "\n") or None),
             ("time", f"about {duration(found.seconds)} ({basis}; {found.start_seconds:.1f} s to start)"),

@@ -14,7 +14,8 @@ from precompute.cli._streams import SKIPPED
 
 if TYPE_CHECKING:
     from precompute.cache import Cache, Verification
-    from precompute.extraction.result import Extraction, Progress
+    from precompute.extraction.conduct import Progress
+    from precompute.extraction.result import Extraction
     from precompute.extraction.source_comparison import SourceComparison
 
 NAMED = 10

@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from precompute.backbones.load import Backbone
-from precompute.engines.base import EngineChoice
-from precompute.engines.guard import LEAST_COSINE, as_stored, cosine, spread
+from precompute.engines.base import EngineChoice, Features, Tensors
+from precompute.engines.guard import LEAST_COSINE, as_stored, spread, worst_of
 from precompute.engines.torch import REFERENCE_BATCH, Reference
 
 SHARE, LEAST_IMAGES = 1 / 1000, 16
@@ -90,7 +89,7 @@ class EngineAudit:
         self._reference: Reference | None = None
         self._storage = storage
         self._rows = frozenset(spread(rows, max(LEAST_IMAGES, math.ceil(len(rows) * SHARE))).tolist())
-        self._waiting: deque[tuple[str, torch.Tensor, NDArray[np.floating[Any]]]] = deque()
+        self._waiting: deque[tuple[str, Tensors, tuple[NDArray[np.float64], ...]]] = deque()
         self._cosines: list[tuple[float, str]] = []
         self._began, self._seconds = time.monotonic(), 0.0
         self._an_image = FIRST_SECONDS  # what the next one is expected to take: as long as the last
@@ -99,9 +98,10 @@ class EngineAudit:
         """Whether the pixels of `row` are to be kept until its features are there."""
         return row in self._rows
 
-    def show(self, images: Sequence[tuple[str, torch.Tensor, NDArray[np.floating[Any]]]]) -> None:
-        """(id, pixels (3, crop, crop) uint8, features (*shape) as the engine gave them) of rows that it wants."""
-        self._waiting.extend(images)
+    def show(self, images: Sequence[tuple[str, Tensors, Features]]) -> None:
+        """(id, tensors of `Preprocess.host`, features of each tap (*shape) as the engine gave them) of wanted rows."""
+        for name, tensors, features in images:
+            self._waiting.append((name, tensors, tuple(as_stored(tap[None], self._storage)[0] for tap in features)))
         while len(self._waiting) > WAITING:
             self._waiting.popleft()
         self._look(REFERENCE_BATCH)
@@ -125,12 +125,11 @@ class EngineAudit:
             if self._seconds + count * self._an_image > TIME_SHARE * (began - self._began):
                 break
             if self._reference is None:
-                self._reference = Reference(self._model.module, self._model.transform, self._device)
-            names, pixels, features = zip(*(self._waiting.popleft() for _ in range(count)), strict=True)
-            stored = as_stored(np.stack(features), self._storage)
-            found = cosine(stored, self._reference(pixels))
-            # A row that is not finite has failed, which is reported as such
-            whole = np.flatnonzero(np.all(np.isfinite(stored), axis=1))
-            self._cosines += [(float(found[place]), names[place]) for place in whole]
+                self._reference = Reference(self._model.module, self._model.preprocess, self._device)
+            names, tensors, features = zip(*(self._waiting.popleft() for _ in range(count)), strict=True)
+            found = worst_of(features, self._reference(tensors))
+            for name, stored, value in zip(names, features, found, strict=True):
+                if all(np.isfinite(tap).all() for tap in stored):  # else the row has failed, which is reported as such
+                    self._cosines.append((float(value.min()), name))
             took = time.monotonic() - began
             self._seconds, self._an_image = self._seconds + took, took / count

@@ -10,6 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+Tensors = tuple[torch.Tensor, ...]
+Features = tuple[NDArray[np.float32], ...]
+
 
 @dataclass(frozen=True)
 class EngineChoice:
@@ -51,19 +54,19 @@ class Engine(ABC):
         return self.choice.batch_size
 
     @abstractmethod
-    def start(self, images: Sequence[torch.Tensor]) -> None:
-        """Take at most `batch_size` images, (3, crop, crop) uint8, of which the engine makes its own copy."""
+    def start(self, samples: Sequence[Tensors]) -> None:
+        """Take at most `batch_size` samples, as `Preprocess.host` gives them; the engine makes its own copy."""
 
     @abstractmethod
-    def finish(self) -> NDArray[np.float32]:
-        """The features, (n, *shape) float32, of the batch that was started first and not finished yet."""
+    def finish(self) -> Features:
+        """The features of the batch that was started first and not finished yet: for each tap (n, *shape) float32."""
 
-    def __call__(self, images: Sequence[torch.Tensor]) -> NDArray[np.float32]:
+    def __call__(self, samples: Sequence[Tensors]) -> Features:
         """Start and finish one batch, with no other under way."""
-        self.start(images)
+        self.start(samples)
         return self.finish()
 
-    def map(self, batches: Iterable[Sequence[torch.Tensor]]) -> Iterator[NDArray[np.float32]]:
+    def map(self, batches: Iterable[Sequence[Tensors]]) -> Iterator[Features]:
         """The features of each batch, in their order, with as many under way as there may be. See `start`, `finish`."""
         under_way = 0
         for batch in batches:
@@ -76,10 +79,16 @@ class Engine(ABC):
             yield self.finish()
 
 
-def fill(buffer: torch.Tensor, images: Sequence[torch.Tensor]) -> None:
-    """Copy images (3, crop, crop) into the first places of `buffer`, (batch, crop, crop, 3) uint8.
+def fill(buffers: Sequence[torch.Tensor], samples: Sequence[Tensors]) -> None:
+    """Copy the tensors of each sample into the first places of `buffers`, (batch, *shape) each.
 
-    In one call: each call of torch gives up the interpreter's lock, and with 16 decoding threads waiting for it a call
-    an image took longer than the network did.
+    In one call for each: every call of torch gives up the interpreter's lock, and with 16 decoding threads waiting for
+    it a call a sample took longer than the network did.
     """
-    torch.stack(list(images), out=buffer.permute(0, 3, 1, 2)[: len(images)])
+    for place, buffer in enumerate(buffers):
+        torch.stack([sample[place] for sample in samples], out=buffer[: len(samples)])
+
+
+def buffers_of(example: Tensors, batch_size: int, *, pin_memory: bool = False) -> tuple[torch.Tensor, ...]:
+    """Memory for a batch of samples like `example`, zeros."""
+    return tuple(torch.zeros((batch_size, *one.shape), dtype=one.dtype, pin_memory=pin_memory) for one in example)

@@ -168,7 +168,7 @@ def choose(found: Candidates, model: Backbone, images: Sample) -> Decision:
         if not proved:
             images.begin(model)  # beside the compiling
         try:
-            engine = make_engine(model.module, model.transform, choice, identity=model.identity)
+            engine = make_engine(model.module, model.preprocess, choice, identity=model.identity)
         except BackboneError as error:
             if choice.engine == last.engine:
                 raise

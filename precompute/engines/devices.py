@@ -7,7 +7,7 @@ from torch import nn
 
 from precompute.engines.base import Engine, EngineChoice
 from precompute.errors import DeviceError, UsageError
-from precompute.inputs.images.transform import Transform
+from precompute.inputs.base import Preprocess
 
 ENGINES = ("torch", "openvino")
 PRECISIONS = ("fp32", "bf16", "fp16")
@@ -40,7 +40,7 @@ def default_batch(engine: str, device: str, module: nn.Module | None = None) -> 
     return BATCH_SIZES.get((engine, torch.device(device).type), 32)
 
 
-def make_engine(module: nn.Module, transform: Transform, choice: EngineChoice, *, identity: str | None) -> Engine:
+def make_engine(module: nn.Module, preprocess: Preprocess, choice: EngineChoice, *, identity: str | None) -> Engine:
     """The engine of `choice` for `module`, ready to run; the values of `module` stay as they are.
 
     identity: names the module's code and weights, so that what is compiled can be kept for later processes; None
@@ -49,10 +49,10 @@ def make_engine(module: nn.Module, transform: Transform, choice: EngineChoice, *
     if choice.engine == "openvino":
         from precompute.engines.openvino import OpenVINOEngine
 
-        return OpenVINOEngine(module, transform, choice, identity=identity)
+        return OpenVINOEngine(module, preprocess, choice, identity=identity)
     from precompute.engines.torch import TorchEngine
 
-    return TorchEngine(module, transform, choice)
+    return TorchEngine(module, preprocess, choice)
 
 
 def check_device(device: str) -> str:

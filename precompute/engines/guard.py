@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from precompute.backbones.load import Backbone
-from precompute.engines.base import Engine
+from precompute.engines.base import Engine, Tensors
 from precompute.engines.torch import REFERENCE_BATCH as PART
 from precompute.engines.torch import Reference
 
@@ -27,13 +26,17 @@ LEAST_COSINE = 0.999
 
 @dataclass(frozen=True)
 class Trial:
-    """How one engine and precision did. worst, median: cosine to fp32 eager torch over so many `images`."""
+    """How one engine and precision did. worst, median: cosine to fp32 eager torch over so many `images`.
+
+    An image counts with the layer in which it is worst; layer: the one that is worst of all, "" where there is one.
+    """
 
     engine: str
     precision: str
     worst: float
     median: float
     images: int
+    layer: str = ""
 
     @property
     def passed(self) -> bool:
@@ -43,8 +46,8 @@ class Trial:
     def words(self) -> str:
         verdict = "passes" if self.passed else f"fails (below {LEAST_COSINE})"
         return (
-            f"{self.precision} with {self.engine} {verdict}: cosine to fp32 at worst {self.worst:.5f}, "
-            f"median {self.median:.5f} over {self.images} images"
+            f"{self.precision} with {self.engine} {verdict}: cosine to fp32 at worst {self.worst:.5f}"
+            f"{f' ({self.layer})' if self.layer else ''}, median {self.median:.5f} over {self.images} images"
             + (", where some features were nothing or no numbers as they are stored" if self.worst == -1 else "")
         )
 
@@ -55,27 +58,27 @@ class Trial:
 class Sample:
     """Images of a source, spread over it, that engines prove themselves on; read and computed once, when first needed.
 
-    read: gives at most IMAGES of them, (3, crop, crop) uint8 each. The sample's length is how many could be read.
+    read: gives at most IMAGES of them, as `Preprocess.host` does. The sample's length is how many could be read.
     """
 
-    def __init__(self, read: Callable[[], list[torch.Tensor]]) -> None:
+    def __init__(self, read: Callable[[], list[Tensors]]) -> None:
         self._read = read
-        self._parts: list[Future[NDArray[np.float64]]] = []
+        self._parts: list[Future[tuple[NDArray[np.float64], ...]]] = []
 
     def __len__(self) -> int:
-        return len(self.pixels)
+        return len(self.samples)
 
     @cached_property
-    def pixels(self) -> list[torch.Tensor]:
-        """(3, crop, crop) uint8 each."""
+    def samples(self) -> list[Tensors]:
+        """Their tensors."""
         return self._read()
 
     def begin(self, model: Backbone) -> None:
         """Begin to compute the features of fp32 torch in a thread, beside whatever the caller does next."""
         if any(part.cancelled() for part in self._parts) or not self._parts:
-            reference = Reference(model.module, model.transform)
+            reference = Reference(model.module, model.preprocess)
             pool = ThreadPoolExecutor(1, thread_name_prefix="reference")
-            parts = [self.pixels[start : start + PART] for start in range(0, len(self), PART)]
+            parts = [self.samples[start : start + PART] for start in range(0, len(self), PART)]
             done = [part for part in self._parts if not part.cancelled()]
             self._parts = done + [pool.submit(reference, part) for part in parts[len(done) :]]
             pool.shutdown(wait=False)
@@ -85,8 +88,8 @@ class Sample:
         for part in self._parts:
             part.cancel()
 
-    def features(self, model: Backbone, start: int) -> NDArray[np.float64]:
-        """(at most PART, everything) float64 of the images from `start`, a multiple of PART, on: fp32 eager torch's."""
+    def features(self, model: Backbone, start: int) -> tuple[NDArray[np.float64], ...]:
+        """For each tap (at most PART, everything) float64 of the images from `start`, a multiple of PART, on."""
         self.begin(model)
         return self._parts[start // PART].result()
 
@@ -103,24 +106,38 @@ def trial(sample: Sample, model: Backbone, engine: Engine, *, storage: str = "fl
     float16 makes nothing of what is below 6e-8, infinity of what is above 65504, and features of either size fail.
     """
     choice, size = engine.choice, engine.batch_size
-    pixels = sample.pixels[:EXACT_IMAGES] if choice.precision == "fp32" else sample.pixels
-    cosines: list[float] = []
+    samples = sample.samples[:EXACT_IMAGES] if choice.precision == "fp32" else sample.samples
+    cosines: list[NDArray[np.float64]] = []  # one array for each image, one value for each tap
 
-    def batches() -> Iterator[list[torch.Tensor]]:
-        for start in range(0, len(pixels), size):
-            if min(cosines, default=1.0) >= LEAST_COSINE:
-                yield pixels[start : start + size]
+    def good() -> bool:
+        return all(one.min() >= LEAST_COSINE for one in cosines)
 
-    waiting = np.zeros((0, 0))
+    def batches() -> Iterator[list[Tensors]]:
+        for start in range(0, len(samples), size):
+            if good():
+                yield samples[start : start + size]
+
+    waiting: list[tuple[NDArray[np.float64], ...]] = []  # of images, as stored
     for features in engine.map(batches()):
-        stored = as_stored(features, storage)
-        waiting = np.concatenate([waiting, stored]) if len(waiting) else stored
-        last = len(cosines) + len(waiting) == len(pixels)
-        while min(cosines, default=1.0) >= LEAST_COSINE and (len(waiting) >= PART or (last and len(waiting))):
+        waiting += zip(*(as_stored(tap, storage) for tap in features), strict=True)
+        last = len(cosines) + len(waiting) == len(samples)
+        while good() and (len(waiting) >= PART or (last and waiting)):
             part, waiting = waiting[:PART], waiting[PART:]
-            cosines += cosine(part, sample.features(model, len(cosines))[: len(part)]).tolist()
+            cosines += worst_of(part, sample.features(model, len(cosines)))
     sample.enough()
-    return Trial(choice.engine, choice.precision, min(cosines), float(np.median(cosines)), len(cosines))
+    values = np.array([one.min() for one in cosines])
+    tap = int(cosines[int(values.argmin())].argmin())
+    layer = model.taps[tap].layer if len(model.taps) > 1 else ""
+    return Trial(choice.engine, choice.precision, float(values.min()), float(np.median(values)), len(values), layer)
+
+
+def worst_of(
+    images: Sequence[tuple[NDArray[np.float64], ...]], reference: tuple[NDArray[np.float64], ...]
+) -> list[NDArray[np.float64]]:
+    """For each of k images the cosines of its taps, (taps,), to those of `reference`, k rows or more for each tap."""
+    taps = zip(*images, strict=True)
+    found = [cosine(np.stack(tap), other[: len(images)]) for tap, other in zip(taps, reference, strict=True)]
+    return list(np.stack(found, axis=1))
 
 
 def as_stored(features: NDArray[np.floating[Any]], storage: str) -> NDArray[np.float64]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
 import warnings
 from collections import deque
@@ -14,14 +15,14 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
+from precompute.backbones.whole import WholeNetwork
 from precompute.engines import model_cache
-from precompute.engines.base import Engine, EngineChoice, fill
-from precompute.engines.torch import Normalised, attention_lock
+from precompute.engines.base import Engine, EngineChoice, Features, Tensors, buffers_of, fill
+from precompute.engines.torch import attention_lock
 from precompute.errors import BackboneError
-from precompute.inputs.images.transform import Transform
+from precompute.inputs.base import Preprocess
 from precompute.system import cores
 
 HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
@@ -29,7 +30,7 @@ CAPABILITIES = {"bf16": "BF16", "fp16": "FP16"}
 DECIDING = ("openvino", "torch", "torchvision", "precompute")
 """Packages whose release decides what a backbone's name compiles to."""
 
-_converted: WeakKeyDictionary[nn.Module, tuple[Transform, Any]] = WeakKeyDictionary()
+_converted: WeakKeyDictionary[nn.Module, tuple[Preprocess, Any]] = WeakKeyDictionary()
 
 
 def load_openvino() -> Any:
@@ -67,31 +68,35 @@ class OpenVINOEngine(Engine):
     """
 
     def __init__(
-        self, module: nn.Module, transform: Transform, choice: EngineChoice, *, identity: str | None = None
+        self, module: nn.Module, preprocess: Preprocess, choice: EngineChoice, *, identity: str | None = None
     ) -> None:
         super().__init__(choice)
-        compiled = self._compiled(module, transform, identity)
+        example = preprocess.example()
+        compiled = self._compiled(module, preprocess, identity)
+        self._taps = len(compiled.outputs)
         self.depth = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
-        shape = (choice.batch_size, transform.crop, transform.crop, 3)
-        self._free = deque(_Request(compiled, shape) for _ in range(self.depth))
+        self._free = deque(_Request(compiled, example, choice.batch_size) for _ in range(self.depth))
         self._under_way: deque[_Request] = deque()
 
-    def start(self, images: Sequence[torch.Tensor]) -> None:
+    def start(self, samples: Sequence[Tensors]) -> None:
         request = self._free.popleft()
-        fill(request.pixels, images)
-        request.count = len(images)
+        fill(request.buffers, samples)
+        request.count = len(samples)
         request.infer.start_async()
         self._under_way.append(request)
 
-    def finish(self) -> NDArray[np.float32]:
+    def finish(self) -> Features:
         request = self._under_way.popleft()
         request.infer.wait()
         # A copy: the memory is used again for another batch
-        features = np.array(request.infer.get_output_tensor(0).data[: request.count], dtype=np.float32)
+        features = tuple(
+            np.array(request.infer.get_output_tensor(tap).data[: request.count], dtype=np.float32)
+            for tap in range(self._taps)
+        )
         self._free.append(request)
         return features
 
-    def _compiled(self, module: nn.Module, transform: Transform, identity: str | None) -> Any:
+    def _compiled(self, module: nn.Module, preprocess: Preprocess, identity: str | None) -> Any:
         openvino = load_openvino()
         core = the_core()
         config = {
@@ -101,7 +106,7 @@ class OpenVINOEngine(Engine):
             # Decoding threads share the cores: a thread that may not move waits behind them
             "ENABLE_CPU_PINNING": False,
         }
-        name = None if identity is None else _file_name(core, identity, transform, self.choice.batch_size, config)
+        name = None if identity is None else _file_name(core, identity, preprocess, self.choice.batch_size, config)
         if name is not None and (blob := model_cache.read(name)) is not None:
             try:
                 # As a tensor it is read where it lies; as bytes it would be copied twice
@@ -111,8 +116,9 @@ class OpenVINOEngine(Engine):
             except Exception as error:  # noqa: BLE001 - whatever wrong contents lead OpenVINO to, such as UnicodeDecodeError
                 self.notes += (f"the compiled model that was kept could not be used ({_first_line(error)})",)
                 model_cache.discard(name)
-        model = _convert(openvino, module, transform)
-        model.reshape([self.choice.batch_size, transform.crop, transform.crop, 3])
+        model = _convert(openvino, module, preprocess)
+        shapes = [[self.choice.batch_size, *one.shape] for one in preprocess.example()]
+        model.reshape(dict(enumerate(shapes)))
         compiled = core.compile_model(model, "CPU", config)
         if name is not None:
             exported = compiled.export_model()
@@ -126,20 +132,21 @@ class OpenVINOEngine(Engine):
 class _Request:
     """One batch's memory and the request that reads it."""
 
-    def __init__(self, compiled: Any, shape: tuple[int, ...]) -> None:
-        self.pixels = torch.zeros(shape, dtype=torch.uint8)
+    def __init__(self, compiled: Any, example: Tensors, batch_size: int) -> None:
+        self.buffers = buffers_of(example, batch_size)
         self.infer = compiled.create_infer_request()
-        self.infer.set_input_tensor(load_openvino().Tensor(self.pixels.numpy(), shared_memory=True))
+        for place, buffer in enumerate(self.buffers):
+            self.infer.set_input_tensor(place, load_openvino().Tensor(buffer.numpy(), shared_memory=True))
         self.count = 0
 
 
-def _convert(openvino: Any, module: nn.Module, transform: Transform) -> Any:
+def _convert(openvino: Any, module: nn.Module, preprocess: Preprocess) -> Any:
     """`module` behind its normalisation as an OpenVINO model of any batch size, made once for each module."""
     known = _converted.get(module)
-    if known is not None and known[0] == transform:
+    if known is not None and known[0] == preprocess:
         return known[1]
-    wrapped = Normalised(module, transform, torch.float32).eval()
-    example = torch.zeros(1, transform.crop, transform.crop, 3, dtype=torch.uint8)
+    wrapped = WholeNetwork(preprocess.device(), module, torch.float32).eval()
+    example = buffers_of(preprocess.example(), 1)
     fast_path = torch.backends.mha.get_fastpath_enabled()
     try:
         with warnings.catch_warnings(), torch.no_grad(), attention_lock(module):
@@ -149,20 +156,22 @@ def _convert(openvino: Any, module: nn.Module, transform: Transform) -> Any:
                 traced = torch.jit.trace(wrapped, example, check_trace=False)  # type: ignore[no-untyped-call]
             finally:
                 torch.backends.mha.set_fastpath_enabled(fast_path)
-            model = openvino.convert_model(traced, input=[openvino.PartialShape([-1, *example.shape[1:]])])
+            shapes = [openvino.PartialShape([-1, *one.shape[1:]]) for one in example]
+            model = openvino.convert_model(traced, input=shapes)
     except Exception as error:
         raise BackboneError(
             f"OpenVINO cannot convert the backbone ({_first_line(error)}).", hint="Take --engine torch."
         ) from error
-    _converted[module] = transform, model
+    _converted[module] = preprocess, model
     return model
 
 
-def _file_name(core: Any, identity: str, transform: Transform, batch_size: int, config: dict[str, Any]) -> str:
+def _file_name(core: Any, identity: str, preprocess: Preprocess, batch_size: int, config: dict[str, Any]) -> str:
     """Names everything that decides the compiled model, this machine's processor included."""
     parts = [
         identity,
-        str((transform.crop, transform.mean, transform.std, batch_size)),
+        json.dumps(preprocess.spec(), sort_keys=True),
+        str(batch_size),
         str(sorted(config.items())),
         str(core.get_property("CPU", "FULL_DEVICE_NAME")),
         str(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")),

@@ -12,12 +12,11 @@ from precompute.engines.choice import Begun
 from precompute.engines.devices import MAX_BATCH, PRECISIONS
 from precompute.errors import CacheFormatError
 from precompute.extraction.matching import partial_path
-from precompute.inputs.images.transform import DECODER
 
 
 def begun_with(path: str, model: Backbone) -> Begun:
     """What the last run that made rows with these settings took, in the file in progress or the finished one."""
-    wanted = _without_precision(model.spec(decoder=DECODER, precision="", storage=""))
+    wanted = _without_precision(model.spec(precision="", storage=""))
     for name in (partial_path(path), path):
         if not os.path.lexists(name):
             continue

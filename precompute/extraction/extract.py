@@ -5,28 +5,29 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from precompute.cache import WriteLock
 from precompute.errors import SourceError, UsageError
+from precompute.extraction.conduct import Conduct, Progress
 from precompute.extraction.output import check_cache_output
 from precompute.extraction.request import Request, unchanged
-from precompute.extraction.result import Extraction, Progress, count_outcomes, describe
-from precompute.inputs.images.formats import EXTENSIONS
-from precompute.sources.folder import Listing, list_folder, mtime_ns
+from precompute.extraction.result import Extraction, count_outcomes, describe
+from precompute.inputs.images.formats import IMAGES
+from precompute.sources.base import Source
+from precompute.sources.folder import list_folder
 
 STORAGES = ("auto", "float16", "float32")
-ON_ERROR = ("skip", "stop")
 
 
 def extract(
-    source: str | os.PathLike[str],
+    source: str | os.PathLike[str] | Source,
     out: str | os.PathLike[str],
     *,
     backbone: str,
     weights: str = "DEFAULT",
-    layer: str | None = None,
+    layer: str | Sequence[str] | None = None,
     pooling: str = "auto",
     transform: dict[str, Any] | None = None,
     engine: str = "auto",
@@ -45,6 +46,8 @@ def extract(
     stop: Callable[[], int] | None = None,
 ) -> Extraction:
     """Run a frozen backbone once over the images below `source` and keep its features in the HDF5 file `out`.
+
+    source: a folder, or a `precompute.sources.base.Source` of your own, with a backbone whose preprocessing reads it.
 
     Only what `out` does not hold yet is computed; an interrupted run goes on where it was. The file appears under
     `out` when it is whole; until then it is `out` + ".partial", which `open_cache` can read meanwhile.
@@ -67,32 +70,33 @@ def extract(
     Raises SourceError, BackboneError, WeightsError, DeviceError, CacheError and its kinds, UsageError, Stopped.
     """
     began = time.monotonic()
-    check_options(dtype, workers, on_error=on_error, limit=limit)
+    check_options(dtype, limit)
+    conduct = Conduct(workers, on_error, progress, stop)
+    layers = layer if layer is None or isinstance(layer, str) else list(layer)
     request = Request(
-        backbone, weights, layer, pooling, transform or {}, engine, precision, compile, dtype, device, batch_size
+        backbone, weights, layers, pooling, transform or {}, engine, precision, compile, dtype, device, batch_size
     )
     path = check_cache_output(out, overwrite=overwrite, inputs=(weights,)).path
-    if os.path.isfile(source):
-        raise SourceError(f"{source} is a file.", hint="Name the folder that holds the images.")
-    listing = list_folder(source, limit=limit)
-    _refuse_image(path, listing)
+    samples = open_source(source, limit=limit)
+    if samples.reads(path):
+        raise UsageError(
+            f"The output {path} is one of the samples of the source, or would be one next time.",
+            hint="Nothing was changed. Choose another output, such as features.h5.",
+        )
     with contextlib.nullcontext() if dry_run else WriteLock(path):
-        result = None if dry_run or rehash or overwrite else _recognise(path, listing, request)
+        result = None if dry_run or rehash or overwrite else _recognise(path, samples, request)
         if result is None:
             from precompute.extraction.run import run  # loads torch
 
             result = run(
                 path,
-                listing,
+                samples,
                 request,
-                workers=workers,
-                on_error=on_error,
+                conduct,
                 limit=limit,
                 overwrite=overwrite,
                 rehash=rehash,
                 dry_run=dry_run,
-                progress=progress,
-                stop=stop,
             )
     if not dry_run:
         count_outcomes(path, result)
@@ -100,57 +104,47 @@ def extract(
     return result
 
 
-def _refuse_image(path: str, listing: Listing) -> None:
-    """Raise UsageError where the output is an image of the source, under whatever name, or would be one next time."""
-    name = os.fsencode(os.path.realpath(path))
-    inside = name.startswith(os.path.join(os.path.realpath(listing.root), b""))
-    if inside and os.path.splitext(name)[1].lower() in EXTENSIONS:
-        raise _is_image(path, "would be")
-    if not os.path.exists(path):
-        return
-    status = os.stat(path)
-    alike = (listing.sizes == status.st_size) & (listing.mtimes == mtime_ns(status))
-    for row in alike.nonzero()[0]:
-        with contextlib.suppress(OSError):  # an image that is gone is not the output
-            if os.path.samestat(status, os.stat(listing.path(row))):
-                raise _is_image(path, "is")
+def open_source(source: str | os.PathLike[str] | Source, *, limit: int | None = None) -> Source:
+    """What is to be extracted: a folder of images, or a source that the caller made.
+
+    Raises SourceError, and UsageError for a limit on a source that cannot be cut.
+    """
+    if isinstance(source, Source):
+        if limit is not None and limit < len(source):
+            raise UsageError(
+                f"{source.name} has {len(source):,} samples, and a limit is for folders.",
+                hint="Make a source of fewer samples.",
+            )
+        return source
+    if os.path.isfile(source):
+        raise SourceError(f"{os.fspath(source)} is a file.", hint="Name the folder that holds the images.")
+    return list_folder(source, IMAGES, limit=limit)
 
 
-def _is_image(path: str, verb: str) -> UsageError:
-    return UsageError(
-        f"The output {path} {verb} one of the images of the source.",
-        hint="It is left as it is. Choose another output, such as features.h5.",
-    )
-
-
-def _recognise(path: str, listing: Listing, request: Request) -> Extraction | None:
+def _recognise(path: str, source: Source, request: Request) -> Extraction | None:
     """What to tell where the finished file is already what this call would make."""
-    found = unchanged(path, listing, request)
+    found = unchanged(path, source, request)
     if found is None:
         return None
     cache, record = found
-    layer = cache.layers[0]
-    features = cache.features(layer)
+    features = {layer: cache.features(layer) for layer in cache.layers}
     result = describe(
         path,
-        listing,
-        layer=layer,
-        shape=features.shape[1:],
-        dtype=str(features.dtype),
+        source,
+        layers={layer: values.shape[1:] for layer, values in features.items()},
+        dtype=str(features[cache.layers[0]].dtype),
         notes=tuple(map(str, record.get("notes", ()))),
     )
     result.engine, result.device = str(record.get("engine")), str(record.get("device"))
     result.precision, result.batch_size = str(cache.spec.get("precision")), int(record.get("batch_size", 0))
     result.compiled = bool(record.get("compiled"))
-    result.why, result.reused = f"as in the run of {record.get('started')}", len(listing)
+    result.why, result.reused = f"as in the run of {record.get('started')}", len(source)
     return result
 
 
-def check_options(dtype: str, workers: int | None, *, on_error: str = "skip", limit: int | None = None) -> None:
+def check_options(dtype: str, limit: int | None = None) -> None:
     """Raise UsageError for what no run could do; the engine's own options are checked where it is chosen."""
-    for name, value, known in (("dtype", dtype, STORAGES), ("on_error", on_error, ON_ERROR)):
-        if value not in known:
-            raise UsageError(f"{name} must be one of {', '.join(known)}. Got {value!r} instead.", hint=f"See --{name}.")
-    for name, number in (("limit", limit), ("workers", workers)):
-        if number is not None and number < 1:
-            raise UsageError(f"{name} must be at least 1. Got {number} instead.", hint=f"See --{name}.")
+    if dtype not in STORAGES:
+        raise UsageError(f"dtype must be one of {', '.join(STORAGES)}. Got {dtype!r} instead.", hint="See --dtype.")
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit must be at least 1. Got {limit} instead.", hint="See --limit.")

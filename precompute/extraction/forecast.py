@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,14 +15,14 @@ import torch
 from precompute.cache import bytes_needed
 from precompute.engines.guard import spread
 from precompute.errors import SourceError, UsageError
-from precompute.extraction.extract import check_options
+from precompute.extraction.conduct import Conduct
+from precompute.extraction.extract import check_options, open_source
 from precompute.extraction.matching import make_plan, open_olds, samples_of
 from precompute.extraction.pipeline import forward
 from precompute.extraction.request import Request
 from precompute.extraction.setup import prepare
 from precompute.extraction.timing import Stages
-from precompute.inputs.images.decode import quiet_pillow
-from precompute.sources.folder import list_folder
+from precompute.sources.base import Source
 from precompute.system import peak_memory
 
 SECONDS = 10.0
@@ -42,8 +43,7 @@ class Forecast:
 
     images: int
     to_read: int
-    layer: str
-    shape: tuple[int, ...]
+    layers: dict[str, tuple[int, ...]]
     dtype: str
     bytes: int
     free: int
@@ -77,12 +77,12 @@ class Forecast:
 
 
 def forecast(
-    source: str | os.PathLike[str],
+    source: str | os.PathLike[str] | Source,
     out: str | os.PathLike[str] | None = None,
     *,
     backbone: str,
     weights: str = "DEFAULT",
-    layer: str | None = None,
+    layer: str | Sequence[str] | None = None,
     pooling: str = "auto",
     transform: dict[str, Any] | None = None,
     engine: str = "auto",
@@ -99,35 +99,37 @@ def forecast(
     working folder, and everything is to be computed. The arguments are those of `extract`, and so are the errors.
     """
     began = time.monotonic()
-    check_options(dtype, workers)
+    check_options(dtype)
+    conduct = Conduct(workers)
+    layers = layer if layer is None or isinstance(layer, str) else list(layer)
     request = Request(
-        backbone, weights, layer, pooling, transform or {}, engine, precision, compile, dtype, device, batch_size
+        backbone, weights, layers, pooling, transform or {}, engine, precision, compile, dtype, device, batch_size
     )
-    listing = list_folder(source)
+    samples = open_source(source)
     path = os.path.realpath(out) if out is not None else NO_OUTPUT
     folder = os.path.dirname(path) or "."
     if not os.path.isdir(folder):
         raise UsageError(f"The output folder {folder} does not exist.", hint=f"Make it first: mkdir -p {folder}")
-    everything = np.arange(len(listing))
-    with quiet_pillow():
-        prepared = prepare(request, path, listing, workers=workers)
-        model = prepared.model
+    everything = np.arange(len(samples))
+    prepared = prepare(request, path, samples, workers=conduct.workers)
+    model = prepared.model
+    with model.preprocess.session():
         decision = prepared.decision
         choice = decision.choice
         missing = everything
         if out is not None:
             olds = open_olds(path, prepared.spec, overwrite=False)
-            missing = make_plan(listing, path, olds, limit=None, overwrite=True, rehash=False).missing
+            missing = make_plan(samples, path, olds, limit=None, overwrite=True, rehash=False).missing
         stages = Stages(on_cpu=choice.kind == "cpu")
         start = time.monotonic()
         moments, failed, counts = [], 0, []
         over = start + SECONDS
         for block in forward(
-            listing,
+            samples,
             spread(everything, IMAGES),
             decision.engine,
-            model.transform,
-            workers=workers,
+            model.preprocess,
+            workers=conduct.workers,
             stop=lambda: time.monotonic() > over,
             stages=stages,
         ):
@@ -144,12 +146,11 @@ def forecast(
     later = sum(counts[1:])
     seconds = moments[-1] - moments[0] if later else moments[-1] - start
     return Forecast(
-        images=len(listing),
+        images=len(samples),
         to_read=len(missing),
-        layer=model.layer,
-        shape=model.shape,
+        layers={tap.layer: tap.shape for tap in model.taps},
         dtype=prepared.storage,
-        bytes=bytes_needed(samples_of(listing), {model.layer: (model.shape, np.dtype(prepared.storage))}),
+        bytes=bytes_needed(samples_of(samples.table), prepared.layers),
         free=shutil.disk_usage(folder).free,
         engine=choice.engine,
         device=choice.device,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from precompute.cache import Cache, RowWriter, Samples, Status, difference, key_of, open_cache
 from precompute.cache.checksum import row_checksums
 from precompute.errors import CacheFormatError, CacheKeyError, SourceError, UsageError
-from precompute.sources.folder import Listing, ascii_name
+from precompute.sources.base import Source, Table, ascii_name
 
 COPY_BYTES = 32 * 1024 * 1024  # how much of the old file is in memory at once
 COPY_ROWS = 16_384  # and how many of its rows, where they are narrow: each is a few Python objects for a moment
@@ -43,9 +43,9 @@ class Plan:
         return np.flatnonzero(self.origin < 0)
 
 
-def samples_of(listing: Listing) -> Samples:
-    """The listing's columns as the cache wants them."""
-    return Samples(listing.ids, listing.sizes, listing.mtimes, listing.labels, listing.splits, listing.classes)
+def samples_of(table: Table) -> Samples:
+    """The table of a source as the cache wants it."""
+    return Samples(table.ids, table.sizes, table.mtimes, table.labels, table.splits, table.classes)
 
 
 def partial_path(out: str) -> str:
@@ -97,31 +97,32 @@ def open_olds(out: str, spec: dict[str, Any], *, overwrite: bool) -> tuple[Cache
 
 
 def make_plan(
-    listing: Listing, out: str, olds: tuple[Cache, ...], *, limit: int | None, overwrite: bool, rehash: bool
+    source: Source, out: str, olds: tuple[Cache, ...], *, limit: int | None, overwrite: bool, rehash: bool
 ) -> Plan:
-    """Match the listing with older files by path, size and mtime; with `rehash` not even these are believed.
+    """Match the samples of `source` with older files by id and stamps; with `rehash` not even these are believed.
 
     A row that is not matched is not lost: its file is read, and the row copied where its bytes turn out to be known.
     Raises UsageError or SourceError where the result would throw away a finished file's rows in a way that looks like
     a mistake.
     """
-    origin = np.full(len(listing), -1, dtype=np.int64)
-    origin_row = np.full(len(listing), -1, dtype=np.int64)
+    table = source.table
+    origin = np.full(len(table), -1, dtype=np.int64)
+    origin_row = np.full(len(table), -1, dtype=np.int64)
     dropped = 0
     for number, old in enumerate(olds):
-        place = _positions(old.column("samples/id"), listing.ids)
+        place = positions(old.column("samples/id"), table.ids)
         found = place >= 0
         if old.path == out:
             dropped = len(old) - int(found.sum())
-            _refuse_mistakes(listing, old, found, dropped, limit, overwrite)
+            _refuse_mistakes(source, old, found, dropped, limit, overwrite)
         same = np.zeros_like(found) if rehash else found & lasting(old)[place]
-        same &= old.column("samples/size")[place] == listing.sizes
-        same &= old.column("samples/mtime_ns")[place] == listing.mtimes
+        same &= old.column("samples/size")[place] == table.sizes
+        same &= old.column("samples/mtime_ns")[place] == table.mtimes
         take = same & (origin < 0)
         origin[take] = number
         origin_row[take] = place[take]
         let_go(old)
-    in_place = bool(olds) and olds[0].path == partial_path(out) and same_table(olds[0], listing)
+    in_place = bool(olds) and olds[0].path == partial_path(out) and same_table(olds[0], table)
     # Where its block of records is full it is laid out anew, with the newest of them, so that this run's has room too.
     in_place = in_place and olds[0].provenance_room >= RECORD_BYTES
     # A row that is not taken as it is may still be known by its bytes: then the file must not be written over.
@@ -129,14 +130,14 @@ def make_plan(
     return Plan(olds, origin, origin_row, dropped, in_place, overwrite)
 
 
-def up_to_date(plan: Plan, listing: Listing, out: str) -> bool:
+def up_to_date(plan: Plan, table: Table, out: str) -> bool:
     """Whether the finished file is already what the run would make."""
     finished = [number for number, old in enumerate(plan.olds) if old.path == out]
-    return bool(finished) and bool(np.all(plan.origin == finished[0])) and same_table(plan.olds[finished[0]], listing)
+    return bool(finished) and bool(np.all(plan.origin == finished[0])) and same_table(plan.olds[finished[0]], table)
 
 
 def _refuse_mistakes(
-    listing: Listing, old: Cache, found: NDArray[np.bool_], dropped: int, limit: int | None, overwrite: bool
+    source: Source, old: Cache, found: NDArray[np.bool_], dropped: int, limit: int | None, overwrite: bool
 ) -> None:
     if overwrite or not dropped:
         return
@@ -145,28 +146,28 @@ def _refuse_mistakes(
             f"{old.path} has {len(old)} rows; --limit {limit} would throw {dropped} of them away.",
             hint="Use another output for the smaller file, or leave --limit out.",
         )
-    gone = old.column("samples/id")[_absent(old, listing)]
-    for folder in listing.unread:
+    gone = old.column("samples/id")[_absent(old, source.table)]
+    for folder in source.gaps:
         if below := int(np.char.startswith(gone, folder).sum()):
-            name = ascii_name(os.fsdecode(os.path.join(listing.root, folder)))
+            name = ascii_name(os.path.join(source.name, os.fsdecode(folder)))
             raise SourceError(
                 f"{name} cannot be listed, so the {below} rows of {old.path} for images in it would be thrown away.",
                 hint="Make it readable (or remove it), use another output, or say --overwrite.",
             )
     if not found.any():
-        root = ascii_name(os.fsdecode(listing.root))
         raise UsageError(
-            f"None of the {len(old)} samples in {old.path} is in {root}, so all of its rows would be thrown away.",
+            f"None of the {len(old)} samples in {old.path} is in {source.name}, so all of its rows would be thrown "
+            "away.",
             hint="Check the source, use another output, or say --overwrite.",
         )
 
 
-def _absent(old: Cache, listing: Listing) -> NDArray[np.bool_]:
+def _absent(old: Cache, table: Table) -> NDArray[np.bool_]:
     """(len(old),) bool: rows whose id is no longer listed."""
-    return _positions(listing.ids, old.column("samples/id")) < 0
+    return positions(table.ids, old.column("samples/id")) < 0
 
 
-def _positions(old_ids: NDArray[np.bytes_], ids: NDArray[np.bytes_]) -> NDArray[np.int64]:
+def positions(old_ids: NDArray[np.bytes_], ids: NDArray[np.bytes_]) -> NDArray[np.int64]:
     """Row of each id in the ascending `old_ids`, -1 where it is not there."""
     if np.array_equal(old_ids, ids):
         return np.arange(len(ids))
@@ -201,19 +202,19 @@ def let_go(old: Cache) -> None:
         base.madvise(mmap.MADV_DONTNEED)
 
 
-def same_table(old: Cache, listing: Listing) -> bool:
+def same_table(old: Cache, table: Table) -> bool:
     """Whether `old` has exactly these samples, with these labels and splits."""
     return (
-        len(old) == len(listing)
-        and np.array_equal(old.column("samples/id"), listing.ids)
-        and np.array_equal(old.labels, listing.labels)
-        and np.array_equal(old.column("samples/split"), listing.splits)
-        and tuple(old.column("classes").tolist()) == listing.classes
+        len(old) == len(table)
+        and np.array_equal(old.column("samples/id"), table.ids)
+        and np.array_equal(old.labels, table.labels)
+        and np.array_equal(old.column("samples/split"), table.splits)
+        and tuple(old.column("classes").tolist()) == table.classes
     )
 
 
 def copy_rows(
-    old: Cache, old_rows: NDArray[np.int64], writer: RowWriter | None, rows: NDArray[np.int64], now: Listing | Samples
+    old: Cache, old_rows: NDArray[np.int64], writer: RowWriter | None, rows: NDArray[np.int64], now: Table | Samples
 ) -> NDArray[np.int64]:
     """Copy rows of `old` whose checksums hold to `rows` of the new file; return the rows that could not be copied.
 

@@ -22,7 +22,7 @@ from precompute.extraction.matching import (
     partial_path,
     samples_of,
 )
-from precompute.sources.folder import Listing
+from precompute.sources.base import Table
 from precompute.system.output import Kind, Output, check_output, sync_folder
 
 Layers = dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
@@ -67,14 +67,14 @@ def _check_begun(path: str) -> None:
 
 @contextlib.contextmanager
 def working_file(
-    path: str, plan: Plan, spec: dict[str, Any], listing: Listing, layers: Layers
+    path: str, plan: Plan, spec: dict[str, Any], table: Table, layers: Layers
 ) -> Iterator[tuple[RowWriter, NDArray[np.int64]]]:
     """The file in progress, open for writing, with all reusable rows in it; and the rows that are missing."""
     partial = partial_path(path)
     if plan.in_place:
         with RowWriter(partial, plan.olds[0].layout) as writer:
             writer.forget(np.flatnonzero(plan.origin != 0))
-            missing = _bring_over(plan, listing, writer)
+            missing = _bring_over(plan, table, writer)
             writer.forget(missing)
             yield writer, missing
             writer.sync()
@@ -85,12 +85,12 @@ def working_file(
         layout = create(
             fresh,
             spec=spec,
-            samples=samples_of(listing),
+            samples=samples_of(table),
             layers=layers,
             records=_records(plan),
         )
         with RowWriter(fresh, layout) as writer:
-            missing = _bring_over(plan, listing, writer)
+            missing = _bring_over(plan, table, writer)
             writer.sync()
             keep_rest(path, plan, spec, layers, missing)
             os.replace(fresh, partial)
@@ -110,13 +110,13 @@ def _records(plan: Plan) -> list[dict[str, Any]]:
     return records
 
 
-def _bring_over(plan: Plan, listing: Listing, writer: RowWriter) -> NDArray[np.int64]:
+def _bring_over(plan: Plan, table: Table, writer: RowWriter) -> NDArray[np.int64]:
     """Copy what older files hold; return the rows that are still missing, ascending."""
     missing = [plan.missing]
     for number, old in enumerate(plan.olds):
         rows = np.flatnonzero(plan.origin == number)
         target = None if plan.in_place and number == 0 else writer
-        missing.append(copy_rows(old, plan.origin_row[rows], target, rows, listing))
+        missing.append(copy_rows(old, plan.origin_row[rows], target, rows, table))
     return np.sort(np.concatenate(missing))
 
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
-import os
-import stat
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
@@ -18,22 +15,20 @@ import torch
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-from precompute.engines.base import Engine
+from precompute.engines.base import Engine, Features, Tensors
 from precompute.errors import ImageError, SourceError
 from precompute.extraction.timing import Stages
-from precompute.inputs.images.decode import decode
-from precompute.inputs.images.transform import Transform
-from precompute.sources.folder import Listing, ascii_name, mtime_ns
+from precompute.inputs.base import Preprocess
+from precompute.sources.base import Source
 from precompute.system import cores
 
-MAX_FILE_BYTES = 2**30  # a gigabyte holds any picture below the pixel limit
 BLOCK_SAMPLES = 4096  # images of known bytes and broken ones count here, too
 Claim = Callable[[bytes, int], bool]
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """One sample after reading: pixels, or the error; neither where its bytes are already spoken for.
+    """One sample after reading: its tensors, or the error; neither where its bytes are already spoken for.
 
     read_seconds: waited for its bytes · decode_seconds: of processor time.
     """
@@ -42,7 +37,7 @@ class Decoded:
     digest: bytes
     size: int
     mtime: int
-    pixels: torch.Tensor | None = None
+    tensors: Tensors | None = None
     error: ImageError | None = None
     read_seconds: float = 0.0
     decode_seconds: float = 0.0
@@ -53,7 +48,7 @@ class Block:
     """Finished samples, in order. failed: with their errors · same: rows whose bytes have been seen before."""
 
     decoded: list[Decoded] = field(default_factory=list)
-    features: NDArray[np.float32] | None = None
+    features: Features | None = None
     failed: list[Decoded] = field(default_factory=list)
     same: list[Decoded] = field(default_factory=list)
 
@@ -62,10 +57,10 @@ class Block:
 
 
 def forward(
-    listing: Listing,
+    source: Source,
     rows: NDArray[np.int64],
     engine: Engine,
-    transform: Transform,
+    preprocess: Preprocess,
     *,
     workers: int | None = None,
     claim: Claim | None = None,
@@ -73,19 +68,19 @@ def forward(
     stages: Stages | None = None,
     keep: Callable[[int], bool] | None = None,
 ) -> Iterator[Block]:
-    """Run the images of `rows` through the engine, a full batch at a time; blocks come in the order of `rows`.
+    """Run the samples of `rows` through the engine, a full batch at a time; blocks come in the order of `Source.order`.
 
     workers: threads that read and decode, by default one for each core.
     `claim(digest, row)` is asked by the workers before decoding; where it says False the row comes back under `same`.
     `stop()` is asked after each block; once it is true no further batch is begun, and those under way come out.
     At most two batches of decoded images wait in memory beside those in the engine. `stages` is told where the time
-    goes. keep: rows whose pixels are still there when their features are.
+    goes. keep: rows whose tensors are still there when their features are.
     Raises SourceError where the whole source has gone away.
     """
     stages, stop, workers = stages or Stages(), stop or (lambda: False), workers or cores()
     stages.workers = workers
     under_way: deque[Block] = deque()
-    batches = _batches(listing, rows, engine.batch_size, transform, workers, claim, stages)
+    batches = _batches(source, rows, engine.batch_size, preprocess, workers, claim, stages)
     try:
         with contextlib.closing(batches) as blocks:
             for block in blocks:
@@ -110,9 +105,9 @@ def _start(block: Block, engine: Engine, stages: Stages, keep: Callable[[int], b
     if block.decoded:
         # With one batch at a time the forward pass itself runs within `start`
         with stages.main_thread("transfer") if engine.depth > 1 else contextlib.nullcontext():
-            engine.start([item.pixels for item in block.decoded if item.pixels is not None])
+            engine.start([item.tensors for item in block.decoded if item.tensors is not None])
         block.decoded = [  # the engine has its own copy
-            item if keep is not None and keep(item.row) else replace(item, pixels=None) for item in block.decoded
+            item if keep is not None and keep(item.row) else replace(item, tensors=None) for item in block.decoded
         ]
 
 
@@ -125,10 +120,10 @@ def _finish(block: Block, engine: Engine, stages: Stages) -> Block:
 
 
 def _batches(
-    listing: Listing,
+    source: Source,
     rows: NDArray[np.int64],
     size: int,
-    transform: Transform,
+    preprocess: Preprocess,
     workers: int,
     claim: Claim | None,
     stages: Stages,
@@ -137,14 +132,14 @@ def _batches(
 
     Where nothing is to be decoded, blocks end all the same, so that no more than BLOCK_SAMPLES wait.
     """
-    block, folder = Block(), _identity(listing.root)
+    block = Block()
     with decode_threads(workers) as pool:
         pending: deque[Future[Decoded]] = deque()
-        todo = iter(range(len(rows)))
+        todo = (row for part in source.order(rows) for row in part.tolist())
         try:
             while True:
-                while len(pending) < 2 * size + workers and (place := next(todo, None)) is not None:
-                    pending.append(pool.submit(read, listing, int(rows[place]), transform, claim))
+                while len(pending) < 2 * size + workers and (row := next(todo, None)) is not None:
+                    pending.append(pool.submit(read, source, row, preprocess, claim))
                 if not pending:
                     break
                 since = time.perf_counter()
@@ -152,7 +147,7 @@ def _batches(
                 stages.waited_images += time.perf_counter() - since
                 stages.read += item.read_seconds
                 stages.decode += item.decode_seconds
-                _place(block, item, listing, folder)
+                _place(block, item, source)
                 if len(block.decoded) == size or len(block) >= BLOCK_SAMPLES:
                     yield block
                     block = Block()
@@ -179,65 +174,34 @@ def decode_threads(workers: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(workers, thread_name_prefix="decode", initializer=alone)
 
 
-def _identity(path: bytes) -> tuple[int, int] | None:
-    """Which folder or file lies there: of a disk that was unmounted only the empty mount point is left."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
-
-
-def _place(block: Block, item: Decoded, listing: Listing, folder: tuple[int, int] | None) -> None:
+def _place(block: Block, item: Decoded, source: Source) -> None:
     if item.error is not None:
-        if item.error.reason in ("VANISHED", "UNREADABLE") and (folder is None or _identity(listing.root) != folder):
-            root = ascii_name(os.fsdecode(listing.root))
+        if item.error.reason in ("VANISHED", "UNREADABLE") and not source.alive():
             raise SourceError(
-                f"The source {root} went away while it was being read.",
+                f"The source {source.name} went away while it was being read.",
                 hint="Everything computed so far is kept. Bring the source back and run the same command again.",
             )
         block.failed.append(item)
-    elif item.pixels is None:
+    elif item.tensors is None:
         block.same.append(item)
     else:
         block.decoded.append(item)
 
 
-def read(listing: Listing, row: int, transform: Transform, claim: Claim | None) -> Decoded:
+def read(source: Source, row: int, preprocess: Preprocess, claim: Claim | None) -> Decoded:
     """Read, hash and decode one sample; what is wrong with it is returned, not raised."""
-    digest, size, mtime = b"\0" * 32, int(listing.sizes[row]), int(listing.mtimes[row])
+    digest, size, mtime = b"\0" * 32, int(source.table.sizes[row]), int(source.table.mtimes[row])
     began, waited, busy = time.perf_counter(), 0.0, 0.0
-    pixels: torch.Tensor | None = None
+    tensors: Tensors | None = None
     failed: ImageError | None = None
     try:
-        data, size, mtime = read_file(listing.path(row))
+        raw = source.read(row)
+        size, mtime = raw.size, raw.mtime
         waited, busy = time.perf_counter() - began, time.thread_time()
-        digest = hashlib.sha256(data).digest()
+        digest = hashlib.sha256(raw.data).digest()
         if claim is None or claim(digest, row):
-            pixels = decode(data, transform)
+            tensors = preprocess.host(raw.data)
     except ImageError as error:
         failed = error
     busy = time.thread_time() - busy if busy else 0.0
-    return Decoded(row, digest, size, mtime, pixels, failed, waited, busy)
-
-
-def read_file(path: bytes) -> tuple[bytes, int, int]:
-    """(bytes, size, mtime in ns) of one file, the last two from before its bytes were read.
-
-    Raises ImageError with the reason VANISHED or UNREADABLE; a FIFO or device that took the file's place is not read.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb", buffering=0) as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise ImageError("not an ordinary file", reason="UNREADABLE")
-            if status.st_size > MAX_FILE_BYTES:
-                raise ImageError(f"{status.st_size:,} bytes, more than {MAX_FILE_BYTES:,}", reason="UNREADABLE")
-            data: bytes | None = file.readall()  # None from a view of the kernel that has nothing to give just now
-            if data is None:
-                raise ImageError("not an ordinary file", reason="UNREADABLE")
-            return data, status.st_size, mtime_ns(status)
-    except OSError as error:
-        reason = "VANISHED" if error.errno in (errno.ENOENT, errno.ENOTDIR) else "UNREADABLE"
-        raise ImageError(error.strerror or str(error), reason=reason) from error
+    return Decoded(row, digest, size, mtime, tensors, failed, waited, busy)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import socket
 from datetime import UTC, datetime
@@ -15,7 +14,7 @@ from precompute.system import version_of
 LIBRARIES = ("precompute", "torch", "torchvision", "openvino", "pillow", "h5py", "numpy")
 
 
-def run_record(decision: Decision, model: Backbone, root: bytes) -> dict[str, Any]:
+def run_record(decision: Decision, model: Backbone, origin: str) -> dict[str, Any]:
     """JSON-ready: when, where, with what and from what the rows were made, and how well the engine proved itself."""
     choice = decision.choice
     return {
@@ -32,6 +31,6 @@ def run_record(decision: Decision, model: Backbone, root: bytes) -> dict[str, An
         "chosen": choice.why,
         "weights": model.source,
         "notes": list(model.notes),
-        "source": os.fsdecode(os.path.abspath(root)),
+        "source": origin,
         "versions": {name: version_of(name) or "not installed" for name in LIBRARIES},
     }

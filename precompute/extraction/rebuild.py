@@ -6,10 +6,10 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from precompute.backbones.load import Backbone, load_backbone
+from precompute.backbones.load import MAX_LAYERS, Backbone, load_backbone
 from precompute.cache import difference
 from precompute.errors import PrecomputeError
-from precompute.inputs.images.transform import DECODER, Transform
+from precompute.inputs.images.transform import Transform
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,17 @@ class Origin:
 
 
 def rebuild_backbone(
-    spec: Any, source: Any, origin: Origin, *, backbone: str | None = None, weights: str | None = None
+    spec: Any,
+    source: Any,
+    origin: Origin,
+    *,
+    backbone: str | None = None,
+    weights: str | None = None,
+    layer: str | None = None,
 ) -> tuple[Backbone, dict[str, Any]]:
     """The backbone of `spec`, its weights found by `source` (see `Backbone`) or given, and the spec, checked.
 
+    layer: the only one that is needed; all by default.
     The file may come from a stranger: it does not decide what code runs, and weights are compared by their contents.
     Raises origin.malformed for a spec that is none, origin.mismatch where weights, transform or layer differ.
     """
@@ -43,16 +50,21 @@ def rebuild_backbone(
             f"{origin.file} names a backbone that is code: {name}. A file does not decide what code runs.",
             hint=f"If you trust that code, say so: -b {name}",
         )
-    layer = spec["layers"][0]
+    layers = [one for one in spec["layers"] if layer in (None, one["name"])]
+    if not layers:
+        raise origin.malformed(
+            f"{origin.file} speaks of a layer {layer!r} that its own settings do not name.",
+            hint="Use one that precompute made.",
+        )
+    own = "crop" not in spec["transform"]  # a factory's own preprocessing: it has no options
     model = load_backbone(
         name,
         weights=weights or _find_weights(source, origin),
-        layer=layer["name"],
-        pooling=layer["pooling"],
-        transform=vars(Transform.from_spec(spec["transform"])),
+        layer=[f"{one['name']}:{one['pooling']}" for one in layers],
+        transform=None if own else vars(Transform.from_spec(spec["transform"])),
     )
-    now = model.spec(decoder=DECODER, precision=spec["precision"], storage=spec["storage"])
-    if lines := difference(spec, now):
+    now = model.spec(precision=spec["precision"], storage=spec["storage"])
+    if lines := difference({**spec, "layers": layers}, now):
         told = "\n".join(f"  {line}" for line in lines)
         raise origin.mismatch(
             f"{origin.file} {origin.verb} {origin.preposition} other features (then -> now):\n{told}",
@@ -69,9 +81,9 @@ def _checked(spec: Any, origin: Origin) -> dict[str, Any]:
         and spec.get("storage") in ("float16", "float32")
         and isinstance(spec.get("transform"), dict)
         and isinstance(spec.get("layers"), list)
-        and len(spec["layers"]) == 1
-        and isinstance(spec["layers"][0], dict)
-        and all(isinstance(spec["layers"][0].get(name), str) for name in ("name", "pooling"))
+        and 1 <= len(spec["layers"]) <= MAX_LAYERS
+        and all(isinstance(one, dict) for one in spec["layers"])
+        and all(isinstance(one.get(name), str) for one in spec["layers"] for name in ("name", "pooling"))
     )
     if not good:
         raise origin.malformed(

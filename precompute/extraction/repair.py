@@ -12,14 +12,15 @@ import numpy as np
 from precompute.cache import Cache, Verification, WriteLock, open_cache, verify
 from precompute.engines.choice import Asked
 from precompute.errors import CacheError, CacheFormatError, SourceError, UsageError
+from precompute.extraction.conduct import Conduct, Progress
 from precompute.extraction.matching import make_plan, open_olds, partial_path, same_table
 from precompute.extraction.output import check_cache_output
 from precompute.extraction.rebuild import Origin, rebuild_backbone
-from precompute.extraction.result import Extraction, Progress, count_outcomes, describe
-from precompute.extraction.run import complete
+from precompute.extraction.result import Extraction, count_outcomes, describe
+from precompute.extraction.run import Job, complete
 from precompute.extraction.setup import prepared_for
-from precompute.inputs.images.decode import quiet_pillow
-from precompute.sources.folder import Listing, Passed, ascii_name
+from precompute.sources.base import Table, ascii_name
+from precompute.sources.folder import FolderSource
 
 
 def repair(
@@ -45,8 +46,9 @@ def repair(
     Raises CacheError and its kinds, SourceError, BackboneError, WeightsError, DeviceError, Stopped.
     """
     began = time.monotonic()
+    conduct = Conduct(workers, progress=progress, stop=stop)
     path = check_cache_output(os.path.realpath(cache), overwrite=True, inputs=(weights,)).path
-    with WriteLock(path), quiet_pillow():
+    with WriteLock(path):
         old = open_cache(path)
         found = verify(old)
         model, spec = rebuild_backbone(
@@ -56,35 +58,36 @@ def repair(
             backbone=backbone,
             weights=weights,
         )
-        if old.features(old.layers[0]).shape[1:] != model.shape or len(old.layers) != 1:
+        shapes = {tap.layer: tap.shape for tap in model.taps}
+        if {layer: old.features(layer).shape[1:] for layer in old.layers} != shapes:
             raise CacheFormatError(
                 f"{path} holds features of other shapes than its settings lead to.",
                 hint="Extract again to another output.",
             )
-        listing = _listing_of(old, os.fsencode(source), found)
+        samples = _samples_of(old, os.fsencode(source), found)
         result = describe(
             path,
-            listing,
-            layer=model.layer,
-            shape=model.shape,
+            samples,
+            layers=shapes,
             dtype=spec["storage"],
             notes=model.notes,
         )
         if not found.whole:
             olds = open_olds(path, spec, overwrite=False)
-            plan = make_plan(listing, path, olds, limit=None, overwrite=False, rehash=False)
-            if olds[0].path == partial_path(path) and not same_table(olds[0], listing):
+            plan = make_plan(samples, path, olds, limit=None, overwrite=False, rehash=False)
+            if olds[0].path == partial_path(path) and not same_table(olds[0], samples.table):
                 raise CacheError(
                     f"An extraction to {path} was interrupted and is not finished.",
                     hint="Run that `precompute extract` command again; it computes damaged rows again, too.",
                 )
-            bad = np.zeros(len(listing), dtype=bool)
+            bad = np.zeros(len(samples), dtype=bool)
             bad[found.damaged] = True
             plan = replace(plan, origin=np.where(bad & (plan.origin == len(olds) - 1), -1, plan.origin))
             # Engine and batch size are those of the file's last run, as far as they are here
             asked = Asked(precision=spec["precision"], device=device, batch_size=batch_size, dtype=spec["storage"])
-            prepared = prepared_for(model, asked, path, listing, workers=workers)
-            complete(path, listing, plan, prepared, result, {}, workers, "skip", progress, stop)
+            prepared = prepared_for(model, asked, path, samples, workers=workers)
+            with model.preprocess.session():
+                complete(Job(path, samples, prepared), plan, conduct, result, {})
             result.tell_choice(prepared.choice)
     failed = result.failed
     count_outcomes(path, result)
@@ -93,7 +96,7 @@ def repair(
     return result
 
 
-def _listing_of(old: Cache, root: bytes, found: Verification) -> Listing:
+def _samples_of(old: Cache, root: bytes, found: Verification) -> FolderSource:
     """The samples of the file itself, as if they had just been listed."""
     shown = ascii_name(os.fsdecode(root))
     if not os.path.isdir(root):
@@ -107,17 +110,15 @@ def _listing_of(old: Cache, root: bytes, found: Verification) -> Listing:
         )
     if len(bad) == len(old) and not any(os.path.exists(os.path.join(root, bytes(ids[row]))) for row in bad[:1000]):
         raise UsageError(f"None of the samples in {old.path} is in {shown}.", hint="Check the source.")
-    return Listing(
-        root=root,
+    table = Table(
         ids=np.array(ids),
         sizes=np.array(old.column("samples/size")),
         mtimes=np.array(old.column("samples/mtime_ns")),
         labels=np.array(old.labels),
         splits=np.array(old.column("samples/split"), dtype=np.uint8),
         classes=tuple(old.column("classes").tolist()),
-        passed=Passed(),
-        notes=(),
     )
+    return FolderSource(root, table)
 
 
 def _leads_out(identity: bytes) -> bool:

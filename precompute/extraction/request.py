@@ -18,7 +18,7 @@ from precompute.cache import Cache, canonical_json, open_cache
 from precompute.errors import CacheFormatError
 from precompute.extraction.matching import kept_path, make_plan, partial_path, up_to_date
 from precompute.inputs.images.transform import DECODER
-from precompute.sources.folder import Listing
+from precompute.sources.base import Source
 from precompute.system import version_of
 
 DECIDING = ("precompute", "torch", "torchvision", "openvino")
@@ -37,7 +37,7 @@ class Request:
 
     backbone: str
     weights: str
-    layer: str | None
+    layer: str | list[str] | None
     pooling: str
     transform: dict[str, Any]
     engine: str
@@ -78,7 +78,7 @@ def remember(request: Request, weights_file: dict[str, Any] | None) -> dict[str,
     return {"request": request.name(), "options": request.options(), "weights_file": weights_file}
 
 
-def unchanged(path: str, listing: Listing, request: Request) -> tuple[Cache, dict[str, Any]] | None:
+def unchanged(path: str, source: Source, request: Request) -> tuple[Cache, dict[str, Any]] | None:
     """The finished file at `path` and the record of the run that `request` repeats, if nothing is to be done."""
     name = request.name()
     if name is None or not os.path.exists(path) or any(map(os.path.lexists, (partial_path(path), kept_path(path)))):
@@ -90,8 +90,8 @@ def unchanged(path: str, listing: Listing, request: Request) -> tuple[Cache, dic
     records = [record for record in cache.provenance if record.get("request") == name]
     if not records or not _same_file(records[-1].get("weights_file")):
         return None
-    plan = make_plan(listing, path, (cache,), limit=None, overwrite=True, rehash=False)
-    return (cache, records[-1]) if up_to_date(plan, listing, path) else None
+    plan = make_plan(source, path, (cache,), limit=None, overwrite=True, rehash=False)
+    return (cache, records[-1]) if up_to_date(plan, source.table, path) else None
 
 
 def _plain(value: Any) -> Any:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from precompute.cache import Status, open_cache, status_name
+from precompute.cache import SPLITS, Status, open_cache, status_name
 from precompute.extraction.timing import Stages
-from precompute.sources.folder import Listing, ascii_name
+from precompute.sources.base import Source, ascii_name
 
 if TYPE_CHECKING:
     from precompute.engines.audit import Audited
@@ -20,31 +20,11 @@ if TYPE_CHECKING:
 FAILURES_NAMED = 20
 
 
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is. done and total count samples; computed counts forward passes; seconds since they began."""
-
-    done: int
-    total: int
-    computed: int
-    failures: int
-    seconds: float
-
-    @property
-    def rate(self) -> float:
-        """Images through the backbone each second."""
-        return self.computed / self.seconds if self.seconds > 0 else 0.0
-
-    @property
-    def remaining(self) -> float | None:
-        """Estimated seconds to go; None as long as there is nothing to go by."""
-        return (self.total - self.done) / self.rate if self.rate else None
-
-
 @dataclass
 class Extraction:
     """What a run did.
 
+    layers: the shape of one row of each · ignored: lines on what was in the source and is no sample ·
     rows: samples in the file · computed: forward passes · reused: rows taken from an older file unopened ·
     copied: rows whose bytes were already known (duplicates, moved files) · dropped: rows that left ·
     to_read: in a dry run, files that would be read, and computed unless their bytes are known ·
@@ -57,11 +37,10 @@ class Extraction:
     path: str
     key: str
     rows: int
-    layer: str
-    shape: tuple[int, ...]
+    layers: dict[str, tuple[int, ...]]
     dtype: str
     notes: tuple[str, ...]
-    passed: list[str]
+    ignored: list[str]
     classes: int
     splits: dict[str, int]
     engine: str = ""
@@ -103,17 +82,17 @@ class Extraction:
             setattr(self, name, getattr(choice, name))
 
 
-def describe(path: str, listing: Listing, *, notes: tuple[str, ...], **settings: Any) -> Extraction:
+def describe(path: str, source: Source, *, notes: tuple[str, ...], **settings: Any) -> Extraction:
     """The result of a run that has not done anything yet; `settings` are further fields of Extraction."""
-    names = ("none", "train", "val", "test")
-    counts = np.bincount(listing.splits, minlength=len(names)).tolist()
+    names = SPLITS
+    counts = np.bincount(source.table.splits, minlength=len(names)).tolist()
     return Extraction(
         path=path,
         key="",
-        rows=len(listing),
-        notes=(*notes, *listing.notes),
-        passed=listing.passed.lines(),
-        classes=len(listing.classes),
+        rows=len(source),
+        notes=(*notes, *source.notes),
+        ignored=list(source.ignored),
+        classes=len(source.table.classes),
         splits={name: count for name, count in zip(names, counts, strict=True) if count},
         **settings,
     )

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from array import array
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from precompute.cache import Cache, RowWriter, Status, open_cache, status_name
 from precompute.engines.audit import EngineAudit
-from precompute.engines.base import Engine
-from precompute.extraction.matching import COPY_ROWS, copy_rows, lasting, let_go
+from precompute.extraction.matching import COPY_ROWS, copy_rows, lasting, let_go, partial_path
 from precompute.extraction.owners import THIS_RUN, DigestIndex, Owners
 from precompute.extraction.pipeline import Block, Decoded, forward
+from precompute.extraction.setup import Prepared
 from precompute.extraction.timing import Stages
-from precompute.inputs.images.transform import Transform
-from precompute.sources.folder import Listing, ascii_name
+from precompute.sources.base import Source
 
 Twins = tuple["array[int]", "array[int]"]  # rows of this run, and those that are byte-identical to them
 
@@ -41,34 +39,24 @@ class RowRun:
     """
 
     def __init__(
-        self,
-        listing: Listing,
-        olds: tuple[Cache, ...],
-        partial: str,
-        writer: RowWriter,
-        *,
-        layer: str,
-        shape: tuple[int, ...],
-        storage: str,
+        self, path: str, source: Source, prepared: Prepared, olds: tuple[Cache, ...], writer: RowWriter
     ) -> None:
         self.writer = writer
-        self._listing = listing
+        self.prepared = prepared
+        self._source = source
+        # As the samples are read: one may have changed since the listing
+        self._now = replace(source.table, sizes=source.table.sizes.copy(), mtimes=source.table.mtimes.copy())
         self._olds = olds
-        self._partial = partial
-        self._layer = layer
-        self._shape = shape
-        self._storage = np.dtype(storage)
+        self._partial = partial_path(path)
         known = []
         for old in olds:
             known.append(DigestIndex(old.column("samples/digest"), np.flatnonzero(lasting(old))))
             let_go(old)
-        self._owners = Owners(known, len(listing))
+        self._owners = Owners(known, len(source))
 
     def steps(
         self,
         rows: NDArray[np.int64],
-        engine: Engine,
-        transform: Transform,
         workers: int | None,
         *,
         stop: Callable[[], object] | None = None,
@@ -77,16 +65,16 @@ class RowRun:
     ) -> Iterator[Step]:
         """Fill `rows`, a batch at a time, until done or `stop()` is true; see `forward`.
 
-        audit: is shown those images that it wants.
+        audit: is shown those samples that it wants.
         """
         stages = stages or Stages()
         while len(rows):
             twins, again = (array("q"), array("q")), array("q")
             blocks = forward(
-                self._listing,
+                self._source,
                 rows,
-                engine,
-                transform,
+                self.prepared.decision.engine,
+                self.prepared.model.preprocess,
                 workers=workers,
                 claim=self._owners.claim,
                 stop=stop,
@@ -100,9 +88,9 @@ class RowRun:
                 if audit is not None and block.features is not None:
                     audit.show(
                         [
-                            (self._name(item.row), item.pixels, block.features[place])
-                            for place, item in enumerate(block.decoded)
-                            if item.pixels is not None
+                            (self._source.sample_name(item.row), item.tensors, tuple(tap[k] for tap in block.features))
+                            for k, item in enumerate(block.decoded)
+                            if item.tensors is not None
                         ]
                     )
                 yield step
@@ -116,16 +104,20 @@ class RowRun:
         step = Step(done=len(items), computed=len(block.decoded))
         if not items:
             return step
-        values = np.full((len(items), *self._shape), np.nan, dtype=self._storage)
+        count, storage = len(block.decoded), self.prepared.storage
+        values = [np.full((len(items), *tap.shape), np.nan, dtype=storage) for tap in self.prepared.model.taps]
+        finite = np.ones(count, dtype=bool)
         if block.features is not None:
-            with np.errstate(over="ignore"):  # beyond float16's range: infinite, and reported below
-                values[: len(block.decoded)] = block.features
-        statuses = [Status.OK] * len(block.decoded)
-        finite = np.isfinite(values[: len(block.decoded)]).all(axis=tuple(range(1, values.ndim)))
-        for place in np.flatnonzero(~finite):
+            for tap, features in zip(values, block.features, strict=True):
+                with np.errstate(over="ignore"):  # beyond float16's range: infinite, and reported below
+                    tap[:count] = features
+                finite &= np.isfinite(tap[:count]).all(axis=tuple(range(1, tap.ndim)))
+        statuses = [Status.OK] * count
+        for place in np.flatnonzero(~finite):  # in one layer: the sample has failed in all of them
             statuses[place] = Status.NON_FINITE
-            values[place] = np.nan
-            step.failed.append(self._failure(block.decoded[place].row, Status.NON_FINITE, f"in {self._storage}"))
+            for tap in values:
+                tap[place] = np.nan
+            step.failed.append(self._failure(block.decoded[place].row, Status.NON_FINITE, f"in {storage}"))
         for item in block.failed:
             assert item.error is not None  # that is what puts it here
             statuses.append(Status[item.error.reason])
@@ -134,7 +126,7 @@ class RowRun:
         items = [items[place] for place in order]
         self.writer.write(
             np.array([item.row for item in items], dtype=np.int64),
-            {self._layer: values[order]},
+            {tap.layer: rows[order] for tap, rows in zip(self.prepared.model.taps, values, strict=True)},
             digests=np.frombuffer(b"".join(item.digest for item in items), dtype=np.uint8).reshape(-1, 32),
             statuses=np.array(statuses, dtype=np.uint8)[order],
             sizes=np.array([item.size for item in items], dtype=np.int64),
@@ -143,17 +135,13 @@ class RowRun:
         return step
 
     def _failure(self, row: int, status: int, detail: str) -> tuple[str, str, str]:
-        return self._name(row), status_name(status), detail
-
-    def _name(self, row: int) -> str:
-        return ascii_name(os.fsdecode(bytes(self._listing.ids[row])))
+        return self._source.sample_name(row), status_name(status), detail
 
     def _copy_known(self, same: list[Decoded], step: Step, twins: Twins, again: array[int]) -> None:
         """Copy what older files hold; rows of this run, which may not be written yet, are put down in `twins`."""
         known: dict[int, list[tuple[Decoded, int]]] = {}
         for item in same:
-            # The file as it was read, which may be younger than the listing
-            self._listing.sizes[item.row], self._listing.mtimes[item.row] = item.size, item.mtime
+            self._now.sizes[item.row], self._now.mtimes[item.row] = item.size, item.mtime
             owner = self._owners.owner(item.digest)
             if owner is None:  # forgotten since
                 again.append(item.row)
@@ -188,7 +176,7 @@ class RowRun:
         self, old: Cache, owners: NDArray[np.int64], rows: NDArray[np.int64], step: Step, again: array[int]
     ) -> set[int]:
         """Copy rows from their owners; rows whose owner's checksum does not hold are returned, to be computed."""
-        bad: list[int] = copy_rows(old, owners, self.writer, rows, self._listing).tolist()
+        bad: list[int] = copy_rows(old, owners, self.writer, rows, self._now).tolist()
         copied = ~np.isin(rows, bad)
         statuses = old.status[owners]
         for place in np.flatnonzero(copied & (statuses != Status.OK)):

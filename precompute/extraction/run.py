@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,115 +12,92 @@ from numpy.typing import NDArray
 from precompute.cache import bytes_needed, key_of
 from precompute.engines.audit import EngineAudit
 from precompute.errors import SourceError, Stopped
+from precompute.extraction.conduct import Conduct, Progress
 from precompute.extraction.leftovers import drop_kept
-from precompute.extraction.matching import Plan, make_plan, open_olds, partial_path, samples_of, up_to_date
+from precompute.extraction.matching import Plan, make_plan, open_olds, samples_of, up_to_date
 from precompute.extraction.output import finish, working_file
 from precompute.extraction.provenance import run_record
 from precompute.extraction.request import Request, remember
-from precompute.extraction.result import FAILURES_NAMED, Extraction, Progress, describe
+from precompute.extraction.result import FAILURES_NAMED, Extraction, describe
 from precompute.extraction.rows import RowRun
 from precompute.extraction.setup import Prepared, prepare
 from precompute.extraction.timing import Stages
-from precompute.inputs.images.decode import quiet_pillow
-from precompute.sources.folder import Listing
+from precompute.sources.base import Source
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be made: a file at `path` with the features of `source`, under the lock of whoever runs it."""
+
+    path: str
+    source: Source
+    prepared: Prepared
 
 
 def run(
     path: str,
-    listing: Listing,
+    source: Source,
     request: Request,
+    conduct: Conduct,
     *,
-    workers: int | None,
-    on_error: str,
     limit: int | None,
     overwrite: bool,
     rehash: bool,
     dry_run: bool,
-    progress: Callable[[Progress], None] | None,
-    stop: Callable[[], int] | None,
 ) -> Extraction:
-    """Bring the file at `path` up to `listing`, under the lock of its caller. See `extract`, whose errors these are."""
-    with quiet_pillow():
-        prepared = prepare(request, path, listing, workers=workers)
-        model, storage = prepared.model, prepared.storage
-        result = describe(path, listing, layer=model.layer, shape=model.shape, dtype=storage, notes=model.notes)
+    """Bring the file at `path` up to `source`, under the lock of its caller. See `extract`, whose errors these are."""
+    prepared = prepare(request, path, source, workers=conduct.workers)
+    job = Job(path, source, prepared)
+    with prepared.model.preprocess.session():
+        layers = prepared.layers
+        shapes = {layer: shape for layer, (shape, _) in layers.items()}
+        result = describe(path, source, layers=shapes, dtype=prepared.storage, notes=prepared.model.notes)
         olds = open_olds(path, prepared.spec, overwrite=overwrite)
-        plan = make_plan(listing, path, olds, limit=limit, overwrite=overwrite, rehash=rehash)
+        plan = make_plan(source, path, olds, limit=limit, overwrite=overwrite, rehash=rehash)
         result.dropped = plan.dropped
         if dry_run:
             result.key, result.to_read = key_of(prepared.spec), len(plan.missing)
-            result.reused = len(listing) - result.to_read
-            result.bytes = bytes_needed(samples_of(listing), {model.layer: (model.shape, np.dtype(storage))})
-        elif up_to_date(plan, listing, path):
-            result.reused = len(listing)
+            result.reused = len(source) - result.to_read
+            result.bytes = bytes_needed(samples_of(source.table), layers)
+        elif up_to_date(plan, source.table, path):
+            result.reused = len(source)
             drop_kept(path)  # left by a run that ended between its last two steps
         else:
-            wanted = remember(request, model.file)
-            complete(path, listing, plan, prepared, result, wanted, workers, on_error, progress, stop)
+            complete(job, plan, conduct, result, remember(request, prepared.model.file))
         result.tell_choice(prepared.choice)
     return result
 
 
-def complete(
-    path: str,
-    listing: Listing,
-    plan: Plan,
-    prepared: Prepared,
-    result: Extraction,
-    remembered: dict[str, Any],
-    workers: int | None,
-    on_error: str,
-    progress: Callable[[Progress], None] | None,
-    stop: Callable[[], int] | None,
-) -> None:
-    """Make the file that `plan` is about: copy, compute, rename; `result` is told what was done.
+def complete(job: Job, plan: Plan, conduct: Conduct, result: Extraction, asked: dict[str, Any]) -> None:
+    """Make the file that `plan` is about: copy, compute, rename; `result` says what was done.
 
-    remembered: what the run's record says beside what it was made with (see `remember`).
+    asked: what the run's record says beside what it was made with (see `remember`).
     """
-    model = prepared.model
+    prepared, source = job.prepared, job.source
     if len(plan.missing):
         _ = prepared.decision  # what cannot run is known before anything is written
-    layers = {model.layer: (model.shape, np.dtype(prepared.storage))}
-    with working_file(path, plan, prepared.spec, listing, layers) as (writer, missing):
-        rows = RowRun(
-            listing,
-            plan.olds,
-            partial_path(path),
-            writer,
-            shape=model.shape,
-            layer=model.layer,
-            storage=prepared.storage,
-        )
+    with working_file(job.path, plan, prepared.spec, source.table, prepared.layers) as (writer, missing):
         if len(missing):
             decision = prepared.decision
             result.warnings += decision.warnings
-            if not writer.append_provenance([run_record(decision, model, listing.root) | remembered]):
+            if not writer.append_provenance([run_record(decision, prepared.model, source.origin) | asked]):
                 result.warnings.append("the record of this run is too long for the file, which does not hold it")
-            _fill(rows, missing, prepared, workers, on_error, progress, stop, result)
-        result.reused = len(listing) - len(missing)
-    finish(path, plan)
+            _fill(RowRun(job.path, source, prepared, plan.olds, writer), missing, conduct, result)
+        result.reused = len(source) - len(missing)
+    finish(job.path, plan)
 
 
-def _fill(
-    run: RowRun,
-    missing: NDArray[np.int64],
-    prepared: Prepared,
-    workers: int | None,
-    on_error: str,
-    progress: Callable[[Progress], None] | None,
-    stop: Callable[[], int] | None,
-    result: Extraction,
-) -> None:
-    """Compute the missing rows, telling how it goes, until done, stopped, or an image breaks a strict run."""
-    model, decision = prepared.model, prepared.decision
-    engine, choice = decision.engine, decision.choice
+def _fill(rows: RowRun, missing: NDArray[np.int64], conduct: Conduct, result: Extraction) -> None:
+    """Compute the missing rows, saying how it goes, until done, stopped, or a sample breaks a strict run."""
+    model, decision = rows.prepared.model, rows.prepared.decision
+    choice = decision.choice
     stages = Stages(on_cpu=choice.kind == "cpu")
     exact = (choice.engine, choice.precision, choice.compiled) == ("torch", "fp32", False)
     audit = None if exact else EngineAudit(model, choice, missing, decision.storage)
     began = time.monotonic()
     done, failures = result.rows - len(missing), 0
-    asked: list[int] = []  # the signal that asked to stop, if one has
-    steps = run.steps(missing, engine, model.transform, workers, stop=lambda: bool(asked), stages=stages, audit=audit)
+    signals: list[int] = []  # the one that asked to stop, if one has
+    steps = rows.steps(missing, conduct.workers, stop=lambda: bool(signals), stages=stages, audit=audit)
     for step in steps:
         done += step.done
         failures += len(step.failed)
@@ -128,13 +105,13 @@ def _fill(
         result.copied += step.copied
         result.failed.extend(step.failed[: max(0, FAILURES_NAMED - len(result.failed))])
         result.forward_seconds = time.monotonic() - began
-        if progress is not None:
-            progress(Progress(done, result.rows, result.computed, failures, result.forward_seconds))
-        if stop is not None and not asked and (signum := stop()):
-            asked.append(signum)
-        if step.failed and on_error == "stop":
+        if conduct.progress is not None:
+            conduct.progress(Progress(done, result.rows, result.computed, failures, result.forward_seconds))
+        if conduct.stop is not None and not signals and (signum := conduct.stop()):
+            signals.append(signum)
+        if step.failed and conduct.on_error == "stop":
             identity, reason, detail = step.failed[0]
-            run.writer.sync()
+            rows.writer.sync()
             raise SourceError(
                 f"{identity}: {reason.lower().replace('_', ' ')} ({detail}).",
                 hint="Everything computed so far is kept. Mend or remove the file and run the same command again, "
@@ -142,14 +119,14 @@ def _fill(
             )
     result.audit = None if audit is None else audit.finish()
     if result.audit is not None:
-        run.writer.append_provenance([{"audit": result.audit.to_dict()}])
+        rows.writer.append_provenance([{"audit": result.audit.to_dict()}])
         result.warnings += [result.audit.warning] if result.audit.warning else []
     stages.finish()
     result.stages = stages
-    if asked and done < result.rows:
-        run.writer.sync()
+    if signals and done < result.rows:
+        rows.writer.sync()
         raise Stopped(
             f"Stopped with {done:,} of {result.rows:,} samples done.",
-            signum=asked[0],
+            signum=signals[0],
             hint="Everything computed so far is kept. Run the same command again to go on.",
         )

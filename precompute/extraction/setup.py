@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from precompute.backbones.load import Backbone, load_backbone
 from precompute.engines.base import EngineChoice
 from precompute.engines.choice import Asked, Candidates, Decision, candidates, choose
@@ -13,8 +15,7 @@ from precompute.engines.machine import Machine
 from precompute.extraction.begun import begun_with
 from precompute.extraction.request import Request
 from precompute.extraction.sampling import sample_of
-from precompute.inputs.images.transform import DECODER
-from precompute.sources.folder import Listing
+from precompute.sources.base import Source
 
 
 class Prepared:
@@ -47,7 +48,12 @@ class Prepared:
     @property
     def spec(self) -> dict[str, Any]:
         """Everything that changes a feature's value."""
-        return self.model.spec(decoder=DECODER, precision=self.precision, storage=self.storage)
+        return self.model.spec(precision=self.precision, storage=self.storage)
+
+    @property
+    def layers(self) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+        """Shape of a row and stored dtype of each layer."""
+        return {tap.layer: (tap.shape, np.dtype(self.storage)) for tap in self.model.taps}
 
     @property
     def choice(self) -> EngineChoice:
@@ -55,7 +61,7 @@ class Prepared:
         return self.decision.choice if "decision" in vars(self) else self._found.choices[0]
 
 
-def prepare(request: Request, path: str, listing: Listing, *, workers: int | None) -> Prepared:
+def prepare(request: Request, path: str, source: Source, *, workers: int | None) -> Prepared:
     """Load the backbone and put what may run it into order.
 
     Raises BackboneError, WeightsError, DeviceError and UsageError.
@@ -68,11 +74,11 @@ def prepare(request: Request, path: str, listing: Listing, *, workers: int | Non
         transform=request.transform,
     )
     asked = Asked(request.engine, request.precision, request.device, request.batch_size, request.compile, request.dtype)
-    return prepared_for(model, asked, path, listing, workers=workers)
+    return prepared_for(model, asked, path, source, workers=workers)
 
 
-def prepared_for(model: Backbone, asked: Asked, path: str, listing: Listing, *, workers: int | None) -> Prepared:
+def prepared_for(model: Backbone, asked: Asked, path: str, source: Source, *, workers: int | None) -> Prepared:
     """The same for a backbone that is loaded already."""
     begun = begun_with(path, model)
-    found = candidates(asked, Machine.here(), begun=begun, images=len(listing), module=model.module)
-    return Prepared(model, found, sample_of(listing, model.transform, workers=workers))
+    found = candidates(asked, Machine.here(), begun=begun, images=len(source), module=model.module)
+    return Prepared(model, found, sample_of(source, model.preprocess, workers=workers))

@@ -13,7 +13,8 @@ import numpy as np
 
 from precompute.cache import Cache
 from precompute.errors import ImageError
-from precompute.extraction.pipeline import read_file
+from precompute.extraction.matching import positions
+from precompute.inputs.images.formats import IMAGES
 from precompute.sources.folder import list_folder
 from precompute.system import cores
 
@@ -46,18 +47,17 @@ def compare_source(
     Size and modification time are not looked at. `progress` is called with 1 for each row. Raises SourceError where
     the source is missing or holds no images.
     """
-    listing = list_folder(source)
+    samples = list_folder(source, IMAGES)
     digests = cache.column("samples/digest")
     ids = cache.column("samples/id")
-    listed = np.isin(ids, listing.ids)
-    root = os.fsencode(source)
+    rows = positions(samples.table.ids, ids)
 
     def differs(row: int) -> bool | None:
         """None where the file is not listed or cannot be read."""
-        if not listed[row]:
+        if rows[row] < 0:
             return None
         try:
-            data, _, _ = read_file(os.path.join(root, bytes(ids[row])))
+            data = samples.read(int(rows[row])).data
         except ImageError:
             return None
         return bool(hashlib.sha256(data).digest() != digests[row].tobytes())
@@ -76,5 +76,5 @@ def compare_source(
                 changed.append(os.fsdecode(bytes(ids[row])))
             if progress is not None:
                 progress(1)
-    new = [os.fsdecode(bytes(name)) for name in listing.ids[~np.isin(listing.ids, ids)]]
+    new = [os.fsdecode(bytes(name)) for name in samples.table.ids[~np.isin(samples.table.ids, ids)]]
     return SourceComparison(tuple(changed), tuple(gone), tuple(new))

@@ -32,7 +32,7 @@ def measure(settings: Settings, report: Report) -> None:
     from precompute.inputs.images.transform import Transform
     from precompute.sources.folder import list_folder
 
-    listing, transform = list_folder(settings.source), Transform()
+    listing, transform = list_folder(settings.source, IMAGES), Transform()
     # Processes first: they are forked, and threads of OpenMP do not survive that
     for way, rate in (("processes", _processes), ("threads", _threads)):
         for workers in worker_counts(settings.cores):

@@ -155,7 +155,7 @@ def _loop(model: Backbone, precision: str, settings: Settings, count: int) -> Ru
     from torchvision.datasets import ImageFolder
     from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
 
-    wanted, device = model.transform, torch.device(settings.device)
+    wanted, device = model.preprocess, torch.device(settings.device)
     steps = Compose(
         [
             Resize(wanted.resize, InterpolationMode(wanted.interpolation)),

@@ -44,8 +44,8 @@ def images_of(model: Backbone, settings: Settings, count: int) -> list[torch.Ten
     from precompute.extraction.pipeline import read
     from precompute.sources.folder import list_folder
 
-    listing = list_folder(settings.source)
-    items = [read(listing, row, model.transform, None) for row in range(min(count, len(listing)))]
+    listing = list_folder(settings.source, IMAGES)
+    items = [read(listing, row, model.preprocess, None) for row in range(min(count, len(listing)))]
     return [item.pixels for item in items if item.pixels is not None]
 
 
@@ -54,7 +54,7 @@ def eager(model: Backbone, images: list[torch.Tensor]) -> NDArray[np.float64]:
     import numpy as np
     import torch
 
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (model.transform.mean, model.transform.std))
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (model.preprocess.transform.mean, model.preprocess.transform.std))
     parts = []
     with torch.inference_mode():
         for start in range(0, len(images), 16):
@@ -100,7 +100,7 @@ def _run(model: Backbone, precision: str, images: list[torch.Tensor], device: st
 
     began, size = time.perf_counter(), 16
     choice = EngineChoice("torch", device, precision, size)
-    engine = make_engine(model.module, model.transform, choice, identity=None)
+    engine = make_engine(model.module, model.preprocess, choice, identity=None)
     batches = [images[start : start + size] for start in range(0, len(images), size)]
     found = np.concatenate(list(engine.map(batches)))
     return found.reshape(len(images), -1).astype(np.float64), time.perf_counter() - began

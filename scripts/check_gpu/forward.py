@@ -117,8 +117,8 @@ def _engine(model: Backbone, settings: Settings, report: Report) -> None:
         return
     with report.attempt(name):
         choice = EngineChoice("torch", settings.device, precision, batch)
-        engine = make_engine(model.module, model.transform, choice, identity=None)
-        crop = model.transform.crop
+        engine = make_engine(model.module, model.preprocess, choice, identity=None)
+        crop = model.preprocess.transform.crop
         images = [torch.randint(0, 256, (3, crop, crop), dtype=torch.uint8) for _ in range(batch)]
         times = 8 if settings.cuda else 2
         _row(
@@ -178,7 +178,7 @@ def _network(model: Backbone, precision: str, settings: Settings) -> nn.Module:
 def _images(model: Backbone, batch: int, precision: str, settings: Settings) -> torch.Tensor:
     import torch
 
-    crop = model.transform.crop
+    crop = model.preprocess.transform.crop
     images = torch.randn(batch, 3, crop, crop, device=settings.device)
     return images.to(dtype=_dtype(precision), memory_format=torch.channels_last)
 

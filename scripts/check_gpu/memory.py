@@ -90,6 +90,6 @@ def _engine(model: Backbone, precision: str) -> tuple[TorchEngine, list[torch.Te
     from precompute.engines.base import EngineChoice
     from precompute.engines.torch import TorchEngine
 
-    crop = model.transform.crop
-    engine = TorchEngine(model.module, model.transform, EngineChoice("torch", "cuda", precision, BATCH))
+    crop = model.preprocess.transform.crop
+    engine = TorchEngine(model.module, model.preprocess, EngineChoice("torch", "cuda", precision, BATCH))
     return engine, [torch.randint(0, 256, (3, crop, crop), dtype=torch.uint8) for _ in range(BATCH)]

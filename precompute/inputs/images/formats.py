@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from precompute.sources.base import FileKind
+
 DECODED = (
     b".jpg .jpeg .jpe .jfif .png .apng .gif .bmp .dib .webp .tif .tiff .mpo .jp2 .j2k .j2c .jpc .jpf .jpx .avif .avifs"
 )
@@ -53,3 +55,7 @@ def _brands(head: bytes) -> list[bytes]:
     """The main brand of an ISO container, and the further ones as far as its first box reaches into `head`."""
     end = min(int.from_bytes(head[:4], "big"), BRANDS_BYTES, len(head))
     return [head[8:12], *(head[place : place + 4] for place in range(16, end - 3, 4))]
+
+
+IMAGES = FileKind("images", NAMES, EXTENSIONS, HEAD_BYTES, looks_like_image)
+"""Which files of a folder are samples."""

@@ -1,0 +1,54 @@
+"""How a run behaves, and how far it is: what changes no feature."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from precompute.errors import UsageError
+
+ON_ERROR = ("skip", "stop")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is. done and total count samples; computed counts forward passes; seconds since they began."""
+
+    done: int
+    total: int
+    computed: int
+    failures: int
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        """Images through the backbone each second."""
+        return self.computed / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def remaining(self) -> float | None:
+        """Estimated seconds to go; None as long as there is nothing to go by."""
+        return (self.total - self.done) / self.rate if self.rate else None
+
+
+@dataclass(frozen=True)
+class Conduct:
+    """workers: threads that read and decode, by default one for each core · on_error: "skip" or "stop" · progress:
+    called after each batch · stop: asked after each batch; a signal's number ends the run, resumable.
+
+    Raises UsageError for values out of range.
+    """
+
+    workers: int | None = None
+    on_error: str = "skip"
+    progress: Callable[[Progress], None] | None = None
+    stop: Callable[[], int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.on_error not in ON_ERROR:
+            raise UsageError(
+                f"on_error must be one of {', '.join(ON_ERROR)}. Got {self.on_error!r} instead.",
+                hint="See --on-error.",
+            )
+        if self.workers is not None and self.workers < 1:
+            raise UsageError(f"workers must be at least 1. Got {self.workers} instead.", hint="See --workers.")

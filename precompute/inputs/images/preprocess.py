@@ -1,0 +1,56 @@
+"""Images as an input: decoded, resized and cropped in threads, normalised on the device."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from precompute.inputs.base import Preprocess
+from precompute.inputs.images.decode import decode, quiet_pillow
+from precompute.inputs.images.transform import DECODER, Transform
+
+
+@dataclass(frozen=True)
+class ImagePreprocess(Preprocess):
+    """The steps of torchvision's preset, see `Transform`. `host` gives (crop, crop, 3) uint8."""
+
+    transform: Transform
+
+    modality = "image"
+
+    def spec(self) -> dict[str, Any]:
+        return {**self.transform.spec(), "decoder": DECODER}
+
+    def host(self, raw: bytes, view: int = 0) -> tuple[torch.Tensor, ...]:
+        del view  # there is only one
+        return (decode(raw, self.transform).permute(1, 2, 0),)
+
+    def example(self) -> tuple[torch.Tensor, ...]:
+        return (torch.zeros(self.transform.crop, self.transform.crop, 3, dtype=torch.uint8),)
+
+    def device(self) -> nn.Module:
+        return Normalise(self.transform)
+
+    def session(self) -> contextlib.AbstractContextManager[object]:
+        return quiet_pillow()
+
+
+class Normalise(nn.Module):
+    """torchvision's normalisation, in its steps: (B, crop, crop, 3) uint8 -> (B, 3, crop, crop) fp32."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, transform: Transform) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(transform.mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(transform.std).view(1, 3, 1, 1))
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        # Seen as (B, 3, H, W) this is channels_last in memory, which is what the kernels want.
+        images = pixels.permute(0, 3, 1, 2).to(torch.float32)
+        return (images / 255 - self.mean) / self.std

@@ -1,0 +1,113 @@
+"""What a source of samples is: a table of what there is, and the bytes of each row. No torch here.
+
+A new kind of source is one file beside this one: a subclass of `Source`. `precompute.extract` takes any of them.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Table:
+    """The samples of a source, one entry a row, ordered by id.
+
+    ids: (N,) fixed-length bytes, unique, ascending as bytes · sizes, mtimes: (N,) int64, two stamps that change when
+    the sample's bytes do: for files bytes and ns since 1970 · labels: (N,) int32 index into `classes`, -1 for none ·
+    splits: (N,) uint8, 0 none, 1 train, 2 val, 3 test · classes: names, ascending.
+    """
+
+    ids: NDArray[np.bytes_]
+    sizes: NDArray[np.int64]
+    mtimes: NDArray[np.int64]
+    labels: NDArray[np.int32]
+    splits: NDArray[np.uint8]
+    classes: tuple[bytes, ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Raw:
+    """The bytes of one sample, and its two stamps as they were when it was read."""
+
+    data: bytes
+    size: int
+    mtime: int
+
+
+@dataclass(frozen=True)
+class FileKind:
+    """Which files are samples of one kind.
+
+    plural, formats: for messages, such as "images" and "JPEG or PNG" · extensions: in lower case, with the dot; a file
+    that has one is a sample whatever it holds · recognises: whether the first `head_bytes` of another file are those
+    of a sample.
+    """
+
+    plural: str
+    formats: str
+    extensions: frozenset[bytes]
+    head_bytes: int
+    recognises: Callable[[bytes], bool]
+
+
+class Source(ABC):
+    """Samples in a fixed order, and their bytes.
+
+    name: for messages, without credentials · table: what there is, listed once · gaps: prefixes of ids that could not
+    be listed, and so are not taken for deleted · notes: how the source was understood, where that may surprise ·
+    ignored: lines on entries that are no samples.
+    """
+
+    name: str
+    table: Table
+    gaps: tuple[bytes, ...] = ()
+    notes: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def origin(self) -> str:
+        """Where the samples came from, for the record of a run, without credentials."""
+        return self.name
+
+    def order(self, rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+        """`rows`, ascending, in the order in which they are read best, in parts of any size."""
+        yield rows
+
+    @abstractmethod
+    def read(self, row: int) -> Raw:
+        """The sample in `row`; called from several threads at once. Raises ImageError with the reason it gives."""
+
+    def alive(self) -> bool:
+        """False once the whole source has gone away, so that its samples have not vanished one by one."""
+        return True
+
+    def reads(self, path: str) -> bool:
+        """Whether the file at `path` is one of the samples, or would be one if it were made."""
+        del path
+        return False
+
+    def label_name(self, row: int) -> str | None:
+        """The class of `row`; None where it has none."""
+        label = int(self.table.labels[row])
+        return os.fsdecode(self.table.classes[label]) if label >= 0 else None
+
+    def sample_name(self, row: int) -> str:
+        """The id of `row` for a terminal."""
+        return ascii_name(os.fsdecode(bytes(self.table.ids[row])))
+
+
+def ascii_name(name: str) -> str:
+    """`name` for a terminal: control characters, text-direction marks and undecodable bytes are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)

@@ -1,0 +1,49 @@
+"""Reading one file of a source, whatever has taken its place since it was listed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from precompute.errors import ImageError
+from precompute.sources.base import Raw
+
+MAX_FILE_BYTES = 2**30  # a gigabyte holds any picture below the pixel limit
+EARLIEST, LATEST = -(2**63), 2**63 - 1  # what int64 holds of nanoseconds since 1970: years 1677 to 2262
+
+
+def mtime_ns(status: os.stat_result) -> int:
+    """Modification time in ns since 1970; the nearest that int64 holds where it lies before 1677 or after 2262."""
+    return min(max(status.st_mtime_ns, EARLIEST), LATEST)
+
+
+def read_file(path: bytes) -> Raw:
+    """The bytes of one file; its size and mtime are from before they were read.
+
+    Raises ImageError with the reason VANISHED or UNREADABLE; a FIFO or device that took the file's place is not read.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb", buffering=0) as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise ImageError("not an ordinary file", reason="UNREADABLE")
+            if status.st_size > MAX_FILE_BYTES:
+                raise ImageError(f"{status.st_size:,} bytes, more than {MAX_FILE_BYTES:,}", reason="UNREADABLE")
+            data: bytes | None = file.readall()  # None from a view of the kernel that has nothing to give just now
+            if data is None:
+                raise ImageError("not an ordinary file", reason="UNREADABLE")
+            return Raw(data, status.st_size, mtime_ns(status))
+    except OSError as error:
+        reason = "VANISHED" if error.errno in (errno.ENOENT, errno.ENOTDIR) else "UNREADABLE"
+        raise ImageError(error.strerror or str(error), reason=reason) from error
+
+
+def identity_of(path: bytes) -> tuple[int, int] | None:
+    """Which folder or file lies there: of a disk that was unmounted only the empty mount point is left."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
