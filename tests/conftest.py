@@ -167,3 +167,16 @@ def resident_kib() -> int:
     """Memory of this process that pages of files take."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("RssFile"))
+
+
+def list_images(root: str | os.PathLike[str], **options: Any) -> Any:
+    """The images of a folder, as `extract` lists them."""
+    from precompute.inputs.images.formats import IMAGES
+    from precompute.sources.folder import list_folder
+
+    return list_folder(root, IMAGES, **options)
+
+
+def as_samples(images: Any) -> list[tuple[Any, ...]]:
+    """Images (3, H, W) as the preprocessing hands them to an engine."""
+    return [(image.permute(1, 2, 0),) for image in images]

@@ -54,7 +54,7 @@ def photo() -> bytes:
 def test_features_are_what_enters_the_classifier(name: str, photo: bytes) -> None:
     backbone = load_backbone(name, weights="random:3")
     given = features(backbone, photo)
-    assert given.shape == backbone.shape
+    assert given.shape == backbone.taps[0].shape
     assert given.isfinite().all()
     assert given.std() > 0
     expected = reference(families.build(name, seed=3), FAMILIES[name], backbone, photo)
@@ -63,7 +63,7 @@ def test_features_are_what_enters_the_classifier(name: str, photo: bytes) -> Non
 
 def test_tiny_is_the_default_that_needs_nothing(photo: bytes) -> None:
     backbone = load_backbone("tiny")
-    assert (backbone.name, backbone.shape, backbone.source, backbone.notes) == (
+    assert (backbone.name, backbone.taps[0].shape, backbone.source, backbone.notes) == (
         "tiny",
         (128,),
         {"kind": "embedded"},
@@ -179,7 +179,7 @@ def test_an_unknown_backbone_names_close_ones(name: str, close: str) -> None:
 )
 def test_any_layer_can_be_had(layer: str, pooling: str, shape: tuple[int, ...]) -> None:
     backbone = load_backbone("resnet18", weights="random", layer=layer, pooling=pooling)
-    assert (backbone.layer, backbone.shape) == (layer, shape)
+    assert (backbone.taps[0].layer, backbone.taps[0].shape) == (layer, shape)
 
 
 def test_an_unknown_layer_or_pooling_is_refused() -> None:
@@ -192,7 +192,7 @@ def test_an_unknown_layer_or_pooling_is_refused() -> None:
 def test_the_transform_can_be_changed_value_by_value() -> None:
     backbone = load_backbone("resnet18", weights="random", transform={"resize": 64, "crop": 48})
     assert backbone.preprocess.transform == Transform(resize=64, crop=48)
-    assert backbone.shape == (512,)
+    assert backbone.taps[0].shape == (512,)
 
 
 def test_a_size_the_network_does_not_take_is_refused() -> None:
@@ -203,7 +203,7 @@ def test_a_size_the_network_does_not_take_is_refused() -> None:
 
 def test_the_spec_names_everything_that_changes_a_value() -> None:
     one = load_backbone("tiny")
-    spec = one.spec(decoder="d", precision="fp32", storage="float16")
+    spec = one.spec(precision="fp32", storage="float16")
     others: list[dict[str, Any]] = [
         {"weights": "random"},
         {"layer": "embed", "weights": "DEFAULT"},
@@ -212,8 +212,6 @@ def test_the_spec_names_everything_that_changes_a_value() -> None:
         {"transform": {"interpolation": "bicubic"}},
         {"transform": {"mean": (0.2, 0.21, 0.21)}},
     ]
-    specs = [
-        load_backbone("tiny", **choice).spec(decoder="d", precision="fp32", storage="float16") for choice in others
-    ]
+    specs = [load_backbone("tiny", **choice).spec(precision="fp32", storage="float16") for choice in others]
     for number, other in enumerate(specs):
         assert other not in [spec, *specs[:number]]

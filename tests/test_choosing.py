@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Command, make_image, list_images
+from conftest import Command, list_images, make_image
 
 from precompute import extract, load_backbone, open_cache
 from precompute.engines import choice, devices, guard, machine
@@ -149,11 +149,15 @@ def test_the_first_that_passes_is_taken_and_the_reference_where_nothing_does(
 
 def test_the_reference_is_eager_fp32(noise: Path) -> None:
     model = load_backbone("resnet18", weights="random", transform={"resize": 64, "crop": 64})
-    pixels = sample_of(list_images(noise), model.preprocess, workers=1).pixels
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (model.preprocess.transform.mean, model.preprocess.transform.std))
+    samples = sample_of(list_images(noise), model.preprocess, workers=1).samples
+    pixels = torch.stack([one for (one,) in samples]).permute(0, 3, 1, 2)
+    mean, std = (
+        torch.tensor(values).view(1, 3, 1, 1)
+        for values in (model.preprocess.transform.mean, model.preprocess.transform.std)
+    )
     with torch.inference_mode():
-        expected = model.module((torch.stack(pixels) / 255 - mean) / std).flatten(1).numpy()
-    got = Reference(model.module, model.preprocess)(pixels)
+        expected = model.module((pixels / 255 - mean) / std)[0].flatten(1).numpy()
+    (got,) = Reference(model.module, model.preprocess)(samples)
     error = np.linalg.norm(got - expected, axis=1) / np.linalg.norm(expected, axis=1)
     assert error.max() < 1e-5
 
@@ -173,7 +177,7 @@ def test_predict_and_repair_prove_what_they_take(
     from precompute.engines.openvino import OpenVINOEngine
 
     real = OpenVINOEngine.finish
-    monkeypatch.setattr(OpenVINOEngine, "finish", lambda self: -real(self))
+    monkeypatch.setattr(OpenVINOEngine, "finish", lambda self: tuple(-tap for tap in real(self)))
     wrong = labels_of(precompute("predict", "a.safetensors", noise, "--format", "csv").stdout)
     data = bytearray((tmp_path / "a.h5").read_bytes())
     cache = open_cache(tmp_path / "a.h5")
@@ -205,11 +209,11 @@ def test_the_audit_names_what_falls_below(noise: Path, monkeypatch: pytest.Monke
     """Two of the images come out wrong, after 32 others have proved the engine."""
     monkeypatch.setattr("precompute.engines.audit.TIME_SHARE", 1e6)  # as if it had been a long run
     model = load_backbone("tiny")
-    pixels = sample_of(list_images(noise), model.preprocess, workers=1).pixels[:4]
-    right = Reference(model.module, model.preprocess)(pixels).astype(np.float32)
+    samples = sample_of(list_images(noise), model.preprocess, workers=1).samples[:4]
+    right = Reference(model.module, model.preprocess)(samples)[0].astype(np.float32)
     shown = [right[0], -right[1], right[2], right[3] * 0]
     audit = EngineAudit(model, EngineChoice("openvino", "cpu", "bf16", 16), np.arange(4), "float32")
-    audit.show([(f"{row}.png", pixels[row], shown[row]) for row in range(4)])
+    audit.show([(f"{row}.png", samples[row], (shown[row],)) for row in range(4)])
     found = audit.finish()
     assert found is not None
     assert (found.images, found.below, set(found.named)) == (4, 2, {"1.png", "3.png"})

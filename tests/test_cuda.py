@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import make_image
+from pictures import eager, images
 
 from precompute import Backbone, MLPHead, extract, load_backbone, open_cache, predict, train_head
-from precompute.engines.base import Engine, EngineChoice
+from precompute.engines.base import EngineChoice
 from precompute.engines.devices import make_engine
 from precompute.engines.guard import cosine
+from precompute.engines.torch import TorchEngine
 from precompute.errors import Stopped
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -39,23 +41,29 @@ def all_memory() -> Iterator[None]:
     torch.cuda.empty_cache()
 
 
-def images(count: int, crop: int = 64, seed: int = 0) -> list[torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randint(0, 256, (3, crop, crop), dtype=torch.uint8, generator=generator) for _ in range(count)]
+class OneTap:
+    """An engine whose network has a single tap: one array instead of a tuple."""
 
+    def __init__(self, engine: TorchEngine) -> None:
+        self.engine = engine
 
-def eager(backbone: Backbone, pictures: list[torch.Tensor]) -> np.ndarray:
-    """(n, d) float64: the preset's normalisation and the network in fp32 on the CPU."""
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (backbone.preprocess.transform.mean, backbone.preprocess.transform.std))
-    with torch.inference_mode():
-        return backbone.module((torch.stack(pictures).float() / 255 - mean) / std).flatten(1).double().numpy()
+    def __call__(self, samples: Sequence[tuple[torch.Tensor, ...]]) -> np.ndarray:
+        return self.engine(samples)[0]
+
+    def finish(self) -> np.ndarray:
+        return self.engine.finish()[0]
+
+    def map(self, batches: Iterable[Sequence[tuple[torch.Tensor, ...]]]) -> Iterator[np.ndarray]:
+        return (features for (features,) in self.engine.map(batches))
 
 
 def engine_of(
     backbone: Backbone, *, precision: str = "fp32", batch_size: int = BATCH, compiled: bool = False
-) -> Engine:
+) -> OneTap:
     choice = EngineChoice("torch", "cuda", precision, batch_size, compiled=compiled)
-    return make_engine(backbone.module, backbone.preprocess, choice, identity=None)
+    engine = make_engine(backbone.module, backbone.preprocess, choice, identity=None)
+    assert isinstance(engine, TorchEngine)
+    return OneTap(engine)
 
 
 def flat(features: np.ndarray) -> np.ndarray:
@@ -72,7 +80,7 @@ def distance(found: np.ndarray, expected: np.ndarray) -> float:
 def test_features_are_those_of_the_cpu(name: str, precision: str) -> None:
     backbone = load_backbone(name, weights="random")
     pictures = images(6, backbone.preprocess.transform.crop)
-    expected = eager(backbone, pictures)
+    expected = eager(backbone, pictures).astype(np.float64)
     if precision == "fp16" and np.abs(expected).max() < 2**-14:
         pytest.skip("with random weights these features are too small for fp16 on any device")
     found = flat(np.concatenate(list(engine_of(backbone, precision=precision).map([pictures[:4], pictures[4:]]))))
@@ -83,8 +91,8 @@ def test_features_are_those_of_the_cpu(name: str, precision: str) -> None:
 
 def test_batches_under_way_are_the_same_as_one_at_a_time(resnet: Backbone) -> None:
     run = engine_of(resnet)
-    assert run.depth > 1
-    batches = [images(BATCH, seed=number) for number in range(6 * run.depth)]
+    assert run.engine.depth > 1
+    batches = [images(BATCH, seed=number) for number in range(6 * run.engine.depth)]
     alone = [run(batch) for batch in batches]
     assert all(np.array_equal(one, other) for one, other in zip(run.map(batches), alone, strict=True))
 
@@ -93,7 +101,7 @@ def test_results_stay_when_their_memory_is_used_again(resnet: Backbone) -> None:
     run = engine_of(resnet)
     first = run(images(BATCH))
     before = first.copy()
-    for number in range(1, 3 * run.depth):
+    for number in range(1, 3 * run.engine.depth):
         run(images(BATCH, seed=number))
     assert np.array_equal(first, before)
 
@@ -101,8 +109,8 @@ def test_results_stay_when_their_memory_is_used_again(resnet: Backbone) -> None:
 def test_the_images_may_change_once_a_batch_has_begun(resnet: Backbone) -> None:
     run, pictures = engine_of(resnet), images(BATCH)
     expected = run(pictures)
-    run.start(pictures)
-    for picture in pictures:
+    run.engine.start(pictures)
+    for (picture,) in pictures:
         picture.zero_()
     assert np.array_equal(run.finish(), expected)
 
@@ -130,7 +138,7 @@ def test_too_little_memory_halves_the_batch(all_memory: None) -> None:
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction((held + (peak - held) // 3) / total)
     found = run(pictures)
-    assert run.chunk < size
+    assert run.engine.chunk < size
     assert distance(flat(found), flat(expected)) < 1e-4
     assert np.array_equal(run(pictures), found)
 

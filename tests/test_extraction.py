@@ -499,4 +499,4 @@ def test_odd_names_and_entries(tmp_path: Path) -> None:
     result = extract(os.fsdecode(folder), tmp_path / "a.h5", backbone="tiny")
     assert result.rows == result.computed == len(names)
     assert sorted(map(os.fsencode, open_cache(tmp_path / "a.h5").ids)) == sorted(names)
-    assert len(result.passed) == 3
+    assert len(result.ignored) == 3

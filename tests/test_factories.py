@@ -43,7 +43,7 @@ def build():
 def test_a_factory_of_the_current_folder_is_a_backbone(package: Path) -> None:
     write(package, SMALL_NET)
     backbone = load_backbone("mine:build")
-    assert (backbone.name, backbone.layer, backbone.shape) == ("mine:build", "3", (4,))
+    assert (backbone.name, backbone.taps[0].layer, backbone.taps[0].shape) == ("mine:build", "3", (4,))
     assert backbone.source == {"kind": "factory"}
     assert backbone.preprocess.transform == Transform()
     model = sys.modules["mine"].build()
@@ -65,7 +65,7 @@ def test_a_factory_in_a_package_with_weights_from_a_file(package: Path) -> None:
 
 def test_a_factory_in_half_precision_is_tried_in_half_precision(package: Path) -> None:
     write(package, SMALL_NET.replace("nn.Linear(4, 2))", "nn.Linear(4, 2)).bfloat16()"))
-    assert load_backbone("mine:build").shape == (4,)
+    assert load_backbone("mine:build").taps[0].shape == (4,)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_an_untraceable_module_gives_its_output_and_a_note(package: Path) -> Non
         "class Net(nn.Module):\n    def forward(self, x): return x.mean((2, 3)) if x.sum() >= 0 else -x[:, :, 0, 0]\n",
     )
     backbone = load_backbone("mine:Net")
-    assert (backbone.layer, backbone.shape) == ("output", (3,))
+    assert (backbone.taps[0].layer, backbone.taps[0].shape) == ("output", (3,))
     assert any("torch.fx cannot trace" in note for note in backbone.notes)
     with pytest.raises(BackboneError, match="cannot trace"):
         load_backbone("mine:Net", layer="mean")
@@ -108,7 +108,7 @@ def test_an_untraceable_module_gives_its_output_and_a_note(package: Path) -> Non
 def test_a_module_without_classifier_gives_its_output_and_a_note(package: Path) -> None:
     write(package, "class Net(nn.Module):\n    def forward(self, x): return torch.cat([x, x], 1).mean((2, 3))\n")
     backbone = load_backbone("mine:Net")
-    assert (backbone.layer, backbone.shape) == ("output", (6,))
+    assert (backbone.taps[0].layer, backbone.taps[0].shape) == ("output", (6,))
     assert any("does not end in a linear classifier" in note for note in backbone.notes)
 
 

@@ -56,11 +56,11 @@ def load_one_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def decode_one(path: Path) -> dict[str, Any]:
-    from precompute.extraction.pipeline import read_file
+    from precompute.sources.files import read_file
     from precompute.inputs.images.decode import decode
     from precompute.inputs.images.transform import Transform
 
-    return {"shape": list(decode(read_file(os.fsencode(path))[0], Transform()).shape)}
+    return {"shape": list(decode(read_file(os.fsencode(path)).data, Transform()).shape)}
 
 
 FUNCTIONS: dict[str, Callable[[Path], dict[str, Any]]] = {

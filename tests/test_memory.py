@@ -23,8 +23,9 @@ NOISE = 32e6
 
 LIST = """
 import sys
+from precompute.inputs.images.formats import IMAGES
 from precompute.sources.folder import list_folder
-rows = len(list_folder(sys.argv[1]))
+rows = len(list_folder(sys.argv[1], IMAGES))
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(rows, int(peak.split()[1]) * 1024)
 """

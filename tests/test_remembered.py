@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import run_python, list_images
+from conftest import list_images, run_python
 
 from precompute import extract, open_cache
 from precompute.backbones.tiny import tiny

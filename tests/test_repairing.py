@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Command, make_image, list_images
+from conftest import Command, list_images, make_image
 from test_extraction import assert_same
 
 from precompute import extract, open_cache, verify

@@ -10,12 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_image, run_python, list_images
+from conftest import list_images, make_image, run_python
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from precompute.errors import SourceError, Stopped
-from precompute.sources.folder import Listing, ascii_name, list_folder, mtime_ns
+from precompute.sources.base import ascii_name
+from precompute.sources.files import mtime_ns
+from precompute.sources.folder import FolderSource
+
+LIST = "from precompute.inputs.images.formats import IMAGES; from precompute.sources.folder import list_folder"
 
 
 def fill(folder: Path, *names: str) -> Path:
@@ -27,7 +31,7 @@ def fill(folder: Path, *names: str) -> Path:
     return folder
 
 
-def labels(listing: Listing) -> dict[str, str | None]:
+def labels(listing: FolderSource) -> dict[str, str | None]:
     names = [*listing.table.classes, None]
     return {
         os.fsdecode(bytes(row)): None if (name := names[label]) is None else os.fsdecode(name)
@@ -53,7 +57,9 @@ def test_class_folders_give_labels_and_deeper_levels_belong_to_them(tmp_path: Pa
 )
 def test_split_folders_are_known_by_their_synonyms_in_any_case(tmp_path: Path, train: str, val: str, test: str) -> None:
     listing = list_images(fill(tmp_path, f"{train}/cats/1.jpg", f"{val}/cats/2.jpg", f"{test}/dogs/3.jpg"))
-    splits = {os.fsdecode(bytes(row)): int(split) for row, split in zip(listing.table.ids, listing.table.splits, strict=True)}
+    splits = {
+        os.fsdecode(bytes(row)): int(split) for row, split in zip(listing.table.ids, listing.table.splits, strict=True)
+    }
     assert splits == {f"{train}/cats/1.jpg": 1, f"{val}/cats/2.jpg": 2, f"{test}/dogs/3.jpg": 3}
     assert listing.table.classes == (b"cats", b"dogs")
 
@@ -103,8 +109,8 @@ def test_what_is_no_sample_is_counted_and_named(tmp_path: Path) -> None:
     fill(tmp_path, "a/1.jpg", "a/.DS_Store", ".git/x.jpg", "a/notes.txt", "labels.csv", *(f"{i}.log" for i in range(9)))
     listing = list_images(tmp_path)
     assert len(listing) == 1
-    assert listing.passed.counts == {"hidden": 2, "not images": 11}
-    hidden, other = listing.passed.lines()
+    assert listing.ignored_entries.counts == {"hidden": 2, "not images": 11}
+    hidden, other = listing.ignored
     assert hidden.startswith("2 hidden: ") and "a/.DS_Store" in hidden and ".git" in hidden
     assert other.startswith("11 not images: ") and other.endswith(", ...")
 
@@ -131,9 +137,9 @@ def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
     (root / "gone.jpg").symlink_to(tmp_path / "nowhere")
     listing = list_images(root)
     assert [bytes(row) for row in listing.table.ids] == [b"cats/3.jpg", b"cats/linked.jpg", b"linked/1.jpg"]
-    assert listing.passed.counts["links to folders already listed"] == 1
-    assert listing.passed.counts["broken links"] == 1
-    assert sum(listing.passed.counts.values()) == 3
+    assert listing.ignored_entries.counts["links to folders already listed"] == 1
+    assert listing.ignored_entries.counts["broken links"] == 1
+    assert sum(listing.ignored_entries.counts.values()) == 3
 
 
 def test_siblings_that_link_to_each_other_hold_each_photo_once(tmp_path: Path) -> None:
@@ -145,7 +151,7 @@ def test_siblings_that_link_to_each_other_hold_each_photo_once(tmp_path: Path) -
                 (tmp_path / name / f"a_{other}").symlink_to(Path("..", other))
     listing = list_images(tmp_path)
     assert labels(listing) == {f"{name}/{name}.jpg": name for name in names}
-    assert listing.passed.counts == {"links to folders already listed": 8 * 7}
+    assert listing.ignored_entries.counts == {"links to folders already listed": 8 * 7}
 
 
 def test_a_folder_is_named_by_its_path_without_links_though_a_link_comes_first(tmp_path: Path) -> None:
@@ -154,7 +160,7 @@ def test_a_folder_is_named_by_its_path_without_links_though_a_link_comes_first(t
     (tmp_path / "b_link").symlink_to("real/deep")
     listing = list_images(tmp_path)
     assert labels(listing) == {"real/deep/1.jpg": "real"}
-    assert listing.passed.names == {"links to folders already listed": ["a_link", "b_link"]}
+    assert listing.ignored_entries.names == {"links to folders already listed": ["a_link", "b_link"]}
 
 
 @pytest.mark.parametrize("turned", [False, True])
@@ -167,7 +173,7 @@ def test_a_folder_outside_is_entered_by_the_first_link_in_the_order_of_ids(tmp_p
         (root / name).symlink_to(target)
     listing = list_images(root)
     assert [bytes(row) for row in listing.table.ids] == [b"one/1.jpg", b"one/around/2.jpg", b"own/3.jpg"]
-    assert listing.passed.names == {
+    assert listing.ignored_entries.names == {
         "folders already listed": ["one/around/deep"],
         "links to folders already listed": ["one/around/back", "three", "two"],
     }
@@ -198,7 +204,7 @@ def test_links_into_a_pseudo_file_system_are_not_entered(tmp_path: Path) -> None
     (tmp_path / "devices").symlink_to("/sys/devices")
     listing = list_images(tmp_path)
     assert len(listing) == 1
-    assert listing.passed.names == {
+    assert listing.ignored_entries.names == {
         "pseudo file systems (proc)": ["process"],
         "pseudo file systems (sysfs)": ["devices"],
     }
@@ -209,7 +215,7 @@ def test_links_into_a_pseudo_file_system_are_not_entered(tmp_path: Path) -> None
 def test_what_would_wait_for_the_kernel_is_not_waited_for(tmp_path: Path, name: str) -> None:
     fill(tmp_path, "1.jpg")
     (tmp_path / name).symlink_to("/proc/kmsg")  # a read gives what nobody has read yet, then waits for more
-    done = run_python(f"from precompute.sources.folder import list_folder; print(len(list_images({str(tmp_path)!r})))")
+    done = run_python(f"{LIST}; print(len(list_folder({str(tmp_path)!r}, IMAGES)))")
     assert done.stdout == ("2\n" if name == "log.jpg" else "1\n"), done.stderr
 
 
@@ -251,7 +257,7 @@ def test_a_fifo_is_never_opened(tmp_path: Path) -> None:
     fill(tmp_path, "a.jpg")
     listing = list_images(tmp_path)
     assert len(listing) == 1
-    assert listing.passed.counts == {"neither file nor folder": 2}
+    assert listing.ignored_entries.counts == {"neither file nor folder": 2}
     with pytest.raises(SourceError, match="neither a folder nor an image"):
         list_images(tmp_path / "pipe")
 
@@ -271,8 +277,8 @@ def test_a_folder_without_permission_is_named_and_the_rest_listed() -> None:
             os.seteuid(me)
             (root / "shut").chmod(0o755)
     assert [bytes(row) for row in listing.table.ids] == [b"open/1.jpg"]
-    assert sorted(listing.passed.names["not readable"]) == ["noext", "shut"]
-    assert listing.unread == (b"shut/",)
+    assert sorted(listing.ignored_entries.names["not readable"]) == ["noext", "shut"]
+    assert listing.gaps == (b"shut/",)
 
 
 def test_a_folder_nested_a_thousand_deep_is_listed(tmp_path: Path) -> None:

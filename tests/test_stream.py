@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import make_photos, list_images
+from conftest import list_images, make_photos
 
 from precompute import load_backbone
 from precompute.engines.base import Engine, EngineChoice
@@ -44,15 +44,15 @@ class Deep(Engine):
     def start(self, images: object) -> None:
         self.under_way.append(len(list(images)))  # type: ignore[call-overload]
 
-    def finish(self) -> np.ndarray:
-        return np.zeros((self.under_way.pop(0), 4), np.float32)
+    def finish(self) -> tuple[np.ndarray, ...]:
+        return (np.zeros((self.under_way.pop(0), 4), np.float32),)
 
 
 def test_no_batch_is_left_under_way_by_an_error(tmp_path: Path) -> None:
     """OpenVINO ends the whole process where an engine is taken down in the middle of a batch."""
     listing = list_images(make_photos(tmp_path / "photos"))
-    engine, transform = Deep(), load_backbone("tiny").transform
-    blocks = forward(listing, np.arange(len(listing)), engine, transform, workers=1)
+    engine, preprocess = Deep(), load_backbone("tiny").preprocess
+    blocks = forward(listing, np.arange(len(listing)), engine, preprocess, workers=1)
     next(blocks)
     assert engine.under_way
     with pytest.raises(ZeroDivisionError):

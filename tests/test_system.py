@@ -166,7 +166,8 @@ def test_nor_does_the_forward_pass() -> None:
     choice = EngineChoice("torch", "cpu", "fp32", 2)
     engine = make_engine(backbone.module, backbone.preprocess, choice, identity=None)
     with WithoutFloat64():
-        assert engine([torch.zeros(3, 64, 64, dtype=torch.uint8)]).shape == (1, 512)
+        (features,) = engine([(torch.zeros(64, 64, 3, dtype=torch.uint8),)])
+        assert features.shape == (1, 512)
 
 
 def test_what_a_cpu_computes_in_says_nothing_about_another_device() -> None:

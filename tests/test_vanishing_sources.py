@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import make_photos, list_images
+from conftest import list_images, make_photos
 from forks import Forks
 from small_disks import CannotMount, SmallDisk
 from test_extraction import assert_same
@@ -20,7 +20,7 @@ from precompute import extract, open_cache, verify
 from precompute.cache import Status
 from precompute.errors import CacheFormatError, ImageError, SourceError
 from precompute.extraction.matching import make_plan
-from precompute.extraction.pipeline import read_file
+from precompute.sources.files import read_file
 
 BATCH = 4
 PER_CLASS = 50

@@ -47,11 +47,12 @@ class Raw:
 class FileKind:
     """Which files are samples of one kind.
 
-    plural, formats: for messages, such as "images" and "JPEG or PNG" · extensions: in lower case, with the dot; a file
-    that has one is a sample whatever it holds · recognises: whether the first `head_bytes` of another file are those
-    of a sample.
+    single, plural, formats: for messages, such as "an image", "images" and "JPEG or PNG" · extensions: in lower case,
+    with the dot; a file that has one is a sample whatever it holds · recognises: whether the first `head_bytes` of
+    another file are those of a sample.
     """
 
+    single: str
     plural: str
     formats: str
     extensions: frozenset[bytes]

@@ -17,7 +17,7 @@ from precompute.errors import SourceError, Stopped
 from precompute.sources.base import FileKind, Raw, Source, Table, ascii_name
 from precompute.sources.files import identity_of, mtime_ns, read_file
 from precompute.sources.labels import label_folders
-from precompute.sources.tree import Found, collect
+from precompute.sources.tree import Found, Ignored, collect
 
 
 class FolderSource(Source):
@@ -34,12 +34,14 @@ class FolderSource(Source):
         kind: FileKind | None = None,
         gaps: tuple[bytes, ...] = (),
         notes: tuple[str, ...] = (),
-        ignored: tuple[str, ...] = (),
+        ignored: Ignored | None = None,
     ) -> None:
         self.root = root
         self.name = ascii_name(os.fsdecode(root))
         self.table = table
-        self.gaps, self.notes, self.ignored = gaps, notes, ignored
+        self.gaps, self.notes = gaps, notes
+        self.ignored_entries = ignored or Ignored()
+        self.ignored = tuple(self.ignored_entries.lines())
         self._kind = kind
         self._identity = identity_of(root)
 
@@ -112,7 +114,8 @@ def list_folder(
             found.files.mtimes.append(mtime_ns(status))
             found.files.settle(found.tops.setdefault((), 0))
         else:
-            raise SourceError(f"{shown} is neither a folder nor a file.", hint=f"Name a folder of {kind.plural}.")
+            what = f"{shown} is neither a folder nor {kind.single} file."
+            raise SourceError(what, hint=f"Name a folder of {kind.plural}.")
     except FileNotFoundError as error:
         raise SourceError(f"{shown} does not exist.", hint="Check the path for a typing error.") from error
     except OSError as error:
@@ -173,5 +176,5 @@ def _listing(root: bytes, found: Found, limit: int | None) -> FolderSource:
         kind=found.kind,
         gaps=tuple(found.unread),
         notes=tuple(notes),
-        ignored=tuple(found.ignored.lines()),
+        ignored=found.ignored,
     )

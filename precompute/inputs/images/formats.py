@@ -57,5 +57,5 @@ def _brands(head: bytes) -> list[bytes]:
     return [head[8:12], *(head[place : place + 4] for place in range(16, end - 3, 4))]
 
 
-IMAGES = FileKind("images", NAMES, EXTENSIONS, HEAD_BYTES, looks_like_image)
+IMAGES = FileKind("an image", "images", NAMES, EXTENSIONS, HEAD_BYTES, looks_like_image)
 """Which files of a folder are samples."""
