@@ -7,12 +7,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.validation import check_is_fitted
 
+from precompute.heads.base.file_checks import check_numbers
 from precompute.heads.base.inputs import (
     check_class_weight,
-    check_features,
     check_groups,
     check_number,
     check_training,
@@ -22,8 +20,9 @@ from precompute.heads.base.inputs import (
 from precompute.heads.base.splits import folds
 from precompute.heads.base.threads import one_pool
 from precompute.heads.linear.design import Design
+from precompute.heads.linear.model import LinearClassifier, probabilities
 from precompute.heads.linear.objective import Objective, check_memory
-from precompute.heads.linear.path import Part, best_of, probabilities, walk
+from precompute.heads.linear.path import Part, best_of, walk
 from precompute.heads.linear.solver import minimise
 
 if TYPE_CHECKING:
@@ -37,11 +36,12 @@ if TYPE_CHECKING:
 __all__ = ["LogisticHead"]
 
 # What DINOv2 (Oquab et al., 2023) and SimCLR (Chen et al., 2020) search for linear probes on frozen features.
+TRIAL = {"C", "accuracy", "log_loss", "n_iter", "objective", "seconds"}
 C_GRID = tuple(float(C) for C in np.logspace(-6, 5, 45))
 DEFAULT_C = 1.0  # scikit-learn's, for training sets too small to choose on
 
 
-class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+class LogisticHead(LinearClassifier):
     """L2-regularised multinomial logistic regression with an unpenalised intercept: the linear probe.
 
     The objective is that of scikit-learn's `LogisticRegression`: 1/2 ||coef||^2 + C * the sum of (weighted) log losses.
@@ -88,6 +88,8 @@ class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
     converged_ : bool, whether the final fit met `tol` (no ConvergenceWarning is raised)
     n_features_in_ : int
     """
+
+    _FITTED = ("C_", "C_source_", "trials_", "stopped_early_", "objective_", "n_iter_", "converged_")
 
     def __init__(
         self,
@@ -211,32 +213,12 @@ class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
             source = "default: too few samples for cross-validation"
         return [Part(np.where(held, 0.0, weight), held) for held in masks], source
 
-    def decision_function(self, X: Features) -> npt.NDArray[np.floating]:
-        """Logits (n, K) of features (n, d); for two classes (n,), positive for `classes_[1]`.
-
-        float64 where the head or `X` is and else float32.
-        """
-        check_is_fitted(self)
-        view = check_features(self, X)
-        logits = np.empty((len(view), len(self.coef_)), np.result_type(view.working_dtype, self.coef_))
-        for place, block in view.blocks():
-            logits[place] = block @ self.coef_.T + self.intercept_
-        return logits[:, 0] if logits.shape[1] == 1 else logits
-
     def predict_proba(self, X: Features) -> npt.NDArray[np.floating]:
         """Probabilities (n, K) of features (n, d), in the order of `classes_`.
 
         float64 where the head or `X` is and else float32.
         """
-        logits = self.decision_function(X)
-        return probabilities(logits[:, None] if logits.ndim == 1 else logits)
-
-    def predict(self, X: Features) -> Array:
-        """The most probable label (n,) of each row of features (n, d)."""
-        logits = self.decision_function(X)
-        best = (logits > 0).astype(np.intp) if logits.ndim == 1 else logits.argmax(axis=1)
-        predicted: Array = self.classes_[best]
-        return predicted
+        return probabilities(self._linear(X))
 
     def choices(self) -> dict[str, Any]:
         """What the fit decided, ready for JSON."""
@@ -252,3 +234,13 @@ class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
     def used_validation(self) -> bool:
         """Whether the validation set that `fit` was given has decided anything."""
         return self.C_source_.startswith("validation")
+
+    def _restore(self, arrays: dict[str, Array], fitted: dict[str, Any]) -> None:
+        self._restore_coefficients(arrays, self._outputs)
+        check_number("C", fitted["C"], low=0, open_low=True)
+        check_number("n_iter", fitted["n_iter"], whole=True, low=0)
+        check_number("objective", fitted["objective"], low=0)
+        flags = (fitted["converged"], fitted["stopped_early"])
+        if not isinstance(fitted["C_source"], str) or not all(isinstance(flag, bool) for flag in flags):
+            raise ValueError("its C_source must be a string, its converged and stopped_early true or false")
+        check_numbers("trials", fitted["trials"], TRIAL)

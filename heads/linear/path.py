@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from joblib import Parallel, delayed
 
+from precompute.heads.linear.model import probabilities
 from precompute.heads.linear.objective import Objective
 from precompute.heads.linear.solver import minimise
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[Any]
 
-__all__ = ["Part", "best_of", "probabilities", "walk"]
+__all__ = ["Part", "best_of", "walk"]
 
 RISING = 6  # values in a row with a higher log loss than the one before end the choice: it would only rise further
 COARSE = 4  # with a time budget every fourth value comes first, and then those between
@@ -120,13 +121,3 @@ def _try(
         likelihood = proba[np.arange(len(truth)), truth].astype(np.float64)
         loss -= float(np.log(np.clip(likelihood, np.finfo(proba.dtype).eps, 1)).sum())
     return fit, hits, loss, int(part.held.sum())
-
-
-def probabilities(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
-    """Softmax of logits (n, K), or of (0, logit) for the single column of two classes; may overwrite `logits`."""
-    if logits.shape[1] == 1:
-        logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
-    logits -= logits.max(axis=1, keepdims=True)
-    np.exp(logits, out=logits)
-    logits /= logits.sum(axis=1, keepdims=True)
-    return logits

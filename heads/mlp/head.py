@@ -11,6 +11,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from precompute.errors import DeviceError, TrainingError
+from precompute.heads.base.file_checks import check_shapes, list_of_objects
 from precompute.heads.base.inputs import (
     check_class_weight,
     check_features,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["MLPHead", "diverged", "split_to_stop_on", "usable_device"]
 
 SCHEDULES = ("constant", "cosine")
+EPOCH = {"epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy"}
 
 # Fewer held-out samples say too little about when to stop to be worth not training on them.
 MIN_HELD_OUT = 10
@@ -86,6 +88,8 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
     n_iter_ : int, epochs trained
     n_features_in_ : int
     """
+
+    _FITTED = ("history_", "best_epoch_", "validation_source_", "n_iter_")
 
     def __init__(
         self,
@@ -217,6 +221,42 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
     def used_validation(self) -> bool:
         """Whether the validation set that `fit` was given has decided anything."""
         return self.validation_source_ == "given"
+
+    def _arrays(self) -> dict[str, npt.NDArray[Any]]:
+        arrays = {"mean": self.mean_, "scale": self.scale_}
+        for layer, (weight, bias) in enumerate(zip(self.weights_, self.biases_, strict=True)):
+            arrays |= {f"weight_{layer}": weight, f"bias_{layer}": bias}
+        return arrays
+
+    def _restore(self, arrays: dict[str, npt.NDArray[Any]], fitted: dict[str, Any]) -> None:
+        n_features = len(arrays["mean"]) if "mean" in arrays else 0
+        sizes = [n_features, *self.hidden, len(self.classes_)]
+        layers = range(len(sizes) - 1)
+        expected: dict[str, tuple[int, ...]] = {"mean": (n_features,), "scale": (n_features,)}
+        for layer in layers:
+            expected |= {f"weight_{layer}": (sizes[layer + 1], sizes[layer]), f"bias_{layer}": (sizes[layer + 1],)}
+        check_shapes(arrays, expected)
+        if not (arrays["scale"] > 0).all():
+            raise ValueError("its array scale must be above 0")
+        _check_history(fitted)
+        if not isinstance(fitted["validation_source"], str):
+            raise ValueError("its validation_source must be a string")
+        self.mean_, self.scale_, self.n_features_in_ = arrays["mean"], arrays["scale"], n_features
+        self.weights_ = [arrays[f"weight_{layer}"] for layer in layers]
+        self.biases_ = [arrays[f"bias_{layer}"] for layer in layers]
+
+
+def _check_history(fitted: dict[str, Any]) -> None:
+    """Raise ValueError unless the history in a file counts its epochs from 1, and the other counts agree with it."""
+    history = list_of_objects("history", fitted["history"], EPOCH)
+    for number, epoch in enumerate(history, start=1):
+        if epoch["epoch"] != number:
+            raise ValueError(f"its history must count epochs from 1, and has {epoch['epoch']!r} in place {number}")
+        for name, value in epoch.items():
+            if value is not None or not name.startswith("validation"):
+                check_number(name, value, low=0)
+    check_number("n_iter", fitted["n_iter"], whole=True, low=len(history), high=len(history) + 1)
+    check_number("best_epoch", fitted["best_epoch"], whole=True, low=1, high=len(history) + 1)
 
 
 def split_to_stop_on(

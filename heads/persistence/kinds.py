@@ -1,8 +1,7 @@
 """Every kind of head by the name that its file and the command line give it; a head's module loads on first use.
 
-A head that says of itself what its file holds has `_arrays()`, the names `_FITTED` of the attributes that are JSON,
-and `_restore(arrays, fitted)`, which checks both and sets what is not in `_FITTED`. Such heads are all but the first
-two, whose parts stand in `_content`.
+Every head says of itself what its file holds: the names `_FITTED` of the attributes that are JSON, `_arrays()`, and
+`_restore(arrays, fitted)`, which checks both, raises ValueError, and sets the attributes that are not in `_FITTED`.
 """
 
 from __future__ import annotations
