@@ -17,7 +17,7 @@ from precompute.heads.base.inputs import (
 from precompute.heads.linear.model import LinearClassifier
 from precompute.heads.linear.ridge_base import RidgeBase
 from precompute.heads.linear.spectrum import ClassTargets, Spectrum, chunks_of_groups
-from precompute.heads.scoring.tempering import MOST_SCORES, fit_temperature, tempered
+from precompute.heads.scoring.temperature import MOST_SCORES, bounded_temperature, softmax_at
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -109,7 +109,7 @@ class RidgeHead(LinearClassifier, RidgeBase):
         `LogisticHead` fits probabilities themselves.
         """
         scores = self._linear(X)
-        return tempered(_two_sided(scores), self.temperature_, scores.dtype)
+        return softmax_at(_two_sided(scores), self.temperature_, scores.dtype)
 
     def _fit_temperature(self, spectrum: Spectrum, label: Array, group: Array | None) -> float:
         """On the rows of evenly spaced groups, so that the scores fit into memory."""
@@ -121,7 +121,7 @@ class RidgeHead(LinearClassifier, RidgeBase):
             for _, rows, predicted in spectrum.left_out(chunk, groups, (self.alpha_,)):
                 scores.append(predicted[::thin])
                 labels.append(label[rows[::thin]])
-        return fit_temperature(_two_sided(np.concatenate(scores)), np.concatenate(labels))
+        return bounded_temperature(_two_sided(np.concatenate(scores)), np.concatenate(labels))
 
     def _restore(self, arrays: dict[str, Array], fitted: dict[str, Any]) -> None:
         self._restore_linear(arrays, fitted, self._outputs, {"alpha", "accuracy", "squared_error"})

@@ -15,7 +15,7 @@ from precompute.heads.base.inputs import check_companions, check_features, check
 from precompute.heads.base.splits import folds
 from precompute.heads.base.unit import unit_rows
 from precompute.heads.neighbours.moments import COVARIANCE_TYPES, MOST_AXES, Moments, class_moments, covariance_type
-from precompute.heads.scoring.tempering import MOST_SCORES, fit_temperature, tempered
+from precompute.heads.scoring.temperature import MOST_SCORES, bounded_temperature, softmax_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -127,7 +127,7 @@ class CentroidHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
         view = check_features(self, X)
         proba = np.empty((len(view), len(self.classes_)), np.result_type(view.working_dtype, self.centroids_))
         for place, scores in self._scores(view, self.centroids_, self.directions_):
-            proba[place] = tempered(scores, self.temperature_, proba.dtype)
+            proba[place] = softmax_at(scores, self.temperature_, proba.dtype)
         return proba
 
     def predict(self, X: Features) -> Array:
@@ -193,7 +193,7 @@ class CentroidHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
             rows = rows[rest.count[label[rows]] > 0]  # a class that is held out whole is known from nowhere
             scores += [found for _, found in self._scores(view.take(rows), *self._model(rest, whole))]
             labels.append(label[rows])
-        return fit_temperature(np.concatenate(scores), np.concatenate(labels))
+        return bounded_temperature(np.concatenate(scores), np.concatenate(labels))
 
     def _scores(self, view: RowView, centroids: Array, directions: Array) -> Iterator[tuple[slice, Array]]:
         """(positions, (b, K) float64) of a few rows at a time.
