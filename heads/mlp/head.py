@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from precompute.heads.base.inputs import (
     class_weights,
 )
 from precompute.heads.base.splits import held_out
-from precompute.heads.mlp.fitting import Run, fit_together
+from precompute.heads.mlp.fitting import Run, Settings, fit_together
 from precompute.heads.mlp.network import logits_of
 from precompute.heads.mlp.samples import Samples
 
@@ -174,10 +174,21 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
             self, features, label, validation, groups, fraction=self.validation_fraction, seed=self.random_state
         )
         weight = class_weights(self.class_weight, self.classes_, label).astype(train.dtype)
-        (run,), _ = fit_together([self], train, held, torch.from_numpy(weight).to(device))
+        (run,), _ = fit_together([self._settings()], train, held, torch.from_numpy(weight).to(device))
         if run.diverged:
             raise diverged(run)
+        self._adopt(run)
         return self
+
+    def _settings(self) -> Settings:
+        """The parameters that training reads."""
+        chosen = {field.name: getattr(self, field.name) for field in fields(Settings)}
+        return Settings(**{**chosen, "hidden": tuple(self.hidden)})
+
+    def _adopt(self, run: Run) -> None:
+        """Set what training has fitted."""
+        self.mean_, self.scale_, self.weights_, self.biases_ = run.mean, run.scale, run.weights, run.biases
+        self.history_, self.best_epoch_, self.n_iter_ = run.history, run.best_epoch, len(run.history)
 
     def predict_proba(self, X: Features) -> npt.NDArray[np.floating]:
         """Probabilities (n, K), float64 where the head or `X` is and else float32, of features (n, d), in the order of
@@ -283,8 +294,9 @@ def split_to_stop_on(
 
 def diverged(run: Run) -> TrainingError:
     """What to raise for a head whose loss did not stay finite."""
+    rate = run.settings.learning_rate
     return TrainingError(
-        f"The loss of MLPHead was not finite after epoch {len(run.history)} (learning_rate={run.head.learning_rate}).",
+        f"The loss of MLPHead was not finite after epoch {len(run.history)} (learning_rate={rate}).",
         hint="Lower learning_rate, for example by a factor of ten.",
     )
 

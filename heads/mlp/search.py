@@ -92,14 +92,17 @@ class MLPSearch(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit
         if held is None:
             heads, points = [base], [{name: getattr(base, name) for name in points[0]}]
         weight = torch.from_numpy(class_weights(base.class_weight, self.classes_, label).astype(train.dtype)).to(device)
-        runs, self.cut_short_ = fit_together(heads, train, held, weight, time_budget=self.time_budget)
+        runs, self.cut_short_ = fit_together(
+            [head._settings() for head in heads], train, held, weight, time_budget=self.time_budget
+        )
         self.n_untried_ = len(heads) - len(runs)
         self.trials_ = [_trial(point, run) for point, run in zip(points, runs, strict=False)]
         finite = [number for number, run in enumerate(runs) if not run.diverged]
         if not finite:
-            raise diverged(min(runs, key=lambda run: run.head.learning_rate))
+            raise diverged(min(runs, key=lambda run: run.settings.learning_rate))
         best = min(finite, key=lambda number: runs[number].best_loss)
-        self.best_params_, self.best_estimator_ = points[best], runs[best].head
+        self.best_params_, self.best_estimator_ = points[best], heads[best]
+        self.best_estimator_._adopt(runs[best])
         self.best_estimator_.classes_, self.best_estimator_.n_features_in_ = self.classes_, self.n_features_in_
         self.best_estimator_.validation_source_ = self.validation_source_
         return self
