@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 __all__ = [
     "as_numpy",
     "check_class_weight",
-    "check_companions",
     "check_features",
     "check_groups",
     "check_number",
     "check_training",
     "check_validation",
+    "check_validation_and_groups",
     "class_weights",
     "positions",
 ]
@@ -104,10 +104,10 @@ def check_validation(head: Any, validation: Any, classes: npt.NDArray[Any]) -> t
     return features, positions(labels, classes, what="The validation set")
 
 
-def check_companions(head: Any, validation: Any, groups: Any, n_rows: int) -> None:
+def check_validation_and_groups(head: Any, validation: Any, groups: Any, n_rows: int) -> None:
     """Raise ValueError for a validation set or groups that are wrong, where a head takes them and does not need them.
 
-    So what is wrong is told whichever head is trained. `head` has its `classes_`.
+    So what is wrong is reported whichever head is trained. `head` has its `classes_`.
     """
     if validation is not None:
         check_validation(head, validation, head.classes_)

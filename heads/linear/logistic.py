@@ -22,7 +22,7 @@ from precompute.heads.base.threads import one_pool
 from precompute.heads.linear.design import Design
 from precompute.heads.linear.model import LinearClassifier, probabilities
 from precompute.heads.linear.objective import Objective, check_memory
-from precompute.heads.linear.path import Part, best_of, walk
+from precompute.heads.linear.path import Split, best_of, regularisation_path
 from precompute.heads.linear.solver import minimise
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class LogisticHead(LinearClassifier):
 
     The objective is that of scikit-learn's `LogisticRegression`: 1/2 ||coef||^2 + C * the sum of (weighted) log losses.
     The solver is L-BFGS in float32 (float64 for float64 features) on centred features, with the inverse of their second
-    moments as its first metric (see `_solver.py`). Centring changes nothing in the model, as the intercept
+    moments as its first metric (see `solver.py`). Centring changes nothing in the model, as the intercept
     absorbs it. Features above 1 GiB are read in blocks in every step and never held.
 
     Parameters
@@ -170,23 +170,23 @@ class LogisticHead(LinearClassifier):
                 label = np.concatenate([label, held])
         check_memory(view.shape[1], len(self.classes_), view.working_dtype.itemsize)
         design = Design(views)
-        parts, self.C_source_ = self._parts(label, len(view), groups) if grid else ([], "given")
+        splits, self.C_source_ = self._splits(label, len(view), groups) if grid else ([], "given")
         self.trials_: list[dict[str, float]] = []
         self.stopped_early_ = False
         with one_pool(2 * math.prod(design.shape) * len(self.classes_)):
-            fit = self._solve(design, label, parts, grid)
+            fit = self._solve(design, label, splits, grid)
         self.coef_, self.intercept_ = design.unfold(fit.theta)
         self.objective_, self.n_iter_, self.converged_ = fit.value, fit.n_iter, fit.converged
         return self
 
-    def _solve(self, design: Design, label: Array, parts: Sequence[Part], grid: Sequence[float]) -> Fit:
-        """The fit at the C that was given, or has the best score on `parts`."""
+    def _solve(self, design: Design, label: Array, splits: Sequence[Split], grid: Sequence[float]) -> Fit:
+        """The fit at the C that was given, or has the best score on `splits`."""
         options: dict[str, Any] = {"tol": self.tol, "max_iter": self.max_iter}
-        if parts:
-            self.trials_, self.stopped_early_ = walk(
+        if splits:
+            self.trials_, self.stopped_early_ = regularisation_path(
                 design,
                 label,
-                parts,
+                splits,
                 grid,
                 n_classes=len(self.classes_),
                 n_jobs=self.n_jobs,
@@ -200,18 +200,18 @@ class LogisticHead(LinearClassifier):
         weight = class_weights(self.class_weight, self.classes_, label)[label]
         return minimise(Objective(design, label, weight, len(self.classes_), self.C_), **options)
 
-    def _parts(self, label: Array, n_train: int, groups: npt.ArrayLike | None) -> tuple[list[Part], str]:
+    def _splits(self, label: Array, n_train: int, groups: npt.ArrayLike | None) -> tuple[list[Split], str]:
         """The splits to choose C on, and their name."""
         weight = class_weights(self.class_weight, self.classes_, label[:n_train])[label]
         if len(label) > n_train:
             masks, source = [np.arange(len(label)) >= n_train], "validation, then fitted on both"
         else:
-            splits = folds(label, groups=groups, n_folds=self.cv, seed=self.random_state)
-            masks = [np.isin(np.arange(len(label)), test) for _, test in splits]
-            source = f"{len(splits)}-fold cross-validation"
+            tests = [test for _, test in folds(label, groups=groups, n_folds=self.cv, seed=self.random_state)]
+            masks = [np.isin(np.arange(len(label)), test) for test in tests]
+            source = f"{len(tests)}-fold cross-validation"
         if not masks:
             source = "default: too few samples for cross-validation"
-        return [Part(np.where(held, 0.0, weight), held) for held in masks], source
+        return [Split(np.where(held_out, 0.0, weight), held_out) for held_out in masks], source
 
     def predict_proba(self, X: Features) -> npt.NDArray[np.floating]:
         """Probabilities (n, K) of features (n, d), in the order of `classes_`.
@@ -223,8 +223,8 @@ class LogisticHead(LinearClassifier):
     def choices(self) -> dict[str, Any]:
         """What the fit decided, ready for JSON."""
         chosen = {"C": self.C_, "C_source": self.C_source_, "converged": self.converged_}
-        told = {"objective": self.objective_, "stopped_early": self.stopped_early_, "trials": self.trials_}
-        return {**chosen, "iterations": self.n_iter_, **told}
+        solved = {"objective": self.objective_, "stopped_early": self.stopped_early_, "trials": self.trials_}
+        return {**chosen, "iterations": self.n_iter_, **solved}
 
     def summary(self) -> str:
         """The same as one line."""

@@ -69,7 +69,7 @@ class RidgeBase(LinearModel):
         if self.trials_:
             self.alpha_ = min(self.trials_, key=lambda trial: (trial["squared_error"], -trial["alpha"]))["alpha"]
         coef, intercept = spectrum.coefficients(self.alpha_)
-        with np.errstate(over="ignore"):  # told below
+        with np.errstate(over="ignore"):  # reported below
             self.coef_ = np.ascontiguousarray(coef, view.working_dtype)  # as a file gives it back, to the last bit
             self.intercept_ = intercept.astype(view.working_dtype)
         if not (np.isfinite(self.coef_).all() and np.isfinite(self.intercept_).all()):
@@ -113,8 +113,8 @@ def _try_on(spectrum: Spectrum, view: RowView, targets: ClassTargets | RealTarge
     tally = _Tally(targets)
     for number, alpha in enumerate(ALPHA_GRID):
         coef, intercept = spectrum.coefficients(alpha)
-        for place, block in view.blocks(_chunk(spectrum)):
-            tally.add(number, block.astype(np.float64) @ coef.T + intercept, targets, place, 1.0)
+        for rows, block in view.blocks(_chunk(spectrum)):
+            tally.add(number, block.astype(np.float64) @ coef.T + intercept, targets, rows, 1.0)
     return tally.trials(len(view))
 
 

@@ -31,7 +31,7 @@ SEARCHED = ("hidden", "dropout", "weight_decay", "learning_rate")
 # The training loss and accuracy of an epoch are measured on no more samples than this, which fixes the accuracy to
 # 0.4% (95% interval) without reading all features once more.
 MEASURED = 50_000
-AT_ONCE_BYTES = 2**30  # of the arrays of heads that are trained at the same time; further heads wait
+AT_ONCE_BYTES = 2**30  # of the arrays of heads that are trained at the same time; further heads are trained after them
 ARRAYS_PER_PARAMETER = 6  # itself, its gradient, AdamW's two, the best so far, and what a step takes for a moment
 
 
@@ -108,19 +108,19 @@ def fit_together(
 
     class_weight (K,), on the device to train on and in the dtype of `train`, which is trained in. Returns the run of
     each head, and whether the `time_budget` (seconds) ran out: each then has the best of the epochs it had, of
-    which there is at least one, and heads whose turn did not come are left out.
+    which there is at least one, and heads that were not begun are left out.
     """
     began = time.monotonic()
     mean, scale = moments(train)
     runs: list[Run] = []
     cut_short = False
-    turns = list(_turns(heads, train.X.shape[1], len(class_weight), class_weight.element_size()))
-    for number, turn in enumerate(turns):
+    chunks = list(_chunks(heads, train.X.shape[1], len(class_weight), class_weight.element_size()))
+    for number, chunk in enumerate(chunks):
         left = None if time_budget is None else time_budget - (time.monotonic() - began)
         if left is not None and left <= 0 and runs:
             return runs, True
-        deadline = None if left is None else time.monotonic() + left / (len(turns) - number)
-        done, cut = _fit_at_once(turn, train, held, class_weight, (mean, scale), deadline)
+        deadline = None if left is None else time.monotonic() + left / (len(chunks) - number)
+        done, cut = _fit_at_once(chunk, train, held, class_weight, (mean, scale), deadline)
         runs += done
         cut_short |= cut
     return runs, cut_short
@@ -137,20 +137,20 @@ def _check_memory(head: Settings, needed: int) -> None:
         )
 
 
-def _turns(heads: Sequence[Settings], d: int, k: int, itemsize: int) -> Iterator[list[Settings]]:
+def _chunks(heads: Sequence[Settings], d: int, k: int, itemsize: int) -> Iterator[list[Settings]]:
     """The heads in their order, as many at a time as AT_ONCE_BYTES hold."""
-    turn: list[Settings] = []
+    chunk: list[Settings] = []
     taken = 0
     for head in heads:
         sizes = [d, *head.hidden, k]
         needed = itemsize * ARRAYS_PER_PARAMETER * sum(n_in * n_out for n_in, n_out in pairwise(sizes))
         _check_memory(head, needed)
-        if turn and taken + needed > AT_ONCE_BYTES:
-            yield turn
-            turn, taken = [], 0
-        turn.append(head)
+        if chunk and taken + needed > AT_ONCE_BYTES:
+            yield chunk
+            chunk, taken = [], 0
+        chunk.append(head)
         taken += needed
-    yield turn
+    yield chunk
 
 
 @torch.enable_grad()  # the caller may be inside no_grad

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from precompute.heads.base.rows import Features, RowView
 
-__all__ = ["MLPHead", "diverged", "split_to_stop_on", "usable_device"]
+__all__ = ["MLPHead", "diverged", "early_stopping_split", "usable_device"]
 
 SCHEDULES = ("constant", "cosine")
 EPOCH = {"epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy"}
@@ -161,7 +161,7 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         """Fit on features `X` (n, d), float64 in float64 and others in float32, and labels `y` (n,).
 
         `validation` is a pair (X, y) to stop on; without it some samples are held out, stratified, and `groups` (n,)
-        says which must not be parted, such as files with the same bytes.
+        says which must stay together, such as files with the same bytes.
 
         Raises ValueError for NaN, infinity, a single class, lengths that differ, or a parameter out of range;
         TrainingError if the loss does not stay finite; DeviceError if the machine lacks the device; UsageError if the
@@ -170,7 +170,7 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         self._check_parameters()
         features, label, self.classes_ = check_training(self, X, y)
         device = usable_device(self.device, features.working_dtype)
-        train, held, self.validation_source_ = split_to_stop_on(
+        train, held, self.validation_source_ = early_stopping_split(
             self, features, label, validation, groups, fraction=self.validation_fraction, seed=self.random_state
         )
         weight = class_weights(self.class_weight, self.classes_, label).astype(train.dtype)
@@ -270,7 +270,7 @@ def _check_history(fitted: dict[str, Any]) -> None:
     check_number("best_epoch", fitted["best_epoch"], whole=True, low=1, high=len(history) + 1)
 
 
-def split_to_stop_on(
+def early_stopping_split(
     head: Any,
     X: RowView,
     label: npt.NDArray[np.intp],

@@ -1,4 +1,4 @@
-"""What a head file says: a head taken apart into JSON and arrays, and put together again after checking every part.
+"""What a head file says: a head as JSON and arrays, and restored from both after checking every part.
 
 Everything raises ValueError that says what is wrong; the caller adds the file's name.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     Arrays = dict[str, npt.NDArray[Any]]
 
-__all__ = ["put_together", "take_apart"]
+__all__ = ["restore", "serialise"]
 
 # Of an array of class names, each of which takes as much as the longest.
 MAX_CLASSES_BYTES = 1 << 29
@@ -29,7 +29,7 @@ STRINGS = {"format", "version", "head", "params", "fitted", "classes", "metadata
 INTEGER_DTYPES = {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 
 
-def take_apart(head: Any) -> tuple[Arrays, dict[str, str]]:
+def serialise(head: Any) -> tuple[Arrays, dict[str, str]]:
     """The arrays, and the strings `head`, `params`, `fitted` and `classes`."""
     kind = kind_of(head)
     params = {name: _plain(value) for name, value in head.get_params().items() if name not in NOT_SAVED}
@@ -41,7 +41,7 @@ def take_apart(head: Any) -> tuple[Arrays, dict[str, str]]:
     return head._arrays(), {"head": kind, **{name: write_json(part) for name, part in parts.items()}}
 
 
-def put_together(arrays: Arrays, strings: dict[str, str]) -> tuple[Any, dict[str, Any]]:
+def restore(arrays: Arrays, strings: dict[str, str]) -> tuple[Any, dict[str, Any]]:
     """The head, fitted, and the caller's metadata."""
     if set(strings) != STRINGS:
         raise ValueError(f"its metadata must have the keys {sorted(STRINGS)}, and has {sorted(strings)}")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from sklearn.utils.validation import check_is_fitted
 
 from precompute.errors import HeadError, HeadFormatError
-from precompute.heads.persistence.content import put_together, take_apart
+from precompute.heads.persistence.content import restore, serialise
 from precompute.heads.persistence.encoding import TooLargeError, UnknownFormatError, decode, encode, write_json
 from precompute.heads.persistence.output import HEAD, open_without_waiting
 from precompute.heads.scoring.temperature import check_temperature, scale
@@ -42,7 +42,7 @@ class SavedHead:
     metadata: dict[str, Any]
 
     def predict_proba(self, X: Any) -> npt.NDArray[np.floating]:
-        """Probabilities (n, K) as `precompute predict` tells them: those of `head`, at the temperature of its file.
+        """Probabilities (n, K) as `precompute predict` reports them: those of `head`, at the temperature of its file.
 
         A head of `train-head --calibrate` has the number `temperature` in its metadata; `head` itself knows nothing of
         it, and predicts the same classes.
@@ -65,7 +65,7 @@ def save_head(
     check_is_fitted(head)
     output = check_output(path, HEAD, overwrite=overwrite)
     try:
-        arrays, strings = take_apart(head)
+        arrays, strings = serialise(head)
         blob = encode(arrays, {**strings, "metadata": write_json(dict(metadata))})
     except TooLargeError as error:
         raise HeadError(
@@ -91,7 +91,7 @@ def load_head(path: str | os.PathLike[str]) -> SavedHead:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise ValueError("it is not a regular file")
-            head, metadata = put_together(*decode(file, status.st_size))
+            head, metadata = restore(*decode(file, status.st_size))
             check_temperature(metadata.get("temperature", 1.0))
     except OSError as error:
         raise HeadError(

@@ -40,7 +40,7 @@ def head_class(kind: str) -> Any:
 
 def kind_of(head: Any) -> str:
     """The kind of a head. Raises ValueError for anything else."""
-    for kind, place in KINDS.items():
-        if place == (type(head).__module__, type(head).__name__):
+    for kind, module_and_name in KINDS.items():
+        if module_and_name == (type(head).__module__, type(head).__name__):
             return kind
     raise ValueError(f"a {type(head).__name__} is no head of precompute")
