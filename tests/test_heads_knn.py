@@ -32,14 +32,14 @@ def test_it_votes_as_scikit_learns_neighbours_with_those_weights(k: int, t: floa
 
 
 def test_of_equally_similar_rows_the_first_count_whatever_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = np.random.default_rng(0).integers(0, 2, size=(200, 3)).astype(np.float32)  # many are the same
+    X = np.random.default_rng(0).integers(0, 2, size=(200, 3)).astype(np.float32)  # many are the same
     y = np.random.default_rng(1).integers(0, 4, 200)
-    similar = knn.unit_rows(rows) @ knn.unit_rows(rows).T
+    similar = knn.unit_rows(X) @ knn.unit_rows(X).T
     nearest = np.argsort(-similar, axis=1, kind="stable")[:, :9]
     for block in (1, 7, 64, 200):
         monkeypatch.setattr(rows, "BLOCK_BYTES", 4 * 3 * block)
-        head = KNNHead(k=9).fit(rows, y)
-        similarity, label = head._neighbours(rows)
+        head = KNNHead(k=9).fit(X, y)
+        similarity, label = head._neighbours(X)
         np.testing.assert_allclose(
             np.sort(similarity), np.sort(np.take_along_axis(similar, nearest, axis=1)), atol=1e-6
         )
