@@ -31,13 +31,8 @@ if TYPE_CHECKING:
 __all__ = ["MLPHead", "diverged", "usable_device"]
 
 SCHEDULES = ("constant", "cosine")
-EPOCH = {
-    "epoch",
-    "train_loss",
-    "train_accuracy",
-    "validation_loss",
-    "validation_accuracy",
-}  # keys of an entry of `history_`
+# The keys of an entry of `history_`.
+EPOCH = {"epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy"}
 
 
 class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
