@@ -130,15 +130,16 @@ def path(X: np.ndarray, y: np.ndarray) -> None:
     took, head = timed(lambda: LogisticHead(C=PATH.tolist()).fit(X[train], y[train], validation=(X[test], y[test])))
     print(f"LogisticRegressionCV {took_cv:8.2f} s, chose {np.ravel(cv.C_)[0]:g}")
     print(f"head                 {took:8.2f} s, chose {head.C_:g}, {took_cv / took:.1f} x", flush=True)
-    # LogisticRegressionCV keeps no coefficients that were fitted without the fifth: its walk once more.
-    walk = LogisticRegression(tol=1e-6, max_iter=100_000, warm_start=True)
+    # LogisticRegressionCV keeps no coefficients that were fitted without the fifth: its path once more, with warm
+    # starts.
+    warm = LogisticRegression(tol=1e-6, max_iter=100_000, warm_start=True)
     for trial in head.trials_:
         C = trial["C"]
-        walk.set_params(C=C).fit(X[train], y[train])
-        theirs = objective(walk, X[train], y[train], C)
+        warm.set_params(C=C).fit(X[train], y[train])
+        theirs = objective(warm, X[train], y[train], C)
         print(
             f"   C {C:<9.3g} {trial['n_iter']:5} steps, objective {trial['objective']:.8g}; "
-            f"scikit-learn {np.max(walk.n_iter_):5}, {theirs:.8g}, {(trial['objective'] - theirs) / theirs:+.1e}",
+            f"scikit-learn {np.max(warm.n_iter_):5}, {theirs:.8g}, {(trial['objective'] - theirs) / theirs:+.1e}",
             flush=True,
         )
 

@@ -59,13 +59,14 @@ def room_of(module: str) -> str:
     return ".".join(parts[:2]) if parts[:1] == ["heads"] and parts[1:2] and parts[1] in HEADS else "".join(parts[:1])
 
 
-def imports_of(path: Path, known: dict[str, Path], *, at_once: bool = False) -> set[str]:
-    """Modules of precompute that `path` imports anywhere in it; at_once: only those that load with it."""
+def imports_of(path: Path, known: dict[str, Path], *, in_functions: bool = True) -> set[str]:
+    """Modules of precompute that `path` imports, also for type checkers alone; in_functions: and within functions."""
     found = set()
     tree = ast.parse(path.read_text())
-    later = {id(inside) for node in ast.walk(tree) if _is_later(node) for inside in ast.walk(node)}
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    inside = {id(node) for function in functions for node in ast.walk(function)}
     for node in ast.walk(tree):
-        if at_once and id(node) in later:
+        if not in_functions and id(node) in inside:
             continue
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
@@ -74,12 +75,6 @@ def imports_of(path: Path, known: dict[str, Path], *, at_once: bool = False) -> 
             names = {f"{node.module}.{alias.name}" for alias in node.names}
             found |= {name if name in known else str(node.module) for name in names}
     return {name for name in found if name.split(".")[0] == "precompute"}
-
-
-def _is_later(node: ast.AST) -> bool:
-    """Whether what stands in it is not run when the module loads: functions, and what is for type checkers alone."""
-    types = isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
-    return types or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
 
 
 def forbidden(root: Path) -> list[str]:
@@ -95,9 +90,12 @@ def forbidden(root: Path) -> list[str]:
 
 
 def circle(root: Path) -> list[str]:
-    """Modules that import each other in a circle, also within a room; empty where there are none."""
+    """Modules that import each other in a circle, also within a room, and also for types alone; empty if none do.
+
+    An import within a function does not count: it runs when both modules are whole.
+    """
     known = modules(root)
-    needs = {name: imports_of(path, known, at_once=True) & known.keys() - {name} for name, path in known.items()}
+    needs = {name: imports_of(path, known, in_functions=False) & known.keys() - {name} for name, path in known.items()}
     while free := [name for name, others in needs.items() if not others & needs.keys()]:
         for name in free:
             del needs[name]
@@ -144,6 +142,18 @@ def test_a_planted_circle_is_found(tmp_path: Path) -> None:
         place.mkdir(parents=True, exist_ok=True)
         (place / f"{name}.py").write_text(f"import precompute.sources.{other}\n")
     assert circle(tmp_path) == ["precompute.sources.a", "precompute.sources.b", "precompute.sources.c"]
+
+
+def test_a_planted_circle_of_types_is_found_and_one_through_a_function_is_none(tmp_path: Path) -> None:
+    room = tmp_path / "heads" / "mlp"
+    room.mkdir(parents=True)
+    (room / "a.py").write_text("import precompute.heads.mlp.b\n")
+    (room / "b.py").write_text("def late():\n    import precompute.heads.mlp.a\n")
+    assert circle(tmp_path) == []
+    (room / "b.py").write_text(
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from precompute.heads.mlp.a import A\n"
+    )
+    assert circle(tmp_path) == ["precompute.heads.mlp.a", "precompute.heads.mlp.b"]
 
 
 def test_public_names() -> None:

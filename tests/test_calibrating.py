@@ -1,4 +1,4 @@
-"""Temperature scaling of trained heads: fitted on val, told before and after; no prediction changes."""
+"""Temperature scaling of trained heads: fitted on val, reported before and after; no prediction changes."""
 
 from __future__ import annotations
 
@@ -77,11 +77,11 @@ def test_predict_tells_the_calibrated_probabilities(folder: Path, tmp_path: Path
     assert done.returncode == 0, done.stderr
     assert "fitted on val, applied" in done.stdout
     assert "test: log loss" in done.stdout
-    told = json.loads(precompute("predict", "a.safetensors", folder / "photos/test", "--json").stdout)
+    report = json.loads(precompute("predict", "a.safetensors", folder / "photos/test", "--json").stdout)
     cache = open_cache(folder / "a.h5")
     rows = np.flatnonzero(cache.split == "test")
     proba = load_head(tmp_path / "a.safetensors").predict_proba(np.array(cache.features()[rows]))
-    np.testing.assert_allclose([item["probability"] for item in told["predictions"]], proba.max(axis=1), rtol=1e-6)
+    np.testing.assert_allclose([item["probability"] for item in report["predictions"]], proba.max(axis=1), rtol=1e-6)
     done = precompute("export-head", "a.safetensors", "-o", "a.joblib")
     assert "not its probabilities" in done.stderr
 

@@ -1,4 +1,4 @@
-"""What no head can learn from is told; what is only odd gives a sensible head."""
+"""What no head can learn from is reported; what is only odd gives a sensible head."""
 
 from __future__ import annotations
 
@@ -117,5 +117,5 @@ def test_a_hundred_thousand_classes(head: Any) -> None:
     head.fit(rows, np.arange(100_000))
     chosen = rows[::10_000]
     assert probabilities(head, chosen).shape == (10, 100_000)
-    if not isinstance(head, RidgeHead):  # eight numbers do not tell so many apart linearly
+    if not isinstance(head, RidgeHead):  # eight numbers do not separate so many linearly
         assert head.predict(chosen).tolist() == list(range(0, 100_000, 10_000))

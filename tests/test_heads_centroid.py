@@ -18,7 +18,7 @@ from precompute.heads import CentroidHead
 from precompute.heads.base import rows
 from precompute.heads.base.splits import folds
 from precompute.heads.neighbours import centroid, moments
-from precompute.heads.scoring.tempering import fit_temperature, tempered
+from precompute.heads.scoring.temperature import bounded_temperature, softmax_at
 
 DIGITS, LABELS = load_digits(return_X_y=True)
 METRICS = ["mahalanobis", "cosine", "euclidean"]
@@ -40,7 +40,7 @@ def test_mahalanobis_is_scikit_learns_discriminant_of_equal_priors(
     np.testing.assert_allclose(head.directions_, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
     assert np.array_equal(head.predict(DIGITS), model.predict(DIGITS))
     logits = 2 * model.decision_function(DIGITS) / head.temperature_
-    np.testing.assert_allclose(head.predict_proba(DIGITS), tempered(logits, 1.0, np.float64), atol=1e-4)
+    np.testing.assert_allclose(head.predict_proba(DIGITS), softmax_at(logits, 1.0, np.float64), atol=1e-4)
     assert head.covariance_type_ == "full"
 
 
@@ -189,7 +189,7 @@ def refitted_temperature(head: CentroidHead, X: np.ndarray, y: np.ndarray, group
         assert np.array_equal(other.classes_, head.classes_)
         scores.append(scores_of(other, X[held]))
         labels.append(y[held])
-    return fit_temperature(np.concatenate(scores), np.concatenate(labels))
+    return bounded_temperature(np.concatenate(scores), np.concatenate(labels))
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -217,7 +217,7 @@ def test_a_class_that_is_held_out_whole_keeps_its_mean_and_its_rows_do_not_count
             view = rows.RowView(X[known].astype(np.float32))
             scores += [found for _, found in head._scores(view, centroids, directions)]
             labels.append(y[known])
-    assert head.temperature_ == pytest.approx(fit_temperature(np.vstack(scores), np.concatenate(labels)), rel=1e-3)
+    assert head.temperature_ == pytest.approx(bounded_temperature(np.vstack(scores), np.concatenate(labels)), rel=1e-3)
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -258,9 +258,9 @@ def test_the_fitted_temperature_has_the_least_log_loss() -> None:
     rng = np.random.default_rng(0)
     scores = rng.normal(size=(500, 4))
     label = (scores / 0.3 + rng.gumbel(size=scores.shape)).argmax(axis=1)  # draws from softmax(scores / 0.3)
-    best = fit_temperature(scores, label)
+    best = bounded_temperature(scores, label)
     assert best == pytest.approx(0.3, rel=0.15)
-    losses = [log_loss(label, tempered(scores, best * factor, np.float64)) for factor in (0.9, 1.0, 1.1)]
+    losses = [log_loss(label, softmax_at(scores, best * factor, np.float64)) for factor in (0.9, 1.0, 1.1)]
     assert losses[1] == min(losses)
-    assert fit_temperature(np.zeros((5, 3)), np.zeros(5, dtype=int)) == 1.0
-    assert fit_temperature(np.zeros((0, 3)), np.zeros(0, dtype=int)) == 1.0
+    assert bounded_temperature(np.zeros((5, 3)), np.zeros(5, dtype=int)) == 1.0
+    assert bounded_temperature(np.zeros((0, 3)), np.zeros(0, dtype=int)) == 1.0

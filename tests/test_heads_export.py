@@ -137,8 +137,8 @@ def test_the_command_warns_and_tells_what_it_wrote(tmp_path: Path, precompute: C
     assert done.returncode == 0, done.stderr
     assert "whoever loads it runs the code in it" in done.stderr
     assert "StandardScaler -> MLPClassifier" in done.stdout
-    told = json.loads(precompute("export-head", "a.safetensors", "-o", "b.joblib", "--json").stdout)
-    assert told["methods"] == ["predict", "predict_proba"]
+    report = json.loads(precompute("export-head", "a.safetensors", "-o", "b.joblib", "--json").stdout)
+    assert report["methods"] == ["predict", "predict_proba"]
     head = load_head(tmp_path / "a.safetensors").head
     assert np.array_equal(joblib.load(tmp_path / "b.joblib").predict(DIGITS), head.predict(DIGITS))
     save_head(tmp_path / "cold.safetensors", KNNHead(temperature=0.001).fit(DIGITS, LABELS), metadata={})

@@ -13,6 +13,7 @@ from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 
 from precompute.heads import KNNHead, RowView, load_head, save_head
+from precompute.heads.base import rows
 from precompute.heads.neighbours import knn
 
 DIGITS, LABELS = load_digits(return_X_y=True)
@@ -25,20 +26,20 @@ def test_it_votes_as_scikit_learns_neighbours_with_those_weights(k: int, t: floa
     expected = KNeighborsClassifier(k, metric="cosine", weights=lambda distance: np.exp(-distance / t)).fit(X, y)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(knn, "QUERIES", queries)
-        patch.setattr("precompute.heads.base.rows.BLOCK_BYTES", 4 * 64 * block)
+        patch.setattr(rows, "BLOCK_BYTES", 4 * 64 * block)
         proba = KNNHead(k=k, temperature=t).fit(X, y).predict_proba(DIGITS[250:400])
     np.testing.assert_allclose(proba, expected.predict_proba(DIGITS[250:400]), atol=2e-5)
 
 
 def test_of_equally_similar_rows_the_first_count_whatever_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = np.random.default_rng(0).integers(0, 2, size=(200, 3)).astype(np.float32)  # many are the same
+    X = np.random.default_rng(0).integers(0, 2, size=(200, 3)).astype(np.float32)  # many are the same
     y = np.random.default_rng(1).integers(0, 4, 200)
-    similar = knn.unit_rows(rows) @ knn.unit_rows(rows).T
+    similar = knn.unit_rows(X) @ knn.unit_rows(X).T
     nearest = np.argsort(-similar, axis=1, kind="stable")[:, :9]
     for block in (1, 7, 64, 200):
-        monkeypatch.setattr("precompute.heads.base.rows.BLOCK_BYTES", 4 * 3 * block)
-        head = KNNHead(k=9).fit(rows, y)
-        similarity, label = head._neighbours(rows)
+        monkeypatch.setattr(rows, "BLOCK_BYTES", 4 * 3 * block)
+        head = KNNHead(k=9).fit(X, y)
+        similarity, label = head._neighbours(X)
         np.testing.assert_allclose(
             np.sort(similarity), np.sort(np.take_along_axis(similar, nearest, axis=1)), atol=1e-6
         )

@@ -108,7 +108,7 @@ def test_too_few_samples_to_hold_out_means_training_on_all():
     assert one_group_per_class.validation_source_ == "none: too few samples to hold out"
 
 
-def test_copies_of_a_sample_are_not_parted_by_the_hold_out():
+def test_copies_of_a_sample_stay_together_in_the_hold_out():
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(60, 100)), np.arange(60) % 3
     X, y, groups = np.repeat(X, 5, axis=0), np.repeat(y, 5), np.repeat(np.arange(60), 5)

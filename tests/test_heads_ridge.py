@@ -89,10 +89,10 @@ def test_copies_of_a_sample_do_not_vouch_for_each_other() -> None:
     X, y = rng.normal(size=(60, 100)), np.arange(60) % 2
     twice, groups = np.tile(np.arange(60), 2), np.tile(np.arange(60), 2)
     fooled = RidgeHead().fit(X[twice], y[twice])
-    told = RidgeHead().fit(X[twice], y[twice], groups=groups)
+    grouped = RidgeHead().fit(X[twice], y[twice], groups=groups)
     assert min(trial["squared_error"] for trial in fooled.trials_) < 0.2
-    assert min(trial["squared_error"] for trial in told.trials_) > 0.9
-    assert told.alpha_ > fooled.alpha_
+    assert min(trial["squared_error"] for trial in grouped.trials_) > 0.9
+    assert grouped.alpha_ > fooled.alpha_
 
 
 def test_a_validation_set_chooses_alpha() -> None:

@@ -152,8 +152,8 @@ def test_a_calibrated_head_is_below_what_chance_makes_19_times_in_20_and_an_over
         proba = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
         true = (proba.cumsum(axis=1) < rng.random((150, 1))).sum(axis=1).clip(max=3)  # drawn as the head says
         for sharpness in below:
-            told = np.exp(sharpness * logits) / np.exp(sharpness * logits).sum(axis=1, keepdims=True)
-            scores = evaluate(true, told, range(4), replicates=200, seed=seed)
+            reported = np.exp(sharpness * logits) / np.exp(sharpness * logits).sum(axis=1, keepdims=True)
+            scores = evaluate(true, reported, range(4), replicates=200, seed=seed)
             below[sharpness] += scores.calibration_error <= scores.calibration_error_by_chance
     assert 0.91 <= below[1] / 200 <= 0.99
     assert below[3] == 0

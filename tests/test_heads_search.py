@@ -83,11 +83,11 @@ def test_a_time_budget_ends_the_search_and_keeps_the_best_so_far():
     assert not MLPSearch(MLPHead(max_epochs=2), param_grid=FEW, time_budget=1e6).fit(DIGITS, LABELS).cut_short_
 
 
-def test_heads_that_do_not_fit_together_take_turns(monkeypatch):
+def test_heads_that_do_not_fit_together_are_trained_after_each_other(monkeypatch):
     together = MLPSearch(MLPHead(max_epochs=4), param_grid=FEW).fit(DIGITS, LABELS)
     monkeypatch.setattr(fitting, "AT_ONCE_BYTES", 1)
-    in_turns = MLPSearch(MLPHead(max_epochs=4), param_grid=FEW).fit(DIGITS, LABELS)
-    for first, second in zip(together.trials_, in_turns.trials_, strict=True):
+    apart = MLPSearch(MLPHead(max_epochs=4), param_grid=FEW).fit(DIGITS, LABELS)
+    for first, second in zip(together.trials_, apart.trials_, strict=True):
         assert first["validation_loss"] == pytest.approx(second["validation_loss"], rel=1e-4)
     hurried = MLPSearch(MLPHead(max_epochs=4), param_grid=FEW, time_budget=1e-9).fit(DIGITS, LABELS)
     assert (len(hurried.trials_), hurried.n_untried_, hurried.cut_short_) == (1, 3, True)

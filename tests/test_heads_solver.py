@@ -105,7 +105,7 @@ def test_features_too_large_to_hold_are_read_in_blocks(
     X.astype(np.float16).tofile(tmp_path / "features")
     view = RowView(np.memmap(tmp_path / "features", np.float16, "r", shape=X.shape))
     held = LogisticHead(C=0.1, tol=1e-9).fit(view, y)
-    monkeypatch.setattr(design, "HELD_BYTES", 0)
+    monkeypatch.setattr(design, "IN_MEMORY_BYTES", 0)
     monkeypatch.setattr(design, "LEAST_ROWS", 7)
     monkeypatch.setattr(design, "BLOCK_BYTES", 1)
     streamed = LogisticHead(C=0.1, tol=1e-9).fit(view, y)
@@ -124,7 +124,7 @@ def test_logits_too_many_to_hold_are_computed_again(classes: int, monkeypatch: p
     monkeypatch.setattr(design, "BLOCK_BYTES", 1)  # so that whole blocks belong to the samples that choose C
     given: dict[str, Any] = {"validation": (X[200:], y[200:])}
     held = LogisticHead(C=[0.01, 1.0, 100.0], tol=1e-9).fit(X[:200], y[:200], **given)
-    monkeypatch.setattr("precompute.heads.linear.objective.HELD_BYTES", 0)
+    monkeypatch.setattr("precompute.heads.linear.objective.LOGITS_BYTES", 0)
     again = LogisticHead(C=[0.01, 1.0, 100.0], tol=1e-9).fit(X[:200], y[:200], **given)
     assert again.C_ == held.C_
     for one, other in zip(held.trials_, again.trials_, strict=True):

@@ -1,4 +1,4 @@
-"""Splits: stratified, and never parting a group."""
+"""Splits: stratified, and never dividing a group."""
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ def test_holdout_has_each_label_with_two_groups_on_both_sides_and_parts_none(uni
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 9)), min_size=1, max_size=40), seeds)
-def test_groups_of_mixed_labels_are_not_parted_either(samples, seed):
+def test_groups_of_mixed_labels_stay_together_too(samples, seed):
     y, groups = np.array([label for label, _ in samples]), np.array([group for _, group in samples])
     for train, test in folds(y, groups=groups, n_folds=4, seed=seed):
         assert not set(groups[train]) & set(groups[test])

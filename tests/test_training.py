@@ -1,4 +1,4 @@
-"""Training on caches: which rows are used, what is held out, what is told, and that scores are what they claim."""
+"""Training on caches: which rows are used, what is held out, what is reported, and that scores are what they claim."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_the_same_bytes_never_stand_on_both_sides_of_a_hold_out(flowers: Path, t
     assert training.scores[HOLDOUT].accuracy > 0.3  # of five classes
 
 
-def test_duplicates_across_given_splits_are_told(folder: Path, tmp_path: Path) -> None:
+def test_duplicates_across_given_splits_are_reported(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder / "photos", tmp_path / "photos")
     shutil.copy(tmp_path / "photos/train/cats/0.jpg", tmp_path / "photos/val/cats/again.jpg")
     extract(tmp_path / "photos", tmp_path / "a.h5", backbone="tiny")

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from precompute.heads.base.inputs import check_number
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
     Arrays = dict[str, npt.NDArray[Any]]
 
-__all__ = ["check_arrays", "check_keys", "check_shapes", "list_of_objects"]
+__all__ = ["check_arrays", "check_keys", "check_numbers", "check_shapes", "list_of_objects"]
 
 
 def check_shapes(arrays: Arrays, expected: dict[str, tuple[int, ...]]) -> None:
@@ -48,3 +50,10 @@ def list_of_objects(what: str, value: Any, keys: set[str]) -> list[dict[str, Any
     for item in value:
         check_keys(f"entries of {what}", item, keys)
     return value
+
+
+def check_numbers(what: str, value: Any, keys: set[str]) -> None:
+    """Raise unless `value` is a list of JSON objects with exactly these keys and finite numbers of 0 or more."""
+    for item in list_of_objects(what, value, keys):
+        for name, number in item.items():
+            check_number(name, number, low=0)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["BLOCK_BYTES", "RowView"]
 
 BLOCK_BYTES = 16 * 2**20  # of float32; larger blocks were no faster, smaller ones leave matrix products waiting
-MAPPED_BYTES = 512 * 2**20  # pages of the file that stay in this process's memory before they are let go
+MAPPED_BYTES = 512 * 2**20  # pages of the file that stay in this process's memory before they are released
 FAULT_BYTES = 2 * 2**20  # what the kernel may map around one row that is read, where its page cache has large folios
 
 
@@ -26,8 +26,8 @@ class RowView:
     """Rows `rows` of `features` (N, ...), each flattened, as something that heads take in the place of an array.
 
     features: float16, float32 or float64, such as `Cache.features()` · rows: (n,) integers, None for all.
-    Nothing is read before it is asked for, and pages of a memmap are let go again, so the memory it takes does not grow
-    with the file.
+    Nothing is read before it is asked for, and pages of a memmap are released again, so the memory it takes does not
+    grow with the file.
     """
 
     ndim = 2
@@ -81,7 +81,7 @@ class RowView:
         return found
 
     def _touch(self, n_bytes: int) -> None:
-        """Count what may have been mapped, and let it go where it is much; it stays in the kernel's page cache."""
+        """Count what may have been mapped, and release it where it is much; it stays in the kernel's page cache."""
         self._touched += n_bytes
         if self._mapping is not None and min(self._touched, len(self._mapping)) > MAPPED_BYTES:
             self._touched = 0
@@ -96,8 +96,8 @@ class RowView:
         """All rows in order: (positions, (b, d) `working_dtype`), `n_rows` at a time, by default BLOCK_BYTES."""
         size = n_rows or max(1, BLOCK_BYTES // (4 * max(1, self.shape[1])))
         for start in range(0, len(self), size):
-            place = slice(start, min(start + size, len(self)))
-            yield place, self._read(place, self.working_dtype)
+            rows = slice(start, min(start + size, len(self)))
+            yield rows, self._read(rows, self.working_dtype)
 
 
 def _ascending(rows: npt.NDArray[np.integer[Any]]) -> bool:

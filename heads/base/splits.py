@@ -1,4 +1,4 @@
-"""Splits that are stratified by label and never part a group.
+"""Splits that are stratified by label and never divide a group.
 
 A group is a set of samples that must stay together, such as files with the same bytes: one of them in the training
 part and another in the test part would make the scores a memory test.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Design"]
 
-HELD_BYTES = 2**30  # larger features are read and centred again in every pass
+IN_MEMORY_BYTES = 2**30  # larger features are read and centred again in every pass
 LEAST_ROWS = 256  # in a block: with fewer, reading the coefficients of very many classes takes longer than the products
 MOST_AXES = 8192  # whose second moments stand in a matrix (256 MiB); beyond it, their diagonal has to do
 ROWS_PER_AXIS = 4  # that the second moments are taken from; all rows gave the solver no fewer steps
@@ -53,52 +53,52 @@ class Design:
         if self.scale < SMALLEST_SCALE:
             self.scale = 1.0
         self.shape = n, d
-        self._held: Float | None = None
+        self._features: Float | None = None
         self._lift: Array | None = None
-        if self.dtype.itemsize * n * d <= HELD_BYTES:
-            held = np.empty((n, d), self.dtype)
-            for place, block in self.blocks():
-                held[place] = block
-            self._held = held
+        if self.dtype.itemsize * n * d <= IN_MEMORY_BYTES:
+            features = np.empty((n, d), self.dtype)
+            for rows, block in self.blocks():
+                features[rows] = block
+            self._features = features
             if 2 * n <= d and n <= MOST_ROWS_AS_AXES:
-                self._use_rows_as_axes(held)
+                self._use_rows_as_axes(features)
         if self._lift is None:
             self.moments = self._second_moments()
 
     @property
     def in_memory(self) -> bool:
         """Whether a pass reads memory, and no file."""
-        return self._held is not None
+        return self._features is not None
 
     def blocks(self, outputs: int = 1) -> Iterator[tuple[slice, Float]]:
         """All rows in order: (positions, (b, axes)), as many at a time as suit products with `outputs` columns."""
         n, axes = self.shape
         size = max(LEAST_ROWS, BLOCK_BYTES // (self.dtype.itemsize * max(axes, outputs)))
-        if self._held is None:
-            for place, block in self._stored(size):
-                yield place, self._centre(block)
+        if self._features is None:
+            for rows, block in self._stored(size):
+                yield rows, self._centre(block)
         else:
             for start in range(0, n, size):
-                place = slice(start, min(start + size, n))
-                yield place, self._held[place]
+                rows = slice(start, min(start + size, n))
+                yield rows, self._features[rows]
 
     def unfold(self, theta: Float) -> tuple[Float, Float]:
         """Coefficients (K, d) and intercepts (K,) for features as they are given, of `theta` (axes + 1, K)."""
         weight: Array = theta[:-1].astype(np.float64)
         if self._lift is not None:
             weight = self._lift @ weight
-            rows = np.zeros((self._views[0].shape[1], theta.shape[1]))
-            for place, block in self._stored():
-                rows += self._centre(block).T @ weight[place]
-            weight = rows
+            in_features = np.zeros((self._views[0].shape[1], theta.shape[1]))
+            for rows, block in self._stored():
+                in_features += self._centre(block).T @ weight[rows]
+            weight = in_features
         coef = np.ascontiguousarray((weight / self.scale).T, dtype=self.dtype)
         return coef, (theta[-1] - coef.astype(np.float64) @ self.mean).astype(self.dtype)
 
     def _stored(self, size: int | None = None) -> Iterator[tuple[slice, Float]]:
         start = 0
         for view in self._views:
-            for place, block in view.blocks(size):
-                yield slice(start + place.start, start + place.stop), block.astype(self.dtype, copy=False)
+            for rows, block in view.blocks(size):
+                yield slice(start + rows.start, start + rows.stop), block.astype(self.dtype, copy=False)
             start += len(view)
 
     def _centre(self, block: Float) -> Float:
@@ -106,15 +106,15 @@ class Design:
         block *= 1 / self.scale
         return block
 
-    def _use_rows_as_axes(self, held: Float) -> None:
+    def _use_rows_as_axes(self, features: Float) -> None:
         """Replace X by U S of its singular value decomposition U S V', where X = U S V' and V = X' U / S."""
-        values, U = _singular_values(held)
-        kept = values > values.max() * np.finfo(self.dtype).eps  # below it stands what rounding left
-        values, U = values[kept], U[:, kept]
-        self._held = (U * values).astype(self.dtype)
+        values, U = _singular_values(features)
+        significant = values > values.max() * np.finfo(self.dtype).eps  # below it stands what rounding left
+        values, U = values[significant], U[:, significant]
+        self._features = (U * values).astype(self.dtype)
         self._lift = U / values
-        self.moments = (values**2 / len(held)).astype(self.dtype)
-        self.shape = len(held), int(kept.sum())
+        self.moments = (values**2 / len(features)).astype(self.dtype)
+        self.shape = len(features), int(significant.sum())
 
     def _second_moments(self) -> Float:
         n, d = self.shape
@@ -123,8 +123,8 @@ class Design:
         some = np.sort(np.random.default_rng(0).permutation(n)[: max(LEAST_ROWS, ROWS_PER_AXIS * d)])
         start = 0
         for view in self._views:
-            mine = some[(start <= some) & (some < start + len(view))] - start
-            for _, block in view.take(mine).blocks():
+            of_view = some[(start <= some) & (some < start + len(view))] - start
+            for _, block in view.take(of_view).blocks():
                 chosen = self._centre(block.astype(self.dtype, copy=False))
                 moments += chosen.T @ chosen if moments.ndim == 2 else np.einsum("ij,ij->j", chosen, chosen)
             start += len(view)

@@ -7,12 +7,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.validation import check_is_fitted
 
+from precompute.heads.base.file_checks import check_numbers
 from precompute.heads.base.inputs import (
     check_class_weight,
-    check_features,
     check_groups,
     check_number,
     check_training,
@@ -22,8 +20,9 @@ from precompute.heads.base.inputs import (
 from precompute.heads.base.splits import folds
 from precompute.heads.base.threads import one_pool
 from precompute.heads.linear.design import Design
+from precompute.heads.linear.model import LinearClassifier, probabilities
 from precompute.heads.linear.objective import Objective, check_memory
-from precompute.heads.linear.path import Part, best_of, probabilities, walk
+from precompute.heads.linear.path import Split, best_of, regularisation_path
 from precompute.heads.linear.solver import minimise
 
 if TYPE_CHECKING:
@@ -38,15 +37,16 @@ __all__ = ["LogisticHead"]
 
 # What DINOv2 (Oquab et al., 2023) and SimCLR (Chen et al., 2020) search for linear probes on frozen features.
 C_GRID = tuple(float(C) for C in np.logspace(-6, 5, 45))
+TRIAL = {"C", "accuracy", "log_loss", "n_iter", "objective", "seconds"}  # keys of `trials_`
 DEFAULT_C = 1.0  # scikit-learn's, for training sets too small to choose on
 
 
-class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+class LogisticHead(LinearClassifier):
     """L2-regularised multinomial logistic regression with an unpenalised intercept: the linear probe.
 
     The objective is that of scikit-learn's `LogisticRegression`: 1/2 ||coef||^2 + C * the sum of (weighted) log losses.
     The solver is L-BFGS in float32 (float64 for float64 features) on centred features, with the inverse of their second
-    moments as its first metric (see `_solver.py`). Centring changes nothing in the model, as the intercept
+    moments as its first metric (see `solver.py`). Centring changes nothing in the model, as the intercept
     absorbs it. Features above 1 GiB are read in blocks in every step and never held.
 
     Parameters
@@ -88,6 +88,8 @@ class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
     converged_ : bool, whether the final fit met `tol` (no ConvergenceWarning is raised)
     n_features_in_ : int
     """
+
+    _FITTED = ("C_", "C_source_", "trials_", "stopped_early_", "objective_", "n_iter_", "converged_")
 
     def __init__(
         self,
@@ -168,23 +170,23 @@ class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
                 label = np.concatenate([label, held])
         check_memory(view.shape[1], len(self.classes_), view.working_dtype.itemsize)
         design = Design(views)
-        parts, self.C_source_ = self._parts(label, len(view), groups) if grid else ([], "given")
+        splits, self.C_source_ = self._splits(label, len(view), groups) if grid else ([], "given")
         self.trials_: list[dict[str, float]] = []
         self.stopped_early_ = False
         with one_pool(2 * math.prod(design.shape) * len(self.classes_)):
-            fit = self._solve(design, label, parts, grid)
+            fit = self._solve(design, label, splits, grid)
         self.coef_, self.intercept_ = design.unfold(fit.theta)
         self.objective_, self.n_iter_, self.converged_ = fit.value, fit.n_iter, fit.converged
         return self
 
-    def _solve(self, design: Design, label: Array, parts: Sequence[Part], grid: Sequence[float]) -> Fit:
-        """The fit at the C that was given, or has the best score on `parts`."""
+    def _solve(self, design: Design, label: Array, splits: Sequence[Split], grid: Sequence[float]) -> Fit:
+        """The fit at the C that was given, or has the best score on `splits`."""
         options: dict[str, Any] = {"tol": self.tol, "max_iter": self.max_iter}
-        if parts:
-            self.trials_, self.stopped_early_ = walk(
+        if splits:
+            self.trials_, self.stopped_early_ = regularisation_path(
                 design,
                 label,
-                parts,
+                splits,
                 grid,
                 n_classes=len(self.classes_),
                 n_jobs=self.n_jobs,
@@ -198,51 +200,31 @@ class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
         weight = class_weights(self.class_weight, self.classes_, label)[label]
         return minimise(Objective(design, label, weight, len(self.classes_), self.C_), **options)
 
-    def _parts(self, label: Array, n_train: int, groups: npt.ArrayLike | None) -> tuple[list[Part], str]:
+    def _splits(self, label: Array, n_train: int, groups: npt.ArrayLike | None) -> tuple[list[Split], str]:
         """The splits to choose C on, and their name."""
         weight = class_weights(self.class_weight, self.classes_, label[:n_train])[label]
         if len(label) > n_train:
             masks, source = [np.arange(len(label)) >= n_train], "validation, then fitted on both"
         else:
-            splits = folds(label, groups=groups, n_folds=self.cv, seed=self.random_state)
-            masks = [np.isin(np.arange(len(label)), test) for _, test in splits]
-            source = f"{len(splits)}-fold cross-validation"
+            tests = [test for _, test in folds(label, groups=groups, n_folds=self.cv, seed=self.random_state)]
+            masks = [np.isin(np.arange(len(label)), test) for test in tests]
+            source = f"{len(tests)}-fold cross-validation"
         if not masks:
             source = "default: too few samples for cross-validation"
-        return [Part(np.where(held, 0.0, weight), held) for held in masks], source
-
-    def decision_function(self, X: Features) -> npt.NDArray[np.floating]:
-        """Logits (n, K) of features (n, d); for two classes (n,), positive for `classes_[1]`.
-
-        float64 where the head or `X` is and else float32.
-        """
-        check_is_fitted(self)
-        view = check_features(self, X)
-        logits = np.empty((len(view), len(self.coef_)), np.result_type(view.working_dtype, self.coef_))
-        for place, block in view.blocks():
-            logits[place] = block @ self.coef_.T + self.intercept_
-        return logits[:, 0] if logits.shape[1] == 1 else logits
+        return [Split(np.where(held_out, 0.0, weight), held_out) for held_out in masks], source
 
     def predict_proba(self, X: Features) -> npt.NDArray[np.floating]:
         """Probabilities (n, K) of features (n, d), in the order of `classes_`.
 
         float64 where the head or `X` is and else float32.
         """
-        logits = self.decision_function(X)
-        return probabilities(logits[:, None] if logits.ndim == 1 else logits)
-
-    def predict(self, X: Features) -> Array:
-        """The most probable label (n,) of each row of features (n, d)."""
-        logits = self.decision_function(X)
-        best = (logits > 0).astype(np.intp) if logits.ndim == 1 else logits.argmax(axis=1)
-        predicted: Array = self.classes_[best]
-        return predicted
+        return probabilities(self._linear(X))
 
     def choices(self) -> dict[str, Any]:
         """What the fit decided, ready for JSON."""
         chosen = {"C": self.C_, "C_source": self.C_source_, "converged": self.converged_}
-        told = {"objective": self.objective_, "stopped_early": self.stopped_early_, "trials": self.trials_}
-        return {**chosen, "iterations": self.n_iter_, **told}
+        solved = {"objective": self.objective_, "stopped_early": self.stopped_early_, "trials": self.trials_}
+        return {**chosen, "iterations": self.n_iter_, **solved}
 
     def summary(self) -> str:
         """The same as one line."""
@@ -252,3 +234,13 @@ class LogisticHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
     def used_validation(self) -> bool:
         """Whether the validation set that `fit` was given has decided anything."""
         return self.C_source_.startswith("validation")
+
+    def _restore(self, arrays: dict[str, Array], fitted: dict[str, Any]) -> None:
+        self._restore_coefficients(arrays, self._outputs)
+        check_number("C", fitted["C"], low=0, open_low=True)
+        check_number("n_iter", fitted["n_iter"], whole=True, low=0)
+        check_number("objective", fitted["objective"], low=0)
+        flags = (fitted["converged"], fitted["stopped_early"])
+        if not isinstance(fitted["C_source"], str) or not all(isinstance(flag, bool) for flag in flags):
+            raise ValueError("its C_source must be a string, its converged and stopped_early true or false")
+        check_numbers("trials", fitted["trials"], TRIAL)

@@ -1,4 +1,4 @@
-"""The objective of L2-regularised logistic regression, and a place on it from which one can look along a direction.
+"""The objective of L2-regularised logistic regression, and an iterate on it that is evaluated along a direction.
 
 It is scikit-learn's: 1/2 ||W||^2 + C sum_i w_i loss_i with an unpenalised intercept. One pass over the features takes
 two products with them, in the features' dtype, block by block. Sums over samples are float64. All is in units of
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     Array = npt.NDArray[Any]
     Float = npt.NDArray[np.floating]
 
-__all__ = ["Objective", "Place", "check_memory", "dot", "norm2"]
+__all__ = ["Iterate", "Objective", "check_memory", "dot", "norm2"]
 
 ABSENT = -100.0  # intercept of a class that no weighted sample has: its probability is 0 as far as rounding shows
 LARGEST_PENALTY = 1e30  # float32 holds it, and coefficients are 0 long before
-HELD_BYTES = 2**31  # of logits; more are computed anew, from the features, at every step that is looked at
-# With fewer, reading features from a file takes longer than the products with them, and a place that holds logits reads
-# them twice a step, one that does not once.
+LOGITS_BYTES = 2**31  # of stored logits; more are computed anew, from the features, in every evaluation
+# With fewer, reading features from a file takes longer than the products with them, and an iterate that stores logits
+# reads them twice a step, one that does not once.
 MANY_OUTPUTS = 256
-LOGITS_AT_ONCE = 2**17  # that are looked at; they stay in the processor's cache
+LOGITS_AT_ONCE = 2**17  # of an evaluation; they stay in the processor's cache
 ARRAYS = 30  # of the coefficients' size, at most, that a fit holds: L-BFGS's pairs and those of a step
 
 
@@ -58,47 +58,46 @@ class Objective:
             theta[-1, ~present] = ABSENT
         return theta
 
-    def at(self, theta: Float) -> Place:
-        fits = 2 * self.design.dtype.itemsize * len(self.label) * self.outputs <= HELD_BYTES
+    def at(self, theta: Float) -> Iterate:
+        fits = 2 * self.design.dtype.itemsize * len(self.label) * self.outputs <= LOGITS_BYTES
         pays = self.design.in_memory or self.outputs >= MANY_OUTPUTS
-        return HeldPlace(self, theta) if fits and pays else Place(self, theta)
+        return StoredLogits(self, theta) if fits and pays else Iterate(self, theta)
 
 
-class Place:
+class Iterate:
     """Coefficients `theta` with the loss there, its `gradient` (axes + 1, outputs) and the mean `curvature` p (1 - p).
 
-    All of the loss alone, without the penalty. `face` a direction, look `ahead` along it, and `move` to the step that
-    was looked at last. This one holds nothing of the samples, so every look reads the features.
+    All of the loss alone, without the penalty. `set_direction`, `evaluate` steps along it, and `accept` the step that
+    was evaluated last. This one stores nothing of the samples, so every evaluation reads the features.
     """
 
-    steep = (
-        0.9  # of the slope at the start of a step may be left at its end (Wolfe's second condition, the usual value)
-    )
+    # Wolfe's second condition with the usual constant: how much of the slope at the start of a step its end may have.
+    wolfe_c2 = 0.9
 
     def __init__(self, objective: Objective, theta: Float) -> None:
         self._objective, self.theta = objective, theta
         self.loss, self.gradient, self.curvature = self._read(theta)
 
-    def face(self, direction: Float) -> None:
+    def set_direction(self, direction: Float) -> None:
         self._direction = direction
 
-    def ahead(self, step: float) -> tuple[float, float]:
+    def evaluate(self, step: float) -> tuple[float, float]:
         """The loss and its slope after `step` times the direction."""
         theta = self.theta + step * self._direction
-        self._seen = theta, *self._read(theta)
-        loss, gradient = self._seen[1:3]
+        self._evaluated = theta, *self._read(theta)
+        loss, gradient = self._evaluated[1:3]
         return loss, dot(self._direction, gradient) if np.isfinite(loss) else np.inf
 
-    def move(self) -> None:
-        self.theta, self.loss, self.gradient, self.curvature = self._seen
+    def accept(self) -> None:
+        self.theta, self.loss, self.gradient, self.curvature = self._evaluated
 
     def _read(self, theta: Float) -> tuple[float, Float, float]:
         """Loss, gradient and curvature."""
         gradient = np.zeros_like(theta)
         value, curvature = 0.0, 0.0
-        for place, weight, block in self._blocks():
-            logits = self._logits(place, block, theta)
-            loss, spread = _cross_entropy(logits, self._objective.label[place])
+        for rows, weight, block in self._blocks():
+            logits = self._logits(rows, block, theta)
+            loss, spread = _cross_entropy(logits, self._objective.label[rows])
             value += _weighted(loss, weight)
             curvature += _weighted(spread, weight)
             residual = logits
@@ -108,65 +107,65 @@ class Place:
         return value, gradient, curvature
 
     def _blocks(self) -> Iterator[tuple[slice, Array, Float]]:
-        for place, block in self._objective.design.blocks(self._objective.outputs):
-            weight = self._objective.weight[place]
+        for rows, block in self._objective.design.blocks(self._objective.outputs):
+            weight = self._objective.weight[rows]
             if weight.any():
-                yield place, weight, block
+                yield rows, weight, block
 
-    def _logits(self, place: slice, block: Float, theta: Float) -> Float:  # noqa: ARG002  # place: for HeldPlace
+    def _logits(self, rows: slice, block: Float, theta: Float) -> Float:  # noqa: ARG002  # rows: for StoredLogits
         """Those of some samples, in memory of their own."""
         logits: Float = block @ theta[:-1]
         logits += theta[-1]
         return logits
 
 
-class HeldPlace(Place):
-    """A place that holds the logits (n, outputs) and how they change along the direction.
+class StoredLogits(Iterate):
+    """An iterate that stores the logits (n, outputs) and how they change along the direction.
 
-    So a look costs no product with the features: with a weak penalty a good direction often has the wrong length, and
-    a third of the passes over the features went into finding it.
+    So an evaluation costs no product with the features: with a weak penalty a good direction often has the wrong
+    length, and a third of the passes over the features went into finding it.
     """
 
-    steep = 0.2  # looks are cheap; 0.9 took up to a fifth more steps, 0.1 no fewer
+    wolfe_c2 = 0.2  # evaluations are cheap; 0.9 took up to a fifth more steps, 0.1 no fewer
 
     def __init__(self, objective: Objective, theta: Float) -> None:
         shape = len(objective.label), objective.outputs
         # Zeros, as samples without weight may never be filled in: what is undefined is not 0 times 0.
-        self._held, self._change = np.zeros(shape, theta.dtype), np.zeros(shape, theta.dtype)
+        self._current, self._change = np.zeros(shape, theta.dtype), np.zeros(shape, theta.dtype)
         self._step: float | None = None
         super().__init__(objective, theta)
 
-    def face(self, direction: Float) -> None:
+    def set_direction(self, direction: Float) -> None:
         self._direction = direction
-        for place, _, block in self._blocks():
-            self._change[place] = super()._logits(place, block, direction)
+        for rows, _, block in self._blocks():
+            self._change[rows] = super()._logits(rows, block, direction)
 
-    def ahead(self, step: float) -> tuple[float, float]:
+    def evaluate(self, step: float) -> tuple[float, float]:
         self._step = step
         weight, label = self._objective.weight, self._objective.label
         size = max(1, LOGITS_AT_ONCE // self._objective.outputs)
         value, slope = 0.0, 0.0
         for start in range(0, len(label), size):
-            place = slice(start, start + size)
-            if weight[place].any():
-                change = self._change[place]
-                logits = self._held[place] + self._step * change
-                value += _weighted(_cross_entropy(logits, label[place])[0], weight[place])
-                slope += _weighted(np.einsum("ij,ij->i", logits, change), weight[place])
+            rows = slice(start, start + size)
+            if weight[rows].any():
+                change = self._change[rows]
+                logits = self._current[rows] + self._step * change
+                value += _weighted(_cross_entropy(logits, label[rows])[0], weight[rows])
+                slope += _weighted(np.einsum("ij,ij->i", logits, change), weight[rows])
         return value, slope if np.isfinite(value) else np.inf
 
-    def move(self) -> None:
-        assert self._step is not None  # a look comes before each step
+    def accept(self) -> None:
+        assert self._step is not None  # an evaluation comes before each step
         self.theta = self.theta + self._step * self._direction
         self.loss, self.gradient, self.curvature = self._read(self.theta)
 
-    def _logits(self, place: slice, block: Float, theta: Float) -> Float:
-        held = self._held[place]
+    def _logits(self, rows: slice, block: Float, theta: Float) -> Float:
+        current = self._current[rows]
         if self._step is None:
-            held[:] = super()._logits(place, block, theta)
+            current[:] = super()._logits(rows, block, theta)
         else:
-            held += self._step * self._change[place]
-        return held.copy()
+            current += self._step * self._change[rows]
+        return current.copy()
 
 
 def _weighted(values: Float, weight: Array) -> float:

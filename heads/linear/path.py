@@ -1,4 +1,4 @@
-"""The choice of C: one fit for each value and part, from the smallest C to the largest, scored on what was held out."""
+"""The regularisation path that C is chosen on: fits from the smallest C to the largest, each from the one before."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from joblib import Parallel, delayed
 
+from precompute.heads.linear.model import probabilities
 from precompute.heads.linear.objective import Objective
 from precompute.heads.linear.solver import minimise
+from precompute.heads.scoring.metrics import log_losses
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,25 +25,25 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[Any]
 
-__all__ = ["Part", "best_of", "probabilities", "walk"]
+__all__ = ["Split", "best_of", "regularisation_path"]
 
 RISING = 6  # values in a row with a higher log loss than the one before end the choice: it would only rise further
 COARSE = 4  # with a time budget every fourth value comes first, and then those between
 
 
 @dataclass
-class Part:
-    """One split: `weight` (n,) is 0 for the rows that are `held` (n,) out; `theta` is the latest fit."""
+class Split:
+    """One split: `weight` (n,) is 0 for the rows that are `held_out` (n,); `theta` is the latest fit."""
 
     weight: Array
-    held: Array
+    held_out: Array
     theta: Array | None = None
 
 
-def walk(
+def regularisation_path(
     design: Design,
     label: Array,
-    parts: Sequence[Part],
+    splits: Sequence[Split],
     values: Sequence[float],
     *,
     n_classes: int,
@@ -55,8 +57,8 @@ def walk(
 
     stop_rising: end after RISING values of ever higher log loss; not with a time budget, whose order is another.
 
-    Each fit starts from that of the C before. The parts are fitted at the same time, by `n_jobs` threads that share the
-    features: the work is in products of matrices, which release the lock.
+    Each fit starts from that of the C before (a warm start). The splits are fitted at the same time, by `n_jobs`
+    threads that share the features: the work is in products of matrices, which release the lock.
     """
     order = sorted(set(values))
     if time_budget is not None:
@@ -67,17 +69,19 @@ def walk(
     with Parallel(n_jobs=n_jobs, require="sharedmem") as run:
         for C in order:
             start = time.monotonic()
-            for part in parts:
+            for split in splits:
                 if previous > C:
-                    part.theta = None
+                    split.theta = None
             previous = C
-            results = run(delayed(_try)(design, label, part, n_classes, C, tol, max_iter) for part in parts)
-            hits, loss, held = np.sum([sums for _, *sums in results], axis=0)
+            results = run(
+                delayed(_fit_and_score)(design, label, split, n_classes, C, tol, max_iter) for split in splits
+            )
+            hits, loss, scored = np.sum([sums for _, *sums in results], axis=0)
             trials.append(
                 {
                     "C": C,
-                    "accuracy": float(hits / held),
-                    "log_loss": float(loss / held),
+                    "accuracy": float(hits / scored),
+                    "log_loss": float(loss / scored),
                     "n_iter": sum(fit.n_iter for fit, *_ in results),
                     "objective": float(np.mean([fit.value for fit, *_ in results])),
                     "seconds": time.monotonic() - start,
@@ -102,31 +106,20 @@ def best_of(trials: Sequence[dict[str, float]], by: str) -> float:
     return min(trials, key=lambda trial: (sign * trial[by], trial["C"]))["C"]
 
 
-def _try(
-    design: Design, label: Array, part: Part, n_classes: int, C: float, tol: float, max_iter: int
+def _fit_and_score(
+    design: Design, label: Array, split: Split, n_classes: int, C: float, tol: float, max_iter: int
 ) -> tuple[Fit, int, float, int]:
     """The fit, and over the rows held out: how many it gets right, the sum of their log losses, how many they are."""
-    objective = Objective(design, label, part.weight, n_classes, C)
-    fit = minimise(objective, part.theta, tol=tol, max_iter=max_iter)
-    part.theta = fit.theta
+    objective = Objective(design, label, split.weight, n_classes, C)
+    fit = minimise(objective, split.theta, tol=tol, max_iter=max_iter)
+    split.theta = fit.theta
     hits, loss = 0, 0.0
-    for place, block in design.blocks(objective.outputs):
-        rows = part.held[place]
-        if not rows.any():
+    for rows, block in design.blocks(objective.outputs):
+        held_out = split.held_out[rows]
+        if not held_out.any():
             continue
-        truth = label[place][rows]
-        proba = probabilities(block[rows] @ fit.theta[:-1] + fit.theta[-1])
+        truth = label[rows][held_out]
+        proba = probabilities(block[held_out] @ fit.theta[:-1] + fit.theta[-1])
         hits += int((proba.argmax(axis=1) == truth).sum())
-        likelihood = proba[np.arange(len(truth)), truth].astype(np.float64)
-        loss -= float(np.log(np.clip(likelihood, np.finfo(proba.dtype).eps, 1)).sum())
-    return fit, hits, loss, int(part.held.sum())
-
-
-def probabilities(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
-    """Softmax of logits (n, K), or of (0, logit) for the single column of two classes; may overwrite `logits`."""
-    if logits.shape[1] == 1:
-        logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
-    logits -= logits.max(axis=1, keepdims=True)
-    np.exp(logits, out=logits)
-    logits /= logits.sum(axis=1, keepdims=True)
-    return logits
+        loss += float(log_losses(proba, truth).sum())
+    return fit, hits, loss, int(split.held_out.sum())

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.base import ClassifierMixin
 
 from precompute.heads.base.inputs import (
     check_class_weight,
@@ -15,9 +14,10 @@ from precompute.heads.base.inputs import (
     check_validation,
     class_weights,
 )
+from precompute.heads.linear.model import LinearClassifier
 from precompute.heads.linear.ridge_base import RidgeBase
 from precompute.heads.linear.spectrum import ClassTargets, Spectrum, chunks_of_groups
-from precompute.heads.scoring.tempering import MOST_SCORES, fit_temperature, tempered
+from precompute.heads.scoring.temperature import MOST_SCORES, bounded_temperature, softmax_at
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["RidgeHead"]
 
 
-class RidgeHead(ClassifierMixin, RidgeBase):  # type: ignore[misc]  # scikit-learn has no types
+class RidgeHead(LinearClassifier, RidgeBase):
     """Ridge regression on targets of 1 for the class and -1 for the others: scikit-learn's `RidgeClassifier`.
 
     Solved in closed form, in float64, from X'X or XX' (the smaller), summed over blocks of rows; the intercept is not
@@ -98,14 +98,6 @@ class RidgeHead(ClassifierMixin, RidgeBase):  # type: ignore[misc]  # scikit-lea
         self.temperature_ = 1.0 if only_default else self._fit_temperature(spectrum, label, group)
         return self
 
-    def decision_function(self, X: Features) -> npt.NDArray[np.floating]:
-        """Scores (n, K) of features (n, d); for two classes (n,), positive for `classes_[1]`.
-
-        float64 where the head or `X` is and else float32.
-        """
-        scores = self._linear(X)
-        return scores[:, 0] if len(self.coef_) == 1 else scores
-
     def predict_proba(self, X: Features) -> npt.NDArray[np.floating]:
         """Probabilities (n, K) of features (n, d), in the order of `classes_`.
 
@@ -117,14 +109,7 @@ class RidgeHead(ClassifierMixin, RidgeBase):  # type: ignore[misc]  # scikit-lea
         `LogisticHead` fits probabilities themselves.
         """
         scores = self._linear(X)
-        return tempered(_two_sided(scores), self.temperature_, scores.dtype)
-
-    def predict(self, X: Features) -> Array:
-        """The label (n,) with the highest score for each row of features (n, d)."""
-        scores = self._linear(X)
-        best = (scores[:, 0] > 0).astype(np.intp) if scores.shape[1] == 1 else scores.argmax(axis=1)
-        predicted: Array = self.classes_[best]
-        return predicted
+        return softmax_at(_two_sided(scores), self.temperature_, scores.dtype)
 
     def _fit_temperature(self, spectrum: Spectrum, label: Array, group: Array | None) -> float:
         """On the rows of evenly spaced groups, so that the scores fit into memory."""
@@ -136,11 +121,10 @@ class RidgeHead(ClassifierMixin, RidgeBase):  # type: ignore[misc]  # scikit-lea
             for _, rows, predicted in spectrum.left_out(chunk, groups, (self.alpha_,)):
                 scores.append(predicted[::thin])
                 labels.append(label[rows[::thin]])
-        return fit_temperature(_two_sided(np.concatenate(scores)), np.concatenate(labels))
+        return bounded_temperature(_two_sided(np.concatenate(scores)), np.concatenate(labels))
 
     def _restore(self, arrays: dict[str, Array], fitted: dict[str, Any]) -> None:
-        width = 1 if len(self.classes_) == 2 else len(self.classes_)
-        self._restore_linear(arrays, fitted, width, {"alpha", "accuracy", "squared_error"})
+        self._restore_linear(arrays, fitted, self._outputs, {"alpha", "accuracy", "squared_error"})
         check_number("temperature", fitted["temperature"], low=0, open_low=True)
 
 

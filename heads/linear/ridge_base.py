@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.base import BaseEstimator
-from sklearn.utils.validation import check_is_fitted
 
-from precompute.heads.base.file_checks import check_shapes, list_of_objects
-from precompute.heads.base.inputs import check_features, check_number
+from precompute.heads.base.file_checks import check_numbers
+from precompute.heads.base.inputs import check_number
+from precompute.heads.linear.model import LinearModel
 from precompute.heads.linear.spectrum import (
     ALPHA_GRID,
     BLOCK_VALUES,
@@ -22,7 +21,7 @@ from precompute.heads.linear.spectrum import (
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from precompute.heads.base.rows import Features, RowView
+    from precompute.heads.base.rows import RowView
 
     Array = npt.NDArray[Any]
     Held = tuple[RowView, ClassTargets | RealTargets]
@@ -32,7 +31,7 @@ __all__ = ["RidgeBase"]
 DEFAULT_ALPHA = 1.0  # scikit-learn's, where nothing can be left out
 
 
-class RidgeBase(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+class RidgeBase(LinearModel):
     """Parameters `alpha`; fitted `alpha_`, `alpha_source_`, `trials_`, `coef_`, `intercept_`."""
 
     _FITTED: tuple[str, ...] = ("alpha_", "alpha_source_", "trials_")
@@ -70,7 +69,7 @@ class RidgeBase(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         if self.trials_:
             self.alpha_ = min(self.trials_, key=lambda trial: (trial["squared_error"], -trial["alpha"]))["alpha"]
         coef, intercept = spectrum.coefficients(self.alpha_)
-        with np.errstate(over="ignore"):  # told below
+        with np.errstate(over="ignore"):  # reported below
             self.coef_ = np.ascontiguousarray(coef, view.working_dtype)  # as a file gives it back, to the last bit
             self.intercept_ = intercept.astype(view.working_dtype)
         if not (np.isfinite(self.coef_).all() and np.isfinite(self.intercept_).all()):
@@ -78,15 +77,6 @@ class RidgeBase(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
                 f"The coefficients are beyond {view.working_dtype}. Scale the features (or targets), or raise alpha."
             )
         return spectrum
-
-    def _linear(self, X: Features) -> npt.NDArray[np.floating]:
-        """coef_ x + intercept_, (n, width), float64 where the head or `X` is and else float32."""
-        check_is_fitted(self)
-        view = check_features(self, X)
-        scores = np.empty((len(view), len(self.coef_)), np.result_type(view.working_dtype, self.coef_))
-        for place, block in view.blocks():
-            scores[place] = block @ self.coef_.T + self.intercept_
-        return scores
 
     def choices(self) -> dict[str, Any]:
         """What the fit decided, ready for JSON."""
@@ -100,19 +90,12 @@ class RidgeBase(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         """Whether the validation set that `fit` was given has decided anything."""
         return self.alpha_source_ == "validation"
 
-    def _arrays(self) -> dict[str, Array]:
-        return {"coef": self.coef_, "intercept": self.intercept_}
-
     def _restore_linear(self, arrays: dict[str, Array], fitted: dict[str, Any], width: int, trial: set[str]) -> None:
-        n_features = arrays["coef"].shape[-1] if "coef" in arrays else 0
-        check_shapes(arrays, {"coef": (width, n_features), "intercept": (width,)})
+        self._restore_coefficients(arrays, width)
         check_number("alpha", fitted["alpha"], low=0, open_low=True)
         if not isinstance(fitted["alpha_source"], str):
             raise ValueError("its alpha_source must be a string")
-        for tried in list_of_objects("trials", fitted["trials"], trial):
-            for name, value in tried.items():
-                check_number(name, value, low=0)
-        self.coef_, self.intercept_, self.n_features_in_ = arrays["coef"], arrays["intercept"], n_features
+        check_numbers("trials", fitted["trials"], trial)
 
 
 def _leave_out(spectrum: Spectrum, group: npt.NDArray[np.intp] | None) -> list[dict[str, float]]:
@@ -130,8 +113,8 @@ def _try_on(spectrum: Spectrum, view: RowView, targets: ClassTargets | RealTarge
     tally = _Tally(targets)
     for number, alpha in enumerate(ALPHA_GRID):
         coef, intercept = spectrum.coefficients(alpha)
-        for place, block in view.blocks(_chunk(spectrum)):
-            tally.add(number, block.astype(np.float64) @ coef.T + intercept, targets, place, 1.0)
+        for rows, block in view.blocks(_chunk(spectrum)):
+            tally.add(number, block.astype(np.float64) @ coef.T + intercept, targets, rows, 1.0)
     return tally.trials(len(view))
 
 

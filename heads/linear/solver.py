@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
-from precompute.heads.linear.objective import Place, dot, norm2
+from precompute.heads.linear.objective import Iterate, dot, norm2
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,47 +59,47 @@ def minimise(objective: Objective, start: Float | None = None, *, tol: float, ma
     run of L-BFGS. A step from zero with a weak penalty is far too long, and the next ones only find the way back.
     """
     penalty = objective.penalty if start is not None else RELAXED * objective.penalty
-    place = objective.at(objective.zeros() if start is None else start)
-    value, gradient = _penalised(place, penalty)
-    metric = Metric(objective.design.moments, place.curvature, penalty)
+    iterate = objective.at(objective.zeros() if start is None else start)
+    value, gradient = _penalised(iterate, penalty)
+    metric = Metric(objective.design.moments, iterate.curvature, penalty)
     pairs: deque[Pair] = deque(maxlen=HISTORY)
     n_iter, gained = 0, np.inf
     while True:
-        if not metric.suits(place.curvature, penalty):
-            metric = Metric(objective.design.moments, place.curvature, penalty)
+        if not metric.suits(iterate.curvature, penalty):
+            metric = Metric(objective.design.moments, iterate.curvature, penalty)
         direction = _direction(gradient, pairs, metric)
         slope = dot(direction, gradient)
         expected = -slope / 2  # what the next step gains if the objective is quadratic
         if penalty > objective.penalty and expected <= FOLLOWED * value:
             less = max(penalty / RELAX, objective.penalty) - penalty
             penalty += less
-            value, gradient = _penalised(place, penalty)
-            pairs = deque((pair.at(less) for pair in pairs), maxlen=HISTORY)
+            value, gradient = _penalised(iterate, penalty)
+            pairs = deque((pair.with_penalty(less) for pair in pairs), maxlen=HISTORY)
             continue
-        # Not without a look at the last step: after one that was far too long, the next is expected to be tiny.
+        # The last step counts too: after one that was far too long, the next is expected to be tiny.
         converged = expected <= tol * value and gained <= LAST_GAIN * tol * value
         if converged or n_iter == max_iter:
             break
-        step = _search(place, direction, value, slope, penalty)
+        step = _line_search(iterate, direction, value, slope, penalty)
         if step is None:  # rounding hides what is left
             converged = expected <= max(tol, ROUNDING * float(np.finfo(gradient.dtype).eps)) * value
             break
-        place.move()
+        iterate.accept()
         before, gradient_before = value, gradient
-        value, gradient = _penalised(place, penalty)
+        value, gradient = _penalised(iterate, penalty)
         pair = Pair(step * direction, gradient - gradient_before)
         if pair.product > 0:
             pairs.append(pair)
         gained = before - value
         n_iter += 1
-    return Fit(place.theta, value * objective.unit, n_iter, converged)
+    return Fit(iterate.theta, value * objective.unit, n_iter, converged)
 
 
-def _penalised(place: Place, penalty: float) -> tuple[float, Float]:
+def _penalised(iterate: Iterate, penalty: float) -> tuple[float, Float]:
     """Value and gradient with the penalty, which intercepts do not have."""
-    gradient = place.gradient.copy()
-    gradient[:-1] += penalty * place.theta[:-1]
-    return place.loss + penalty / 2 * norm2(place.theta[:-1]), gradient
+    gradient = iterate.gradient.copy()
+    gradient[:-1] += penalty * iterate.theta[:-1]
+    return iterate.loss + penalty / 2 * norm2(iterate.theta[:-1]), gradient
 
 
 class Pair:
@@ -109,7 +109,7 @@ class Pair:
         self.moved, self.change = moved, change
         self.product = dot(moved, change)
 
-    def at(self, more: float) -> Pair:
+    def with_penalty(self, more: float) -> Pair:
         """The pair as it would be with `more` penalty."""
         change = self.change
         change[:-1] += more * self.moved[:-1]
@@ -132,23 +132,23 @@ def _direction(gradient: Float, pairs: deque[Pair], metric: Metric) -> Float:
     return -r
 
 
-def _search(place: Place, direction: Float, value: float, slope: float, penalty: float) -> float | None:
-    """A step along `direction` that lowers the objective and leaves little of its slope; `place` has just looked there.
+def _line_search(iterate: Iterate, direction: Float, value: float, slope: float, penalty: float) -> float | None:
+    """A step along `direction` that lowers the objective and leaves little of its slope, the one evaluated last.
 
     None where there is none that rounding shows.
     """
-    place.face(direction)
-    size, across, length = norm2(place.theta[:-1]), dot(place.theta[:-1], direction[:-1]), norm2(direction[:-1])
+    iterate.set_direction(direction)
+    size, across, length = norm2(iterate.theta[:-1]), dot(iterate.theta[:-1], direction[:-1]), norm2(direction[:-1])
     step, low, high = 1.0, 0.0, np.inf
     slope_low, slope_high = slope, np.inf
     for tries in range(MOST_TRIES):
-        steep = place.steep if tries < PATIENCE else Place.steep
-        loss, left = place.ahead(step)
+        c2 = iterate.wolfe_c2 if tries < PATIENCE else Iterate.wolfe_c2
+        loss, left = iterate.evaluate(step)
         found = loss + penalty / 2 * (size + step * (2 * across + step * length))
         left += penalty * (across + step * length)
-        if left < steep * slope:
+        if left < c2 * slope:
             low, slope_low = step, left
-        elif left > -steep * slope or (left > 0 and found > value):
+        elif left > -c2 * slope or (left > 0 and found > value):
             high, slope_high = step, left
         else:
             return step if found < value else None

@@ -103,23 +103,23 @@ class Spectrum:
         self.root, self.total = np.sqrt(weight), weight.sum()
         n, d = view.shape
         self.mean = np.zeros(d)
-        for place, block in self._blocks():
-            self.mean += weight[place] @ block / self.total
+        for rows, block in self._blocks():
+            self.mean += weight[rows] @ block / self.total
         self.target_mean = targets.mean(weight)
         if d <= n:
             gram, products = np.zeros((d, d)), np.zeros((targets.width, d))
-            for place, block in self._centred():
+            for rows, block in self._centred():
                 gram += block.T @ block
-                targets.add_products(products, block * self.root[place, None], place)
+                targets.add_products(products, block * self.root[rows, None], rows)
             values, self.basis = np.linalg.eigh(gram)
             self.scores: Float | None = None
             self.products: Float = self.basis.T @ products.T  # Z't, (r, width)
         else:
             kernel = np.empty((n, n))
-            for place, block in self._centred():
-                for other, columns in self._centred(place.stop):
-                    kernel[place, other] = block @ columns.T
-                    kernel[other, place] = kernel[place, other].T
+            for rows, block in self._centred():
+                for other, columns in self._centred(rows.stop):
+                    kernel[rows, other] = block @ columns.T
+                    kernel[other, rows] = kernel[rows, other].T
             values, self.basis = np.linalg.eigh(kernel)
             self.scores = self.basis * np.sqrt(np.maximum(values, 0))  # Z
             self.products = self.scores.T @ self._targets(slice(None))
@@ -132,8 +132,8 @@ class Spectrum:
         else:
             dual = self.basis @ ((self.basis.T @ self._targets(slice(None))) / (self.values + alpha)[:, None])
             coef = np.zeros((self.view.shape[1], self.targets.width))
-            for place, block in self._centred():
-                coef += block.T @ dual[place]
+            for rows, block in self._centred():
+                coef += block.T @ dual[rows]
         return coef.T, self.target_mean - self.mean @ coef
 
     def is_large(self, group: Index | None) -> bool:
@@ -148,7 +148,7 @@ class Spectrum:
     def left_out(
         self, rows: Index, group: Index | None, alphas: tuple[float, ...]
     ) -> Iterator[tuple[int, Index, Float]]:
-        """What models fitted without a row predict for it: (place of alpha, some of `rows`, (k, width) for these).
+        """What models fitted without a row predict for it: (number of alpha, some of `rows`, (k, width) for these).
 
         `group` (n,), ascending: rows of one group are left out together; a group must be here whole, and one that
         `is_large` alone.
@@ -209,19 +209,19 @@ class Spectrum:
 
     def _blocks(self, stop: int | None = None) -> Iterator[tuple[slice, Float]]:
         view = self.view if stop is None else self.view.take(np.arange(stop))
-        for place, block in view.blocks(max(1, BLOCK_VALUES // view.shape[1])):
-            yield place, block.astype(np.float64)
+        for rows, block in view.blocks(max(1, BLOCK_VALUES // view.shape[1])):
+            yield rows, block.astype(np.float64)
 
     def _centred(self, stop: int | None = None) -> Iterator[tuple[slice, Float]]:
         """Blocks of X."""
-        for place, block in self._blocks(stop):
-            yield place, (block - self.mean) * self.root[place, None]
+        for rows, block in self._blocks(stop):
+            yield rows, (block - self.mean) * self.root[rows, None]
 
 
 def chunks_of_groups(
     n_rows: int, group: Index | None, size: int, *, alone: int, step: int = 1
 ) -> Iterator[tuple[Index, Index | None]]:
-    """All rows in chunks of about `size` that no group is parted by: (rows, their groups in ascending order).
+    """All rows in chunks of about `size` that split no group: (rows, their groups in ascending order).
 
     alone: groups of more rows have a chunk of their own · step: only every `step`-th group (row).
     """

@@ -1,4 +1,4 @@
-"""The training of MLPHead: one head or many at once, over the same batches, with early stopping for each."""
+"""The training of MLPs: one or many at once, over the same batches, with early stopping for each."""
 
 from __future__ import annotations
 
@@ -22,24 +22,50 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from precompute.heads.mlp.head import MLPHead
+    Array = npt.NDArray[np.floating]
 
-__all__ = ["SEARCHED", "Run", "fit_together"]
+__all__ = ["SEARCHED", "Run", "Settings", "fit_together"]
 
 SEARCHED = ("hidden", "dropout", "weight_decay", "learning_rate")
-"""The parameters in which heads that are fitted together may differ."""
+"""The settings in which heads that are fitted together may differ."""
 # The training loss and accuracy of an epoch are measured on no more samples than this, which fixes the accuracy to
 # 0.4% (95% interval) without reading all features once more.
 MEASURED = 50_000
-AT_ONCE_BYTES = 2**30  # of the arrays of heads that are trained at the same time; further heads wait
+AT_ONCE_BYTES = 2**30  # of the arrays of heads that are trained at the same time; further heads are trained after them
 ARRAYS_PER_PARAMETER = 6  # itself, its gradient, AdamW's two, the best so far, and what a step takes for a moment
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How one head is trained; every field is the parameter of MLPHead with the same name."""
+
+    hidden: tuple[int, ...]
+    dropout: float
+    weight_decay: float
+    learning_rate: float
+    batch_norm: bool
+    label_smoothing: float
+    mixup: float
+    batch_size: int
+    max_epochs: int
+    patience: int
+    schedule: str
+    random_state: int | None
 
 
 @dataclass
 class Run:
-    """The training of one head. seconds: its share of the time · diverged: the loss was no longer finite."""
+    """The training of one head, and what came of it.
 
-    head: MLPHead
+    mean, scale (d,): what features are standardised by · weights, biases: of the best epoch, (out, in) and (out,) for
+    each layer · seconds: its share of the time · diverged: the loss was no longer finite.
+    """
+
+    settings: Settings
+    mean: Array
+    scale: Array
+    weights: list[Array] = field(default_factory=list)
+    biases: list[Array] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
     best_epoch: int = 0
     best_loss: float = math.inf
@@ -59,43 +85,48 @@ class Run:
         self.best_epoch, self.best_loss = epoch, watched
         return True
 
+    def keep(self, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor], number: int) -> None:
+        """Copy the weights (H, out, in) and biases (H, 1, out) of the head with this number."""
+        self.weights = [weight[number].cpu().numpy().copy() for weight in weights]
+        self.biases = [bias[number, 0].cpu().numpy().copy() for bias in biases]
+
     @property
-    def over(self) -> bool:
+    def finished(self) -> bool:
         """Whether it has diverged, or its patience is at an end."""
-        return self.diverged or len(self.history) - self.best_epoch >= self.head.patience
+        return self.diverged or len(self.history) - self.best_epoch >= self.settings.patience
 
 
 def fit_together(
-    heads: Sequence[MLPHead],
+    heads: Sequence[Settings],
     train: Samples,
     held: Samples | None,
     class_weight: torch.Tensor,
     *,
     time_budget: float | None = None,
 ) -> tuple[list[Run], bool]:
-    """Train heads that differ in SEARCHED alone; sets their fitted attributes.
+    """Train heads whose settings differ in SEARCHED alone.
 
-    class_weight (K,), on the device to train on and in the dtype of `train`, which is trained in. Returns what happened
-    to each head, and whether the `time_budget` (seconds) ran out: each then has the best of the epochs it had, of
-    which there is at least one, and heads whose turn did not come are left out.
+    class_weight (K,), on the device to train on and in the dtype of `train`, which is trained in. Returns the run of
+    each head, and whether the `time_budget` (seconds) ran out: each then has the best of the epochs it had, of
+    which there is at least one, and heads that were not begun are left out.
     """
     began = time.monotonic()
     mean, scale = moments(train)
     runs: list[Run] = []
     cut_short = False
-    turns = list(_turns(heads, train.X.shape[1], len(class_weight), class_weight.element_size()))
-    for number, turn in enumerate(turns):
+    chunks = list(_chunks(heads, train.X.shape[1], len(class_weight), class_weight.element_size()))
+    for number, chunk in enumerate(chunks):
         left = None if time_budget is None else time_budget - (time.monotonic() - began)
         if left is not None and left <= 0 and runs:
             return runs, True
-        deadline = None if left is None else time.monotonic() + left / (len(turns) - number)
-        done, cut = _fit_at_once(turn, train, held, class_weight, (mean, scale), deadline)
+        deadline = None if left is None else time.monotonic() + left / (len(chunks) - number)
+        done, cut = _fit_at_once(chunk, train, held, class_weight, (mean, scale), deadline)
         runs += done
         cut_short |= cut
     return runs, cut_short
 
 
-def _check_memory(head: MLPHead, needed: int) -> None:
+def _check_memory(head: Settings, needed: int) -> None:
     """Raise UsageError where a network cannot fit: the system may kill a process that takes more than there is."""
     available = available_bytes()
     if available is not None and needed > available:
@@ -106,42 +137,42 @@ def _check_memory(head: MLPHead, needed: int) -> None:
         )
 
 
-def _turns(heads: Sequence[MLPHead], d: int, k: int, itemsize: int) -> Iterator[list[MLPHead]]:
+def _chunks(heads: Sequence[Settings], d: int, k: int, itemsize: int) -> Iterator[list[Settings]]:
     """The heads in their order, as many at a time as AT_ONCE_BYTES hold."""
-    turn: list[MLPHead] = []
+    chunk: list[Settings] = []
     taken = 0
     for head in heads:
         sizes = [d, *head.hidden, k]
         needed = itemsize * ARRAYS_PER_PARAMETER * sum(n_in * n_out for n_in, n_out in pairwise(sizes))
         _check_memory(head, needed)
-        if turn and taken + needed > AT_ONCE_BYTES:
-            yield turn
-            turn, taken = [], 0
-        turn.append(head)
+        if chunk and taken + needed > AT_ONCE_BYTES:
+            yield chunk
+            chunk, taken = [], 0
+        chunk.append(head)
         taken += needed
-    yield turn
+    yield chunk
 
 
 @torch.enable_grad()  # the caller may be inside no_grad
 def _fit_at_once(
-    heads: Sequence[MLPHead],
+    heads: Sequence[Settings],
     train: Samples,
     held: Samples | None,
     class_weight: torch.Tensor,
-    moments: tuple[npt.NDArray[np.floating], npt.NDArray[np.floating]],
+    moments: tuple[Array, Array],
     deadline: float | None,
 ) -> tuple[list[Run], bool]:
     shared, device = heads[0], class_weight.device
     seeds = np.random.SeedSequence(shared.random_state).generate_state(3, np.uint64).tolist()
     rng = np.random.default_rng(seeds[0])
-    runs = [Run(head) for head in heads]
+    runs = [Run(head, *moments) for head in heads]
     groups: dict[tuple[int, ...], list[Run]] = {}
     for run in runs:
-        groups.setdefault(tuple(run.head.hidden), []).append(run)
+        groups.setdefault(run.settings.hidden, []).append(run)
     stacks = [
         Stack(
             [train.X.shape[1], *hidden, len(class_weight)],
-            [(run.head.learning_rate, run.head.weight_decay, run.head.dropout) for run in group],
+            [(run.settings.learning_rate, run.settings.weight_decay, run.settings.dropout) for run in group],
             batch_norm=shared.batch_norm,
             start_seed=seeds[1],
             dropout_seed=seeds[2],
@@ -170,21 +201,17 @@ def _fit_at_once(
             for position, run in enumerate(live[number][1]):
                 validated = None if on_held is None else on_held[number][position]
                 if run.record(epoch, on_train[number][position], validated) or not run.best_epoch:
-                    run.head.weights_ = [weight[position].cpu().numpy().copy() for weight in weights]
-                    run.head.biases_ = [bias[position, 0].cpu().numpy().copy() for bias in biases]
+                    run.keep(weights, biases, position)
                 run.seconds += (time.monotonic() - began) / n_live
         live = [(stack, going) for stack, group in live if (going := _still_going(stack, group))]
         if not live or (deadline is not None and time.monotonic() >= deadline):
             break
-    for run in runs:
-        run.head.mean_, run.head.scale_ = moments
-        run.head.history_, run.head.best_epoch_, run.head.n_iter_ = run.history, run.best_epoch, len(run.history)
     return runs, bool(live) and epoch < shared.max_epochs
 
 
 def _still_going(stack: Stack, group: list[Run]) -> list[Run]:
-    """The runs that are not over; the stack goes on with their heads."""
-    going = [position for position, run in enumerate(group) if not run.over]
+    """The runs that are not finished; the stack goes on with their heads."""
+    going = [position for position, run in enumerate(group) if not run.finished]
     if 0 < len(going) < len(group):
         stack.keep(going)
     return [group[position] for position in going]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,33 +11,28 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from precompute.errors import DeviceError, TrainingError
+from precompute.heads.base.file_checks import check_shapes, list_of_objects
 from precompute.heads.base.inputs import (
     check_class_weight,
     check_features,
-    check_groups,
     check_number,
     check_training,
-    check_validation,
     class_weights,
 )
-from precompute.heads.base.splits import held_out
-from precompute.heads.mlp.fitting import Run, fit_together
+from precompute.heads.mlp.fitting import Run, Settings, fit_together
 from precompute.heads.mlp.network import logits_of
-from precompute.heads.mlp.samples import Samples
+from precompute.heads.mlp.samples import Samples, early_stopping_split
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from precompute.heads.base.rows import Features, RowView
+    from precompute.heads.base.rows import Features
 
-__all__ = ["MLPHead", "diverged", "split_to_stop_on", "usable_device"]
+__all__ = ["MLPHead", "diverged", "usable_device"]
 
 SCHEDULES = ("constant", "cosine")
-
-# Fewer held-out samples say too little about when to stop to be worth not training on them.
-MIN_HELD_OUT = 10
-# One sample of each small class can be far more than the fraction asked for; then training needs them more.
-MAX_TIMES_FRACTION = 2
+# The keys of an entry of `history_`.
+EPOCH = {"epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy"}
 
 
 class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
@@ -86,6 +81,8 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
     n_iter_ : int, epochs trained
     n_features_in_ : int
     """
+
+    _FITTED = ("history_", "best_epoch_", "validation_source_", "n_iter_")
 
     def __init__(
         self,
@@ -157,7 +154,7 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         """Fit on features `X` (n, d), float64 in float64 and others in float32, and labels `y` (n,).
 
         `validation` is a pair (X, y) to stop on; without it some samples are held out, stratified, and `groups` (n,)
-        says which must not be parted, such as files with the same bytes.
+        says which must stay together, such as files with the same bytes.
 
         Raises ValueError for NaN, infinity, a single class, lengths that differ, or a parameter out of range;
         TrainingError if the loss does not stay finite; DeviceError if the machine lacks the device; UsageError if the
@@ -166,14 +163,25 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         self._check_parameters()
         features, label, self.classes_ = check_training(self, X, y)
         device = usable_device(self.device, features.working_dtype)
-        train, held, self.validation_source_ = split_to_stop_on(
+        train, held, self.validation_source_ = early_stopping_split(
             self, features, label, validation, groups, fraction=self.validation_fraction, seed=self.random_state
         )
         weight = class_weights(self.class_weight, self.classes_, label).astype(train.dtype)
-        (run,), _ = fit_together([self], train, held, torch.from_numpy(weight).to(device))
+        (run,), _ = fit_together([self._settings()], train, held, torch.from_numpy(weight).to(device))
         if run.diverged:
             raise diverged(run)
+        self._adopt(run)
         return self
+
+    def _settings(self) -> Settings:
+        """The parameters that training reads."""
+        chosen = {field.name: getattr(self, field.name) for field in fields(Settings)}
+        return Settings(**{**chosen, "hidden": tuple(self.hidden)})
+
+    def _adopt(self, run: Run) -> None:
+        """Set what training has fitted."""
+        self.mean_, self.scale_, self.weights_, self.biases_ = run.mean, run.scale, run.weights, run.biases
+        self.history_, self.best_epoch_, self.n_iter_ = run.history, run.best_epoch, len(run.history)
 
     def predict_proba(self, X: Features) -> npt.NDArray[np.floating]:
         """Probabilities (n, K), float64 where the head or `X` is and else float32, of features (n, d), in the order of
@@ -218,33 +226,48 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         """Whether the validation set that `fit` was given has decided anything."""
         return self.validation_source_ == "given"
 
+    def _arrays(self) -> dict[str, npt.NDArray[Any]]:
+        arrays = {"mean": self.mean_, "scale": self.scale_}
+        for layer, (weight, bias) in enumerate(zip(self.weights_, self.biases_, strict=True)):
+            arrays |= {f"weight_{layer}": weight, f"bias_{layer}": bias}
+        return arrays
 
-def split_to_stop_on(
-    head: Any,
-    X: RowView,
-    label: npt.NDArray[np.intp],
-    validation: Any,
-    groups: Any,
-    *,
-    fraction: float,
-    seed: int | None,
-) -> tuple[Samples, Samples | None, str]:
-    """The samples to train on, those to stop on, and where they came from in words; `head` was fitted on `X`."""
-    every = Samples(X, label, np.arange(len(X)), X.working_dtype)
-    check_groups(groups, len(X))
-    if validation is not None:
-        Xv, held_label = check_validation(head, validation, head.classes_)
-        return every, Samples(Xv, held_label, np.arange(len(Xv)), every.dtype), "given"
-    held = held_out(label, groups=groups, fraction=fraction, seed=seed)
-    if not MIN_HELD_OUT <= held.sum() <= MAX_TIMES_FRACTION * fraction * len(X):
-        return every, None, "none: too few samples to hold out"
-    return replace(every, rows=np.flatnonzero(~held)), replace(every, rows=np.flatnonzero(held)), "held out"
+    def _restore(self, arrays: dict[str, npt.NDArray[Any]], fitted: dict[str, Any]) -> None:
+        n_features = len(arrays["mean"]) if "mean" in arrays else 0
+        sizes = [n_features, *self.hidden, len(self.classes_)]
+        layers = range(len(sizes) - 1)
+        expected: dict[str, tuple[int, ...]] = {"mean": (n_features,), "scale": (n_features,)}
+        for layer in layers:
+            expected |= {f"weight_{layer}": (sizes[layer + 1], sizes[layer]), f"bias_{layer}": (sizes[layer + 1],)}
+        check_shapes(arrays, expected)
+        if not (arrays["scale"] > 0).all():
+            raise ValueError("its array scale must be above 0")
+        _check_history(fitted)
+        if not isinstance(fitted["validation_source"], str):
+            raise ValueError("its validation_source must be a string")
+        self.mean_, self.scale_, self.n_features_in_ = arrays["mean"], arrays["scale"], n_features
+        self.weights_ = [arrays[f"weight_{layer}"] for layer in layers]
+        self.biases_ = [arrays[f"bias_{layer}"] for layer in layers]
+
+
+def _check_history(fitted: dict[str, Any]) -> None:
+    """Raise ValueError unless the history in a file counts its epochs from 1, and the other counts agree with it."""
+    history = list_of_objects("history", fitted["history"], EPOCH)
+    for number, epoch in enumerate(history, start=1):
+        if epoch["epoch"] != number:
+            raise ValueError(f"its history must count epochs from 1, and has {epoch['epoch']!r} in place {number}")
+        for name, value in epoch.items():
+            if value is not None or not name.startswith("validation"):
+                check_number(name, value, low=0)
+    check_number("n_iter", fitted["n_iter"], whole=True, low=len(history), high=len(history) + 1)
+    check_number("best_epoch", fitted["best_epoch"], whole=True, low=1, high=len(history) + 1)
 
 
 def diverged(run: Run) -> TrainingError:
     """What to raise for a head whose loss did not stay finite."""
+    rate = run.settings.learning_rate
     return TrainingError(
-        f"The loss of MLPHead was not finite after epoch {len(run.history)} (learning_rate={run.head.learning_rate}).",
+        f"The loss of MLPHead was not finite after epoch {len(run.history)} (learning_rate={rate}).",
         hint="Lower learning_rate, for example by a factor of ten.",
     )
 

@@ -12,7 +12,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from precompute.heads.base.inputs import check_number, check_training, class_weights
 from precompute.heads.mlp.fitting import SEARCHED, Run, fit_together
-from precompute.heads.mlp.head import MLPHead, diverged, split_to_stop_on, usable_device
+from precompute.heads.mlp.head import MLPHead, diverged, usable_device
+from precompute.heads.mlp.samples import early_stopping_split
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -37,7 +38,8 @@ class MLPSearch(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit
     A batch is read and converted once and goes through all heads as one batched model (torch.bmm over a leading
     dimension of heads; the 52 heads at once of DINOv2's linear evaluation are the precedent, Oquab et al. 2023). Each
     head has its own learning rate, weight decay, dropout and early stopping, and comes out as if it were trained alone
-    with the same seed, up to rounding. Heads whose arrays do not fit into 1 GiB together take turns.
+    with the same seed, up to rounding. Where the arrays of all heads take more than 1 GiB, some heads are trained
+    after the others.
 
     The head with the lowest validation loss is kept as it is; it is not fitted again on the validation samples. The
     score on the validation set flatters it: measure it on other samples.
@@ -59,7 +61,7 @@ class MLPSearch(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit
         time)
     validation_source_ : "given", "held out", or "none: too few samples to hold out"; then there is nothing to choose
         by, and `estimator` is fitted as it is
-    cut_short_ : bool, whether the time budget ended the search · n_untried_ : int, heads whose turn did not come
+    cut_short_ : bool, whether the time budget ended the search · n_untried_ : int, heads that were not begun
     classes_ : (K,), sorted · n_features_in_ : int
     """
 
@@ -86,20 +88,23 @@ class MLPSearch(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit
         base, heads, points = self._heads()
         features, label, self.classes_ = check_training(self, X, y)
         device = usable_device(base.device, features.working_dtype)
-        train, held, self.validation_source_ = split_to_stop_on(
+        train, held, self.validation_source_ = early_stopping_split(
             self, features, label, validation, groups, fraction=base.validation_fraction, seed=base.random_state
         )
         if held is None:
             heads, points = [base], [{name: getattr(base, name) for name in points[0]}]
         weight = torch.from_numpy(class_weights(base.class_weight, self.classes_, label).astype(train.dtype)).to(device)
-        runs, self.cut_short_ = fit_together(heads, train, held, weight, time_budget=self.time_budget)
+        runs, self.cut_short_ = fit_together(
+            [head._settings() for head in heads], train, held, weight, time_budget=self.time_budget
+        )
         self.n_untried_ = len(heads) - len(runs)
         self.trials_ = [_trial(point, run) for point, run in zip(points, runs, strict=False)]
         finite = [number for number, run in enumerate(runs) if not run.diverged]
         if not finite:
-            raise diverged(min(runs, key=lambda run: run.head.learning_rate))
+            raise diverged(min(runs, key=lambda run: run.settings.learning_rate))
         best = min(finite, key=lambda number: runs[number].best_loss)
-        self.best_params_, self.best_estimator_ = points[best], runs[best].head
+        self.best_params_, self.best_estimator_ = points[best], heads[best]
+        self.best_estimator_._adopt(runs[best])
         self.best_estimator_.classes_, self.best_estimator_.n_features_in_ = self.classes_, self.n_features_in_
         self.best_estimator_.validation_source_ = self.validation_source_
         return self

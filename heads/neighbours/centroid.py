@@ -11,11 +11,17 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from precompute.heads.base.file_checks import check_shapes
-from precompute.heads.base.inputs import check_companions, check_features, check_groups, check_number, check_training
+from precompute.heads.base.inputs import (
+    check_features,
+    check_groups,
+    check_number,
+    check_training,
+    check_validation_and_groups,
+)
 from precompute.heads.base.splits import folds
 from precompute.heads.base.unit import unit_rows
 from precompute.heads.neighbours.moments import COVARIANCE_TYPES, MOST_AXES, Moments, class_moments, covariance_type
-from precompute.heads.scoring.tempering import MOST_SCORES, fit_temperature, tempered
+from precompute.heads.scoring.temperature import MOST_SCORES, bounded_temperature, softmax_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -98,18 +104,18 @@ class CentroidHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
         """
         self._check_parameters()
         view, label, self.classes_ = check_training(self, X, y)
-        check_companions(self, validation, groups, len(view))
+        check_validation_and_groups(self, validation, groups, len(view))
         collected = covariance_type(view.shape[1]) if self.metric == "mahalanobis" else "identity"
-        origin = self._ready(view[np.unique(label, return_index=True)[1]])
-        collect = partial(class_moments, origin=origin, covariance=collected, ready=self._ready)
+        origin = self._prepare(view[np.unique(label, return_index=True)[1]])
+        collect = partial(class_moments, origin=origin, covariance=collected, prepare=self._prepare)
         whole = collect(view, label)
         self.covariance_type_ = collected if whole.variance(self.shrinkage) > 0 else "identity"
         centroids, directions = self._model(whole, whole)
-        with np.errstate(over="ignore"):  # told below
-            kept = view.working_dtype
-            self.centroids_, self.directions_ = centroids.astype(kept), directions.astype(kept)
+        with np.errstate(over="ignore"):  # reported below
+            dtype = view.working_dtype
+            self.centroids_, self.directions_ = centroids.astype(dtype), directions.astype(dtype)
         if not np.isfinite(self.directions_).all():
-            raise ValueError(f"The directions are beyond {kept}. Scale the features.")
+            raise ValueError(f"The directions are beyond {dtype}. Scale the features.")
         groups = check_groups(groups, len(view))
         self.temperature_ = self._fit_temperature(view, label, groups, collect, whole)
         return self
@@ -126,8 +132,8 @@ class CentroidHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
         check_is_fitted(self)
         view = check_features(self, X)
         proba = np.empty((len(view), len(self.classes_)), np.result_type(view.working_dtype, self.centroids_))
-        for place, scores in self._scores(view, self.centroids_, self.directions_):
-            proba[place] = tempered(scores, self.temperature_, proba.dtype)
+        for rows, scores in self._scores(view, self.centroids_, self.directions_):
+            proba[rows] = softmax_at(scores, self.temperature_, proba.dtype)
         return proba
 
     def predict(self, X: Features) -> Array:
@@ -135,33 +141,33 @@ class CentroidHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
         check_is_fitted(self)
         view = check_features(self, X)
         best = np.empty(len(view), np.intp)
-        for place, scores in self._scores(view, self.centroids_, self.directions_):
-            best[place] = scores.argmax(axis=1)
+        for rows, scores in self._scores(view, self.centroids_, self.directions_):
+            best[rows] = scores.argmax(axis=1)
         predicted: Array = self.classes_[best]
         return predicted
 
     def choices(self) -> dict[str, Any]:
-        """What the fit decided, ready for JSON."""
+        """What the fit decided, prepare for JSON."""
         covariance = {"covariance_type": self.covariance_type_} if self.metric == "mahalanobis" else {}
         return {"metric": self.metric, **covariance, "temperature": self.temperature_}
 
     def summary(self) -> str:
         """The same as one line."""
-        told = f"nothing: the nearest class mean by {self.metric} distance"
+        text = f"nothing: the nearest class mean by {self.metric} distance"
         if self.metric != "mahalanobis":
-            return told
+            return text
         why = {
             "full": "",
             "diag": f" (variances only: more than {MOST_AXES:,} features)",
             "identity": " (euclidean: no two samples of a class differ)",
         }
-        return f"{told}, shrinkage {self.shrinkage:g}{why[self.covariance_type_]}"
+        return f"{text}, shrinkage {self.shrinkage:g}{why[self.covariance_type_]}"
 
     def used_validation(self) -> bool:
         """Whether the validation set that `fit` was given has decided anything."""
         return False
 
-    def _ready(self, block: Array) -> Array:
+    def _prepare(self, block: Array) -> Array:
         """Rows (b, d) as float64, as they are averaged and compared."""
         rows = block.astype(np.float64)
         return unit_rows(rows) if self.metric == "cosine" else rows
@@ -169,17 +175,17 @@ class CentroidHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
     def _model(self, moments: Moments, whole: Moments) -> tuple[Array, Array]:
         """Centroids and directions (K, d) float64 from `moments`, which are all or part of the `whole`.
 
-        What a part cannot tell is taken from the whole: the mean of a class that it has no row of, and, where no two of
-        its rows differ within a class, the mean variance, as scores must keep their scale.
+        What a part does not determine is taken from the whole: the mean of a class that it has no row of, and, where no
+        two of its rows differ within a class, the mean variance, as scores must keep their scale.
         """
         centroids = np.where(moments.count[:, None] > 0, moments.means(), whole.means())
         if self.metric == "cosine":
             centroids = unit_rows(centroids)
             return centroids, centroids
-        away = centroids - centroids.mean(axis=0)
+        offsets = centroids - centroids.mean(axis=0)
         if moments.variance(self.shrinkage) > 0:
-            return centroids, moments.precision_times(away, self.shrinkage)
-        return centroids, away / (whole.variance(self.shrinkage) or 1.0)
+            return centroids, moments.precision_times(offsets, self.shrinkage)
+        return centroids, offsets / (whole.variance(self.shrinkage) or 1.0)
 
     def _fit_temperature(
         self, view: RowView, label: Array, groups: Array | None, collect: Callable[..., Moments], whole: Moments
@@ -193,7 +199,7 @@ class CentroidHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
             rows = rows[rest.count[label[rows]] > 0]  # a class that is held out whole is known from nowhere
             scores += [found for _, found in self._scores(view.take(rows), *self._model(rest, whole))]
             labels.append(label[rows])
-        return fit_temperature(np.concatenate(scores), np.concatenate(labels))
+        return bounded_temperature(np.concatenate(scores), np.concatenate(labels))
 
     def _scores(self, view: RowView, centroids: Array, directions: Array) -> Iterator[tuple[slice, Array]]:
         """(positions, (b, K) float64) of a few rows at a time.
@@ -204,9 +210,9 @@ class CentroidHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
         centroids, directions = centroids.astype(np.float64), directions.astype(np.float64)
         middle = 0.0 if self.metric == "cosine" else centroids.mean(axis=0)
         offset = ((centroids - middle) * directions).sum(axis=1)
-        for place, block in view.blocks(max(1, MOST_SCORES // max(directions.shape))):
-            scores = (self._ready(block) - middle) @ directions.T
-            yield place, scores if self.metric == "cosine" else 2 * scores - offset
+        for rows, block in view.blocks(max(1, MOST_SCORES // max(directions.shape))):
+            scores = (self._prepare(block) - middle) @ directions.T
+            yield rows, scores if self.metric == "cosine" else 2 * scores - offset
 
     def _arrays(self) -> dict[str, Array]:
         return {name: getattr(self, f"{name}_") for name in self._array_names()}

@@ -9,7 +9,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from precompute.heads.base.file_checks import check_arrays
-from precompute.heads.base.inputs import check_companions, check_features, check_number, check_training
+from precompute.heads.base.inputs import check_features, check_number, check_training, check_validation_and_groups
 from precompute.heads.base.rows import RowView
 from precompute.heads.base.unit import unit_rows
 
@@ -81,7 +81,7 @@ class KNNHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         """
         self._check_parameters()
         view, label, self.classes_ = check_training(self, X, y)
-        check_companions(self, validation, groups, len(view))
+        check_validation_and_groups(self, validation, groups, len(view))
         self.features_ = view if view.mapped else RowView(view[:])
         self.labels_ = label.astype(np.int32)
         self.k_ = min(int(self.k), len(view))
@@ -97,8 +97,8 @@ class KNNHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         check_is_fitted(self)
         view = check_features(self, X)
         proba = np.empty((len(view), len(self.classes_)), self._dtype(view))
-        for place, share in self._shares(view):
-            proba[place] = share
+        for rows, share in self._shares(view):
+            proba[rows] = share
         return proba
 
     def predict(self, X: Features) -> Array:
@@ -106,8 +106,8 @@ class KNNHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         check_is_fitted(self)
         view = check_features(self, X)
         best = np.empty(len(view), np.intp)
-        for place, share in self._shares(view):  # in its dtype, so that it is predict_proba's most probable one
-            best[place] = share.argmax(axis=1)
+        for rows, share in self._shares(view):  # in its dtype, so that it is predict_proba's most probable one
+            best[rows] = share.argmax(axis=1)
         predicted: Array = self.classes_[best]
         return predicted
 
@@ -131,23 +131,23 @@ class KNNHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
     def _shares(self, view: RowView) -> Iterator[tuple[slice, npt.NDArray[np.floating]]]:
         """(positions, (q, K)) of a few rows at a time."""
         n_classes = len(self.classes_)
-        for place, block in view.blocks(max(1, min(QUERIES, MOST_VOTES // n_classes))):
+        for rows, block in view.blocks(max(1, min(QUERIES, MOST_VOTES // n_classes))):
             similarity, label = self._neighbours(block)
             vote = np.exp((similarity - similarity.max(axis=1, keepdims=True)) / np.float64(self.temperature))
             vote /= vote.sum(axis=1, keepdims=True)
             slot = np.arange(len(block))[:, None] * n_classes + label
             shares = np.bincount(slot.ravel(), vote.ravel(), len(block) * n_classes).astype(self._dtype(view))
-            yield place, shares.reshape(len(block), n_classes)
+            yield rows, shares.reshape(len(block), n_classes)
 
     def _neighbours(self, block: npt.NDArray[np.floating]) -> tuple[Array, Array]:
         """Similarity (q, k_) and label position (q, k_) of the nearest training rows of `block` (q, d)."""
         queries = unit_rows(block)
         similarity: Array = np.empty((len(block), 0), np.result_type(queries, self.features_.working_dtype))
         label: Array = np.empty((len(block), 0), np.int32)
-        for place, rows in self.features_.blocks():
-            found = queries @ unit_rows(rows).T
+        for rows, training in self.features_.blocks():
+            found = queries @ unit_rows(training).T
             similarity = np.hstack([similarity, found])
-            label = np.hstack([label, np.broadcast_to(self.labels_[place], found.shape)])
+            label = np.hstack([label, np.broadcast_to(self.labels_[rows], found.shape)])
             if similarity.shape[1] > self.k_:
                 nearest = _first_largest(similarity, self.k_)
                 similarity, label = (np.take_along_axis(values, nearest, axis=1) for values in (similarity, label))

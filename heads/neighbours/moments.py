@@ -89,19 +89,19 @@ class Moments:
 
 
 def class_moments(
-    view: RowView, label: Array, origin: Array, covariance: str, ready: Callable[[Array], Array]
+    view: RowView, label: Array, origin: Array, covariance: str, prepare: Callable[[Array], Array]
 ) -> Moments:
-    """Of the rows of `view` (n, d), each block as `ready` makes it, (b, d) float64; `label` (n,) says their class.
+    """Of the rows of `view` (n, d), each block as `prepare` makes it, (b, d) float64; `label` (n,) says their class.
 
     covariance: which second moments to collect, one of COVARIANCE_TYPES. They are read in blocks.
     """
     n_features = view.shape[1]
     sums = np.zeros_like(origin)
     second = np.zeros({"full": (n_features, n_features), "diag": (n_features,), "identity": (0,)}[covariance])
-    for place, block in view.blocks():
-        rows = ready(block)
-        rows -= origin[label[place]]
-        add_class_sums(sums, rows, label[place])
+    for chosen, block in view.blocks():
+        rows = prepare(block)
+        rows -= origin[label[chosen]]
+        add_class_sums(sums, rows, label[chosen])
         if covariance == "full":
             second += rows.T @ rows
         elif covariance == "diag":

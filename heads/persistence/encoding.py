@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     Arrays = dict[str, npt.NDArray[Any]]
-    Place = tuple[int, list[int], np.dtype[Any]]
+    ArrayEntry = tuple[int, list[int], np.dtype[Any]]
 
 __all__ = [
     "MAX_FILE_BYTES",
@@ -144,7 +144,7 @@ def decode(file: BinaryIO, size: int) -> tuple[Arrays, dict[str, str]]:
     return arrays, strings
 
 
-def _parse_header(text: bytes, data_bytes: int) -> tuple[dict[str, Place], dict[str, str]]:
+def _parse_header(text: bytes, data_bytes: int) -> tuple[dict[str, ArrayEntry], dict[str, str]]:
     """Where each array starts, its shape and dtype, and the metadata strings."""
     try:
         header = read_json(text.decode("utf-8"))

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EXPORT", "to_sklearn", "write_joblib"]
 
-PROBES = 64  # rows on which an export is held against its head
+PROBES = 64  # rows on which an export is compared with its head
 TOLERANCE = 1e-3  # of their probabilities, relative to 1: float32 on one side, float64 on the other
 # Votes weigh exp(-distance / temperature), and cosine distances go up to 2: beyond, float64 has only zeros.
 LEAST_TEMPERATURE = 2 / 700
@@ -40,8 +40,8 @@ def to_sklearn(head: Head) -> Pipeline:
 
     It takes features (n, d) as the head does, no images. `predict` agrees, but where two classes are as good as equal;
     so does `predict_proba`, which scikit-learn's RidgeClassifier and Ridge do not have. It holds nothing of
-    precompute, so it can be pickled and loaded where only scikit-learn is. Before it is returned it is held against
-    the head on rows that resemble the training features.
+    precompute, so it can be pickled and loaded where only scikit-learn is. Before it is returned it is compared
+    with the head on rows that resemble the training features.
 
     Raises HeadError where scikit-learn has no equal, naming what it lacks; NotFittedError.
     """

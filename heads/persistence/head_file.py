@@ -1,7 +1,7 @@
 """Heads in files: one .safetensors file per head, written whole or not at all, and read without trusting it.
 
 Any safetensors library opens the file. Its metadata holds, as strings: `format` ("precompute-head"), `version` ("1" or
-"2"), `head` (its kind, a key of `_kinds.KINDS`), then as JSON `params` (constructor arguments, less `device` and
+"2"), `head` (its kind, a key of `kinds.KINDS`), then as JSON `params` (constructor arguments, less `device` and
 `n_jobs`), `fitted` (attributes that are no arrays), `classes` and `metadata` (the caller's own), and `digest`: the
 SHA-256 of the whole file with the 64 digits of the digest itself written as zeros. In version 2 arrays may be float64,
 and a string longer than 1 MiB is the array `json:KEY` of its ASCII characters instead. Nothing is ever unpickled.
@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from sklearn.utils.validation import check_is_fitted
 
 from precompute.errors import HeadError, HeadFormatError
-from precompute.heads.persistence.content import put_together, take_apart
+from precompute.heads.persistence.content import restore, serialise
 from precompute.heads.persistence.encoding import TooLargeError, UnknownFormatError, decode, encode, write_json
-from precompute.heads.persistence.output import HEAD
+from precompute.heads.persistence.output import HEAD, open_without_waiting
 from precompute.heads.scoring.temperature import check_temperature, scale
 from precompute.system.output import check_output
 
@@ -42,7 +42,7 @@ class SavedHead:
     metadata: dict[str, Any]
 
     def predict_proba(self, X: Any) -> npt.NDArray[np.floating]:
-        """Probabilities (n, K) as `precompute predict` tells them: those of `head`, at the temperature of its file.
+        """Probabilities (n, K) as `precompute predict` reports them: those of `head`, at the temperature of its file.
 
         A head of `train-head --calibrate` has the number `temperature` in its metadata; `head` itself knows nothing of
         it, and predicts the same classes.
@@ -65,7 +65,7 @@ def save_head(
     check_is_fitted(head)
     output = check_output(path, HEAD, overwrite=overwrite)
     try:
-        arrays, strings = take_apart(head)
+        arrays, strings = serialise(head)
         blob = encode(arrays, {**strings, "metadata": write_json(dict(metadata))})
     except TooLargeError as error:
         raise HeadError(
@@ -87,11 +87,11 @@ def load_head(path: str | os.PathLike[str]) -> SavedHead:
     one flipped bit, arrays that do not fit each other), HeadError if the file cannot be read at all.
     """
     try:
-        with open(path, "rb", opener=_open_without_waiting) as file:
+        with open(path, "rb", opener=open_without_waiting) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise ValueError("it is not a regular file")
-            head, metadata = put_together(*decode(file, status.st_size))
+            head, metadata = restore(*decode(file, status.st_size))
             check_temperature(metadata.get("temperature", 1.0))
     except OSError as error:
         raise HeadError(
@@ -109,11 +109,6 @@ def load_head(path: str | os.PathLike[str]) -> SavedHead:
             hint="Copy it again from where it was whole, or train the head again.",
         ) from error
     return SavedHead(head, metadata)
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    """For `open`: a named pipe opens at once, to be refused, instead of waiting for a writer."""
-    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _shown(path: str | os.PathLike[str]) -> str:

@@ -1,8 +1,7 @@
 """Every kind of head by the name that its file and the command line give it; a head's module loads on first use.
 
-A head that says of itself what its file holds has `_arrays()`, the names `_FITTED` of the attributes that are JSON,
-and `_restore(arrays, fitted)`, which checks both and sets what is not in `_FITTED`. Such heads are all but the first
-two, whose parts stand in `_content`.
+Every head says of itself what its file holds: the names `_FITTED` of the attributes that are JSON, `_arrays()`, and
+`_restore(arrays, fitted)`, which checks both, raises ValueError, and sets the attributes that are not in `_FITTED`.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ def head_class(kind: str) -> Any:
 
 def kind_of(head: Any) -> str:
     """The kind of a head. Raises ValueError for anything else."""
-    for kind, place in KINDS.items():
-        if place == (type(head).__module__, type(head).__name__):
+    for kind, module_and_name in KINDS.items():
+        if module_and_name == (type(head).__module__, type(head).__name__):
             return kind
     raise ValueError(f"a {type(head).__name__} is no head of precompute")

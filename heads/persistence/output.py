@@ -8,12 +8,12 @@ from precompute.errors import HeadError, HeadFormatError
 from precompute.heads.persistence.encoding import is_head
 from precompute.system.output import Kind
 
-__all__ = ["EXPORT", "HEAD"]
+__all__ = ["EXPORT", "HEAD", "open_without_waiting"]
 
 
 def _check_head(path: str) -> None:
     try:
-        with open(path, "rb", opener=_open_without_waiting) as file:
+        with open(path, "rb", opener=open_without_waiting) as file:
             if is_head(file):
                 return
     except OSError as error:
@@ -25,7 +25,8 @@ def _check_export(path: str) -> None:
     raise HeadError(f"{path!r} exists, and what a joblib file is cannot be found out without running it.", hint="")
 
 
-def _open_without_waiting(path: str, flags: int) -> int:
+def open_without_waiting(path: str, flags: int) -> int:
+    """For `open`: a named pipe opens at once, to be refused, instead of waiting for a writer."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Values = npt.NDArray[np.float64]
 
-__all__ = ["REPLICATES", "intervals", "resamplings"]
+__all__ = ["REPLICATES", "group_numbers", "intervals", "resamplings"]
 
 REPLICATES = 1000  # the ends of a 95% interval then move by about a twentieth of its width from seed to seed
 BLOCK = 1 << 20  # weights held at a time: 8 MB, which stays in a cache
@@ -30,9 +30,7 @@ def resamplings(
 ) -> Iterator[Values]:
     """Blocks (n, b) of how often each sample was drawn, `replicates` columns in all."""
     rng = np.random.default_rng(seed)
-    group = np.arange(n) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
-    if group.shape != (n,):
-        raise ValueError(f"groups must have one entry per sample, {(n,)}. Got shape {group.shape} instead.")
+    group = group_numbers(n, groups)
     n_groups = int(group.max()) + 1
     at_once = max(1, BLOCK // n)
     for start in range(0, replicates, at_once):
@@ -40,6 +38,16 @@ def resamplings(
         drawn = rng.integers(0, n_groups, (size, n_groups)) + n_groups * np.arange(size)[:, None]
         counts = np.bincount(drawn.ravel(), minlength=size * n_groups).reshape(size, n_groups)
         yield np.ascontiguousarray(counts.T[group], dtype=np.float64)
+
+
+def group_numbers(n: int, groups: npt.ArrayLike | None) -> npt.NDArray[np.intp]:
+    """Which group (0, 1, ...) each sample belongs to, (n,); each sample is its own without `groups`."""
+    group: npt.NDArray[np.intp] = (
+        np.arange(n) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    )
+    if group.shape != (n,):
+        raise ValueError(f"groups must have one entry per sample, {(n,)}. Got shape {group.shape} instead.")
+    return group
 
 
 def intervals(

@@ -1,4 +1,4 @@
-"""Whether a head is as often right as it is sure: the expected calibration error, and how much of it chance makes."""
+"""Whether a head is right as often as it is confident: the expected calibration error, and how much of it is chance."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.sparse import csr_array
 
-from precompute.heads.scoring.bootstrap import BLOCK
+from precompute.heads.scoring.bootstrap import BLOCK, group_numbers
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -32,21 +32,21 @@ def calibration_gaps(hit: Array, confidence: Array) -> csr_array:
 def calibration_by_chance(confidence: Array, groups: Array | None, *, replicates: int, seed: int | None) -> float:
     """What a perfectly calibrated head with these confidences (n,) stays below 95 times in 100.
 
-    Its predictions are right with the very probability that it tells, so whether they are is drawn `replicates` times
+    Its predictions are right with the very probability that it reports, so whether they are is drawn `replicates` times
     (consistency resampling: Broecker and Smith, Weather and Forecasting 22, 2007). Members of a group share the draw.
     """
     n, rng = len(confidence), np.random.default_rng(seed)
-    sure = confidence.astype(np.float64)[:, None]
-    group = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
+    probability = confidence.astype(np.float64)[:, None]
+    group = group_numbers(n, groups)
     pick = csr_array((np.ones(n), (_bins(confidence), np.arange(n))), shape=(BINS, n))
     found = []
     for start in range(0, replicates, max(1, BLOCK // n)):
         size = min(max(1, BLOCK // n), replicates - start)
-        hit = rng.random((int(group.max()) + 1, size))[group] < sure
-        found.append(abs(pick @ (hit - sure)).sum(axis=0) / n)
+        hit = rng.random((int(group.max()) + 1, size))[group] < probability
+        found.append(abs(pick @ (hit - probability)).sum(axis=0) / n)
     return float(np.quantile(np.concatenate(found), CHANCE))
 
 
 def _bins(confidence: Array) -> Array:
-    place: Array = np.clip(np.ceil(confidence.astype(np.float64) * BINS).astype(np.intp) - 1, 0, BINS - 1)
-    return place
+    bins: Array = np.clip(np.ceil(confidence.astype(np.float64) * BINS).astype(np.intp) - 1, 0, BINS - 1)
+    return bins

@@ -1,5 +1,5 @@
 """Scores of predictions that have weights, for many weightings at once: one column of weights gives the scores
-themselves, a column for each resampling their bootstrap (`_bootstrap.py`).
+themselves, a column for each resampling their bootstrap (`bootstrap.py`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     Array = npt.NDArray[Any]
     Values = npt.NDArray[np.float64]
 
-__all__ = ["TOP", "Outcomes"]
+__all__ = ["TOP", "Outcomes", "log_losses"]
 
 TOP = 5  # with 5 classes or fewer every prediction has the true class among its first 5
 
@@ -28,17 +28,16 @@ class Outcomes:
 
     def __init__(self, true: npt.NDArray[np.intp], proba: Array) -> None:
         n, self.k = proba.shape
-        own = proba[np.arange(n), true]
         self.true, self.proba = true, proba
         self.predicted = proba.argmax(axis=1)
         # Sums by class are over those that occur, which are 2n at most.
         self._present, cell = np.unique(np.concatenate([true, self.predicted]), return_inverse=True)
         self._cell = cell[:n], cell[n:]
         self.hit = self.predicted == true
-        self.loss = -np.log(np.clip(own.astype(np.float64), np.finfo(proba.dtype).eps, 1))
+        self.loss = log_losses(proba, true)
         self.confidence = proba.max(axis=1)
         self.gap = calibration_gaps(self.hit, self.confidence)
-        self.in_top = _rank(proba, own, true) < TOP if self.k > TOP else None
+        self.in_top = _rank(proba, true) < TOP if self.k > TOP else None
 
     def scores(self, weights: Values, *, auc: bool = True) -> dict[str, Values]:
         """Every score for `weights` (n, B), each (B,) float64.
@@ -67,11 +66,11 @@ class Outcomes:
         """One-vs-rest areas, averaged; with two classes the second's, as in scikit-learn."""
         of = np.flatnonzero(self._present == 1) if self.k == 2 else np.arange(len(self._present))
         areas = np.full((len(of), weights.shape[1]), np.nan)
-        for place, (c, positive) in enumerate(zip(self._present[of].tolist(), in_class[of], strict=True)):
+        for row, (c, positive) in enumerate(zip(self._present[of].tolist(), in_class[of], strict=True)):
             defined = (positive > 0) & (positive < total)
             if defined.any():
                 wins = _wins(self.proba[:, c], self.true == c, weights)
-                areas[place, defined] = (wins / (positive * (total - positive) + ~defined))[defined]
+                areas[row, defined] = (wins / (positive * (total - positive) + ~defined))[defined]
         counted = ~np.isnan(areas)
         with np.errstate(invalid="ignore"):
             mean: Values = np.where(counted, areas, 0).sum(axis=0) / counted.sum(axis=0)
@@ -83,15 +82,26 @@ def _absolute_sum(values: Values) -> Values:
     return found
 
 
-def _rank(proba: Array, own: Array, true: npt.NDArray[np.intp]) -> Array:
+def log_losses(proba: Array, true: npt.NDArray[np.intp]) -> Values:
+    """(n,) -ln of each true class' probability, which counts as no less than its dtype's machine epsilon.
+
+    That is scikit-learn's `log_loss` before its mean.
+    """
+    own = proba[np.arange(len(true)), true].astype(np.float64)
+    losses: Values = -np.log(np.clip(own, np.finfo(proba.dtype).eps, 1))
+    return losses
+
+
+def _rank(proba: Array, true: npt.NDArray[np.intp]) -> Array:
     """(n,) how many classes come before the true one; of equal ones the first does, as in argmax."""
     n, k = proba.shape
+    own = proba[np.arange(n), true]
     count = np.empty(n, np.intp)
     for start in range(0, n, max(1, BLOCK // k)):
         part = slice(start, start + max(1, BLOCK // k))
         level = own[part, None]
-        ahead = (proba[part] > level) | ((proba[part] == level) & (np.arange(k) < true[part, None]))
-        count[part] = ahead.sum(axis=1)
+        before = (proba[part] > level) | ((proba[part] == level) & (np.arange(k) < true[part, None]))
+        count[part] = before.sum(axis=1)
     return count
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.stats import binomtest
 
-from precompute.heads.scoring.bootstrap import intervals
+from precompute.heads.scoring.bootstrap import group_numbers, intervals
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -24,7 +24,7 @@ class Paired:
 
     accuracies : of a and of b · difference : a's less b's · interval : its 95% percentile interval over resamplings of
     the pairs · only_a, only_b : groups in which a was right more often than b, and the other way round ·
-    p_value : McNemar's exact test, two-sided · distinct : whether the difference can be told from chance, which takes
+    p_value : McNemar's exact test, two-sided · distinct : whether the difference is more than chance, which takes
     both: a p value below 0.05 and an interval without 0
     """
 
@@ -59,8 +59,7 @@ def paired(
         raise ValueError(f"Both must have shape (n,), with n at least 1. Got {a.shape} and {b.shape} instead.")
     more = a.astype(np.float64) - b
     ends = intervals(lambda weights: {"": more @ weights / weights.sum(axis=0)}, len(a), groups, seed=seed)[""]
-    group = np.arange(len(a)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
-    won = np.bincount(group, weights=more)
+    won = np.bincount(group_numbers(len(a), groups), weights=more)
     only_a, only_b = int((won > 0).sum()), int((won < 0).sum())
     p_value = float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
     return Paired(

@@ -1,7 +1,15 @@
-"""Temperature scaling: one number that makes a head's probabilities as sure as it is right.
+"""Temperature scaling: one number that makes a head's probabilities as confident as the head is right.
 
 C. Guo, G. Pleiss, Y. Sun, K. Q. Weinberger, "On Calibration of Modern Neural Networks", ICML 2017: the logits are
-divided by a temperature T, fitted on validation data. Order within a row never changes, so no prediction does.
+divided by a temperature T, fitted on held-out data. Order within a row never changes, so no prediction does.
+
+Two functions fit T by the same log loss, as their callers need different answers where no T is best:
+
+- `temperature` calibrates a trained head on a validation split. It finds the exact minimum, by the root of the
+  derivative, and raises where there is none: the caller reports why the head was left as it is.
+- `bounded_temperature` is part of the fit of heads whose scores are no logits and have any scale (ridge, centroid).
+  Such a head has no probabilities without a temperature, so it always gets one: T is searched between bounds relative
+  to the spread of the scores, and the lower bound stands where every held-out sample is right.
 """
 
 from __future__ import annotations
@@ -9,19 +17,33 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.special import log_softmax, softmax
+from scipy.optimize import brentq, minimize_scalar
+from scipy.special import log_softmax, logsumexp, softmax
 
 from precompute.heads.base.inputs import as_numpy, check_number
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["as_logits", "check_temperature", "scale", "temperature"]
+    Float = npt.NDArray[np.float64]
 
-# 1/T is looked for between these. Beyond them probabilities are 0 and 1, or all equal, as far as float32 can tell.
+__all__ = [
+    "MOST_SCORES",
+    "as_logits",
+    "bounded_temperature",
+    "check_temperature",
+    "scale",
+    "softmax_at",
+    "temperature",
+]
+
+# `temperature` searches 1/T between these. Beyond them float32 probabilities are 0 and 1, or all equal.
 LEAST, MOST = 1e-4, 1e4
 SMALLEST = float(np.finfo(np.float32).tiny)  # a probability of 0 becomes this: its logarithm must be finite
+# `bounded_temperature` searches T between these times the scores' own spread. The lower one is met where every held-out
+# sample is right: sharper probabilities would claim more than that many samples can show.
+LOWEST, HIGHEST = np.exp(-3.0), np.exp(5.0)
+MOST_SCORES = 2**22  # scores (rows times classes) that a head fits its temperature on: one number needs no more
 
 
 def temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
@@ -55,23 +77,49 @@ def temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
     return float(np.exp(-brentq(slope, low, high)))
 
 
+def bounded_temperature(scores: Float, label: npt.NDArray[np.intp]) -> float:
+    """The T with the lowest log loss of softmax(scores / T), between LOWEST and HIGHEST times the scores' spread.
+
+    `scores` (n, K) float64 of any scale; `label` (n,) positions of the true classes. 1.0 where there is nothing to fit
+    on: no sample, or scores without a difference.
+    """
+    scores = scores - scores.mean(axis=1, keepdims=True)
+    spread = float(np.sqrt(np.mean(scores**2))) if scores.size else 0.0
+    if not spread > 0:
+        return 1.0
+    true = scores[np.arange(len(label)), label]
+
+    def loss(log_temperature: float) -> float:
+        T = spread * np.exp(log_temperature)
+        return float((logsumexp(scores / T, axis=1) - true / T).mean())
+
+    found = minimize_scalar(loss, bounds=(np.log(LOWEST), np.log(HIGHEST)), method="bounded")
+    return float(spread * np.exp(found.x))
+
+
+def softmax_at(scores: npt.NDArray[Any], T: float, dtype: npt.DTypeLike) -> npt.NDArray[np.floating]:
+    """Probabilities (n, K) of scores (n, K) at temperature `T`, computed in float64, as `dtype`."""
+    proba: npt.NDArray[np.floating] = softmax(scores / np.float64(T), axis=1).astype(dtype)
+    return proba
+
+
 def check_temperature(T: Any) -> None:
     """Raise ValueError unless T is a number from 1e-4 to 1e4."""
     check_number("the temperature", T, low=LEAST, high=MOST * (1 + 1e-9))
 
 
-def as_logits(proba: npt.ArrayLike) -> npt.NDArray[np.float64]:
+def as_logits(proba: npt.ArrayLike) -> Float:
     """Logits (n, K) float64 of probabilities: their logarithms, of no less than float32's smallest number."""
-    logits: npt.NDArray[np.float64] = np.log(np.maximum(np.asarray(as_numpy(proba), dtype=np.float64), SMALLEST))
+    logits: Float = np.log(np.maximum(np.asarray(as_numpy(proba), dtype=np.float64), SMALLEST))
     return logits
 
 
-def scale(proba: npt.ArrayLike, T: Any) -> npt.NDArray[np.float64]:
+def scale(proba: npt.ArrayLike, T: Any) -> Float:
     """Probabilities (n, K) float64 at temperature `T`: the softmax of log(proba) / T.
 
     float64, so that probabilities that differ in float32 still do, and the most probable class stays the same one.
     Raises ValueError unless T is a number between 1e-4 and 1e4.
     """
     check_temperature(T)
-    scaled: npt.NDArray[np.float64] = np.exp(log_softmax(as_logits(proba) / T, axis=1))
+    scaled: Float = np.exp(log_softmax(as_logits(proba) / T, axis=1))
     return scaled
