@@ -26,7 +26,7 @@ from bench_rerun import cpu_model, seconds
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-from precompute.cache import RowWriter, Samples, create, open_cache, verify
+from precompute.cache import Layer, RowWriter, Samples, create, open_cache, verify
 
 BATCH = 256
 READS = 20  # batches a round
@@ -59,7 +59,9 @@ def cache_file(features: Features) -> Iterator[Writing]:
     zeros, ones, labels = np.zeros(count, np.int64), np.ones(count, np.uint8), np.full(count, -1, np.int32)
     digests = np.random.default_rng(1).integers(0, 256, (count, 32), dtype=np.uint8)
     samples = Samples(ids=ids, sizes=zeros, mtimes=zeros, labels=labels, splits=np.zeros(count, np.uint8), classes=())
-    layout = create("a.h5", spec={}, samples=samples, layers={"f": (features.shape[1:], features.dtype)})
+    spec = {"layers": [{"name": "f", "pooling": "none", "axes": ["channel"]}]}
+    layers = {"f": Layer(features.shape[1:], features.dtype, ("channel",), "none")}
+    layout = create("a.h5", spec=spec, samples=samples, layers=layers)
     with RowWriter("a.h5", layout) as writer:
 
         def write(row: int, batch: Features) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
 
@@ -17,6 +18,14 @@ OUTPUT = "output"
 """The layer name for what the whole module returns."""
 
 POOLINGS = ("none", "mean")
+AXES = {
+    "CPP": ("channel", "height", "width"),
+    "PPC": ("height", "width", "channel"),
+    "PC": ("token", "channel"),
+    "CP": ("channel", "token"),
+}
+"""What the roles of a layout (see `layout`), less the batch, are called in a feature file."""
+
 PASSING = (nn.Dropout, nn.Identity, nn.Dropout2d)  # in eval mode these hand on what they get
 
 
@@ -76,6 +85,18 @@ def cut(model: nn.Module, layer: str, pooling: str, size: int = 224) -> Truncate
             hint="Take --pooling none, a layer nearby, or a factory that averages itself.",
         )
     return Truncated(body, layer, found.positions, found.prefix).eval()
+
+
+def axes_of(module: Truncated, shape: tuple[int, ...], size: int) -> tuple[str, ...]:
+    """A word for each axis of `shape`, one image's features; `axis1` and so on where nothing is known of them."""
+    if len(shape) == 1:
+        return ("channel",)
+    roles = ""
+    if not module.positions:  # else one mean was taken already
+        with contextlib.suppress(RuntimeError, AssertionError, ValueError):  # of two images at once, where one ran
+            found, whole = find_layout(module.body, _graph_of(module.body), size)
+            roles = found.roles[1:] if found is not None and whole == shape else ""
+    return AXES.get(roles, tuple(f"axis{number}" for number in range(1, len(shape) + 1)))
 
 
 def _graph_of(body: nn.Module) -> fx.GraphModule | None:

@@ -24,7 +24,7 @@ MAX_SEED = 2**63 - 1  # of torch.manual_seed
 class Backbone:
     """A frozen network cut at one layer, ready to run.
 
-    module: (B, 3, crop, crop) normalised float images -> (B, *shape) features · weights: SHA-256 of the state dict ·
+    module: (B, 3, crop, crop) normalised float images -> (B, *shape) features · axes: a word for each of shape · weights: SHA-256 of the state dict ·
     source: where the weights came from, as JSON, enough to load them again · notes: choices worth telling ·
     file: path, size and mtime_ns of the weights' file as it was before it was read, None where they are no file.
     """
@@ -34,6 +34,7 @@ class Backbone:
     layer: str
     pooling: str
     shape: tuple[int, ...]
+    axes: tuple[str, ...]
     transform: Transform
     weights: str
     source: dict[str, Any]
@@ -52,7 +53,7 @@ class Backbone:
         return {
             "backbone": self.name,
             "weights": self.weights,
-            "layers": [{"name": self.layer, "pooling": self.pooling}],
+            "layers": [{"name": self.layer, "pooling": self.pooling, "axes": list(self.axes)}],
             "transform": {**self.transform.spec(), "decoder": decoder},
             "precision": precision,
             "storage": storage,
@@ -94,12 +95,14 @@ def load_backbone(
     pooling = found_pooling if pooling == "auto" else pooling
     digest = weights_digest(model)
     module = layers.cut(model, layer, pooling, chosen.crop)
+    shape = _feature_shape(module, chosen, name)
     return Backbone(
         name=name,
         module=module,
         layer=layer,
         pooling=pooling,
-        shape=_feature_shape(module, chosen, name),
+        shape=shape,
+        axes=layers.axes_of(module, shape, chosen.crop),
         transform=chosen,
         weights=digest,
         source=source,

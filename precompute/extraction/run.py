@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from precompute.cache import bytes_needed, key_of
+from precompute.cache import bytes_needed, key_of, status_text
 from precompute.engines.audit import EngineAudit
 from precompute.errors import SourceError, Stopped
 from precompute.extraction.leftovers import drop_kept
@@ -50,7 +50,7 @@ def run(
         if dry_run:
             result.key, result.to_read = key_of(prepared.spec), len(plan.missing)
             result.reused = len(listing) - result.to_read
-            result.bytes = bytes_needed(samples_of(listing), {model.layer: (model.shape, np.dtype(storage))})
+            result.bytes = bytes_needed(samples_of(listing), prepared.layers)
         elif up_to_date(plan, listing, path):
             result.reused = len(listing)
             drop_kept(path)  # left by a run that ended between its last two steps
@@ -80,8 +80,7 @@ def complete(
     model = prepared.model
     if len(plan.missing):
         _ = prepared.decision  # what cannot run is known before anything is written
-    layers = {model.layer: (model.shape, np.dtype(prepared.storage))}
-    with working_file(path, plan, prepared.spec, listing, layers) as (writer, missing):
+    with working_file(path, plan, prepared.spec, listing, prepared.layers) as (writer, missing):
         rows = RowRun(
             listing,
             plan.olds,
@@ -136,7 +135,7 @@ def _fill(
             identity, reason, detail = step.failed[0]
             run.writer.sync()
             raise SourceError(
-                f"{identity}: {reason.lower().replace('_', ' ')} ({detail}).",
+                f"{identity}: {status_text(reason)} ({detail}).",
                 hint="Everything computed so far is kept. Mend or remove the file and run the same command again, "
                 "or use --on-error skip.",
             )

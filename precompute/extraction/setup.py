@@ -5,7 +5,10 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from precompute.backbones.load import Backbone, load_backbone
+from precompute.cache import Layer
 from precompute.engines.base import EngineChoice
 from precompute.engines.choice import Asked, Candidates, Decision, candidates, choose
 from precompute.engines.guard import Sample
@@ -48,6 +51,12 @@ class Prepared:
     def spec(self) -> dict[str, Any]:
         """Everything that changes a feature's value."""
         return self.model.spec(decoder=DECODER, precision=self.precision, storage=self.storage)
+
+    @property
+    def layers(self) -> dict[str, Layer]:
+        """What the file holds of each sample."""
+        model = self.model
+        return {model.layer: Layer(model.shape, np.dtype(self.storage), model.axes, model.pooling)}
 
     @property
     def choice(self) -> EngineChoice:
