@@ -46,8 +46,7 @@ def read_layout(path: str) -> Layout:
         if not stat.S_ISREG(before.st_mode):
             raise CacheFormatError(f"{path} is not an ordinary file.", hint="Name a file made by `precompute extract`.")
         try:
-            # No HDF5 lock: readers never block a writer, and read-only or network folders work.
-            with h5py.File(path, "r", locking=False) as file:
+            with _open(path) as file:
                 return _check(path, file, os.fstat(file.id.get_vfd_handle()))
         except CacheFormatError:
             raise
@@ -64,6 +63,16 @@ def read_layout(path: str) -> Layout:
             if isinstance(error, OSError):
                 raise _damaged(path, f"is not an HDF5 file that can be opened: {error}") from error
             raise _damaged(path, f"is damaged: its HDF5 structure cannot be read ({error})") from error
+
+
+def _open(path: str) -> h5py.File:
+    try:
+        # No HDF5 lock: readers never block a writer, and read-only or network folders work.
+        return h5py.File(path, "r", locking=False)
+    except OSError as error:
+        if "locking flag values" not in str(error):
+            raise
+        return h5py.File(path, "r")  # this process has it open by h5py, which decides for both
 
 
 def _still_there(path: str, before: os.stat_result) -> bool:
@@ -172,9 +181,7 @@ def _text(path: str, item: h5py.File | h5py.Dataset, name: str) -> bytes:
     return bytes(_attribute(path, item, name, "S"))
 
 
-def _layers(
-    path: str, file: h5py.File, spec: dict[str, Any], rows: int, size: int
-) -> dict[str, tuple[Column, Column]]:
+def _layers(path: str, file: h5py.File, spec: dict[str, Any], rows: int, size: int) -> dict[str, tuple[Column, Column]]:
     """Features and checksums of each layer in the order of `spec`, with which their attributes must agree."""
     if not 1 <= (count := len(file["features"])) <= MAX_LAYERS:  # asked before any name is read
         raise _refuse(path, f"it holds {count} layers")

@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from precompute.cache.reader import Cache
 
 
+GATHERED_BYTES = 64 * 1024
+"""Rows up to this are read a batch at a time. The memory of a batch of longer ones is so large that the C library returns
+it to the system after each, and takes as long to get it again as to read the rows (measured, docs/performance.md)."""
+
+
 class FeatureDataset(Dataset[tuple[torch.Tensor, int]]):
     """(features, label) for each of `rows`; features float32, of the layer's shape, label -1 where there is none.
 
@@ -38,7 +43,9 @@ class FeatureDataset(Dataset[tuple[torch.Tensor, int]]):
         return torch.from_numpy(np.array(self._features[row], dtype=np.float32)), int(self._labels[row])
 
     def __getitems__(self, indices: list[int]) -> list[tuple[torch.Tensor, int]]:
-        """One gather for a whole batch (torch's DataLoader calls this where it exists)."""
+        """One gather for a whole batch of short rows (torch's DataLoader calls this where it exists)."""
+        if 4 * self._features[0].size > GATHERED_BYTES:
+            return [self[index] for index in indices]
         rows = self.rows[indices]
         batch = torch.from_numpy(np.asarray(self._features[rows], dtype=np.float32))
         return list(zip(batch.unbind(0), self._labels[rows].tolist(), strict=True))

@@ -54,7 +54,8 @@ def make(path: Path, rows: int, width: int, classes: int) -> None:
         classes=tuple(b"%06d" % number for number in range(classes)),
     )
     layout = create(
-        str(path), spec={"layers": [{"name": "features", "pooling": "none", "axes": ["channel"]}]},
+        str(path),
+        spec={"layers": [{"name": "features", "pooling": "none", "axes": ["channel"]}]},
         samples=samples,
         layers={"features": Layer((width,), np.dtype("f2"), ("channel",), "none")},
     )

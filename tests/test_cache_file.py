@@ -35,7 +35,11 @@ from precompute.cache.verification import finite
 from precompute.errors import CacheError, CacheFormatError, DiskSpaceError
 
 ROOT = Path(__file__).resolve().parent.parent
-SPEC = {"backbone": "tiny", "transform": {"resize": 32}, "layers": [{"name": "flatten", "pooling": "none", "axes": ["channel"]}]}
+SPEC = {
+    "backbone": "tiny",
+    "transform": {"resize": 32},
+    "layers": [{"name": "flatten", "pooling": "none", "axes": ["channel"]}],
+}
 WIDTH = 5
 
 
@@ -164,9 +168,7 @@ def test_rows_in_any_order_and_grouping_give_the_same_file(
 ) -> None:
     folder = tmp_path_factory.mktemp("order")
     values = make(folder / "once.h5", 8)
-    layout = create(
-        str(folder / "parts.h5"), spec=SPEC, samples=samples(8), layers=layers()
-    )
+    layout = create(str(folder / "parts.h5"), spec=SPEC, samples=samples(8), layers=layers())
     order = np.array(data.draw(st.permutations(range(8))))
     cuts = sorted(data.draw(st.sets(st.integers(1, 7))))
     with RowWriter(str(folder / "parts.h5"), layout) as writer:
@@ -291,12 +293,17 @@ def test_a_layer_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_too_little_disk_is_known_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(DiskSpaceError, match=r"needs [\d,]+ bytes; [\d,]+ bytes are free"):
-        create(str(tmp_path / "a.h5"), spec=SPEC, samples=samples(6), layers={"flatten": Layer((2**43,), np.dtype("f4"), ("channel",), "none")})
+        create(
+            str(tmp_path / "a.h5"),
+            spec=SPEC,
+            samples=samples(6),
+            layers={"flatten": Layer((2**43,), np.dtype("f4"), ("channel",), "none")},
+        )
     assert not list(tmp_path.iterdir())
 
 
 def test_difference_names_each_setting() -> None:
-    other = {"backbone": "resnet50", "transform": {"resize": 256}, "layers": [{"name": "avgpool"}]}
+    other = {"backbone": "resnet50", "transform": {"resize": 256}, "layers": [{**SPEC["layers"][0], "name": "avgpool"}]}
     assert difference(SPEC, other) == [
         "backbone: tiny -> resnet50",
         "layers[0].name: flatten -> avgpool",

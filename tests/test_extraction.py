@@ -90,7 +90,7 @@ def test_every_skipped_image_is_named(photos: Path, tmp_path: Path) -> None:
     result = extract(photos, tmp_path / "a.h5", backbone="tiny")
     assert (result.computed, sum(result.failures.values())) == (0, len(names) + 1)
     assert sorted(name for name, _, _ in result.failed) == sorted([*names, str(other.relative_to(photos))])
-    with pytest.raises(SourceError, match="not an image"):
+    with pytest.raises(SourceError, match="undecodable"):
         extract(photos, tmp_path / "b.h5", backbone="tiny", on_error="stop")
 
 

@@ -248,7 +248,14 @@ REFUSED = {
     "nowhere": "does not exist",
 }
 OPENED = {
-    "good|attributes_1000|unknown_members|later_split|followed_by_more|user_block|layer_escape|layer_long": [0, 1, 2, 3, 4, 5],
+    "good|attributes_1000|unknown_members|later_split|followed_by_more|user_block|layer_escape|layer_long": [
+        0,
+        1,
+        2,
+        3,
+        4,
+        5,
+    ],
     r"provenance_(?!2_to)\w+": [0, 1, 2, 3, 4, 5],
     r"forged_ids_\w+": [0, 1, 2, 3, 4, 5],  # whoever made them says so himself
     "nan_in_a_good_row|status_unknown": [1, 2, 3, 4, 5],

@@ -37,7 +37,11 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     features = np.repeat(generator.normal(size=(CLASSES, WIDTH)), 2, axis=0) + generator.normal(size=(rows, WIDTH)) / 5
     layout = create(
         str(path),
-        spec={"backbone": "tiny", "layers": [{"name": "flatten", "pooling": "none", "axes": ["channel"]}], "storage": "float32"},
+        spec={
+            "backbone": "tiny",
+            "layers": [{"name": "flatten", "pooling": "none", "axes": ["channel"]}],
+            "storage": "float32",
+        },
         samples=table,
         layers={"flatten": Layer((WIDTH,), np.dtype("f4"), ("channel",), "none")},
         records=[{"run": 1}],

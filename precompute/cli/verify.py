@@ -37,7 +37,7 @@ def verify(
     weights: str | None,
     as_json: bool,
 ) -> None:
-    """Read every row of CACHE once and compare it with its checksum.
+    """Read every row of CACHE once and hold it against its checksum.
 
     \b
     Examples:

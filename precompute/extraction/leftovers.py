@@ -25,7 +25,9 @@ from precompute.system.output import check_beside, sync_folder
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
-def keep_rest(path: str, plan: Plan, spec: dict[str, Any], layers: Mapping[str, Layer], missing: NDArray[np.int64]) -> None:
+def keep_rest(
+    path: str, plan: Plan, spec: dict[str, Any], layers: Mapping[str, Layer], missing: NDArray[np.int64]
+) -> None:
     """Put aside what the file in progress, about to be replaced, holds and nothing else does.
 
     missing: rows of the new file that were not copied from an older one. Raises DiskSpaceError.

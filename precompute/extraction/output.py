@@ -26,7 +26,6 @@ from precompute.sources.folder import Listing
 from precompute.system.output import Kind, Output, check_output, sync_folder
 
 
-
 def _check_feature_file(path: str) -> None:
     read_layout(path)
 

@@ -14,7 +14,11 @@ from PIL import Image
 from precompute.cache import Layer, RowWriter, Samples, Status, create
 
 ROWS, WIDTH = 6, 5
-SPEC: dict[str, Any] = {"backbone": "tiny", "layers": [{"name": "flatten", "pooling": "none", "axes": ["channel"]}], "storage": "float32"}
+SPEC: dict[str, Any] = {
+    "backbone": "tiny",
+    "layers": [{"name": "flatten", "pooling": "none", "axes": ["channel"]}],
+    "storage": "float32",
+}
 CANARY = b"a-canary-that-nobody-may-read"
 
 
