@@ -43,7 +43,7 @@ class Cache:
         self._pages: Any = mapped.base  # an mmap.mmap
         # A plain array: each view of a memmap pays for Python code of its own. None once the cache is closed.
         self._mapped: NDArray[np.uint8] | None = np.asarray(mapped)
-        self._checked = {name: False for name in ("table", "labels", *layout.further)}
+        self._checked = dict.fromkeys(("table", "labels", *layout.further), False)
 
     def __enter__(self) -> Cache:
         return self
@@ -217,9 +217,9 @@ class Cache:
     def dataset(self, layer: str | None = None, *, split: str | None = None) -> FeatureDataset:
         """A `torch.utils.data.Dataset` of (features, label) over the ok rows, of one split where it is named.
 
-        Without `split` it holds the rows of all splits that this precompute knows. It is pickled as the cache's path and
-        row numbers, so each worker of a DataLoader opens the file itself. Raises CacheFormatError for a table that does
-        not match its digest.
+        Without `split` it holds the rows of all splits that this precompute knows. It is pickled as the cache's path
+        and row numbers, so each worker of a DataLoader opens the file itself. Raises CacheFormatError for a table that
+        does not match its digest.
         """
         from precompute.cache.torch_dataset import FeatureDataset
 
@@ -244,10 +244,10 @@ def open_cache(path: str | os.PathLike[str]) -> Cache:
     """Open the feature file at `path` for reading, also while another process is filling it.
 
     What is checked when: on opening, the structure (no links, filters, external storage or foreign types; nothing cut
-    short or overlapping), format, version and `requires`, the key, and that the layers are those of `spec`. Names, labels,
-    splits and classes are compared with their digest on opening in files of fewer than a million rows; in larger ones,
-    `verify`, training and extraction do so before they use them (`Cache.check_table`). A further column is compared
-    with its digest when it is read first. Features are not read: `verify` compares each row with its checksum.
+    short or overlapping), format, version and `requires`, the key, and that the layers are those of `spec`. Names,
+    labels, splits and classes are compared with their digest on opening in files of fewer than a million rows; in
+    larger ones, `verify`, training and extraction do so before they use them (`Cache.check_table`). A further column is
+    compared with its digest when it is read first. Features are not read: `verify` compares each row with its checksum.
 
     Raises CacheFormatError where it is not a precompute cache, needs a newer precompute, or fails one of these checks.
     """
@@ -269,7 +269,8 @@ def _open_same(path: str, key: str, table: str) -> Cache:
     cache = open_cache(path)
     if (cache.key, cache.layout.table) != (key, table):
         raise CacheError(
-            f"{path} is not the feature file that was pickled: it has been replaced by one of other settings or samples.",
+            f"{path} is not the feature file that was pickled: it has been replaced by one of other settings "
+            "or samples.",
             hint="Open the new file, and make datasets anew from it.",
         )
     return cache

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 GATHERED_BYTES = 64 * 1024
-"""Rows up to this are read a batch at a time. The memory of a batch of longer ones is so large that the C library returns
-it to the system after each, and takes as long to get it again as to read the rows (measured, docs/performance.md)."""
+"""Rows up to this are read a batch at a time. A batch of longer ones is so large that the C library gives its memory
+back after each, and to get it again takes longer than to read the rows (measured, docs/performance.md)."""
 
 
 class FeatureDataset(Dataset[tuple[torch.Tensor, int]]):

@@ -44,8 +44,8 @@ def verify(
 ) -> Verification:
     """Check every row of all layers, or of these; also while another process writes.
 
-    Ids, labels, splits and classes are compared with their digest first, if they have not been yet, and without `layers`
-    further columns as well. `progress` is called with the number of rows just checked, of one layer.
+    Ids, labels, splits and classes are compared with their digest first, if they have not been yet, and without
+    `layers` further columns as well. `progress` is called with the number of rows just checked, of one layer.
     Raises CacheFormatError where one of these digests does not match.
     """
     cache.check_table()

@@ -169,7 +169,8 @@ def test_axes_of_layers(name: str, layer: str | None, pooling: str, axes: str) -
 def test_what_is_not_known_is_numbered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "odd.py").write_text(
         "import torch\n\nclass Odd(torch.nn.Module):\n    def forward(self, x):\n"
-        "        return torch.linalg.svd(x[:, :, :4, :4]).U.flatten(1).reshape(-1, 2, 3, 8)\n\ndef make():\n    return Odd()\n"
+        "        return torch.linalg.svd(x[:, :, :4, :4]).U.flatten(1).reshape(-1, 2, 3, 8)\n\n"
+        "def make():\n    return Odd()\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     found = load_backbone("odd:make", layer="output", pooling="none")

@@ -1,4 +1,4 @@
-"""FORMAT.md is enough to write and to read a file: by its test vectors, by a stranger's writer, and by other readers."""
+"""FORMAT.md is enough to write and to read a file: its test vectors, a stranger's writer, and other readers."""
 
 from __future__ import annotations
 

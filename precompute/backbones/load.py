@@ -24,7 +24,8 @@ MAX_SEED = 2**63 - 1  # of torch.manual_seed
 class Backbone:
     """A frozen network cut at one layer, ready to run.
 
-    module: (B, 3, crop, crop) normalised float images -> (B, *shape) features · axes: a word for each of shape · weights: SHA-256 of the state dict ·
+    module: (B, 3, crop, crop) normalised float images -> (B, *shape) features · axes: what each axis of `shape` is (see
+    cache/FORMAT.md) · weights: SHA-256 of the state dict ·
     source: where the weights came from, as JSON, enough to load them again · notes: choices worth telling ·
     file: path, size and mtime_ns of the weights' file as it was before it was read, None where they are no file.
     """

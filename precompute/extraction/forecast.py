@@ -149,7 +149,7 @@ def forecast(
         layer=model.layer,
         shape=model.shape,
         dtype=prepared.storage,
-        bytes=bytes_needed(samples_of(listing), {model.layer: (model.shape, np.dtype(prepared.storage))}),
+        bytes=bytes_needed(samples_of(listing), prepared.layers),
         free=shutil.disk_usage(folder).free,
         engine=choice.engine,
         device=choice.device,

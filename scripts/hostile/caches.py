@@ -36,6 +36,9 @@ def forge_tables(folder: Path) -> None:
         make_cache(folder / f"{name}.h5", replace(good, **changes))
 
 
+FEATURES = "features/flatten"
+Change = Callable[[h5py.File], object]
+
 ROOT_CASES = {
     "spec_deep": b"[" * 30_000,
     "spec_deep_object": b'{"a":' * 8_000 + b"1" + b"}" * 8_000,
@@ -49,29 +52,112 @@ ROOT_CASES = {
 }
 
 
+def again(place: str, *arguments: Any, **options: Any) -> Change:
+    """Another dataset in place of this one."""
+
+    def change(file: h5py.File) -> None:
+        del file[place]
+        file.create_dataset(place, *arguments, **options)
+
+    return change
+
+
+def link(place: str, to: object) -> Change:
+    def change(file: h5py.File) -> None:
+        target = file[to] if isinstance(to, str) else to
+        del file[place]
+        file[place] = target
+
+    return change
+
+
+def attribute(which: str, value: object, **options: Any) -> Change:
+    return lambda file: file.attrs.create(which, value, **options)
+
+
+def groups(place: str) -> Change:
+    return lambda file: [file.create_group(f"{place}/one{number:04}") for number in range(3000)]
+
+
+def named_layer(raw: bytes) -> Change:
+    def change(file: h5py.File) -> None:
+        for group in (file["features"].id, file["checksums"].id):
+            group.links.create_hard(raw, group, b"flatten")
+            group.unlink(b"flatten")
+        name_layers(file, raw.decode("utf-8", "surrogateescape"))
+
+    return change
+
+
+def another_layer(link: object) -> Change:
+    def change(file: h5py.File) -> None:
+        file["features"]["x"] = link if isinstance(link, h5py.ExternalLink) else file[FEATURES]
+        file["checksums"]["x"] = file["checksums/flatten"]
+        name_layers(file, "flatten", "x")
+
+    return change
+
+
+def attribute_of(place: str, which: str, value: object, **options: Any) -> Change:
+    return lambda file: file[place].attrs.create(which, value, **options)
+
+
+def spec_of(change: Callable[[dict[str, Any]], object]) -> Change:
+    def apply(file: h5py.File) -> None:
+        spec = json.loads(json.dumps(SPEC))
+        change(spec)
+        set_spec(file, spec)
+
+    return apply
+
+
+def grown_cases(fifo: Path) -> dict[str, Change]:
+    """What the format lets grow, and what it does not: layers and their attributes, further columns, `requires`."""
+
+    def unknown_members(file: h5py.File) -> None:
+        """What a later precompute may add, and where it may lead."""
+        for number, place in enumerate(("/", "samples", "checksums")):
+            file[place][f"fifo{number}"] = h5py.ExternalLink(str(fifo), "/x")
+            file[place][f"soft{number}"] = h5py.SoftLink("/nowhere")
+            file[place].create_dataset(f"new{number}", data=["a"], dtype=h5py.string_dtype())
+            file[place].attrs["new"] = ["several", "strings"]
+        file[FEATURES].attrs["new"] = 1.5
+        file.create_group("samples/group/in/group")
+
+    return {
+        "unknown_members": unknown_members,
+        "columns_3000": groups("columns"),
+        "columns_vlen": again("columns/site", data=["a"] * ROWS, dtype=h5py.string_dtype()),
+        "columns_short": again("columns/site", data=np.ones(ROWS - 1, "i8")),
+        "columns_complex": again("columns/site", data=np.ones(ROWS, "c8")),
+        "columns_wide": again("columns/site", (ROWS, 2**14), "f8"),
+        "columns_without_digest": again("columns/site", data=np.ones(ROWS, "i8")),
+        "column_digest_other": attribute_of("columns/site", "digest", np.bytes_("0" * 64)),
+        "axes_missing": lambda file: file[FEATURES].attrs.__delitem__("axes"),
+        "axes_other": attribute_of(FEATURES, "axes", np.bytes_("sample token")),
+        "axes_vlen": attribute_of(FEATURES, "axes", "sample channel"),
+        "axes_more": spec_of(lambda spec: spec["layers"][0].update(axes=["channel", "height"])),
+        "pooling_other": attribute_of(FEATURES, "pooling", np.bytes_("mean")),
+        "layers_none": spec_of(lambda spec: spec.pop("layers")),
+        "layers_no_list": spec_of(lambda spec: spec.update(layers={"flatten": 1})),
+        "layers_twice": spec_of(lambda spec: spec.update(layers=spec["layers"] * 2)),
+        "layers_no_text": spec_of(lambda spec: spec["layers"][0].update(pooling=7)),
+        "layers_other": spec_of(lambda spec: spec["layers"][0].update(name="\x1b]0;owned\x07")),
+        "requires_x": attribute("requires", np.bytes_('["x"]')),
+        "requires_escape": attribute("requires", np.bytes_('["\\u001b]0;owned\\u0007"]')),
+        "requires_missing": lambda file: file.attrs.__delitem__("requires"),
+        "requires_text": attribute("requires", np.bytes_('"x"')),
+        "requires_numbers": attribute("requires", np.bytes_("[1]")),
+        "requires_deep": attribute("requires", np.bytes_(b"[" * 30_000)),
+        "requires_not_utf8": attribute("requires", np.bytes_(b'["\xff"]')),
+    }
+
+
 def h5_cases(canary: Path, fifo: Path) -> dict[str, Callable[[h5py.File], object]]:
     """What h5py itself can write and no cache may hold."""
-    name, shape = "features/flatten", (ROWS, WIDTH)
+    name, shape = FEATURES, (ROWS, WIDTH)
     ones = np.ones(shape, np.float32)
     label, ids, status = "samples/label", "samples/id", "samples/status"
-
-    def again(place: str, *arguments: Any, **options: Any) -> Callable[[h5py.File], object]:
-        def change(file: h5py.File) -> None:
-            del file[place]
-            file.create_dataset(place, *arguments, **options)
-
-        return change
-
-    def link(place: str, to: object) -> Callable[[h5py.File], object]:
-        def change(file: h5py.File) -> None:
-            target = file[to] if isinstance(to, str) else to
-            del file[place]
-            file[place] = target
-
-        return change
-
-    def attribute(which: str, value: object, **options: Any) -> Callable[[h5py.File], object]:
-        return lambda file: file.attrs.create(which, value, **options)
 
     def virtual(file: h5py.File) -> None:
         layout = h5py.VirtualLayout(shape, "f4")
@@ -85,47 +171,6 @@ def h5_cases(canary: Path, fifo: Path) -> dict[str, Callable[[h5py.File], object
         del file[name]
         h5py.h5d.create(file.id, name.encode(), h5py.h5t.IEEE_F32LE, h5py.h5s.create_simple(shape), creation)
 
-    def groups(place: str) -> Callable[[h5py.File], object]:
-        return lambda file: [file.create_group(f"{place}/one{number:04}") for number in range(3000)]
-
-    def named_layer(raw: bytes) -> Callable[[h5py.File], object]:
-        def change(file: h5py.File) -> None:
-            for group in (file["features"].id, file["checksums"].id):
-                group.links.create_hard(raw, group, b"flatten")
-                group.unlink(b"flatten")
-            name_layers(file, raw.decode("utf-8", "surrogateescape"))
-
-        return change
-
-    def another_layer(link: object) -> Callable[[h5py.File], object]:
-        def change(file: h5py.File) -> None:
-            file["features"]["x"] = link if isinstance(link, h5py.ExternalLink) else file[name]
-            file["checksums"]["x"] = file["checksums/flatten"]
-            name_layers(file, "flatten", "x")
-
-        return change
-
-    def attribute_of(place: str, which: str, value: object, **options: Any) -> Callable[[h5py.File], object]:
-        return lambda file: file[place].attrs.create(which, value, **options)
-
-    def spec_of(change: Callable[[dict[str, Any]], object]) -> Callable[[h5py.File], object]:
-        def apply(file: h5py.File) -> None:
-            spec = json.loads(json.dumps(SPEC))
-            change(spec)
-            set_spec(file, spec)
-
-        return apply
-
-    def unknown_members(file: h5py.File) -> None:
-        """What a later precompute may add, and where it may lead."""
-        for number, place in enumerate(("/", "samples", "checksums")):
-            file[place][f"fifo{number}"] = h5py.ExternalLink(str(fifo), "/x")
-            file[place][f"soft{number}"] = h5py.SoftLink("/nowhere")
-            file[place].create_dataset(f"new{number}", data=["a"], dtype=h5py.string_dtype())
-            file[place].attrs["new"] = ["several", "strings"]
-        file[name].attrs["new"] = 1.5
-        file.create_group("samples/group/in/group")
-
     enum = h5py.enum_dtype({"PENDING": 0, "OK": 2, "BAD": 1}, basetype="u1")
     cases: dict[str, Callable[[h5py.File], object]] = {
         "soft_link_group": link("samples", h5py.SoftLink("/features")),
@@ -138,7 +183,6 @@ def h5_cases(canary: Path, fifo: Path) -> dict[str, Callable[[h5py.File], object
         "external_link_layer": another_layer(h5py.ExternalLink(str(fifo), "/x")),
         "external_link_column": link("columns/site", h5py.ExternalLink(str(canary), "/samples/label")),
         "soft_link_columns": link("columns", h5py.SoftLink("/samples")),
-        "unknown_members": unknown_members,
         "external_storage": again(name, shape, "f4", external=[(str(canary), 0, ones.nbytes)]),
         "external_storage_fifo": again(ids, (ROWS,), "S13", external=[(str(fifo), 0, ROWS * 13)]),
         "external_storage_zero": again(name, shape, "f4", external=[("/dev/zero", 0, h5py.h5f.UNLIMITED)]),
@@ -165,30 +209,6 @@ def h5_cases(canary: Path, fifo: Path) -> dict[str, Callable[[h5py.File], object
         "null_features": again(name, data=h5py.Empty("f4")),
         "one_dimension": again(name, data=np.ones(ROWS, "f4")),
         "enum_members": again(status, data=np.ones(ROWS, "u1"), dtype=enum),
-        "columns_3000": groups("columns"),
-        "columns_vlen": again("columns/site", data=["a"] * ROWS, dtype=h5py.string_dtype()),
-        "columns_short": again("columns/site", data=np.ones(ROWS - 1, "i8")),
-        "columns_complex": again("columns/site", data=np.ones(ROWS, "c8")),
-        "columns_wide": again("columns/site", (ROWS, 2**14), "f8"),
-        "columns_without_digest": again("columns/site", data=np.ones(ROWS, "i8")),
-        "column_digest_other": attribute_of("columns/site", "digest", np.bytes_("0" * 64)),
-        "axes_missing": lambda file: file[name].attrs.__delitem__("axes"),
-        "axes_other": attribute_of(name, "axes", np.bytes_("sample token")),
-        "axes_vlen": attribute_of(name, "axes", "sample channel"),
-        "axes_more": spec_of(lambda spec: spec["layers"][0].update(axes=["channel", "height"])),
-        "pooling_other": attribute_of(name, "pooling", np.bytes_("mean")),
-        "layers_none": spec_of(lambda spec: spec.pop("layers")),
-        "layers_no_list": spec_of(lambda spec: spec.update(layers={"flatten": 1})),
-        "layers_twice": spec_of(lambda spec: spec.update(layers=spec["layers"] * 2)),
-        "layers_no_text": spec_of(lambda spec: spec["layers"][0].update(pooling=7)),
-        "layers_other": spec_of(lambda spec: spec["layers"][0].update(name="\x1b]0;owned\x07")),
-        "requires_x": attribute("requires", np.bytes_('["x"]')),
-        "requires_escape": attribute("requires", np.bytes_('["\\u001b]0;owned\\u0007"]')),
-        "requires_missing": lambda file: file.attrs.__delitem__("requires"),
-        "requires_text": attribute("requires", np.bytes_('"x"')),
-        "requires_numbers": attribute("requires", np.bytes_("[1]")),
-        "requires_deep": attribute("requires", np.bytes_(b"[" * 30_000)),
-        "requires_not_utf8": attribute("requires", np.bytes_(b'["\xff"]')),
         "long_ids": again(ids, (ROWS,), "S70000"),
         "group_for_dataset": lambda file: (file.pop(name), file.create_group(name)),
         "dataset_for_group": lambda file: (file.pop("checksums"), file.create_dataset("checksums", data=ones)),
@@ -218,7 +238,7 @@ def h5_cases(canary: Path, fifo: Path) -> dict[str, Callable[[h5py.File], object
     }
     for kind, text in ROOT_CASES.items():
         cases[kind] = attribute("spec", np.bytes_(text))
-    return cases
+    return cases | grown_cases(fifo)
 
 
 def make_caches(folder: Path, canary: Path, fifo: Path) -> None:
