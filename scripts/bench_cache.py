@@ -9,8 +9,8 @@ where h5py's user sorts them and puts the rows back in order. The ways take turn
 
     python scripts/bench_cache.py --epochs [--rows 8000] [--width 25088] [--rounds 5]
 
-Shuffled epochs of a DataLoader instead, without workers, in batches of 64: over `cache.dataset()`, and over a Dataset of
-rows of h5py as its users write it. Files are in the page cache.
+Shuffled epochs of a DataLoader instead, without workers, in batches of 64: over `cache.dataset()`, and over a Dataset
+that reads rows by h5py as its users write it. Files are in the page cache.
 """
 
 from __future__ import annotations
