@@ -8,19 +8,21 @@ if __name__ != "precompute.cache":
     )
 
 from precompute.cache.check import read_layout
-from precompute.cache.columns import Column, Layout, Samples
+from precompute.cache.columns import Column, Layer, Layout, Samples
 from precompute.cache.creation import bytes_needed, create
 from precompute.cache.key import canonical_json, difference, key_of
 from precompute.cache.lock import WriteLock, check_lock, lock_path
 from precompute.cache.reader import Cache, open_cache
-from precompute.cache.status import SPLITS, Status, status_name
+from precompute.cache.status import SPLITS, UNKNOWN_SPLIT, Status, split_name, status_name, status_text
 from precompute.cache.verification import Verification, verify
 from precompute.cache.writer import RowWriter
 
 __all__ = [
     "SPLITS",
+    "UNKNOWN_SPLIT",
     "Cache",
     "Column",
+    "Layer",
     "Layout",
     "RowWriter",
     "Samples",
@@ -36,6 +38,8 @@ __all__ = [
     "lock_path",
     "open_cache",
     "read_layout",
+    "split_name",
     "status_name",
+    "status_text",
     "verify",
 ]

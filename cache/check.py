@@ -12,15 +12,20 @@ from typing import Any
 import h5py
 import numpy as np
 
-from precompute.cache.columns import FORMAT, VERSION, Column, Layout, column_types
-from precompute.cache.key import key_of
+from precompute.cache.columns import FORMAT, SAMPLE, VERSION, Column, Layout, column_types
+from precompute.cache.key import key_of_bytes, spec_layers
 from precompute.errors import CacheFormatError, CacheLockedError
 
 MAX_ATTRIBUTE_BYTES = 64 * 1024  # HDF5's own limit for an attribute in an object header
+MAX_SPEC_BYTES = 64_000  # what surely fits into one, its name and type included
+KNOWN_FEATURES: frozenset[str] = frozenset()  # of the format, by the names that `requires` may hold
 MAX_ID_BYTES = 64 * 1024
 MAX_LAYERS = 64
 MAX_PROVENANCE_BYTES = 16 * 1024 * 1024  # it is read at once; precompute writes 256 KiB
 MAX_CLASS_BYTES = 64 * 1024
+MAX_COLUMNS = 1024  # further ones
+MAX_COLUMN_BYTES = 64 * 1024  # a row of one of them
+COLUMN_TYPES = ("|u1", "<i8", "<f4", "<f8")  # and strings of fixed length
 
 
 def read_layout(path: str) -> Layout:
@@ -41,8 +46,7 @@ def read_layout(path: str) -> Layout:
         if not stat.S_ISREG(before.st_mode):
             raise CacheFormatError(f"{path} is not an ordinary file.", hint="Name a file made by `precompute extract`.")
         try:
-            # No HDF5 lock: readers never block a writer, and read-only or network folders work.
-            with h5py.File(path, "r", locking=False) as file:
+            with _open(path) as file:
                 return _check(path, file, os.fstat(file.id.get_vfd_handle()))
         except CacheFormatError:
             raise
@@ -59,6 +63,16 @@ def read_layout(path: str) -> Layout:
             if isinstance(error, OSError):
                 raise _damaged(path, f"is not an HDF5 file that can be opened: {error}") from error
             raise _damaged(path, f"is damaged: its HDF5 structure cannot be read ({error})") from error
+
+
+def _open(path: str) -> h5py.File:
+    try:
+        # No HDF5 lock: readers never block a writer, and read-only or network folders work.
+        return h5py.File(path, "r", locking=False)
+    except OSError as error:
+        if "locking flag values" not in str(error):
+            raise
+        return h5py.File(path, "r")  # this process has it open by h5py, which decides for both
 
 
 def _still_there(path: str, before: os.stat_result) -> bool:
@@ -87,9 +101,6 @@ def _check(path: str, file: h5py.File, status: os.stat_result) -> Layout:
     spec, key, table = _attributes(path, file)
     for group in ("features", "checksums", "samples"):
         _hard_link(path, file, group, h5py.h5g.GROUP)
-    if not 1 <= (count := len(file["features"])) <= MAX_LAYERS:  # asked before any name is read
-        raise _refuse(path, f"it holds {count} layers")
-    layers = tuple(sorted(file["features"]))
     ids = _column(path, file, "samples/id", size)
     if ids.dtype.kind != "S" or ids.dtype.itemsize > MAX_ID_BYTES or len(ids.shape) != 1:
         raise _refuse(path, "`samples/id` is not a column of fixed-length strings")
@@ -101,16 +112,10 @@ def _check(path: str, file: h5py.File, status: os.stat_result) -> Layout:
         columns[name] = column = _column(path, file, name, size)
         if column.shape != shape or column.dtype != dtype:
             raise _refuse(path, f"`{name}` is {column.dtype} {column.shape}, not {dtype} {shape}")
-        if _enum(column.dtype) != _enum(dtype):
-            raise _refuse(path, f"`{name}` is not an enum of the values that the format knows")
-    for layer in layers:
-        features = columns[f"features/{layer}"] = _column(path, file, f"features/{layer}", size)
-        sums = columns[f"checksums/{layer}"] = _column(path, file, f"checksums/{layer}", size)
-        shaped = len(features.shape) >= 2 and features.shape[0] == rows and all(features.shape)
-        if features.dtype.str not in ("<f2", "<f4") or not shaped:
-            raise _refuse(path, f"`features/{layer}` is {features.dtype} {features.shape}")
-        if sums.dtype.str != "<u8" or sums.shape != (rows,):
-            raise _refuse(path, f"`checksums/{layer}` is {sums.dtype} {sums.shape}")
+    layers = _layers(path, file, spec, rows, size)
+    columns |= {column.name: column for pair in layers.values() for column in pair}
+    further = _further(path, file, rows, size)
+    columns |= {column.name: column for column, _ in further}
     classes = columns["classes"] = _column(path, file, "classes", size)
     if classes.dtype.kind != "S" or len(classes.shape) != 1 or classes.dtype.itemsize > MAX_CLASS_BYTES:
         raise _refuse(path, "`classes` is not a column of fixed-length strings")
@@ -118,40 +123,109 @@ def _check(path: str, file: h5py.File, status: os.stat_result) -> Layout:
     if provenance.dtype.str != "|u1" or len(provenance.shape) != 1 or provenance.nbytes > MAX_PROVENANCE_BYTES:
         raise _refuse(path, f"`provenance` is not a block of at most {MAX_PROVENANCE_BYTES:,} bytes")
     _check_overlaps(path, columns)
-    identity = status.st_dev, status.st_ino
-    return Layout(spec=spec, key=key, table=table, layers=layers, columns=columns, file_size=size, identity=identity)
+    return Layout(
+        spec=spec,
+        key=key,
+        table=table,
+        layers=tuple(layers),
+        columns=columns,
+        further={column.name: digest for column, digest in further},
+        file_size=size,
+        identity=(status.st_dev, status.st_ino),
+    )
 
 
 def _attributes(path: str, file: h5py.File) -> tuple[dict[str, Any], str, str]:
-    """Spec, key and table digest, once format and version are known to be ours."""
-    for name in ("format", "version", "key", "spec", "table"):
-        if name not in file.attrs:
-            raise _refuse(path, f"it has no `{name}` attribute")
-        attribute = file.attrs.get_id(name)
-        kind = "i" if name == "version" else "S"
-        if attribute.shape != () or attribute.dtype.kind != kind or attribute.dtype.itemsize > MAX_ATTRIBUTE_BYTES:
-            raise _refuse(path, f"its attribute `{name}` has an unexpected type")
-    if file.attrs["format"] != np.bytes_(FORMAT):
-        raise _refuse(path, f"its format is {file.attrs['format']!r}")
-    version = int(file.attrs["version"])
+    """Spec, key and table digest, once format, version and what it requires are known to be ours."""
+    if _text(path, file, "format") != FORMAT.encode():
+        raise _refuse(path, f"its format is {_text(path, file, 'format')!r}")
+    version = int(_attribute(path, file, "version", "i"))
     if version != VERSION:
-        raise CacheFormatError(
-            f"{path} has format version {version}; this precompute reads version {VERSION}.",
-            hint="Update precompute: pip install --upgrade precompute.",
-        )
+        raise _newer(path, f"has format version {version}; this precompute reads version {VERSION}")
     try:
-        spec = json.loads(bytes(file.attrs["spec"]))
-        key, table = (bytes(file.attrs[name]).decode("ascii") for name in ("key", "table"))
-        if not isinstance(spec, dict) or key_of(spec) != key:
+        requires = json.loads(_text(path, file, "requires"))
+        if not isinstance(requires, list) or not all(isinstance(name, str) for name in requires):
+            raise ValueError("it is not a list of names")
+    except (ValueError, RecursionError) as error:
+        raise _refuse(path, f"its attribute `requires` cannot be understood ({error})") from error
+    if unknown := [name for name in requires if name not in KNOWN_FEATURES]:
+        raise _newer(path, f"requires {', '.join(map(ascii, unknown))}, which this precompute does not know")
+    stored, key, table = (_text(path, file, name) for name in ("spec", "key", "table"))
+    try:
+        spec = json.loads(stored)
+        if len(stored) > MAX_SPEC_BYTES:
+            raise ValueError(f"it has more than {MAX_SPEC_BYTES:,} bytes")
+        if not isinstance(spec, dict) or key_of_bytes(stored) != key.decode("ascii"):
             raise ValueError("the key is not the SHA-256 of the spec")
+        return spec, key.decode("ascii"), table.decode("ascii")
     except (ValueError, TypeError, RecursionError) as error:
         raise _refuse(path, f"its spec cannot be trusted ({error})") from error
-    return spec, key, table
 
 
-def _enum(dtype: np.dtype[Any]) -> dict[str, int] | None:
-    members = h5py.check_enum_dtype(dtype)
-    return None if members is None else dict(members)
+def _newer(path: str, what: str) -> CacheFormatError:
+    return CacheFormatError(f"{path} {what}.", hint="Update precompute: pip install --upgrade precompute.")
+
+
+def _attribute(path: str, item: h5py.File | h5py.Dataset, name: str, kind: str) -> Any:
+    """A scalar attribute of this kind of type, read once its size is known to be small."""
+    place = "" if isinstance(item, h5py.File) else f"`{item.name[1:]}`: "
+    if name not in item.attrs:
+        raise _refuse(path, f"{place}it has no `{name}` attribute")
+    attribute = item.attrs.get_id(name)
+    if attribute.shape != () or attribute.dtype.kind != kind or attribute.dtype.itemsize > MAX_ATTRIBUTE_BYTES:
+        raise _refuse(path, f"{place}its attribute `{name}` has an unexpected type")
+    return item.attrs[name]
+
+
+def _text(path: str, item: h5py.File | h5py.Dataset, name: str) -> bytes:
+    return bytes(_attribute(path, item, name, "S"))
+
+
+def _layers(path: str, file: h5py.File, spec: dict[str, Any], rows: int, size: int) -> dict[str, tuple[Column, Column]]:
+    """Features and checksums of each layer in the order of `spec`, with which their attributes must agree."""
+    if not 1 <= (count := len(file["features"])) <= MAX_LAYERS:  # asked before any name is read
+        raise _refuse(path, f"it holds {count} layers")
+    try:
+        named = spec_layers(spec)
+    except ValueError as error:
+        raise _refuse(path, f"its spec does not say what its layers are: {error}") from error
+    if set(file["features"]) != named.keys():
+        raise _refuse(path, f"it does not hold the layers that its spec names: {', '.join(map(ascii, named))}")
+    layers = {}
+    for layer, (axes, pooling) in named.items():
+        features = _column(path, file, f"features/{layer}", size)
+        sums = _column(path, file, f"checksums/{layer}", size)
+        shaped = len(features.shape) >= 2 and features.shape[0] == rows and all(features.shape)
+        if features.dtype.str not in ("<f2", "<f4") or not shaped:
+            raise _refuse(path, f"`features/{layer}` is {features.dtype} {features.shape}")
+        if sums.dtype.str != "<u8" or sums.shape != (rows,):
+            raise _refuse(path, f"`checksums/{layer}` is {sums.dtype} {sums.shape}")
+        dataset = file[f"features/{layer}"]
+        said = _text(path, dataset, "axes"), _text(path, dataset, "pooling")
+        if said != (" ".join((SAMPLE, *axes)).encode(), pooling.encode()):
+            raise _refuse(path, f"axes and pooling of `features/{layer}` are not those that its spec names")
+        if len(axes) != len(features.shape) - 1:
+            raise _refuse(path, f"`features/{layer}` has {len(features.shape)} dimensions, and its axes are other ones")
+        layers[layer] = features, sums
+    return layers
+
+
+def _further(path: str, file: h5py.File, rows: int, size: int) -> list[tuple[Column, str]]:
+    """Columns under /columns, where there are any, and the digest that each of them says it has."""
+    if not file.id.links.exists(b"/columns"):
+        return []
+    _hard_link(path, file, "columns", h5py.h5g.GROUP)
+    if (count := len(file["columns"])) > MAX_COLUMNS:
+        raise _refuse(path, f"it holds {count} further columns")
+    found = []
+    for name in sorted(file["columns"]):
+        column = _column(path, file, f"columns/{name}", size)
+        known = column.dtype.str in COLUMN_TYPES or column.dtype.kind == "S"
+        shaped = len(column.shape) in (1, 2) and column.shape[0] == rows and all(column.shape)
+        if not known or not shaped or column.row_bytes > MAX_COLUMN_BYTES:
+            raise _refuse(path, f"`columns/{name}` is {column.dtype} {column.shape}")
+        found.append((column, _text(path, file[column.name], "digest").decode("ascii", "replace")))
+    return found
 
 
 def _hard_link(path: str, file: h5py.File, name: str, kind: int) -> None:
@@ -180,6 +254,9 @@ def _column(path: str, file: h5py.File, name: str, size: int) -> Column:
         raise _refuse(path, f"`{name}` has a type that is not understood") from error
     if dtype.hasobject:
         raise _refuse(path, f"`{name}` holds references or variable-length values")
+    if h5py.check_enum_dtype(dtype) is not None:
+        raise _refuse(path, f"`{name}` is an enum, not plain numbers")
+    dtype = np.dtype(dtype.str) if dtype.kind == "S" else dtype  # without h5py's note of the character set
     if dataset.shape is None:
         raise _refuse(path, f"`{name}` has no shape")
     shape = tuple(int(extent) for extent in dataset.shape)

@@ -1,4 +1,5 @@
-"""Checksums: of a row, which bind its features to the image they came from, and of the table of names and labels."""
+"""Checksums: of a row, which bind its features to the image they came from, of the table of names and labels, and of
+further columns."""
 
 from __future__ import annotations
 
@@ -68,4 +69,16 @@ def table_digest(
     state = hashlib.sha256(f"{len(ids)} {ids.dtype.itemsize} {len(classes)} {classes.dtype.itemsize}\n".encode())
     for column in (ids, labels, splits, classes):
         state.update(bytes_of(column) if len(column) else b"")
+    return state.hexdigest()
+
+
+def column_digest(name: str, values: NDArray[Any]) -> str:
+    """SHA-256, as 64 hexadecimal digits, of a further column, whose name is given without `columns/`.
+
+    Over one line of UTF-8, `type shape name`, then its bytes as they are stored. The type is `uint8`, `int64`,
+    `float32`, `float64`, or `bytes13` for strings of 13 bytes; the shape `6` or `6,2`.
+    """
+    kind = f"bytes{values.dtype.itemsize}" if values.dtype.kind == "S" else values.dtype.name
+    state = hashlib.sha256(f"{kind} {','.join(map(str, values.shape))} {name}\n".encode())
+    state.update(bytes_of(values))
     return state.hexdigest()

@@ -6,18 +6,29 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
-
-from precompute.cache.status import SPLITS, Status
 
 FORMAT = "precompute-features"
 VERSION = 1
 PROVENANCE_BYTES = 256 * 1024  # about 300 runs of about 800 bytes
 
-_STATUS = h5py.enum_dtype({status.name: int(status) for status in Status}, basetype="u1")
-_SPLIT = h5py.enum_dtype({name: code for code, name in enumerate(SPLITS)}, basetype="u1")
+SAMPLE = "sample"
+"""The word for the first axis of every dataset of features."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """How one layer's features are stored: shape of one row, dtype (float16 or float32), what its axes are, pooling.
+
+    axes: one word for each axis of `shape`: `channel`, `height`, `width`, `token`, `view`, or `axis1` and so on where
+    nothing is known.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    axes: tuple[str, ...]
+    pooling: str
 
 
 @dataclass(frozen=True)
@@ -43,7 +54,8 @@ class Samples:
     """What is known of the samples before any of them is read, one entry a row, ordered by id.
 
     ids: (N,) fixed-length bytes, POSIX paths relative to the source · sizes: (N,) int64, bytes · mtimes: (N,) int64,
-    nanoseconds since 1970 · labels: (N,) int32, index into `classes` or -1 · splits: (N,) uint8, index into SPLITS.
+    nanoseconds since 1970 · labels: (N,) int32, index into `classes` or -1 · splits: (N,) uint8, index into SPLITS ·
+    classes: different names, ascending.
     """
 
     ids: NDArray[np.bytes_]
@@ -59,13 +71,17 @@ class Samples:
 
 @dataclass(frozen=True)
 class Layout:
-    """A checked file: settings, digest of its table, where its columns lie, and which file it is (device and inode)."""
+    """A checked file: settings, digest of its table, where its columns lie, and which file it is (device and inode).
+
+    layers: in the order of `spec` · further: SHA-256 of each further column by its name, such as `columns/patient`.
+    """
 
     spec: dict[str, Any]
     key: str
     table: str
     layers: tuple[str, ...]
     columns: dict[str, Column]
+    further: dict[str, str]
     file_size: int
     identity: tuple[int, int]
 
@@ -82,6 +98,6 @@ def column_types(samples: int, id_bytes: int) -> dict[str, tuple[tuple[int, ...]
         "samples/size": ((samples,), np.dtype("<i8")),
         "samples/mtime_ns": ((samples,), np.dtype("<i8")),
         "samples/label": ((samples,), np.dtype("<i4")),
-        "samples/split": ((samples,), _SPLIT),
-        "samples/status": ((samples,), _STATUS),
+        "samples/split": ((samples,), np.dtype("u1")),
+        "samples/status": ((samples,), np.dtype("u1")),
     }

@@ -19,8 +19,33 @@ def canonical_json(value: object) -> str:
 
 
 def key_of(spec: Spec) -> str:
-    """SHA-256 of the canonical JSON of `spec`, as 64 hexadecimal digits."""
-    return hashlib.sha256(canonical_json(spec).encode("ascii")).hexdigest()
+    """The key of a file that precompute writes for `spec`: SHA-256 of its canonical JSON, as 64 hexadecimal digits."""
+    return key_of_bytes(canonical_json(spec).encode("ascii"))
+
+
+def key_of_bytes(stored: bytes) -> str:
+    """SHA-256 of `spec` as it is stored, however it is spelled."""
+    return hashlib.sha256(stored).hexdigest()
+
+
+def spec_layers(spec: Spec) -> dict[str, tuple[tuple[str, ...], str]]:
+    """Axes and pooling of each layer that `spec` names, in its order.
+
+    Raises ValueError where it does not name each layer once, with its pooling and axes.
+    """
+    entries = spec.get("layers")
+    found: dict[str, tuple[tuple[str, ...], str]] = {}
+    for entry in entries if isinstance(entries, list) else []:
+        name, pooling, axes = (
+            (entry.get(word) for word in ("name", "pooling", "axes")) if isinstance(entry, Mapping) else (None,) * 3
+        )
+        words = isinstance(axes, list) and all(
+            isinstance(axis, str) and axis.isascii() and axis.isidentifier() for axis in axes
+        )
+        if not (isinstance(name, str) and isinstance(pooling, str) and words) or name in found:
+            raise ValueError("each entry of `layers` must have a name of its own, a pooling and a list of axes")
+        found[name] = tuple(axes or ()), pooling
+    return found
 
 
 def _leaves(value: object, path: str = "") -> Iterator[tuple[str, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -12,30 +13,52 @@ from numpy.typing import NDArray
 
 from precompute.cache import provenance
 from precompute.cache.check import read_layout
-from precompute.cache.checksum import table_digest
+from precompute.cache.checksum import column_digest, table_digest
 from precompute.cache.columns import Column, Layout
 from precompute.cache.provenance import Record
-from precompute.cache.status import SPLITS, Status
+from precompute.cache.status import SPLITS, UNKNOWN_SPLIT, Status
 from precompute.errors import CacheError, CacheFormatError
 from precompute.system import physical_memory, use_huge_pages
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from precompute.cache.torch_dataset import FeatureDataset
+
+CHECKED_ROWS = 1_000_000  # a file of so many rows has its table checked where it matters, not on opening
 
 
 class Cache:
-    """A feature file, open for reading; N samples in the order of their ids.
+    """A feature file, open for reading; N samples in the order of their ids. Made by `open_cache`.
 
-    All arrays are memory-mapped or small; opening reads names and labels once, to check them. The file is
-    mapped once, on opening, so a cache that is replaced or deleted while it is open stays readable as it was. Made by
-    `open_cache`.
+    Arrays are memory-mapped. The file is mapped once, on opening, so a cache that is replaced or deleted while it is
+    open stays readable as it was. It is a context manager, and is pickled by its path: whoever unpickles it opens the
+    file, which must hold the same settings and the same table of samples.
     """
 
     def __init__(self, path: str, layout: Layout, mapped: np.memmap[Any, np.dtype[np.uint8]]) -> None:
         self.path = path
         self.layout = layout
+        self._absolute = os.path.abspath(path)  # the working folder may be another one when it is pickled
         self._pages: Any = mapped.base  # an mmap.mmap
-        self._mapped = np.asarray(mapped)  # a plain array: each view of a memmap pays for Python code of its own
+        # A plain array: each view of a memmap pays for Python code of its own. None once the cache is closed.
+        self._mapped: NDArray[np.uint8] | None = np.asarray(mapped)
+        self._checked = dict.fromkeys(("table", "labels", *layout.further), False)
+
+    def __enter__(self) -> Cache:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _open_same, (self._absolute, self.key, self.layout.table)
+
+    def close(self) -> None:
+        """Give the file back. Arrays that were taken from the cache stay valid, and hold it until they go."""
+        self._mapped = self._pages = None
 
     def __len__(self) -> int:
         return self.layout.rows
@@ -44,16 +67,45 @@ class Cache:
         return f"Cache({self.path!r}, {len(self)} samples, layers={list(self.layers)})"
 
     def column(self, name: str) -> NDArray[Any]:
-        """Any column of FORMAT.md by its name, such as `samples/digest`, memory-mapped and read-only."""
+        """Any column of FORMAT.md by its name, such as `samples/digest`, memory-mapped and read-only.
+
+        A further column, such as `columns/patient`, is checked by its digest the first time.
+        Raises CacheError for a name that the file does not hold, CacheFormatError for a further column that is damaged.
+        """
+        if self._mapped is None:
+            raise CacheError(f"{self.path} has been closed.", hint="Open it again: precompute.open_cache(path).")
+        if name not in self.layout.columns:
+            names = ", ".join(map(ascii, self.layout.columns))
+            raise CacheError(f"{self.path} has no column {name!r}.", hint=f"Its columns: {names}.")
         column: Column = self.layout.columns[name]
         if not column.nbytes:
             return np.zeros(column.shape, dtype=column.dtype)
-        values: NDArray[Any] = self._mapped[column.offset : column.offset + column.nbytes].view(column.dtype)
-        return values.reshape(column.shape)
+        stored = self._mapped[column.offset : column.offset + column.nbytes]
+        values: NDArray[Any] = stored.view(column.dtype).reshape(column.shape)
+        if name in self.layout.further and not self._checked[name]:
+            if column_digest(name.partition("/")[2], values) != self.layout.further[name]:
+                raise _damaged(self.path, f"its column `{name}` is not the one it was made with")
+            self._checked[name] = True
+        return values
 
-    def let_go(self) -> None:
+    def release_pages(self) -> None:
         """Give back the memory that pages of the file take in this process; they stay in the kernel's page cache."""
-        self._pages.madvise(mmap.MADV_DONTNEED)
+        if self._pages is not None:
+            self._pages.madvise(mmap.MADV_DONTNEED)
+
+    def check_table(self) -> None:
+        """Compare ids, labels, splits and classes with their digest, once; a second call does nothing.
+
+        `open_cache` calls it for files of fewer than a million rows, and whoever trains on the rows or takes them over
+        for larger ones. It reads all of these columns. Raises CacheFormatError where they have changed.
+        """
+        if self._checked["table"]:
+            return
+        columns = (self.column(name) for name in ("samples/id", "samples/label", "samples/split", "classes"))
+        if table_digest(*columns) != self.layout.table:
+            raise _damaged(self.path, "its ids, labels, splits or classes are not those it was made with")
+        _ = self.labels
+        self._checked["table"] = True
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -62,12 +114,18 @@ class Cache:
 
     @property
     def key(self) -> str:
-        """SHA-256 of the canonical JSON of `spec`."""
+        """SHA-256 of `spec` as it is stored."""
         return self.layout.key
 
     @property
     def layers(self) -> tuple[str, ...]:
+        """Names of the layers, in the order of `spec`."""
         return self.layout.layers
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the source's further columns: `column("columns/NAME")` reads one."""
+        return tuple(name.partition("/")[2] for name in self.layout.further)
 
     def features(self, layer: str | None = None) -> NDArray[np.floating]:
         """The features of `layer`, (N, *shape) float16 or float32, memory-mapped; the only layer where None is given.
@@ -91,8 +149,19 @@ class Cache:
 
     @property
     def labels(self) -> NDArray[np.int32]:
-        """(N,) int32 index into `classes`, -1 where a sample has no label."""
-        return self.column("samples/label")
+        """(N,) int32 index into `classes`, -1 where a sample has no label.
+
+        Raises CacheFormatError for labels without a class, which only a forged file holds.
+        """
+        labels = self.column("samples/label")
+        if not self._checked["labels"]:
+            if labels.min() < -1 or labels.max() >= self.layout.columns["classes"].shape[0]:
+                raise CacheFormatError(
+                    f"{self.path} is not a precompute feature file: it has labels without a class.",
+                    hint="Use a file made by `precompute extract`; nothing in this one was read further.",
+                )
+            self._checked["labels"] = True
+        return labels
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -100,9 +169,16 @@ class Cache:
 
     @property
     def split(self) -> NDArray[np.str_]:
-        """(N,) of "train", "val", "test" or "none"."""
-        names: NDArray[np.str_] = np.array(SPLITS)[self.column("samples/split")]
-        return names
+        """(N,) of "train", "val", "test" or "none"; "unknown" for a code of a later precompute (see `known_split`)."""
+        names = np.array([*SPLITS, UNKNOWN_SPLIT])
+        found: NDArray[np.str_] = names[np.minimum(self.column("samples/split"), len(SPLITS))]
+        return found
+
+    @property
+    def known_split(self) -> NDArray[np.bool_]:
+        """(N,) bool: rows whose split this precompute knows. Nothing may train on the others or be scored on them."""
+        known: NDArray[np.bool_] = self.column("samples/split") < len(SPLITS)
+        return known
 
     @property
     def status(self) -> NDArray[np.uint8]:
@@ -139,19 +215,41 @@ class Cache:
         return next((record for record in reversed(self.provenance) if "audit" not in record), {})
 
     def dataset(self, layer: str | None = None, *, split: str | None = None) -> FeatureDataset:
-        """A `torch.utils.data.Dataset` of (features, label) over the ok rows, of one split where it is named."""
+        """A `torch.utils.data.Dataset` of (features, label) over the ok rows, of one split where it is named.
+
+        Without `split` it holds the rows of all splits that this precompute knows. It is pickled as the cache's path
+        and row numbers, so each worker of a DataLoader opens the file itself. Raises CacheFormatError for a table that
+        does not match its digest.
+        """
         from precompute.cache.torch_dataset import FeatureDataset
 
-        rows = self.ok if split is None else self.ok & (self.split == split)
-        return FeatureDataset(self.features(layer), self.labels, np.flatnonzero(rows))
+        self.check_table()
+        rows = self.ok & (self.known_split if split is None else self.split == split)
+        return FeatureDataset(self, layer, np.flatnonzero(rows))
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row for each sample: id, label (the class' name or NA), split, status, and further columns.
+
+        The index is the row number, in features too: `cache.features()[frame.index[frame.label == "cats"]]`. Label,
+        split and status are categories. Further columns have their own names, `name[0]`, `name[1]` and so on where they
+        hold several values, and `columns/NAME` where one has the name of another column here.
+        Raises CacheError where pandas is not installed.
+        """
+        from precompute.cache.table import to_pandas
+
+        return to_pandas(self)
 
 
 def open_cache(path: str | os.PathLike[str]) -> Cache:
     """Open the feature file at `path` for reading, also while another process is filling it.
 
-    Raises CacheFormatError where it is not a precompute cache, is cut short, or holds anything that the format does
-    not allow (links, filters, external storage, foreign types), or where ids, labels, splits or classes have changed
-    since it was made. Features are not read: `verify` holds each row against its checksum.
+    What is checked when: on opening, the structure (no links, filters, external storage or foreign types; nothing cut
+    short or overlapping), format, version and `requires`, the key, and that the layers are those of `spec`. Names,
+    labels, splits and classes are compared with their digest on opening in files of fewer than a million rows; in
+    larger ones, `verify`, training and extraction do so before they use them (`Cache.check_table`). A further column is
+    compared with its digest when it is read first. Features are not read: `verify` compares each row with its checksum.
+
+    Raises CacheFormatError where it is not a precompute cache, needs a newer precompute, or fails one of these checks.
     """
     name = os.fspath(path)
     while True:
@@ -161,8 +259,21 @@ def open_cache(path: str | os.PathLike[str]) -> Cache:
             if (os.fstat(file.fileno()).st_dev, os.fstat(file.fileno()).st_ino) == layout.identity:
                 _refuse_holes(name, file.fileno(), layout.columns["samples/id"])
                 cache = Cache(name, layout, _map(file, layout.file_size))
-                _check_table(cache)
+                if len(cache) < CHECKED_ROWS:
+                    cache.check_table()
                 return cache
+
+
+def _open_same(path: str, key: str, table: str) -> Cache:
+    """The cache that was pickled. Raises CacheError where another one lies at its path by now."""
+    cache = open_cache(path)
+    if (cache.key, cache.layout.table) != (key, table):
+        raise CacheError(
+            f"{path} is not the feature file that was pickled: it has been replaced by one of other settings "
+            "or samples.",
+            hint="Open the new file, and make datasets anew from it.",
+        )
+    return cache
 
 
 def _map(file: BinaryIO, size: int) -> np.memmap[Any, np.dtype[np.uint8]]:
@@ -190,17 +301,8 @@ def _refuse_holes(path: str, descriptor: int, ids: Column) -> None:
         )
 
 
-def _check_table(cache: Cache) -> None:
-    columns = (cache.column(name) for name in ("samples/id", "samples/label", "samples/split", "classes"))
-    if table_digest(*columns) != cache.layout.table:
-        raise CacheFormatError(
-            f"{cache.path} is damaged: its ids, labels, splits or classes are not those it was made with.",
-            hint="If a copy or download was cut short, fetch it again; else extract again to another output.",
-        )
-    # A forged file has a right digest; a label or split without a name would be found by whoever looks the name up.
-    labels, splits = cache.labels, cache.column("samples/split")
-    if labels.min() < -1 or labels.max() >= len(cache.column("classes")) or splits.max() >= len(SPLITS):
-        raise CacheFormatError(
-            f"{cache.path} is not a precompute feature file: it has labels or splits without a name.",
-            hint="Use a file made by `precompute extract`; nothing in this one was read further.",
-        )
+def _damaged(path: str, what: str) -> CacheFormatError:
+    return CacheFormatError(
+        f"{path} is damaged: {what}.",
+        hint="If a copy or download was cut short, fetch it again; else extract again to another output.",
+    )

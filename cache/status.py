@@ -1,4 +1,4 @@
-"""What became of each sample, and which split it belongs to: the two HDF5 enums of the file."""
+"""What became of each sample, and which split it belongs to: the codes of /samples/status and /samples/split."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ from enum import IntEnum
 
 
 class Status(IntEnum):
-    """One value for each outcome of a sample. Numbers are part of the file format and never change."""
+    """One value for each outcome of a sample, of any modality. Numbers are part of the file format and never change."""
 
     PENDING = 0
     OK = 1
     UNREADABLE = 2
-    NOT_AN_IMAGE = 3
+    UNDECODABLE = 3
     TRUNCATED = 4
-    TOO_MANY_PIXELS = 5
+    TOO_LARGE = 5
     VANISHED = 6
     NON_FINITE = 7
 
     @property
     def text(self) -> str:
+        """In words, as messages and tables show it: the only place where they stand."""
         return _TEXTS[self]
 
     @property
@@ -27,21 +28,34 @@ class Status(IntEnum):
         return self in (Status.UNREADABLE, Status.VANISHED)
 
 
+_TEXTS = {
+    Status.PENDING: "not computed yet",
+    Status.OK: "ok",
+    Status.UNREADABLE: "unreadable",
+    Status.UNDECODABLE: "undecodable",
+    Status.TRUNCATED: "truncated or damaged",
+    Status.TOO_LARGE: "too large",
+    Status.VANISHED: "vanished",
+    Status.NON_FINITE: "features not finite",
+}
+
+SPLITS = ("none", "train", "val", "test")
+"""Names of the split codes 0 to 3."""
+
+UNKNOWN_SPLIT = "unknown"
+"""Any other code, of a later precompute: nothing trains on such rows or is scored on them."""
+
+
 def status_name(code: int) -> str:
     """Name of a status code, such as `TRUNCATED`; a reader takes codes that it does not know for failures."""
     return Status(code).name if code in _TEXTS else f"UNKNOWN_{code}"
 
 
-_TEXTS = {
-    Status.PENDING: "not computed yet",
-    Status.OK: "ok",
-    Status.UNREADABLE: "cannot be read",
-    Status.NOT_AN_IMAGE: "not an image",
-    Status.TRUNCATED: "truncated or damaged",
-    Status.TOO_MANY_PIXELS: "too many pixels",
-    Status.VANISHED: "vanished since it was listed",
-    Status.NON_FINITE: "gives features that are not finite",
-}
+def status_text(name: str) -> str:
+    """`Status.text` by the status' name, as results hold it; a code of a later precompute is named by its number."""
+    return Status[name].text if name in Status.__members__ else name.lower().replace("_", " ")
 
-SPLITS = ("none", "train", "val", "test")
-"""Names of the split codes 0 to 3."""
+
+def split_name(code: int) -> str:
+    """Name of a split code, such as `train`."""
+    return SPLITS[code] if code < len(SPLITS) else UNKNOWN_SPLIT

@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+if TYPE_CHECKING:
+    from precompute.cache.reader import Cache
+
+
+GATHERED_BYTES = 64 * 1024
+"""Rows up to this are read a batch at a time. A batch of longer ones is so large that the C library gives its memory
+back after each, and to get it again takes longer than to read the rows (measured, docs/performance.md)."""
+
 
 class FeatureDataset(Dataset[tuple[torch.Tensor, int]]):
-    """(features, label) for each of `rows`; features float32, of the layer's shape, label -1 where there is none."""
+    """(features, label) for each of `rows`; features float32, of the layer's shape, label -1 where there is none.
 
-    def __init__(self, features: NDArray[np.floating], labels: NDArray[np.int32], rows: NDArray[np.int64]) -> None:
-        self._features = features
-        self._labels = labels
+    layer: None for the only one. It is pickled as the cache's path and the row numbers.
+    """
+
+    def __init__(self, cache: Cache, layer: str | None, rows: NDArray[np.int64]) -> None:
+        self._cache = cache
+        self._layer = layer
+        self._features = cache.features(layer)
+        self._labels = cache.labels
         self.rows = rows
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        smallest = np.min_scalar_type(self.rows.max()) if len(self.rows) else np.uint8
+        return _open_again, (self._cache, self._layer, self.rows.astype(smallest))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -24,7 +43,13 @@ class FeatureDataset(Dataset[tuple[torch.Tensor, int]]):
         return torch.from_numpy(np.array(self._features[row], dtype=np.float32)), int(self._labels[row])
 
     def __getitems__(self, indices: list[int]) -> list[tuple[torch.Tensor, int]]:
-        """One gather for a whole batch (torch's DataLoader calls this where it exists)."""
+        """One gather for a whole batch of short rows (torch's DataLoader calls this where it exists)."""
+        if 4 * self._features[0].size > GATHERED_BYTES:
+            return [self[index] for index in indices]
         rows = self.rows[indices]
         batch = torch.from_numpy(np.asarray(self._features[rows], dtype=np.float32))
         return list(zip(batch.unbind(0), self._labels[rows].tolist(), strict=True))
+
+
+def _open_again(cache: Cache, layer: str | None, rows: NDArray[np.unsignedinteger]) -> FeatureDataset:
+    return FeatureDataset(cache, layer, rows.astype(np.int64))

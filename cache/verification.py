@@ -1,4 +1,4 @@
-"""Read every row once and hold it against its checksum."""
+"""Read every row once and compare it with its checksum."""
 
 from __future__ import annotations
 
@@ -44,8 +44,13 @@ def verify(
 ) -> Verification:
     """Check every row of all layers, or of these; also while another process writes.
 
-    `progress` is called with the number of rows just checked, of one layer.
+    Ids, labels, splits and classes are compared with their digest first, if they have not been yet, and without
+    `layers` further columns as well. `progress` is called with the number of rows just checked, of one layer.
+    Raises CacheFormatError where one of these digests does not match.
     """
+    cache.check_table()
+    for name in cache.columns if layers is None else ():
+        cache.column(f"columns/{name}")
     statuses, digests = cache.status, cache.column("samples/digest")
     sizes, mtimes = cache.column("samples/size"), cache.column("samples/mtime_ns")
     pending = statuses == Status.PENDING
@@ -63,7 +68,7 @@ def verify(
             pending[block] |= (before == 0) | (before != checksums[block])
             damaged[block] |= bad
             if start // height % max(1, MAPPED_BYTES // BLOCK_BYTES) == 0:
-                cache.let_go()
+                cache.release_pages()
             if progress is not None:
                 progress(len(bad))
     damaged &= ~pending

@@ -6,6 +6,11 @@ Writes go in batches of 256 consecutive rows into files whose space is reserved 
 cache and up to the end of an fdatasync. Reads are of batches of 256 random rows, out of files that the page cache holds
 and that were read back from the disk, if not said otherwise: with indices ascending, as h5py demands, and shuffled,
 where h5py's user sorts them and puts the rows back in order. The ways take turns; the figures are medians.
+
+    python scripts/bench_cache.py --epochs [--rows 8000] [--width 25088] [--rounds 5]
+
+Shuffled epochs of a DataLoader instead, without workers, in batches of 64: over `cache.dataset()`, and over a Dataset
+that reads rows by h5py as its users write it. Files are in the page cache.
 """
 
 from __future__ import annotations
@@ -22,11 +27,13 @@ from typing import Any
 
 import h5py
 import numpy as np
+import torch
 from bench_rerun import cpu_model, seconds
 from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
 from xxhash import xxh3_64_intdigest
 
-from precompute.cache import RowWriter, Samples, create, open_cache, verify
+from precompute.cache import Layer, RowWriter, Samples, create, open_cache, verify
 
 BATCH = 256
 READS = 20  # batches a round
@@ -59,7 +66,9 @@ def cache_file(features: Features) -> Iterator[Writing]:
     zeros, ones, labels = np.zeros(count, np.int64), np.ones(count, np.uint8), np.full(count, -1, np.int32)
     digests = np.random.default_rng(1).integers(0, 256, (count, 32), dtype=np.uint8)
     samples = Samples(ids=ids, sizes=zeros, mtimes=zeros, labels=labels, splits=np.zeros(count, np.uint8), classes=())
-    layout = create("a.h5", spec={}, samples=samples, layers={"f": (features.shape[1:], features.dtype)})
+    spec = {"layers": [{"name": "f", "pooling": "none", "axes": ["channel"]}]}
+    layers = {"f": Layer(features.shape[1:], features.dtype, ("channel",), "none")}
+    layout = create("a.h5", spec=spec, samples=samples, layers=layers)
     with RowWriter("a.h5", layout) as writer:
 
         def write(row: int, batch: Features) -> None:
@@ -186,6 +195,44 @@ def measure_order(
     report(f"reads of {BATCH} random rows, {order}", taken, BATCH * features[0].nbytes, MEMORY, than="precompute")
 
 
+class H5pyRows(Dataset[tuple[torch.Tensor, int]]):
+    """A row at a time, as it is written in a quarter of an hour."""
+
+    def __init__(self, path: str) -> None:
+        self._file = h5py.File(path, locking=False)
+        self._features, self._labels = self._file["features/f"], self._file["samples/label"][:]
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return torch.from_numpy(self._features[index].astype(np.float32, copy=False)), int(self._labels[index])
+
+
+def epoch(dataset: Dataset[tuple[torch.Tensor, int]]) -> None:
+    for _ in DataLoader(dataset, batch_size=64, shuffle=True):
+        pass
+
+
+def measure_epochs(features: Features, rounds: int) -> None:
+    write_all(cache_file, features)
+    cache, taken = open_cache("a.h5").dataset(), dict[str, list[float]]()
+    rows = H5pyRows("a.h5")
+    for number in range(rounds + 1):
+        for name, dataset in {
+            "h5py": rows,
+            "precompute": cache,
+            "h5py, just opened": H5pyRows("a.h5"),
+            "precompute, just opened": open_cache("a.h5").dataset(),
+        }.items():
+            taken.setdefault(name, []).append(seconds(partial(epoch, dataset)))
+        if number == 0:
+            taken.clear()
+    for name, values in taken.items():
+        each = " ".join(f"{value:.2f}" for value in values)
+        print(f"  {name:24} {statistics.median(values):6.2f} s an epoch, of {each}")
+
+
 def read_ascending(dataset: h5py.Dataset, rows: Rows) -> Features:
     batch: Features = dataset[rows]
     return batch
@@ -208,12 +255,15 @@ def report(title: str, taken: dict[str, list[float]], size: int, yardstick: str,
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--rows", type=int, default=50_000)
-    parser.add_argument("--width", type=int, default=2048)
+    parser.add_argument("--rows", type=int)
+    parser.add_argument("--width", type=int)
     parser.add_argument("--dtype", choices=("float32", "float16"), default="float32")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--epochs", action="store_true", help="measure shuffled epochs instead")
     parser.add_argument("--folder", help="where to write; a temporary folder by default")
     given = parser.parse_args()
+    usual = (8000, 25_088) if given.epochs else (50_000, 2048)
+    given.rows, given.width = given.rows or usual[0], given.width or usual[1]
     features = np.random.default_rng(0).normal(size=(given.rows, given.width)).astype(given.dtype)
     print(
         f"{given.rows:,} rows of {given.width} {given.dtype}, {features.nbytes / 1e6:,.0f} MB, "
@@ -221,8 +271,11 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
         os.chdir(folder)
-        measure_writes(features, given.rounds)
-        measure_reads(features, given.rounds)
+        if given.epochs:
+            measure_epochs(features, given.rounds)
+        else:
+            measure_writes(features, given.rounds)
+            measure_reads(features, given.rounds)
         os.chdir("/")
 
 

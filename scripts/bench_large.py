@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from bench_rerun import cpu_model
 
-from precompute.cache import RowWriter, Samples, Status, create
+from precompute.cache import Layer, RowWriter, Samples, Status, create
 
 AT_ONCE = 4096  # rows
 WRONG = 0.05
@@ -54,7 +54,10 @@ def make(path: Path, rows: int, width: int, classes: int) -> None:
         classes=tuple(b"%06d" % number for number in range(classes)),
     )
     layout = create(
-        str(path), spec={"synthetic": True}, samples=samples, layers={"features": ((width,), np.dtype("f2"))}
+        str(path),
+        spec={"layers": [{"name": "features", "pooling": "none", "axes": ["channel"]}]},
+        samples=samples,
+        layers={"features": Layer((width,), np.dtype("f2"), ("channel",), "none")},
     )
     with RowWriter(str(path), layout) as writer:
         for start in range(0, rows, AT_ONCE):

@@ -18,13 +18,28 @@ from conftest import run_command
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from precompute.cache import RowWriter, Samples, Status, create, difference, key_of, open_cache, read_layout, verify
+from precompute.cache import (
+    Layer,
+    RowWriter,
+    Samples,
+    Status,
+    create,
+    difference,
+    key_of,
+    open_cache,
+    read_layout,
+    verify,
+)
 from precompute.cache.creation import LARGE_FILE, bytes_needed
 from precompute.cache.verification import finite
 from precompute.errors import CacheError, CacheFormatError, DiskSpaceError
 
 ROOT = Path(__file__).resolve().parent.parent
-SPEC = {"backbone": "tiny", "transform": {"resize": 32}, "layers": [{"name": "flatten"}]}
+SPEC = {
+    "backbone": "tiny",
+    "transform": {"resize": 32},
+    "layers": [{"name": "flatten", "pooling": "none", "axes": ["channel"]}],
+}
 WIDTH = 5
 
 
@@ -40,9 +55,13 @@ def samples(number: int, *, names: list[bytes] | None = None) -> Samples:
     )
 
 
+def layers(dtype: str = "float32") -> dict[str, Layer]:
+    return {"flatten": Layer((WIDTH,), np.dtype(dtype), ("channel",), "none")}
+
+
 def make(path: Path, number: int = 6, *, fill: bool = True, dtype: str = "float32") -> np.ndarray:
     """A file of `number` rows; returns the features in it."""
-    layout = create(str(path), spec=SPEC, samples=samples(number), layers={"flatten": ((WIDTH,), np.dtype(dtype))})
+    layout = create(str(path), spec=SPEC, samples=samples(number), layers=layers(dtype))
     values = np.random.default_rng(0).normal(size=(number, WIDTH)).astype(dtype)
     if fill:
         with RowWriter(str(path), layout) as writer:
@@ -104,21 +123,25 @@ def test_columns_are_aligned_and_plain_h5py_reads_them(tmp_path: Path) -> None:
         assert file["features/flatten"].dtype == np.float16
         assert file["samples/id"][0] == b"train/a/000000.jpg"
         assert json.loads(file.attrs["spec"]) == SPEC
-        assert h5py.check_enum_dtype(file["samples/status"].dtype)["TRUNCATED"] == 4
+        status = file["samples/status"]
+        meanings = status.attrs["flag_meanings"].decode().split()
+        assert dict(zip(meanings, status.attrs["flag_values"].tolist(), strict=True))["TRUNCATED"] == 4
 
 
 def test_features_of_large_files_begin_where_large_pages_do(tmp_path: Path) -> None:
     many = samples(LARGE_FILE // 4096)
-    layers = {"f": ((2048,), np.dtype("f2"))}
-    layout = create(str(tmp_path / "a.h5"), spec=SPEC, samples=many, layers=layers)
-    assert layout.columns["features/f"].offset % (256 * 1024) == 0
-    assert layout.file_size < 1.05 * bytes_needed(many, layers)
+    wide = {"flatten": Layer((2048,), np.dtype("f2"), ("channel",), "none")}
+    layout = create(str(tmp_path / "a.h5"), spec=SPEC, samples=many, layers=wide)
+    assert layout.columns["features/flatten"].offset % (256 * 1024) == 0
+    assert layout.file_size < 1.05 * bytes_needed(many, wide)
 
 
 def test_unlabelled_files_have_no_classes(tmp_path: Path) -> None:
     plain = samples(3)
     none = Samples(plain.ids, plain.sizes, plain.mtimes, np.full(3, -1, np.int32), np.zeros(3, np.uint8), ())
-    create(str(tmp_path / "a.h5"), spec=SPEC, samples=none, layers={"flatten": ((2, 3, 3), np.dtype("f4"))})
+    maps = Layer((2, 3, 3), np.dtype("f4"), ("channel", "height", "width"), "none")
+    spec = {**SPEC, "layers": [{"name": "layer4", "pooling": "none", "axes": ["channel", "height", "width"]}]}
+    create(str(tmp_path / "a.h5"), spec=spec, samples=none, layers={"layer4": maps})
     cache = open_cache(tmp_path / "a.h5")
     assert cache.classes == ()
     assert cache.features().shape == (3, 2, 3, 3)
@@ -133,7 +156,7 @@ def test_any_name_survives(names: set[bytes], tmp_path_factory: pytest.TempPathF
         str(path),
         spec=SPEC,
         samples=samples(len(names), names=list(names)),
-        layers={"flatten": ((WIDTH,), np.dtype("f4"))},
+        layers=layers(),
     )
     assert [os.fsencode(name) for name in open_cache(path).ids] == sorted(names)
 
@@ -145,9 +168,7 @@ def test_rows_in_any_order_and_grouping_give_the_same_file(
 ) -> None:
     folder = tmp_path_factory.mktemp("order")
     values = make(folder / "once.h5", 8)
-    layout = create(
-        str(folder / "parts.h5"), spec=SPEC, samples=samples(8), layers={"flatten": ((WIDTH,), np.dtype("f4"))}
-    )
+    layout = create(str(folder / "parts.h5"), spec=SPEC, samples=samples(8), layers=layers())
     order = np.array(data.draw(st.permutations(range(8))))
     cuts = sorted(data.draw(st.sets(st.integers(1, 7))))
     with RowWriter(str(folder / "parts.h5"), layout) as writer:
@@ -175,7 +196,7 @@ def test_a_changed_byte_is_found_wherever_it_matters(tmp_path: Path) -> None:
                 file.seek(column.offset + row * column.row_bytes)
                 byte = file.read(1)[0]
                 file.seek(-1, os.SEEK_CUR)
-                file.write(bytes([byte ^ 0x02]))  # of a status: OK becomes NOT_AN_IMAGE
+                file.write(bytes([byte ^ 0x02]))  # of a status: OK becomes UNDECODABLE
             found = verify(open_cache(broken))
             assert found.damaged.tolist() == [row], (name, row)
 
@@ -272,12 +293,17 @@ def test_a_layer_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_too_little_disk_is_known_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(DiskSpaceError, match=r"needs [\d,]+ bytes; [\d,]+ bytes are free"):
-        create(str(tmp_path / "a.h5"), spec=SPEC, samples=samples(6), layers={"flatten": ((2**43,), np.dtype("f4"))})
+        create(
+            str(tmp_path / "a.h5"),
+            spec=SPEC,
+            samples=samples(6),
+            layers={"flatten": Layer((2**43,), np.dtype("f4"), ("channel",), "none")},
+        )
     assert not list(tmp_path.iterdir())
 
 
 def test_difference_names_each_setting() -> None:
-    other = {"backbone": "resnet50", "transform": {"resize": 256}, "layers": [{"name": "avgpool"}]}
+    other = {"backbone": "resnet50", "transform": {"resize": 256}, "layers": [{**SPEC["layers"][0], "name": "avgpool"}]}
     assert difference(SPEC, other) == [
         "backbone: tiny -> resnet50",
         "layers[0].name: flatten -> avgpool",

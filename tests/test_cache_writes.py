@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from xxhash import xxh3_64_intdigest
 
-from precompute.cache import Layout, RowWriter, Samples, create, open_cache, verification, verify
+from precompute.cache import Layer, Layout, RowWriter, Samples, create, open_cache, verification, verify
 from precompute.cache.checksum import row_checksums
 from precompute.cache.writer import HASHED_BESIDE
 
@@ -33,7 +33,9 @@ def make(path: Path, rows: int = ROWS) -> Layout:
         splits=np.zeros(rows, dtype=np.uint8),
         classes=(),
     )
-    return create(str(path), spec={}, samples=samples, layers={"flatten": ((WIDTH,), np.dtype("f4"))})
+    spec = {"layers": [{"name": "flatten", "pooling": "none", "axes": ["channel"]}]}
+    layers = {"flatten": Layer((WIDTH,), np.dtype("f4"), ("channel",), "none")}
+    return create(str(path), spec=spec, samples=samples, layers=layers)
 
 
 FEATURES = np.random.default_rng(0).normal(size=(ROWS, WIDTH)).astype(np.float32)

@@ -201,7 +201,7 @@ def test_what_pillow_does_not_decode_is_named_with_a_package_that_does(name: str
     package, data = heads_of_foreign_files()[name]
     with pytest.raises(ImageError, match=f"convert it to JPEG or PNG, for example with {package}$") as caught:
         decoded(data)
-    assert caught.value.reason == "NOT_AN_IMAGE"
+    assert caught.value.reason == "UNDECODABLE"
 
 
 def test_a_folder_of_foreign_pictures_is_a_source_with_or_without_their_extensions(tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_a_folder_of_foreign_pictures_is_a_source_with_or_without_their_extensio
         (tmp_path / name).write_bytes(data)
         (tmp_path / name[0]).write_bytes(data)
     result = extract(tmp_path, tmp_path / "a.h5", backbone="tiny")
-    assert result.failures == {"NOT_AN_IMAGE": 2 * len(pictures)}
+    assert result.failures == {"UNDECODABLE": 2 * len(pictures)}
     assert any("pillow-heif" in detail for _, _, detail in result.failed)
 
 
@@ -232,7 +232,7 @@ def test_a_tiff_is_judged_by_its_type_and_not_by_its_content(values: NDArray[Any
     data = b"II*\0" + struct.pack("<I", 8 + len(pixels)) + pixels + struct.pack("<H", len(tags)) + directory + bytes(4)
     with pytest.raises(ImageError, match=f"pixels are {what}, whose range no viewer agrees on") as caught:
         decoded(data)
-    assert caught.value.reason == "NOT_AN_IMAGE"
+    assert caught.value.reason == "UNDECODABLE"
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])

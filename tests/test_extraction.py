@@ -83,14 +83,14 @@ def test_every_skipped_image_is_named(photos: Path, tmp_path: Path) -> None:
     for name in names:
         (photos / name).write_bytes(page)
     result = extract(photos, tmp_path / "a.h5", backbone="tiny")
-    assert result.failures == {"NOT_AN_IMAGE": len(names)}
+    assert result.failures == {"UNDECODABLE": len(names)}
     assert [name for name, _, _ in sorted(result.failed)] == names
     other = next(photos.glob("val/*/*"))
     other.write_bytes(b"another")
     result = extract(photos, tmp_path / "a.h5", backbone="tiny")
     assert (result.computed, sum(result.failures.values())) == (0, len(names) + 1)
     assert sorted(name for name, _, _ in result.failed) == sorted([*names, str(other.relative_to(photos))])
-    with pytest.raises(SourceError, match="not an image"):
+    with pytest.raises(SourceError, match="undecodable"):
         extract(photos, tmp_path / "b.h5", backbone="tiny", on_error="stop")
 
 
@@ -347,7 +347,7 @@ def spoiled(photos: Path) -> Path:
 
 def test_failed_images_keep_their_place_as_nan(spoiled: Path, tmp_path: Path) -> None:
     result = extract(spoiled, tmp_path / "a.h5", backbone="tiny")
-    assert result.failures == {"NOT_AN_IMAGE": 2, "TRUNCATED": 1, "TOO_MANY_PIXELS": 1}
+    assert result.failures == {"UNDECODABLE": 2, "TRUNCATED": 1, "TOO_LARGE": 1}
     cache = open_cache(tmp_path / "a.h5")
     for row, name in enumerate(cache.ids):
         failed = name.rpartition("/")[2] in ("cut.jpg", "text.jpg", "empty.png", "lying.png")

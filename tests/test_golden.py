@@ -16,11 +16,17 @@ import h5py
 import numpy as np
 import xxhash
 
-from precompute.cache import RowWriter, Samples, Status, create, open_cache, verify
+from precompute.cache import Layer, RowWriter, Samples, Status, create, open_cache, verify
 
 GOLDEN = Path(__file__).parent / "golden" / "version1.h5.gz"
 IDS = [b"train/ants/a.jpg", b"train/ants/\xff\n.png", b"train/bees/c.gif", b"val/bees/d.webp", b"val/bees/pending.jpg"]
-SPEC = {"backbone": "golden", "layers": [{"name": "one", "pooling": "none"}, {"name": "two", "pooling": "mean"}]}
+SPEC = {
+    "backbone": "golden",
+    "layers": [
+        {"name": "two", "pooling": "none", "axes": ["token", "channel"]},
+        {"name": "one", "pooling": "mean", "axes": ["channel"]},
+    ],
+}
 STATUSES = [Status.OK, Status.OK, Status.TRUNCATED, Status.OK]
 RECORDS = [{"started": "2026-11-21T00:00:00+00:00", "host": "golden"}]
 
@@ -43,14 +49,21 @@ def features() -> dict[str, np.ndarray]:
     return {"one": one, "two": two}
 
 
+def further() -> dict[str, np.ndarray]:
+    return {"patient": np.array([name.encode() for name in ("é1", "é1", "b", "c", "")]), "age": np.arange(5) / 4}
+
+
 def digests() -> np.ndarray:
     return np.array([list(hashlib.sha256(name).digest()) for name in IDS[:4]], dtype=np.uint8)
 
 
 def make(path: Path) -> None:
     table = samples()
-    layers = {name: (values.shape[1:], values.dtype) for name, values in features().items()}
-    layout = create(str(path), spec=SPEC, samples=table, layers=layers, records=RECORDS)
+    layers = {
+        entry["name"]: Layer(values.shape[1:], values.dtype, tuple(entry["axes"]), entry["pooling"])
+        for entry, values in ((entry, features()[entry["name"]]) for entry in SPEC["layers"])
+    }
+    layout = create(str(path), spec=SPEC, samples=table, layers=layers, columns=further(), records=RECORDS)
     with RowWriter(str(path), layout) as writer:
         writer.write(
             np.arange(4),
@@ -69,6 +82,10 @@ def test_a_file_of_version_1_is_read(tmp_path: Path) -> None:
     assert cache.column("samples/id").tolist() == IDS
     assert cache.spec == SPEC
     assert cache.classes == ("ants", "bees")
+    assert cache.layers == ("two", "one")
+    assert cache.columns == ("age", "patient")
+    for name, column in further().items():
+        np.testing.assert_array_equal(cache.column(f"columns/{name}"), column)
     assert cache.split.tolist() == ["train", "train", "train", "val", "val"]
     assert cache.provenance == RECORDS
     for name, values in (("size", table.sizes), ("mtime_ns", table.mtimes), ("label", table.labels)):
@@ -94,6 +111,11 @@ def test_its_digests_are_those_of_the_specification(tmp_path: Path) -> None:
         for column in ("samples/id", "samples/label", "samples/split", "classes"):
             state.update(file[column][:].tobytes())
         assert file.attrs["table"] == state.hexdigest().encode()
+        assert file.attrs["requires"] == b"[]"
+        for name, kind in (("age", "float64"), ("patient", "bytes3")):
+            line = f"{kind} 5 {name}\n".encode()
+            digest = hashlib.sha256(line + file[f"columns/{name}"][:].tobytes()).hexdigest()
+            assert file[f"columns/{name}"].attrs["digest"] == digest.encode()
         for layer, values in features().items():
             for row in range(4):
                 image = struct.pack(

@@ -12,7 +12,7 @@ from conftest import run_command
 from sklearn.metrics import confusion_matrix, f1_score, recall_score
 
 from precompute import load_head, train_head
-from precompute.cache import RowWriter, Samples, Status, create
+from precompute.cache import Layer, RowWriter, Samples, Status, create
 from precompute.heads import CentroidHead, evaluate, save_head, to_sklearn
 from precompute.heads.scoring.scores import MOST_DENSE
 from precompute.training.splits import HOLDOUT
@@ -37,9 +37,13 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     features = np.repeat(generator.normal(size=(CLASSES, WIDTH)), 2, axis=0) + generator.normal(size=(rows, WIDTH)) / 5
     layout = create(
         str(path),
-        spec={"backbone": "tiny", "layers": [{"name": "flatten", "pooling": "none"}], "storage": "float32"},
+        spec={
+            "backbone": "tiny",
+            "layers": [{"name": "flatten", "pooling": "none", "axes": ["channel"]}],
+            "storage": "float32",
+        },
         samples=table,
-        layers={"flatten": ((WIDTH,), np.dtype("f4"))},
+        layers={"flatten": Layer((WIDTH,), np.dtype("f4"), ("channel",), "none")},
         records=[{"run": 1}],
     )
     with RowWriter(str(path), layout) as writer:

@@ -13,7 +13,7 @@ from conftest import Command, list_images, make_image
 from test_extraction import assert_same
 
 from precompute import extract, open_cache, verify
-from precompute.cache import RowWriter, create
+from precompute.cache import Layer, RowWriter, create
 from precompute.errors import CacheError, CacheFormatError, SourceError, Stopped
 from precompute.extraction.matching import samples_of
 from precompute.extraction.repair import repair
@@ -157,7 +157,7 @@ def test_names_that_lead_out_of_the_source_are_not_followed(place: Path) -> None
     listing = list_images("photos")
     listing.table.ids[0] = b"../photos/a.jpg"  # sorts first
     cache = open_cache("a.h5")
-    layers = {cache.layers[0]: (cache.features().shape[1:], cache.features().dtype)}
+    layers = {cache.layers[0]: Layer(cache.features().shape[1:], cache.features().dtype, ("channel",), "none")}
     layout = create("b.h5", spec=cache.spec, samples=samples_of(listing), layers=layers, records=cache.provenance)
     RowWriter("b.h5", layout).close()
     with pytest.raises(CacheFormatError, match="outside of its source folder"):

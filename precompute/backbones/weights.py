@@ -29,12 +29,13 @@ DOWNLOAD_TIMEOUT = 30.0  # seconds without an answer, so that a batch job does n
 def digest_of(state: Mapping[str, torch.Tensor]) -> str:
     """SHA-256 over names, dtypes, shapes and bytes of all tensors, in the order of their names; 64 hex digits.
 
-    The same for a .pth and a .safetensors file of the same weights.
+    The same for a .pth and a .safetensors file of the same weights. cache/FORMAT.md specifies it to the byte.
     """
     sha = hashlib.sha256()
-    for name in sorted(state):
+    for name in sorted(state):  # by code points, which is the order of their bytes in UTF-8
         tensor = state[name].detach().cpu().contiguous()
-        sha.update(f"{name}\n{tensor.dtype}\n{tuple(tensor.shape)}\n".encode())
+        dtype, shape = str(tensor.dtype).removeprefix("torch."), ",".join(map(str, tensor.shape))
+        sha.update(f"{name}\n{dtype}\n{shape}\n".encode())
         sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return sha.hexdigest()
 

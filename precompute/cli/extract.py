@@ -105,6 +105,8 @@ def _plan(result: Extraction) -> None:
 
 
 def _summary(result: Extraction) -> None:
+    from precompute.cache import status_text
+
     for line in result.notes:
         note(f"Note: {line}")
     for line in result.warnings:
@@ -112,7 +114,7 @@ def _summary(result: Extraction) -> None:
     for line in result.ignored:
         note(f"Ignored: {line}")
     for name, reason, detail in result.failed:
-        note(f"Skipped: {name}: {reason.lower().replace('_', ' ')} ({detail})")
+        note(f"Skipped: {name}: {status_text(reason)} ({detail})")
     failed = sum(result.failures.values())
     print_pairs(
         None,
@@ -162,4 +164,6 @@ def _splits(result: Extraction) -> str:
 
 
 def _reasons(result: Extraction) -> str:
-    return ", ".join(f"{count} {name.lower().replace('_', ' ')}" for name, count in result.failures.items())
+    from precompute.cache import status_text
+
+    return ", ".join(f"{count} {status_text(name)}" for name, count in result.failures.items())

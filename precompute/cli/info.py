@@ -59,7 +59,7 @@ def info(caches: tuple[str, ...], as_json: bool) -> None:
 def _describe(cache: Cache) -> dict[str, Any]:
     import numpy as np
 
-    from precompute.cache import SPLITS, status_name
+    from precompute.cache import split_name, status_name
 
     def counts(values: Any, name: Callable[[int], str]) -> dict[str, int]:
         codes, numbers = np.unique(values, return_counts=True)
@@ -70,12 +70,13 @@ def _describe(cache: Cache) -> dict[str, Any]:
         "path": cache.path,
         "samples": len(cache),
         "status": counts(cache.status, status_name),
-        "splits": counts(cache.column("samples/split"), lambda code: SPLITS[code]),
+        "splits": counts(cache.column("samples/split"), split_name),
         "classes": {name: int((labels == number).sum()) for number, name in enumerate(cache.classes)},
         "layers": {
             layer: {"shape": list(cache.features(layer).shape[1:]), "dtype": str(cache.features(layer).dtype)}
             for layer in cache.layers
         },
+        "columns": list(cache.columns),
         "bytes": cache.layout.file_size,
         "key": cache.key,
         "spec": cache.spec,
@@ -84,17 +85,22 @@ def _describe(cache: Cache) -> dict[str, Any]:
 
 
 def _print(told: dict[str, Any]) -> None:
-    def joined(counts: dict[str, int]) -> str:
-        return ", ".join(f"{count:,} {name.lower().replace('_', ' ')}" for name, count in counts.items())
+    from precompute.cache import status_text
 
+    def joined(counts: dict[str, int]) -> str:
+        return ", ".join(f"{count:,} {name}" for name, count in counts.items())
+
+    status = {status_text(name): count for name, count in told["status"].items()}
     pairs = [
-        ("samples", f"{told['samples']:,} ({joined(told['status'])})"),
+        ("samples", f"{told['samples']:,} ({joined(status)})"),
         ("splits", joined(told["splits"])),
         ("size", f"{told['bytes']:,} bytes"),
         ("key", told["key"]),
     ]
     for layer, form in told["layers"].items():
         pairs.append(("features", f"{layer}, {' x '.join(map(str, form['shape']))} {form['dtype']}"))
+    if told["columns"]:
+        pairs.append(("columns", ", ".join(told["columns"])))
     pairs += [(name, value if isinstance(value, str) else json.dumps(value)) for name, value in told["spec"].items()]
     print_pairs(told["path"], pairs)
     if told["classes"]:

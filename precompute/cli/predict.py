@@ -72,6 +72,8 @@ def predict(
 
 
 def _print(result: Predictions, style: str) -> None:
+    from precompute.cache import status_text
+
     if style == "table":
         rows = [(item.id, item.label, f"{item.probability:.3f}") for item in result.items]
         print_table(None, ("image", "class", "probability"), rows, right=2)
@@ -87,7 +89,7 @@ def _print(result: Predictions, style: str) -> None:
     for line in result.warnings:
         note(f"Warning: {line}")
     for name, reason, detail in result.failed:
-        note(f"Skipped: {name}: {reason.lower().replace('_', ' ')} ({detail})")
+        note(f"Skipped: {name}: {status_text(reason)} ({detail})")
     if result.accuracy is not None and result.accuracy_interval is not None:
         low, high = result.accuracy_interval
         note(f"{result.accuracy:.1%} of {result.scored:,} are right by their folders (95%: {low:.1%} to {high:.1%})")

@@ -111,8 +111,10 @@ def _failed(mended: Extraction) -> list[dict[str, str]]:
 
 
 def _tell_repair(mended: Extraction) -> None:
+    from precompute.cache import status_text
+
     for name, reason, detail in mended.failed:
-        note(f"Without features: {name}: {reason.lower().replace('_', ' ')} ({detail})")
+        note(f"Without features: {name}: {status_text(reason)} ({detail})")
     note(f"Repaired: {mended.computed:,} rows computed again, {mended.reused:,} were good and copied.")
 
 

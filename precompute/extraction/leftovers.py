@@ -10,22 +10,24 @@ from __future__ import annotations
 import contextlib
 import os
 from binascii import hexlify
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from precompute.cache import Cache, RowWriter, Samples, create
+from precompute.cache import Cache, Layer, RowWriter, Samples, create
 from precompute.errors import CacheError
 from precompute.extraction.matching import Plan, copy_rows, fresh_kept_path, kept_path, lasting, partial_path
 from precompute.extraction.owners import DigestIndex
 from precompute.system.output import check_beside, sync_folder
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
-Layers = dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
 
 
-def keep_rest(path: str, plan: Plan, spec: dict[str, Any], layers: Layers, missing: NDArray[np.int64]) -> None:
+def keep_rest(
+    path: str, plan: Plan, spec: dict[str, Any], layers: Mapping[str, Layer], missing: NDArray[np.int64]
+) -> None:
     """Put aside what the file in progress, about to be replaced, holds and nothing else does.
 
     missing: rows of the new file that were not copied from an older one. Raises DiskSpaceError.

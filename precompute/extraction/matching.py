@@ -79,6 +79,7 @@ def open_olds(out: str, spec: dict[str, Any], *, overwrite: bool) -> tuple[Cache
             continue
         try:
             cache = open_cache(path)
+            cache.check_table()  # rows may be taken over from it
         except CacheFormatError as error:
             if overwrite and path == out:
                 continue
@@ -90,7 +91,8 @@ def open_olds(out: str, spec: dict[str, Any], *, overwrite: bool) -> tuple[Cache
         elif not overwrite:
             raise CacheKeyError(
                 f"{path} was made with other settings (there -> now):",
-                difference=difference(cache.spec, spec),
+                difference=difference(cache.spec, spec)
+                or ["the same settings as other JSON, not written by precompute"],
                 hint="Use another output for these settings, or --overwrite to replace that file.",
             )
     return tuple(olds)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from precompute.cache import RowWriter, check_lock, create, lock_path, open_cache, read_layout
+from precompute.cache import Layer, RowWriter, check_lock, create, lock_path, open_cache, read_layout
 from precompute.errors import CacheError, CacheFormatError
 from precompute.extraction.leftovers import check_leftover, drop_kept, keep_rest, remove_leftover
 from precompute.extraction.matching import (
@@ -24,8 +24,6 @@ from precompute.extraction.matching import (
 )
 from precompute.sources.base import Table
 from precompute.system.output import Kind, Output, check_output, sync_folder
-
-Layers = dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
 
 
 def _check_feature_file(path: str) -> None:
@@ -67,7 +65,7 @@ def _check_begun(path: str) -> None:
 
 @contextlib.contextmanager
 def working_file(
-    path: str, plan: Plan, spec: dict[str, Any], table: Table, layers: Layers
+    path: str, plan: Plan, spec: dict[str, Any], table: Table, layers: Mapping[str, Layer]
 ) -> Iterator[tuple[RowWriter, NDArray[np.int64]]]:
     """The file in progress, open for writing, with all reusable rows in it; and the rows that are missing."""
     partial = partial_path(path)

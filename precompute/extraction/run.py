@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from precompute.cache import bytes_needed, key_of
+from precompute.cache import bytes_needed, key_of, status_text
 from precompute.engines.audit import EngineAudit
 from precompute.errors import SourceError, Stopped
 from precompute.extraction.conduct import Conduct, Progress
@@ -50,7 +50,7 @@ def run(
     job = Job(path, source, prepared)
     with prepared.model.preprocess.session():
         layers = prepared.layers
-        shapes = {layer: shape for layer, (shape, _) in layers.items()}
+        shapes = {name: layer.shape for name, layer in layers.items()}
         result = describe(path, source, layers=shapes, dtype=prepared.storage, notes=prepared.model.notes)
         olds = open_olds(path, prepared.spec, overwrite=overwrite)
         plan = make_plan(source, path, olds, limit=limit, overwrite=overwrite, rehash=rehash)
@@ -113,7 +113,7 @@ def _fill(rows: RowRun, missing: NDArray[np.int64], conduct: Conduct, result: Ex
             identity, reason, detail = step.failed[0]
             rows.writer.sync()
             raise SourceError(
-                f"{identity}: {reason.lower().replace('_', ' ')} ({detail}).",
+                f"{identity}: {status_text(reason)} ({detail}).",
                 hint="Everything computed so far is kept. Mend or remove the file and run the same command again, "
                 "or use --on-error skip.",
             )

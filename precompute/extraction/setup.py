@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from precompute.backbones.load import Backbone, load_backbone
+from precompute.cache import Layer
 from precompute.engines.base import EngineChoice
 from precompute.engines.choice import Asked, Candidates, Decision, candidates, choose
 from precompute.engines.guard import Sample
@@ -51,9 +52,10 @@ class Prepared:
         return self.model.spec(precision=self.precision, storage=self.storage)
 
     @property
-    def layers(self) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
-        """Shape of a row and stored dtype of each layer."""
-        return {tap.layer: (tap.shape, np.dtype(self.storage)) for tap in self.model.taps}
+    def layers(self) -> dict[str, Layer]:
+        """What the file holds of each sample."""
+        kind = np.dtype(self.storage)
+        return {tap.layer: Layer(tap.shape, kind, tap.axes, tap.pooling) for tap in self.model.taps}
 
     @property
     def choice(self) -> EngineChoice:

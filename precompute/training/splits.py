@@ -18,7 +18,7 @@ HOLDOUT_FRACTION = 0.2
 
 
 def whole_rows(cache: Cache, layer: str) -> NDArray[np.bool_]:
-    """(N,) bool: rows with features, every one held against its checksum: all are about to be read anyway."""
+    """(N,) bool: rows with features, every one compared with its checksum: all are about to be read anyway."""
     found = verify(cache, layers=[layer])
     if len(found.damaged):
         ids = cache.column("samples/id")
@@ -40,13 +40,15 @@ def parts_of(
 ) -> tuple[dict[str, Rows], list[str]]:
     """Row numbers of train and of what is scored; groups: (N,) what a hold-out must not part, None for digests."""
     groups = digest_groups(cache) if groups is None else groups
-    labelled = cache.labels >= 0
-    usable = whole & labelled
+    labelled, known = cache.labels >= 0, cache.known_split
+    usable = whole & labelled & known
     notes = []
+    if foreign := int((~known).sum()):
+        notes.append(f"{foreign} samples are in a split that this precompute does not know and are left out")
     if skipped := int((~labelled).sum()):
         notes.append(f"{skipped} samples have no label and are left out")
-    if broken := int((labelled & ~usable).sum()):
-        pending = int((labelled & (cache.status == Status.PENDING)).sum())
+    if broken := int((labelled & known & ~whole).sum()):
+        pending = int((labelled & known & (cache.status == Status.PENDING)).sum())
         notes.append(f"{broken} samples have no features ({pending} not computed yet) and are left out")
     if not usable.any():
         raise TrainingError(

@@ -54,7 +54,10 @@ def eager(model: Backbone, images: list[torch.Tensor]) -> NDArray[np.float64]:
     import numpy as np
     import torch
 
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (model.preprocess.transform.mean, model.preprocess.transform.std))
+    mean, std = (
+        torch.tensor(values).view(1, 3, 1, 1)
+        for values in (model.preprocess.transform.mean, model.preprocess.transform.std)
+    )
     parts = []
     with torch.inference_mode():
         for start in range(0, len(images), 16):

@@ -30,10 +30,14 @@ class CacheTarget(Target):
         if not verify(cache).whole:
             raise WrongError("the file to mutate is not whole")
         self.columns = [column for column in cache.layout.columns.values() if column.name != "provenance"]
-        self.expected, self.spec = self.described(cache), cache.spec
+        self.expected, self.spec, self.further = self.described(cache), cache.spec, self.further_columns(cache)
         self.descriptor = os.open(self.path, os.O_RDWR)
         self.touched: list[tuple[int, int]] = []
         self.cut = False
+
+    @staticmethod
+    def further_columns(cache: Any) -> dict[str, bytes]:
+        return {name: cache.column(f"columns/{name}").tobytes() for name in cache.columns}
 
     @staticmethod
     def described(cache: Any) -> list[tuple[Any, ...]]:
@@ -102,13 +106,17 @@ class CacheTarget(Target):
 
         try:
             cache = open_cache(self.path)
+            found = verify(cache)
         except CacheFormatError as error:
             return reason(error.message, self.path)
-        found = verify(cache)
         _ = cache.provenance, cache.ok, repr(cache)
         rows = self.described(cache)
         if len(rows) != len(self.expected) or cache.spec != self.spec:
             raise WrongError(f"{len(rows)} rows instead of {len(self.expected)}, made with {cache.spec}")
+        if (
+            wrong := self.further_columns(cache).items() - self.further.items()
+        ):  # one may be lost, as unknown members are
+            raise WrongError(f"columns are called good: {wrong}")
         for row in found.good.tolist():
             if rows[row] != self.expected[row]:
                 raise WrongError(f"row {row} is called good: {rows[row]} instead of {self.expected[row]}")

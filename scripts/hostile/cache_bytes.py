@@ -83,6 +83,7 @@ def data_cases(data: bytes, columns: dict[str, Column]) -> dict[str, bytes]:
         "labels_swapped": put("samples/label", 1, row_of("samples/label", 3) + row_of("samples/label", 2)),
         "ids_swapped": put("samples/id", 0, row_of("samples/id", 1) + row_of("samples/id", 0)),
         "class_renamed": put("classes", 0, b"z"),
+        "column_changed": put("columns/site", 0, b"\3"),
         "split_changed": put("samples/split", 0, b"\3"),
         "nan_in_a_good_row": put("features/flatten", 0, np.float32(np.nan).tobytes()),
         "rows_exchanged": put("features/flatten", 0, row_of("features/flatten", 1) + row_of("features/flatten", 0)),

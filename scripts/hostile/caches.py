@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,7 +25,7 @@ def forge_tables(folder: Path) -> None:
     cases: dict[str, dict[str, Any]] = {
         "forged_label_beyond": {"labels": np.full(ROWS, 99, np.int32)},
         "forged_label_negative": {"labels": np.full(ROWS, -7, np.int32)},
-        "forged_split_unknown": {"splits": np.full(ROWS, 200, np.uint8)},
+        "later_split": {"splits": np.full(ROWS, 200, np.uint8)},  # no forgery: codes may grow
         "forged_ids_unordered": {"ids": good.ids[::-1]},
         "forged_ids_alike": {"ids": np.full(ROWS, b"a.jpg")},
         "forged_ids_elsewhere": {
@@ -34,6 +35,9 @@ def forge_tables(folder: Path) -> None:
     for name, changes in cases.items():
         make_cache(folder / f"{name}.h5", replace(good, **changes))
 
+
+FEATURES = "features/flatten"
+Change = Callable[[h5py.File], object]
 
 ROOT_CASES = {
     "spec_deep": b"[" * 30_000,
@@ -48,29 +52,112 @@ ROOT_CASES = {
 }
 
 
+def again(place: str, *arguments: Any, **options: Any) -> Change:
+    """Another dataset in place of this one."""
+
+    def change(file: h5py.File) -> None:
+        del file[place]
+        file.create_dataset(place, *arguments, **options)
+
+    return change
+
+
+def link(place: str, to: object) -> Change:
+    def change(file: h5py.File) -> None:
+        target = file[to] if isinstance(to, str) else to
+        del file[place]
+        file[place] = target
+
+    return change
+
+
+def attribute(which: str, value: object, **options: Any) -> Change:
+    return lambda file: file.attrs.create(which, value, **options)
+
+
+def groups(place: str) -> Change:
+    return lambda file: [file.create_group(f"{place}/one{number:04}") for number in range(3000)]
+
+
+def named_layer(raw: bytes) -> Change:
+    def change(file: h5py.File) -> None:
+        for group in (file["features"].id, file["checksums"].id):
+            group.links.create_hard(raw, group, b"flatten")
+            group.unlink(b"flatten")
+        name_layers(file, raw.decode("utf-8", "surrogateescape"))
+
+    return change
+
+
+def another_layer(link: object) -> Change:
+    def change(file: h5py.File) -> None:
+        file["features"]["x"] = link if isinstance(link, h5py.ExternalLink) else file[FEATURES]
+        file["checksums"]["x"] = file["checksums/flatten"]
+        name_layers(file, "flatten", "x")
+
+    return change
+
+
+def attribute_of(place: str, which: str, value: object, **options: Any) -> Change:
+    return lambda file: file[place].attrs.create(which, value, **options)
+
+
+def spec_of(change: Callable[[dict[str, Any]], object]) -> Change:
+    def apply(file: h5py.File) -> None:
+        spec = json.loads(json.dumps(SPEC))
+        change(spec)
+        set_spec(file, spec)
+
+    return apply
+
+
+def grown_cases(fifo: Path) -> dict[str, Change]:
+    """What the format lets grow, and what it does not: layers and their attributes, further columns, `requires`."""
+
+    def unknown_members(file: h5py.File) -> None:
+        """What a later precompute may add, and where it may lead."""
+        for number, place in enumerate(("/", "samples", "checksums")):
+            file[place][f"fifo{number}"] = h5py.ExternalLink(str(fifo), "/x")
+            file[place][f"soft{number}"] = h5py.SoftLink("/nowhere")
+            file[place].create_dataset(f"new{number}", data=["a"], dtype=h5py.string_dtype())
+            file[place].attrs["new"] = ["several", "strings"]
+        file[FEATURES].attrs["new"] = 1.5
+        file.create_group("samples/group/in/group")
+
+    return {
+        "unknown_members": unknown_members,
+        "columns_3000": groups("columns"),
+        "columns_vlen": again("columns/site", data=["a"] * ROWS, dtype=h5py.string_dtype()),
+        "columns_short": again("columns/site", data=np.ones(ROWS - 1, "i8")),
+        "columns_complex": again("columns/site", data=np.ones(ROWS, "c8")),
+        "columns_wide": again("columns/site", (ROWS, 2**14), "f8"),
+        "columns_without_digest": again("columns/site", data=np.ones(ROWS, "i8")),
+        "column_digest_other": attribute_of("columns/site", "digest", np.bytes_("0" * 64)),
+        "axes_missing": lambda file: file[FEATURES].attrs.__delitem__("axes"),
+        "axes_other": attribute_of(FEATURES, "axes", np.bytes_("sample token")),
+        "axes_vlen": attribute_of(FEATURES, "axes", "sample channel"),
+        "axes_more": spec_of(lambda spec: spec["layers"][0].update(axes=["channel", "height"])),
+        "pooling_other": attribute_of(FEATURES, "pooling", np.bytes_("mean")),
+        "layers_none": spec_of(lambda spec: spec.pop("layers")),
+        "layers_no_list": spec_of(lambda spec: spec.update(layers={"flatten": 1})),
+        "layers_twice": spec_of(lambda spec: spec.update(layers=spec["layers"] * 2)),
+        "layers_no_text": spec_of(lambda spec: spec["layers"][0].update(pooling=7)),
+        "layers_other": spec_of(lambda spec: spec["layers"][0].update(name="\x1b]0;owned\x07")),
+        "requires_x": attribute("requires", np.bytes_('["x"]')),
+        "requires_escape": attribute("requires", np.bytes_('["\\u001b]0;owned\\u0007"]')),
+        "requires_missing": lambda file: file.attrs.__delitem__("requires"),
+        "requires_text": attribute("requires", np.bytes_('"x"')),
+        "requires_numbers": attribute("requires", np.bytes_("[1]")),
+        "requires_deep": attribute("requires", np.bytes_(b"[" * 30_000)),
+        "requires_not_utf8": attribute("requires", np.bytes_(b'["\xff"]')),
+    }
+
+
 def h5_cases(canary: Path, fifo: Path) -> dict[str, Callable[[h5py.File], object]]:
     """What h5py itself can write and no cache may hold."""
-    name, shape = "features/flatten", (ROWS, WIDTH)
+    name, shape = FEATURES, (ROWS, WIDTH)
     ones = np.ones(shape, np.float32)
     label, ids, status = "samples/label", "samples/id", "samples/status"
-
-    def again(place: str, *arguments: Any, **options: Any) -> Callable[[h5py.File], object]:
-        def change(file: h5py.File) -> None:
-            del file[place]
-            file.create_dataset(place, *arguments, **options)
-
-        return change
-
-    def link(place: str, to: object) -> Callable[[h5py.File], object]:
-        def change(file: h5py.File) -> None:
-            target = file[to] if isinstance(to, str) else to
-            del file[place]
-            file[place] = target
-
-        return change
-
-    def attribute(which: str, value: object, **options: Any) -> Callable[[h5py.File], object]:
-        return lambda file: file.attrs.create(which, value, **options)
 
     def virtual(file: h5py.File) -> None:
         layout = h5py.VirtualLayout(shape, "f4")
@@ -84,18 +171,6 @@ def h5_cases(canary: Path, fifo: Path) -> dict[str, Callable[[h5py.File], object
         del file[name]
         h5py.h5d.create(file.id, name.encode(), h5py.h5t.IEEE_F32LE, h5py.h5s.create_simple(shape), creation)
 
-    def layers(file: h5py.File) -> None:
-        for number in range(3000):
-            file.create_group(f"features/layer{number:04}")
-
-    def named_layer(raw: bytes) -> Callable[[h5py.File], object]:
-        def change(file: h5py.File) -> None:
-            for group in (file["features"].id, file["checksums"].id):
-                group.links.create_hard(raw, group, b"flatten")
-                group.unlink(b"flatten")
-
-        return change
-
     enum = h5py.enum_dtype({"PENDING": 0, "OK": 2, "BAD": 1}, basetype="u1")
     cases: dict[str, Callable[[h5py.File], object]] = {
         "soft_link_group": link("samples", h5py.SoftLink("/features")),
@@ -105,7 +180,9 @@ def h5_cases(canary: Path, fifo: Path) -> dict[str, Callable[[h5py.File], object
         "external_link_group": link("samples", h5py.ExternalLink(str(canary), "/samples")),
         "external_link_dataset": link(name, h5py.ExternalLink(str(canary), "/features/flatten")),
         "external_link_fifo": link("checksums", h5py.ExternalLink(str(fifo), "/checksums")),
-        "external_link_layer": lambda file: file["features"].__setitem__("x", h5py.ExternalLink(str(fifo), "/x")),
+        "external_link_layer": another_layer(h5py.ExternalLink(str(fifo), "/x")),
+        "external_link_column": link("columns/site", h5py.ExternalLink(str(canary), "/samples/label")),
+        "soft_link_columns": link("columns", h5py.SoftLink("/samples")),
         "external_storage": again(name, shape, "f4", external=[(str(canary), 0, ones.nbytes)]),
         "external_storage_fifo": again(ids, (ROWS,), "S13", external=[(str(fifo), 0, ROWS * 13)]),
         "external_storage_zero": again(name, shape, "f4", external=[("/dev/zero", 0, h5py.h5f.UNLIMITED)]),
@@ -132,15 +209,14 @@ def h5_cases(canary: Path, fifo: Path) -> dict[str, Callable[[h5py.File], object
         "null_features": again(name, data=h5py.Empty("f4")),
         "one_dimension": again(name, data=np.ones(ROWS, "f4")),
         "enum_members": again(status, data=np.ones(ROWS, "u1"), dtype=enum),
-        "enum_missing": again(status, data=np.ones(ROWS, "u1")),
         "long_ids": again(ids, (ROWS,), "S70000"),
         "group_for_dataset": lambda file: (file.pop(name), file.create_group(name)),
         "dataset_for_group": lambda file: (file.pop("checksums"), file.create_dataset("checksums", data=ones)),
         "named_type": lambda file: (file.pop(name), file.__setitem__(name, np.dtype("f4"))),
         "group_in_itself": lambda file: file["features"].__setitem__("again", file["features"]),
         "root_in_itself": link("samples", "/"),
-        "layer_twice": lambda file: [file[g].__setitem__("b", file[f"{g}/flatten"]) for g in ("features", "checksums")],
-        "layers_3000": layers,
+        "layer_twice": another_layer(None),
+        "layers_3000": groups("features"),
         "layer_not_utf8": named_layer(b"\xff\xfe"),
         "layer_long": named_layer(b"x" * 60_000),
         "layer_escape": named_layer(b"\x1b]0;owned\x07\n"),
@@ -162,7 +238,7 @@ def h5_cases(canary: Path, fifo: Path) -> dict[str, Callable[[h5py.File], object
     }
     for kind, text in ROOT_CASES.items():
         cases[kind] = attribute("spec", np.bytes_(text))
-    return cases
+    return cases | grown_cases(fifo)
 
 
 def make_caches(folder: Path, canary: Path, fifo: Path) -> None:
@@ -196,6 +272,7 @@ def make_caches(folder: Path, canary: Path, fifo: Path) -> None:
     path = folder / "spec_in_dense_storage.h5"
     with h5py.File(path, "w", libver="latest") as file:
         file.attrs["format"], file.attrs["version"] = np.bytes_("precompute-features"), np.int64(1)
+        file.attrs["requires"] = np.bytes_("[]")
         file.attrs["key"] = file.attrs["table"] = np.bytes_("0" * 64)
         file.attrs["spec"] = np.bytes_(b'{"a":"' + b"x" * 2**20 + b'"}')
     make_sparse_cache(folder / "rows_10_to_10.h5", 10**10)
@@ -209,9 +286,8 @@ def make_caches(folder: Path, canary: Path, fifo: Path) -> None:
 def make_sparse_cache(path: Path, rows: int) -> None:
     """A few kilobytes on the disk that claim `rows` samples; names and features are holes."""
     with h5py.File(path, "w", libver=("v108", "v108")) as file:
-        spec = canonical_json(SPEC).encode()
-        for name, value in {"format": b"precompute-features", "spec": spec, "key": key_of(SPEC).encode()}.items():
-            file.attrs[name] = np.bytes_(value)
+        set_spec(file, SPEC)
+        file.attrs["format"], file.attrs["requires"] = np.bytes_("precompute-features"), np.bytes_("[]")
         file.attrs["version"], file.attrs["table"] = np.int64(1), np.bytes_("0" * 64)
         kinds = column_types(rows, 1) | {"classes": ((1,), np.dtype("S1")), "provenance": ((9,), np.dtype("u1"))}
         kinds |= {"features/flatten": ((rows, 1), np.dtype("<f2")), "checksums/flatten": ((rows,), np.dtype("<u8"))}
@@ -223,3 +299,15 @@ def make_sparse_cache(path: Path, rows: int) -> None:
             links.set_create_intermediate_group(True)
             space, kind = h5py.h5s.create_simple(shape), h5py.h5t.py_create(dtype, logical=True)
             h5py.h5d.create(file.id, name.encode(), kind, space, creation, links)
+        file["features/flatten"].attrs["axes"] = np.bytes_("sample channel")
+        file["features/flatten"].attrs["pooling"] = np.bytes_("none")
+
+
+def set_spec(file: h5py.File, spec: dict[str, Any]) -> None:
+    """Other settings, under a right key."""
+    file.attrs["spec"], file.attrs["key"] = np.bytes_(canonical_json(spec)), np.bytes_(key_of(spec))
+
+
+def name_layers(file: h5py.File, *names: str) -> None:
+    """Let the settings name these layers, otherwise as the good file's."""
+    set_spec(file, {**SPEC, "layers": [{**SPEC["layers"][0], "name": name} for name in names]})

@@ -11,10 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from precompute.cache import RowWriter, Samples, Status, create
+from precompute.cache import Layer, RowWriter, Samples, Status, create
 
 ROWS, WIDTH = 6, 5
-SPEC = {"backbone": "tiny", "layers": [{"name": "flatten", "pooling": "none"}], "storage": "float32"}
+SPEC: dict[str, Any] = {
+    "backbone": "tiny",
+    "layers": [{"name": "flatten", "pooling": "none", "axes": ["channel"]}],
+    "storage": "float32",
+}
 CANARY = b"a-canary-that-nobody-may-read"
 
 
@@ -38,8 +42,9 @@ def make_cache(path: Path, table: Samples | None = None) -> None:
     statuses[4] = Status.TRUNCATED
     features = np.random.default_rng(0).normal(size=(ROWS, WIDTH)).astype(np.float32)
     features[4] = np.nan
-    layers: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {"flatten": ((WIDTH,), np.dtype("f4"))}
-    layout = create(str(path), spec=SPEC, samples=table, layers=layers, records=[{"run": 1}])
+    layers = {"flatten": Layer((WIDTH,), np.dtype("f4"), ("channel",), "none")}
+    columns = {"site": np.arange(ROWS) // 2, "name": np.array([b"n%d" % row for row in range(ROWS)])}
+    layout = create(str(path), spec=SPEC, samples=table, layers=layers, columns=columns, records=[{"run": 1}])
     with RowWriter(str(path), layout) as writer:
         writer.write(
             np.arange(ROWS),

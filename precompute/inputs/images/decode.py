@@ -70,7 +70,7 @@ def decode(data: bytes, transform: Transform) -> torch.Tensor:
     """Decode one image file and apply the 8-bit part of `transform`; (3, crop, crop) uint8.
 
     First frame, EXIF orientation applied, transparency over white, 16-bit scaled to 8. Raises ImageError with the
-    reason `NOT_AN_IMAGE`, `TRUNCATED` or `TOO_MANY_PIXELS`, and `UNREADABLE` for a format that another build of Pillow
+    reason `UNDECODABLE`, `TRUNCATED` or `TOO_LARGE`, and `UNREADABLE` for a format that another build of Pillow
     decodes. The size in the header is checked before pixels are made.
     """
     try:
@@ -80,7 +80,7 @@ def decode(data: bytes, transform: Transform) -> torch.Tensor:
     except UnidentifiedImageError as error:
         raise _unidentified(data) from error
     except Image.DecompressionBombError as error:
-        raise ImageError(str(error), reason="TOO_MANY_PIXELS") from error
+        raise ImageError(str(error), reason="TOO_LARGE") from error
     except Exception as error:  # decoders raise whatever a damaged file leads them to
         if "can't allocate memory" in str(error):  # torch's spelling of MemoryError: not the image's fault
             raise MemoryError(str(error)) from error
@@ -137,13 +137,13 @@ def _unidentified(data: bytes) -> ImageError:
         if there:
             what = f"{name}, which this Pillow does not decode: pip install --upgrade pillow"
             return ImageError(what, reason="UNREADABLE")
-    return ImageError(f"no {formats.NAMES} header", reason="NOT_AN_IMAGE")
+    return ImageError(f"no {formats.NAMES} header", reason="UNDECODABLE")
 
 
 def _foreign(kind: str) -> ImageError:
     package = formats.HOW[kind]
     what = f"{kind}, which precompute does not decode: convert it to JPEG or PNG, for example with {package}"
-    return ImageError(what, reason="NOT_AN_IMAGE")
+    return ImageError(what, reason="UNDECODABLE")
 
 
 def _check_kind(image: Image.Image) -> None:
@@ -157,7 +157,7 @@ def _check_kind(image: Image.Image) -> None:
     if image.mode in ("F", "I"):  # I is for integers of 32 bits, and for those of 16 with a sign
         bits = tags.get(TiffImagePlugin.BITSPERSAMPLE, (0,))[0]
         kind = "floats" if image.mode == "F" else "integers" if bits == 32 else "signed integers"
-        raise ImageError(f"pixels are {bits}-bit {kind}, whose range no viewer agrees on", reason="NOT_AN_IMAGE")
+        raise ImageError(f"pixels are {bits}-bit {kind}, whose range no viewer agrees on", reason="UNDECODABLE")
 
 
 def _check_size(image: Image.Image) -> None:
@@ -178,7 +178,7 @@ def _check_size(image: Image.Image) -> None:
         needed = max(needed, 4 + sum(map(_number, bits if isinstance(bits, tuple) else (bits,))) // 8)
     limit = MAX_PIXELS * BYTES_A_PIXEL // needed
     if width * height > limit:
-        raise ImageError(f"{width} x {height} pixels, more than the limit of {limit:,}", reason="TOO_MANY_PIXELS")
+        raise ImageError(f"{width} x {height} pixels, more than the limit of {limit:,}", reason="TOO_LARGE")
 
 
 def _number(value: object) -> int:

@@ -60,7 +60,7 @@ def check(image: Image.Image, data: bytes, start: int) -> None:
     if _one_scan(image, data, start):
         return
     if (scans := data.count(START_OF_SCAN, start, data.find(END_OF_IMAGE, start))) > MAX_SCANS:
-        raise ImageError(f"{scans:,} scans, more than the limit of {MAX_SCANS}", reason="TOO_MANY_PIXELS")
+        raise ImageError(f"{scans:,} scans, more than the limit of {MAX_SCANS}", reason="TOO_LARGE")
 
 
 def _one_scan(image: Image.Image, data: bytes, start: int) -> bool:

@@ -46,7 +46,7 @@ def check(data: bytes, size: tuple[int, int]) -> None:
         raise ImageError(
             f"{width} x {height} pixels of {count} components in {tiles:,} tiles would take about {needed:,} bytes, "
             f"more than the limit of {MAX_BYTES:,}",
-            reason="TOO_MANY_PIXELS",
+            reason="TOO_LARGE",
         )
 
 

@@ -1,0 +1,78 @@
+"""A writer of feature files that knows cache/FORMAT.md alone: h5py, NumPy and xxhash, and nothing of precompute.
+
+    python tests/stranger.py OUT.h5 [MISTAKE]
+
+Writes 24 samples of three classes. MISTAKE leaves one rule of the format out: see MISTAKES.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+import sys
+
+import h5py
+import numpy as np
+from xxhash import xxh3_64_intdigest as xxh3
+
+MISTAKES = ("key", "table", "axes", "chunks", "checksum", "label", "order", "requires", "column", "nan")
+
+
+def text(value: str) -> np.bytes_:
+    return np.bytes_(value.encode())
+
+
+def write(path: str, mistake: str = "", rows: int = 24, width: int = 8) -> None:
+    label = (np.arange(rows) % 3).astype("<i4")
+    features = np.random.default_rng(0).normal(size=(rows, width)).astype("<f4") + 3 * np.eye(3, width)[label]
+    features = features.astype("<f4")
+    ids = np.array([b"sample/%03d" % row for row in range(rows)][:: -1 if mistake == "order" else 1])
+    classes, split = np.array([b"ants", b"bees", "é".encode()]), np.zeros(rows, "u1")
+    digest = np.array([list(hashlib.sha256(name).digest()) for name in ids], "u1")
+    size, mtime, status = np.arange(rows, dtype="<i8"), np.full(rows, 10**18, "<i8"), np.ones(rows, "u1")
+    site = (np.arange(rows) // 2).astype("<i8")
+    spec = {"backbone": "stranger", "layers": [{"name": "deep", "pooling": "none", "axes": ["channel"]}]}
+    stored = json.dumps(spec, sort_keys=True, separators=(",", ":"))
+    table = hashlib.sha256(f"{rows} {ids.itemsize} {len(classes)} {classes.itemsize}\n".encode())
+    for column in (ids, label, split, classes):
+        table.update(column.tobytes())
+    if mistake == "label":
+        label[0] = 1
+    if mistake == "nan":
+        features[0] = np.nan
+    sums = np.empty(rows, "<u8")
+    for row in range(rows):
+        image = struct.pack("<32sqqB", digest[row].tobytes(), size[row], mtime[row], status[row])
+        sums[row] = xxh3(features[row].tobytes(), xxh3(image)) or 1
+    if mistake == "checksum":
+        sums[0] += 1
+    with h5py.File(path, "w", libver=("v108", "v108")) as file:
+        file.attrs["format"], file.attrs["version"] = text("precompute-features"), np.int64(1)
+        file.attrs["requires"] = text('["x"]' if mistake == "requires" else "[]")
+        file.attrs["spec"] = text(stored)
+        file.attrs["key"] = text(hashlib.sha256(b"" if mistake == "key" else stored.encode()).hexdigest())
+        file.attrs["table"] = text("0" * 64 if mistake == "table" else table.hexdigest())
+        deep = file.create_dataset("features/deep", data=features, chunks=(4, width) if mistake == "chunks" else None)
+        deep.attrs["axes"] = text("sample token" if mistake == "axes" else "sample channel")
+        deep.attrs["pooling"] = text("none")
+        file["checksums/deep"] = sums
+        for name, values in {"digest": digest, "size": size, "mtime_ns": mtime, "label": label}.items():
+            file[f"samples/{name}"] = values
+        for name, values, words in (
+            ("status", status, "PENDING OK UNREADABLE UNDECODABLE TRUNCATED TOO_LARGE VANISHED NON_FINITE"),
+            ("split", split, "none train val test"),
+        ):
+            column = file.create_dataset(f"samples/{name}", data=values)
+            column.attrs["flag_values"] = np.arange(len(words.split()), dtype="u1")
+            column.attrs["flag_meanings"] = text(words)
+        for name, values in {"samples/id": ids, "classes": classes}.items():
+            file[name] = values.astype(h5py.string_dtype("utf-8", values.itemsize))
+        further = file.create_dataset("columns/site", data=site)
+        told = hashlib.sha256(f"int64 {rows} site\n".encode() + (site + (mistake == "column")).tobytes())
+        further.attrs["digest"] = text(told.hexdigest())
+        file["provenance"] = np.zeros(4096, "u1")
+
+
+if __name__ == "__main__":
+    write(*sys.argv[1:])
