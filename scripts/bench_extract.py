@@ -53,7 +53,7 @@ import numpy as np, torch, torchvision
 from precompute import load_backbone
 source, out, backbone, weights = sys.argv[1:]
 model = load_backbone(backbone, weights=weights)  # so that all run the same weights and layer; then plain torch
-t = model.preprocess
+t = model.preprocess.transform
 from torchvision.transforms import Compose, Resize, CenterCrop, ToTensor, Normalize, InterpolationMode
 steps = Compose([Resize(t.resize, InterpolationMode(t.interpolation)), CenterCrop(t.crop), ToTensor(),
                  Normalize(t.mean, t.std)])
@@ -64,7 +64,7 @@ loader = torch.utils.data.DataLoader(data, batch_size=32, num_workers=len(os.sch
 parts = []
 with torch.no_grad():
     for images, _ in loader:
-        parts.append(network(images).flatten(1).numpy())
+        parts.append(network(images)[0].flatten(1).numpy())
 features = np.concatenate(parts)
 np.save(out, features)
 print(json.dumps({"seconds": time.perf_counter() - began, "images": len(features)}))
@@ -91,12 +91,13 @@ from precompute import load_backbone
 from precompute.engines.choice import Asked, candidates
 from precompute.engines.devices import make_engine
 from precompute.engines.machine import Machine
-from precompute.extraction.sampling import first_images
+from precompute.extraction.sampling import first_samples
+from precompute.inputs.images.formats import IMAGES
 from precompute.sources.folder import list_folder
 source, backbone, weights, engine, precision = sys.argv[1:]
 model = load_backbone(backbone, weights=weights)
-listing = list_folder(source, IMAGES)
-images = first_images(listing, np.arange(len(listing)), model.preprocess, workers=2, count=128)
+photos = list_folder(source, IMAGES)
+images = first_samples(photos, np.arange(len(photos)), model.preprocess, workers=2, count=128)
 choice = candidates(Asked(engine=engine, precision=precision), Machine.here(), module=model.module).choices[0]
 began = time.perf_counter()
 run = make_engine(model.module, model.preprocess, choice, identity=model.identity)
@@ -115,16 +116,17 @@ DECODE = """
 import json, os, sys, time
 from concurrent.futures import ThreadPoolExecutor
 from precompute import load_backbone
-from precompute.sources.folder import list_folder
 from precompute.extraction.pipeline import read
+from precompute.inputs.images.formats import IMAGES
+from precompute.sources.folder import list_folder
 source, backbone = sys.argv[1:]
-transform = load_backbone(backbone, weights="random").transform
-listing = list_folder(source, IMAGES)
+preprocess = load_backbone(backbone, weights="random").preprocess
+photos = list_folder(source, IMAGES)
 def one(row):
-    return read(listing, row, transform, None).pixels is not None
+    return read(photos, row, preprocess, None).tensors is not None
 with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
     wall, cpu = time.perf_counter(), time.process_time()
-    count = sum(pool.map(one, range(len(listing))))
+    count = sum(pool.map(one, range(len(photos))))
     print(json.dumps({"seconds": time.perf_counter() - wall, "cpu": time.process_time() - cpu, "images": count}))
 """
 ROOF = """
@@ -180,7 +182,7 @@ def gigaflops(backbone: str) -> float:
 
     model = load_backbone(backbone, weights="random")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.module(torch.zeros(1, 3, model.preprocess.transform.crop, model.preprocess.transform.crop))
+        model.body()(*(one[None] for one in model.preprocess.example()))
     return float(counter.get_total_flops()) / 1e9
 
 

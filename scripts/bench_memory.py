@@ -92,6 +92,7 @@ def runs(folder: Path) -> dict[str, dict[str, Any]]:
 
 def list_beside_find(folder: Path, rounds: int) -> tuple[float, float]:
     """Median seconds of GNU find and of `list_folder`, in turn."""
+    from precompute.inputs.images.formats import IMAGES
     from precompute.sources.folder import list_folder
 
     find = ["find", str(folder), "-type", "f", "-printf", "%s %T@ %p\n"]

@@ -16,8 +16,9 @@ from check_gpu.settings import Settings
 if TYPE_CHECKING:
     import torch
 
+    from precompute.inputs.images.preprocess import ImagePreprocess
     from precompute.inputs.images.transform import Transform
-    from precompute.sources.folder import Listing
+    from precompute.sources.folder import FolderSource
 
 IMAGES_A_WORKER = 256
 COMPARED = 48
@@ -29,24 +30,26 @@ _shared: dict[str, Any] = {}  # what forked workers find
 def measure(settings: Settings, report: Report) -> None:
     import torch
 
+    from precompute.inputs.images.formats import IMAGES
+    from precompute.inputs.images.preprocess import ImagePreprocess
     from precompute.inputs.images.transform import Transform
     from precompute.sources.folder import list_folder
 
-    listing, transform = list_folder(settings.source, IMAGES), Transform()
+    source, preprocess = list_folder(settings.source, IMAGES), ImagePreprocess(Transform())
     # Processes first: they are forked, and threads of OpenMP do not survive that
     for way, rate in (("processes", _processes), ("threads", _threads)):
         for workers in worker_counts(settings.cores):
-            count = min(len(listing), (32 if settings.quick else IMAGES_A_WORKER) * workers)
+            count = min(len(source), (32 if settings.quick else IMAGES_A_WORKER) * workers)
             if report.enough(f"{way} {workers}", 2):
                 with report.attempt(f"{way} {workers}"):
-                    _row(report, way, workers, count, *rate(listing, transform, workers, count))
+                    _row(report, way, workers, count, *rate(source, preprocess, workers, count))
     if report.enough("on the device", 3):
         with report.attempt("on the device"):
-            _on_device(listing, transform, settings, report)
+            _on_device(source, preprocess, settings, report)
     if report.enough("threads, torch with one thread each", 2):
-        count = min(len(listing), IMAGES_A_WORKER * settings.cores)
+        count = min(len(source), IMAGES_A_WORKER * settings.cores)
         torch.set_num_threads(1)
-        seconds, cpu = _threads(listing, transform, settings.cores, count)
+        seconds, cpu = _threads(source, preprocess, settings.cores, count)
         _row(report, "threads, torch with one thread each", settings.cores, count, seconds, cpu)
 
 
@@ -65,12 +68,12 @@ def _row(report: Report, way: str, workers: int, count: int, seconds: float, cpu
     )
 
 
-def _threads(listing: Listing, transform: Transform, workers: int, count: int) -> tuple[float, float]:
+def _threads(source: FolderSource, preprocess: ImagePreprocess, workers: int, count: int) -> tuple[float, float]:
     """(seconds, processor seconds) of precompute's own way: threads that share this interpreter."""
     from precompute.extraction.pipeline import read
 
     def one(row: int) -> bool:
-        return read(listing, row, transform, None).pixels is not None
+        return read(source, row, preprocess, None).tensors is not None
 
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(one, range(min(count, 2 * workers))))
@@ -81,11 +84,11 @@ def _threads(listing: Listing, transform: Transform, workers: int, count: int) -
     return seconds
 
 
-def _processes(listing: Listing, transform: Transform, workers: int, count: int) -> tuple[float, float]:
+def _processes(source: FolderSource, preprocess: ImagePreprocess, workers: int, count: int) -> tuple[float, float]:
     """The same by forked processes, which write the pixels into memory that all share."""
-    size = 3 * transform.crop**2
+    size = 3 * preprocess.transform.crop**2
     memory = mmap.mmap(-1, count * size)
-    _shared.update(listing=listing, transform=transform, memory=memory, size=size)
+    _shared.update(source=source, preprocess=preprocess, memory=memory, size=size)
     chunks = [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
     try:
         with multiprocessing.get_context("fork").Pool(workers, initializer=_one_thread) as pool:
@@ -111,9 +114,9 @@ def _decode_chunk(rows: range) -> tuple[int, float]:
 
     began, good, size = time.process_time(), 0, _shared["size"]
     for row in rows:
-        pixels = read(_shared["listing"], row, _shared["transform"], None).pixels
-        if pixels is not None:
-            _shared["memory"][row * size : (row + 1) * size] = pixels.contiguous().numpy().data.cast("B")
+        tensors = read(_shared["source"], row, _shared["preprocess"], None).tensors
+        if tensors is not None:
+            _shared["memory"][row * size : (row + 1) * size] = tensors[0].contiguous().numpy().data.cast("B")
             good += 1
     return good, time.process_time() - began
 
@@ -123,18 +126,18 @@ def _check(good: int, count: int) -> None:
         raise RuntimeError(f"{count - good} of {count} images could not be decoded")
 
 
-def _on_device(listing: Listing, transform: Transform, settings: Settings, report: Report) -> None:
+def _on_device(source: FolderSource, preprocess: ImagePreprocess, settings: Settings, report: Report) -> None:
     import torch
 
-    paths = [Path(os.fsdecode(listing.path(row))) for row in range(len(listing))]
+    paths = [Path(os.fsdecode(source.path(row))) for row in range(len(source))]
     rows = [row for row, path in enumerate(paths[: 2 * COMPARED]) if _upright(path)][:COMPARED]
-    _differences(listing, rows, transform, settings, report)
+    _differences(source, rows, preprocess, settings, report)
     batch = 16 if settings.quick else 256
     data = [_bytes(path) for path in paths[:batch]]
     for size in sorted({batch // 4, batch}):
         if report.enough(f"torchvision batch {size}", 2):
             with report.attempt(f"torchvision batch {size}"):
-                _device_rates(data[:size], transform, settings, report)
+                _device_rates(data[:size], preprocess.transform, settings, report)
     if settings.cuda:
         torch.cuda.empty_cache()
 
@@ -179,7 +182,9 @@ def _resized(picture: torch.Tensor, transform: Transform) -> torch.Tensor:
     return cropped
 
 
-def _differences(listing: Listing, rows: list[int], transform: Transform, settings: Settings, report: Report) -> None:
+def _differences(
+    source: FolderSource, rows: list[int], preprocess: ImagePreprocess, settings: Settings, report: Report
+) -> None:
     """Grey levels between the device's pixels and ours: of the whole picture, and after resizing either way."""
     import numpy as np
     import torch
@@ -187,12 +192,13 @@ def _differences(listing: Listing, rows: list[int], transform: Transform, settin
 
     from precompute.extraction.pipeline import read
 
-    paths = [Path(os.fsdecode(listing.path(row))) for row in rows]
+    transform, paths = preprocess.transform, [Path(os.fsdecode(source.path(row))) for row in rows]
     pairs: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
     for row, path, picture in zip(rows, paths, _decoded([_bytes(path) for path in paths], settings), strict=True):
         whole = torch.from_numpy(np.asarray(Image.open(path).convert("RGB")).copy()).permute(2, 0, 1)
-        ours = read(listing, row, transform, None).pixels
-        assert ours is not None  # as the rates above have shown
+        tensors = read(source, row, preprocess, None).tensors
+        assert tensors is not None  # as the rates above have shown
+        ours = tensors[0].permute(2, 0, 1)
         pairs.setdefault("before resizing", []).append((picture.cpu(), whole))
         pairs.setdefault("after our resizing", []).append((transform.apply_tensor(picture.cpu()), ours))
         pairs.setdefault("after resizing on the device", []).append((_resized(picture, transform).cpu(), ours))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from check_gpu.inputs import transform_of
 from check_gpu.running import Report
 from check_gpu.settings import Settings
 
@@ -155,7 +156,7 @@ def _loop(model: Backbone, precision: str, settings: Settings, count: int) -> Ru
     from torchvision.datasets import ImageFolder
     from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
 
-    wanted, device = model.preprocess, torch.device(settings.device)
+    wanted, device = transform_of(model), torch.device(settings.device)
     steps = Compose(
         [
             Resize(wanted.resize, InterpolationMode(wanted.interpolation)),
@@ -179,7 +180,7 @@ def _loop(model: Backbone, precision: str, settings: Settings, count: int) -> Ru
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
         for images, _ in loader:
             moved = images.to(device, non_blocking=True, memory_format=torch.channels_last)
-            parts.append(network(moved).flatten(1).float().cpu().numpy())
+            parts.append(network(moved)[0].flatten(1).float().cpu().numpy())
     features = np.concatenate(parts)
     np.save(os.path.join(settings.place, "loop.npy"), features)
     return Run(time.perf_counter() - began, features.astype(np.float64))

@@ -6,15 +6,16 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from check_gpu.inputs import transform_of
 from check_gpu.running import Report
 from check_gpu.settings import Settings
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from numpy.typing import NDArray
 
     from precompute import Backbone
+    from precompute.engines.base import Tensors
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 TIMES_FP32 = {"fp32": 2, "bf16": 3, "fp16": 10}
@@ -39,63 +40,62 @@ def weights_of(name: str, settings: Settings) -> list[str]:
     return ["random:0", *map(str, files)]
 
 
-def images_of(model: Backbone, settings: Settings, count: int) -> list[torch.Tensor]:
-    """The first `count` photos, decoded, (3, crop, crop) uint8."""
+def samples_of(model: Backbone, settings: Settings, count: int) -> list[Tensors]:
+    """The first `count` photos, decoded, as `Preprocess.host` gives them."""
     from precompute.extraction.pipeline import read
+    from precompute.inputs.images.formats import IMAGES
     from precompute.sources.folder import list_folder
 
-    listing = list_folder(settings.source, IMAGES)
-    items = [read(listing, row, model.preprocess, None) for row in range(min(count, len(listing)))]
-    return [item.pixels for item in items if item.pixels is not None]
+    source = list_folder(settings.source, IMAGES)
+    items = [read(source, row, model.preprocess, None) for row in range(min(count, len(source)))]
+    return [item.tensors for item in items if item.tensors is not None]
 
 
-def eager(model: Backbone, images: list[torch.Tensor]) -> NDArray[np.float64]:
+def eager(model: Backbone, samples: list[Tensors]) -> NDArray[np.float64]:
     """(n, everything): what the tutorials do, on the CPU."""
     import numpy as np
     import torch
 
-    mean, std = (
-        torch.tensor(values).view(1, 3, 1, 1)
-        for values in (model.preprocess.transform.mean, model.preprocess.transform.std)
-    )
+    transform = transform_of(model)
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (transform.mean, transform.std))
     parts = []
     with torch.inference_mode():
-        for start in range(0, len(images), 16):
-            pixels = torch.stack(images[start : start + 16]).float() / 255
-            parts.append(model.module((pixels - mean) / std).flatten(1).double().numpy())
+        for start in range(0, len(samples), 16):
+            pixels = torch.stack([one for (one,) in samples[start : start + 16]]).permute(0, 3, 1, 2)
+            parts.append(model.module((pixels.float() / 255 - mean) / std)[0].flatten(1).double().numpy())
     return np.concatenate(parts)
 
 
 def _precisions(model: Backbone, weights: str, settings: Settings, report: Report) -> None:
     label = f"{model.name} {weights}"
     count = 64 if settings.cuda else 32
-    images = images_of(model, settings, count)
-    eager(model, images[:1])
+    samples = samples_of(model, settings, count)
+    eager(model, samples[:1])
     began = time.perf_counter()
-    eager(model, images[:1])
-    if not report.enough(label, len(images) * (time.perf_counter() - began)):
+    eager(model, samples[:1])
+    if not report.enough(label, len(samples) * (time.perf_counter() - began)):
         return
     began = time.perf_counter()
-    expected = eager(model, images)
+    expected = eager(model, samples)
     cpu_seconds = time.perf_counter() - began
     for precision in PRECISIONS:
         needed = 3.0 if settings.cuda else TIMES_FP32[precision] * cpu_seconds
         if not report.enough(f"{label} {precision}", needed):
             continue
         with report.attempt(f"{label} {precision}"):
-            found, seconds = _run(model, precision, images, settings.device)
+            found, seconds = _run(model, precision, samples, settings.device)
             report.row(
                 model.name,
                 weights=weights,
                 precision=precision,
-                images=len(images),
+                images=len(samples),
                 **differences(found, expected),
                 seconds=round(seconds, 2),
                 cpu_seconds=round(cpu_seconds, 2),
             )
 
 
-def _run(model: Backbone, precision: str, images: list[torch.Tensor], device: str) -> tuple[NDArray[np.float64], float]:
+def _run(model: Backbone, precision: str, samples: list[Tensors], device: str) -> tuple[NDArray[np.float64], float]:
     import numpy as np
 
     from precompute.engines.base import EngineChoice
@@ -104,9 +104,9 @@ def _run(model: Backbone, precision: str, images: list[torch.Tensor], device: st
     began, size = time.perf_counter(), 16
     choice = EngineChoice("torch", device, precision, size)
     engine = make_engine(model.module, model.preprocess, choice, identity=None)
-    batches = [images[start : start + size] for start in range(0, len(images), size)]
-    found = np.concatenate(list(engine.map(batches)))
-    return found.reshape(len(images), -1).astype(np.float64), time.perf_counter() - began
+    batches = [samples[start : start + size] for start in range(0, len(samples), size)]
+    found = np.concatenate([features for (features,) in engine.map(batches)])
+    return found.reshape(len(samples), -1).astype(np.float64), time.perf_counter() - began
 
 
 def differences(found: NDArray[np.float64], expected: NDArray[np.float64]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from check_gpu.inputs import noise, transform_of
 from check_gpu.running import Report
 from check_gpu.settings import Settings
 
@@ -106,8 +107,6 @@ def _by_precision(model: Backbone, settings: Settings, report: Report) -> None:
 
 def _engine(model: Backbone, settings: Settings, report: Report) -> None:
     """As a run has it: uint8 pixels in host memory in, float32 features in host memory out."""
-    import torch
-
     from precompute.engines.base import EngineChoice
     from precompute.engines.devices import make_engine
 
@@ -118,8 +117,7 @@ def _engine(model: Backbone, settings: Settings, report: Report) -> None:
     with report.attempt(name):
         choice = EngineChoice("torch", settings.device, precision, batch)
         engine = make_engine(model.module, model.preprocess, choice, identity=None)
-        crop = model.preprocess.transform.crop
-        images = [torch.randint(0, 256, (3, crop, crop), dtype=torch.uint8) for _ in range(batch)]
+        samples = noise(model, batch)
         times = 8 if settings.cuda else 2
         _row(
             report,
@@ -128,7 +126,7 @@ def _engine(model: Backbone, settings: Settings, report: Report) -> None:
             "engine, host to host",
             precision,
             batch * times,
-            lambda: list(engine.map([images] * times)),
+            lambda: list(engine.map([samples] * times)),
             shown=batch,
         )
     _empty(settings)
@@ -140,13 +138,13 @@ def _compiled(model: Backbone, settings: Settings, report: Report) -> None:
     precision, batch = ("bf16" if settings.cuda else "fp32"), MAIN_BATCH[settings.device]
     network, images = _network(model, precision, settings), _images(model, batch, precision, settings)
     with torch.inference_mode():
-        expected = network(images).float()
+        expected = network(images)[0].float()
         compiled = torch.compile(network, dynamic=False)
         began = time.perf_counter()
         compiled(images)
         _wait(settings)
         seconds = time.perf_counter() - began
-        found = compiled(images).float()
+        found = compiled(images)[0].float()
         distance = float((found - expected).norm() / expected.norm())
         _row(
             report,
@@ -178,7 +176,7 @@ def _network(model: Backbone, precision: str, settings: Settings) -> nn.Module:
 def _images(model: Backbone, batch: int, precision: str, settings: Settings) -> torch.Tensor:
     import torch
 
-    crop = model.preprocess.transform.crop
+    crop = transform_of(model).crop
     images = torch.randn(batch, 3, crop, crop, device=settings.device)
     return images.to(dtype=_dtype(precision), memory_format=torch.channels_last)
 
@@ -203,7 +201,7 @@ def _tf32(allowed: bool) -> Iterator[None]:
         torch.backends.cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
-def _graph(network: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor) -> Call:
+def _graph(network: Callable[[torch.Tensor], object], images: torch.Tensor) -> Call:
     """One forward pass captured as a CUDA graph."""
     import torch
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from check_gpu.inputs import noise
 from check_gpu.running import Report
 from check_gpu.settings import Settings
 
 if TYPE_CHECKING:
-    import torch
-
     from precompute import Backbone
+    from precompute.engines.base import Tensors
     from precompute.engines.torch import TorchEngine
 
 BATCH = 256
@@ -38,8 +38,8 @@ def _peak(model: Backbone, precision: str, report: Report) -> None:
 
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    engine, images = _engine(model, precision)
-    list(engine.map([images] * 3))
+    engine, samples = _engine(model, precision)
+    list(engine.map([samples] * 3))
     allocated, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
     report.row(
         model.name,
@@ -56,19 +56,19 @@ def _halving(model: Backbone, report: Report) -> None:
     import numpy as np
     import torch
 
-    engine, images = _engine(model, "bf16")
-    expected = engine(images)
+    engine, samples = _engine(model, "bf16")
+    (expected,) = engine(samples)
     torch.cuda.empty_cache()
     held = torch.cuda.memory_reserved()
     torch.cuda.reset_peak_memory_stats()
-    engine(images)
+    engine(samples)
     peak = torch.cuda.max_memory_reserved()
     torch.cuda.empty_cache()
     allowed = held + (peak - held) // 3
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction(allowed / total)
     try:
-        found = engine(images)
+        (found,) = engine(samples)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     report.row(
@@ -83,13 +83,10 @@ def _halving(model: Backbone, report: Report) -> None:
         report.error("too little memory", "the batch was not halved: the limit was not felt")
 
 
-def _engine(model: Backbone, precision: str) -> tuple[TorchEngine, list[torch.Tensor]]:
+def _engine(model: Backbone, precision: str) -> tuple[TorchEngine, list[Tensors]]:
     """The engine and one full batch."""
-    import torch
-
     from precompute.engines.base import EngineChoice
     from precompute.engines.torch import TorchEngine
 
-    crop = model.preprocess.transform.crop
     engine = TorchEngine(model.module, model.preprocess, EngineChoice("torch", "cuda", precision, BATCH))
-    return engine, [torch.randint(0, 256, (3, crop, crop), dtype=torch.uint8) for _ in range(BATCH)]
+    return engine, noise(model, BATCH)
