@@ -23,6 +23,7 @@ __all__ = [
     "check_features",
     "check_groups",
     "check_number",
+    "check_pair",
     "check_training",
     "check_validation",
     "check_validation_and_groups",
@@ -89,11 +90,17 @@ def check_training(head: Any, X: Any, y: Any) -> tuple[RowView, npt.NDArray[np.i
     return features, label, classes
 
 
-def check_validation(head: Any, validation: Any, classes: npt.NDArray[Any]) -> tuple[RowView, npt.NDArray[np.intp]]:
-    """Features (m, d) and label positions (m,) of a validation set given as a pair (X, y)."""
+def check_pair(validation: Any) -> tuple[Any, Any]:
+    """The features and labels (or targets) of a validation set, as they were given."""
     if not isinstance(validation, tuple | list) or len(validation) != 2:
         raise ValueError(f"validation must be a pair (X, y). Got {type(validation).__name__} instead.")
-    X, labels = validation
+    X, y = validation
+    return X, y
+
+
+def check_validation(head: Any, validation: Any, classes: npt.NDArray[Any]) -> tuple[RowView, npt.NDArray[np.intp]]:
+    """Features (m, d) and label positions (m,) of a validation set given as a pair (X, y)."""
+    X, labels = check_pair(validation)
     if not isinstance(X, RowView):
         with np.errstate(over="ignore"):
             X, labels = validate_data(head, as_numpy(X), as_numpy(labels), reset=False, **AS_STORED)

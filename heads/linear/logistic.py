@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 __all__ = ["LogisticHead"]
 
 # What DINOv2 (Oquab et al., 2023) and SimCLR (Chen et al., 2020) search for linear probes on frozen features.
-TRIAL = {"C", "accuracy", "log_loss", "n_iter", "objective", "seconds"}
 C_GRID = tuple(float(C) for C in np.logspace(-6, 5, 45))
+TRIAL = {"C", "accuracy", "log_loss", "n_iter", "objective", "seconds"}  # keys of `trials_`
 DEFAULT_C = 1.0  # scikit-learn's, for training sets too small to choose on
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.base import RegressorMixin
 from sklearn.utils.validation import check_array
 
-from precompute.heads.base.inputs import as_numpy, check_features, check_groups
+from precompute.heads.base.inputs import as_numpy, check_features, check_groups, check_pair
 from precompute.heads.base.rows import RowView
 from precompute.heads.linear.ridge_base import RidgeBase
 from precompute.heads.linear.spectrum import RealTargets
@@ -69,9 +69,7 @@ class RidgeRegressionHead(RegressorMixin, RidgeBase):  # type: ignore[misc]  # s
             raise ValueError(f"{type(self).__name__} needs at least 2 samples. Got 1 sample. Add images.")
         held = None
         if validation is not None:
-            if not isinstance(validation, tuple | list) or len(validation) != 2:
-                raise ValueError(f"validation must be a pair (X, y). Got {type(validation).__name__} instead.")
-            chosen_on, held_targets = self._check(*validation, reset=False)
+            chosen_on, held_targets = self._check(*check_pair(validation), reset=False)
             held_targets = held_targets.reshape(len(held_targets), -1)
             if held_targets.shape[1] != targets.shape[1]:
                 raise ValueError(f"validation has {held_targets.shape[1]} targets, and y has {targets.shape[1]}.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,31 +15,24 @@ from precompute.heads.base.file_checks import check_shapes, list_of_objects
 from precompute.heads.base.inputs import (
     check_class_weight,
     check_features,
-    check_groups,
     check_number,
     check_training,
-    check_validation,
     class_weights,
 )
-from precompute.heads.base.splits import held_out
 from precompute.heads.mlp.fitting import Run, Settings, fit_together
 from precompute.heads.mlp.network import logits_of
-from precompute.heads.mlp.samples import Samples
+from precompute.heads.mlp.samples import Samples, early_stopping_split
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from precompute.heads.base.rows import Features, RowView
+    from precompute.heads.base.rows import Features
 
-__all__ = ["MLPHead", "diverged", "early_stopping_split", "usable_device"]
+__all__ = ["MLPHead", "diverged", "usable_device"]
 
 SCHEDULES = ("constant", "cosine")
+# The keys of an entry of `history_`.
 EPOCH = {"epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy"}
-
-# Fewer held-out samples say too little about when to stop to be worth not training on them.
-MIN_HELD_OUT = 10
-# One sample of each small class can be far more than the fraction asked for; then training needs them more.
-MAX_TIMES_FRACTION = 2
 
 
 class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
@@ -268,28 +261,6 @@ def _check_history(fitted: dict[str, Any]) -> None:
                 check_number(name, value, low=0)
     check_number("n_iter", fitted["n_iter"], whole=True, low=len(history), high=len(history) + 1)
     check_number("best_epoch", fitted["best_epoch"], whole=True, low=1, high=len(history) + 1)
-
-
-def early_stopping_split(
-    head: Any,
-    X: RowView,
-    label: npt.NDArray[np.intp],
-    validation: Any,
-    groups: Any,
-    *,
-    fraction: float,
-    seed: int | None,
-) -> tuple[Samples, Samples | None, str]:
-    """The samples to train on, those to stop on, and where they came from in words; `head` was fitted on `X`."""
-    every = Samples(X, label, np.arange(len(X)), X.working_dtype)
-    check_groups(groups, len(X))
-    if validation is not None:
-        Xv, held_label = check_validation(head, validation, head.classes_)
-        return every, Samples(Xv, held_label, np.arange(len(Xv)), every.dtype), "given"
-    held = held_out(label, groups=groups, fraction=fraction, seed=seed)
-    if not MIN_HELD_OUT <= held.sum() <= MAX_TIMES_FRACTION * fraction * len(X):
-        return every, None, "none: too few samples to hold out"
-    return replace(every, rows=np.flatnonzero(~held)), replace(every, rows=np.flatnonzero(held)), "held out"
 
 
 def diverged(run: Run) -> TrainingError:

@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from sklearn.preprocessing import StandardScaler
 
+from precompute.heads.base.inputs import check_groups, check_validation
 from precompute.heads.base.rows import BLOCK_BYTES
+from precompute.heads.base.splits import held_out
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     Index = npt.NDArray[np.intp]
     Batch = tuple[torch.Tensor, torch.Tensor]
 
-__all__ = ["Samples", "moments"]
+__all__ = ["Samples", "early_stopping_split", "moments"]
 
 MEASURED_AT_ONCE = 1024  # rows: what the hidden layers of many heads need for them stays small
 # Rows at random places of a file that is not in memory cost one disk access each: hours for an epoch of a 20 GB file on
@@ -29,6 +31,10 @@ MEASURED_AT_ONCE = 1024  # rows: what the hidden layers of many heads need for t
 SHUFFLE_BYTES = 2**30
 BUFFER_BYTES = 256 * 2**20
 NEIGHBOUR_BYTES = 2**20  # long enough that a disk's seek does not matter, short enough that 256 of them are mixed
+# Fewer held-out samples say too little about when to stop to be worth not training on them.
+MIN_HELD_OUT = 10
+# One sample of each small class can be far more than the fraction asked for; then training needs them more.
+MAX_TIMES_FRACTION = 2
 
 
 @dataclass(frozen=True)
@@ -92,3 +98,25 @@ def moments(samples: Samples) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.
     mean, scale = scaler.mean_, scaler.scale_
     scale = np.where(scale <= np.finfo(dtype).eps * np.abs(mean), 1.0, scale).astype(dtype)
     return mean.astype(dtype), np.maximum(scale, np.finfo(dtype).tiny)
+
+
+def early_stopping_split(
+    head: Any,
+    X: RowView,
+    label: npt.NDArray[np.intp],
+    validation: Any,
+    groups: Any,
+    *,
+    fraction: float,
+    seed: int | None,
+) -> tuple[Samples, Samples | None, str]:
+    """The samples to train on, those to stop on, and where they came from in words; `head` was fitted on `X`."""
+    every = Samples(X, label, np.arange(len(X)), X.working_dtype)
+    check_groups(groups, len(X))
+    if validation is not None:
+        Xv, held_label = check_validation(head, validation, head.classes_)
+        return every, Samples(Xv, held_label, np.arange(len(Xv)), every.dtype), "given"
+    held = held_out(label, groups=groups, fraction=fraction, seed=seed)
+    if not MIN_HELD_OUT <= held.sum() <= MAX_TIMES_FRACTION * fraction * len(X):
+        return every, None, "none: too few samples to hold out"
+    return replace(every, rows=np.flatnonzero(~held)), replace(every, rows=np.flatnonzero(held)), "held out"

@@ -12,7 +12,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from precompute.heads.base.inputs import check_number, check_training, class_weights
 from precompute.heads.mlp.fitting import SEARCHED, Run, fit_together
-from precompute.heads.mlp.head import MLPHead, diverged, early_stopping_split, usable_device
+from precompute.heads.mlp.head import MLPHead, diverged, usable_device
+from precompute.heads.mlp.samples import early_stopping_split
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
