@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-if TYPE_CHECKING:
-    from precompute.cache.reader import Cache
-
-
 GATHERED_BYTES = 64 * 1024
 """Rows up to this are read a batch at a time. A batch of longer ones is so large that the C library gives its memory
 back after each, and to get it again takes longer than to read the rows (measured, docs/performance.md)."""
+
+
+class FeatureFile(Protocol):
+    """What is needed of a `Cache`; pickling it must open the file again."""
+
+    @property
+    def labels(self) -> NDArray[np.int32]: ...
+
+    def features(self, layer: str | None = None) -> NDArray[np.floating]: ...
 
 
 class FeatureDataset(Dataset[tuple[torch.Tensor, int]]):
@@ -24,7 +29,7 @@ class FeatureDataset(Dataset[tuple[torch.Tensor, int]]):
     layer: None for the only one. It is pickled as the cache's path and the row numbers.
     """
 
-    def __init__(self, cache: Cache, layer: str | None, rows: NDArray[np.int64]) -> None:
+    def __init__(self, cache: FeatureFile, layer: str | None, rows: NDArray[np.int64]) -> None:
         self._cache = cache
         self._layer = layer
         self._features = cache.features(layer)
@@ -51,5 +56,5 @@ class FeatureDataset(Dataset[tuple[torch.Tensor, int]]):
         return list(zip(batch.unbind(0), self._labels[rows].tolist(), strict=True))
 
 
-def _open_again(cache: Cache, layer: str | None, rows: NDArray[np.unsignedinteger]) -> FeatureDataset:
+def _open_again(cache: FeatureFile, layer: str | None, rows: NDArray[np.unsignedinteger]) -> FeatureDataset:
     return FeatureDataset(cache, layer, rows.astype(np.int64))

@@ -16,8 +16,8 @@ HEADS = {"base", "linear", "mlp", "neighbours", "scoring", "persistence"}
 ROOMS: dict[str, str] = {
     "errors": "",
     "system": "errors",
-    "sources": "errors inputs system",
-    "inputs": "errors system",
+    "sources": "errors system",
+    "inputs": "errors system sources",
     "backbones": "errors system inputs",
     "engines": "errors system inputs backbones",
     "cache": "errors system",

@@ -160,10 +160,10 @@ def test_without_pandas_the_extra_is_named(path: Path, monkeypatch: pytest.Monke
 )
 def test_axes_of_layers(name: str, layer: str | None, pooling: str, axes: str) -> None:
     found = load_backbone(name, weights="random" if name != "tiny" else "DEFAULT", layer=layer, pooling=pooling)
-    assert " ".join(found.axes) == axes
-    assert len(found.axes) == len(found.shape)
-    (entry,) = found.spec(decoder="", precision="fp32", storage="float32")["layers"]
-    assert entry["axes"] == list(found.axes)
+    assert " ".join(found.taps[0].axes) == axes
+    assert len(found.taps[0].axes) == len(found.taps[0].shape)
+    (entry,) = found.spec(precision="fp32", storage="float32")["layers"]
+    assert entry["axes"] == list(found.taps[0].axes)
 
 
 def test_what_is_not_known_is_numbered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +174,7 @@ def test_what_is_not_known_is_numbered(tmp_path: Path, monkeypatch: pytest.Monke
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     found = load_backbone("odd:make", layer="output", pooling="none")
-    assert (found.shape, found.axes) == ((2, 3, 8), ("axis1", "axis2", "axis3"))
+    assert (found.taps[0].shape, found.taps[0].axes) == ((2, 3, 8), ("axis1", "axis2", "axis3"))
 
 
 def test_a_copy_of_a_file_is_the_same_cache(path: Path) -> None:

@@ -113,8 +113,8 @@ def noise(tmp_path: Path) -> Path:
 class Wrong(TorchEngine):
     """An engine whose features are of no use: as wrong as a bad kernel would make them."""
 
-    def finish(self) -> np.ndarray:
-        return -super().finish()
+    def finish(self) -> tuple[np.ndarray, ...]:
+        return tuple(-tap for tap in super().finish())
 
 
 def test_the_first_that_passes_is_taken_and_the_reference_where_nothing_does(

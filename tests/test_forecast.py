@@ -19,7 +19,7 @@ def test_the_plan_is_what_happens(photos: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos"]
     result = extract(photos, tmp_path / "a.h5", backbone="tiny", batch_size=4)
     assert (found.images, found.to_read) == (result.rows, result.computed)
-    same = ("layer", "shape", "dtype", "engine", "device", "precision", "batch_size")
+    same = ("layers", "dtype", "engine", "device", "precision", "batch_size")
     assert [getattr(found, name) for name in same] == [getattr(result, name) for name in same]
     assert 0 <= os.path.getsize(tmp_path / "a.h5") - found.bytes < 2**17  # but for pages of structure
     assert found.seconds == found.start_seconds + found.to_read / found.rate

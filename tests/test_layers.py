@@ -51,7 +51,7 @@ class One(nn.Module):
 
 def cut(model: nn.Module, layer: str, pooling: str, size: int = 224) -> One:
     device = next((parameter.device for parameter in model.parameters()), None)
-    return One(layers.cut(model, [(layer, pooling)], (torch.zeros(BATCH, 3, size, size, device=device),))[0])
+    return One(layers.cut(model, [(layer, pooling)], (torch.zeros(BATCH, 3, size, size, device=device),))[0]).eval()
 
 
 def picture() -> torch.Tensor:

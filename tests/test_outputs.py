@@ -178,13 +178,13 @@ def test_an_image_of_the_source_is_left_alone(by: str, place: Path, precompute: 
         os.symlink(photo, output)
     before = everything(place)
     refused(precompute("extract", "photos", "-b", "tiny", "-o", output), photo if by == "a link" else output)
-    told = refused(precompute("extract", "photos", "-b", "tiny", "-o", output, "--overwrite"), "of the images")
+    told = refused(precompute("extract", "photos", "-b", "tiny", "-o", output, "--overwrite"), "of the samples")
     assert "It is left as it is" in told
     assert everything(place) == before
 
 
 def test_an_output_is_not_made_that_the_next_run_would_take_for_an_image(place: Path, precompute: Command) -> None:
-    refused(precompute("extract", "photos", "-b", "tiny", "-o", "photos/train/new.jpg"), "would be one of the images")
+    refused(precompute("extract", "photos", "-b", "tiny", "-o", "photos/train/new.jpg"), "would be one next time")
     assert precompute("extract", "photos", "-b", "tiny", "-o", "photos/train/new.h5").returncode == 0
     assert precompute("extract", "photos", "-b", "tiny", "-o", "photos/train/new.h5").returncode == 0
 

@@ -37,7 +37,7 @@ def ants(tmp_path_factory: pytest.TempPathFactory, hymenoptera: Path, mobilenet_
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["rows"] == told["computed"] == 398
-    assert told["passed"] == ["2 hidden: train/.DS_Store, val/.DS_Store"]
+    assert told["ignored"] == ["2 hidden: train/.DS_Store, val/.DS_Store"]
     return folder
 
 

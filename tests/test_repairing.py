@@ -158,7 +158,7 @@ def test_names_that_lead_out_of_the_source_are_not_followed(place: Path) -> None
     listing.table.ids[0] = b"../photos/a.jpg"  # sorts first
     cache = open_cache("a.h5")
     layers = {cache.layers[0]: Layer(cache.features().shape[1:], cache.features().dtype, ("channel",), "none")}
-    layout = create("b.h5", spec=cache.spec, samples=samples_of(listing), layers=layers, records=cache.provenance)
+    layout = create("b.h5", spec=cache.spec, samples=samples_of(listing.table), layers=layers, records=cache.provenance)
     RowWriter("b.h5", layout).close()
     with pytest.raises(CacheFormatError, match="outside of its source folder"):
         repair("b.h5", "elsewhere/photos")

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -139,11 +138,12 @@ def test_rows_below_a_folder_that_cannot_be_listed_are_not_thrown_away(tmp_path:
     extract(photos, out, backbone="tiny", batch_size=BATCH)
     shutil.rmtree(photos / "val/dogs")
     olds = (open_cache(out),)
-    listing = replace(list_images(photos), unread=(b"val/dogs/",))
+    listing = list_images(photos)
+    listing.gaps = (b"val/dogs/",)
     with pytest.raises(SourceError, match=r"val/dogs/ cannot be listed, so the 6 rows"):
         make_plan(listing, str(out), olds, limit=None, overwrite=False, rehash=False)
     assert make_plan(listing, str(out), olds, limit=None, overwrite=True, rehash=False).dropped == 6
-    listing = replace(listing, unread=(b"other/",))
+    listing.gaps = (b"other/",)
     assert make_plan(listing, str(out), olds, limit=None, overwrite=False, rehash=False).dropped == 6
 
 

@@ -6,6 +6,7 @@ import difflib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torchvision
@@ -93,7 +94,7 @@ def cut(
     be found; and what `model` raises for such inputs.
     """
     layers = [layer for layer, _ in wanted]
-    body = model.eval() if layers == [OUTPUT] else _cut_graph(model, layers)
+    body = _cut_graph(model, layers) if _is_cut(model, layers) else model.eval()
     plain = Truncated(body, layers, [Pooling()] * len(layers)).eval()
     taps, poolings = [], []
     for (layer, pooling), (layout, shape) in zip(wanted, _layouts(plain, inputs), strict=True):
@@ -137,11 +138,27 @@ def _graph_of(body: nn.Module) -> fx.GraphModule | None:
         return None
 
 
+def _is_cut(model: nn.Module, layers: Sequence[str]) -> bool:
+    """Whether `model` is run by its graph; for its output alone only where it has one that gives a tensor."""
+    if list(layers) != [OUTPUT]:
+        return True
+    try:
+        return isinstance(_output_of(_trace(model)[0]).args[0], fx.Node)
+    except BackboneError:
+        return False
+
+
+def _output_of(graph: fx.Graph) -> fx.Node:
+    return next(node for node in graph.nodes if node.op == "output")
+
+
 def _cut_graph(model: nn.Module, layers: Sequence[str]) -> fx.GraphModule:
     graph, qualified = _trace(model)
     names = list(qualified.values())
-    last = next(iter(next(node for node in graph.nodes if node.op == "output").all_input_nodes))
-    nodes = {layer: qualified[last] if layer == OUTPUT else layer for layer in layers}
+    last = _output_of(graph).args[0]
+    if OUTPUT in layers and not isinstance(last, fx.Node):
+        raise BackboneError("The output of the backbone is not one tensor.", hint="Leave --layer output out.")
+    nodes = {layer: qualified[last] if layer == OUTPUT and isinstance(last, fx.Node) else layer for layer in layers}
     for layer in nodes.values():
         if not any(name == layer or name.startswith(f"{layer}.") for name in names):
             raise _unknown_layer(layer, names)
@@ -156,9 +173,10 @@ def _cut_graph(model: nn.Module, layers: Sequence[str]) -> fx.GraphModule:
 
 def _keeping(body: fx.GraphModule, layers: Sequence[str]) -> fx.GraphModule:
     """With its outputs in this order; what the network goes on with is copied, or operations in place change it."""
-    (output,) = (node for node in body.graph.nodes if node.op == "output")
-    kept = {}
-    for layer, node in output.args[0].items():
+    output = _output_of(body.graph)
+    kept: dict[str, fx.Node] = {}
+    nodes: Any = output.args[0]  # the dictionary that torchvision makes
+    for layer, node in nodes.items():
         kept[layer] = node
         if len(node.users) > 1:
             with body.graph.inserting_after(node):
@@ -245,7 +263,7 @@ def final_classifier(model: nn.Module) -> str:
 
 
 def _classifier_node(graph: fx.Graph, modules: dict[str, nn.Module]) -> fx.Node:
-    node: fx.Node = next(node for node in graph.nodes if node.op == "output")
+    node = _output_of(graph)
     while node.op != "call_module" or not isinstance(modules[str(node.target)], nn.Linear | nn.Conv2d):
         inputs = node.all_input_nodes
         if len(inputs) != 1 or inputs[0].op == "placeholder":

@@ -81,7 +81,7 @@ def extract(
     if samples.reads(path):
         raise UsageError(
             f"The output {path} is one of the samples of the source, or would be one next time.",
-            hint="Nothing was changed. Choose another output, such as features.h5.",
+            hint="It is left as it is. Choose another output, such as features.h5.",
         )
     with contextlib.nullcontext() if dry_run else WriteLock(path):
         result = None if dry_run or rehash or overwrite else _recognise(path, samples, request)
