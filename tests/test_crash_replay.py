@@ -250,7 +250,12 @@ def replay(recorder: Recorder, judge: Judge, *, cuts: float = 1.0, resumed_cuts:
 
 @pytest.mark.parametrize(
     ("scene", "seconds"),
-    [(fresh, 0.0), (resumed, 20.0), pytest.param(renamed, 20.0, marks=pytest.mark.slow), (synced, 20.0)],
+    [
+        (fresh, 0.0),
+        (resumed, 20.0),
+        pytest.param(renamed, 20.0, marks=pytest.mark.slow),
+        pytest.param(synced, 20.0, marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_cut_off_anywhere_goes_on_where_it_was(place: Path, scene: Scene, seconds: float) -> None:
     replay(*record(place, scene, seconds), cuts=0.1, resumed_cuts=0.02)

@@ -54,6 +54,7 @@ def test_cosine_is_that_of_the_angle() -> None:
     assert cosine(zero, one[:1]) == cosine(broken, one[:1]) == -1
 
 
+@pytest.mark.slow
 @NEEDS_BF16
 def test_bf16_is_refused_for_mobilenet_and_taken_for_squeezenet(
     hymenoptera: Path, mobilenet_weights: Path, squeezenet_weights: Path, tmp_path: Path

@@ -63,6 +63,7 @@ def rows_done(path: Path) -> int:
         return 0
 
 
+@pytest.mark.slow
 def test_everything_works_without_them(tmp_path: Path, without: dict[str, str]) -> None:
     make_photos(tmp_path / "photos", per_class=60)
     command = ["extract", "photos", "-b", "tiny", "--batch-size", "4", "-o"]

@@ -149,7 +149,8 @@ def _is_cut(model: nn.Module, layers: Sequence[str]) -> bool:
 
 
 def _output_of(graph: fx.Graph) -> fx.Node:
-    return next(node for node in graph.nodes if node.op == "output")
+    node: fx.Node = next(node for node in graph.nodes if node.op == "output")
+    return node
 
 
 def _cut_graph(model: nn.Module, layers: Sequence[str]) -> fx.GraphModule:
