@@ -137,8 +137,9 @@ class Cache:
             layer = self.layers[0]
         if layer not in self.layers:
             raise CacheError(
-                f"{self.path} holds the layers {', '.join(self.layers)}; {layer!r} is not one of them.",
-                hint="Name one of these layers, or extract again with --layer to another output.",
+                f"{self.path} holds the layers {', '.join(self.layers)}; "
+                + ("one of them must be named." if layer is None else f"{layer!r} is not one of them."),
+                hint="Name one of these layers (--layer), or extract again with --layer to another output.",
             )
         return self.column(f"features/{layer}")
 
