@@ -13,7 +13,7 @@ import torchvision
 from torch import fx, nn
 from torchvision.models.feature_extraction import NodePathTracer, create_feature_extractor
 
-from precompute.backbones.layout import BATCH, Layout, find_layouts
+from precompute.backbones.layout import BATCH, Layout, by_name, find_layouts
 from precompute.errors import BackboneError
 
 OUTPUT = "output"
@@ -62,10 +62,9 @@ class Truncated(nn.Module):
         self.poolings = tuple(poolings)
 
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        outputs = self.body(*inputs)
-        if not (isinstance(outputs, dict) and set(outputs) == set(self.layers)):
-            outputs = dict.fromkeys(self.layers, outputs)
-        return tuple(pool(_checked(outputs[name], name)) for name, pool in zip(self.layers, self.poolings, strict=True))
+        outputs = by_name(self.body(*inputs), self.layers)
+        parts = zip(self.layers, outputs, self.poolings, strict=True)
+        return tuple(pool(_checked(output, layer)) for layer, output, pool in parts)
 
 
 def _checked(features: object, layer: str) -> torch.Tensor:
@@ -95,9 +94,8 @@ def cut(
     """
     layers = [layer for layer, _ in wanted]
     body = _cut_graph(model, layers) if _is_cut(model, layers) else model.eval()
-    plain = Truncated(body, layers, [Pooling()] * len(layers)).eval()
     taps, poolings = [], []
-    for (layer, pooling), (layout, shape) in zip(wanted, _layouts(plain, inputs), strict=True):
+    for (layer, pooling), (layout, shape) in zip(wanted, _layouts(body.eval(), layers, inputs), strict=True):
         pool = Pooling()
         if pooling == "mean" and len(shape) >= 2:
             if layout is None:
@@ -116,17 +114,21 @@ def cut(
     return Truncated(body, layers, poolings).eval(), tuple(taps)
 
 
-def _layouts(plain: Truncated, inputs: tuple[torch.Tensor, ...]) -> list[tuple[Layout | None, tuple[int, ...]]]:
-    """Of each tap, unpooled, the layout and the shape for one sample."""
-    with torch.inference_mode():
-        for layer, features in zip(plain.layers, plain(*inputs), strict=True):
-            if features.ndim < 2 or features.shape[0] != BATCH:
-                raise BackboneError(
-                    f"The layer {layer!r} gives shape {tuple(features.shape)} for {BATCH} images, which does not begin "
-                    "with the batch.",
-                    hint="Name a layer whose output is (batch, features...) with --layer.",
-                )
-    return find_layouts(plain.body, _graph_of(plain.body), inputs)
+def _layouts(
+    body: nn.Module, layers: Sequence[str], inputs: tuple[torch.Tensor, ...]
+) -> list[tuple[Layout | None, tuple[int, ...]]]:
+    """Of each layer, unpooled, the layout and the shape for one sample."""
+    found = []
+    for layer, (layout, output) in zip(layers, find_layouts(body, _graph_of(body), inputs, layers), strict=True):
+        features = _checked(output, layer)
+        if features.ndim < 2 or features.shape[0] != BATCH:
+            raise BackboneError(
+                f"The layer {layer!r} gives shape {tuple(features.shape)} for {BATCH} images, which does not begin "
+                "with the batch.",
+                hint="Name a layer whose output is (batch, features...) with --layer.",
+            )
+        found.append((layout, tuple(features.shape[1:])))
+    return found
 
 
 def _graph_of(body: nn.Module) -> fx.GraphModule | None:

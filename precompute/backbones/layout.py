@@ -9,6 +9,7 @@ Where a network cannot be followed, running it on a larger image tells: the axes
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -62,41 +63,51 @@ class Layout:
 
 
 def find_layouts(
-    body: nn.Module, graph: fx.GraphModule | None, inputs: tuple[torch.Tensor, ...]
-) -> list[tuple[Layout | None, tuple[int, ...]]]:
-    """For each output of `body` its layout for `inputs`, BATCH samples, and its shape for one sample.
+    body: nn.Module, graph: fx.GraphModule | None, inputs: tuple[torch.Tensor, ...], names: Sequence[str]
+) -> list[tuple[Layout | None, Any]]:
+    """For each of `names` what `body` gives for `inputs`, BATCH samples, and its layout; one pass, as a rule.
 
     graph: `body` traced, where it can be. None where the layout cannot be found. Raises what `body` raises for such
     inputs.
     """
     with torch.inference_mode():
         follower = None if graph is None else _Follower(graph)
-        outputs = _tensors(body(*inputs) if follower is None else follower.run(*inputs))
-        layouts = [None] * len(outputs) if follower is None else follower.outputs
-        found: list[tuple[Layout | None, tuple[int, ...]]] = []
-        for place, features in enumerate(outputs):
-            layout = layouts[place] if place < len(layouts) else None
-            if features.ndim == 2:
+        outputs = by_name(body(*inputs) if follower is None else follower.run(*inputs), names)
+        layouts = (
+            follower.outputs if follower is not None and len(follower.outputs) == len(names) else [None] * len(names)
+        )
+        found: list[tuple[Layout | None, Any]] = []
+        for name, features, known in zip(names, outputs, layouts, strict=True):
+            layout = known
+            if isinstance(features, torch.Tensor) and features.ndim == 2:
                 layout = Layout("BC")
-            elif features.ndim == 4 and (layout is None or not layout.clear):
-                layout = _by_size(body, place, features, inputs)
-            found.append((layout if layout is not None and layout.clear else None, tuple(features.shape[1:])))
+            elif isinstance(features, torch.Tensor) and features.ndim == 4 and (layout is None or not layout.clear):
+                layout = _by_size(body, names, name, features, inputs)
+            found.append((layout if layout is not None and layout.clear else None, features))
     return found
 
 
-def _by_size(body: nn.Module, place: int, features: torch.Tensor, inputs: tuple[torch.Tensor, ...]) -> Layout | None:
+def by_name(outputs: Any, names: Sequence[str]) -> list[Any]:
+    """What a cut network gives for each of `names`: the values of its dictionary, or the one thing that it gives."""
+    named = isinstance(outputs, dict) and set(outputs) == set(names)
+    return [outputs[name] if named else outputs for name in names]
+
+
+def _by_size(
+    body: nn.Module, names: Sequence[str], name: str, features: torch.Tensor, inputs: tuple[torch.Tensor, ...]
+) -> Layout | None:
     """By running twice the size; only of images, (B, 3, H, W)."""
     if len(inputs) != 1 or inputs[0].ndim != 4:
         return None
     height, width = inputs[0].shape[2:]
     larger = inputs[0].new_zeros((BATCH, inputs[0].shape[1], 2 * height, 2 * width))
     try:
-        others = _tensors(body(larger))
+        other = by_name(body(larger), names)[list(names).index(name)]
     except (RuntimeError, AssertionError, ValueError):  # built for one size
         return None
-    if place >= len(others) or others[place].ndim != features.ndim:
+    if not isinstance(other, torch.Tensor) or other.ndim != features.ndim:
         return None
-    grown = [axis for axis in range(1, features.ndim) if others[place].shape[axis] > features.shape[axis]]
+    grown = [axis for axis in range(1, features.ndim) if other.shape[axis] > features.shape[axis]]
     return Layout("B" + "".join("P" if axis in grown else "C" for axis in range(1, 4))) if len(grown) == 2 else None
 
 
