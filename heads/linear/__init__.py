@@ -1,0 +1,1 @@
+"""Logistic and ridge heads, their `solver`, and the `path` of C."""

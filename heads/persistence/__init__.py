@@ -1,0 +1,1 @@
+"""One safetensors file for a head: `head_file` (save, load), `encoding`, `content`, `export`."""

@@ -1,0 +1,1 @@
+"""The forward pass: `base` (the contract), `torch`, `openvino`, `choice`, `guard`, `audit`."""

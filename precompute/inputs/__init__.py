@@ -1,0 +1,1 @@
+"""Bytes become tensors of a fixed shape: `base` (the contract), `images`."""

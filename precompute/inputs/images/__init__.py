@@ -1,0 +1,1 @@
+"""Images: `preprocess` (the whole), `decode`, `jpeg`, `jpeg2000`, `formats`, `transform`."""
