@@ -64,7 +64,7 @@ class Source(ABC):
     """Samples in a fixed order, and their bytes.
 
     name: for messages, without credentials · table: what there is, listed once · gaps: prefixes of ids that could not
-    be listed, and so are not taken for deleted · notes: how the source was understood, where that may surprise ·
+    be listed, and so do not count as deleted · notes: how the source was understood, where that may surprise ·
     ignored: lines on entries that are no samples.
     """
 
