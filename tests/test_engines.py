@@ -141,6 +141,7 @@ def test_openvino_that_is_not_installed_is_named_with_its_install_line(
 
 
 @NEEDS_OPENVINO
+@pytest.mark.slow
 def test_openvino_reports_to_nobody(tmp_path: Path, photos: Path) -> None:
     code = (
         "import sys\n"
@@ -327,6 +328,7 @@ def test_cuda_gives_the_features_of_the_cpu(precision: str, resnet: Backbone) ->
 
 
 @NEEDS_OPENVINO
+@pytest.mark.slow
 def test_signals_arrive_after_engines_have_come_and_gone() -> None:
     """OpenVINO sets up a stack for signal handlers with each of its cores, and frees it with the core."""
     code = """

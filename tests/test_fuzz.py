@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
-SHARES = {"cache": (1500, 100_000), "head": (1000, 30_000), "image": (1000, 50_000), "weights": (1000, 50_000)}
+SHARES = {"cache": (700, 100_000), "head": (500, 30_000), "image": (500, 50_000), "weights": (500, 50_000)}
 """How many of each in the default run, and in the slow stage: about three minutes on two cores."""
 
 

@@ -126,6 +126,7 @@ print(digest(head.fit(RowView(features, np.arange(600)), LABELS)))
 """
 
 
+@pytest.mark.slow
 def test_another_process_with_a_mapped_file_gives_the_same_bits(tmp_path: Path) -> None:
     DIGITS.tofile(tmp_path / "features")
     command = [sys.executable, "-c", FIT, tmp_path / "features"]

@@ -263,6 +263,7 @@ OPENED = {
 }
 
 
+@pytest.mark.slow
 def test_caches_are_refused_by_name_or_hold_only_right_rows(hostile: Path, tried: Path) -> None:
     cases = outcomes("caches", hostile, tried)
     assert len(cases) > 100
@@ -285,6 +286,7 @@ def test_caches_are_refused_by_name_or_hold_only_right_rows(hostile: Path, tried
 # Heads and weights
 
 
+@pytest.mark.slow
 def test_heads_are_refused_and_run_nothing(hostile: Path, tried: Path) -> None:
     cases = outcomes("heads", hostile, tried)
     assert len(cases) > 65
@@ -304,6 +306,7 @@ def test_heads_are_refused_and_run_nothing(hostile: Path, tried: Path) -> None:
         assert told["error"] in ("HeadFormatError", "HeadMismatchError", "HeadError"), told
 
 
+@pytest.mark.slow
 def test_weights_are_refused_and_run_nothing(hostile: Path, tried: Path) -> None:
     cases = outcomes("weights", hostile, tried)
     assert len(cases) > 60
@@ -358,6 +361,7 @@ IMAGES = {
 }
 
 
+@pytest.mark.slow
 def test_images_are_refused_with_a_reason_or_decoded(hostile: Path, tried: Path) -> None:
     cases = outcomes("images", hostile, tried)
     assert len(cases) > 75

@@ -198,7 +198,12 @@ MAPS = {  # by name, so that the test knows the layout from the papers and not f
 }
 
 
-@pytest.mark.parametrize("which", MAPS)
+QUICK = ("swin_t features.3", "vit_b_32 encoder", "resnet18 layer3", "shufflenet_v2_x0_5 stage3")
+
+
+@pytest.mark.parametrize(
+    "which", [which if which in QUICK else pytest.param(which, marks=pytest.mark.slow) for which in MAPS]
+)
 def test_mean_pooling_is_over_positions_wherever_their_axes_are(which: str) -> None:
     name, layer = which.split()
     model = families.build(name, seed=1)
