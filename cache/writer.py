@@ -15,6 +15,7 @@ from precompute.cache import provenance
 from precompute.cache.checksum import bytes_of, row_checksums
 from precompute.cache.columns import Layout
 from precompute.cache.provenance import Record
+from precompute.cache.reader import Cache, view
 from precompute.errors import naming
 from precompute.system import sync_data, write_at
 
@@ -33,7 +34,7 @@ class RowWriter:
 
     def __init__(self, path: str, layout: Layout) -> None:
         self._path = path
-        self._layout = layout
+        self.layout = layout
         self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         self._synced = time.monotonic()
         self._hasher = ThreadPoolExecutor(1, thread_name_prefix="checksum")  # pwrite leaves it the interpreter's lock
@@ -57,7 +58,7 @@ class RowWriter:
         mtimes: NDArray[np.int64],
     ) -> None:
         """Write k rows: features by layer (k, *shape), digests (k, 32), and (k,) statuses, sizes and mtimes."""
-        columns, runs = self._layout.columns, _runs(rows)
+        columns, runs = self.layout.columns, _runs(rows)
         stored = {
             layer: np.ascontiguousarray(values, dtype=columns[f"features/{layer}"].dtype)
             for layer, values in features.items()
@@ -81,13 +82,13 @@ class RowWriter:
 
     def forget(self, rows: NDArray[np.int64]) -> None:
         """Mark rows as not there, before they are computed again, so that no reader takes half of each for a row."""
-        for layer in self._layout.layers:
+        for layer in self.layout.layers:
             zeros = np.zeros(len(rows), dtype=np.uint64)
             self._scatter(f"checksums/{layer}", _runs(rows), zeros)
 
     def _scatter(self, name: str, runs: Runs, values: ArrayLike) -> None:
         """One write into this column for each run of consecutive rows."""
-        column = self._layout.columns[name]
+        column = self.layout.columns[name]
         data, width = bytes_of(np.asarray(values, dtype=column.dtype)), column.row_bytes
         with naming(self._path):
             for start, stop, first in runs:
@@ -95,7 +96,7 @@ class RowWriter:
 
     def append_provenance(self, records: list[Record]) -> bool:
         """Add one line for each record; False where the block is full and nothing was added."""
-        column = self._layout.columns["provenance"]
+        column = self.layout.columns["provenance"]
         _, used = provenance.parse(os.pread(self._descriptor, column.nbytes, column.offset))
         data = b"".join(map(provenance.encode, records))
         if used + len(data) > column.nbytes:
@@ -104,6 +105,10 @@ class RowWriter:
         with naming(self._path):
             write_at(self._descriptor, (data + b"\0")[: column.nbytes - used], column.offset + used)
         return True
+
+    def view(self) -> Cache:
+        """The file as it stands and as it goes on, for reading."""
+        return view(self._path, self.layout, self._descriptor)
 
     def sync(self) -> None:
         """Return once everything written so far is on the disk."""

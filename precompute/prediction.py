@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,8 @@ from precompute.backbones.load import Backbone
 from precompute.engines.choice import Asked, candidates, choose
 from precompute.engines.machine import Machine
 from precompute.errors import HeadFormatError, HeadMismatchError
-from precompute.extraction.pipeline import forward
+from precompute.extraction.executors.base import Work
+from precompute.extraction.executors.local import LocalExecutor
 from precompute.extraction.rebuild import Origin, rebuild_backbone
 from precompute.extraction.sampling import sample_of
 from precompute.heads import RidgeRegressionHead, SavedHead, load_head
@@ -33,18 +34,18 @@ class Prediction:
     true: str | None
 
 
-@dataclass
+@dataclass(frozen=True)
 class Predictions:
     """All images in the order of their ids. failed: (id, reason, detail) of those without a prediction.
 
     warnings: what the user should know of the engine that ran.
     """
 
-    classes: list[str]
-    items: list[Prediction] = field(default_factory=list)
-    failed: list[tuple[str, str, str]] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    seconds: float = 0.0
+    classes: tuple[str, ...]
+    items: tuple[Prediction, ...]
+    failed: tuple[tuple[str, str, str], ...]
+    warnings: tuple[str, ...]
+    seconds: float
 
     @property
     def scored(self) -> int:
@@ -111,36 +112,35 @@ def predict(
     model, precision, storage = rebuild(saved, os.fspath(head), backbone=backbone, weights=weights)
     asked = Asked(precision=precision, device=device, batch_size=batch_size, dtype=storage.name)
     found = candidates(asked, Machine.here(), images=len(samples), module=model.module)
-    result = Predictions(classes=[str(name) for name in classifier.classes_])
-    rows = np.arange(len(samples))
+    classes = tuple(str(name) for name in classifier.classes_)
+    items: list[tuple[int, Prediction]] = []
+    failed: list[tuple[int, tuple[str, str, str]]] = []
     done = 0
     with model.preprocess.session():
         decision = choose(found, model, sample_of(samples, model.preprocess, workers=workers))
-        result.warnings += decision.warnings
-        for block in forward(samples, rows, decision.engine, model.preprocess, workers=workers):
+        for block in LocalExecutor(workers).blocks(Work(samples, model, decision), np.arange(len(samples))):
             if block.features is not None:
                 # Rounded as in the cache, so that a prediction equals one from cached features.
                 (features,) = block.features
                 X = features.astype(storage).astype(np.float32).reshape(len(block.decoded), -1)
                 for item, row in zip(block.decoded, saved.predict_proba(X), strict=True):
-                    best = int(row.argmax())
-                    true = samples.label_name(item.row)
-                    result.items.append(
-                        Prediction(
-                            _name(samples, item.row),
-                            result.classes[best],
-                            float(row[best]),
-                            true if true in result.classes else None,
-                        )
-                    )
+                    best, true = int(row.argmax()), samples.label_name(item.row)
+                    known = true if true in classes else None
+                    name = _name(samples, item.row)
+                    items.append((item.row, Prediction(name, classes[best], float(row[best]), known)))
             for item in block.failed:
                 assert item.error is not None  # that is what puts it here
-                result.failed.append((_name(samples, item.row), item.error.reason, item.error.message))
+                failed.append((item.row, (_name(samples, item.row), item.error.reason, item.error.message)))
             done += len(block)
             if progress is not None:
                 progress(done, len(samples))
-    result.seconds = time.monotonic() - began
-    return result
+    return Predictions(
+        classes,
+        tuple(item for _, item in sorted(items, key=lambda pair: pair[0])),
+        tuple(one for _, one in sorted(failed)),
+        decision.warnings,
+        time.monotonic() - began,
+    )
 
 
 def _name(samples: FolderSource, row: int) -> str:

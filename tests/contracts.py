@@ -1,17 +1,27 @@
-"""What every source, every preprocessing and every backbone must do. A test class of a new kind subclasses these."""
+"""What every source, preprocessing, backbone, engine and executor must do: test classes that a new kind subclasses."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import list_images, make_photos
 
-from precompute.backbones.load import Backbone
-from precompute.errors import ImageError
+from precompute.backbones.load import Backbone, load_backbone
+from precompute.engines.base import Engine, EngineChoice, Tensors
+from precompute.engines.choice import Decision
+from precompute.engines.torch import TorchEngine
+from precompute.errors import ImageError, SourceError
+from precompute.extraction.executors.base import Executor, Work
+from precompute.extraction.pipeline import Block
 from precompute.inputs.base import Preprocess
 from precompute.sources.base import Source
 
@@ -111,3 +121,146 @@ class BackboneContract:
         spec = backbone.spec(precision="fp32", storage="float32")
         assert [one["name"] for one in spec["layers"]] == [tap.layer for tap in backbone.taps]
         assert json.loads(json.dumps(spec, allow_nan=False)) == spec
+
+
+@cache
+def two_taps() -> Backbone:
+    """A small network for engines."""
+    options = {"resize": 40, "crop": 32}
+    return load_backbone("resnet18", weights="random:1", layer=["layer2", "flatten"], transform=options)
+
+
+class EngineContract:
+    """Subclasses give `engine`, a fixture: one for `two_taps()` and BATCH samples at a time."""
+
+    BATCH = 4
+
+    def samples(self, count: int) -> list[Tensors]:
+        (example,) = two_taps().preprocess.example()
+        generator = torch.Generator().manual_seed(0)
+        return [(torch.randint(0, 256, example.shape, generator=generator, dtype=torch.uint8),) for _ in range(count)]
+
+    def test_each_tap_gives_a_row_for_each_sample(self, engine: Engine) -> None:
+        for count in (self.BATCH, 1):
+            found = engine(self.samples(count))
+            assert [one.shape for one in found] == [(count, *tap.shape) for tap in two_taps().taps]
+            assert {one.dtype for one in found} == {np.dtype("float32")}
+            assert all(np.isfinite(one).all() for one in found)
+
+    def test_a_row_depends_on_its_sample_alone(self, engine: Engine) -> None:
+        samples = self.samples(self.BATCH)
+        together = engine(samples)
+        for others in (samples[::-1], samples[2:3], [samples[2], samples[2]]):
+            found = engine(others)
+            place = next(place for place, other in enumerate(others) if other is samples[2])
+            for one, all_of_them in zip(found, together, strict=True):
+                assert one[place].tobytes() == all_of_them[2].tobytes()
+
+    def test_batches_under_way_come_out_in_their_order_and_in_memory_of_their_own(self, engine: Engine) -> None:
+        samples = self.samples(3 * engine.depth + 1)
+        expected = [engine([sample]) for sample in samples]
+        found = list(engine.map([sample] for sample in samples))
+        for one, other in zip(found, expected, strict=True):
+            assert [tap.tobytes() for tap in one] == [tap.tobytes() for tap in other]
+
+    def test_a_sample_may_be_written_over_once_its_batch_has_started(self, engine: Engine) -> None:
+        (sample,) = self.samples(1)
+        expected = engine([sample])
+        engine.start([sample])
+        sample[0].zero_()
+        assert [tap.tobytes() for tap in engine.finish()] == [tap.tobytes() for tap in expected]
+
+    def test_it_says_what_it_is(self, engine: Engine) -> None:
+        assert engine.batch_size == engine.choice.batch_size == self.BATCH
+        assert engine.depth >= 1
+        assert isinstance(engine.notes, tuple)
+
+
+class ExecutorContract:
+    """Subclasses give `executor`, a fixture."""
+
+    BROKEN = 5
+
+    @pytest.fixture
+    def work(self, tmp_path: Path) -> Work:
+        """24 pictures: one is cut short, and two are byte-identical."""
+        photos = make_photos(tmp_path / "photos")
+        paths = sorted(path for path in photos.rglob("*") if path.is_file())
+        paths[self.BROKEN].write_bytes(paths[self.BROKEN].read_bytes()[:60])
+        shutil.copyfile(paths[10], paths[20].with_suffix(paths[10].suffix))
+        if paths[10].suffix != paths[20].suffix:
+            paths[20].unlink()
+        backbone = load_backbone("tiny")
+        engine = TorchEngine(backbone.module, backbone.preprocess, EngineChoice("torch", "cpu", "fp32", 4))
+        return Work(list_images(photos), backbone, Decision(engine.choice, engine, "float32"))
+
+    def collect(self, blocks: list[Block]) -> dict[int, str]:
+        """What became of each row; a row that comes twice is a mistake."""
+        found: dict[int, str] = {}
+        for block in blocks:
+            for kind in ("decoded", "failed", "same"):
+                for item in getattr(block, kind):
+                    assert item.row not in found
+                    found[item.row] = kind
+        return found
+
+    def test_each_row_comes_once_with_the_features_it_would_have_alone(self, executor: Executor, work: Work) -> None:
+        rows = np.arange(2, 24)
+        blocks = list(executor.blocks(work, rows))
+        assert self.collect(blocks) == {row: "failed" if row == self.BROKEN else "decoded" for row in rows.tolist()}
+        for block in blocks:
+            for place, item in enumerate(block.decoded):
+                raw = work.source.read(item.row)
+                assert (item.digest, item.size, item.mtime) == (
+                    hashlib.sha256(raw.data).digest(),
+                    raw.size,
+                    raw.mtime,
+                )
+                (expected,) = work.decision.engine([work.backbone.preprocess.host(raw.data)])
+                assert block.features is not None
+                assert block.features[0][place].tobytes() == expected[0].tobytes()
+
+    def test_what_cannot_be_decoded_says_why(self, executor: Executor, work: Work) -> None:
+        (failed,) = (item for block in executor.blocks(work, np.array([self.BROKEN, 6])) for item in block.failed)
+        assert failed.error is not None
+        assert failed.error.reason in ("TRUNCATED", "UNDECODABLE")
+        assert failed.digest == hashlib.sha256(work.source.read(self.BROKEN).data).digest()
+
+    def test_bytes_that_somebody_else_has_are_not_decoded(self, executor: Executor, work: Work) -> None:
+        lock, owners = threading.Lock(), dict[bytes, int]()
+
+        def claim(digest: bytes, row: int) -> bool:
+            with lock:
+                return owners.setdefault(digest, row) == row
+
+        blocks = list(executor.blocks(work, np.arange(24), claim=claim))
+        found = self.collect(blocks)
+        same = [item for block in blocks for item in block.same]
+        assert len(found) == 24
+        assert len(same) == 1
+        assert {same[0].row, owners[same[0].digest]} == {10, 20}
+        assert same[0].tensors is None
+
+    def test_once_it_is_stopped_nothing_further_is_begun(self, executor: Executor, work: Work) -> None:
+        assert 0 < len(self.collect(list(executor.blocks(work, np.arange(24), stop=lambda: True)))) < 24
+
+    def test_tensors_stay_where_they_are_wanted(self, executor: Executor, work: Work) -> None:
+        blocks = list(executor.blocks(work, np.arange(24), keep=lambda row: row in (3, 17)))
+        kept = {item.row for block in blocks for item in block.decoded if item.tensors is not None}
+        assert kept == {3, 17}
+
+    def test_closing_it_early_leaves_nothing_behind(self, executor: Executor, work: Work) -> None:
+        before = threading.active_count()
+        blocks = executor.blocks(work, np.arange(24))
+        next(blocks)
+        blocks.close()
+        assert threading.active_count() == before
+        assert len(self.collect(list(executor.blocks(work, np.arange(24))))) == 24
+
+    def test_a_source_that_has_gone_away_ends_it(self, executor: Executor, work: Work, tmp_path: Path) -> None:
+        shutil.rmtree(tmp_path / "photos")
+        with pytest.raises(SourceError, match="went away"):
+            list(executor.blocks(work, np.arange(24)))
+
+    def test_no_rows_give_no_blocks(self, executor: Executor, work: Work) -> None:
+        assert list(executor.blocks(work, np.arange(0))) == []

@@ -20,6 +20,7 @@ from precompute.backbones.load import load_backbone
 from precompute.cache import Cache, open_cache, reader, verify
 from precompute.errors import CacheError, CacheFormatError
 from precompute.extraction.matching import open_olds
+from precompute.extraction.output import CacheOutput
 
 
 @pytest.fixture
@@ -111,7 +112,7 @@ def test_a_large_files_table_is_checked_before_it_is_used(path: Path, monkeypatc
         with pytest.raises(CacheFormatError, match="not those it was made with"):
             use()
     with pytest.raises(CacheFormatError, match="is left as it is"):
-        open_olds(str(path), cache.spec, overwrite=False)
+        open_olds(CacheOutput(str(path)), cache.spec)
     with h5py.File(path, "r+") as file:
         file["samples/label"][0] = 3
     with pytest.raises(CacheFormatError, match="it has labels without a class"):

@@ -1,4 +1,4 @@
-"""The contracts of sources, preprocessing and backbones: what stands in the library, and kinds of this file's own.
+"""The contracts of sources, preprocessing, backbones and engines: those of the library, and kinds of its own.
 
 The second source (NumPy arrays) and the second preprocessing (vectors) are in this file alone. They are extracted by a
 process that is killed, resumed, and trained on.
@@ -19,12 +19,15 @@ import numpy as np
 import pytest
 import torch
 from conftest import list_images, make_photos
-from contracts import BackboneContract, PreprocessContract, SourceContract
+from contracts import BackboneContract, EngineContract, PreprocessContract, SourceContract, two_taps
 from reference import real_photo
 from torch import nn
 
 from precompute import extract, forecast, load_backbone, open_cache, train_head, verify
 from precompute.backbones.load import Backbone
+from precompute.engines.base import Engine, EngineChoice
+from precompute.engines.devices import make_engine
+from precompute.engines.machine import Machine
 from precompute.errors import CacheFormatError, ImageError, UsageError
 from precompute.inputs.base import Preprocess
 from precompute.inputs.images.preprocess import ImagePreprocess
@@ -139,6 +142,23 @@ class TestBackboneOfVectors(BackboneContract):
     @pytest.fixture
     def backbone(self) -> Backbone:
         return load_backbone("test_contracts:make_network")
+
+
+@pytest.fixture(scope="class")
+def engine(request: pytest.FixtureRequest) -> Engine:
+    name, precision = request.param
+    if not Machine.here().computes(name, "cpu", precision):
+        pytest.skip(f"{name} does not compute in {precision} here")
+    choice = EngineChoice(name, "cpu", precision, EngineContract.BATCH)
+    return make_engine(two_taps().module, two_taps().preprocess, choice, identity=None)
+
+
+ENGINES = [("torch", "fp32"), ("torch", "bf16"), ("openvino", "fp32"), ("openvino", "bf16")]
+
+
+@pytest.mark.parametrize("engine", ENGINES, ids=" ".join, indirect=True)
+class TestEngines(EngineContract):
+    """Each in each precision of this machine."""
 
 
 def rows_there(path: Path) -> int:

@@ -14,6 +14,7 @@ from conftest import list_images, run_python
 from precompute import extract, open_cache
 from precompute.backbones.tiny import tiny
 from precompute.errors import CacheKeyError
+from precompute.extraction.output import CacheOutput
 from precompute.extraction.request import Request, unchanged
 
 WATCHED = """
@@ -85,7 +86,7 @@ def request(**changes: object) -> Request:
 
 
 def known(**changes: object) -> bool:
-    return unchanged("a.h5", list_images("photos"), request(**changes)) is not None
+    return unchanged(CacheOutput("a.h5"), list_images("photos"), request(**changes)) is not None
 
 
 def test_the_same_request_is_known(place: Path) -> None:
@@ -127,7 +128,7 @@ def test_nor_one_from_another_folder(place: Path, monkeypatch: pytest.MonkeyPatc
     (place / "below").mkdir()
     monkeypatch.chdir(place / "below")
     Path("w.pth").symlink_to(place / "w.pth")
-    assert unchanged("../a.h5", list_images("../photos"), request()) is None
+    assert unchanged(CacheOutput("../a.h5"), list_images("../photos"), request()) is None
 
 
 @pytest.mark.parametrize("name", ["a.h5.partial", "a.h5.partial.kept"])

@@ -54,7 +54,7 @@ def test_bit_flips_are_found_and_mended(place: Path, column: str) -> None:
     damage(column.replace("head.2", layer))
     assert verify(open_cache("a.h5")).damaged.tolist() == DAMAGED
     done = repair("a.h5", "photos")
-    assert (done.computed, done.reused, done.failed) == (4, 20, [])
+    assert (done.computed, done.reused, done.failed) == (4, 20, ())
     assert verify(open_cache("a.h5")).whole
     assert_same(open_cache("a.h5"), open_cache("whole.h5"))
     assert sorted(path.name for path in Path().glob("a.h5*")) == ["a.h5"]

@@ -19,6 +19,7 @@ from precompute import extract, open_cache, verify
 from precompute.cache import Status
 from precompute.errors import CacheFormatError, ImageError, SourceError
 from precompute.extraction.matching import make_plan
+from precompute.extraction.output import CacheOutput
 from precompute.sources.files import read_file
 
 BATCH = 4
@@ -141,10 +142,11 @@ def test_rows_below_a_folder_that_cannot_be_listed_are_not_thrown_away(tmp_path:
     listing = list_images(photos)
     listing.gaps = (b"val/dogs/",)
     with pytest.raises(SourceError, match=r"val/dogs/ cannot be listed, so the 6 rows"):
-        make_plan(listing, str(out), olds, limit=None, overwrite=False, rehash=False)
-    assert make_plan(listing, str(out), olds, limit=None, overwrite=True, rehash=False).dropped == 6
+        make_plan(listing, CacheOutput(str(out)), olds)
+    assert make_plan(listing, CacheOutput(str(out), overwrite=True), olds).dropped == 6
+    assert make_plan(listing, CacheOutput(str(out)), olds, refuse=False).dropped == 6
     listing.gaps = (b"other/",)
-    assert make_plan(listing, str(out), olds, limit=None, overwrite=False, rehash=False).dropped == 6
+    assert make_plan(listing, CacheOutput(str(out)), olds).dropped == 6
 
 
 def unmounted(forks: Forks, place: Path) -> tuple[int, str]:

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from typing import Any
 
 from precompute.backbones.load import Backbone
-from precompute.cache import Cache, open_cache
+from precompute.cache import Cache
 from precompute.engines.choice import Begun
 from precompute.engines.devices import MAX_BATCH, PRECISIONS
 from precompute.errors import CacheFormatError
-from precompute.extraction.matching import partial_path
+from precompute.extraction.output import CacheOutput
 
 
-def begun_with(path: str, model: Backbone) -> Begun:
+def begun_with(output: CacheOutput, model: Backbone) -> Begun:
     """What the last run that made rows with these settings took, in the file in progress or the finished one."""
     wanted = _without_precision(model.spec(precision="", storage=""))
-    for name in (partial_path(path), path):
-        if not os.path.lexists(name):
-            continue
+    for name in (output.partial, output.path):
         with contextlib.suppress(CacheFormatError, OSError):  # reported where the file is opened to be used
-            cache = open_cache(name)
-            if _without_precision(cache.spec) == wanted and cache.spec.get("precision") in PRECISIONS:
-                return _begun(cache, path)
+            cache = output.open(name)
+            if cache is None or _without_precision(cache.spec) != wanted:
+                continue
+            if cache.spec.get("precision") in PRECISIONS:
+                return _begun(cache, output.path)
     return Begun()
 
 

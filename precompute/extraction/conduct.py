@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from precompute.errors import UsageError
+
+if TYPE_CHECKING:
+    from precompute.extraction.executors.base import Executor  # which loads torch
 
 ON_ERROR = ("skip", "stop")
 
@@ -34,7 +38,8 @@ class Progress:
 @dataclass(frozen=True)
 class Conduct:
     """workers: threads that read and decode, by default one for each core · on_error: "skip" or "stop" · progress:
-    called after each batch · stop: asked after each batch; a signal's number ends the run, resumable.
+    called after each batch · stop: asked after each batch; a signal's number ends the run, resumable · executor: who
+    computes the rows, `LocalExecutor(workers)` by default.
 
     Raises UsageError for values out of range.
     """
@@ -43,6 +48,7 @@ class Conduct:
     on_error: str = "skip"
     progress: Callable[[Progress], None] | None = None
     stop: Callable[[], int] | None = None
+    executor: Executor | None = None
 
     def __post_init__(self) -> None:
         if self.on_error not in ON_ERROR:

@@ -6,17 +6,19 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from precompute.cache import WriteLock
 from precompute.errors import SourceError, UsageError
 from precompute.extraction.conduct import Conduct, Progress
-from precompute.extraction.output import check_cache_output
+from precompute.extraction.output import CacheOutput, check_cache_output
 from precompute.extraction.request import Request, unchanged
-from precompute.extraction.result import Extraction, count_outcomes, describe
+from precompute.extraction.result import Extraction, Outcome, Run, Settings, summary
 from precompute.inputs.images.formats import IMAGES
 from precompute.sources.base import Source
 from precompute.sources.folder import list_folder
+
+if TYPE_CHECKING:
+    from precompute.extraction.executors.base import Executor  # which loads torch
 
 STORAGES = ("auto", "float16", "float32")
 
@@ -44,6 +46,7 @@ def extract(
     dry_run: bool = False,
     progress: Callable[[Progress], None] | None = None,
     stop: Callable[[], int] | None = None,
+    executor: Executor | None = None,
 ) -> Extraction:
     """Run a frozen backbone once over the images below `source` and keep its features in the HDF5 file `out`.
 
@@ -66,42 +69,30 @@ def extract(
     overwrite: `out` may be a file made with other settings, from other images, or by another program.
     dry_run: say what would be reused, read and dropped, and the bytes it takes; write nothing.
     progress: called after each batch. stop: asked after each batch; a signal's number ends the run, resumable.
+    executor: who computes the rows (see `precompute.extraction.executors.base`); this machine by default.
 
     Raises SourceError, BackboneError, WeightsError, DeviceError, CacheError and its kinds, UsageError, Stopped.
     """
     began = time.monotonic()
     check_options(dtype, limit)
-    conduct = Conduct(workers, on_error, progress, stop)
-    layers = layer if layer is None or isinstance(layer, str) else list(layer)
+    conduct = Conduct(workers, on_error, progress, stop, executor)
     request = Request(
-        backbone, weights, layers, pooling, transform or {}, engine, precision, compile, dtype, device, batch_size
+        backbone, weights, layer, pooling, transform or {}, engine, precision, compile, dtype, device, batch_size
     )
-    path = check_cache_output(out, overwrite=overwrite, inputs=(weights,)).path
+    output = check_cache_output(out, overwrite=overwrite, inputs=(weights,))
     samples = open_source(source, limit=limit)
-    if samples.reads(path):
+    if samples.reads(output.path):
         raise UsageError(
-            f"The output {path} is one of the samples of the source, or would be one next time.",
+            f"The output {output.path} is one of the samples of the source, or would be one next time.",
             hint="It is left as it is. Choose another output, such as features.h5.",
         )
-    with contextlib.nullcontext() if dry_run else WriteLock(path):
-        result = None if dry_run or rehash or overwrite else _recognise(path, samples, request)
-        if result is None:
+    with contextlib.nullcontext() if dry_run else output.lock():
+        done = None if dry_run or rehash or overwrite else _recognise(output, samples, request)
+        if done is None:
             from precompute.extraction.run import run  # loads torch
 
-            result = run(
-                path,
-                samples,
-                request,
-                conduct,
-                limit=limit,
-                overwrite=overwrite,
-                rehash=rehash,
-                dry_run=dry_run,
-            )
-    if not dry_run:
-        count_outcomes(path, result)
-    result.seconds = time.monotonic() - began
-    return result
+            done = run(output, samples, request, conduct, limit=limit, rehash=rehash, dry_run=dry_run)
+        return summary(output.path, samples, done, began=began)
 
 
 def open_source(source: str | os.PathLike[str] | Source, *, limit: int | None = None) -> Source:
@@ -121,25 +112,27 @@ def open_source(source: str | os.PathLike[str] | Source, *, limit: int | None = 
     return list_folder(source, IMAGES, limit=limit)
 
 
-def _recognise(path: str, source: Source, request: Request) -> Extraction | None:
-    """What to tell where the finished file is already what this call would make."""
-    found = unchanged(path, source, request)
+def _recognise(output: CacheOutput, source: Source, request: Request) -> Run | None:
+    """The run, which does nothing, where the finished file is already what it would make."""
+    found = unchanged(output, source, request)
     if found is None:
         return None
     cache, record = found
     features = {layer: cache.features(layer) for layer in cache.layers}
-    result = describe(
-        path,
-        source,
+    settings = Settings(
         layers={layer: values.shape[1:] for layer, values in features.items()},
         dtype=str(features[cache.layers[0]].dtype),
         notes=tuple(map(str, record.get("notes", ()))),
+        ran={
+            "engine": str(record.get("engine")),
+            "device": str(record.get("device")),
+            "precision": str(cache.spec.get("precision")),
+            "batch_size": int(record.get("batch_size", 0)),
+            "compiled": bool(record.get("compiled")),
+            "why": f"as in the run of {record.get('started')}",
+        },
     )
-    result.engine, result.device = str(record.get("engine")), str(record.get("device"))
-    result.precision, result.batch_size = str(cache.spec.get("precision")), int(record.get("batch_size", 0))
-    result.compiled = bool(record.get("compiled"))
-    result.why, result.reused = f"as in the run of {record.get('started')}", len(source)
-    return result
+    return Run(settings, Outcome(reused=len(source)), cache)
 
 
 def check_options(dtype: str, limit: int | None = None) -> None:

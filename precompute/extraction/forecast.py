@@ -16,18 +16,19 @@ from precompute.cache import bytes_needed
 from precompute.engines.guard import spread
 from precompute.errors import SourceError, UsageError
 from precompute.extraction.conduct import Conduct
+from precompute.extraction.executors.base import Work
+from precompute.extraction.executors.local import LocalExecutor
 from precompute.extraction.extract import check_options, open_source
 from precompute.extraction.matching import make_plan, open_olds, samples_of
-from precompute.extraction.pipeline import forward
+from precompute.extraction.output import CacheOutput
 from precompute.extraction.request import Request
 from precompute.extraction.setup import prepare
-from precompute.extraction.timing import Stages
+from precompute.extraction.timing import StageClock
 from precompute.sources.base import Source
 from precompute.system import peak_memory
 
 SECONDS = 10.0
 IMAGES = 512
-NO_OUTPUT = "precompute-plan.h5"
 
 
 @dataclass(frozen=True)
@@ -101,42 +102,37 @@ def forecast(
     began = time.monotonic()
     check_options(dtype)
     conduct = Conduct(workers)
-    layers = layer if layer is None or isinstance(layer, str) else list(layer)
     request = Request(
-        backbone, weights, layers, pooling, transform or {}, engine, precision, compile, dtype, device, batch_size
+        backbone, weights, layer, pooling, transform or {}, engine, precision, compile, dtype, device, batch_size
     )
     samples = open_source(source)
-    path = os.path.realpath(out) if out is not None else NO_OUTPUT
-    folder = os.path.dirname(path) or "."
+    output = None if out is None else CacheOutput(os.path.realpath(out))
+    folder = "." if output is None else os.path.dirname(output.path)
     if not os.path.isdir(folder):
         raise UsageError(f"The output folder {folder} does not exist.", hint=f"Make it first: mkdir -p {folder}")
     everything = np.arange(len(samples))
-    prepared = prepare(request, path, samples, workers=conduct.workers)
+    prepared = prepare(request, output, samples, workers=conduct.workers)
     model = prepared.model
     with model.preprocess.session():
         decision = prepared.decision
         choice = decision.choice
         missing = everything
-        if out is not None:
-            olds = open_olds(path, prepared.spec, overwrite=False)
-            missing = make_plan(samples, path, olds, limit=None, overwrite=True, rehash=False).missing
-        stages = Stages(on_cpu=choice.kind == "cpu")
+        if output is not None:
+            missing = make_plan(samples, output, open_olds(output, prepared.spec), refuse=False).missing
+        clock = StageClock(on_cpu=choice.kind == "cpu")
         start = time.monotonic()
         moments, failed, counts = [], 0, []
         over = start + SECONDS
-        for block in forward(
-            samples,
+        for block in LocalExecutor(conduct.workers).blocks(
+            Work(samples, model, decision),
             spread(everything, IMAGES),
-            decision.engine,
-            model.preprocess,
-            workers=conduct.workers,
             stop=lambda: time.monotonic() > over,
-            stages=stages,
+            clock=clock,
         ):
             moments.append(time.monotonic())
             counts.append(len(block))
             failed += len(block.failed)
-        stages.finish()
+        stages = clock.stages()
     if failed == sum(counts):
         raise SourceError(
             f"None of the {failed} images looked at can be read.",

@@ -18,22 +18,21 @@ from numpy.typing import NDArray
 
 from precompute.cache import Cache, Layer, RowWriter, Samples, create
 from precompute.errors import CacheError
-from precompute.extraction.matching import Plan, copy_rows, fresh_kept_path, kept_path, lasting, partial_path
+from precompute.extraction.matching import Plan, copy_rows, lasting
+from precompute.extraction.output import CacheOutput, remove_leftover
 from precompute.extraction.owners import DigestIndex
-from precompute.system.output import check_beside, sync_folder
-
-HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+from precompute.system.output import sync_folder
 
 
 def keep_rest(
-    path: str, plan: Plan, spec: dict[str, Any], layers: Mapping[str, Layer], missing: NDArray[np.int64]
+    output: CacheOutput, plan: Plan, spec: dict[str, Any], layers: Mapping[str, Layer], missing: NDArray[np.int64]
 ) -> None:
     """Put aside what the file in progress, about to be replaced, holds and nothing else does.
 
     missing: rows of the new file that were not copied from an older one. Raises DiskSpaceError.
     """
-    parts = _rest(path, plan, missing)
-    if not any(len(rows) for old, rows in parts if old.path == partial_path(path)):
+    parts = _rest(output, plan, missing)
+    if not any(len(rows) for old, rows in parts if old.path == output.partial):
         return  # what was put aside earlier stays as it is
     digests = np.concatenate([old.column("samples/digest")[rows] for old, rows in parts])
     order = np.argsort(_as_strings(digests))
@@ -48,7 +47,7 @@ def keep_rest(
         splits=np.zeros(len(order), dtype=np.uint8),
         classes=(),
     )
-    fresh = fresh_kept_path(path)
+    fresh = output.fresh_kept
     remove_leftover(fresh)
     try:
         layout = create(fresh, spec=spec, samples=samples, layers=layers)
@@ -58,45 +57,30 @@ def keep_rest(
                 by_place = np.argsort(place)  # ascending, so that neighbours are written together
                 copy_rows(old, rows[by_place], writer, place[by_place], samples)
             writer.sync()
-        os.replace(fresh, kept_path(path))
-        sync_folder(path)
+        os.replace(fresh, output.kept)
+        sync_folder(output.path)
     finally:
         with contextlib.suppress(OSError, CacheError):  # the error that ended the run is the one to report
             remove_leftover(fresh)
 
 
-def check_leftover(fresh: str) -> bool:
-    """Whether a run that ended while it was laying out has left this. Raises CacheError where it is no such file."""
-    return check_beside(fresh, _laid_out, CacheError)
-
-
-def _laid_out(content: bytes) -> bool:
-    """HDF5 writes its signature when it likes: until then there is nothing, or zeros."""
-    return content.startswith((HDF5_SIGNATURE, b"\0")) or HDF5_SIGNATURE.startswith(content)
-
-
-def remove_leftover(fresh: str) -> None:
-    if check_leftover(fresh):
-        os.unlink(fresh)
-
-
-def drop_kept(path: str) -> None:
+def drop_kept(output: CacheOutput) -> None:
     """The finished file is there: nothing put aside is needed any more, nor what a crash has left of it."""
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(kept_path(path))
+        os.unlink(output.kept)
     with contextlib.suppress(CacheError):  # somebody else's by now, and the name is not needed any more either
-        remove_leftover(fresh_kept_path(path))
+        remove_leftover(output.fresh_kept)
 
 
-def _rest(path: str, plan: Plan, missing: NDArray[np.int64]) -> list[tuple[Cache, NDArray[np.int64]]]:
+def _rest(output: CacheOutput, plan: Plan, missing: NDArray[np.int64]) -> list[tuple[Cache, NDArray[np.int64]]]:
     """Rows, each picture once, that are neither in the new file nor in the finished one."""
     taken = np.setdiff1d(np.flatnonzero(plan.origin >= 0), missing)
-    known = [_index(old, np.flatnonzero(lasting(old))) for old in plan.olds if old.path == path]
+    known = [_index(old, np.flatnonzero(lasting(old))) for old in plan.olds if old.path == output.path]
     for number, old in enumerate(plan.olds):
         known.append(_index(old, plan.origin_row[taken[plan.origin[taken] == number]]))
     parts = []
     for old in plan.olds:
-        if old.path == path:
+        if old.path == output.path:
             continue
         index = _index(old, np.flatnonzero(lasting(old)))
         rows = index.rows

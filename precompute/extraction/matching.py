@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from precompute.cache import Cache, RowWriter, Samples, Status, difference, key_of, open_cache
+from precompute.cache import Cache, RowWriter, Samples, Status, difference, key_of
 from precompute.cache.checksum import row_checksums
 from precompute.errors import CacheFormatError, CacheKeyError, SourceError, UsageError
+from precompute.extraction.output import CacheOutput
 from precompute.sources.base import Source, Table, ascii_name
 
 COPY_BYTES = 32 * 1024 * 1024  # how much of the old file is in memory at once
@@ -27,8 +27,7 @@ class Plan:
 
     olds: files with the same key, those in progress first · origin: (N,) int64, index into `olds` or -1 ·
     origin_row: (N,) int64 · dropped: rows of the finished file whose id is no longer listed · in_place: the file in
-    progress already has exactly these samples and no row of another picture, so that it is simply continued ·
-    overwrite: a finished file of any kind may be replaced.
+    progress already has exactly these samples and no row of another picture, so that it is simply continued.
     """
 
     olds: tuple[Cache, ...]
@@ -36,7 +35,6 @@ class Plan:
     origin_row: NDArray[np.int64]
     dropped: int
     in_place: bool
-    overwrite: bool = False
 
     @property
     def missing(self) -> NDArray[np.int64]:
@@ -48,47 +46,28 @@ def samples_of(table: Table) -> Samples:
     return Samples(table.ids, table.sizes, table.mtimes, table.labels, table.splits, table.classes)
 
 
-def partial_path(out: str) -> str:
-    return f"{out}.partial"
-
-
-def kept_path(out: str) -> str:
-    """Rows that files in progress held and that today's listing does not name (see `working_file`)."""
-    return f"{partial_path(out)}.kept"
-
-
-def fresh_path(out: str) -> str:
-    """Where a file in progress is laid out. A crash leaves anything there, so the name must be nobody else's."""
-    return f"{out}.precompute.new"
-
-
-def fresh_kept_path(out: str) -> str:
-    """The same for rows that are put aside."""
-    return f"{out}.precompute.kept.new"
-
-
-def open_olds(out: str, spec: dict[str, Any], *, overwrite: bool) -> tuple[Cache, ...]:
+def open_olds(output: CacheOutput, spec: dict[str, Any]) -> tuple[Cache, ...]:
     """The file in progress, what it kept of those before it, and the finished one, as far as they exist.
 
-    Raises CacheKeyError, with the difference, for other settings, unless `overwrite` (which leaves them aside);
-    CacheFormatError for a file that is not ours, but for a finished one with `overwrite`.
+    Raises CacheKeyError, with the difference, for other settings, unless the output may be overwritten (which leaves
+    them aside); CacheFormatError for a file that is not ours, but for a finished one that may be overwritten.
     """
     olds = []
-    for path in (partial_path(out), kept_path(out), out):
-        if not os.path.lexists(path):
-            continue
+    for path in (output.partial, output.kept, output.path):
         try:
-            cache = open_cache(path)
+            cache = output.open(path)
+            if cache is None:
+                continue
             cache.check_table()  # rows may be taken over from it
         except CacheFormatError as error:
-            if overwrite and path == out:
+            if output.overwrite and path == output.path:
                 continue
             raise CacheFormatError(
                 error.message, hint=f"{path} is left as it is. Choose another output, or move that file away."
             ) from error
         if cache.key == key_of(spec):
             olds.append(cache)
-        elif not overwrite:
+        elif not output.overwrite:
             raise CacheKeyError(
                 f"{path} was made with other settings (there -> now):",
                 difference=difference(cache.spec, spec)
@@ -99,13 +78,19 @@ def open_olds(out: str, spec: dict[str, Any], *, overwrite: bool) -> tuple[Cache
 
 
 def make_plan(
-    source: Source, out: str, olds: tuple[Cache, ...], *, limit: int | None, overwrite: bool, rehash: bool
+    source: Source,
+    output: CacheOutput,
+    olds: tuple[Cache, ...],
+    *,
+    limit: int | None = None,
+    rehash: bool = False,
+    refuse: bool = True,
 ) -> Plan:
     """Match the samples of `source` with older files by id and stamps; with `rehash` not even these are believed.
 
     A row that is not matched is not lost: its file is read, and the row copied where its bytes turn out to be known.
     Raises UsageError or SourceError where the result would throw away a finished file's rows in a way that looks like
-    a mistake.
+    a mistake, unless the output may be overwritten. refuse: False for whoever only asks.
     """
     table = source.table
     origin = np.full(len(table), -1, dtype=np.int64)
@@ -114,35 +99,34 @@ def make_plan(
     for number, old in enumerate(olds):
         place = positions(old.column("samples/id"), table.ids)
         found = place >= 0
-        if old.path == out:
+        if old.path == output.path:
             dropped = len(old) - int(found.sum())
-            _refuse_mistakes(source, old, found, dropped, limit, overwrite)
+            if dropped and refuse and not output.overwrite:
+                _refuse_mistakes(source, old, found, dropped, limit)
         same = np.zeros_like(found) if rehash else found & lasting(old)[place]
         same &= old.column("samples/size")[place] == table.sizes
         same &= old.column("samples/mtime_ns")[place] == table.mtimes
         take = same & (origin < 0)
         origin[take] = number
         origin_row[take] = place[take]
-        let_go(old)
-    in_place = bool(olds) and olds[0].path == partial_path(out) and same_table(olds[0], table)
+        old.release_pages()
+    in_place = bool(olds) and olds[0].path == output.partial and same_table(olds[0], table)
     # Where its block of records is full it is laid out anew, with the newest of them, so that this run's has room too.
     in_place = in_place and olds[0].provenance_room >= RECORD_BYTES
     # A row that is not taken as it is may still be known by its bytes: then the file must not be written over.
     in_place = in_place and not np.any(lasting(olds[0]) & (origin != 0))
-    return Plan(olds, origin, origin_row, dropped, in_place, overwrite)
+    return Plan(olds, origin, origin_row, dropped, in_place)
 
 
-def up_to_date(plan: Plan, table: Table, out: str) -> bool:
-    """Whether the finished file is already what the run would make."""
-    finished = [number for number, old in enumerate(plan.olds) if old.path == out]
-    return bool(finished) and bool(np.all(plan.origin == finished[0])) and same_table(plan.olds[finished[0]], table)
+def up_to_date(plan: Plan, table: Table, output: CacheOutput) -> Cache | None:
+    """The finished file, where it is already what the run would make."""
+    for number, old in enumerate(plan.olds):
+        if old.path == output.path and bool(np.all(plan.origin == number)) and same_table(old, table):
+            return old
+    return None
 
 
-def _refuse_mistakes(
-    source: Source, old: Cache, found: NDArray[np.bool_], dropped: int, limit: int | None, overwrite: bool
-) -> None:
-    if overwrite or not dropped:
-        return
+def _refuse_mistakes(source: Source, old: Cache, found: NDArray[np.bool_], dropped: int, limit: int | None) -> None:
     if limit is not None:
         raise UsageError(
             f"{old.path} has {len(old)} rows; --limit {limit} would throw {dropped} of them away.",
@@ -192,18 +176,6 @@ def lasting(old: Cache) -> NDArray[np.bool_]:
     return there & np.isin(old.status, final)
 
 
-def let_go(old: Cache) -> None:
-    """Give back the memory that the parts of `old` read so far take up: pages of a mapped file count as the process's.
-
-    They stay in the system's cache, and come back when they are read again.
-    """
-    base: Any = old.status
-    while isinstance(base, np.ndarray):
-        base = base.base
-    if isinstance(base, mmap.mmap):
-        base.madvise(mmap.MADV_DONTNEED)
-
-
 def same_table(old: Cache, table: Table) -> bool:
     """Whether `old` has exactly these samples, with these labels and splits."""
     return (
@@ -244,5 +216,5 @@ def copy_rows(
                 sizes=now.sizes[here[good]],
                 mtimes=now.mtimes[here[good]],
             )
-        let_go(old)
+        old.release_pages()
     return np.concatenate(bad) if bad else np.zeros(0, dtype=np.int64)

@@ -1,133 +1,140 @@
-"""The file in progress: checked before the work, laid out, filled from older files, and renamed when it is whole."""
+"""Where the features go: the finished file, and all that stands beside it while it is made."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable
 
-import numpy as np
-from numpy.typing import NDArray
-
-from precompute.cache import Layer, RowWriter, check_lock, create, lock_path, open_cache, read_layout
+from precompute.cache import Cache, WriteLock, check_lock, lock_path, open_cache
 from precompute.errors import CacheError, CacheFormatError
-from precompute.extraction.leftovers import check_leftover, drop_kept, keep_rest, remove_leftover
-from precompute.extraction.matching import (
-    Plan,
-    copy_rows,
-    fresh_kept_path,
-    fresh_path,
-    kept_path,
-    partial_path,
-    samples_of,
-)
-from precompute.sources.base import Table
-from precompute.system.output import Kind, Output, check_output, sync_folder
+from precompute.system.output import Kind, Output, check_beside, check_output
+
+HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
-def _check_feature_file(path: str) -> None:
-    read_layout(path)
+class OpenFiles:
+    """Feature files by name, each opened once: checked, mapped, its table of samples compared with its digest."""
 
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, int, int], Cache] = {}  # with device and inode: another file is another matter
 
-FEATURE_FILE = Kind(CacheError, _check_feature_file)
+    def open(self, path: str) -> Cache | None:
+        """The feature file that is at `path` now; None where there is none.
 
-
-def check_cache_output(
-    path: str | os.PathLike[str], *, overwrite: bool = False, inputs: Iterable[str | os.PathLike[str] | None] = ()
-) -> Output:
-    """Find out before the work whether the feature file `path`, and the files beside it, can and may be written.
-
-    Raises CacheError and UsageError. What stands beside it under a name that a run needs is never somebody else's file.
-    """
-    beside = [f("") for f in (lock_path, partial_path, kept_path, fresh_path, fresh_kept_path)]
-    output = check_output(path, FEATURE_FILE, overwrite=overwrite, inputs=inputs, suffixes=beside)
-    check_lock(output.path)
-    check_leftover(fresh_path(output.path))
-    check_leftover(fresh_kept_path(output.path))
-    _check_begun(partial_path(output.path))
-    _check_begun(kept_path(output.path))
-    return output
-
-
-def _check_begun(path: str) -> None:
-    """Files in progress and of kept rows appear whole, by a rename: what is no feature file there is not ours."""
-    hint = f"{path} is left as it is, and precompute needs that name. Choose another output, or move it away."
-    if os.path.islink(path):
-        raise CacheError(f"{path} is a link.", hint=hint)
-    if os.path.exists(path):
+        Raises CacheFormatError for a file of another kind, CacheError for one that cannot be read.
+        """
         try:
-            read_layout(path)
+            status = os.stat(path)
+        except FileNotFoundError:
+            return None
+        name = (path, status.st_dev, status.st_ino)
+        if name not in self._found:
+            cache = open_cache(path)
+            name = (path, *cache.layout.identity)
+            self._found[name] = cache
+        return self._found[name]
+
+    @property
+    def kind(self) -> Kind:
+        """What an output of a feature file replaces without being told to."""
+        return Kind(CacheError, self._check)
+
+    def _check(self, path: str) -> None:
+        self.open(path)
+
+
+class CacheOutput:
+    """A feature file that may be written, and the files beside it. Made by `check_cache_output`.
+
+    path: of the finished file, links followed · overwrite: a finished file of any kind may be replaced.
+    """
+
+    def __init__(self, path: str, *, overwrite: bool = False, files: OpenFiles | None = None) -> None:
+        self.path = path
+        self.overwrite = overwrite
+        self._files = files or OpenFiles()
+
+    @property
+    def partial(self) -> str:
+        """The file in progress. It appears whole, by a rename, and is filled row by row."""
+        return f"{self.path}.partial"
+
+    @property
+    def kept(self) -> str:
+        """Rows that files in progress held and that today's source does not list (see `leftovers`)."""
+        return f"{self.partial}.kept"
+
+    @property
+    def fresh(self) -> str:
+        """Where a file in progress is laid out. A crash leaves anything there, so the name must be nobody else's."""
+        return f"{self.path}.precompute.new"
+
+    @property
+    def fresh_kept(self) -> str:
+        """The same for rows that are put aside."""
+        return f"{self.path}.precompute.kept.new"
+
+    def lock(self) -> WriteLock:
+        """Whoever holds it is the only one who writes."""
+        return WriteLock(self.path)
+
+    def open(self, path: str) -> Cache | None:
+        """What is at `path`, one of these names; see `OpenFiles`."""
+        return self._files.open(path)
+
+    def put(self, made: str) -> None:
+        """Give `made`, whose bytes are on the disk, the name of the finished file, in one step.
+
+        Raises CacheError where a file that may not be replaced has appeared there meanwhile.
+        """
+        Output(self.path, self._files.kind, self.overwrite).put(made)
+
+    def check_beside(self) -> None:
+        """Raise CacheError where a name that a run needs beside the file is taken by somebody else's."""
+        check_lock(self.path)
+        check_leftover(self.fresh)
+        check_leftover(self.fresh_kept)
+        for path in (self.partial, self.kept):
+            self._check_begun(path)
+
+    def _check_begun(self, path: str) -> None:
+        """Files in progress and of kept rows appear whole, by a rename: what is no feature file there is not ours."""
+        hint = f"{path} is left as it is, and precompute needs that name. Choose another output, or move it away."
+        if os.path.islink(path):
+            raise CacheError(f"{path} is a link.", hint=hint)
+        try:
+            self.open(path)
         except CacheFormatError as error:
             if os.path.lexists(path):  # else a run that is just ending has renamed it: its lock decides
                 raise CacheFormatError(error.message, hint=hint) from error
 
 
-@contextlib.contextmanager
-def working_file(
-    path: str, plan: Plan, spec: dict[str, Any], table: Table, layers: Mapping[str, Layer]
-) -> Iterator[tuple[RowWriter, NDArray[np.int64]]]:
-    """The file in progress, open for writing, with all reusable rows in it; and the rows that are missing."""
-    partial = partial_path(path)
-    if plan.in_place:
-        with RowWriter(partial, plan.olds[0].layout) as writer:
-            writer.forget(np.flatnonzero(plan.origin != 0))
-            missing = _bring_over(plan, table, writer)
-            writer.forget(missing)
-            yield writer, missing
-            writer.sync()
-        return
-    fresh = fresh_path(path)
-    remove_leftover(fresh)
-    try:
-        layout = create(
-            fresh,
-            spec=spec,
-            samples=samples_of(table),
-            layers=layers,
-            records=_records(plan),
-        )
-        with RowWriter(fresh, layout) as writer:
-            missing = _bring_over(plan, table, writer)
-            writer.sync()
-            keep_rest(path, plan, spec, layers, missing)
-            os.replace(fresh, partial)
-            sync_folder(path)
-            yield writer, missing
-            writer.sync()
-    finally:
-        with contextlib.suppress(OSError, CacheError):  # the error that ended the run is the one to report
-            remove_leftover(fresh)
+def check_cache_output(
+    path: str | os.PathLike[str], *, overwrite: bool = False, inputs: Iterable[str | os.PathLike[str] | None] = ()
+) -> CacheOutput:
+    """Find out before the work whether the feature file `path`, and the files beside it, can and may be written.
 
-
-def _records(plan: Plan) -> list[dict[str, Any]]:
-    """What older files say of themselves: their rows may be taken over, so their story goes with them."""
-    records: list[dict[str, Any]] = []
-    for old in reversed(plan.olds):
-        records += [record for record in old.provenance if record not in records]
-    return records
-
-
-def _bring_over(plan: Plan, table: Table, writer: RowWriter) -> NDArray[np.int64]:
-    """Copy what older files hold; return the rows that are still missing, ascending."""
-    missing = [plan.missing]
-    for number, old in enumerate(plan.olds):
-        rows = np.flatnonzero(plan.origin == number)
-        target = None if plan.in_place and number == 0 else writer
-        missing.append(copy_rows(old, plan.origin_row[rows], target, rows, table))
-    return np.sort(np.concatenate(missing))
-
-
-def finish(path: str, plan: Plan) -> None:
-    """The file in progress, flushed, becomes the finished one in one step.
-
-    Raises CacheError where rows are missing, or where another file has appeared at `path` meanwhile.
+    Raises CacheError and UsageError. What stands beside it under a name that a run needs is never somebody else's file.
     """
-    made = open_cache(partial_path(path))
-    there = np.all([made.column(f"checksums/{layer}") != 0 for layer in made.layers], axis=0)
-    if not there.all():  # a mistake of ours; what is there is kept
-        raise CacheError(
-            f"{int((~there).sum()):,} rows of {made.path} were never computed.", hint="Run the same command again."
-        )
-    Output(path, FEATURE_FILE, plan.overwrite).put(partial_path(path))
-    drop_kept(path)
+    files, beside = OpenFiles(), CacheOutput("")
+    suffixes = (beside.partial, beside.kept, beside.fresh, beside.fresh_kept, lock_path(""))
+    allowed = check_output(path, files.kind, overwrite=overwrite, inputs=inputs, suffixes=suffixes)
+    output = CacheOutput(allowed.path, overwrite=overwrite, files=files)
+    output.check_beside()
+    return output
+
+
+def check_leftover(fresh: str) -> bool:
+    """Whether a run that ended while it was laying out has left this. Raises CacheError where it is no such file."""
+    return check_beside(fresh, _laid_out, CacheError)
+
+
+def remove_leftover(fresh: str) -> None:
+    """Raises CacheError where it is no such file."""
+    if check_leftover(fresh):
+        os.unlink(fresh)
+
+
+def _laid_out(content: bytes) -> bool:
+    """HDF5 writes its signature when it likes: until then there is nothing, or zeros."""
+    return content.startswith((HDF5_SIGNATURE, b"\0")) or HDF5_SIGNATURE.startswith(content)

@@ -1,28 +1,26 @@
-"""Samples -> features, in order, in bounded memory: threads read and decode, the caller's thread runs the engine."""
+"""Samples -> tensors, in order, in bounded memory: what an executor does in front of its engine."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-from precompute.engines.base import Engine, Features, Tensors
+from precompute.engines.base import Features, Tensors
 from precompute.errors import ImageError, SourceError
-from precompute.extraction.timing import Stages
+from precompute.extraction.timing import StageClock
 from precompute.inputs.base import Preprocess
 from precompute.sources.base import Source
-from precompute.system import cores
 
-BLOCK_SAMPLES = 4096  # images of known bytes and broken ones count here, too
+BLOCK_SAMPLES = 4096  # samples of known bytes and broken ones count here, too
 Claim = Callable[[bytes, int], bool]
 
 
@@ -45,7 +43,7 @@ class Decoded:
 
 @dataclass
 class Block:
-    """Finished samples, in order. failed: with their errors · same: rows whose bytes have been seen before."""
+    """Finished samples. decoded: a row of `features` each · failed: with their errors · same: bytes seen before."""
 
     decoded: list[Decoded] = field(default_factory=list)
     features: Features | None = None
@@ -55,82 +53,35 @@ class Block:
     def __len__(self) -> int:
         return len(self.decoded) + len(self.failed) + len(self.same)
 
-
-def forward(
-    source: Source,
-    rows: NDArray[np.int64],
-    engine: Engine,
-    preprocess: Preprocess,
-    *,
-    workers: int | None = None,
-    claim: Claim | None = None,
-    stop: Callable[[], object] | None = None,
-    stages: Stages | None = None,
-    keep: Callable[[int], bool] | None = None,
-) -> Iterator[Block]:
-    """Run the samples of `rows` through the engine, a full batch at a time; blocks come in the order of `Source.order`.
-
-    workers: threads that read and decode, by default one for each core.
-    `claim(digest, row)` is asked by the workers before decoding; where it says False the row comes back under `same`.
-    `stop()` is asked after each block; once it is true no further batch is begun, and those under way come out.
-    At most two batches of decoded images wait in memory beside those in the engine. `stages` is told where the time
-    goes. keep: rows whose tensors are still there when their features are.
-    Raises SourceError where the whole source has gone away.
-    """
-    stages, stop, workers = stages or Stages(), stop or (lambda: False), workers or cores()
-    stages.workers = workers
-    under_way: deque[Block] = deque()
-    batches = _batches(source, rows, engine.batch_size, preprocess, workers, claim, stages)
-    try:
-        with contextlib.closing(batches) as blocks:
-            for block in blocks:
-                if len(under_way) == engine.depth:
-                    yield _finish(under_way.popleft(), engine, stages)
-                    if stop():
-                        break
-                _start(block, engine, stages, keep)
-                under_way.append(block)
-                if engine.depth == 1:  # it ran within `start`
-                    yield _finish(under_way.popleft(), engine, stages)
-                    if stop():
-                        break
-        while under_way:
-            yield _finish(under_way.popleft(), engine, stages)
-    finally:  # an engine that goes away while a batch is under way takes the process with it
-        for block in under_way:
-            _finish(block, engine, stages)
+    def add(self, item: Decoded, source: Source) -> None:
+        """Put `item` where it belongs. Raises SourceError where it failed because all of `source` has gone away."""
+        if item.error is not None:
+            if item.error.reason in ("VANISHED", "UNREADABLE") and not source.alive():
+                raise SourceError(
+                    f"The source {source.name} went away while it was being read.",
+                    hint="Everything computed so far is kept. Bring the source back and run the same command again.",
+                )
+            self.failed.append(item)
+        elif item.tensors is None:
+            self.same.append(item)
+        else:
+            self.decoded.append(item)
 
 
-def _start(block: Block, engine: Engine, stages: Stages, keep: Callable[[int], bool] | None) -> None:
-    if block.decoded:
-        # With one batch at a time the forward pass itself runs within `start`
-        with stages.main_thread("transfer") if engine.depth > 1 else contextlib.nullcontext():
-            engine.start([item.tensors for item in block.decoded if item.tensors is not None])
-        block.decoded = [  # the engine has its own copy
-            item if keep is not None and keep(item.row) else replace(item, tensors=None) for item in block.decoded
-        ]
-
-
-def _finish(block: Block, engine: Engine, stages: Stages) -> Block:
-    if block.decoded:
-        began = time.perf_counter()
-        block.features = engine.finish()
-        stages.waited_engine += time.perf_counter() - began
-    return block
-
-
-def _batches(
+def decoded_blocks(
     source: Source,
     rows: NDArray[np.int64],
     size: int,
     preprocess: Preprocess,
     workers: int,
     claim: Claim | None,
-    stages: Stages,
+    clock: StageClock,
 ) -> Generator[Block, None, None]:
-    """Decoded images in blocks of `size`, with all that lies between them; the last one may have fewer.
+    """Decoded samples in blocks of `size`, with all that lies between them; the last one may have fewer.
 
-    Where nothing is to be decoded, blocks end all the same, so that no more than BLOCK_SAMPLES wait.
+    They come in the order of `Source.order`, read and decoded by `workers` threads; for `claim` see `Executor`. Where
+    nothing is to be decoded, blocks end all the same, so that no more than BLOCK_SAMPLES wait.
+    Raises SourceError where the whole source has gone away.
     """
     block = Block()
     with decode_threads(workers) as pool:
@@ -144,10 +95,10 @@ def _batches(
                     break
                 since = time.perf_counter()
                 item = pending.popleft().result()
-                stages.waited_images += time.perf_counter() - since
-                stages.read += item.read_seconds
-                stages.decode += item.decode_seconds
-                _place(block, item, source)
+                clock.waited_images += time.perf_counter() - since
+                clock.read += item.read_seconds
+                clock.decode += item.decode_seconds
+                block.add(item, source)
                 if len(block.decoded) == size or len(block) >= BLOCK_SAMPLES:
                     yield block
                     block = Block()
@@ -172,20 +123,6 @@ def decode_threads(workers: int) -> ThreadPoolExecutor:
         openmp.limit(limits=1)
 
     return ThreadPoolExecutor(workers, thread_name_prefix="decode", initializer=alone)
-
-
-def _place(block: Block, item: Decoded, source: Source) -> None:
-    if item.error is not None:
-        if item.error.reason in ("VANISHED", "UNREADABLE") and not source.alive():
-            raise SourceError(
-                f"The source {source.name} went away while it was being read.",
-                hint="Everything computed so far is kept. Bring the source back and run the same command again.",
-            )
-        block.failed.append(item)
-    elif item.tensors is None:
-        block.same.append(item)
-    else:
-        block.decoded.append(item)
 
 
 def read(source: Source, row: int, preprocess: Preprocess, claim: Claim | None) -> Decoded:

@@ -9,14 +9,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from precompute.cache import Cache, Verification, WriteLock, open_cache, verify
+from precompute.cache import Cache, Verification, open_cache, verify
 from precompute.engines.choice import Asked
 from precompute.errors import CacheError, CacheFormatError, SourceError, UsageError
 from precompute.extraction.conduct import Conduct, Progress
-from precompute.extraction.matching import make_plan, open_olds, partial_path, same_table
+from precompute.extraction.matching import make_plan, open_olds, same_table
 from precompute.extraction.output import check_cache_output
 from precompute.extraction.rebuild import Origin, rebuild_backbone
-from precompute.extraction.result import Extraction, count_outcomes, describe
+from precompute.extraction.result import Extraction, Outcome, Run, Settings, summary
 from precompute.extraction.run import Job, complete
 from precompute.extraction.setup import prepared_for
 from precompute.sources.base import Table, ascii_name
@@ -47,9 +47,11 @@ def repair(
     """
     began = time.monotonic()
     conduct = Conduct(workers, progress=progress, stop=stop)
-    path = check_cache_output(os.path.realpath(cache), overwrite=True, inputs=(weights,)).path
-    with WriteLock(path):
-        old = open_cache(path)
+    output = check_cache_output(os.path.realpath(cache), overwrite=True, inputs=(weights,))
+    output.overwrite = False  # what is no feature file is refused when it is opened, with words that fit
+    path = output.path
+    with output.lock():
+        old = output.open(path) or open_cache(path)  # which says that there is none
         found = verify(old)
         model, spec = rebuild_backbone(
             old.spec,
@@ -65,17 +67,11 @@ def repair(
                 hint="Extract again to another output.",
             )
         samples = _samples_of(old, os.fsencode(source), found)
-        result = describe(
-            path,
-            samples,
-            layers=shapes,
-            dtype=spec["storage"],
-            notes=model.notes,
-        )
+        done = Run(Settings(shapes, spec["storage"], model.notes), Outcome(), old)
         if not found.whole:
-            olds = open_olds(path, spec, overwrite=False)
-            plan = make_plan(samples, path, olds, limit=None, overwrite=False, rehash=False)
-            if olds[0].path == partial_path(path) and not same_table(olds[0], samples.table):
+            olds = open_olds(output, spec)
+            plan = make_plan(samples, output, olds)
+            if olds[0].path == output.partial and not same_table(olds[0], samples.table):
                 raise CacheError(
                     f"An extraction to {path} was interrupted and is not finished.",
                     hint="Run that `precompute extract` command again; it computes damaged rows again, too.",
@@ -85,15 +81,10 @@ def repair(
             plan = replace(plan, origin=np.where(bad & (plan.origin == len(olds) - 1), -1, plan.origin))
             # Engine and batch size are those of the file's last run, as far as they are here
             asked = Asked(precision=spec["precision"], device=device, batch_size=batch_size, dtype=spec["storage"])
-            prepared = prepared_for(model, asked, path, samples, workers=workers)
+            job = Job(output, samples, prepared_for(model, asked, output, samples, workers=workers))
             with model.preprocess.session():
-                complete(Job(path, samples, prepared), plan, conduct, result, {})
-            result.tell_choice(prepared.choice)
-    failed = result.failed
-    count_outcomes(path, result)
-    result.failed = failed  # of this repair alone
-    result.seconds = time.monotonic() - began
-    return result
+                done = complete(job, plan, conduct, {})
+        return summary(path, samples, done, earlier=False, began=began)
 
 
 def _samples_of(old: Cache, root: bytes, found: Verification) -> FolderSource:

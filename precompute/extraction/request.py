@@ -10,13 +10,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from glob import glob
 from typing import Any
 
-from precompute.cache import Cache, canonical_json, open_cache
+from precompute.cache import Cache, canonical_json
 from precompute.errors import CacheFormatError
-from precompute.extraction.matching import kept_path, make_plan, partial_path, up_to_date
+from precompute.extraction.matching import make_plan, up_to_date
+from precompute.extraction.output import CacheOutput
 from precompute.inputs.images.transform import DECODER
 from precompute.sources.base import Source
 from precompute.system import version_of
@@ -37,7 +39,7 @@ class Request:
 
     backbone: str
     weights: str
-    layer: str | list[str] | None
+    layer: str | Sequence[str] | None
     pooling: str
     transform: dict[str, Any]
     engine: str
@@ -47,10 +49,18 @@ class Request:
     device: str
     batch_size: int | None
 
+    def __post_init__(self) -> None:
+        if self.layer is not None and not isinstance(self.layer, str):
+            object.__setattr__(self, "layer", list(self.layer))
+
     def options(self) -> dict[str, Any]:
         """The same as JSON, for the record: what was asked of precompute, and nothing else of the program around it."""
         options: dict[str, Any] = json.loads(json.dumps(asdict(self), default=_plain))
         return options
+
+    def record(self, weights_file: dict[str, Any] | None) -> dict[str, Any]:
+        """What a run's record says for later ones. `weights_file` is that of `Backbone`."""
+        return {"request": self.name(), "options": self.options(), "weights_file": weights_file}
 
     def name(self) -> str | None:
         """SHA-256 over this and all else that decides the settings; None for what cannot be told to be the same again.
@@ -73,25 +83,22 @@ class Request:
         return hashlib.sha256(asked.encode("ascii")).hexdigest()
 
 
-def remember(request: Request, weights_file: dict[str, Any] | None) -> dict[str, Any]:
-    """What a run's record says for later ones. `weights_file` is that of `Backbone`."""
-    return {"request": request.name(), "options": request.options(), "weights_file": weights_file}
-
-
-def unchanged(path: str, source: Source, request: Request) -> tuple[Cache, dict[str, Any]] | None:
-    """The finished file at `path` and the record of the run that `request` repeats, if nothing is to be done."""
+def unchanged(output: CacheOutput, source: Source, request: Request) -> tuple[Cache, dict[str, Any]] | None:
+    """The finished file and the record of the run that `request` repeats, if nothing is to be done."""
     name = request.name()
-    if name is None or not os.path.exists(path) or any(map(os.path.lexists, (partial_path(path), kept_path(path)))):
+    if name is None or any(map(os.path.lexists, (output.partial, output.kept))):
         return None
     try:
-        cache = open_cache(path)
+        cache = output.open(output.path)
     except CacheFormatError:
         return None  # the longer way tells what is wrong
+    if cache is None:
+        return None
     records = [record for record in cache.provenance if record.get("request") == name]
     if not records or not _same_file(records[-1].get("weights_file")):
         return None
-    plan = make_plan(source, path, (cache,), limit=None, overwrite=True, rehash=False)
-    return (cache, records[-1]) if up_to_date(plan, source.table, path) else None
+    plan = make_plan(source, output, (cache,), refuse=False)
+    return (cache, records[-1]) if up_to_date(plan, source.table, output) else None
 
 
 def _plain(value: Any) -> Any:

@@ -1,26 +1,70 @@
-"""What a run is asked to tell: how far it is, and in the end what it did."""
+"""What a run did: its settings, what became of the rows, and the summary, built once from both and the file."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, field, replace
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from precompute.cache import SPLITS, Status, open_cache, status_name
+from precompute.cache import SPLITS, Cache, Status, status_name
 from precompute.extraction.timing import Stages
 from precompute.sources.base import Source, ascii_name
 
 if TYPE_CHECKING:
-    from precompute.engines.audit import Audited
-    from precompute.engines.base import EngineChoice  # which loads torch, as the audit does
+    from precompute.engines.audit import Audited  # which loads torch
 
 
 FAILURES_NAMED = 20
+NOTHING = {"engine": "", "device": "", "precision": "", "batch_size": 0, "compiled": False, "why": ""}
+"""What ran where nothing did."""
 
 
-@dataclass
+@dataclass(frozen=True)
+class Settings:
+    """What the rows of a file are made with.
+
+    layers: the shape of one row of each · dtype: of the features · ran: the fields of `EngineChoice` · key, bytes: of
+    the finished file, as far as they are known before there is one.
+    """
+
+    layers: Mapping[str, tuple[int, ...]]
+    dtype: str
+    notes: tuple[str, ...]
+    ran: Mapping[str, Any] = field(default_factory=lambda: dict(NOTHING))
+    key: str = ""
+    bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run did to the rows, field by field as in `Extraction`."""
+
+    computed: int = 0
+    reused: int = 0
+    to_read: int = 0
+    copied: int = 0
+    dropped: int = 0
+    failed: tuple[tuple[str, str, str], ...] = ()
+    warnings: tuple[str, ...] = ()
+    stages: Stages | None = None
+    audit: Audited | None = None
+    forward_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that is over. cache: the finished file; None in a dry run."""
+
+    settings: Settings
+    outcome: Outcome
+    cache: Cache | None
+
+
+@dataclass(frozen=True)
 class Extraction:
     """What a run did.
 
@@ -40,28 +84,28 @@ class Extraction:
     layers: dict[str, tuple[int, ...]]
     dtype: str
     notes: tuple[str, ...]
-    ignored: list[str]
+    ignored: tuple[str, ...]
     classes: int
     splits: dict[str, int]
-    engine: str = ""
-    device: str = ""
-    precision: str = ""
-    batch_size: int = 0
-    compiled: bool = False
-    why: str = ""
-    warnings: list[str] = field(default_factory=list)
-    stages: Stages | None = None
-    audit: Audited | None = None
-    computed: int = 0
-    reused: int = 0
-    to_read: int = 0
-    copied: int = 0
-    dropped: int = 0
-    failures: dict[str, int] = field(default_factory=dict)
-    failed: list[tuple[str, str, str]] = field(default_factory=list)
-    seconds: float = 0.0
-    forward_seconds: float = 0.0
-    bytes: int = 0
+    engine: str
+    device: str
+    precision: str
+    batch_size: int
+    compiled: bool
+    why: str
+    warnings: tuple[str, ...]
+    stages: Stages | None
+    audit: Audited | None
+    computed: int
+    reused: int
+    to_read: int
+    copied: int
+    dropped: int
+    failures: dict[str, int]
+    failed: tuple[tuple[str, str, str], ...]
+    seconds: float
+    forward_seconds: float
+    bytes: int
 
     @property
     def start_seconds(self) -> float:
@@ -76,41 +120,53 @@ class Extraction:
         settings = asdict(replace(self, stages=None, audit=None))
         return {**settings, "start_seconds": self.start_seconds, "failed": failed, "stages": stages, "audit": audit}
 
-    def tell_choice(self, choice: EngineChoice) -> None:
-        """Say what ran."""
-        for name in ("engine", "device", "precision", "batch_size", "compiled", "why"):
-            setattr(self, name, getattr(choice, name))
 
+def summary(path: str, source: Source, run: Run, *, earlier: bool = True, began: float) -> Extraction:
+    """The result of `run`, which began at `time.monotonic()` == began.
 
-def describe(path: str, source: Source, *, notes: tuple[str, ...], **settings: Any) -> Extraction:
-    """The result of a run that has not done anything yet; `settings` are further fields of Extraction."""
-    names = SPLITS
-    counts = np.bincount(source.table.splits, minlength=len(names)).tolist()
+    Counts of failures come from the finished file itself, so that the summary cannot claim anything else. earlier: also
+    name samples that failed in an earlier run.
+    """
+    settings, outcome, cache = run.settings, run.outcome, run.cache
+    counts = np.bincount(source.table.splits, minlength=len(SPLITS)).tolist()
     return Extraction(
         path=path,
-        key="",
+        key=settings.key if cache is None else cache.key,
         rows=len(source),
-        notes=(*notes, *source.notes),
-        ignored=list(source.ignored),
+        layers=dict(settings.layers),
+        dtype=settings.dtype,
+        notes=(*settings.notes, *source.notes),
+        ignored=tuple(source.ignored),
         classes=len(source.table.classes),
-        splits={name: count for name, count in zip(names, counts, strict=True) if count},
-        **settings,
+        splits={name: count for name, count in zip(SPLITS, counts, strict=True) if count},
+        **settings.ran,
+        **{
+            **{one.name: getattr(outcome, one.name) for one in fields(outcome)},
+            "failed": _named(cache, outcome.failed) if earlier else outcome.failed,
+        },
+        failures=_failures(cache),
+        bytes=settings.bytes if cache is None else cache.layout.file_size,
+        seconds=time.monotonic() - began,
     )
 
 
-def count_outcomes(path: str, result: Extraction) -> None:
-    """What the finished file itself says, so that the summary cannot claim anything else."""
-    cache = open_cache(path)
+def _failures(cache: Cache | None) -> dict[str, int]:
+    """Samples without features by status name."""
+    if cache is None:
+        return {}
     values, counts = np.unique(cache.status, return_counts=True)
-    result.failures = {
+    return {
         status_name(int(value)): int(count) for value, count in zip(values, counts, strict=True) if value != Status.OK
     }
-    ids = cache.column("samples/id")
-    named = {name for name, _, _ in result.failed}
-    result.failed = list(result.failed)
-    for row in np.flatnonzero(cache.status != Status.OK)[: FAILURES_NAMED + len(named)]:
-        name = ascii_name(os.fsdecode(bytes(ids[row])))
-        if name not in named and len(result.failed) < FAILURES_NAMED:
-            result.failed.append((name, status_name(int(cache.status[row])), "as in an earlier run"))
-    result.key = cache.key
-    result.bytes = cache.layout.file_size
+
+
+def _named(cache: Cache | None, failed: tuple[tuple[str, str, str], ...]) -> tuple[tuple[str, str, str], ...]:
+    """The first FAILURES_NAMED that failed in this run, and in earlier ones."""
+    listed = list(failed)
+    if cache is not None:
+        ids, names = cache.column("samples/id"), {name for name, _, _ in failed}
+        for row in np.flatnonzero(cache.status != Status.OK)[: FAILURES_NAMED + len(names)]:
+            name = ascii_name(os.fsdecode(bytes(ids[row])))
+            if name not in names and len(listed) < FAILURES_NAMED:
+                listed.append((name, status_name(int(cache.status[row])), "as in an earlier run"))
+    return tuple(listed)

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from precompute.cache import Cache, RowWriter, Status, open_cache, status_name
+from precompute.cache import Cache, RowWriter, Status, status_name
 from precompute.engines.audit import EngineAudit
-from precompute.extraction.matching import COPY_ROWS, copy_rows, lasting, let_go, partial_path
+from precompute.extraction.executors.base import Executor, Work
+from precompute.extraction.matching import COPY_ROWS, copy_rows, lasting
 from precompute.extraction.owners import THIS_RUN, DigestIndex, Owners
-from precompute.extraction.pipeline import Block, Decoded, forward
+from precompute.extraction.pipeline import Block, Decoded
 from precompute.extraction.setup import Prepared
-from precompute.extraction.timing import Stages
+from precompute.extraction.timing import StageClock
 from precompute.sources.base import Source
 
 Twins = tuple["array[int]", "array[int]"]  # rows of this run, and those that are byte-identical to them
@@ -39,56 +40,54 @@ class RowRun:
     """
 
     def __init__(
-        self, path: str, source: Source, prepared: Prepared, olds: tuple[Cache, ...], writer: RowWriter
+        self, source: Source, prepared: Prepared, olds: tuple[Cache, ...], writer: RowWriter, executor: Executor
     ) -> None:
         self.writer = writer
         self.prepared = prepared
-        self._source = source
+        self.source = source
+        self._executor = executor
         # As the samples are read: one may have changed since the listing
         self._now = replace(source.table, sizes=source.table.sizes.copy(), mtimes=source.table.mtimes.copy())
         self._olds = olds
-        self._partial = partial_path(path)
+        self._made = writer.view()
         known = []
         for old in olds:
             known.append(DigestIndex(old.column("samples/digest"), np.flatnonzero(lasting(old))))
-            let_go(old)
+            old.release_pages()
         self._owners = Owners(known, len(source))
 
     def steps(
         self,
         rows: NDArray[np.int64],
-        workers: int | None,
         *,
         stop: Callable[[], object] | None = None,
-        stages: Stages | None = None,
+        clock: StageClock | None = None,
         audit: EngineAudit | None = None,
     ) -> Iterator[Step]:
-        """Fill `rows`, a batch at a time, until done or `stop()` is true; see `forward`.
+        """Fill `rows`, a block at a time, until done or `stop()` is true; see `Executor.blocks`.
 
         audit: is shown those samples that it wants.
         """
-        stages = stages or Stages()
+        clock = clock or StageClock()
+        work = Work(self.source, self.prepared.model, self.prepared.decision)
         while len(rows):
             twins, again = (array("q"), array("q")), array("q")
-            blocks = forward(
-                self._source,
+            blocks = self._executor.blocks(
+                work,
                 rows,
-                self.prepared.decision.engine,
-                self.prepared.model.preprocess,
-                workers=workers,
                 claim=self._owners.claim,
                 stop=stop,
-                stages=stages,
+                clock=clock,
                 keep=None if audit is None else audit.wants,
             )
             for block in blocks:
-                with stages.main_thread("write"):
+                with clock.main_thread("write"):
                     step = self._write(block)
                     self._copy_known(block.same, step, twins, again)
                 if audit is not None and block.features is not None:
                     audit.show(
                         [
-                            (self._source.sample_name(item.row), item.tensors, tuple(tap[k] for tap in block.features))
+                            (self.source.sample_name(item.row), item.tensors, tuple(tap[k] for tap in block.features))
                             for k, item in enumerate(block.decoded)
                             if item.tensors is not None
                         ]
@@ -135,7 +134,7 @@ class RowRun:
         return step
 
     def _failure(self, row: int, status: int, detail: str) -> tuple[str, str, str]:
-        return self._source.sample_name(row), status_name(status), detail
+        return self.source.sample_name(row), status_name(status), detail
 
     def _copy_known(self, same: list[Decoded], step: Step, twins: Twins, again: array[int]) -> None:
         """Copy what older files hold; rows of this run, which may not be written yet, are put down in `twins`."""
@@ -161,12 +160,11 @@ class RowRun:
         if not len(twins[0]):
             yield Step()  # each pass ends with a step of its own, so that a stop is asked about once more
             return
-        partial = open_cache(self._partial)
-        let_go(partial)
+        self._made.release_pages()
         owners, rows = (np.array(column) for column in twins)
         for start in range(0, len(rows), COPY_ROWS):
             step, piece = Step(), slice(start, start + COPY_ROWS)
-            bad = self._copy(partial, owners[piece], rows[piece], step, again)
+            bad = self._copy(self._made, owners[piece], rows[piece], step, again)
             for owner, row in zip(owners[piece].tolist(), rows[piece].tolist(), strict=True):
                 if row in bad:
                     self._owners.forget(self._owners.digest(owner), THIS_RUN)

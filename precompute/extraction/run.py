@@ -3,110 +3,126 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from precompute.cache import bytes_needed, key_of, status_text
+from precompute.cache import Cache, bytes_needed, key_of, status_text
 from precompute.engines.audit import EngineAudit
 from precompute.errors import SourceError, Stopped
 from precompute.extraction.conduct import Conduct, Progress
+from precompute.extraction.executors.local import LocalExecutor
 from precompute.extraction.leftovers import drop_kept
 from precompute.extraction.matching import Plan, make_plan, open_olds, samples_of, up_to_date
-from precompute.extraction.output import finish, working_file
+from precompute.extraction.output import CacheOutput
 from precompute.extraction.provenance import run_record
-from precompute.extraction.request import Request, remember
-from precompute.extraction.result import FAILURES_NAMED, Extraction, describe
+from precompute.extraction.request import Request
+from precompute.extraction.result import FAILURES_NAMED, Outcome, Run, Settings
 from precompute.extraction.rows import RowRun
 from precompute.extraction.setup import Prepared, prepare
-from precompute.extraction.timing import Stages
+from precompute.extraction.timing import StageClock
+from precompute.extraction.working_file import finish, working_file
 from precompute.sources.base import Source
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be made: a file at `path` with the features of `source`, under the lock of whoever runs it."""
+    """What is to be made: a file at `output` with the features of `source`, under the lock of whoever runs it."""
 
-    path: str
+    output: CacheOutput
     source: Source
     prepared: Prepared
 
+    def settings(self) -> Settings:
+        """What its rows are made with, or would be."""
+        prepared = self.prepared
+        return Settings(
+            layers={tap.layer: tap.shape for tap in prepared.model.taps},
+            dtype=prepared.storage,
+            notes=prepared.model.notes,
+            ran=asdict(prepared.choice),
+            key=key_of(prepared.spec),
+            bytes=bytes_needed(samples_of(self.source.table), prepared.layers),
+        )
+
 
 def run(
-    path: str,
+    output: CacheOutput,
     source: Source,
     request: Request,
     conduct: Conduct,
     *,
     limit: int | None,
-    overwrite: bool,
     rehash: bool,
     dry_run: bool,
-) -> Extraction:
-    """Bring the file at `path` up to `source`, under the lock of its caller. See `extract`, whose errors these are."""
-    prepared = prepare(request, path, source, workers=conduct.workers)
-    job = Job(path, source, prepared)
+) -> Run:
+    """Bring the file at `output` up to `source`; the caller holds its lock. The errors are those of `extract`."""
+    prepared = prepare(request, output, source, workers=conduct.workers)
+    job = Job(output, source, prepared)
     with prepared.model.preprocess.session():
-        layers = prepared.layers
-        shapes = {name: layer.shape for name, layer in layers.items()}
-        result = describe(path, source, layers=shapes, dtype=prepared.storage, notes=prepared.model.notes)
-        olds = open_olds(path, prepared.spec, overwrite=overwrite)
-        plan = make_plan(source, path, olds, limit=limit, overwrite=overwrite, rehash=rehash)
-        result.dropped = plan.dropped
+        olds = open_olds(output, prepared.spec)
+        plan = make_plan(source, output, olds, limit=limit, rehash=rehash)
+        missing = len(plan.missing)
         if dry_run:
-            result.key, result.to_read = key_of(prepared.spec), len(plan.missing)
-            result.reused = len(source) - result.to_read
-            result.bytes = bytes_needed(samples_of(source.table), layers)
-        elif up_to_date(plan, source.table, path):
-            result.reused = len(source)
-            drop_kept(path)  # left by a run that ended between its last two steps
-        else:
-            complete(job, plan, conduct, result, remember(request, prepared.model.file))
-        result.tell_choice(prepared.choice)
-    return result
+            outcome = Outcome(reused=len(source) - missing, to_read=missing, dropped=plan.dropped)
+            return Run(job.settings(), outcome, None)
+        there = up_to_date(plan, source.table, output)
+        if there is not None:
+            drop_kept(output)  # left by a run that ended between its last two steps
+            return Run(job.settings(), Outcome(reused=len(source), dropped=plan.dropped), there)
+        return complete(job, plan, conduct, request.record(prepared.model.file))
 
 
-def complete(job: Job, plan: Plan, conduct: Conduct, result: Extraction, asked: dict[str, Any]) -> None:
-    """Make the file that `plan` is about: copy, compute, rename; `result` says what was done.
+def complete(job: Job, plan: Plan, conduct: Conduct, asked: dict[str, Any]) -> Run:
+    """Make the file that `plan` is about: copy, compute, rename.
 
-    asked: what the run's record says beside what it was made with (see `remember`).
+    asked: what the run's record says beside what it was made with (see `Request.record`).
     """
     prepared, source = job.prepared, job.source
     if len(plan.missing):
         _ = prepared.decision  # what cannot run is known before anything is written
-    with working_file(job.path, plan, prepared.spec, source.table, prepared.layers) as (writer, missing):
+    outcome, warnings = Outcome(), list[str]()
+    with working_file(job.output, plan, prepared.spec, source.table, prepared.layers) as (writer, missing):
         if len(missing):
             decision = prepared.decision
-            result.warnings += decision.warnings
+            warnings += decision.warnings
             if not writer.append_provenance([run_record(decision, prepared.model, source.origin) | asked]):
-                result.warnings.append("the record of this run is too long for the file, which does not hold it")
-            _fill(RowRun(job.path, source, prepared, plan.olds, writer), missing, conduct, result)
-        result.reused = len(source) - len(missing)
-    finish(job.path, plan)
+                warnings.append("the record of this run is too long for the file, which does not hold it")
+            executor = conduct.executor or LocalExecutor(conduct.workers)
+            outcome = _fill(RowRun(source, prepared, plan.olds, writer, executor), missing, conduct)
+        made: Cache = writer.view()
+    finish(job.output, made)
+    outcome = replace(
+        outcome,
+        reused=len(source) - len(missing),
+        dropped=plan.dropped,
+        warnings=(*warnings, *outcome.warnings),
+    )
+    return Run(job.settings(), outcome, made)
 
 
-def _fill(rows: RowRun, missing: NDArray[np.int64], conduct: Conduct, result: Extraction) -> None:
+def _fill(rows: RowRun, missing: NDArray[np.int64], conduct: Conduct) -> Outcome:
     """Compute the missing rows, saying how it goes, until done, stopped, or a sample breaks a strict run."""
     model, decision = rows.prepared.model, rows.prepared.decision
     choice = decision.choice
-    stages = Stages(on_cpu=choice.kind == "cpu")
+    clock = StageClock(on_cpu=choice.kind == "cpu")
     exact = (choice.engine, choice.precision, choice.compiled) == ("torch", "fp32", False)
     audit = None if exact else EngineAudit(model, choice, missing, decision.storage)
-    began = time.monotonic()
-    done, failures = result.rows - len(missing), 0
+    began, seconds, total = time.monotonic(), 0.0, len(rows.source)
+    done, computed, copied, failures = total - len(missing), 0, 0, 0
+    failed: list[tuple[str, str, str]] = []
     signals: list[int] = []  # the one that asked to stop, if one has
-    steps = rows.steps(missing, conduct.workers, stop=lambda: bool(signals), stages=stages, audit=audit)
-    for step in steps:
+    for step in rows.steps(missing, stop=lambda: bool(signals), clock=clock, audit=audit):
         done += step.done
+        computed += step.computed
+        copied += step.copied
         failures += len(step.failed)
-        result.computed += step.computed
-        result.copied += step.copied
-        result.failed.extend(step.failed[: max(0, FAILURES_NAMED - len(result.failed))])
-        result.forward_seconds = time.monotonic() - began
+        failed.extend(step.failed[: max(0, FAILURES_NAMED - len(failed))])
+        seconds = time.monotonic() - began
         if conduct.progress is not None:
-            conduct.progress(Progress(done, result.rows, result.computed, failures, result.forward_seconds))
+            conduct.progress(Progress(done, total, computed, failures, seconds))
         if conduct.stop is not None and not signals and (signum := conduct.stop()):
             signals.append(signum)
         if step.failed and conduct.on_error == "stop":
@@ -117,16 +133,22 @@ def _fill(rows: RowRun, missing: NDArray[np.int64], conduct: Conduct, result: Ex
                 hint="Everything computed so far is kept. Mend or remove the file and run the same command again, "
                 "or use --on-error skip.",
             )
-    result.audit = None if audit is None else audit.finish()
-    if result.audit is not None:
-        rows.writer.append_provenance([{"audit": result.audit.to_dict()}])
-        result.warnings += [result.audit.warning] if result.audit.warning else []
-    stages.finish()
-    result.stages = stages
-    if signals and done < result.rows:
+    audited = None if audit is None else audit.finish()
+    if audited is not None:
+        rows.writer.append_provenance([{"audit": audited.to_dict()}])
+    if signals and done < total:
         rows.writer.sync()
         raise Stopped(
-            f"Stopped with {done:,} of {result.rows:,} samples done.",
+            f"Stopped with {done:,} of {total:,} samples done.",
             signum=signals[0],
             hint="Everything computed so far is kept. Run the same command again to go on.",
         )
+    return Outcome(
+        computed=computed,
+        copied=copied,
+        failed=tuple(failed),
+        warnings=(audited.warning,) if audited is not None and audited.warning else (),
+        stages=clock.stages(),
+        audit=audited,
+        forward_seconds=seconds,
+    )

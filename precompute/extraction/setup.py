@@ -14,13 +14,14 @@ from precompute.engines.choice import Asked, Candidates, Decision, candidates, c
 from precompute.engines.guard import Sample
 from precompute.engines.machine import Machine
 from precompute.extraction.begun import begun_with
+from precompute.extraction.output import CacheOutput
 from precompute.extraction.request import Request
 from precompute.extraction.sampling import sample_of
 from precompute.sources.base import Source
 
 
 class Prepared:
-    """A request for the output `path`, resolved as far as the settings of its file need.
+    """A request for an output, resolved as far as the settings of its file need.
 
     Images are looked at, and an engine is made, when `decision` is asked for; `spec` asks for it only where the
     precision is left to the images. A run with nothing to compute need prove nothing.
@@ -63,8 +64,8 @@ class Prepared:
         return self.decision.choice if "decision" in vars(self) else self._found.choices[0]
 
 
-def prepare(request: Request, path: str, source: Source, *, workers: int | None) -> Prepared:
-    """Load the backbone and put what may run it into order.
+def prepare(request: Request, output: CacheOutput | None, source: Source, *, workers: int | None) -> Prepared:
+    """Load the backbone and put what may run it into order: for `output`, or for none.
 
     Raises BackboneError, WeightsError, DeviceError and UsageError.
     """
@@ -76,11 +77,13 @@ def prepare(request: Request, path: str, source: Source, *, workers: int | None)
         transform=request.transform,
     )
     asked = Asked(request.engine, request.precision, request.device, request.batch_size, request.compile, request.dtype)
-    return prepared_for(model, asked, path, source, workers=workers)
+    return prepared_for(model, asked, output, source, workers=workers)
 
 
-def prepared_for(model: Backbone, asked: Asked, path: str, source: Source, *, workers: int | None) -> Prepared:
+def prepared_for(
+    model: Backbone, asked: Asked, output: CacheOutput | None, source: Source, *, workers: int | None
+) -> Prepared:
     """The same for a backbone that is loaded already."""
-    begun = begun_with(path, model)
+    begun = None if output is None else begun_with(output, model)
     found = candidates(asked, Machine.here(), begun=begun, images=len(source), module=model.module)
     return Prepared(model, found, sample_of(source, model.preprocess, workers=workers))

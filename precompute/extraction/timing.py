@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-
-from precompute.system import cores
+from dataclasses import dataclass
 
 STAGES = ("read", "decode", "transfer", "forward", "write")
 HELP = {
@@ -19,13 +17,13 @@ HELP = {
 }
 
 
-@dataclass
+@dataclass(frozen=True)
 class Stages:
     """Seconds by stage. Decoding and, on a CPU, the forward pass count processor seconds, the others wall seconds.
 
-    read, decode: over all threads · transfer: into the engine's memory · forward: see `finish` · write: to the file ·
-    waited_images, waited_engine: how long the run's main thread had nothing to do but wait for either · workers:
-    threads that read and decode · elsewhere: processor seconds of the main thread in transfer and write.
+    read, decode: over all threads · transfer: into the engine's memory · forward: see `StageClock.stages` · write: to
+    the file · waited_images, waited_engine: how long the run's main thread had nothing to do but wait for either ·
+    seconds: of the whole · workers: threads that read and decode.
     """
 
     on_cpu: bool = True
@@ -37,25 +35,7 @@ class Stages:
     waited_images: float = 0.0
     waited_engine: float = 0.0
     seconds: float = 0.0
-    workers: int = field(default_factory=cores)
-    elsewhere: float = 0.0
-    _began: tuple[float, float] = field(default_factory=lambda: (time.monotonic(), time.process_time()))
-
-    @contextlib.contextmanager
-    def main_thread(self, stage: str) -> Iterator[None]:
-        """What is inside is `stage`: transfer or write."""
-        wall, busy = time.perf_counter(), time.thread_time()
-        try:
-            yield
-        finally:
-            setattr(self, stage, getattr(self, stage) + time.perf_counter() - wall)
-            self.elsewhere += time.thread_time() - busy
-
-    def finish(self) -> None:
-        """Close the account. On a CPU all processor time that no other stage used was the forward pass."""
-        self.seconds = time.monotonic() - self._began[0]
-        busy = time.process_time() - self._began[1]
-        self.forward = max(0.0, busy - self.decode - self.elsewhere) if self.on_cpu else self.waited_engine
+    workers: int = 1
 
     @property
     def shares(self) -> dict[str, float]:
@@ -87,3 +67,43 @@ class Stages:
             **{name: getattr(self, name) for name in (*STAGES, "waited_images", "waited_engine", "seconds")},
             "bottleneck": self.bottleneck,
         }
+
+
+class StageClock:
+    """The account of a run, kept while it goes on: whoever does a stage's work adds the seconds it took.
+
+    Fields: see `Stages`; elsewhere: processor seconds of the main thread in transfer and write.
+    """
+
+    def __init__(self, *, on_cpu: bool = True) -> None:
+        self.read = self.decode = self.transfer = self.write = 0.0
+        self.waited_images = self.waited_engine = self.elsewhere = 0.0
+        self.workers = 1
+        self._on_cpu = on_cpu
+        self._wall, self._processor = time.monotonic(), time.process_time()
+
+    @contextlib.contextmanager
+    def main_thread(self, stage: str) -> Iterator[None]:
+        """What is inside is `stage`: transfer or write."""
+        wall, busy = time.perf_counter(), time.thread_time()
+        try:
+            yield
+        finally:
+            setattr(self, stage, getattr(self, stage) + time.perf_counter() - wall)
+            self.elsewhere += time.thread_time() - busy
+
+    def stages(self) -> Stages:
+        """The account so far. On a CPU all processor time that no other stage used was the forward pass."""
+        busy = time.process_time() - self._processor
+        return Stages(
+            on_cpu=self._on_cpu,
+            read=self.read,
+            decode=self.decode,
+            transfer=self.transfer,
+            forward=max(0.0, busy - self.decode - self.elsewhere) if self._on_cpu else self.waited_engine,
+            write=self.write,
+            waited_images=self.waited_images,
+            waited_engine=self.waited_engine,
+            seconds=time.monotonic() - self._wall,
+            workers=self.workers,
+        )

@@ -1,0 +1,1 @@
+"""Who computes rows: `base` (the contract), `local` (threads and one engine)."""

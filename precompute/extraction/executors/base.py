@@ -1,0 +1,56 @@
+"""What an executor is: whoever gives rows of a source their features. It writes nothing; whoever asked does."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from precompute.backbones.load import Backbone
+from precompute.engines.choice import Decision
+from precompute.extraction.pipeline import Block, Claim
+from precompute.extraction.timing import StageClock
+from precompute.sources.base import Source
+
+
+@dataclass(frozen=True)
+class Work:
+    """Whose rows are computed, through which network, and with which engine and precision."""
+
+    source: Source
+    backbone: Backbone
+    decision: Decision
+
+
+class Executor(ABC):
+    """Computes rows on this machine's cores and accelerator, or on others.
+
+    A row is a function of its sample alone, so it does not matter where it is computed, beside which others, or how
+    often. One run uses an executor at a time, from one thread.
+    """
+
+    @abstractmethod
+    def blocks(
+        self,
+        work: Work,
+        rows: NDArray[np.int64],
+        *,
+        claim: Claim | None = None,
+        stop: Callable[[], object] | None = None,
+        clock: StageClock | None = None,
+        keep: Callable[[int], bool] | None = None,
+    ) -> Generator[Block, None, None]:
+        """Read, decode and compute `rows`, ascending and each once; finished samples come in blocks, in any order.
+
+        claim: asked with the SHA-256 of a sample's bytes and its row, from any thread, before it is decoded; where it
+        says no, the row comes back under `same` · stop: asked after each block; once it is true nothing further is
+        begun, and what is under way comes out · clock: is told where the time goes · keep: rows whose tensors are still
+        there when their features are.
+
+        Bounded in memory, whatever the number of rows. Closing it early leaves no batch under way and no thread behind.
+        A sample that cannot be read or decoded comes back under `failed`. Raises SourceError where the whole source has
+        gone away.
+        """
