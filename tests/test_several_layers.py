@@ -11,6 +11,7 @@ import torch
 from conftest import Command, make_photos
 
 from precompute import extract, load_backbone, open_cache, predict, repair, train_head, verify
+from precompute.engines.machine import Machine
 from precompute.errors import CacheError, UsageError
 
 LAYERS = ["layer1.0.bn2", "layer2:mean", "layer3:mean", "layer4", "output"]
@@ -39,12 +40,16 @@ def test_each_layer_is_that_of_a_file_of_its_own(name: str, photos: Path, severa
     assert one.column("samples/id").tobytes() == whole.column("samples/id").tobytes()
 
 
-def test_openvino_in_fp32_gives_the_same_bytes_too(photos: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_openvino_gives_the_same_bytes_too(photos: Path, tmp_path: Path, precision: str) -> None:
+    """Left to itself it computes what lies in front of an output in fp32, so that one more tap changes the others."""
     pytest.importorskip("openvino", reason="needs pip install 'precompute[openvino]'")
-    names = ["layer2:mean", "layer4"]
-    extract(photos, tmp_path / "all.h5", layer=names, engine="openvino", precision="fp32", **OPTIONS)
+    if not Machine.here().computes("openvino", "cpu", precision):
+        pytest.skip(f"OpenVINO does not compute in {precision} here")
+    names = ["layer2:mean", "layer3", "layer4", "flatten"]
+    extract(photos, tmp_path / "all.h5", layer=names, engine="openvino", precision=precision, **OPTIONS)
     for name in names:
-        extract(photos, tmp_path / f"{name}.h5", layer=name, engine="openvino", precision="fp32", **OPTIONS)
+        extract(photos, tmp_path / f"{name}.h5", layer=name, engine="openvino", precision=precision, **OPTIONS)
         layer = name.partition(":")[0]
         one, whole = open_cache(tmp_path / f"{name}.h5"), open_cache(tmp_path / "all.h5")
         assert one.features(layer).tobytes() == whole.features(layer).tobytes()
