@@ -7,28 +7,45 @@ import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from precompute.cache import Cache, open_cache
+from precompute.cache import open_cache
+from precompute.evaluation.learning_curve import few_shot
 from precompute.extraction.extract import extract
 from precompute.extraction.output import check_cache_output
-from precompute.heads import LogisticHead, holdout
+from precompute.heads import holdout
 from precompute.heads.persistence.head_file import HEAD
 from precompute.system.output import check_output
 from precompute.training.head import train_head
 
+if TYPE_CHECKING:
+    from torch import nn
+
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "tiny, trained": ("tiny", {"backbone": "tiny"}),
+    "raw pixels": (
+        "pixels",
+        {
+            "backbone": "precompute.demo:pixels",
+            "transform": {"resize": 8, "crop": 8, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)},
+        },
+    ),
+    "tiny, random weights": ("random", {"backbone": "tiny", "weights": "random"}),
+}
+"""Kinds of features: the name of their cache, and how it is made."""
 SHOTS = 5  # labelled images of each class: 50 in all
 DRAWS = 20
 SEED = 0
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
 class DemoRow:
-    """Accuracies of a logistic head on one kind of features; few: mean over draws, few_spread: standard deviation."""
+    """Accuracies of a logistic head on one kind of features.
+
+    few: mean over draws (see `few_shot`) · few_spread: their standard deviation · all: after training on every label.
+    """
 
     features: str
     width: int
@@ -70,30 +87,32 @@ def run_demo(
     with contextlib.ExitStack() as stack:
         place = os.fspath(folder) if folder is not None else stack.enter_context(tempfile.TemporaryDirectory())
         os.makedirs(place, exist_ok=True)
-        images = os.path.join(place, "digits")
-        caches, head = (
-            [os.path.join(place, name) for name in ("tiny.h5", "random.h5")],
-            os.path.join(place, "digits.safetensors"),
-        )
+        images, head = os.path.join(place, "digits"), os.path.join(place, "digits.safetensors")
+        caches = {os.path.join(place, f"{name}.h5"): options for name, options in KINDS.values()}
         for cache in caches:  # before the work, not after it
             check_cache_output(cache, overwrite=overwrite)
         check_output(head, HEAD, overwrite=overwrite)
         say(f"1. Writing 1,797 digits as PNG files below {images}")
         write_digits(images)
         say("2. Extracting them: precompute extract digits -b tiny -o tiny.h5")
-        done = extract(images, caches[0], backbone="tiny", overwrite=overwrite)
-        say("3. And with random weights: precompute extract digits -b tiny --weights random -o random.h5")
-        extract(images, caches[1], backbone="tiny", weights="random", overwrite=overwrite)
-        say("4. Training a head: precompute train-head tiny.h5 -o digits.safetensors")
-        training = train_head(caches[0], head, overwrite=overwrite)
-        say(f"5. Training heads on {10 * SHOTS} labels, {DRAWS} draws, for three kinds of features")
-        tiny, random = map(open_cache, caches)
-        kinds = (
-            ("tiny, trained", tiny.features()),
-            ("raw pixels", raw_pixels(images, tiny)),
-            ("tiny, random weights", random.features()),
+        done, *_ = (extract(images, cache, overwrite=overwrite, **options) for cache, options in caches.items())
+        say("3. Training a head: precompute train-head tiny.h5 -o digits.safetensors")
+        training, *others = (
+            train_head(cache, None if number else head, overwrite=overwrite, seed=SEED)
+            for number, cache in enumerate(caches)
         )
-        rows = tuple(compare(name, np.array(values, dtype=np.float32), tiny) for name, values in kinds)
+        say(f"4. Training heads on {10 * SHOTS} labels: precompute few-shot *.h5 --shots {SHOTS} --draws {DRAWS}")
+        curves = few_shot(list(caches), shots=[SHOTS], draws=DRAWS, seed=SEED)
+        rows = tuple(
+            DemoRow(
+                name,
+                int(open_cache(cache).features().shape[1]),
+                curve.points[0].accuracy,
+                float(np.std(curve.points[0].accuracies)),
+                everything.scores["test"].accuracy,
+            )
+            for name, cache, curve, everything in zip(KINDS, caches, curves, (training, *others), strict=True)
+        )
     return DemoResult(
         rows=rows,
         labels=10 * SHOTS,
@@ -103,6 +122,17 @@ def run_demo(
         extract_seconds=done.seconds,
         train_seconds=training.seconds,
     )
+
+
+def pixels() -> nn.Module:
+    """A backbone that computes nothing: the features of a grey image are its pixels."""
+    from torch import Tensor, nn
+
+    class Grey(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images[:, 0].flatten(1)
+
+    return Grey()
 
 
 def write_digits(folder: str) -> None:
@@ -119,34 +149,3 @@ def write_digits(folder: str) -> None:
         if not os.path.lexists(path):
             os.makedirs(os.path.dirname(path), exist_ok=True)
             Image.fromarray(np.rint(pixels * (255 / 16)).astype(np.uint8)).save(path)  # counts of 0 to 16
-
-
-def raw_pixels(folder: str, cache: Cache) -> Array:
-    """(N, 64) float32, the pixels of the same files, 0 to 1."""
-    from PIL import Image
-
-    rows = []
-    for identity in cache.ids:
-        with Image.open(os.path.join(folder, identity)) as image:
-            rows.append(np.asarray(image, dtype=np.float32).ravel() / 255)
-    return np.stack(rows)
-
-
-def compare(name: str, features: Array, cache: Cache) -> DemoRow:
-    """Score one kind of features on the test half, after training on a few labels and on all."""
-    labels, split = cache.labels, cache.split
-    train, test = np.flatnonzero(split == "train"), np.flatnonzero(split == "test")
-
-    def accuracy(rows: NDArray[np.int64]) -> float:
-        head = LogisticHead(random_state=SEED).fit(features[rows], labels[rows])
-        return float((head.predict(features[test]) == labels[test]).mean())
-
-    few = [accuracy(draw_shots(labels, train, seed)) for seed in range(DRAWS)]
-    return DemoRow(name, features.shape[1], float(np.mean(few)), float(np.std(few)), accuracy(train))
-
-
-def draw_shots(labels: Array, rows: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """SHOTS of `rows` for each class, at random."""
-    generator = np.random.default_rng(seed)
-    chosen = [generator.choice(rows[labels[rows] == label], SHOTS, replace=False) for label in np.unique(labels)]
-    return np.sort(np.concatenate(chosen))

@@ -3,7 +3,7 @@
 PrecomputeError                 anything below; the command line prints it and exits with `exit_code`
 ├── UsageError                  arguments that contradict each other (exit status 2)
 ├── SourceError                 a folder that is missing, unreadable or holds no images
-├── ImageError                  one image that cannot become a tensor, with its `reason`
+├── SampleError                  one image that cannot become a tensor, with its `reason`
 ├── BackboneError               unknown backbone or layer, a factory that fails, a model that cannot be cut
 │   └── WeightsError            weights that are missing, of another model, or not loadable safely
 ├── CacheError                  anything about the feature file
@@ -38,8 +38,8 @@ __all__ = [
     "HeadError",
     "HeadFormatError",
     "HeadMismatchError",
-    "ImageError",
     "PrecomputeError",
+    "SampleError",
     "SourceError",
     "Stopped",
     "TrainingError",
@@ -73,8 +73,8 @@ class SourceError(PrecomputeError):
     """A source that is missing, unreadable, or holds no images."""
 
 
-class ImageError(PrecomputeError):
-    """One image that cannot become a tensor.
+class SampleError(PrecomputeError):
+    """One sample that cannot become a tensor.
 
     `reason` is the name of the sample status that records it in the cache (see cache/FORMAT.md).
     """

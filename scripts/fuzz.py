@@ -8,7 +8,7 @@ runs one again. Each worker is a process of its own, which says which case it is
 is one JSON object; the exit status is 1 where anything failed.
 
 What must hold. cache: refused with a CacheFormatError, or every row that `verify` calls good is the original one, byte
-for byte, name and label included. head: HeadFormatError, or the same arrays. image: ImageError, or a tensor of the
+for byte, name and label included. head: HeadFormatError, or the same arrays. image: SampleError, or a tensor of the
 right shape. weights: WeightsError, or a state dict whose every byte can be read.
 """
 

@@ -19,7 +19,7 @@ from precompute.backbones.load import Backbone, load_backbone
 from precompute.engines.base import Engine, EngineChoice, Tensors
 from precompute.engines.choice import Decision
 from precompute.engines.torch import TorchEngine
-from precompute.errors import ImageError, SourceError
+from precompute.errors import SampleError, SourceError
 from precompute.extraction.executors.base import Executor, Work
 from precompute.extraction.pipeline import Block
 from precompute.inputs.base import Preprocess
@@ -94,7 +94,7 @@ class PreprocessContract:
 
     @pytest.mark.parametrize("raw", [b"", b"\0", b"no sample at all"])
     def test_bytes_that_are_no_sample_are_refused_with_a_reason(self, preprocess: Preprocess, raw: bytes) -> None:
-        with pytest.raises(ImageError) as caught:
+        with pytest.raises(SampleError) as caught:
             preprocess.host(raw)
         assert caught.value.reason in ("UNDECODABLE", "TRUNCATED")
 

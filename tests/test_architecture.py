@@ -27,7 +27,7 @@ ROOMS: dict[str, str] = {
     "evaluation": "errors system cache heads training",
     "reports": "errors system evaluation",
     "prediction": "errors system sources inputs backbones engines extraction heads",
-    "demo": "errors system cache extraction heads training",
+    "demo": "errors system cache extraction heads training evaluation",
     "cli": "errors system backbones cache extraction heads training evaluation reports prediction demo",
     "__main__": "cli",
     # Inside heads/: what stands on what

@@ -28,7 +28,7 @@ from precompute.backbones.load import Backbone
 from precompute.engines.base import Engine, EngineChoice
 from precompute.engines.devices import make_engine
 from precompute.engines.machine import Machine
-from precompute.errors import CacheFormatError, ImageError, UsageError
+from precompute.errors import CacheFormatError, SampleError, UsageError
 from precompute.inputs.base import Preprocess
 from precompute.inputs.images.preprocess import ImagePreprocess
 from precompute.inputs.images.transform import Transform
@@ -70,7 +70,7 @@ class Vectors(Preprocess):
 
     def host(self, raw: bytes, view: int = 0) -> tuple[torch.Tensor, ...]:
         if len(raw) != 4 * WIDTH:
-            raise ImageError(f"{len(raw)} bytes, not {4 * WIDTH}", reason="TRUNCATED")
+            raise SampleError(f"{len(raw)} bytes, not {4 * WIDTH}", reason="TRUNCATED")
         return (torch.frombuffer(bytearray(raw), dtype=torch.float32),)
 
     def example(self) -> tuple[torch.Tensor, ...]:

@@ -1,4 +1,4 @@
-"""Decoding: every kind of image becomes the pixels a viewer shows, or an ImageError that says why not."""
+"""Decoding: every kind of image becomes the pixels a viewer shows, or an SampleError that says why not."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from torchvision.transforms import functional
 
 from precompute import extract
 from precompute.cache import Status
-from precompute.errors import ImageError
+from precompute.errors import SampleError
 from precompute.inputs.images.decode import FORMATS, decode, quiet_pillow
 from precompute.inputs.images.transform import Transform
 
@@ -161,7 +161,7 @@ def test_avif_is_what_pillow_shows(kind: str) -> None:
 def test_half_of_a_newer_format_is_truncated(kind: str) -> None:
     data = encoded(make_image(2, (100, 100)), kind)
     for length in (20, 100, len(data) // 2, len(data) - 20):
-        with pytest.raises(ImageError) as caught:
+        with pytest.raises(SampleError) as caught:
             decoded(data[:length])
         assert caught.value.reason == "TRUNCATED", length
 
@@ -172,7 +172,7 @@ def test_a_pillow_built_without_a_format_says_so_and_is_asked_again(
 ) -> None:
     data = {"AVIF": b"\0\0\0\x1cftypavif\0\0\0\0", "JPEG2000": b"\0\0\0\x0cjP  \r\n\x87\n"}[kind]
     monkeypatch.setattr("precompute.inputs.images.decode.FORMATS", tuple(one for one in FORMATS if one != kind))
-    with pytest.raises(ImageError, match=f"{name}, which this Pillow does not decode: pip install") as caught:
+    with pytest.raises(SampleError, match=f"{name}, which this Pillow does not decode: pip install") as caught:
         decoded(data)
     assert Status[caught.value.reason].may_change
 
@@ -199,7 +199,7 @@ def heads_of_foreign_files() -> dict[str, tuple[str, bytes]]:
 @pytest.mark.parametrize("name", heads_of_foreign_files())
 def test_what_pillow_does_not_decode_is_named_with_a_package_that_does(name: str) -> None:
     package, data = heads_of_foreign_files()[name]
-    with pytest.raises(ImageError, match=f"convert it to JPEG or PNG, for example with {package}$") as caught:
+    with pytest.raises(SampleError, match=f"convert it to JPEG or PNG, for example with {package}$") as caught:
         decoded(data)
     assert caught.value.reason == "UNDECODABLE"
 
@@ -230,7 +230,7 @@ def test_a_tiff_is_judged_by_its_type_and_not_by_its_content(values: NDArray[Any
     tags |= {279: len(pixels), 339: sample_format}
     directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
     data = b"II*\0" + struct.pack("<I", 8 + len(pixels)) + pixels + struct.pack("<H", len(tags)) + directory + bytes(4)
-    with pytest.raises(ImageError, match=f"pixels are {what}, whose range no viewer agrees on") as caught:
+    with pytest.raises(SampleError, match=f"pixels are {what}, whose range no viewer agrees on") as caught:
         decoded(data)
     assert caught.value.reason == "UNDECODABLE"
 

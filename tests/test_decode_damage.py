@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from test_decode import PLAIN, SIDE, decoded, encoded, rgb
 
-from precompute.errors import ImageError
+from precompute.errors import SampleError
 from precompute.inputs.images.decode import FORMATS, decode, quiet_pillow
 from precompute.inputs.images.transform import Transform
 
@@ -48,7 +48,7 @@ def test_a_file_cut_anywhere_is_refused_unless_every_pixel_is_there(kind: str) -
     for cut in {*np.linspace(0, len(data), 60, endpoint=False).astype(int).tolist(), *range(len(data) - 4, len(data))}:
         try:
             assert np.array_equal(decoded(data[:cut]), whole), f"cut at {cut} of {len(data)}"
-        except ImageError as error:
+        except SampleError as error:
             assert error.reason in ("TRUNCATED", "UNDECODABLE")
             assert error.message
             refused += 1
@@ -61,7 +61,7 @@ def test_a_file_whose_tail_was_never_written_is_refused(kind: str) -> None:
     data = damaged_samples()[kind]
     for share in (0.6, 0.8, 0.95):
         kept = data[: int(len(data) * share)]
-        with pytest.raises(ImageError) as caught:
+        with pytest.raises(SampleError) as caught:
             decode(kept + bytes(len(data) - len(kept)), PLAIN)
         assert caught.value.reason in ("TRUNCATED", "UNDECODABLE")
 
@@ -83,14 +83,14 @@ def test_whatever_the_bytes_only_image_errors_come_out(kind: str) -> None:
         try:
             assert decode(bytes(broken), Transform(8, 8)).shape == (3, 8, 8)
             outcomes.add("ok")
-        except ImageError as error:
+        except SampleError as error:
             outcomes.add(error.reason)
     assert len(outcomes) > 1
 
 
 @pytest.mark.parametrize("data", [b"", b"\n", b"hello, this is text\n" * 50, b"\0" * 5000, b"%PDF-1.7", b"<svg/>"])
 def test_what_is_no_image_is_called_so(data: bytes) -> None:
-    with pytest.raises(ImageError) as caught:
+    with pytest.raises(SampleError) as caught:
         decode(data, PLAIN)
     assert caught.value.reason == "UNDECODABLE"
 
@@ -98,14 +98,14 @@ def test_what_is_no_image_is_called_so(data: bytes) -> None:
 @pytest.mark.parametrize("kind", ["PPM", "ICO", "TGA", "EPS"])
 def test_formats_outside_the_list_are_not_opened(kind: str) -> None:
     assert kind not in FORMATS
-    with pytest.raises(ImageError) as caught:
+    with pytest.raises(SampleError) as caught:
         decode(encoded(rgb(), kind), PLAIN)
     assert caught.value.reason == "UNDECODABLE"
 
 
 @pytest.mark.parametrize("values", [np.float32([[0.5] * SIDE] * SIDE), np.int32([[70_000] * SIDE] * SIDE)])
 def test_pixels_without_an_agreed_range_are_refused(values: NDArray[Any]) -> None:
-    with pytest.raises(ImageError, match="range"):
+    with pytest.raises(SampleError, match="range"):
         decode(encoded(Image.fromarray(values), "TIFF"), PLAIN)
 
 
@@ -113,7 +113,7 @@ def test_a_big_image_below_the_limit_is_not_refused_for_pillow_s_warning() -> No
     data = bytearray(encoded(rgb().convert("L"), "PNG"))
     data[16:24] = struct.pack(">II", 9500, 9500)  # 90 million pixels; Pillow warns from 89
     data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
-    with pytest.raises(ImageError, match="truncated") as caught:  # the pixels are not there, that is all
+    with pytest.raises(SampleError, match="truncated") as caught:  # the pixels are not there, that is all
         decode(bytes(data), PLAIN)
     assert caught.value.reason == "TRUNCATED"
 
@@ -142,7 +142,7 @@ def with_huge_size(kind: str) -> bytes:
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF"])
 def test_a_lying_header_is_refused_before_memory_is_taken(kind: str) -> None:
-    with pytest.raises(ImageError) as caught:
+    with pytest.raises(SampleError) as caught:
         decode(with_huge_size(kind), PLAIN)
     assert caught.value.reason == "TOO_LARGE"
     assert "pixels" in caught.value.message

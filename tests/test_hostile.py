@@ -372,7 +372,7 @@ def test_images_are_refused_with_a_reason_or_decoded(hostile: Path, tried: Path)
             assert wanted == EITHER or re.fullmatch(wanted, ""), told
             assert told.get("shape") == [3, 224, 224], told
         elif wanted != EITHER:
-            assert told["error"] == "ImageError", told
+            assert told["error"] == "SampleError", told
             assert re.fullmatch(wanted, told["reason"]), told
             assert told["message"], told
 

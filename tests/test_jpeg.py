@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from test_decode import encoded, reference
 
-from precompute.errors import ImageError
+from precompute.errors import SampleError
 from precompute.inputs.images import jpeg
 from precompute.inputs.images.decode import ORIENTATIONS, decode
 from precompute.inputs.images.transform import Transform
@@ -124,7 +124,7 @@ def test_scans_are_counted_where_libjpeg_reads_more_than_one() -> None:
     progressive = encoded(make_image(1, (200, 150)), "JPEG", progressive=True)
     last = progressive.rindex(b"\xff\xda")
     scan = progressive[last:-2]
-    with pytest.raises(ImageError, match="scans") as caught:
+    with pytest.raises(SampleError, match="scans") as caught:
         decode(progressive[:-2] + scan * jpeg.MAX_SCANS + END, TRANSFORM)
     assert caught.value.reason == "TOO_LARGE"
 

@@ -468,7 +468,7 @@ def test_the_functions_refuse_as_the_commands_do(place: Path) -> None:
 
 
 def test_the_demo_refuses_before_it_begins(place: Path, precompute: Command) -> None:
-    for name in ("tiny.h5", "random.h5", "digits.safetensors"):
+    for name in ("tiny.h5", "pixels.h5", "random.h5", "digits.safetensors"):
         folder = place / f"demo-{name}"
         folder.mkdir()
         (folder / name).write_bytes(FOREIGN)

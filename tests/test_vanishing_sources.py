@@ -17,7 +17,7 @@ from test_extraction import assert_same
 
 from precompute import extract, open_cache, verify
 from precompute.cache import Status
-from precompute.errors import CacheFormatError, ImageError, SourceError
+from precompute.errors import CacheFormatError, SampleError, SourceError
 from precompute.extraction.matching import make_plan
 from precompute.extraction.output import CacheOutput
 from precompute.sources.files import read_file
@@ -127,7 +127,7 @@ def test_one_sub_folder_becomes_unreadable(reading: Reading) -> None:
 
 @pytest.mark.skipif(not os.path.exists("/proc/kmsg"), reason="no /proc/kmsg")
 def test_a_view_of_the_kernel_is_unreadable_and_not_waited_for() -> None:
-    with pytest.raises(ImageError) as caught:
+    with pytest.raises(SampleError) as caught:
         for _ in range(100):  # at first it may give what nobody has read yet
             read_file(b"/proc/kmsg")
     assert caught.value.reason == "UNREADABLE"

@@ -90,8 +90,8 @@ def _report(error: BaseException, arguments: list[str], terminal: Terminal) -> i
         terminal.complain("".join(traceback.format_exception(error)).rstrip())
     terminal.complain(_shown_by_click(error) if isinstance(error, click.ClickException) else failure.text)
     if as_json and not terminal.out.used:
-        told = {"type": failure.kind, "message": failure.message, "hint": failure.hint}
-        terminal.out.write(json.dumps({"error": told}) + "\n")
+        shown = {"type": failure.kind, "message": failure.message, "hint": failure.hint}
+        terminal.out.write(json.dumps({"error": shown}) + "\n")
     return failure.status
 
 

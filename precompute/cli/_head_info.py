@@ -51,28 +51,28 @@ def describe_head(path: str) -> dict[str, Any]:
     }
 
 
-def print_head(told: dict[str, Any]) -> None:
+def print_head(summary: dict[str, Any]) -> None:
     """The same for people."""
-    spec, training = told["spec"], told["training"]
-    classes = told["classes"]
+    spec, training = summary["spec"], summary["training"]
+    classes = summary["classes"]
     named = ", ".join(classes[:MOST_CLASSES]) + (", ..." if len(classes) > MOST_CLASSES else "")
     print_pairs(
-        told["path"],
+        summary["path"],
         [
-            ("head", told["kind"]),
+            ("head", summary["kind"]),
             ("classes", f"{len(classes):,}: {named}" if classes else None),
             ("backbone", spec.get("backbone")),
-            ("weights", json.dumps(told["weights"]) if told["weights"] else None),
-            ("layer", told["layer"]),
-            ("takes", f"{told['n_features']:,} features, {spec.get('precision')} stored as {spec.get('storage')}"),
+            ("weights", json.dumps(summary["weights"]) if summary["weights"] else None),
+            ("layer", summary["layer"]),
+            ("takes", f"{summary['n_features']:,} features, {spec.get('precision')} stored as {spec.get('storage')}"),
             ("transform", json.dumps(spec["transform"]) if "transform" in spec else None),
-            ("parameters", ", ".join(f"{name} {value}" for name, value in told["parameters"].items())),
-            ("temperature", told["temperature"]),
+            ("parameters", ", ".join(f"{name} {value}" for name, value in summary["parameters"].items())),
+            ("temperature", summary["temperature"]),
             ("trained on", training.get("cache")),
             *_scores(training),
             ("seed", training.get("seed")),
-            ("key", told["key"]),
-            ("size", f"{told['bytes']:,} bytes"),
+            ("key", summary["key"]),
+            ("size", f"{summary['bytes']:,} bytes"),
         ],
     )
 
@@ -82,8 +82,8 @@ def _scores(training: dict[str, Any]) -> Iterator[tuple[str, str]]:
     scores = _object(training.get("scores"))
     for split, images in _object(training.get("rows")).items():
         accuracy = _object(scores.get(split)).get("accuracy")
-        told = f"{images} images"
-        yield split, told if not isinstance(accuracy, float) else f"{told}, accuracy {accuracy:.1%}"
+        summary = f"{images} images"
+        yield split, summary if not isinstance(accuracy, float) else f"{summary}, accuracy {accuracy:.1%}"
 
 
 def _object(value: Any) -> dict[str, Any]:

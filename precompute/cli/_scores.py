@@ -82,10 +82,10 @@ def leak_lines(result: Training) -> Iterator[tuple[str, str]]:
             counts.append(f"{leaks.grouped} of a group in training")
         counts.append("near-duplicates not looked for" if leaks.not_searched else f"{len(leaks.near)} near-duplicates")
         clean = result.without_leaks.get(split)
-        told = "".join(f"\n{near.similarity:.3f}  {near.id}  {near.train_id}" for near in leaks.near[:PAIRS])
-        told += "\n..." if len(leaks.near) > PAIRS else ""
-        told += "" if clean is None else f"\naccuracy without them {clean.accuracy:.1%} ({clean.n:,} images)"
-        yield f"leaks in {split}", ", ".join(counts) + told
+        text = "".join(f"\n{near.similarity:.3f}  {near.id}  {near.train_id}" for near in leaks.near[:PAIRS])
+        text += "\n..." if len(leaks.near) > PAIRS else ""
+        text += "" if clean is None else f"\naccuracy without them {clean.accuracy:.1%} ({clean.n:,} images)"
+        yield f"leaks in {split}", ", ".join(counts) + text
     if result.groups is not None:
         yield "groups", f"{result.groups:,} groups kept whole; the intervals draw groups"
 

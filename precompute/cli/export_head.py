@@ -46,8 +46,8 @@ def export_head(head: str, output: str, overwrite: bool, as_json: bool) -> None:
     steps = [type(step).__name__ for _, step in pipeline.steps]
     can = [name for name in ("predict", "predict_proba", "decision_function") if hasattr(pipeline, name)]
     if as_json:
-        told = {"head": head, "output": output, "steps": steps, "methods": can, "scikit_learn": sklearn.__version__}
-        print_json(told)
+        summary = {"head": head, "output": output, "steps": steps, "methods": can, "scikit_learn": sklearn.__version__}
+        print_json(summary)
         return
     print_pairs(
         None,

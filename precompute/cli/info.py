@@ -41,11 +41,11 @@ def info(caches: tuple[str, ...], as_json: bool) -> None:
         return
     opened = [open_cache(path) for path in caches]
     if len(opened) == 1:
-        told = _describe(opened[0])
+        summary = _describe(opened[0])
         if as_json:
-            print_json(told)
+            print_json(summary)
         else:
-            _print(told)
+            _print(summary)
         return
     lines = difference(opened[0].spec, opened[1].spec)
     if as_json:
@@ -84,34 +84,34 @@ def _describe(cache: Cache) -> dict[str, Any]:
     }
 
 
-def _print(told: dict[str, Any]) -> None:
+def _print(summary: dict[str, Any]) -> None:
     from precompute.cache import status_text
 
     def joined(counts: dict[str, int]) -> str:
         return ", ".join(f"{count:,} {name}" for name, count in counts.items())
 
-    status = {status_text(name): count for name, count in told["status"].items()}
+    status = {status_text(name): count for name, count in summary["status"].items()}
     pairs = [
-        ("samples", f"{told['samples']:,} ({joined(status)})"),
-        ("splits", joined(told["splits"])),
-        ("size", f"{told['bytes']:,} bytes"),
-        ("key", told["key"]),
+        ("samples", f"{summary['samples']:,} ({joined(status)})"),
+        ("splits", joined(summary["splits"])),
+        ("size", f"{summary['bytes']:,} bytes"),
+        ("key", summary["key"]),
     ]
-    for layer, form in told["layers"].items():
+    for layer, form in summary["layers"].items():
         pairs.append(("features", f"{layer}, {' x '.join(map(str, form['shape']))} {form['dtype']}"))
-    if told["columns"]:
-        pairs.append(("columns", ", ".join(told["columns"])))
-    pairs += [(name, value if isinstance(value, str) else json.dumps(value)) for name, value in told["spec"].items()]
-    print_pairs(told["path"], pairs)
-    if told["classes"]:
-        print_table(None, ("class", "images"), [(name, f"{n:,}") for name, n in told["classes"].items()], right=1)
-    records = [record for record in told["provenance"] if "audit" not in record]
+    if summary["columns"]:
+        pairs.append(("columns", ", ".join(summary["columns"])))
+    pairs += [(name, value if isinstance(value, str) else json.dumps(value)) for name, value in summary["spec"].items()]
+    print_pairs(summary["path"], pairs)
+    if summary["classes"]:
+        print_table(None, ("class", "images"), [(name, f"{n:,}") for name, n in summary["classes"].items()], right=1)
+    records = [record for record in summary["provenance"] if "audit" not in record]
     runs = [
         (run.get("started"), run.get("host"), run.get("device"), run.get("engine"), run.get("source"))
         for run in records
     ]
     print_table("runs that added rows", ("started", "host", "device", "engine", "source"), runs)
-    found = [("last run", _command(records[-1] if records else {})), ("compared", _audit(told["provenance"]))]
+    found = [("last run", _command(records[-1] if records else {})), ("compared", _audit(summary["provenance"]))]
     print_pairs(None, [(name, value) for name, value in found if value is not None])
 
 

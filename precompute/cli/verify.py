@@ -38,7 +38,7 @@ def verify(
     weights: str | None,
     as_json: bool,
 ) -> None:
-    """Read every row of CACHE once and hold it against its checksum.
+    """Read every row of CACHE once and compare it with its checksum.
 
     \b
     Examples:
@@ -72,7 +72,7 @@ def verify(
     ids = opened.column("samples/id")
     damaged = [os.fsdecode(bytes(ids[row])) for row in found.damaged]
     if as_json:
-        told: dict[str, object] = {
+        summary: dict[str, object] = {
             "path": cache,
             "whole": found.whole,
             "good": len(found.good),
@@ -81,8 +81,8 @@ def verify(
             "ids_in_order": found.ids_in_order,
         }
         if mended is not None:
-            told["repaired"] = {"computed": mended.computed, "copied": mended.copied, "failures": _failed(mended)}
-        print_json(told if against is None else {**told, "source": {"path": source, **vars(against)}})
+            summary["repaired"] = {"computed": mended.computed, "copied": mended.copied, "failures": _failed(mended)}
+        print_json(summary if against is None else {**summary, "source": {"path": source, **vars(against)}})
     else:
         if mended is not None:
             _tell_repair(mended)
@@ -134,7 +134,7 @@ def _source(opened: Cache, source: str) -> SourceComparison:
 
 @contextlib.contextmanager
 def _counted(what: str, unit: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar that is told how many more are done."""
+    """A progress bar for counts of how many more are done."""
     done = 0
     with progress_bar(what, unit) as draw:
 

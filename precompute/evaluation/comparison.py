@@ -13,7 +13,7 @@ from precompute.cache import Cache, difference, open_cache
 from precompute.errors import HeadMismatchError, TrainingError
 from precompute.heads import Paired, RowView, SavedHead, load_head, paired
 from precompute.training.groups import group_names, join
-from precompute.training.membership import PARTS, recall
+from precompute.training.membership import PARTS, split_codes
 from precompute.training.splits import HOLDOUT, digest_groups, whole_rows
 
 TRAIN = PARTS.index("train")
@@ -120,7 +120,7 @@ def compare(
 
 def _side(head: str | os.PathLike[str], path: str | os.PathLike[str]) -> Side:
     saved, cache, name = load_head(head), open_cache(path), os.fspath(head)
-    codes = recall(saved.metadata, cache, name)
+    codes = split_codes(saved.metadata, cache, name)
     if saved.metadata.get("key") != cache.key:
         spec = saved.metadata.get("spec")
         lines = difference(spec, cache.spec) if isinstance(spec, dict) else []

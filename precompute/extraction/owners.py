@@ -21,7 +21,7 @@ class DigestIndex:
     """Rows of one file by their SHA-256; of byte-identical ones the first.
 
     digests: (N, 32) uint8, such as a memory-mapped column · rows: (k,) int64, ascending, the rows to know.
-    Found by the first 8 bytes, and then held against all 32.
+    Found by the first 8 bytes, and then compared by all 32.
     """
 
     def __init__(self, digests: NDArray[np.uint8], rows: NDArray[np.int64]) -> None:

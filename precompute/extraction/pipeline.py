@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
 from precompute.engines.base import Features, Tensors
-from precompute.errors import ImageError, SourceError
+from precompute.errors import SampleError, SourceError
 from precompute.extraction.timing import StageClock
 from precompute.inputs.base import Preprocess
 from precompute.sources.base import Source
@@ -36,7 +36,7 @@ class Decoded:
     size: int
     mtime: int
     tensors: Tensors | None = None
-    error: ImageError | None = None
+    error: SampleError | None = None
     read_seconds: float = 0.0
     decode_seconds: float = 0.0
 
@@ -130,7 +130,7 @@ def read(source: Source, row: int, preprocess: Preprocess, claim: Claim | None) 
     digest, size, mtime = b"\0" * 32, int(source.table.sizes[row]), int(source.table.mtimes[row])
     began, waited, busy = time.perf_counter(), 0.0, 0.0
     tensors: Tensors | None = None
-    failed: ImageError | None = None
+    failed: SampleError | None = None
     try:
         raw = source.read(row)
         size, mtime = raw.size, raw.mtime
@@ -138,7 +138,7 @@ def read(source: Source, row: int, preprocess: Preprocess, claim: Claim | None) 
         digest = hashlib.sha256(raw.data).digest()
         if claim is None or claim(digest, row):
             tensors = preprocess.host(raw.data)
-    except ImageError as error:
+    except SampleError as error:
         failed = error
     busy = time.thread_time() - busy if busy else 0.0
     return Decoded(row, digest, size, mtime, tensors, failed, waited, busy)

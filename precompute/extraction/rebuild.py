@@ -65,9 +65,9 @@ def rebuild_backbone(
     )
     now = model.spec(precision=spec["precision"], storage=spec["storage"])
     if lines := difference({**spec, "layers": layers}, now):
-        told = "\n".join(f"  {line}" for line in lines)
+        listed = "\n".join(f"  {line}" for line in lines)
         raise origin.mismatch(
-            f"{origin.file} {origin.verb} {origin.preposition} other features (then -> now):\n{told}",
+            f"{origin.file} {origin.verb} {origin.preposition} other features (then -> now):\n{listed}",
             hint="Name the weights of then (--weights PATH), or make features with these weights.",
         )
     return model, spec

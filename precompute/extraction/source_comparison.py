@@ -1,4 +1,4 @@
-"""Hold a cache against the files it was made from, by their bytes."""
+"""Compare a cache with the files it was made from, by their bytes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from precompute.cache import Cache
-from precompute.errors import ImageError
+from precompute.errors import SampleError
 from precompute.extraction.matching import positions
 from precompute.inputs.images.formats import IMAGES
 from precompute.sources.folder import list_folder
@@ -58,7 +58,7 @@ def compare_source(
             return None
         try:
             data = samples.read(int(rows[row])).data
-        except ImageError:
+        except SampleError:
             return None
         return bool(hashlib.sha256(data).digest() != digests[row].tobytes())
 

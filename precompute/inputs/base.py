@@ -34,7 +34,7 @@ class Preprocess(ABC):
     def host(self, raw: bytes, view: int = 0) -> Tensors:
         """The tensors of one sample, in the shapes and dtypes of `example`; called from several threads at once.
 
-        Raises ImageError with the reason why these bytes are no sample.
+        Raises SampleError with the reason why these bytes are no sample.
         """
 
     @abstractmethod

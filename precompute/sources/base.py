@@ -88,7 +88,7 @@ class Source(ABC):
 
     @abstractmethod
     def read(self, row: int) -> Raw:
-        """The sample in `row`; called from several threads at once. Raises ImageError with the reason it gives."""
+        """The sample in `row`; called from several threads at once. Raises SampleError with the reason it gives."""
 
     def alive(self) -> bool:
         """False once the whole source has gone away, so that its samples have not vanished one by one."""

@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 
-from precompute.errors import ImageError
+from precompute.errors import SampleError
 from precompute.sources.base import Raw
 
 MAX_FILE_BYTES = 2**30  # a gigabyte holds any picture below the pixel limit
@@ -21,23 +21,23 @@ def mtime_ns(status: os.stat_result) -> int:
 def read_file(path: bytes) -> Raw:
     """The bytes of one file; its size and mtime are from before they were read.
 
-    Raises ImageError with the reason VANISHED or UNREADABLE; a FIFO or device that took the file's place is not read.
+    Raises SampleError with the reason VANISHED or UNREADABLE; a FIFO or device that took the file's place is not read.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(descriptor, "rb", buffering=0) as file:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
-                raise ImageError("not an ordinary file", reason="UNREADABLE")
+                raise SampleError("not an ordinary file", reason="UNREADABLE")
             if status.st_size > MAX_FILE_BYTES:
-                raise ImageError(f"{status.st_size:,} bytes, more than {MAX_FILE_BYTES:,}", reason="UNREADABLE")
+                raise SampleError(f"{status.st_size:,} bytes, more than {MAX_FILE_BYTES:,}", reason="UNREADABLE")
             data: bytes | None = file.readall()  # None from a view of the kernel that has nothing to give just now
             if data is None:
-                raise ImageError("not an ordinary file", reason="UNREADABLE")
+                raise SampleError("not an ordinary file", reason="UNREADABLE")
             return Raw(data, status.st_size, mtime_ns(status))
     except OSError as error:
         reason = "VANISHED" if error.errno in (errno.ENOENT, errno.ENOTDIR) else "UNREADABLE"
-        raise ImageError(error.strerror or str(error), reason=reason) from error
+        raise SampleError(error.strerror or str(error), reason=reason) from error
 
 
 def identity_of(path: bytes) -> tuple[int, int] | None:

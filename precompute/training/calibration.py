@@ -43,9 +43,9 @@ def calibrate(labels: dict[str, Array], proba: dict[str, Array], classes: Array,
         return Calibration(None, str(error), applied=False)
     measured: list[dict[str, dict[str, float]]] = [{}, {}]
     for split, p in proba.items():
-        for told, values in zip(measured, (p, scale(p, T)), strict=True):
+        for record, values in zip(measured, (p, scale(p, T)), strict=True):
             scores = evaluate(labels[split], values, classes, replicates=0)
-            told[split] = {"log_loss": scores.log_loss, "calibration_error": scores.calibration_error}
+            record[split] = {"log_loss": scores.log_loss, "calibration_error": scores.calibration_error}
     return Calibration(T, None, apply, *measured)
 
 

@@ -19,7 +19,7 @@ from precompute.training.calibration import FITTED_ON, Calibration
 from precompute.training.groups import group_names, join
 from precompute.training.kinds import make_head
 from precompute.training.leaks import Leaks
-from precompute.training.membership import remember
+from precompute.training.membership import split_record
 from precompute.training.published import find_protocol
 from precompute.training.scoring import score_head
 from precompute.training.splits import Rows, check_classes, digest_groups, parts_of, whole_rows
@@ -118,7 +118,7 @@ def train_head(
     those at the temperature that fits val best; no prediction changes.
     protocol: "simclr" or "simclr:DATASET", see `precompute.training.published`; needs split test and the logistic head.
     search: try MLP_GRID, less what `settings` names, by MLPSearch, within `time_budget` seconds where that is given.
-    Raises TrainingError for labels that nothing can be learned from, CacheError for damaged rows (each is held against
+    Raises TrainingError for labels that nothing can be learned from, CacheError for damaged rows (each is compared with
     its checksum), HeadError, UsageError.
     """
     followed = find_protocol(protocol) if protocol is not None else None
@@ -209,11 +209,11 @@ def _together(
 
 def _metadata(cache: Cache, layer: str, result: Training, seed: int, parts: dict[str, Rows]) -> dict[str, Any]:
     """What `predict` needs, and what a reader of the head file wants to know."""
-    told = {name: value for name, value in result.to_dict().items() if name not in NOT_IN_FILE}
+    summary = {name: value for name, value in result.to_dict().items() if name not in NOT_IN_FILE}
     if len(result.classes) > MOST_IN_FILE:
-        told["scores"] = {
+        summary["scores"] = {
             split: {name: value for name, value in scores.items() if name not in NOT_OF_MANY}
-            for split, scores in told["scores"].items()
+            for split, scores in summary["scores"].items()
         }
     calibration = result.calibration
     return {
@@ -224,9 +224,9 @@ def _metadata(cache: Cache, layer: str, result: Training, seed: int, parts: dict
         "weights_source": cache.last_run.get("weights", {}),
         **({"temperature": calibration.temperature} if calibration and calibration.applied else {}),
         "training": {
-            **told,
+            **summary,
             "seed": seed,
             "cache": os.path.basename(cache.path),
-            "split": remember(cache, parts),
+            "split": split_record(cache, parts),
         },
     }

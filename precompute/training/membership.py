@@ -1,4 +1,4 @@
-"""What a head file remembers of the split it was trained on: one code for each row of its cache.
+"""The split that a head was trained on, in its file: one code for each row of its cache.
 
 A split could be made again from its seed, but only with the same code, groups and pictures. The rows themselves can be
 asked whatever happened since, and take about a bit each: 200 KB for a million images.
@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from precompute.cache import Cache
+from precompute.cache import SPLITS, Cache
 from precompute.errors import HeadFormatError, HeadMismatchError
 from precompute.training.splits import HOLDOUT, Rows
 
-PARTS = ("unused", "train", "val", "test", HOLDOUT)  # a code is a place in it
+PARTS = ("unused", *SPLITS[1:], HOLDOUT)  # a code is a place in it
 
 
-def remember(cache: Cache, parts: dict[str, Rows]) -> dict[str, Any]:
+def split_record(cache: Cache, parts: dict[str, Rows]) -> dict[str, Any]:
     """The parts of a cache's rows, JSON-ready."""
     codes = np.zeros(len(cache), np.uint8)
     for name, rows in parts.items():
@@ -29,8 +29,8 @@ def remember(cache: Cache, parts: dict[str, Rows]) -> dict[str, Any]:
     return {"images": _images(cache), "rows": base64.b64encode(zlib.compress(codes.tobytes(), 9)).decode("ascii")}
 
 
-def recall(metadata: dict[str, Any], cache: Cache, head: str) -> NDArray[np.uint8]:
-    """(N,) the code of each row of `cache`, as `remember` saw it.
+def split_codes(metadata: dict[str, Any], cache: Cache, head: str) -> NDArray[np.uint8]:
+    """(N,) the code of each row of `cache`, as `split_record` had it.
 
     Raises HeadMismatchError where the head remembers nothing or another cache, HeadFormatError for a damaged memory.
     """

@@ -84,8 +84,8 @@ class Protocol:
             value, interval = scores.accuracy, scores.accuracy_interval
         else:
             value, interval = scores.balanced_accuracy, scores.intervals["balanced_accuracy"]
-        told = {"name": self.name, "dataset": self.dataset, "metric": self.metric, "value": value}
-        return {**told, "interval": None if interval is None else list(interval)}
+        summary = {"name": self.name, "dataset": self.dataset, "metric": self.metric, "value": value}
+        return {**summary, "interval": None if interval is None else list(interval)}
 
 
 def find_protocol(text: str) -> Protocol:

@@ -7,7 +7,7 @@ import os
 import numpy as np
 from numpy.typing import NDArray
 
-from precompute.cache import Cache, Status, verify
+from precompute.cache import SPLITS, Cache, Status, verify
 from precompute.errors import CacheError, TrainingError
 from precompute.heads import holdout
 
@@ -56,7 +56,7 @@ def parts_of(
             hint="Put the images into one folder for each class (photos/cats, photos/dogs) and extract again.",
         )
     split = cache.split
-    parts = {name: np.flatnonzero(usable & (split == name)) for name in ("train", "val", "test")}
+    parts = {name: np.flatnonzero(usable & (split == name)) for name in SPLITS[1:]}
     for name in [name for name, rows in parts.items() if not len(rows)]:
         del parts[name]
         if (split == name).any():

@@ -40,12 +40,12 @@ class ImageTarget(Target):
         import torch
 
         from precompute.cache import Status
-        from precompute.errors import ImageError
+        from precompute.errors import SampleError
         from precompute.inputs.images.decode import decode
 
         try:
             pixels = decode(self.data, self.transform)
-        except ImageError as error:
+        except SampleError as error:
             if error.reason not in Status.__members__ or not error.message:
                 raise WrongError(f"the reason {error.reason!r}, the message {error.message!r}") from error
             return error.reason

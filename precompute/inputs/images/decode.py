@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError, features
 
-from precompute.errors import ImageError
+from precompute.errors import SampleError
 from precompute.inputs.images import formats, jpeg, jpeg2000
 from precompute.inputs.images.transform import Transform
 
@@ -69,22 +69,22 @@ def quiet_pillow() -> Iterator[None]:
 def decode(data: bytes, transform: Transform) -> torch.Tensor:
     """Decode one image file and apply the 8-bit part of `transform`; (3, crop, crop) uint8.
 
-    First frame, EXIF orientation applied, transparency over white, 16-bit scaled to 8. Raises ImageError with the
+    First frame, EXIF orientation applied, transparency over white, 16-bit scaled to 8. Raises SampleError with the
     reason `UNDECODABLE`, `TRUNCATED` or `TOO_LARGE`, and `UNREADABLE` for a format that another build of Pillow
     decodes. The size in the header is checked before pixels are made.
     """
     try:
         return _decode(data, transform)
-    except (ImageError, MemoryError):
+    except (SampleError, MemoryError):
         raise
     except UnidentifiedImageError as error:
         raise _unidentified(data) from error
     except Image.DecompressionBombError as error:
-        raise ImageError(str(error), reason="TOO_LARGE") from error
+        raise SampleError(str(error), reason="TOO_LARGE") from error
     except Exception as error:  # decoders raise whatever a damaged file leads them to
         if "can't allocate memory" in str(error):  # torch's spelling of MemoryError: not the image's fault
             raise MemoryError(str(error)) from error
-        raise ImageError(f"{type(error).__name__}: {error}", reason="TRUNCATED") from error
+        raise SampleError(f"{type(error).__name__}: {error}", reason="TRUNCATED") from error
 
 
 def _decode(data: bytes, transform: Transform) -> torch.Tensor:
@@ -126,28 +126,28 @@ def _plain_jpeg(image: Image.Image, data: bytes, transform: Transform) -> torch.
     return transform.apply_tensor(torch.from_numpy(pixels).permute(2, 0, 1), (width, height))
 
 
-def _unidentified(data: bytes) -> ImageError:
+def _unidentified(data: bytes) -> SampleError:
     """Why Pillow took a file for none of FORMATS."""
     for kind, name, there in (
         ("AVIF", "AVIF", formats.is_avif(data[: formats.BRANDS_BYTES])),
         ("JPEG2000", "JPEG 2000", data.startswith(formats.JPEG_2000)),
     ):
         if there and kind in FORMATS:
-            return ImageError(f"damaged {name} header", reason="TRUNCATED")
+            return SampleError(f"damaged {name} header", reason="TRUNCATED")
         if there:
             what = f"{name}, which this Pillow does not decode: pip install --upgrade pillow"
-            return ImageError(what, reason="UNREADABLE")
-    return ImageError(f"no {formats.NAMES} header", reason="UNDECODABLE")
+            return SampleError(what, reason="UNREADABLE")
+    return SampleError(f"no {formats.NAMES} header", reason="UNDECODABLE")
 
 
-def _foreign(kind: str) -> ImageError:
+def _foreign(kind: str) -> SampleError:
     package = formats.HOW[kind]
     what = f"{kind}, which precompute does not decode: convert it to JPEG or PNG, for example with {package}"
-    return ImageError(what, reason="UNDECODABLE")
+    return SampleError(what, reason="UNDECODABLE")
 
 
 def _check_kind(image: Image.Image) -> None:
-    """Raise ImageError for pixels without an agreed meaning, by their type alone, and for a raw file's preview."""
+    """Raise SampleError for pixels without an agreed meaning, by their type alone, and for a raw file's preview."""
     if not isinstance(image, TiffImagePlugin.TiffImageFile):
         return
     tags = image.tag_v2
@@ -157,11 +157,11 @@ def _check_kind(image: Image.Image) -> None:
     if image.mode in ("F", "I"):  # I is for integers of 32 bits, and for those of 16 with a sign
         bits = tags.get(TiffImagePlugin.BITSPERSAMPLE, (0,))[0]
         kind = "floats" if image.mode == "F" else "integers" if bits == 32 else "signed integers"
-        raise ImageError(f"pixels are {bits}-bit {kind}, whose range no viewer agrees on", reason="UNDECODABLE")
+        raise SampleError(f"pixels are {bits}-bit {kind}, whose range no viewer agrees on", reason="UNDECODABLE")
 
 
 def _check_size(image: Image.Image) -> None:
-    """Raise ImageError where the pixels would take more than about 1 GiB on their way to RGB."""
+    """Raise SampleError where the pixels would take more than about 1 GiB on their way to RGB."""
     width, height = image.size
     needed = BYTES_A_PIXEL
     if image.format == "WEBP":
@@ -178,7 +178,7 @@ def _check_size(image: Image.Image) -> None:
         needed = max(needed, 4 + sum(map(_number, bits if isinstance(bits, tuple) else (bits,))) // 8)
     limit = MAX_PIXELS * BYTES_A_PIXEL // needed
     if width * height > limit:
-        raise ImageError(f"{width} x {height} pixels, more than the limit of {limit:,}", reason="TOO_LARGE")
+        raise SampleError(f"{width} x {height} pixels, more than the limit of {limit:,}", reason="TOO_LARGE")
 
 
 def _number(value: object) -> int:
@@ -186,13 +186,13 @@ def _number(value: object) -> int:
 
 
 def _check_png(data: bytes) -> None:
-    """Raise ImageError where the checksum of pixel data is wrong; Pillow leaves that out."""
+    """Raise SampleError where the checksum of pixel data is wrong; Pillow leaves that out."""
     view, place = memoryview(data), len(PNG_SIGNATURE)
     while place + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, place)
         end = place + 8 + length
         if kind == b"IDAT" and zlib.crc32(view[place + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
-            raise ImageError("a wrong checksum: pixel data is missing or damaged", reason="TRUNCATED")
+            raise SampleError("a wrong checksum: pixel data is missing or damaged", reason="TRUNCATED")
         place = end + 4
 
 

@@ -14,7 +14,7 @@ import simplejpeg  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from PIL import Image
 
-from precompute.errors import ImageError
+from precompute.errors import SampleError
 
 FORMATS = ("JPEG", "MPO")
 MAX_SCANS = 100  # each goes over all pixels, in 40 ms at the limit of pixels; a progressive JPEG has about ten
@@ -52,15 +52,15 @@ _kept = _Kept()
 
 
 def check(image: Image.Image, data: bytes, start: int) -> None:
-    """Raise ImageError for a JPEG without an end, or with too many scans; `start` is where its first scan begins."""
+    """Raise SampleError for a JPEG without an end, or with too many scans; `start` is where its first scan begins."""
     # Where the tail of a file is zeros (a write that never finished) Pillow's picture is grey. From `start` on, an end
     # marker is not that of a thumbnail. The last one is found at once; the first one only matters where scans follow.
     if data.rfind(END_OF_IMAGE, start) < 0:
-        raise ImageError("no end-of-image marker: the rest of the picture is missing", reason="TRUNCATED")
+        raise SampleError("no end-of-image marker: the rest of the picture is missing", reason="TRUNCATED")
     if _one_scan(image, data, start):
         return
     if (scans := data.count(START_OF_SCAN, start, data.find(END_OF_IMAGE, start))) > MAX_SCANS:
-        raise ImageError(f"{scans:,} scans, more than the limit of {MAX_SCANS}", reason="TOO_LARGE")
+        raise SampleError(f"{scans:,} scans, more than the limit of {MAX_SCANS}", reason="TOO_LARGE")
 
 
 def _one_scan(image: Image.Image, data: bytes, start: int) -> bool:

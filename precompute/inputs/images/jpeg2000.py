@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-from precompute.errors import ImageError
+from precompute.errors import SampleError
 
 SIGNATURE = b"\0\0\0\x0cjP  \r\n\x87\n"
 MAX_BYTES = 2**30
@@ -21,7 +21,7 @@ TILE_BYTES, TILE_COMPONENT_BYTES = 6000, 1200
 
 
 def check(data: bytes, size: tuple[int, int]) -> None:
-    """Raise ImageError where decoding would take more than MAX_BYTES, or where the picture is not of `size`."""
+    """Raise SampleError where decoding would take more than MAX_BYTES, or where the picture is not of `size`."""
     start = _codestream(data)
     siz = data[start + 4 : start + 42]
     if data[start : start + 4] != SOC_SIZ or len(siz) < 38:
@@ -43,7 +43,7 @@ def check(data: bytes, size: tuple[int, int]) -> None:
         blocks, packets = max(blocks, found[0]), max(packets, found[1])
     needed += BLOCK_BYTES * count * blocks + PACKET_BYTES * count * packets * layers * tiles
     if needed > MAX_BYTES:
-        raise ImageError(
+        raise SampleError(
             f"{width} x {height} pixels of {count} components in {tiles:,} tiles would take about {needed:,} bytes, "
             f"more than the limit of {MAX_BYTES:,}",
             reason="TOO_LARGE",
@@ -109,5 +109,5 @@ def _segments(data: bytes, place: int) -> Iterator[tuple[int, bytes]]:
         place += 2 + length
 
 
-def _damaged(why: str) -> ImageError:
-    return ImageError(f"damaged JPEG 2000: {why}", reason="TRUNCATED")
+def _damaged(why: str) -> SampleError:
+    return SampleError(f"damaged JPEG 2000: {why}", reason="TRUNCATED")
