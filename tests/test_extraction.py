@@ -113,6 +113,7 @@ def test_the_newest_record_is_there_though_the_block_was_full(photos: Path, tmp_
     assert not result.warnings
 
 
+@pytest.mark.slow
 def test_verifying_a_source_reads_a_few_files_ahead_and_not_all(photos: Path, tmp_path: Path) -> None:
     extract(photos, tmp_path / "a.h5", backbone="tiny")
     gc.collect()

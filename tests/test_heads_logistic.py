@@ -142,6 +142,7 @@ def test_stopping_early_is_recorded_and_not_warned_about():
     assert LogisticHead(C=1.0).fit(DIGITS, LABELS).converged_
 
 
+@pytest.mark.slow
 def test_jobs_and_runs_do_not_change_the_result():
     one = LogisticHead().fit(DIGITS, LABELS)
     two = LogisticHead(n_jobs=2).fit(DIGITS, LABELS)

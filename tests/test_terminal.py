@@ -66,6 +66,7 @@ def test_an_extraction_finishes_its_file(
             assert ("could not be printed on stderr" in said) == (stream != PIPE)
 
 
+@pytest.mark.slow
 def test_a_cache_never_gets_the_number_of_a_closed_stream(tmp_path: Path) -> None:
     """What libraries and this command print to descriptors 1 and 2 would land in it."""
     make_photos(tmp_path / "photos")
