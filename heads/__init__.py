@@ -13,6 +13,7 @@ if __name__ != "precompute.heads":
     raise ImportError(f"This package is named precompute.heads, not {__name__}. Use `import precompute.heads`.")
 
 if TYPE_CHECKING:
+    from precompute.heads.base.progress import Progress, listening
     from precompute.heads.base.rows import RowView
     from precompute.heads.base.splits import folds, holdout
     from precompute.heads.linear.logistic import LogisticHead
@@ -35,6 +36,7 @@ __all__ = [
     "MLPHead",
     "MLPSearch",
     "Paired",
+    "Progress",
     "RidgeHead",
     "RidgeRegressionHead",
     "RowView",
@@ -43,6 +45,7 @@ __all__ = [
     "evaluate",
     "folds",
     "holdout",
+    "listening",
     "load_head",
     "paired",
     "save_head",
@@ -51,6 +54,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "base.progress": ("Progress", "listening"),
     "base.rows": ("RowView",),
     "base.splits": ("folds", "holdout"),
     "linear.logistic": ("LogisticHead",),

@@ -47,6 +47,7 @@ class Objective:
         self.outputs = 1 if n_classes == 2 else n_classes
         total = float(weight.sum(dtype=np.float64))
         self.weight = np.asarray(weight, np.float64) / total  # 1/n in float32 would be off by 5e-8 for every sample
+        self.C = C
         self.unit = float(C * total)  # of the values below
         self.penalty = float(min(1 / (self.unit * design.scale**2), LARGEST_PENALTY))
 

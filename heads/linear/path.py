@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from joblib import Parallel, delayed
 
+from precompute.heads.base.progress import report
 from precompute.heads.linear.model import probabilities
 from precompute.heads.linear.objective import Objective
 from precompute.heads.linear.solver import minimise
@@ -67,7 +68,8 @@ def regularisation_path(
     began = time.monotonic()
     previous = np.inf
     with Parallel(n_jobs=n_jobs, require="sharedmem") as run:
-        for C in order:
+        for number, C in enumerate(order):
+            report("values of C", number, len(order), _best_so_far(trials))
             start = time.monotonic()
             for split in splits:
                 if previous > C:
@@ -91,7 +93,15 @@ def regularisation_path(
                 return sorted(trials, key=lambda trial: trial["C"]), len(trials) < len(order)
             if stop_rising and _only_rises(trials):
                 break
+    report("values of C", len(order), len(order), _best_so_far(trials))
     return sorted(trials, key=lambda trial: trial["C"]), False
+
+
+def _best_so_far(trials: Sequence[dict[str, float]]) -> str:
+    if not trials:
+        return ""
+    best = min(trials, key=lambda trial: trial["log_loss"])
+    return f"lowest log loss so far {best['log_loss']:.4f}, at C = {best['C']:g}"
 
 
 def _only_rises(trials: Sequence[dict[str, float]]) -> bool:

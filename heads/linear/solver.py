@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
+from precompute.heads.base.progress import report
 from precompute.heads.linear.objective import Iterate, dot, norm2
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ def minimise(objective: Objective, start: Float | None = None, *, tol: float, ma
     pairs: deque[Pair] = deque(maxlen=HISTORY)
     n_iter, gained = 0, np.inf
     while True:
+        report(f"steps at C = {objective.C:g}", n_iter, max_iter)
         if not metric.suits(iterate.curvature, penalty):
             metric = Metric(objective.design.moments, iterate.curvature, penalty)
         direction = _direction(gradient, pairs, metric)

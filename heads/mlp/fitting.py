@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from precompute.errors import UsageError
 from precompute.heads.base.memory import available_bytes
+from precompute.heads.base.progress import report
 from precompute.heads.mlp.network import Stack, logits_of
 from precompute.heads.mlp.samples import Samples, moments
 
@@ -203,6 +204,8 @@ def _fit_at_once(
                 if run.record(epoch, on_train[number][position], validated) or not run.best_epoch:
                     run.keep(weights, biases, position)
                 run.seconds += (time.monotonic() - began) / n_live
+        best = min(run.best_loss for run in runs)
+        report("epochs", epoch, shared.max_epochs, f"lowest loss so far {best:.4f}" if math.isfinite(best) else "")
         live = [(stack, going) for stack, group in live if (going := _still_going(stack, group))]
         if not live or (deadline is not None and time.monotonic() >= deadline):
             break

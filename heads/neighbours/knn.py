@@ -10,6 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from precompute.heads.base.file_checks import check_arrays
 from precompute.heads.base.inputs import check_features, check_number, check_training, check_validation_and_groups
+from precompute.heads.base.progress import report
 from precompute.heads.base.rows import RowView
 from precompute.heads.base.unit import unit_rows
 
@@ -138,6 +139,7 @@ class KNNHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
             slot = np.arange(len(block))[:, None] * n_classes + label
             shares = np.bincount(slot.ravel(), vote.ravel(), len(block) * n_classes).astype(self._dtype(view))
             yield rows, shares.reshape(len(block), n_classes)
+            report("rows compared", rows.stop, len(view))
 
     def _neighbours(self, block: npt.NDArray[np.floating]) -> tuple[Array, Array]:
         """Similarity (q, k_) and label position (q, k_) of the nearest training rows of `block` (q, d)."""

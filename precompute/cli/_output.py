@@ -15,6 +15,7 @@ from precompute.cli._signals import Signals
 from precompute.cli._streams import Terminal
 
 LOG_SECONDS = 10.0
+QUIET_SECONDS = 2.0  # of training, before its progress is shown
 PIPE_WIDTH = 200  # columns where nobody says how wide the reader is: lines are not cut
 
 
@@ -128,6 +129,36 @@ def _log_lines(what: str, unit: str) -> Callable[[int, int, str], None]:
             note(f"{what}: {done:,} of {total:,} {unit} {extra}".rstrip())
 
     return log
+
+
+@contextlib.contextmanager
+def training_progress(what: str) -> Iterator[None]:
+    """Show what fits, searches and comparisons inside report, once they have taken QUIET_SECONDS."""
+    from precompute.heads.base.progress import Progress, listening
+
+    began = time.monotonic()
+    levels: dict[str, Progress] = {}  # what is counted now, and inside which other counts
+    draw: Callable[[int, int, str], None] | None = None
+
+    def show(now: Progress) -> None:
+        nonlocal draw
+        names = list(levels)
+        for inner in names[names.index(now.what) + 1 :] if now.what in names else ():
+            del levels[inner]
+        levels[now.what] = now
+        elapsed = time.monotonic() - began
+        if elapsed >= QUIET_SECONDS:
+            draw = draw or stack.enter_context(progress_bar(what, ""))
+            outer, *inner_levels = levels.values()
+            parts = [outer.what, outer.note, *(f"{one.done:,} of {one.total:,} {one.what}" for one in inner_levels)]
+            if outer.done:
+                parts.append(f"about {duration(elapsed / outer.done * (outer.total - outer.done))} left")
+            draw(outer.done, outer.total, "; ".join(filter(None, parts)))
+        if now.done >= now.total:
+            del levels[now.what]
+
+    with contextlib.ExitStack() as stack, listening(show):
+        yield
 
 
 def duration(seconds: float | None) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from precompute.cli._options import SEED
-from precompute.cli._output import json_option, note, print_json, print_pairs
+from precompute.cli._output import json_option, note, print_json, print_pairs, training_progress
 
 if TYPE_CHECKING:
     from precompute.evaluation.comparison import Comparison
@@ -46,7 +46,8 @@ def compare(
     """
     from precompute.evaluation.comparison import compare as run
 
-    result = run(head_a, head_b, cache_a, cache_b, groups=groups, groups_file=groups_file, seed=seed)
+    with training_progress("compare"):
+        result = run(head_a, head_b, cache_a, cache_b, groups=groups, groups_file=groups_file, seed=seed)
     if as_json:
         print_json(result.to_dict())
     else:

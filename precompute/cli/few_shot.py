@@ -7,7 +7,15 @@ from typing import Any
 import click
 
 from precompute.cli._options import SEED, overwrite_option
-from precompute.cli._output import finished, json_option, note, print_json, print_pairs, print_table
+from precompute.cli._output import (
+    finished,
+    json_option,
+    note,
+    print_json,
+    print_pairs,
+    print_table,
+    training_progress,
+)
 
 
 class Shots(click.ParamType):  # type: ignore[type-arg]  # generic in newer releases of click only
@@ -59,7 +67,8 @@ def few_shot(
         from precompute.reports.plots import check_plot, plot_few_shot
 
         check_plot(plot, overwrite=overwrite, inputs=caches)
-    curves = run(caches, **settings, say=note)
+    with training_progress("few-shot"):
+        curves = run(caches, **settings, say=note)
     if plot is not None:
         plot_few_shot(curves, plot, title=title, overwrite=overwrite)
         finished(plot)

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from precompute.cli._options import SEED, Seconds, overwrite_option
-from precompute.cli._output import finished, json_option, note, print_json, print_pairs, print_table
+from precompute.cli._output import (
+    finished,
+    json_option,
+    note,
+    print_json,
+    print_pairs,
+    print_table,
+    training_progress,
+)
 from precompute.cli._scores import calibration_lines, leak_lines, print_per_class, print_scores
 
 if TYPE_CHECKING:
@@ -147,20 +155,21 @@ def train_head(
 
         # before the training, not after it
         check_plot(plot, overwrite=overwrite, inputs=(cache, groups_file, output))
-    result = run(
-        cache,
-        output,
-        head=head,
-        layer=layer,
-        seed=seed,
-        groups=groups,
-        groups_file=groups_file,
-        similarity=similarity,
-        calibrated=calibrate,
-        protocol=protocol,
-        overwrite=overwrite,
-        **settings,
-    )
+    with training_progress("train-head"):
+        result = run(
+            cache,
+            output,
+            head=head,
+            layer=layer,
+            seed=seed,
+            groups=groups,
+            groups_file=groups_file,
+            similarity=similarity,
+            calibrated=calibrate,
+            protocol=protocol,
+            overwrite=overwrite,
+            **settings,
+        )
     finished(output)
     if plot is not None:
         plot_history(result.choices["history"], plot, best_epoch=result.choices["best_epoch"], overwrite=overwrite)

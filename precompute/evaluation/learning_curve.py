@@ -15,6 +15,7 @@ from scipy.special import stdtrit
 from precompute.cache import Cache, open_cache
 from precompute.errors import TrainingError, UsageError
 from precompute.heads import RowView
+from precompute.heads.base.progress import report
 from precompute.training.kinds import HEADS
 from precompute.training.splits import HOLDOUT, Rows, check_classes, digest_groups, parts_of, whole_rows
 
@@ -152,6 +153,15 @@ def _curve(
         predicted = np.concatenate([estimator.predict(block / scale) for _, block in test.blocks()])
         return float((predicted == names[labels[parts[split]]]).mean())
 
+    def point(number: int) -> FewShotPoint:
+        accuracies = []
+        for draw, order in enumerate(orders):
+            report(f"fits on {cache.path}", number * draws + draw, len(shots) * draws)
+            accuracies.append(accuracy(order, shots[number]))
+        return point_of(shots[number], accuracies)
+
+    points = tuple(map(point, range(len(shots))))
+    report(f"fits on {cache.path}", len(shots) * draws, len(shots) * draws)
     return FewShotCurve(
         name=Path(cache.path).stem,
         cache=os.fspath(cache.path),
@@ -161,7 +171,7 @@ def _curve(
         n_classes=len(present),
         split=split,
         tested=len(parts[split]),
-        points=tuple(point_of(n, [accuracy(order, n) for order in orders]) for n in shots),
+        points=points,
         notes=tuple(notes),
     )
 

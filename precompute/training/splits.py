@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from precompute.cache import SPLITS, Cache, Status, verify
 from precompute.errors import CacheError, TrainingError
 from precompute.heads import holdout
+from precompute.heads.base.progress import report
 
 Rows = NDArray[np.int64]
 
@@ -19,7 +20,14 @@ HOLDOUT_FRACTION = 0.2
 
 def whole_rows(cache: Cache, layer: str) -> NDArray[np.bool_]:
     """(N,) bool: rows with features, every one compared with its checksum: all are about to be read anyway."""
-    found = verify(cache, layers=[layer])
+    checked = 0
+
+    def count(rows: int) -> None:
+        nonlocal checked
+        checked += rows
+        report("rows checked", checked, len(cache))
+
+    found = verify(cache, layers=[layer], progress=count)
     if len(found.damaged):
         ids = cache.column("samples/id")
         names = ", ".join(repr(os.fsdecode(ids[row])) for row in found.damaged[:3])
