@@ -5,6 +5,7 @@ import pytest
 from sklearn.datasets import load_digits, load_iris
 from sklearn.linear_model import LogisticRegression
 
+from precompute import extract, open_cache
 from precompute.heads import LogisticHead
 from precompute.heads.linear.logistic import C_GRID, DEFAULT_C
 
@@ -70,14 +71,34 @@ def test_strong_regularisation_is_chosen_where_features_are_mostly_noise():
     assert loss[head.C_] < loss[head.trials_[-1]["C"]]
 
 
+@pytest.mark.parametrize("choose_by", ["log_loss", "accuracy"])
 @pytest.mark.parametrize(("n", "d", "shift"), [(120, 300, 0.15), (300, 20, 0.5), (200, 100, 2.0), (90, 10, 0.0)])
-def test_a_walk_that_ends_where_the_loss_only_rises_chooses_what_all_values_would(n, d, shift):
+def test_a_path_that_ends_early_and_is_solved_loosely_chooses_what_the_whole_one_would(n, d, shift, choose_by):
     X, y = noise(n, d, 4)
     X[:, : d // 4] += shift * (2 * y[:, None] - 1)
-    auto, every = LogisticHead().fit(X, y), LogisticHead(C=list(C_GRID)).fit(X, y)
+    auto = LogisticHead(choose_by=choose_by).fit(X, y)
+    every = LogisticHead(C=list(C_GRID), choose_by=choose_by).fit(X, y)
     assert len(every.trials_) == len(C_GRID)
     assert auto.C_ == every.C_
+    assert np.array_equal(auto.coef_, every.coef_)
     assert [trial["C"] for trial in auto.trials_] == list(C_GRID[: len(auto.trials_)])
+    chosen = next(trial for trial in auto.trials_ if trial["C"] == auto.C_)
+    exact = next(trial for trial in every.trials_ if trial["C"] == auto.C_)
+    assert chosen["objective"] == pytest.approx(exact["objective"], rel=2e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("choose_by", ["log_loss", "accuracy"])
+def test_the_same_on_real_photos(hymenoptera, squeezenet_weights, tmp_path, choose_by):
+    done = extract(hymenoptera, tmp_path / "a.h5", backbone="squeezenet1_1", weights=str(squeezenet_weights))
+    assert done.computed > 390
+    cache = open_cache(tmp_path / "a.h5")
+    rows = cache.ok & (cache.labels >= 0)
+    X, y = cache.features()[rows].reshape(rows.sum(), -1).astype(np.float32), cache.labels[rows]
+    auto = LogisticHead(choose_by=choose_by).fit(X, y)
+    every = LogisticHead(C=list(C_GRID), choose_by=choose_by).fit(X, y)
+    assert auto.C_ == every.C_
+    assert np.array_equal(auto.coef_, every.coef_)
 
 
 def test_every_C_of_the_path_gets_as_low_as_a_fit_from_nothing():

@@ -88,7 +88,7 @@ def test_a_choice_of_C_reports_each_value_and_the_best_so_far() -> None:
     check(found["values of C"], 3)
     assert len(found["values of C"]) == 4
     assert found["values of C"][0].note == ""
-    assert all(re.search(r"log loss so far \d\.\d+, at C = 0\.", one.note) for one in found["values of C"][1:])
+    assert all(re.search(r"best so far C = 0\.\d+, log loss \d\.\d", one.note) for one in found["values of C"][1:])
     assert {"steps at C = 0.001", "steps at C = 0.01", "steps at C = 0.1"} < set(found)
 
 
@@ -124,9 +124,7 @@ def test_a_log_gets_a_line_now_and_then(digits: Path, precompute: Command, monke
     done = precompute("train-head", digits, "--json")
     assert done.returncode == 0
     lines = [line for line in done.stderr.splitlines() if "values of C" in line]
-    assert any(
-        re.search(r"train-head: 3 of 45 +values of C; lowest log loss so far .*; about 0:\d\d left", x) for x in lines
-    )
+    assert any(re.search(r"train-head: 3 of 45 +values of C; best so far C = .*; about 0:\d\d left", x) for x in lines)
     assert any(re.search(r"\d+ of 1,000 steps at C = ", line) for line in lines)
     assert done.stdout.startswith("{")
 

@@ -191,7 +191,8 @@ class LogisticHead(LinearClassifier):
                 n_classes=len(self.classes_),
                 n_jobs=self.n_jobs,
                 time_budget=self.time_budget,
-                stop_rising=grid is C_GRID and self.choose_by == "log_loss" and self.time_budget is None,
+                choose_by=self.choose_by,
+                whole=grid is not C_GRID or self.time_budget is not None,
                 **options,
             )
             self.C_ = best_of(self.trials_, self.choose_by)

@@ -29,16 +29,17 @@ if TYPE_CHECKING:
 __all__ = ["Split", "best_of", "regularisation_path"]
 
 RISING = 6  # values in a row with a higher log loss than the one before end the choice: it would only rise further
+LOOSE = 1e-5  # of the objective, in place of `tol`, for values of C that turn out to be far from the best
+NEAR = 2e-3  # of the log loss, or of all samples held out: within that of the best, values are solved to the end
 COARSE = 4  # with a time budget every fourth value comes first, and then those between
 
 
-@dataclass
+@dataclass(frozen=True)
 class Split:
-    """One split: `weight` (n,) is 0 for the rows that are `held_out` (n,); `theta` is the latest fit."""
+    """One split: `weight` (n,) is 0 for the rows that are `held_out` (n,)."""
 
     weight: Array
     held_out: Array
-    theta: Array | None = None
 
 
 def regularisation_path(
@@ -48,18 +49,21 @@ def regularisation_path(
     values: Sequence[float],
     *,
     n_classes: int,
+    choose_by: str,
     tol: float,
     max_iter: int,
     n_jobs: int | None,
     time_budget: float | None,
-    stop_rising: bool,
+    whole: bool,
 ) -> tuple[list[dict[str, float]], bool]:
     """A trial for each value of C that was tried, in rising order, and whether time ran out before the last.
 
-    stop_rising: end after RISING values of ever higher log loss; not with a time budget, whose order is another.
-
     Each fit starts from that of the C before (a warm start). The splits are fitted at the same time, by `n_jobs`
     threads that share the features: the work is in products of matrices, which release the lock.
+
+    whole: try every value, and solve each to the end. Without it the path ends where no later value can be expected to
+    be chosen (`_only_worse`), values are solved to LOOSE at first, and then those that are NEAR the best to the end:
+    the choice is between these.
     """
     order = sorted(set(values))
     if time_budget is not None:
@@ -67,47 +71,73 @@ def regularisation_path(
     trials: list[dict[str, float]] = []
     began = time.monotonic()
     previous = np.inf
+    near: dict[float, list[Array]] = {}  # by C the fits that may have to be solved to the end
     with Parallel(n_jobs=n_jobs, require="sharedmem") as run:
-        for number, C in enumerate(order):
-            report("values of C", number, len(order), _best_so_far(trials))
+
+        def solve(C: float, starts: Sequence[Array | None], tol: float) -> tuple[dict[str, float], list[Array]]:
             start = time.monotonic()
-            for split in splits:
-                if previous > C:
-                    split.theta = None
-            previous = C
             results = run(
-                delayed(_fit_and_score)(design, label, split, n_classes, C, tol, max_iter) for split in splits
+                delayed(_fit_and_score)(design, label, split, theta, n_classes, C, tol, max_iter)
+                for split, theta in zip(splits, starts, strict=True)
             )
             hits, loss, scored = np.sum([sums for _, *sums in results], axis=0)
-            trials.append(
-                {
-                    "C": C,
-                    "accuracy": float(hits / scored),
-                    "log_loss": float(loss / scored),
-                    "n_iter": sum(fit.n_iter for fit, *_ in results),
-                    "objective": float(np.mean([fit.value for fit, *_ in results])),
-                    "seconds": time.monotonic() - start,
-                }
-            )
+            trial = {
+                "C": C,
+                "accuracy": float(hits / scored),
+                "log_loss": float(loss / scored),
+                "n_iter": sum(fit.n_iter for fit, *_ in results),
+                "objective": float(np.mean([fit.value for fit, *_ in results])),
+                "seconds": time.monotonic() - start,
+            }
+            return trial, [fit.theta for fit, *_ in results]
+
+        thetas: Sequence[Array | None] = [None] * len(splits)
+        for number, C in enumerate(order):
+            report("values of C", number, len(order), _best_so_far(trials, choose_by))
+            if previous > C:
+                thetas = [None] * len(splits)
+            previous = C
+            trial, thetas = solve(C, thetas, tol if whole else max(tol, LOOSE))
+            trials.append(trial)
             if time_budget is not None and time.monotonic() - began > time_budget:
                 return sorted(trials, key=lambda trial: trial["C"]), len(trials) < len(order)
-            if stop_rising and _only_rises(trials):
-                break
-    report("values of C", len(order), len(order), _best_so_far(trials))
+            if not whole:
+                near[C] = thetas
+                near = {C: found for C, found in near.items() if _is_near(C, trials, choose_by)}
+                if _only_worse(trials, choose_by):
+                    break
+        for number, C in enumerate(near):
+            report("values of C, solved to the end", number, len(near), _best_so_far(trials, choose_by))
+            place = next(place for place, trial in enumerate(trials) if trial["C"] == C)
+            exact, _ = solve(C, near[C], tol)
+            exact["n_iter"] += trials[place]["n_iter"]
+            exact["seconds"] += trials[place]["seconds"]
+            trials[place] = exact
+    report("values of C", len(order), len(order), _best_so_far(trials, choose_by))
     return sorted(trials, key=lambda trial: trial["C"]), False
 
 
-def _best_so_far(trials: Sequence[dict[str, float]]) -> str:
+def _best_so_far(trials: Sequence[dict[str, float]], by: str) -> str:
     if not trials:
         return ""
-    best = min(trials, key=lambda trial: trial["log_loss"])
-    return f"lowest log loss so far {best['log_loss']:.4f}, at C = {best['C']:g}"
+    C = best_of(trials, by)
+    score = next(trial[by] for trial in trials if trial["C"] == C)
+    return f"best so far C = {C:g}, {by.replace('_', ' ')} {score:.4f}"
 
 
-def _only_rises(trials: Sequence[dict[str, float]]) -> bool:
-    """Whether each of the last RISING trials has a higher log loss than the one before it."""
-    last = [trial["log_loss"] for trial in trials[-RISING - 1 :]]
-    return len(last) > RISING and all(one < other for one, other in pairwise(last))
+def _is_near(C: float, trials: Sequence[dict[str, float]], by: str) -> bool:
+    """Whether the trial of `C` is so near the best that an exact fit may change their order."""
+    score, best = (next(trial[by] for trial in trials if trial["C"] == one) for one in (C, best_of(trials, by)))
+    return score <= best * (1 + NEAR) if by == "log_loss" else score >= best - NEAR
+
+
+def _only_worse(trials: Sequence[dict[str, float]], by: str) -> bool:
+    """Whether each of the last RISING trials has a higher log loss than the one before it, and a worse score than the
+    best."""
+    last = trials[-RISING - 1 :]
+    rises = all(one["log_loss"] < other["log_loss"] for one, other in pairwise(last))
+    best = next(trial[by] for trial in trials if trial["C"] == best_of(trials, by))
+    return len(last) > RISING and rises and all(trial[by] != best for trial in last[1:])
 
 
 def best_of(trials: Sequence[dict[str, float]], by: str) -> float:
@@ -117,12 +147,18 @@ def best_of(trials: Sequence[dict[str, float]], by: str) -> float:
 
 
 def _fit_and_score(
-    design: Design, label: Array, split: Split, n_classes: int, C: float, tol: float, max_iter: int
+    design: Design,
+    label: Array,
+    split: Split,
+    start: Array | None,
+    n_classes: int,
+    C: float,
+    tol: float,
+    max_iter: int,
 ) -> tuple[Fit, int, float, int]:
     """The fit, and over the rows held out: how many it gets right, the sum of their log losses, how many they are."""
     objective = Objective(design, label, split.weight, n_classes, C)
-    fit = minimise(objective, split.theta, tol=tol, max_iter=max_iter)
-    split.theta = fit.theta
+    fit = minimise(objective, start, tol=tol, max_iter=max_iter)
     hits, loss = 0, 0.0
     for rows, block in design.blocks(objective.outputs):
         held_out = split.held_out[rows]
