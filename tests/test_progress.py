@@ -1,17 +1,13 @@
-"""Fits, searches and curves report how far they are; the commands show it, and a signal ends them."""
+"""Fits, searches and curves report how far they are, and the commands show it."""
 
 from __future__ import annotations
 
-import os
 import re
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, Command
+from conftest import Command
 from sklearn.datasets import load_digits
 
 from precompute import open_cache
@@ -127,31 +123,3 @@ def test_a_log_gets_a_line_now_and_then(digits: Path, precompute: Command, monke
     assert any(re.search(r"train-head: 3 of 45 +values of C; best so far C = .*; about 0:\d\d left", x) for x in lines)
     assert any(re.search(r"\d+ of 1,000 steps at C = ", line) for line in lines)
     assert done.stdout.startswith("{")
-
-
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_a_fit_in_the_middle(tmp_path: Path, signum: int) -> None:
-    """Made features of many classes, whose fit takes minutes: the command is stopped once it has said where it is."""
-    generator = np.random.default_rng(0)
-    labels = np.arange(4000) % 400
-    write(tmp_path / "a.h5", generator.normal(size=(4000, 512)) + labels[:, None] / 100, labels, 400)
-    code = (
-        "from precompute.cli import _output, main; _output.QUIET_SECONDS = _output.LOG_SECONDS = 0.0; "
-        "import sys; sys.argv = ['precompute', 'train-head', 'a.h5', '-o', 'a.safetensors']; main()"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-    )
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "values of C" in line:
-            break
-    process.send_signal(signum)
-    process.communicate(timeout=60)
-    assert process.returncode in (128 + signum, -signum)
-    assert os.listdir(tmp_path) == ["a.h5"]

@@ -43,7 +43,10 @@ def test_the_number_is_that_of_a_probe_done_by_hand(cache: Path) -> None:
         accuracies[float(C)] = float((probe.predict(X[split == "val"]) == y[split == "val"]).mean())
     tried = {trial["C"]: trial["accuracy"] for trial in found.choices["trials"]}
     assert list(tried) == list(accuracies)[: len(tried)]  # values that could not be chosen any more are left out
-    assert tried == pytest.approx({C: accuracies[C] for C in tried})
+    near = [
+        C for C, accuracy in tried.items() if accuracy > max(tried.values()) - 0.002
+    ]  # others may be solved loosely
+    assert [tried[C] for C in near] == [accuracies[C] for C in near]
     best = max(accuracies.values())
     assert found.choices["C"] == min(C for C, accuracy in accuracies.items() if accuracy == best)
     probe = LogisticHead(C=found.choices["C"]).fit(X[split != "test"], y[split != "test"])

@@ -70,6 +70,22 @@ def test_a_signal_ends_a_command(forks: Forks, folder: Path, name: str, signum: 
     assert not list(folder.glob("a.h5*"))
 
 
+def test_a_signal_that_a_library_made_its_own_error_of_is_a_signal(forks: Forks, folder: Path) -> None:
+    """Seen: torch took the exception for a storage without a shape. Here it is a factory that does such a thing."""
+    (folder / "swallowing.py").write_text(
+        "import os, signal, time\n"
+        "def make():\n"
+        "    try:\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        time.sleep(10)\n"
+        "    except BaseException:\n"
+        "        raise ValueError('could not determine the shape') from None\n"
+    )
+    assert forks.run(folder, "extract", "photos", "-b", "swallowing:make", "-o", "c.h5") == 128 + signal.SIGTERM
+    assert forks.errors.read_text().startswith("Stopped by SIGTERM.\n")
+    assert not list(folder.glob("c.h5*"))
+
+
 def test_a_signal_is_heard_while_libraries_load(folder: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "precompute", "extract", "photos", "-b", "tiny", "-o", "b.h5", "--json"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from itertools import pairwise
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Split", "best_of", "regularisation_path"]
 
 RISING = 6  # values in a row with a higher log loss than the one before end the choice: it would only rise further
-LOOSE = 1e-5  # of the objective, in place of `tol`, for values of C that turn out to be far from the best
+LOOSE = 1e-4  # of the objective, in place of `tol`, for values of C that turn out to be far from the best
 NEAR = 2e-3  # of the log loss, or of all samples held out: within that of the best, values are solved to the end
 COARSE = 4  # with a time budget every fourth value comes first, and then those between
 
@@ -103,16 +104,24 @@ def regularisation_path(
                 return sorted(trials, key=lambda trial: trial["C"]), len(trials) < len(order)
             if not whole:
                 near[C] = thetas
-                near = {C: found for C, found in near.items() if _is_near(C, trials, choose_by)}
+                near = {C: found for C, found in near.items() if _is_near(C, trials, trials, choose_by)}
                 if _only_worse(trials, choose_by):
                     break
-        for number, C in enumerate(near):
-            report("values of C, solved to the end", number, len(near), _best_so_far(trials, choose_by))
+        exact: set[float] = set()
+        while not whole:
+            # The best of those solved to the end is chosen once no other value comes near it: solved loosely, a value
+            # may look better than it is, as a fit that stops early is held back by that as by a penalty.
+            rivals = [trial for trial in trials if trial["C"] in exact] or trials
+            C = best_of([one for one in trials if one["C"] not in exact], choose_by, default=math.nan)
+            if not _is_near(C, trials, rivals, choose_by):
+                break
+            report("values of C, solved to the end", len(exact), len(trials), _best_so_far(rivals, choose_by))
+            exact.add(C)
             place = next(place for place, trial in enumerate(trials) if trial["C"] == C)
-            exact, _ = solve(C, near[C], tol)
-            exact["n_iter"] += trials[place]["n_iter"]
-            exact["seconds"] += trials[place]["seconds"]
-            trials[place] = exact
+            again, _ = solve(C, near.get(C, [None] * len(splits)), tol)
+            again["n_iter"] += trials[place]["n_iter"]
+            again["seconds"] += trials[place]["seconds"]
+            trials[place] = again
     report("values of C", len(order), len(order), _best_so_far(trials, choose_by))
     return sorted(trials, key=lambda trial: trial["C"]), False
 
@@ -125,9 +134,10 @@ def _best_so_far(trials: Sequence[dict[str, float]], by: str) -> str:
     return f"best so far C = {C:g}, {by.replace('_', ' ')} {score:.4f}"
 
 
-def _is_near(C: float, trials: Sequence[dict[str, float]], by: str) -> bool:
-    """Whether the trial of `C` is so near the best that an exact fit may change their order."""
-    score, best = (next(trial[by] for trial in trials if trial["C"] == one) for one in (C, best_of(trials, by)))
+def _is_near(C: float, trials: Sequence[dict[str, float]], rivals: Sequence[dict[str, float]], by: str) -> bool:
+    """Whether the trial of `C` is better than the best of `rivals`, or so near that an exact fit may be. NaN is not."""
+    score = next((trial[by] for trial in trials if trial["C"] == C), math.nan)
+    best = next(trial[by] for trial in rivals if trial["C"] == best_of(rivals, by))
     return score <= best * (1 + NEAR) if by == "log_loss" else score >= best - NEAR
 
 
@@ -140,9 +150,11 @@ def _only_worse(trials: Sequence[dict[str, float]], by: str) -> bool:
     return len(last) > RISING and rises and all(trial[by] != best for trial in last[1:])
 
 
-def best_of(trials: Sequence[dict[str, float]], by: str) -> float:
-    """The C with the lowest log loss or the highest accuracy; of equal ones the smaller."""
+def best_of(trials: Sequence[dict[str, float]], by: str, *, default: float | None = None) -> float:
+    """The C with the lowest log loss or the highest accuracy, of equal ones the smaller; `default` without any."""
     sign = 1 if by == "log_loss" else -1
+    if not trials and default is not None:
+        return default
     return min(trials, key=lambda trial: (sign * trial[by], trial["C"]))["C"]
 
 

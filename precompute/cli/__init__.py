@@ -71,8 +71,10 @@ def _run(arguments: list[str], terminal: Terminal) -> int:
     except Interrupted as error:
         _end(error, arguments, terminal)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the last line before the user
-        if (signum := terminal.signals()) and isinstance(error, ImportError):
-            _end(Interrupted(signum), arguments, terminal)  # a library that was just loading made it its own error
+        if signum := terminal.signals.raised:  # a library has made an error of its own of it
+            stopped = Interrupted(signum)
+            stopped.__cause__ = error
+            _end(stopped, arguments, terminal)
         return _report(error, arguments, terminal)
 
 

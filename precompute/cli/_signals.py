@@ -4,7 +4,8 @@ As long as there is nothing to finish (listing, loading, proving, training), the
 the command is. Once an extraction computes, its first signal asks it to end after the batch in flight.
 
 An exception does not always arrive: a long call into a library keeps it waiting, and one raised in a destructor is
-lost. So a thread watches, and ends the process where the command has not ended by itself.
+lost. So a thread watches, and ends the process where the command has not ended by itself. Or a library makes it an
+error of its own, such as a ValueError of torch's that a storage has no shape: `raised` says which signal that was.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class Signals:
     def __init__(self) -> None:
         self._received = 0
         self._gentle = False
+        self.raised = 0  # the signal that raised `Interrupted`, 0 for none
 
     def __call__(self) -> int:
         return self._received
@@ -54,6 +56,7 @@ class Signals:
         self._received = signum
         signal.signal(signum, signal.SIG_DFL)
         if not self._gentle:
+            self.raised = signum
             raise Interrupted(signum)
         click.echo("Stopping after the batch in flight; once more to stop at once.", err=True)
 
