@@ -79,10 +79,10 @@ class LogisticHead(LinearClassifier):
     C_ : float, the C that was used
     C_source_ : "given", "validation, then fitted on both", "5-fold cross-validation", or "default: too few samples for
         cross-validation"
-    trials_ : one dict for each C that was tried, in rising order ("auto" without a time budget ends once the
-        log loss has risen over 6 values in a row, none of which is the best, and solves only what is near the best to
-        `tol`; others to 1e-4, and so their scores differ a little from those of exact fits): "C", "accuracy" and "log_loss" on what was held out,
-        "n_iter" (of all folds together), "objective" (the mean of the folds) and "seconds"
+    trials_ : one dict for each C that was tried, in rising order: "C", "accuracy" and "log_loss" on what was held out,
+        "n_iter" (of all folds together), "objective" (the mean of the folds) and "seconds". "auto" without a time
+        budget ends once the log loss has risen over 6 values in a row, none of which is the best, and solves only what
+        is near the best to `tol`, others to 1e-4: their scores differ a little from those of exact fits.
     stopped_early_ : bool, whether `time_budget` ended the choice before every C was tried
     objective_ : float64, the objective of the final fit
     n_iter_ : int, steps of the final fit
