@@ -3,9 +3,9 @@
     python scripts/bench_leaks.py [--scored 10000] [--train 50000] [--features 2048] [--planted 200] [--file]
 
 Made features as in bench_heads.py, in which copies of training rows are planted: noise of a tenth to two thirds of
-the features' deviation is added, so that their cosines lie on both sides of the least one. Prints seconds, the memory that
-the search adds to the features (sampled resident memory, with the pages of mapped files; --file reads the features from
-a file), the rows that have a training row as similar, and whether they and their training rows are those of a
+the features' deviation is added, so that their cosines lie on both sides of the least one. Prints seconds, the memory
+that the search adds to the features (sampled resident memory, with the pages of mapped files; --file reads the features
+from a file), the rows that have a training row as similar, and whether they and their training rows are those of a
 brute-force search in float64, which follows in blocks.
 """
 

@@ -2,9 +2,9 @@
 
     python scripts/bench_scores.py [--rows 1000000] [--classes 10] [--replicates 1000] [--grouped 0.02]
 
-Made probabilities that know something of the labels, float32; `--grouped` of the rows are there twice, as byte-identical
-files are. Prints seconds of the scores alone and with `--replicates` of the bootstrap, the memory they add, and each
-score with its interval.
+Made probabilities that know something of the labels, float32; `--grouped` of the rows are there twice, as files with
+the same bytes are. Prints seconds of the scores alone and with `--replicates` of the bootstrap, the memory they add,
+and each score with its interval.
 """
 
 from __future__ import annotations
@@ -46,9 +46,8 @@ def main() -> None:
         )
     for name, ends in scores.intervals.items():
         print(f"{name:20} {getattr(scores, name):.5f}   {ends[0]:.5f} to {ends[1]:.5f}")
-    print(
-        f"{'calibration error':20} {scores.calibration_error:.5f}   by chance to {scores.calibration_error_by_chance:.5f}"
-    )
+    chance = scores.calibration_error_by_chance
+    print(f"{'calibration error':20} {scores.calibration_error:.5f}   by chance to {chance:.5f}")
     for name, reason in scores.undefined.items():
         print(f"{name}: {reason}")
 

@@ -119,12 +119,11 @@ class Outcomes:
     def _auc(self, weights: Values, total: Values) -> Values:
         """One-vs-rest areas, averaged."""
         areas = np.full((len(self.ranked), weights.shape[1]), np.nan)
-        for row, c in enumerate(self.ranked.tolist()):
-            own = self.true == c
-            positive = own @ weights
+        in_class = _sums(weights, self.true, self.k)[self.ranked]
+        for row, (c, positive) in enumerate(zip(self.ranked.tolist(), in_class, strict=True)):
             defined = (positive > 0) & (positive < total)
             if defined.any():
-                wins = _wins(self.proba[:, c], own, weights)
+                wins = _wins(self.proba[:, c], self.true == c, weights)
                 areas[row, defined] = (wins / (positive * (total - positive) + ~defined))[defined]
         counted = ~np.isnan(areas)
         with np.errstate(invalid="ignore"):
