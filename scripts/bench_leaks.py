@@ -1,17 +1,20 @@
 """How long `train-head` looks for near-duplicates, with how much memory, and whether it finds what float64 finds.
 
     python scripts/bench_leaks.py [--scored 10000] [--train 50000] [--features 2048] [--planted 200] [--file]
+    python scripts/bench_leaks.py --images ../shared/data/FashionMNIST/raw --similarity 0.98
 
 Made features as in bench_heads.py, in which copies of training rows are planted: noise of a tenth to two thirds of
 the features' deviation is added, so that their cosines lie on both sides of the least one. Prints seconds, the memory
 that the search adds to the features (sampled resident memory, with the pages of mapped files; --file reads the features
 from a file), the rows that have a training row as similar, and whether they and their training rows are those of a
-brute-force search in float64, which follows in blocks.
+brute-force search in float64, which follows in blocks. --images compares the pixels of MNIST's or Fashion-MNIST's test
+images with those of the training images instead: real near-duplicates, and many close to them.
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
 import os
 import tempfile
 import threading
@@ -68,6 +71,12 @@ def plant(scored: np.ndarray[Any, Any], train: np.ndarray[Any, Any], count: int)
     scored[to] = source + (share * train.std(axis=0) * generator.normal(size=source.shape)).astype(np.float32)
 
 
+def pixels(folder: Path, half: str) -> np.ndarray[Any, Any]:
+    """(n, 784) float32 of an idx file: 16 bytes, then a byte for each pixel."""
+    data = gzip.decompress((folder / f"{half}-images-idx3-ubyte.gz").read_bytes())
+    return np.frombuffer(data, np.uint8, offset=16).reshape(-1, 784).astype(np.float32)
+
+
 def brute_force(scored: np.ndarray[Any, Any], train: np.ndarray[Any, Any]) -> tuple[Any, Any]:
     """Highest cosine of each scored row and its training row, everything in float64."""
     mean = train.mean(axis=0, dtype=np.float64)
@@ -93,11 +102,17 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=50_000)
     parser.add_argument("--features", type=int, default=2048)
     parser.add_argument("--planted", type=int, default=200)
+    parser.add_argument("--similarity", type=float, default=SIMILARITY)
+    parser.add_argument("--images", type=Path, help="folder of idx files, in place of made features")
     parser.add_argument("--file", action="store_true", help="read the features from a file, as train-head does")
     given = parser.parse_args()
     print(f"{cpu_model()}, {os.cpu_count()} cores")
-    features, _ = relu_features(given.scored + given.train, given.features, 100, 0.35)
-    plant(features[: given.scored], features[given.scored :], given.planted)
+    if given.images:
+        halves = [pixels(given.images, half) for half in ("t10k", "train")]
+        given.scored, features = len(halves[0]), np.concatenate(halves)
+    else:
+        features, _ = relu_features(given.scored + given.train, given.features, 100, 0.35)
+        plant(features[: given.scored], features[given.scored :], given.planted)
     with tempfile.TemporaryDirectory() as folder:
         if given.file:
             np.save(f"{folder}/features.npy", features)
@@ -106,23 +121,23 @@ def main() -> None:
         train = RowView(features, np.arange(given.scored, len(features)))
         began = time.perf_counter()
         with Peak() as peak:
-            best, which = nearest(scored, train, SIMILARITY)
+            best, which = nearest(scored, train, given.similarity)
         seconds = time.perf_counter() - began
         found = np.flatnonzero(best > -np.inf)
         print(
-            f"{given.scored:,} against {given.train:,} x {given.features:,}: {seconds:.1f} s, "
-            f"{peak.added / 2**20:,.0f} MiB, {len(found):,} rows with a cosine of {SIMILARITY} or more",
+            f"{len(scored):,} against {len(train):,} x {train.shape[1]:,}: {seconds:.1f} s, "
+            f"{peak.added / 2**20:,.0f} MiB, {len(found):,} rows with a cosine of {given.similarity} or more",
             flush=True,
         )
         began = time.perf_counter()
         truth, first = brute_force(features[: given.scored], features[given.scored :])
-        wanted = np.flatnonzero(truth >= SIMILARITY)
+        wanted = np.flatnonzero(truth >= given.similarity)
     same = np.array_equal(found, wanted) and np.array_equal(which[found], first[wanted])
     apart = abs(best[wanted] - truth[wanted]).max(initial=0)
     print(
         f"float64 brute force: {time.perf_counter() - began:.1f} s, {len(wanted):,} rows, pairs "
         f"{'equal' if same else 'DIFFERENT'}, cosines {apart:.1e} apart; "
-        f"the closest to {SIMILARITY} is {abs(truth - SIMILARITY).min():.1e} away"
+        f"the closest to {given.similarity} is {abs(truth - given.similarity).min():.1e} away"
     )
 
 

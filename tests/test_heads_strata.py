@@ -46,6 +46,8 @@ def test_intervals_are_those_of_drawing_each_observation(
     for module in ("scores", "calibration"):
         monkeypatch.setattr(f"precompute.heads.scoring.{module}.LARGE", 1)
     monkeypatch.setattr(scores_module, "AUC_LINEAR_FROM", 1)
+    for name in ("RUNS", "LEAST_RUNS"):  # samples alone then share strata, and groups do not
+        monkeypatch.setattr(f"precompute.heads.scoring.strata.{name}", 60)
     strata = evaluate(true, proba, range(k), **{**options, "seed": 1})
     assert set(strata.intervals) == set(each.intervals)
     for name, ends in each.intervals.items():
