@@ -119,13 +119,13 @@ def main() -> None:
             features = np.load(f"{folder}/features.npy", mmap_mode="r")
         scored = RowView(features, np.arange(given.scored))
         train = RowView(features, np.arange(given.scored, len(features)))
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), time.process_time()
         with Peak() as peak:
             best, which = nearest(scored, train, given.similarity)
-        seconds = time.perf_counter() - began
+        seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
         found = np.flatnonzero(best > -np.inf)
         print(
-            f"{len(scored):,} against {len(train):,} x {train.shape[1]:,}: {seconds:.1f} s, "
+            f"{len(scored):,} against {len(train):,} x {train.shape[1]:,}: {seconds:.1f} s ({cpu:.1f} s of CPU), "
             f"{peak.added / 2**20:,.0f} MiB, {len(found):,} rows with a cosine of {given.similarity} or more",
             flush=True,
         )

@@ -36,12 +36,13 @@ def main() -> None:
     groups, twice = np.arange(given.rows), int(given.rows * given.grouped)
     groups[:twice] //= 2
     for replicates in (0, given.replicates):
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), time.process_time()
         with Peak() as peak:
             scores = evaluate(true, proba, np.arange(given.classes), groups=groups, replicates=replicates)
+        seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
         print(
             f"{given.rows:,} rows, {given.classes} classes, {replicates:,} replicates: "
-            f"{time.perf_counter() - began:.1f} s, {peak.added / 2**20:,.0f} MiB",
+            f"{seconds:.1f} s ({cpu:.1f} s of CPU), {peak.added / 2**20:,.0f} MiB",
             flush=True,
         )
     for name, ends in scores.intervals.items():

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["LARGE", "REPLICATES", "group_numbers", "intervals", "percentiles", "resamplings"]
 
 REPLICATES = 1000  # the ends of a 95% interval then move by about a twentieth of its width from seed to seed
-LARGE = 20_000  # observations from which strata are drawn (`strata.py`): one by one takes a second for fewer
+LARGE = 20_000  # observations from which strata are drawn (`strata.py`): one by one, fewer take seconds
 BLOCK = 1 << 20  # weights held at a time: 8 MB, which stays in a cache
 ENDS = (0.025, 0.975)
 
