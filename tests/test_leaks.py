@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -17,7 +18,9 @@ from sklearn.neighbors import NearestNeighbors
 from precompute import extract, open_cache, train_head
 from precompute.errors import UsageError
 from precompute.heads import RowView
-from precompute.training.leaks import nearest
+from precompute.heads.scoring.scores import wilson_interval
+from precompute.training.leaks import Leaks, _sample, find_leaks
+from precompute.training.similarity import nearest
 
 
 @given(st.integers(1, 30), st.integers(2, 30), st.integers(2, 6), st.integers(0, 2**32))
@@ -106,12 +109,76 @@ def test_the_similarity_decides_what_is_a_suspect(leaky: Path) -> None:
             train_head(leaky, similarity=impossible)
 
 
-def test_a_search_that_would_take_long_is_not_made_unasked(leaky: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("precompute.training.leaks.NEAR_MOST", 1000)
+def named(leaks: Leaks) -> set[tuple[str, str]]:
+    return {(pair.id, pair.train_id) for pair in leaks.near}
+
+
+def test_where_a_search_would_take_long_a_sample_is_searched_and_described(
+    leaky: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train_head(leaky, C=1.0)
+    monkeypatch.setattr("precompute.training.leaks.SEARCH_MOST", 1)
+    assert train_head(leaky, C=1.0).leaks["val"].sample is None, "400 images are searched at any cost"
+    monkeypatch.setattr("precompute.training.leaks.SAMPLE_LEAST", 40)
     training = train_head(leaky, C=1.0)
-    assert training.leaks["val"].near == ()
-    assert any("nobody looked for near-duplicates in val" in line for line in training.notes)
-    assert train_head(leaky, C=1.0, similarity=0.9).leaks["val"].near
+    leaks, sample = training.leaks["val"], training.leaks["val"].sample
+    assert sample is not None
+    assert (sample.searched, sample.of) == (40, training.rows["val"] - leaks.identical)
+    assert named(leaks) < named(whole.leaks["val"])
+    assert sample.interval == wilson_interval(len(leaks.near), 40)
+    assert leaks.left == sample.of - len(leaks.near), "images that nobody compared count as clean"
+    (note,) = (line for line in training.notes if "sample of val" in line)
+    low, high = sample.interval
+    assert f"40 of {sample.of} images: {low:.2%} to {high:.2%} of all look nearly like" in note
+    assert "those outside it are not known; --similarity 0.9 searches all" in note
+    told = json.loads(json.dumps(training.to_dict()["leaks"]["val"]["sample"]))
+    assert told == {"searched": 40, "of": sample.of, "interval": [low, high]}
+    asked = train_head(leaky, C=1.0, similarity=0.9).leaks["val"]
+    assert asked.sample is None
+    assert named(asked) == named(whole.leaks["val"])
+
+
+@given(
+    counts=st.lists(st.integers(1, 60), min_size=1, max_size=8), share=st.floats(0.01, 1), seed=st.integers(0, 2**32)
+)
+def test_a_sample_has_the_proportions_of_the_classes(counts: list[int], share: float, seed: int) -> None:
+    labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
+    size = max(1, round(share * len(labels)))
+    chosen = _sample(labels, size)
+    assert len(np.unique(chosen)) == len(chosen) == size
+    drawn = np.bincount(labels[chosen], minlength=len(counts))
+    assert (abs(drawn - np.array(counts) * size / len(labels)) < 2).all()
+
+
+def test_suspects_of_real_photos_are_those_of_a_float64_search_of_all_pairs(leaky: Path) -> None:
+    cache = open_cache(leaky)
+    in_train = np.array([name.startswith("train/") for name in cache.ids])
+    features = np.array(cache.features(), dtype=np.float64)
+    features -= features[in_train].mean(axis=0)
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    for bar in (0.6, 0.9, 0.99):
+        leaks = train_head(leaky, C=1.0, similarity=bar).leaks["val"]
+        found = named(leaks)
+        best = {}
+        for row in np.flatnonzero(~in_train):
+            cosine = features[in_train] @ features[row]
+            if cosine.max() >= bar and "copy_" not in cache.ids[row]:
+                best[cache.ids[row]] = cache.ids[np.flatnonzero(in_train)[cosine.argmax()]]
+        assert found == set(best.items())
+        assert len(found) >= 3
+
+
+def test_progress_counts_the_scored_images_of_all_splits(leaky: Path) -> None:
+    cache, reports = open_cache(leaky), []
+    train, *others = np.array_split(np.arange(len(cache.ids)), 3)
+    parts = {"train": train, "val": others[0], "test": others[1]}
+    alone = np.arange(len(cache.ids))
+    find_leaks(cache, cache.layers[0], parts, alone, alone, progress=lambda done, total: reports.append((done, total)))
+    n = len(others[0]) + len(others[1])
+    assert {total for _, total in reports} == {n}
+    assert len(others[0]) in [done for done, _ in reports]
+    assert [done for done, _ in reports] == sorted(done for done, _ in reports)
+    assert reports[-1] == (n, n)
 
 
 def test_a_split_of_nothing_but_leaks_has_no_second_score(tmp_path: Path) -> None:

@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     import numpy.typing as npt
 
     Values = npt.NDArray[np.float64]
 
-__all__ = ["REPLICATES", "group_numbers", "intervals", "resamplings"]
+__all__ = ["LARGE", "REPLICATES", "group_numbers", "intervals", "percentiles", "resamplings"]
 
 REPLICATES = 1000  # the ends of a 95% interval then move by about a twentieth of its width from seed to seed
+LARGE = 20_000  # observations from which strata are drawn (`strata.py`): one by one, fewer take seconds
 BLOCK = 1 << 20  # weights held at a time: 8 MB, which stays in a cache
 ENDS = (0.025, 0.975)
 
@@ -57,8 +58,12 @@ def intervals(
 
     A score that a resampling leaves undefined (NaN) does not count there; one that none defines has no interval.
     """
-    parts = [score(weights) for weights in resamplings(n, groups, **options)]
-    found = {}
+    return percentiles(score(weights) for weights in resamplings(n, groups, **options))
+
+
+def percentiles(replicates: Iterable[dict[str, Values]]) -> dict[str, tuple[float, float]]:
+    """The 95% percentile interval of each score, from blocks (b,) of its replicates by name, without those of NaN."""
+    parts, found = list(replicates), {}
     for name in parts[0] if parts else ():
         values = np.concatenate([part[name] for part in parts])
         values = values[~np.isnan(values)]

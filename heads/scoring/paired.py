@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.stats import binomtest
 
-from precompute.heads.scoring.bootstrap import group_numbers, intervals
+from precompute.heads.scoring.bootstrap import LARGE, group_numbers, intervals
+from precompute.heads.scoring.strata import cell_intervals
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -58,8 +59,18 @@ def paired(
     if a.shape != b.shape or a.ndim != 1 or not len(a):
         raise ValueError(f"Both must have shape (n,), with n at least 1. Got {a.shape} and {b.shape} instead.")
     more = a.astype(np.float64) - b
-    ends = intervals(lambda weights: {"": more @ weights / weights.sum(axis=0)}, len(a), groups, seed=seed)[""]
-    won = np.bincount(group_numbers(len(a), groups), weights=more)
+    group = group_numbers(len(a), groups)
+    if group.max() + 1 < LARGE:
+        ends = intervals(lambda weights: {"": more @ weights / weights.sum(axis=0)}, len(a), group, seed=seed)[""]
+    else:
+        won_by = np.array([-1.0, 0.0, 1.0])  # b alone, both or none, a alone
+        ends = cell_intervals(
+            lambda weights: {"": won_by[: len(weights)] @ weights / weights.sum(axis=0)},
+            (more + 1).astype(np.intp),
+            group,
+            seed=seed,
+        )[""]
+    won = np.bincount(group, weights=more)
     only_a, only_b = int((won > 0).sum()), int((won < 0).sum())
     p_value = float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
     return Paired(

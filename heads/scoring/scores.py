@@ -10,9 +10,10 @@ import numpy as np
 from scipy.sparse import coo_array, csr_array
 
 from precompute.heads.base.inputs import as_numpy, positions
-from precompute.heads.scoring.bootstrap import REPLICATES, intervals
+from precompute.heads.scoring.bootstrap import LARGE, REPLICATES, group_numbers, intervals
 from precompute.heads.scoring.calibration import calibration_by_chance
 from precompute.heads.scoring.metrics import TOP, Outcomes
+from precompute.heads.scoring.strata import auc_interval, cell_intervals, mean_interval
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -23,8 +24,10 @@ __all__ = ["Scores", "evaluate", "wilson_interval"]
 
 Z_95 = 1.959963984540054  # the 97.5th percentile of the normal distribution: 95% lie between -Z_95 and Z_95
 ROW_SUM_TOLERANCE = 1e-3  # float16 probabilities of a thousand classes sum to 1 this well
-# Samples x classes whose areas are computed, a minute of one core, and times replicates whose intervals are, 2 s.
-AUC_MOST, AUC_INTERVAL_MOST = 5 * 10**8, 2 * 10**8
+# Samples x classes whose areas are computed, a minute of one core, and times replicates whose areas are, 2 s. Beyond
+# these the interval is to first order, where there are as many observations: what that leaves out has about
+# 1 / observations of the variance.
+AUC_MOST, AUC_INTERVAL_MOST, AUC_LINEAR_FROM = 5 * 10**8, 2 * 10**8, 1000
 MOST_DENSE = 1000  # classes whose confusion matrix is an array, of 8 MB; that of 100,000 would have 80 GB
 
 
@@ -49,7 +52,8 @@ class Scores:
     confusion : (K, K) int64, [i, j] counts samples of class i predicted as class j, in the order of `classes`; for more
         than 1,000 classes a scipy.sparse.csr_array, which `confusion.toarray()` makes dense where memory allows
     intervals : 95% percentile intervals of a bootstrap over samples or groups, by the name of the score. For shares
-        close to 0 or 1 they are too narrow, and Wilson's are not; but Wilson's know of no groups
+        close to 0 or 1 they are too narrow, and Wilson's are not; but Wilson's know of no groups. From 20,000 samples
+        or groups on they are drawn by strata, those of the AUC to first order (`strata.py` says what that changes)
     undefined : why a score, or the interval of one, is None or missing, by its name
     """
 
@@ -144,25 +148,22 @@ def evaluate(
     undefined = _undefined(true, names)
     defined = "auc" not in undefined
     found = {name: float(value[0]) for name, value in outcomes.scores(np.ones((n, 1)), auc=defined).items()}
-    with_auc = defined and n * k * replicates <= AUC_INTERVAL_MOST
-    if defined and not with_auc:
-        undefined["intervals.auc"] = f"left out: {n} samples of {k} classes would take too long"
     together = None if groups is None else np.asarray(groups)
-    ends = intervals(
-        lambda weights: outcomes.scores(weights, auc=with_auc), n, together, replicates=replicates, seed=seed
-    )
-    ends.pop("calibration_error", None)
+    ends = {}
+    if replicates:
+        ends = _intervals(outcomes, group_numbers(n, together), defined, undefined, replicates=replicates, seed=seed)
     chance = None
     if replicates:
         chance = calibration_by_chance(outcomes.confidence, together, replicates=replicates, seed=seed)
+    in_top = outcomes.cells.in_top
     return Scores(
         n=n,
         accuracy=found["accuracy"],
-        accuracy_interval=wilson_interval(int(outcomes.hit.sum()), n),
+        accuracy_interval=wilson_interval(int(outcomes.cells.hit.sum()), n),
         balanced_accuracy=found["balanced_accuracy"],
         macro_f1=found["macro_f1"],
         top5_accuracy=found.get("top5_accuracy"),
-        top5_accuracy_interval=None if outcomes.in_top is None else wilson_interval(int(outcomes.in_top.sum()), n),
+        top5_accuracy_interval=None if in_top is None else wilson_interval(int(in_top.sum()), n),
         log_loss=found["log_loss"],
         auc=found.get("auc"),
         calibration_error=found["calibration_error"],
@@ -171,6 +172,35 @@ def evaluate(
         intervals=ends,
         undefined=undefined,
     )
+
+
+def _intervals(
+    outcomes: Outcomes,
+    group: npt.NDArray[np.intp],
+    defined: bool,
+    undefined: dict[str, str],
+    *,
+    replicates: int,
+    seed: int | None,
+) -> dict[str, tuple[float, float]]:
+    """Bootstrap intervals by name. defined: whether there is an AUC; adds to `undefined` why it has no interval."""
+    n, k, n_groups = len(group), outcomes.k, int(group.max()) + 1
+    draw: dict[str, Any] = {"replicates": replicates, "seed": seed}
+    if n_groups < LARGE:
+        exact = defined and n * k * replicates <= AUC_INTERVAL_MOST
+        ends = intervals(lambda weights: outcomes.scores(weights, auc=exact), n, group, **draw)
+        ends.pop("calibration_error")
+    else:
+        cells, cell = outcomes.cells.unique()
+        ends = cell_intervals(cells.scores, cell, group, **draw)
+        ends["log_loss"] = mean_interval(outcomes.loss, group, **draw)
+    if defined and "auc" not in ends:
+        found = auc_interval(outcomes, group, **draw) if n_groups >= AUC_LINEAR_FROM else None
+        if found is None:
+            undefined["intervals.auc"] = f"left out: {n} samples of {k} classes would take too long"
+        else:
+            ends["auc"] = found
+    return ends
 
 
 def _checked(

@@ -80,7 +80,8 @@ def leak_lines(result: Training) -> Iterator[tuple[str, str]]:
         counts = [f"{leaks.identical} byte-identical to training images"]
         if result.groups is not None:
             counts.append(f"{leaks.grouped} of a group in training")
-        counts.append("near-duplicates not looked for" if leaks.not_searched else f"{len(leaks.near)} near-duplicates")
+        of = f" in a sample of {leaks.sample.searched:,} of {leaks.sample.of:,} images" if leaks.sample else ""
+        counts.append(f"{len(leaks.near)} near-duplicates{of}")
         clean = result.without_leaks.get(split)
         text = "".join(f"\n{near.similarity:.3f}  {near.id}  {near.train_id}" for near in leaks.near[:PAIRS])
         text += "\n..." if len(leaks.near) > PAIRS else ""

@@ -114,7 +114,8 @@ def train_head(
     groups: a regular expression with one part in
     parentheses that finds in each id what must stay on one side of hold-out and folds, such as `patient_(\\d+)`;
     groups_file: the same from a CSV file with the columns id and group. similarity: the cosine from which an image is
-    suspected to be nearly one of the training images (0.9 unless given). calibrated: the head's probabilities are
+    suspected to be nearly one of the training images (0.9 unless given; if given, all images are compared, however many
+    they are). calibrated: the head's probabilities are
     those at the temperature that fits val best; no prediction changes.
     protocol: "simclr" or "simclr:DATASET", see `precompute.training.published`; needs split test and the logistic head.
     search: try MLP_GRID, less what `settings` names, by MLPSearch, within `time_budget` seconds where that is given.

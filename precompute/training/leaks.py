@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,19 +13,22 @@ from numpy.typing import NDArray
 
 from precompute.cache import Cache
 from precompute.heads import RowView
-from precompute.heads.base.unit import unit_rows
+from precompute.heads.scoring.scores import wilson_interval
+from precompute.training.similarity import Progress, nearest
 
 Rows = NDArray[np.int64]
-Floats = NDArray[np.float32]
 
 # Cosine between features, less the mean of the training features: all features of one backbone have a large part in
 # common, which says nothing. Copies of flower photos at half their size, or with a twentieth cut off, reach it in 62 to
 # 100 of 100 cases, and 0.3 to 5 in 100 photos without a copy do (docs/scores.md, by backbone): its pairs are suspects.
 SIMILARITY = 0.9
-# Scored images x training images x features that are compared unasked: half a minute of one core.
-NEAR_MOST = 5 * 10**11
+# The cost of a search is scored images x training images x (features + PASSES); beyond SEARCH_MOST only a sample of the
+# scored images is searched unasked. That is ten times 10,000 x 50,000 x 2,048: minutes on two cores, where all of
+# ImageNet's validation set would take the better part of an hour.
+SEARCH_MOST = 10**13
+PASSES = 32  # finding the highest of a block's products takes as long as this many more features would
+SAMPLE_LEAST = 400  # images in a sample, at any cost: the interval for a rate is then 10 points wide at most
 SHOWN = 8  # pictures that a note names; --json has all
-BLOCK, BLOCK_BYTES = 2048, 64 * 2**20  # rows a side, whose products take 16 MB; fewer where rows are long
 
 
 @dataclass(frozen=True)
@@ -37,20 +42,33 @@ class Near:
 
 
 @dataclass(frozen=True)
+class Sample:
+    """What a search of a sample says of all images that it was drawn from.
+
+    searched : images that were compared with every training image · of : images they were drawn from, in the
+    proportions of the classes · interval : (low, high), Wilson's 95% interval for the share of suspects among those
+    """
+
+    searched: int
+    of: int
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True)
 class Leaks:
     """What one scored split shares with the training images.
 
     identical: images with the bytes of a training image · grouped: images whose group has training images (where
     groups are given) · near: suspects among the others, most similar first · similarity: the one that makes a
-    suspect · not_searched: why nobody looked for suspects, else None · clean: (n,) the images left, in the order
-    of the split's rows.
+    suspect · sample: where only some of the others were searched, which share, else None; the rest may have copies that
+    nobody saw · clean: (n,) the images that are none of these, in the order of the split's rows.
     """
 
     identical: int
     grouped: int
     near: tuple[Near, ...]
     similarity: float
-    not_searched: str | None
+    sample: Sample | None
     clean: NDArray[np.bool_]
 
     @property
@@ -60,7 +78,8 @@ class Leaks:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        return {**vars(self), "near": [vars(pair) for pair in self.near], "clean": self.left}
+        sample = self.sample and {**asdict(self.sample), "interval": list(self.sample.interval)}
+        return {**vars(self), "near": [vars(pair) for pair in self.near], "sample": sample, "clean": self.left}
 
 
 def find_leaks(
@@ -70,30 +89,53 @@ def find_leaks(
     digests: NDArray[np.int64],
     groups: NDArray[np.int64],
     similarity: float | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Leaks]:
-    """Leaks of every scored split. similarity: None for SIMILARITY, and then only where the search is short."""
-    features, train = cache.features(layer), parts["train"]
-    found = {}
-    for split, rows in parts.items():
-        if split == "train":
-            continue
-        identical = np.isin(digests[rows], digests[train])
-        grouped = np.isin(groups[rows], groups[train]) & ~identical
-        work = len(rows) * len(train) * int(np.prod(features.shape[1:]))
-        reason = None
-        near: tuple[Near, ...] = ()
-        clean = ~identical & ~grouped
-        if similarity is None and work > NEAR_MOST:
-            reason = f"comparing {len(rows):,} with {len(train):,} images would take long; --similarity does it"
-        elif clean.any():
-            bar = SIMILARITY if similarity is None else similarity
-            best, which = nearest(RowView(features, rows[clean]), RowView(features, train))
-            hit = np.flatnonzero(best >= bar)
-            hit = hit[np.argsort(-best[hit], kind="stable")]
-            near = tuple(_pair(cache, rows[clean][i], train[which[i]], float(best[i])) for i in hit.tolist())
-            clean[np.flatnonzero(clean)[hit]] = False
-        found[split] = Leaks(int(identical.sum()), int(grouped.sum()), near, similarity or SIMILARITY, reason, clean)
+    """Leaks of every scored split.
+
+    similarity: what makes a suspect; all images are then searched, at any cost. None for SIMILARITY, and a sample of
+    the images where all of them would cost more than SEARCH_MOST. progress: called after each block of the search with
+    (done, total) in scored images, over all splits.
+    """
+    train, labels = parts["train"], cache.labels
+    splits = [split for split in parts if split != "train"]
+    identical = {split: np.isin(digests[parts[split]], digests[train]) for split in splits}
+    grouped = {split: np.isin(groups[parts[split]], groups[train]) & ~identical[split] for split in splits}
+    clean = {split: ~identical[split] & ~grouped[split] for split in splits}
+    features = cache.features(layer)
+    width = math.prod(features.shape[1:])
+    searched = {}
+    for split in splits:
+        others = np.flatnonzero(clean[split])
+        size = len(others) if similarity is not None else _affordable(len(train), width)
+        searched[split] = others[_sample(labels[parts[split][others]], size)]
+    bar = SIMILARITY if similarity is None else similarity
+    total, before, found = sum(map(len, searched.values())), 0, {}
+    for split in splits:
+        chosen, n_others = searched[split], int(clean[split].sum())
+        rows = parts[split][chosen]
+        report = None if progress is None else partial(_report, progress, before, total)
+        best, which = nearest(RowView(features, rows), RowView(features, train), bar, report)
+        before += len(rows)
+        hit = np.flatnonzero(best > -math.inf)
+        hit = hit[np.argsort(-best[hit], kind="stable")]
+        near = tuple(_pair(cache, rows[i], train[which[i]], float(best[i])) for i in hit.tolist())
+        clean[split][chosen[hit]] = False
+        sample = None
+        if len(chosen) < n_others:
+            sample = Sample(len(chosen), n_others, wilson_interval(len(hit), len(chosen)))
+        counts = int(identical[split].sum()), int(grouped[split].sum())
+        found[split] = Leaks(*counts, near, bar, sample, clean[split])
     return found
+
+
+def _report(progress: Progress, before: int, total: int, done: int, _: int) -> None:
+    progress(before + done, total)
+
+
+def _affordable(n_train: int, width: int) -> int:
+    """How many images may be compared with `n_train` others of `width` features."""
+    return max(SAMPLE_LEAST, SEARCH_MOST // (n_train * (width + PASSES)))
 
 
 def _pair(cache: Cache, row: np.int64, train: np.int64, similarity: float) -> Near:
@@ -103,27 +145,19 @@ def _pair(cache: Cache, row: np.int64, train: np.int64, similarity: float) -> Ne
     )
 
 
-def nearest(scored: RowView, train: RowView) -> tuple[Floats, NDArray[np.intp]]:
-    """For each scored row the highest cosine to a training row, (n,) float32, and that row's position (n,).
+def _sample(labels: NDArray[np.integer[Any]], size: int) -> Rows:
+    """Which `size` of the images with these labels are searched, in order, in the proportions of the classes.
 
-    Both are taken less the mean of the training rows. Read in blocks; features may be larger than memory.
+    Every image has the same chance: they are put in order by class, at random inside each, and taken at equal steps
+    from a random start (systematic sampling: W. G. Cochran, Sampling Techniques, 3rd edition, 1977, chapter 8).
     """
-    mean, size = np.zeros(train.shape[1], np.float64), min(BLOCK, max(1, BLOCK_BYTES // (4 * train.shape[1])))
-    for _, block in train.blocks(size):
-        mean += block.sum(axis=0, dtype=np.float64)
-    centre = (mean / len(train)).astype(np.float32)
-    best = np.full(len(scored), -np.inf, np.float32)
-    which = np.zeros(len(scored), np.intp)
-    for place, block in scored.blocks(size):
-        unit = unit_rows(block - centre)  # a row that is the mean itself stays zero, and is like nothing
-        for start, other in train.blocks(size):
-            cosine = unit @ unit_rows(other - centre).T
-            top = cosine.argmax(axis=1)
-            value = cosine[np.arange(len(top)), top]
-            better = value > best[place]
-            best[place] = np.where(better, value, best[place])
-            which[place] = np.where(better, top + start.start, which[place])
-    return best, which
+    n, rng = len(labels), np.random.default_rng(0)
+    if size >= n:
+        return np.arange(n)
+    order = np.lexsort((rng.random(n), labels))
+    steps = ((np.arange(size) + rng.random()) * n / size).astype(np.int64)
+    chosen: Rows = np.sort(order[np.minimum(steps, n - 1)])  # rounding may take the last step to n
+    return chosen
 
 
 def two_labels(cache: Cache, rows: Rows, digests: NDArray[np.int64]) -> list[list[str]]:
@@ -149,8 +183,13 @@ def leak_notes(leaks: dict[str, Leaks], doubtful: list[list[str]]) -> list[str]:
                 f"{len(found.near)} images of {split} look nearly like a training image "
                 f"(cosine {found.similarity:g} or more)"
             )
-        if found.not_searched:
-            notes.append(f"nobody looked for near-duplicates in {split}: {found.not_searched}")
+        if found.sample:
+            low, high = found.sample.interval
+            notes.append(
+                f"only a sample of {split} was searched for near-duplicates, {found.sample.searched:,} of "
+                f"{found.sample.of:,} images: {low:.2%} to {high:.2%} of all look nearly like a training image (95%); "
+                f"those outside it are not known; --similarity {found.similarity:g} searches all, however long"
+            )
     if doubtful:
         notes.append(
             f"{len(doubtful)} pictures occur under more than one class, byte for byte: "
