@@ -17,7 +17,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from precompute import extract, open_cache, train_head
 from precompute.errors import UsageError
-from precompute.heads import RowView
+from precompute.heads import RowView, listening
 from precompute.heads.scoring.scores import wilson_interval
 from precompute.training.leaks import Leaks, _sample, find_leaks
 from precompute.training.similarity import nearest
@@ -173,7 +173,8 @@ def test_progress_counts_the_scored_images_of_all_splits(leaky: Path) -> None:
     train, *others = np.array_split(np.arange(len(cache.ids)), 3)
     parts = {"train": train, "val": others[0], "test": others[1]}
     alone = np.arange(len(cache.ids))
-    find_leaks(cache, cache.layers[0], parts, alone, alone, progress=lambda done, total: reports.append((done, total)))
+    with listening(lambda now: reports.append((now.done, now.total))):
+        find_leaks(cache, cache.layers[0], parts, alone, alone)
     n = len(others[0]) + len(others[1])
     assert {total for _, total in reports} == {n}
     assert len(others[0]) in [done for done, _ in reports]

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from precompute.heads.base.progress import report
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
@@ -35,6 +37,7 @@ def resamplings(
     n_groups = int(group.max()) + 1
     at_once = max(1, BLOCK // n)
     for start in range(0, replicates, at_once):
+        report("draws of the bootstrap", start, replicates)
         size = min(at_once, replicates - start)
         drawn = rng.integers(0, n_groups, (size, n_groups)) + n_groups * np.arange(size)[:, None]
         counts = np.bincount(drawn.ravel(), minlength=size * n_groups).reshape(size, n_groups)

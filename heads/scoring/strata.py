@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.sparse import csr_array
 
+from precompute.heads.base.progress import report
 from precompute.heads.scoring.bootstrap import BLOCK, REPLICATES, percentiles
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class Strata:
         one_by_one = n * QUICKER > total
         at_once = max(1, BLOCK // (total if one_by_one else n))
         for start in range(0, replicates, at_once):
+            report("draws of the bootstrap", start, replicates)
             size = min(at_once, replicates - start)
             if one_by_one:
                 drawn = self.of[rng.integers(0, total, (size, total))] + n * np.arange(size)[:, None]

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from precompute.cache import Cache
 from precompute.heads import RowView
+from precompute.heads.base.progress import report
 from precompute.heads.scoring.scores import wilson_interval
-from precompute.training.similarity import Progress, nearest
+from precompute.training.similarity import nearest
 
 Rows = NDArray[np.int64]
 
@@ -89,13 +90,11 @@ def find_leaks(
     digests: NDArray[np.int64],
     groups: NDArray[np.int64],
     similarity: float | None = None,
-    progress: Progress | None = None,
 ) -> dict[str, Leaks]:
     """Leaks of every scored split.
 
     similarity: what makes a suspect; all images are then searched, at any cost. None for SIMILARITY, and a sample of
-    the images where all of them would cost more than SEARCH_MOST. progress: called after each block of the search with
-    (done, total) in scored images, over all splits.
+    the images where all of them would cost more than SEARCH_MOST.
     """
     train, labels = parts["train"], cache.labels
     splits = [split for split in parts if split != "train"]
@@ -114,8 +113,7 @@ def find_leaks(
     for split in splits:
         chosen, n_others = searched[split], int(clean[split].sum())
         rows = parts[split][chosen]
-        report = None if progress is None else partial(_report, progress, before, total)
-        best, which = nearest(RowView(features, rows), RowView(features, train), bar, report)
+        best, which = nearest(RowView(features, rows), RowView(features, train), bar, partial(_report, before, total))
         before += len(rows)
         hit = np.flatnonzero(best > -math.inf)
         hit = hit[np.argsort(-best[hit], kind="stable")]
@@ -129,8 +127,8 @@ def find_leaks(
     return found
 
 
-def _report(progress: Progress, before: int, total: int, done: int, _: int) -> None:
-    progress(before + done, total)
+def _report(before: int, total: int, done: int, _: int) -> None:
+    report("images compared with those of train", before + done, total)
 
 
 def _affordable(n_train: int, width: int) -> int:
