@@ -145,11 +145,11 @@ def test_an_epoch_has_every_sample_once_in_an_order_of_its_own(n: int, size: int
                 patch.setattr(f"precompute.heads.mlp.samples.{name}", value)
         samples, rng = Samples(RowView(X), np.arange(100) * 2, rows, X.dtype), np.random.default_rng(seed)
         epochs = [list(samples.batches(size, rng, CPU)) for _ in range(2)]
-        orders = [torch.cat([x for x, _ in epoch])[:, 0] for epoch in epochs]
+        orders = [torch.cat([x for x, *_ in epoch])[:, 0] for epoch in epochs]
         for epoch, order in zip(epochs, orders, strict=True):
             assert sorted(order.tolist()) == rows.tolist()
-            assert torch.equal(torch.cat([label for _, label in epoch]), 2 * order.long())
-            assert max(len(x) for x, _ in epoch) <= size
+            assert torch.equal(torch.cat([label for _, label, _ in epoch]), 2 * order.long())
+            assert max(len(x) for x, *_ in epoch) <= size
         assert n < 20 or not torch.equal(*orders)
 
 
