@@ -153,6 +153,26 @@ def test_an_epoch_has_every_sample_once_in_an_order_of_its_own(n: int, size: int
         assert n < 20 or not torch.equal(*orders)
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("given", [False, True])
+def test_batches_gathered_on_the_device_are_those_gathered_before(
+    dtype: type, given: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the last bit, with the CPU as the device; weights, hold-outs and several blocks included."""
+    X, weight = DIGITS.astype(dtype), np.random.default_rng(0).uniform(0.1, 2, 600)
+    held = (X[:100], LABELS[:100]) if given else None
+    made = [MLPHead(hidden=(16,), max_epochs=4, mixup=0.2) for _ in range(2)]
+    monkeypatch.setattr("precompute.heads.mlp.samples.BLOCK_BYTES", 64 * 8 * 50)
+    made[0].fit(RowView(X), LABELS, weight, validation=held)
+    monkeypatch.setattr("precompute.heads.mlp.samples.free_bytes", lambda device: 2 * X.nbytes)
+    made[1].fit(RowView(X), LABELS, weight, validation=held)
+    assert digest(made[1]) == digest(made[0])
+    small = Samples(RowView(X), LABELS, np.arange(600), X.dtype)
+    assert small.held_by(CPU).resident is not None
+    monkeypatch.setattr("precompute.heads.mlp.samples.free_bytes", lambda device: 2 * X.nbytes - 1)
+    assert small.held_by(CPU).resident is None
+
+
 def test_features_that_are_shuffled_by_blocks_are_learned_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
     order = np.argsort(LABELS, kind="stable")  # as in a cache, whose rows stand by class
     settings = {"max_epochs": 30, "learning_rate": 3e-3, "batch_size": 64}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -112,6 +112,10 @@ def fit_together(
     """
     began = time.monotonic()
     mean, scale = moments(train)
+    train = train.held_by(class_weight.device)
+    if held is not None:
+        shared = held.X is train.X and train.resident is not None
+        held = replace(held, resident=train.resident) if shared else held.held_by(class_weight.device)
     runs: list[Run] = []
     cut_short = False
     chunks = list(_chunks(heads, train.X.shape[1], len(class_weight), class_weight.element_size()))

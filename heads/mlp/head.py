@@ -49,7 +49,8 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
 
     Features are read a batch at a time and may be larger than memory (`RowView`). Up to 1 GiB of them are shuffled row
     by row; larger ones as blocks of neighbours, 1 MiB long, of which 256 at a time are mixed in memory, so that a disk
-    reads runs and not single rows.
+    reads runs and not single rows. A GPU with twice the memory that they take gets them once, and batches are gathered
+    there, row by row.
 
     Parameters
     ----------

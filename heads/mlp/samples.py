@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     Index = npt.NDArray[np.intp]
     Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
-__all__ = ["Samples", "early_stopping_split", "moments"]
+__all__ = ["Samples", "early_stopping_split", "free_bytes", "moments"]
 
 MEASURED_AT_ONCE = 1024  # rows: what the hidden layers of many heads need for them stays small
 # Rows at random places of a file that is not in memory cost one disk access each: hours for an epoch of a 20 GB file on
@@ -42,7 +42,8 @@ MAX_TIMES_FRACTION = 2
 class Samples:
     """Some `rows` of features `X` (N, d) with label positions `label` (N,), to be worked on in `dtype`.
 
-    weight: (N,) of the loss of each row, above 0; None for equal ones.
+    weight: (N,) of the loss of each row, above 0; None for equal ones · resident: `X` (N, d) as it is stored, on the
+    device that batches are made on; None where they are gathered from `X`.
     """
 
     X: RowView
@@ -50,20 +51,31 @@ class Samples:
     rows: Index
     dtype: np.dtype[Any]
     weight: npt.NDArray[np.float64] | None = None
+    resident: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def held_by(self, device: torch.device) -> Samples:
+        """These samples, with all features copied to `device` once, where half of what it has free holds them."""
+        if self.X.dtype.itemsize * len(self.X) * self.X.shape[1] > free_bytes(device) // 2:
+            return self
+        whole = torch.empty(self.X.shape, dtype=getattr(torch, self.X.dtype.name), device=device)
+        size = max(1, BLOCK_BYTES // (self.X.dtype.itemsize * self.X.shape[1]))
+        for start in range(0, len(self.X), size):
+            part = slice(start, start + size)
+            whole[part] = torch.from_numpy(self.X[part]).to(device)
+        return replace(self, resident=whole)
 
     def batches(self, size: int, rng: np.random.Generator, device: torch.device) -> Iterator[Batch]:
         """All samples once, shuffled, `size` at a time: features (b, d) of `dtype`, label positions (b,) int64, and
         weights (b,) of `dtype`.
         """
         row_bytes = self.X.dtype.itemsize * self.X.shape[1]
-        if len(self) * row_bytes <= SHUFFLE_BYTES:
+        if self.resident is not None or len(self) * row_bytes <= SHUFFLE_BYTES:
             order = rng.permutation(len(self))
             for start in range(0, len(self), size):
-                rows = self.rows[order[start : start + size]]
-                yield self._batch(self.X[rows], rows, device)
+                yield self._gathered(self.rows[order[start : start + size]], device)
             return
         neighbours = max(1, NEIGHBOUR_BYTES // row_bytes)
         starts = rng.permutation(np.arange(0, len(self), neighbours))
@@ -80,8 +92,7 @@ class Samples:
         """All samples in order, as `batches` gives them."""
         n_rows = max(1, min(MEASURED_AT_ONCE, BLOCK_BYTES // (self.dtype.itemsize * self.X.shape[1])))
         for start in range(0, len(self), n_rows):
-            rows = self.rows[start : start + n_rows]
-            yield self._batch(self.X[rows], rows, device)
+            yield self._gathered(self.rows[start : start + n_rows], device)
 
     def at_most(self, n: int, rng: np.random.Generator) -> Samples:
         """These samples, or `n` of them at random."""
@@ -93,13 +104,25 @@ class Samples:
         """The weights (b,) of these of `X`'s rows, of `dtype`."""
         return np.ones(len(rows), self.dtype) if self.weight is None else self.weight[rows].astype(self.dtype)
 
+    def _gathered(self, rows: Index, device: torch.device) -> Batch:
+        """These of `X`'s rows, from the device where it has them."""
+        if self.resident is None:
+            return self._batch(self.X[rows], rows, device)
+        x = self.resident.index_select(0, torch.from_numpy(rows).to(device)).to(getattr(torch, self.dtype.name))
+        return x, *self._targets(rows, device)
+
     def _batch(self, features: npt.NDArray[np.floating], rows: Index, device: torch.device) -> Batch:
         """The `features` (b, d) of these of `X`'s rows, in memory of their own, which torch may keep."""
-        x, label, weight = (
-            torch.from_numpy(array).to(device)
-            for array in (features.astype(self.dtype, copy=False), self.label[rows], self.weights(rows))
-        )
-        return x, label, weight
+        return torch.from_numpy(features.astype(self.dtype, copy=False)).to(device), *self._targets(rows, device)
+
+    def _targets(self, rows: Index, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Label positions and weights (b,) of these of `X`'s rows."""
+        return torch.from_numpy(self.label[rows]).to(device), torch.from_numpy(self.weights(rows)).to(device)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that a device of its own memory has free; 0 for the CPU, which gathers from where the features are."""
+    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else 0
 
 
 def moments(samples: Samples) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.floating]]:
