@@ -145,12 +145,32 @@ def test_an_epoch_has_every_sample_once_in_an_order_of_its_own(n: int, size: int
                 patch.setattr(f"precompute.heads.mlp.samples.{name}", value)
         samples, rng = Samples(RowView(X), np.arange(100) * 2, rows, X.dtype), np.random.default_rng(seed)
         epochs = [list(samples.batches(size, rng, CPU)) for _ in range(2)]
-        orders = [torch.cat([x for x, _ in epoch])[:, 0] for epoch in epochs]
+        orders = [torch.cat([x for x, *_ in epoch])[:, 0] for epoch in epochs]
         for epoch, order in zip(epochs, orders, strict=True):
             assert sorted(order.tolist()) == rows.tolist()
-            assert torch.equal(torch.cat([label for _, label in epoch]), 2 * order.long())
-            assert max(len(x) for x, _ in epoch) <= size
+            assert torch.equal(torch.cat([label for _, label, _ in epoch]), 2 * order.long())
+            assert max(len(x) for x, *_ in epoch) <= size
         assert n < 20 or not torch.equal(*orders)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("given", [False, True])
+def test_batches_gathered_on_the_device_are_those_gathered_before(
+    dtype: type, given: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the last bit, with the CPU as the device; weights, hold-outs and several blocks included."""
+    X, weight = DIGITS.astype(dtype), np.random.default_rng(0).uniform(0.1, 2, 600)
+    held = (X[:100], LABELS[:100]) if given else None
+    made = [MLPHead(hidden=(16,), max_epochs=4, mixup=0.2) for _ in range(2)]
+    monkeypatch.setattr("precompute.heads.mlp.samples.BLOCK_BYTES", 64 * 8 * 50)
+    made[0].fit(RowView(X), LABELS, weight, validation=held)
+    monkeypatch.setattr("precompute.heads.mlp.samples.free_bytes", lambda device: 2 * X.nbytes)
+    made[1].fit(RowView(X), LABELS, weight, validation=held)
+    assert digest(made[1]) == digest(made[0])
+    small = Samples(RowView(X), LABELS, np.arange(600), X.dtype)
+    assert small.held_by(CPU).resident is not None
+    monkeypatch.setattr("precompute.heads.mlp.samples.free_bytes", lambda device: 2 * X.nbytes - 1)
+    assert small.held_by(CPU).resident is None
 
 
 def test_features_that_are_shuffled_by_blocks_are_learned_as_well(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -269,3 +269,24 @@ def test_a_head_that_an_earlier_release_wrote_is_read():
     assert loaded.head.classes_.tolist() == ["b\udcff", "iris", "ünïcode"]
     assert (loaded.head.predict(X) == np.array(["b\udcff", "iris", "ünïcode"])[Y]).mean() > 0.95
     assert loaded.metadata["training"]["scores"]["val"]["confusion"] == [[1, 0], [0, 1]]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_parameters_that_are_new_stand_in_a_file_only_where_they_are_used(kind, tmp_path):
+    """So releases before them read the files of all heads that do not use them, and theirs are read here."""
+    new = {"ridge": {"cv"}, "ridge-regression": {"cv"}, "centroid": {"cv"}, "knn": {"class_weight"}}.get(kind, set())
+    machine = {"device", "n_jobs"}
+    head = make(kind)
+    save_head(tmp_path / "head", head, metadata={})
+    assert set(stored_params(tmp_path / "head")) == set(head.get_params()) - machine - new
+    assert load_head(tmp_path / "head").head.get_params() == head.get_params()
+    splits = [([*range(0, 150, 2)], [*range(1, 150, 2)]), ([*range(1, 150, 2)], [*range(0, 150, 2)])]
+    used = {"cv": splits, "class_weight": "balanced"}
+    head = make(kind, **{name: used[name] for name in new})
+    save_head(tmp_path / "head", head, metadata={}, overwrite=True)
+    assert set(stored_params(tmp_path / "head")) == set(head.get_params()) - machine
+
+
+def stored_params(path):
+    with safe_open(path, "np") as file:
+        return json.loads(file.metadata()["params"])

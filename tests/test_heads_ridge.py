@@ -207,3 +207,20 @@ def test_regression_checks_what_it_is_given() -> None:
     assert fit(X, y, validation=(X, y)).alpha_source_ == "validation"
     same = (fit(RowView(X.astype(dtype)), y).predict(X) for dtype in (np.float16, np.float32))
     assert np.array_equal(*same)
+
+
+@pytest.mark.parametrize("make", [RidgeHead, RidgeRegressionHead])
+def test_a_matrix_that_memory_does_not_hold_is_refused_before_it_is_taken(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    X, y = DIGITS[:100], LABELS[:100]
+    monkeypatch.setattr(spectrum, "physical_memory", lambda: 100_000)
+    message = (
+        r"Ridge on 100 samples of 64 features needs [\d,]+ bytes for a matrix of 64 x 64, and this machine has 100,000"
+    )
+    with pytest.raises(ValueError, match=message):
+        make().fit(X, y)
+    monkeypatch.undo()
+    wide = np.broadcast_to(np.float32(0), (3_000_000, 3_000_000))  # takes no memory itself
+    with pytest.raises(ValueError, match="Take a layer with fewer features, pool it, or train a LogisticHead"):
+        spectrum.Spectrum(RowView(wide), spectrum.RealTargets(np.zeros((3_000_000, 1))), np.ones(3_000_000))

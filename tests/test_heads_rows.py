@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as arrays
 from precompute.heads import CentroidHead, KNNHead, LogisticHead, MLPHead, RidgeHead, RowView
 from precompute.heads.base import rows
 from precompute.heads.linear import ridge, ridge_base, spectrum
-from precompute.heads.neighbours import centroid
+from precompute.heads.neighbours import centroid, knn
 
 X = np.random.default_rng(0).normal(size=(60, 2, 3)).astype(np.float16)
 Y = np.arange(60) % 3
@@ -90,6 +90,35 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path, monkeypatch: pytest.
     finally:
         tracemalloc.stop()
     assert peak < 12 * 2**20  # of which labels, weights and their like take 8 bytes a row each
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+@pytest.mark.parametrize("width", [4, 16, 64, 1024])
+def test_the_memory_of_neighbours_is_bounded_at_any_width(
+    monkeypatch: pytest.MonkeyPatch, width: int, dtype: Any
+) -> None:
+    """As many training rows and rows to classify as took 6 GiB at a width of 16: similarities of 1024 rows to 2^18.
+
+    With a sixteenth of the budget, so that a small problem is a large one.
+    """
+    budget = knn.AT_ONCE_BYTES // 16
+    monkeypatch.setattr(knn, "AT_ONCE_BYTES", budget)
+    monkeypatch.setattr(rows, "BLOCK_BYTES", 2**20)
+    n_rows = max(4096, 2**16 // width)
+    training = np.random.default_rng(0).integers(-3, 4, size=(n_rows, width)).astype(dtype)  # with many of equal rank
+    label = np.arange(n_rows) % 7
+    asked = RowView(np.tile(training, (3, 1))[: 2 * knn.QUERIES])
+    for head in (KNNHead(), KNNHead(k=300), KNNHead(class_weight="balanced")):
+        weight = None if head.k == 20 else np.full(n_rows, 0.5)
+        head.fit(training, label, weight)
+        held = asked.shape[0] * 7 * 8 + 2**20
+        tracemalloc.start()
+        try:
+            head.predict_proba(asked)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert peak < held + budget + 12 * 2**20  # of training rows a block of float32, and float64 copies of it
 
 
 def test_what_would_be_lost_is_not_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_n_features, assert_all_finite, column_or_1d, validate_data
+from sklearn.utils.validation import _check_n_features, assert_all_finite, check_array, column_or_1d, validate_data
 
 from precompute.heads.base.rows import RowView
 
@@ -18,22 +19,28 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 __all__ = [
+    "LARGEST_WEIGHT",
+    "Weighted",
     "as_numpy",
     "check_class_weight",
+    "check_classes_with_weight",
     "check_features",
     "check_groups",
     "check_number",
     "check_pair",
+    "check_sample_weight",
     "check_training",
     "check_validation",
     "check_validation_and_groups",
     "class_weights",
     "positions",
+    "weighted_rows",
 ]
 
 # Features stay as they are stored (integers become float64, as in scikit-learn); blocks of float16 become float32.
 # Values are checked block by block, not in one copy.
 AS_STORED: dict[str, Any] = {"dtype": [np.float64, np.float32, np.float16], "ensure_all_finite": False}
+LARGEST_WEIGHT = 1e30  # float32 holds it
 
 
 def as_numpy(values: Any) -> Any:
@@ -88,6 +95,16 @@ def check_training(head: Any, X: Any, y: Any) -> tuple[RowView, npt.NDArray[np.i
             "Add images of another class."
         )
     return features, label, classes
+
+
+def check_classes_with_weight(head: Any, label: npt.NDArray[np.intp], classes: npt.NDArray[Any]) -> None:
+    """Raise ValueError unless rows of at least two classes have a weight; `label` (m,) is theirs."""
+    present = classes[np.unique(label)]
+    if len(present) < 2:
+        raise ValueError(
+            f"{type(head).__name__} needs samples of at least 2 classes with a weight above 0. Only "
+            f"{present.tolist()[0]!r} has them. Give samples of another class a weight."
+        )
 
 
 def check_pair(validation: Any) -> tuple[Any, Any]:
@@ -146,8 +163,89 @@ def positions(labels: npt.ArrayLike, classes: npt.NDArray[Any], *, what: str) ->
     return np.array([known[label] for label in given], dtype=np.intp)
 
 
-def class_weights(class_weight: Any, classes: npt.NDArray[Any], label: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
-    """The weight of each class (K,): None for equal ones, "balanced", or a mapping from label to weight."""
+def check_sample_weight(value: Any, n_rows: int) -> npt.NDArray[np.float64]:
+    """The weight of each row (n,), 1 for None and the same number for a scalar, as in scikit-learn. Not to be changed.
+
+    The one place that checks weights. Raises ValueError for another shape, NaN, infinity, a negative weight, one that
+    float32 does not hold, and where all are zero.
+    """
+    if value is None:
+        return np.broadcast_to(np.float64(1), n_rows)  # takes no memory
+    if isinstance(value, Real):
+        value = np.full(n_rows, value)
+    weight: npt.NDArray[np.float64] = check_array(
+        as_numpy(value), ensure_2d=False, allow_nd=True, ensure_min_samples=0, dtype=np.float64,
+        input_name="sample_weight",
+    )  # fmt: skip
+    if weight.shape != (n_rows,):
+        raise ValueError(
+            f"sample_weight must have one entry per sample, ({n_rows},). Got shape {weight.shape} instead."
+        )
+    if (weight < 0).any():
+        raise ValueError(
+            f"sample_weight must be 0 or above. Got {weight.min():g} for sample {weight.argmin()}. "
+            "Give 0 to leave a sample out."
+        )
+    if (weight > LARGEST_WEIGHT).any():
+        raise ValueError(f"sample_weight must be at most {LARGEST_WEIGHT:g}. Got {weight.max():g}. Divide all by it.")
+    if not weight.any():
+        raise ValueError("sample_weight is zero for every sample, so nothing is left to fit on.")
+    return weight
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """The rows that a head is fitted on: those of a weight above 0.
+
+    view: (m, d) · kept: (m,) which of the given rows they are, ascending, None for all · weight: (m,) float64, above 0
+    · group: (m,) as `check_groups` numbers them, None where every row stands for itself.
+    """
+
+    view: RowView
+    kept: npt.NDArray[np.intp] | None
+    weight: npt.NDArray[np.float64]
+    group: npt.NDArray[np.intp] | None
+
+    @property
+    def rows(self) -> npt.NDArray[np.intp]:
+        """Which of the given rows they are, (m,)."""
+        return np.arange(len(self.view)) if self.kept is None else self.kept
+
+    def of(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """What `values` (n, ...) of the given rows are for these, (m, ...)."""
+        return values if self.kept is None else values[self.kept]
+
+
+def weighted_rows(view: RowView, sample_weight: Any, groups: Any) -> Weighted:
+    """The rows of `view` (n, d) that have a weight; one of weight 0 is left out, as if it had not been given.
+
+    Raises ValueError as `check_sample_weight` and `check_groups` do.
+    """
+    weight, group = check_sample_weight(sample_weight, len(view)), check_groups(groups, len(view))
+    if weight.all():
+        return Weighted(view, None, weight, group)
+    kept = np.flatnonzero(weight)
+    left = None if group is None else check_groups(group[kept], len(kept))
+    return Weighted(view.take(kept), kept, weight[kept], left)
+
+
+def class_weights(
+    class_weight: Any,
+    classes: npt.NDArray[Any],
+    label: npt.NDArray[np.intp],
+    sample_weight: npt.NDArray[np.float64] | None = None,
+) -> npt.NDArray[np.float64]:
+    """The weight of each class (K,): None for equal ones, "balanced", or a mapping from label to weight.
+
+    "balanced" counts every row of `label` (n,) with its `sample_weight` (n,), and the classes that have a row: so a
+    weight is the same as that many rows. A class without one has the weight 1, which nothing is multiplied by.
+    """
+    if isinstance(class_weight, str) and class_weight == "balanced":
+        count = np.bincount(label, sample_weight, len(classes))
+        present = count > 0
+        balanced: npt.NDArray[np.float64] = np.ones(len(classes))
+        balanced[present] = count.sum() / (present.sum() * count[present])
+        return balanced
     weights: npt.NDArray[np.float64] = compute_class_weight(class_weight, classes=classes, y=classes[label])
     return weights
 

@@ -9,16 +9,19 @@ minutes for a million. Here every group becomes one unit with one label, and uni
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from precompute.heads.base.inputs import check_number
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     Index = npt.NDArray[np.intp]
 
-__all__ = ["folds", "held_out", "holdout"]
+__all__ = ["check_cv", "folds", "given_splits", "groups_of_splits", "held_out", "holdout"]
 
 
 def holdout(
@@ -101,3 +104,58 @@ def _shuffled_ranks(unit_label: Index, seed: int | None) -> tuple[Index, Index]:
     rank = np.empty_like(unit_label)
     rank[order] = np.arange(len(order)) - first[unit_label[order]]
     return rank, count[unit_label]
+
+
+def check_cv(value: Any, *, default: Any) -> None:
+    """Raise ValueError unless `cv` is a sequence of splits, or what `default` is: a number of folds, or None.
+
+    Splits are pairs (train, test) of positions, as scikit-learn's splitters give them.
+    """
+    if value is None and default is None:
+        return
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        if default is None:
+            raise ValueError(f"cv must be None or a list of (train, test) positions. Got {value!r} instead.")
+        check_number("cv", value, whole=True, low=2)
+        return
+    if not value:
+        raise ValueError("cv must have at least one split. Got none.")
+    for split in value:
+        parts = [np.asarray(part) for part in split] if isinstance(split, Sequence) and len(split) == 2 else []
+        if not parts or not all(part.ndim == 1 and len(part) and part.dtype.kind in "iu" for part in parts):
+            raise ValueError("every split in cv must be a pair (train, test) of positions, of which each has some.")
+
+
+def given_splits(cv: Any, rows: Index, n_rows: int) -> list[tuple[Index, Index]]:
+    """The splits `cv` of `n_rows` samples as positions in `rows` (m,), ascending: the samples that are fitted on.
+
+    Raises ValueError for a position that is no sample's, for one in both parts, and where a part has none of `rows`.
+    """
+    place = np.full(n_rows, -1)
+    place[rows] = np.arange(len(rows))
+    found = []
+    for number, split in enumerate(cv):
+        train, test = (np.unique(np.asarray(part)) for part in split)
+        if min(train[0], test[0]) < 0 or max(train[-1], test[-1]) >= n_rows or len(np.intersect1d(train, test)):
+            raise ValueError(f"Split {number} of cv must have positions from 0 to {n_rows - 1}, each in one part only.")
+        train, test = (part[part >= 0] for part in (place[train], place[test]))
+        if not len(train) or not len(test):
+            raise ValueError(f"Split {number} of cv has no sample with a weight above 0 to train on, or to test on.")
+        found.append((train, test))
+    return found
+
+
+def groups_of_splits(cv: Any, rows: Index, n_rows: int) -> Index:
+    """Which split of `cv` tests each of `rows` (m,), where every split leaves out its test part and no other sample.
+
+    Raises ValueError as `given_splits` does, and for splits that are not of that kind.
+    """
+    splits = given_splits(cv, rows, n_rows)
+    tested = np.concatenate([test for _, test in splits])
+    whole = len(tested) == len(np.unique(tested)) == len(rows)
+    if len(splits) < 2 or not whole or any(len(train) + len(test) != len(rows) for train, test in splits):
+        raise ValueError("cv must test every sample in one split, and train that split on all others.")
+    group = np.empty(len(rows), np.intp)
+    for number, (_, test) in enumerate(splits):
+        group[test] = number
+    return group

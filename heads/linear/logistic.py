@@ -11,16 +11,17 @@ import numpy as np
 from precompute.heads.base.file_checks import check_numbers
 from precompute.heads.base.inputs import (
     check_class_weight,
-    check_groups,
+    check_classes_with_weight,
     check_number,
     check_training,
     check_validation,
     class_weights,
+    weighted_rows,
 )
-from precompute.heads.base.splits import folds
+from precompute.heads.base.splits import check_cv, folds, given_splits
 from precompute.heads.base.threads import one_pool
 from precompute.heads.linear.design import Design
-from precompute.heads.linear.model import LinearClassifier, probabilities
+from precompute.heads.linear.model import LinearClassifier, log_probabilities, probabilities
 from precompute.heads.linear.objective import Objective, check_memory
 from precompute.heads.linear.path import Split, best_of, regularisation_path
 from precompute.heads.linear.solver import minimise
@@ -28,6 +29,7 @@ from precompute.heads.linear.solver import minimise
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from precompute.heads.base.inputs import Weighted
     from precompute.heads.base.rows import Features, RowView
     from precompute.heads.linear.solver import Fit
 
@@ -58,12 +60,12 @@ class LogisticHead(LinearClassifier):
         the rest is chance.
     choose_by : "log_loss", or "accuracy" as the linear probes of published protocols do.
     cv : number of folds, fewer where the second most common class has fewer samples (or groups). If that is one,
-        C is `DEFAULT_C`.
+        C is `DEFAULT_C`. Or a list of splits (train, test), positions of rows; `groups` then does not count.
     max_iter : steps of one fit at most.
     tol : a fit ends when its next step is expected to lower the objective by no more than this share of it. One
         tolerance suits every C; what is left then is a few times as much (at C = 1000 up to a hundred times).
     class_weight : None, "balanced", or a dict from label to weight, as in scikit-learn. Held-out samples are scored
-        without.
+        without, and with their sample_weight.
     random_state : seed of the folds; None draws a new one.
     n_jobs : folds fitted at the same time (threads that share the features; each holds its logits, 2 GiB at most).
     time_budget : seconds for the choice of C, None for no limit. With one, every fourth value is tried first and those
@@ -97,7 +99,7 @@ class LogisticHead(LinearClassifier):
         *,
         C: float | str | Sequence[float] = "auto",
         choose_by: str = "log_loss",
-        cv: int = 5,
+        cv: int | Sequence[Any] = 5,
         max_iter: int = 1000,
         tol: float = 1e-7,
         class_weight: Any = None,
@@ -120,7 +122,7 @@ class LogisticHead(LinearClassifier):
         self._grid()
         if self.choose_by not in ("log_loss", "accuracy"):
             raise ValueError(f"choose_by must be 'log_loss' or 'accuracy'. Got {self.choose_by!r} instead.")
-        check_number("cv", self.cv, whole=True, low=2)
+        check_cv(self.cv, default=5)
         check_number("max_iter", self.max_iter, whole=True, low=1)
         check_number("tol", self.tol, low=0, open_low=True)
         check_class_weight(self.class_weight)
@@ -146,6 +148,7 @@ class LogisticHead(LinearClassifier):
         self,
         X: Features,
         y: npt.ArrayLike,
+        sample_weight: npt.ArrayLike | None = None,
         *,
         validation: tuple[Features, npt.ArrayLike] | None = None,
         groups: npt.ArrayLike | None = None,
@@ -154,33 +157,38 @@ class LogisticHead(LinearClassifier):
 
         `validation` is a pair (X, y) to choose C on; the head is then fitted on both. `groups` (n,) says which samples
         must stay in one fold, such as files with the same bytes. Both serve only a C that has to be chosen; they are
-        checked with any.
+        checked with any. `sample_weight` (n,), 0 or above, weighs the losses, also of held-out samples: a weight of 2
+        is the sample twice, both in one fold, and 0 leaves it out. A validation set has equal weights.
 
-        Raises ValueError for NaN, infinity, a single class, lengths that differ, a parameter out of range, or
-        coefficients that memory does not hold.
+        Raises ValueError for NaN, infinity, a single class, lengths that differ, a parameter out of range, weights that
+        are negative or all zero, or coefficients that memory does not hold.
         """
         self._check_parameters()
         grid = self._grid()
         view, label, self.classes_ = check_training(self, X, y)
-        views: list[RowView] = [view]
-        check_groups(groups, len(view))
+        given = weighted_rows(view, sample_weight, groups)
+        label, weight = given.of(label), given.weight
+        check_classes_with_weight(self, label, self.classes_)
+        views: list[RowView] = [given.view]
         if validation is not None:
             chosen_on, held = check_validation(self, validation, self.classes_)
             if grid:
                 views.append(chosen_on)
-                label = np.concatenate([label, held])
+                label, weight = np.concatenate([label, held]), np.concatenate([weight, np.ones(len(held))])
         check_memory(view.shape[1], len(self.classes_), view.working_dtype.itemsize)
         design = Design(views)
-        splits, self.C_source_ = self._splits(label, len(view), groups) if grid else ([], "given")
+        splits, self.C_source_ = self._splits(label, weight, given, len(view)) if grid else ([], "given")
         self.trials_: list[dict[str, float]] = []
         self.stopped_early_ = False
         with one_pool(2 * math.prod(design.shape) * len(self.classes_)):
-            fit = self._solve(design, label, splits, grid)
+            fit = self._solve(design, label, weight, splits, grid)
         self.coef_, self.intercept_ = design.unfold(fit.theta)
         self.objective_, self.n_iter_, self.converged_ = fit.value, fit.n_iter, fit.converged
         return self
 
-    def _solve(self, design: Design, label: Array, splits: Sequence[Split], grid: Sequence[float]) -> Fit:
+    def _solve(
+        self, design: Design, label: Array, sample_weight: Array, splits: Sequence[Split], grid: Sequence[float]
+    ) -> Fit:
         """The fit at the C that was given, or has the best score on `splits`."""
         options: dict[str, Any] = {"tol": self.tol, "max_iter": self.max_iter}
         if splits:
@@ -199,21 +207,34 @@ class LogisticHead(LinearClassifier):
             self.C_ = best_of(self.trials_, self.choose_by)
         else:
             self.C_ = DEFAULT_C if grid else float(self.C)  # type: ignore[arg-type]  # one number where no grid
-        weight = class_weights(self.class_weight, self.classes_, label)[label]
+        weight = sample_weight * class_weights(self.class_weight, self.classes_, label, sample_weight)[label]
         return minimise(Objective(design, label, weight, len(self.classes_), self.C_), **options)
 
-    def _splits(self, label: Array, n_train: int, groups: npt.ArrayLike | None) -> tuple[list[Split], str]:
-        """The splits to choose C on, and their name."""
-        weight = class_weights(self.class_weight, self.classes_, label[:n_train])[label]
+    def _splits(self, label: Array, sample_weight: Array, given: Weighted, n_rows: int) -> tuple[list[Split], str]:
+        """The splits to choose C on, and their name.
+
+        label, sample_weight: (m,), of the rows that are `given` of `n_rows`, and then of a validation set.
+        """
+        n_train = len(given.view)
+        by_class = class_weights(self.class_weight, self.classes_, label[:n_train], sample_weight[:n_train])
+        weight = sample_weight * by_class[label]
         if len(label) > n_train:
-            masks, source = [np.arange(len(label)) >= n_train], "validation, then fitted on both"
+            parts, source = [(np.arange(n_train), np.arange(n_train, len(label)))], "validation, then fitted on both"
         else:
-            tests = [test for _, test in folds(label, groups=groups, n_folds=self.cv, seed=self.random_state)]
-            masks = [np.isin(np.arange(len(label)), test) for test in tests]
-            source = f"{len(tests)}-fold cross-validation"
-        if not masks:
+            parts = (
+                given_splits(self.cv, given.rows, n_rows)
+                if isinstance(self.cv, Sequence)
+                else folds(label, groups=given.group, n_folds=self.cv, seed=self.random_state)
+            )
+            source = f"{len(parts)}-fold cross-validation"
+        if not parts:
             source = "default: too few samples for cross-validation"
-        return [Split(np.where(held_out, 0.0, weight), held_out) for held_out in masks], source
+        for train, _ in parts:
+            check_classes_with_weight(self, label[train], self.classes_)
+        return [
+            Split(np.where(_among(train, len(label)), weight, 0.0), _among(test, len(label)), scored=sample_weight)
+            for train, test in parts
+        ], source
 
     def predict_proba(self, X: Features) -> npt.NDArray[np.floating]:
         """Probabilities (n, K) of features (n, d), in the order of `classes_`.
@@ -221,6 +242,12 @@ class LogisticHead(LinearClassifier):
         float64 where the head or `X` is and else float32.
         """
         return probabilities(self._linear(X))
+
+    def predict_log_proba(self, X: Features) -> npt.NDArray[np.floating]:
+        """The logarithms (n, K) of `predict_proba`, from the logits: finite where a probability is too small for its
+        dtype.
+        """
+        return log_probabilities(self._linear(X))
 
     def choices(self) -> dict[str, Any]:
         """What the fit decided, ready for JSON."""
@@ -246,3 +273,10 @@ class LogisticHead(LinearClassifier):
         if not isinstance(fitted["C_source"], str) or not all(isinstance(flag, bool) for flag in flags):
             raise ValueError("its C_source must be a string, its converged and stopped_early true or false")
         check_numbers("trials", fitted["trials"], TRIAL)
+
+
+def _among(positions: Array, n: int) -> npt.NDArray[np.bool_]:
+    """Whether each of 0 to n - 1 is one of `positions`, (n,)."""
+    mask = np.zeros(n, bool)
+    mask[positions] = True
+    return mask

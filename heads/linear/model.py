@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[Any]
 
-__all__ = ["LinearClassifier", "LinearModel", "probabilities"]
+__all__ = ["LinearClassifier", "LinearModel", "log_probabilities", "probabilities"]
 
 
 class LinearModel(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
@@ -71,6 +71,15 @@ class LinearClassifier(ClassifierMixin, LinearModel):  # type: ignore[misc]  # s
     def _outputs(self) -> int:
         """Rows of `coef_` for `classes_`."""
         return 1 if len(self.classes_) == 2 else len(self.classes_)
+
+
+def log_probabilities(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    """The logarithms of `probabilities`, of the logits and not of these, which may be 0; may overwrite `logits`."""
+    if logits.shape[1] == 1:
+        logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
+    logits -= logits.max(axis=1, keepdims=True)
+    logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    return logits
 
 
 def probabilities(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:

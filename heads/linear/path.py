@@ -37,10 +37,14 @@ COARSE = 4  # with a time budget every fourth value comes first, and then those 
 
 @dataclass(frozen=True)
 class Split:
-    """One split: `weight` (n,) is 0 for the rows that are `held_out` (n,)."""
+    """One split: `weight` (n,) is 0 for the rows that are `held_out` (n,).
+
+    scored: (n,) what a row held out counts in the scores; None for equal counts.
+    """
 
     weight: Array
     held_out: Array
+    scored: Array | None = None
 
 
 def regularisation_path(
@@ -167,17 +171,22 @@ def _fit_and_score(
     C: float,
     tol: float,
     max_iter: int,
-) -> tuple[Fit, int, float, int]:
-    """The fit, and over the rows held out: how many it gets right, the sum of their log losses, how many they are."""
+) -> tuple[Fit, float, float, float]:
+    """The fit, and over the rows held out: how many it gets right, the sum of their log losses, how many they are.
+
+    Each counts as `split.scored` says.
+    """
     objective = Objective(design, label, split.weight, n_classes, C)
     fit = minimise(objective, start, tol=tol, max_iter=max_iter)
-    hits, loss = 0, 0.0
+    scored = np.ones(len(label)) if split.scored is None else split.scored
+    hits, loss = 0.0, 0.0
     for rows, block in design.blocks(objective.outputs):
         held_out = split.held_out[rows]
         if not held_out.any():
             continue
         truth = label[rows][held_out]
         proba = probabilities(block[held_out] @ fit.theta[:-1] + fit.theta[-1])
-        hits += int((proba.argmax(axis=1) == truth).sum())
-        loss += float(log_losses(proba, truth).sum())
-    return fit, hits, loss, int(split.held_out.sum())
+        counted = scored[rows][held_out]
+        hits += float(counted @ (proba.argmax(axis=1) == truth))
+        loss += float(counted @ log_losses(proba, truth))
+    return fit, hits, loss, float(scored[split.held_out].sum())

@@ -8,16 +8,17 @@ import numpy as np
 
 from precompute.heads.base.inputs import (
     check_class_weight,
-    check_groups,
+    check_classes_with_weight,
     check_number,
     check_training,
     check_validation,
     class_weights,
+    weighted_rows,
 )
 from precompute.heads.linear.model import LinearClassifier
 from precompute.heads.linear.ridge_base import RidgeBase
 from precompute.heads.linear.spectrum import ClassTargets, Spectrum, chunks_of_groups
-from precompute.heads.scoring.temperature import MOST_SCORES, bounded_temperature, softmax_at
+from precompute.heads.scoring.temperature import MOST_SCORES, bounded_temperature, log_softmax_at, softmax_at
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -42,6 +43,9 @@ class RidgeHead(LinearClassifier, RidgeBase):
         on each row as predicted by the model fitted without it (and without its group): exact, by the identity that
         scikit-learn's RidgeCV uses, with no model fitted twice.
     class_weight : None, "balanced", or a dict from label to weight, as in scikit-learn
+    cv : None to leave out each row, or a list of splits (train, test), positions of rows: every row in one test part,
+        and each split trained on all rows but its test part. One test part is then left out at a time, and `groups`
+        does not count.
 
     Attributes
     ----------
@@ -50,8 +54,8 @@ class RidgeHead(LinearClassifier, RidgeBase):
         in scikit-learn
     intercept_ : (K,) or (1,), as `coef_`
     alpha_ : float, the alpha that was used
-    alpha_source_ : "given", "validation", "leave-one-out", "leave-one-group-out", or "default: no class has two
-        samples (groups)", where that would say nothing and alpha is 1
+    alpha_source_ : "given", "validation", "leave-one-out", "leave-one-group-out", "5-fold cross-validation" (with
+        `cv`), or "default: no class has two samples (groups)", where that would say nothing and alpha is 1
     trials_ : list of {"alpha", "accuracy", "squared_error"}, one per value that was tried, on rows that were left out
     temperature_ : float, what `predict_proba` divides scores by; 1.0 where no row could be left out
     n_features_in_ : int
@@ -59,9 +63,10 @@ class RidgeHead(LinearClassifier, RidgeBase):
 
     _FITTED = ("alpha_", "alpha_source_", "trials_", "temperature_")
 
-    def __init__(self, *, alpha: float | str = "auto", class_weight: Any = None) -> None:
+    def __init__(self, *, alpha: float | str = "auto", class_weight: Any = None, cv: Any = None) -> None:
         self.alpha = alpha
         self.class_weight = class_weight
+        self.cv = cv
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
@@ -71,6 +76,7 @@ class RidgeHead(LinearClassifier, RidgeBase):
         self,
         X: Features,
         y: npt.ArrayLike,
+        sample_weight: npt.ArrayLike | None = None,
         *,
         validation: tuple[Features, npt.ArrayLike] | None = None,
         groups: npt.ArrayLike | None = None,
@@ -78,24 +84,29 @@ class RidgeHead(LinearClassifier, RidgeBase):
         """Fit on features `X` (n, d), read in blocks, and labels `y` (n,).
 
         `validation` is a pair (X, y) to choose alpha on. `groups` (n,) says which samples are left out together, such
-        as files with the same bytes.
+        as files with the same bytes. `sample_weight` (n,), 0 or above, weighs squared errors, also those that alpha is
+        chosen by: a weight of 2 is the row twice, both in one group, and 0 leaves it out.
 
-        Raises ValueError for NaN, infinity, a single class, lengths that differ, or a parameter out of range.
+        Raises ValueError for NaN, infinity, a single class, lengths that differ, a parameter out of range, weights that
+        are negative or all zero, or a min(n, d) x min(n, d) matrix that memory does not hold.
         """
         self._check_parameters()
         view, label, self.classes_ = check_training(self, X, y)
         n_classes = len(self.classes_)
-        group = check_groups(groups, len(view))
+        given = weighted_rows(view, sample_weight, groups)
+        label = given.of(label)
+        check_classes_with_weight(self, label, self.classes_)
+        group = self._left_out_together(given, len(view))
         held = None
         if validation is not None:
             chosen_on, held_label = check_validation(self, validation, self.classes_)
             held = (chosen_on, ClassTargets(held_label, n_classes))
-        weight = class_weights(self.class_weight, self.classes_, label)[label]
+        class_weight = class_weights(self.class_weight, self.classes_, label, given.weight)[label]
         # A class with one sample is unknown to the model that leaves it out; where all are such, that says nothing.
         units = len(label) if group is None else len(np.unique(group * n_classes + label))
-        only_default = "no class has two samples (groups)" if units == n_classes else None
-        spectrum = self._solve(view, ClassTargets(label, n_classes), weight, group, held, only_default)
-        self.temperature_ = 1.0 if only_default else self._fit_temperature(spectrum, label, group)
+        only_default = "no class has two samples (groups)" if units == len(np.unique(label)) else None
+        spectrum = self._solve(given, ClassTargets(label, n_classes), class_weight, group, held, only_default)
+        self.temperature_ = 1.0 if only_default else self._fit_temperature(spectrum, label, given.weight, group)
         return self
 
     def predict_proba(self, X: Features) -> npt.NDArray[np.floating]:
@@ -111,17 +122,23 @@ class RidgeHead(LinearClassifier, RidgeBase):
         scores = self._linear(X)
         return softmax_at(_two_sided(scores), self.temperature_, scores.dtype)
 
-    def _fit_temperature(self, spectrum: Spectrum, label: Array, group: Array | None) -> float:
+    def predict_log_proba(self, X: Features) -> npt.NDArray[np.floating]:
+        """The logarithms (n, K) of `predict_proba`, finite also where a probability is too small for its dtype."""
+        scores = self._linear(X)
+        return log_softmax_at(_two_sided(scores), self.temperature_, scores.dtype)
+
+    def _fit_temperature(self, spectrum: Spectrum, label: Array, weight: Array, group: Array | None) -> float:
         """On the rows of evenly spaced groups, so that the scores fit into memory."""
         size = max(1, MOST_SCORES // max(spectrum.view.shape[1], len(spectrum.values), len(self.classes_)))
         step = -(-len(label) * len(self.classes_) // MOST_SCORES)
-        scores, labels = [], []
+        scores, chosen = [], []
         for chunk, groups in chunks_of_groups(len(label), group, size, alone=spectrum.most_inverted, step=step):
             thin = step if spectrum.is_large(groups) else 1
             for _, rows, predicted in spectrum.left_out(chunk, groups, (self.alpha_,)):
                 scores.append(predicted[::thin])
-                labels.append(label[rows[::thin]])
-        return bounded_temperature(_two_sided(np.concatenate(scores)), np.concatenate(labels))
+                chosen.append(rows[::thin])
+        measured = np.concatenate(chosen)
+        return bounded_temperature(_two_sided(np.concatenate(scores)), label[measured], weight[measured])
 
     def _restore(self, arrays: dict[str, Array], fitted: dict[str, Any]) -> None:
         self._restore_linear(arrays, fitted, self._outputs, {"alpha", "accuracy", "squared_error"})

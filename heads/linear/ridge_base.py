@@ -8,6 +8,7 @@ import numpy as np
 
 from precompute.heads.base.file_checks import check_numbers
 from precompute.heads.base.inputs import check_number
+from precompute.heads.base.splits import check_cv, groups_of_splits
 from precompute.heads.linear.model import LinearModel
 from precompute.heads.linear.spectrum import (
     ALPHA_GRID,
@@ -21,6 +22,7 @@ from precompute.heads.linear.spectrum import (
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from precompute.heads.base.inputs import Weighted
     from precompute.heads.base.rows import RowView
 
     Array = npt.NDArray[Any]
@@ -32,30 +34,42 @@ DEFAULT_ALPHA = 1.0  # scikit-learn's, where nothing can be left out
 
 
 class RidgeBase(LinearModel):
-    """Parameters `alpha`; fitted `alpha_`, `alpha_source_`, `trials_`, `coef_`, `intercept_`."""
+    """Parameters `alpha` and `cv`; fitted `alpha_`, `alpha_source_`, `trials_`, `coef_`, `intercept_`."""
 
     _FITTED: tuple[str, ...] = ("alpha_", "alpha_source_", "trials_")
+    _ADDED: tuple[str, ...] = ("cv",)
     alpha: float | str
+    cv: Any
 
     def _check_parameters(self) -> None:
         """Raise ValueError if a parameter has the wrong type or range; `load_head` asks too."""
         if not (isinstance(self.alpha, str) and self.alpha == "auto"):
             check_number("alpha", self.alpha, low=1e-12, high=1e30)
+        check_cv(self.cv, default=None)
+
+    def _left_out_together(self, given: Weighted, n_rows: int) -> npt.NDArray[np.intp] | None:
+        """Which of the rows (m,) are left out together: those of a split of `cv`, or of a group; None for each alone.
+
+        n_rows: as many as `fit` got.
+        """
+        return given.group if self.cv is None else groups_of_splits(self.cv, given.rows, n_rows)
 
     def _solve(
         self,
-        view: RowView,
+        given: Weighted,
         targets: ClassTargets | RealTargets,
-        weight: npt.NDArray[np.float64],
+        class_weight: npt.NDArray[np.float64] | float,
         group: npt.NDArray[np.intp] | None,
         held: Held | None,
         only_default: str | None,
     ) -> Spectrum:
         """Fit, with alpha as given, chosen on `held`, or by leaving out each row (group).
 
-        only_default: why that would say nothing, None where it would.
+        class_weight: (m,), that of each row's class · only_default: why leaving out would say nothing, None where it
+        would.
         """
-        spectrum = Spectrum(view, targets, weight)
+        view = given.view
+        spectrum = Spectrum(view, targets, given.weight * class_weight)
         self.trials_: list[dict[str, float]] = []
         if self.alpha != "auto":
             self.alpha_, self.alpha_source_ = float(self.alpha), "given"
@@ -65,7 +79,9 @@ class RidgeBase(LinearModel):
             self.alpha_, self.alpha_source_ = DEFAULT_ALPHA, f"default: {only_default}"
         else:
             self.alpha_source_ = "leave-one-out" if group is None else "leave-one-group-out"
-            self.trials_ = _leave_out(spectrum, group)
+            if self.cv is not None:
+                self.alpha_source_ = f"{len(self.cv)}-fold cross-validation"
+            self.trials_ = _leave_out(spectrum, given.weight, group)
         if self.trials_:
             self.alpha_ = min(self.trials_, key=lambda trial: (trial["squared_error"], -trial["alpha"]))["alpha"]
         coef, intercept = spectrum.coefficients(self.alpha_)
@@ -98,14 +114,19 @@ class RidgeBase(LinearModel):
         check_numbers("trials", fitted["trials"], trial)
 
 
-def _leave_out(spectrum: Spectrum, group: npt.NDArray[np.intp] | None) -> list[dict[str, float]]:
-    """A trial for each alpha of the grid, over all rows, each left out (with its group)."""
+def _leave_out(
+    spectrum: Spectrum, weight: npt.NDArray[np.float64], group: npt.NDArray[np.intp] | None
+) -> list[dict[str, float]]:
+    """A trial for each alpha of the grid, over all rows, each left out (with its group) and of its weight (n,).
+
+    Squared errors also have the weight of the class, as in scikit-learn's RidgeClassifierCV.
+    """
     tally = _Tally(spectrum.targets)
     n_rows = len(spectrum.view)
     for chunk, groups in chunks_of_groups(n_rows, group, _chunk(spectrum), alone=spectrum.most_inverted):
         for number, rows, predicted in spectrum.left_out(chunk, groups, ALPHA_GRID):
-            tally.add(number, predicted, spectrum.targets, rows, spectrum.root[rows, None] ** 2)
-    return tally.trials(n_rows)
+            tally.add(number, predicted, spectrum.targets, rows, spectrum.root[rows] ** 2, weight[rows])
+    return tally.trials(float(weight.sum()))
 
 
 def _try_on(spectrum: Spectrum, view: RowView, targets: ClassTargets | RealTargets) -> list[dict[str, float]]:
@@ -114,8 +135,9 @@ def _try_on(spectrum: Spectrum, view: RowView, targets: ClassTargets | RealTarge
     for number, alpha in enumerate(ALPHA_GRID):
         coef, intercept = spectrum.coefficients(alpha)
         for rows, block in view.blocks(_chunk(spectrum)):
-            tally.add(number, block.astype(np.float64) @ coef.T + intercept, targets, rows, 1.0)
-    return tally.trials(len(view))
+            one = np.ones(len(block))
+            tally.add(number, block.astype(np.float64) @ coef.T + intercept, targets, rows, one, one)
+    return tally.trials(float(len(view)))
 
 
 def _chunk(spectrum: Spectrum) -> int:
@@ -128,19 +150,27 @@ class _Tally:
     def __init__(self, targets: ClassTargets | RealTargets) -> None:
         self.width = targets.width
         self.errors = np.zeros(len(ALPHA_GRID))
-        self.hits = np.zeros(len(ALPHA_GRID), np.int64) if isinstance(targets, ClassTargets) else None
+        self.hits = np.zeros(len(ALPHA_GRID)) if isinstance(targets, ClassTargets) else None
 
     def add(
-        self, number: int, predicted: Array, targets: ClassTargets | RealTargets, chosen: Any, weight: Array | float
+        self,
+        number: int,
+        predicted: Array,
+        targets: ClassTargets | RealTargets,
+        chosen: Any,
+        error_weight: Array,
+        hit_weight: Array,
     ) -> None:
-        self.errors[number] += (weight * (targets.rows(chosen) - predicted) ** 2).sum()
+        """Of the `chosen` rows (k,), with the weights (k,) of their squared errors and of their hits."""
+        self.errors[number] += (error_weight[:, None] * (targets.rows(chosen) - predicted) ** 2).sum()
         if self.hits is not None and isinstance(targets, ClassTargets):
-            self.hits[number] += targets.hits(predicted, chosen)
+            self.hits[number] += hit_weight @ targets.hits(predicted, chosen)
 
-    def trials(self, n_rows: int) -> list[dict[str, float]]:
-        accuracy = [{} if self.hits is None else {"accuracy": float(hits / n_rows)} for hits in self._hits()]
+    def trials(self, total: float) -> list[dict[str, float]]:
+        """`total`: the sum of the rows' weights."""
+        accuracy = [{} if self.hits is None else {"accuracy": float(hits / total)} for hits in self._hits()]
         return [
-            {"alpha": alpha, **right, "squared_error": float(error / (n_rows * self.width))}
+            {"alpha": alpha, **right, "squared_error": float(error / (total * self.width))}
             for alpha, right, error in zip(ALPHA_GRID, accuracy, self.errors, strict=True)
         ]
 

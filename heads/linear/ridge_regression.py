@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.base import RegressorMixin
 from sklearn.utils.validation import check_array
 
-from precompute.heads.base.inputs import as_numpy, check_features, check_groups, check_pair
+from precompute.heads.base.inputs import as_numpy, check_features, check_pair, weighted_rows
 from precompute.heads.base.rows import RowView
 from precompute.heads.linear.ridge_base import RidgeBase
 from precompute.heads.linear.spectrum import RealTargets
@@ -32,6 +32,7 @@ class RidgeRegressionHead(RegressorMixin, RidgeBase):  # type: ignore[misc]  # s
     Parameters
     ----------
     alpha : strength of the penalty, as in scikit-learn, or "auto", as in `RidgeHead`; one for all targets
+    cv : None or a list of splits (train, test), as in `RidgeHead`
 
     Attributes
     ----------
@@ -45,13 +46,15 @@ class RidgeRegressionHead(RegressorMixin, RidgeBase):  # type: ignore[misc]  # s
 
     _FITTED = ("alpha_", "alpha_source_", "trials_", "one_target_")
 
-    def __init__(self, *, alpha: float | str = "auto") -> None:
+    def __init__(self, *, alpha: float | str = "auto", cv: Any = None) -> None:
         self.alpha = alpha
+        self.cv = cv
 
     def fit(
         self,
         X: Features,
         y: npt.ArrayLike,
+        sample_weight: npt.ArrayLike | None = None,
         *,
         validation: tuple[Features, npt.ArrayLike] | None = None,
         groups: npt.ArrayLike | None = None,
@@ -59,14 +62,18 @@ class RidgeRegressionHead(RegressorMixin, RidgeBase):  # type: ignore[misc]  # s
         """Fit on features `X` (n, d), read in blocks, and real targets `y` (n,) or (n, t).
 
         `validation` is a pair (X, y) to choose alpha on. `groups` (n,) says which samples are left out together.
+        `sample_weight` (n,), 0 or above, weighs squared errors as in `RidgeHead.fit`.
 
-        Raises ValueError for NaN, infinity, a single sample, lengths that differ, or a parameter out of range.
+        Raises ValueError for NaN, infinity, a single sample, lengths that differ, a parameter out of range, weights
+        that are negative or all zero, or a min(n, d) x min(n, d) matrix that memory does not hold.
         """
         self._check_parameters()
         view, given = self._check(X, y, reset=True)
         targets, self.one_target_ = given.reshape(len(given), -1), given.ndim == 1
-        if len(view) < 2:
-            raise ValueError(f"{type(self).__name__} needs at least 2 samples. Got 1 sample. Add images.")
+        weighted = weighted_rows(view, sample_weight, groups)
+        if len(weighted.view) < 2:
+            counted = "1 sample" if len(view) < 2 else "1 sample with a weight above 0"
+            raise ValueError(f"{type(self).__name__} needs at least 2 samples. Got {counted}. Add images.")
         held = None
         if validation is not None:
             chosen_on, held_targets = self._check(*check_pair(validation), reset=False)
@@ -74,9 +81,9 @@ class RidgeRegressionHead(RegressorMixin, RidgeBase):  # type: ignore[misc]  # s
             if held_targets.shape[1] != targets.shape[1]:
                 raise ValueError(f"validation has {held_targets.shape[1]} targets, and y has {targets.shape[1]}.")
             held = (chosen_on, RealTargets(held_targets))
-        group = check_groups(groups, len(view))
+        group = self._left_out_together(weighted, len(view))
         only_default = "all samples are one group" if group is not None and group.max() == 0 else None
-        self._solve(view, RealTargets(targets), np.ones(len(view)), group, held, only_default)
+        self._solve(weighted, RealTargets(weighted.of(targets)), 1.0, group, held, only_default)
         return self
 
     def predict(self, X: Features) -> npt.NDArray[np.float64]:

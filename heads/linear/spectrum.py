@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from precompute.heads.base.unit import add_class_sums
+from precompute.system import physical_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,6 +39,7 @@ __all__ = ["ALPHA_GRID", "ClassTargets", "RealTargets", "Spectrum", "chunks_of_g
 ALPHA_GRID = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6)
 BLOCK_VALUES = 2**21  # of float64 in one block: 16 MiB
 LARGE_GROUP = 512  # rows up to which a hat matrix is inverted in any case: that is done at once
+MATRICES = 5  # of min(n, d)^2 float64 at once: X'X, its eigenvectors, and what LAPACK works in
 LEAST_LEFT = 1e-12  # of 1 - leverage: what rounding leaves of it where a row decides its own prediction alone
 
 
@@ -69,9 +71,11 @@ class ClassTargets:
         if self.width == 1:
             total += sums[1:]
 
-    def hits(self, predicted: Float, chosen: slice | Index) -> int:
+    def hits(self, predicted: Float, chosen: slice | Index) -> npt.NDArray[np.bool_]:
+        """Which of the chosen rows (k,) are predicted right."""
         best = predicted[:, 0] > 0 if self.width == 1 else predicted.argmax(axis=1)
-        return int((best == self.label[chosen]).sum())
+        right: npt.NDArray[np.bool_] = best == self.label[chosen]
+        return right
 
 
 class RealTargets:
@@ -91,14 +95,28 @@ class RealTargets:
         total += self.y[chosen].T @ rows
 
 
+def check_memory(n_rows: int, n_features: int, width: int) -> None:
+    """Raise ValueError where the eigendecomposition and the coefficients take more than the machine's memory."""
+    axes = min(n_rows, n_features)
+    needed = 8 * (MATRICES * axes**2 + 3 * (axes + n_features) * width)
+    memory = physical_memory()
+    if needed > memory:
+        raise ValueError(
+            f"Ridge on {n_rows:,} samples of {n_features:,} features needs {needed:,} bytes for a matrix of "
+            f"{axes:,} x {axes:,}, and this machine has {memory:,}. Take a layer with fewer features, pool it, "
+            "or train a LogisticHead."
+        )
+
+
 class Spectrum:
     """The eigendecomposition that every alpha's fit follows from.
 
-    Takes min(n, d)^2 float64 values of memory, n d min(n, d) operations to build X'X or XX', and a few
-    min(n, d)^3 more.
+    Takes MATRICES times min(n, d)^2 float64 values of memory, n d min(n, d) operations to build X'X or XX', and a few
+    min(n, d)^3 more. `weight` (n,) must be above 0. Raises ValueError where memory does not hold it.
     """
 
     def __init__(self, view: RowView, targets: ClassTargets | RealTargets, weight: Float) -> None:
+        check_memory(*view.shape, targets.width)
         self.view, self.targets = view, targets
         self.root, self.total = np.sqrt(weight), weight.sum()
         n, d = view.shape

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -113,6 +113,10 @@ def fit_together(
     """
     began = time.monotonic()
     mean, scale = moments(train)
+    train = train.held_by(class_weight.device)
+    if held is not None:
+        shared = held.X is train.X and train.resident is not None
+        held = replace(held, resident=train.resident) if shared else held.held_by(class_weight.device)
     runs: list[Run] = []
     cut_short = False
     chunks = list(_chunks(heads, train.X.shape[1], len(class_weight), class_weight.element_size()))
@@ -188,12 +192,14 @@ def _fit_at_once(
     for epoch in range(1, shared.max_epochs + 1):
         began = time.monotonic()
         factor = _schedule(shared.schedule, epoch, shared.max_epochs)
-        for x, label in train.batches(shared.batch_size, rng, device):
+        for x, label, weight in train.batches(shared.batch_size, rng, device):
             if shared.batch_norm and len(x) == 1:
                 continue  # one sample has no variance; the next epoch's shuffle leaves out another
-            mixed = _mixed((x - standard[0]) / standard[1], label, shared.mixup, rng)
+            order = torch.arange(len(x), device=device)
+            mixed, first, second, share = _mixed((x - standard[0]) / standard[1], order, shared.mixup, rng)
+            parts = [(label[of], weight[of], part) for of, part in ((first, share), (second, 1 - share)) if part > 0]
             for stack, _ in live:
-                stack.step(_mixed_loss(stack, *mixed, class_weight, shared.label_smoothing), factor)
+                stack.step(_mixed_loss(stack, mixed, parts, class_weight, shared.label_smoothing), factor)
         networks = [stack.folded() for stack, _ in live]
         on_train = _measure(networks, measured, standard, class_weight)
         on_held = None if held is None else _measure(networks, held, standard, class_weight)
@@ -239,24 +245,32 @@ def _mixed(
 def _mixed_loss(
     stack: Stack,
     x: torch.Tensor,
-    label: torch.Tensor,
-    other: torch.Tensor,
-    share: float,
+    parts: Sequence[tuple[torch.Tensor, torch.Tensor, float]],
     class_weight: torch.Tensor,
     smoothing: float,
 ) -> torch.Tensor:
-    """What each head of the stack is trained to lower, (H,)."""
+    """What each head of the stack is trained to lower, (H,); `parts`: labels, weights, and their share of the loss."""
     logits = stack.training_logits(x)
-    loss = _loss(logits, label, class_weight, smoothing)
-    return loss if share == 1 else share * loss + (1 - share) * _loss(logits, other, class_weight, smoothing)
+    losses = [share * _loss(logits, label, class_weight, smoothing, weight) for label, weight, share in parts]
+    return losses[0] if len(losses) == 1 else losses[0] + losses[1]
 
 
-def _loss(logits: torch.Tensor, label: torch.Tensor, class_weight: torch.Tensor, smoothing: float) -> torch.Tensor:
-    """Class-weighted cross-entropy (H,) of logits (H, b, K), averaged as torch averages it."""
+def _loss(
+    logits: torch.Tensor,
+    label: torch.Tensor,
+    class_weight: torch.Tensor,
+    smoothing: float,
+    weight: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Cross-entropy (H,) of logits (H, b, K), weighted by class and by `weight` (b,), averaged as torch averages it."""
     losses = functional.cross_entropy(
         logits.flatten(0, 1), label.repeat(len(logits)), class_weight, reduction="none", label_smoothing=smoothing
-    )
-    return losses.view(len(logits), -1).sum(dim=1) / class_weight[label].sum()
+    ).view(len(logits), -1)
+    total = class_weight[label]
+    if weight is not None:
+        losses, total = losses * weight, total * weight
+    # Of weights that the dtype rounds to zero nothing is learned.
+    return losses.sum(dim=1) / total.sum().clamp_min(torch.finfo(total.dtype).tiny)
 
 
 @torch.no_grad()
@@ -266,19 +280,22 @@ def _measure(
     standard: list[torch.Tensor],
     class_weight: torch.Tensor,
 ) -> list[list[tuple[float, float]]]:
-    """For each network and each of its heads the class-weighted cross-entropy and the plain accuracy."""
+    """For each network and each of its heads the cross-entropy, weighted by class and sample, and the accuracy,
+    weighted by sample.
+    """
     losses = [np.zeros(len(weights[0])) for weights, _ in networks]
     hits = [np.zeros(len(weights[0])) for weights, _ in networks]
-    weight = 0.0
-    for x, label in samples.in_order(class_weight.device):
-        total = float(class_weight[label].sum())
-        weight += total
+    whole, counted = 0.0, 0.0
+    for x, label, weight in samples.in_order(class_weight.device):
+        total = float((class_weight[label] * weight).sum())
+        whole += total
+        counted += float(weight.sum())
         for number, (weights, biases) in enumerate(networks):
             logits = logits_of(weights, biases, (x - standard[0]) / standard[1])
-            loss = _loss(logits, label, class_weight, 0.0).cpu().numpy()
+            loss = _loss(logits, label, class_weight, 0.0, weight).cpu().numpy()
             losses[number] += loss.astype(np.float64) * total  # in NumPy: Apple's GPUs have no float64
-            hits[number] += (logits.argmax(dim=2) == label).sum(dim=1).cpu().numpy()
+            hits[number] += ((logits.argmax(dim=2) == label) * weight).sum(dim=1).cpu().numpy()
     return [
-        list(zip((loss / weight).tolist(), (hit / len(samples)).tolist(), strict=True))
+        list(zip((loss / whole).tolist(), (hit / counted).tolist(), strict=True))
         for loss, hit in zip(losses, hits, strict=True)
     ]

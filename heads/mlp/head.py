@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,16 +15,20 @@ from precompute.errors import DeviceError, TrainingError
 from precompute.heads.base.file_checks import check_shapes, list_of_objects
 from precompute.heads.base.inputs import (
     check_class_weight,
+    check_classes_with_weight,
     check_features,
     check_number,
     check_training,
     class_weights,
+    weighted_rows,
 )
 from precompute.heads.mlp.fitting import Run, Settings, fit_together
 from precompute.heads.mlp.network import logits_of
 from precompute.heads.mlp.samples import Samples, early_stopping_split
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy.typing as npt
 
     from precompute.heads.base.rows import Features
@@ -44,7 +49,8 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
 
     Features are read a batch at a time and may be larger than memory (`RowView`). Up to 1 GiB of them are shuffled row
     by row; larger ones as blocks of neighbours, 1 MiB long, of which 256 at a time are mixed in memory, so that a disk
-    reads runs and not single rows.
+    reads runs and not single rows. A GPU with twice the memory that they take gets them once, and batches are gathered
+    there, row by row.
 
     Parameters
     ----------
@@ -147,6 +153,7 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         self,
         X: Features,
         y: npt.ArrayLike,
+        sample_weight: npt.ArrayLike | None = None,
         *,
         validation: tuple[Features, npt.ArrayLike] | None = None,
         groups: npt.ArrayLike | None = None,
@@ -154,19 +161,26 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         """Fit on features `X` (n, d), float64 in float64 and others in float32, and labels `y` (n,).
 
         `validation` is a pair (X, y) to stop on; without it some samples are held out, stratified, and `groups` (n,)
-        says which must stay together, such as files with the same bytes.
+        says which must stay together, such as files with the same bytes. `sample_weight` (n,), 0 or above, weighs the
+        loss, mean_ and scale_, and the loss to stop on; held-out samples have their own weight, a validation set equal
+        ones. Only their ratios matter; 0 leaves a sample out. A weight of 2 is the sample twice where a batch holds all
+        samples, without dropout and mixup; otherwise the random draws differ.
 
-        Raises ValueError for NaN, infinity, a single class, lengths that differ, or a parameter out of range;
+        Raises ValueError for NaN, infinity, a single class, lengths that differ, a parameter out of range, or weights
+        that are negative or all zero;
         TrainingError if the loss does not stay finite; DeviceError if the machine lacks the device; UsageError if the
         network would take more memory than there is.
         """
         self._check_parameters()
         features, label, self.classes_ = check_training(self, X, y)
+        given = weighted_rows(features, sample_weight, groups)
+        label = given.of(label)
+        check_classes_with_weight(self, label, self.classes_)
         device = usable_device(self.device, features.working_dtype)
         train, held, self.validation_source_ = early_stopping_split(
-            self, features, label, validation, groups, fraction=self.validation_fraction, seed=self.random_state
+            self, given, label, validation, fraction=self.validation_fraction, seed=self.random_state
         )
-        weight = class_weights(self.class_weight, self.classes_, label).astype(train.dtype)
+        weight = class_weights(self.class_weight, self.classes_, label, given.weight).astype(train.dtype)
         (run,), _ = fit_together([self._settings()], train, held, torch.from_numpy(weight).to(device))
         if run.diverged:
             raise diverged(run)
@@ -187,6 +201,16 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         """Probabilities (n, K), float64 where the head or `X` is and else float32, of features (n, d), in the order of
         `classes_`.
         """
+        return self._of_logits(X, partial(torch.softmax, dim=1))
+
+    def predict_log_proba(self, X: Features) -> npt.NDArray[np.floating]:
+        """The logarithms (n, K) of `predict_proba`, from the logits: finite where a probability is too small for its
+        dtype.
+        """
+        return self._of_logits(X, partial(torch.log_softmax, dim=1))
+
+    def _of_logits(self, X: Features, function: Callable[[torch.Tensor], torch.Tensor]) -> npt.NDArray[np.floating]:
+        """What `function` makes of the logits (b, K) of some rows, for all rows of `X` (n, d)."""
         check_is_fitted(self)
         features = check_features(self, X)
         dtype = np.result_type(features.working_dtype, self.mean_)
@@ -198,14 +222,14 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         weights = [weight[None] for weight in layers[: len(self.weights_)]]
         biases = [bias[None, None] for bias in layers[len(self.weights_) :]]
         samples = Samples(features, np.zeros(len(features), dtype=np.intp), np.arange(len(features)), dtype)
-        proba = np.empty((len(features), len(self.classes_)), dtype)  # small results kept one by one pin the heap
+        found = np.empty((len(features), len(self.classes_)), dtype)  # small results kept one by one pin the heap
         at = 0
         with torch.no_grad():
-            for x, _ in samples.in_order(device):
+            for x, *_ in samples.in_order(device):
                 logits = logits_of(weights, biases, (x - mean) / scale)[0]
-                proba[at : at + len(x)] = logits.softmax(dim=1).cpu().numpy()
+                found[at : at + len(x)] = function(logits).cpu().numpy()
                 at += len(x)
-        return proba
+        return found
 
     def predict(self, X: Features) -> npt.NDArray[Any]:
         """The most probable label (n,) of each row of features (n, d)."""

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from sklearn.preprocessing import StandardScaler
 
-from precompute.heads.base.inputs import check_groups, check_validation
+from precompute.heads.base.inputs import check_validation
 from precompute.heads.base.rows import BLOCK_BYTES
 from precompute.heads.base.splits import held_out
 
@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from precompute.heads.base.inputs import Weighted
     from precompute.heads.base.rows import RowView
 
     Index = npt.NDArray[np.intp]
-    Batch = tuple[torch.Tensor, torch.Tensor]
+    Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
-__all__ = ["Samples", "early_stopping_split", "moments"]
+__all__ = ["Samples", "early_stopping_split", "free_bytes", "moments"]
 
 MEASURED_AT_ONCE = 1024  # rows: what the hidden layers of many heads need for them stays small
 # Rows at random places of a file that is not in memory cost one disk access each: hours for an epoch of a 20 GB file on
@@ -39,24 +40,42 @@ MAX_TIMES_FRACTION = 2
 
 @dataclass(frozen=True)
 class Samples:
-    """Some `rows` of features `X` (N, d) with label positions `label` (N,), to be worked on in `dtype`."""
+    """Some `rows` of features `X` (N, d) with label positions `label` (N,), to be worked on in `dtype`.
+
+    weight: (N,) of the loss of each row, above 0; None for equal ones · resident: `X` (N, d) as it is stored, on the
+    device that batches are made on; None where they are gathered from `X`.
+    """
 
     X: RowView
     label: Index
     rows: Index
     dtype: np.dtype[Any]
+    weight: npt.NDArray[np.float64] | None = None
+    resident: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
 
+    def held_by(self, device: torch.device) -> Samples:
+        """These samples, with all features copied to `device` once, where half of what it has free holds them."""
+        if self.X.dtype.itemsize * len(self.X) * self.X.shape[1] > free_bytes(device) // 2:
+            return self
+        whole = torch.empty(self.X.shape, dtype=getattr(torch, self.X.dtype.name), device=device)
+        size = max(1, BLOCK_BYTES // (self.X.dtype.itemsize * self.X.shape[1]))
+        for start in range(0, len(self.X), size):
+            part = slice(start, start + size)
+            whole[part] = torch.from_numpy(self.X[part]).to(device)
+        return replace(self, resident=whole)
+
     def batches(self, size: int, rng: np.random.Generator, device: torch.device) -> Iterator[Batch]:
-        """All samples once, shuffled, `size` at a time: features (b, d) of `dtype`, label positions (b,) int64."""
+        """All samples once, shuffled, `size` at a time: features (b, d) of `dtype`, label positions (b,) int64, and
+        weights (b,) of `dtype`.
+        """
         row_bytes = self.X.dtype.itemsize * self.X.shape[1]
-        if len(self) * row_bytes <= SHUFFLE_BYTES:
+        if self.resident is not None or len(self) * row_bytes <= SHUFFLE_BYTES:
             order = rng.permutation(len(self))
             for start in range(0, len(self), size):
-                rows = self.rows[order[start : start + size]]
-                yield self._batch(self.X[rows], self.label[rows], device)
+                yield self._gathered(self.rows[order[start : start + size]], device)
             return
         neighbours = max(1, NEIGHBOUR_BYTES // row_bytes)
         starts = rng.permutation(np.arange(0, len(self), neighbours))
@@ -67,14 +86,13 @@ class Samples:
             buffer, order = self.X[rows], rng.permutation(len(rows))
             for start in range(0, len(rows), size):
                 chosen = order[start : start + size]
-                yield self._batch(buffer[chosen], self.label[rows[chosen]], device)
+                yield self._batch(buffer[chosen], rows[chosen], device)
 
     def in_order(self, device: torch.device) -> Iterator[Batch]:
         """All samples in order, as `batches` gives them."""
         n_rows = max(1, min(MEASURED_AT_ONCE, BLOCK_BYTES // (self.dtype.itemsize * self.X.shape[1])))
         for start in range(0, len(self), n_rows):
-            rows = self.rows[start : start + n_rows]
-            yield self._batch(self.X[rows], self.label[rows], device)
+            yield self._gathered(self.rows[start : start + n_rows], device)
 
     def at_most(self, n: int, rng: np.random.Generator) -> Samples:
         """These samples, or `n` of them at random."""
@@ -82,19 +100,41 @@ class Samples:
             return self
         return replace(self, rows=np.sort(rng.choice(self.rows, n, replace=False)))
 
-    def _batch(self, features: npt.NDArray[np.floating], label: Index, device: torch.device) -> Batch:
-        # memory of its own, which torch may keep
-        return torch.from_numpy(features.astype(self.dtype, copy=False)).to(device), torch.from_numpy(label).to(device)
+    def weights(self, rows: Index) -> npt.NDArray[np.floating]:
+        """The weights (b,) of these of `X`'s rows, of `dtype`."""
+        return np.ones(len(rows), self.dtype) if self.weight is None else self.weight[rows].astype(self.dtype)
+
+    def _gathered(self, rows: Index, device: torch.device) -> Batch:
+        """These of `X`'s rows, from the device where it has them."""
+        if self.resident is None:
+            return self._batch(self.X[rows], rows, device)
+        x = self.resident.index_select(0, torch.from_numpy(rows).to(device)).to(getattr(torch, self.dtype.name))
+        return x, *self._targets(rows, device)
+
+    def _batch(self, features: npt.NDArray[np.floating], rows: Index, device: torch.device) -> Batch:
+        """The `features` (b, d) of these of `X`'s rows, in memory of their own, which torch may keep."""
+        return torch.from_numpy(features.astype(self.dtype, copy=False)).to(device), *self._targets(rows, device)
+
+    def _targets(self, rows: Index, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Label positions and weights (b,) of these of `X`'s rows."""
+        return torch.from_numpy(self.label[rows]).to(device), torch.from_numpy(self.weights(rows)).to(device)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that a device of its own memory has free; 0 for the CPU, which gathers from where the features are."""
+    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else 0
 
 
 def moments(samples: Samples) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.floating]]:
-    """Mean and standard deviation (d,) of each feature, accumulated in float64, in the dtype that is worked in.
+    """Weighted mean and standard deviation (d,) of each feature, summed in float64, in the dtype that is worked in.
 
     A feature that is constant up to rounding gets scale 1, as dividing by its noise would blow up any other value.
     """
     scaler, dtype = StandardScaler(), samples.dtype
-    for _, block in samples.X.take(samples.rows).blocks():
-        scaler.partial_fit(block)
+    for chosen, block in samples.X.take(samples.rows).blocks():
+        scaler.partial_fit(
+            block, sample_weight=None if samples.weight is None else samples.weight[samples.rows[chosen]]
+        )
     mean, scale = scaler.mean_, scaler.scale_
     scale = np.where(scale <= np.finfo(dtype).eps * np.abs(mean), 1.0, scale).astype(dtype)
     return mean.astype(dtype), np.maximum(scale, np.finfo(dtype).tiny)
@@ -102,21 +142,25 @@ def moments(samples: Samples) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.
 
 def early_stopping_split(
     head: Any,
-    X: RowView,
+    given: Weighted,
     label: npt.NDArray[np.intp],
     validation: Any,
-    groups: Any,
     *,
     fraction: float,
     seed: int | None,
 ) -> tuple[Samples, Samples | None, str]:
-    """The samples to train on, those to stop on, and where they came from in words; `head` was fitted on `X`."""
-    every = Samples(X, label, np.arange(len(X)), X.working_dtype)
-    check_groups(groups, len(X))
+    """The samples to train on, those to stop on, and where they came from in words; `head` is being fitted.
+
+    `label` (m,) is that of the rows that are `given`.
+    """
+    X, largest = given.view, given.weight.max()
+    # By the largest: only ratios matter, and float32 must hold them.
+    weight = None if given.weight.min() == largest else given.weight / largest
+    every = Samples(X, label, np.arange(len(X)), X.working_dtype, weight)
     if validation is not None:
         Xv, held_label = check_validation(head, validation, head.classes_)
         return every, Samples(Xv, held_label, np.arange(len(Xv)), every.dtype), "given"
-    held = held_out(label, groups=groups, fraction=fraction, seed=seed)
+    held = held_out(label, groups=given.group, fraction=fraction, seed=seed)
     if not MIN_HELD_OUT <= held.sum() <= MAX_TIMES_FRACTION * fraction * len(X):
         return every, None, "none: too few samples to hold out"
     return replace(every, rows=np.flatnonzero(~held)), replace(every, rows=np.flatnonzero(held)), "held out"

@@ -10,7 +10,13 @@ from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.model_selection import ParameterGrid
 from sklearn.utils.validation import check_is_fitted
 
-from precompute.heads.base.inputs import check_number, check_training, class_weights
+from precompute.heads.base.inputs import (
+    check_classes_with_weight,
+    check_number,
+    check_training,
+    class_weights,
+    weighted_rows,
+)
 from precompute.heads.mlp.fitting import SEARCHED, Run, fit_together
 from precompute.heads.mlp.head import MLPHead, diverged, usable_device
 from precompute.heads.mlp.samples import early_stopping_split
@@ -80,6 +86,7 @@ class MLPSearch(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit
         self,
         X: Features,
         y: npt.ArrayLike,
+        sample_weight: npt.ArrayLike | None = None,
         *,
         validation: tuple[Features, npt.ArrayLike] | None = None,
         groups: npt.ArrayLike | None = None,
@@ -87,13 +94,17 @@ class MLPSearch(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit
         """Search with features `X` (n, d) and labels `y` (n,); arguments and errors as for `MLPHead.fit`."""
         base, heads, points = self._heads()
         features, label, self.classes_ = check_training(self, X, y)
+        given = weighted_rows(features, sample_weight, groups)
+        label = given.of(label)
+        check_classes_with_weight(self, label, self.classes_)
         device = usable_device(base.device, features.working_dtype)
         train, held, self.validation_source_ = early_stopping_split(
-            self, features, label, validation, groups, fraction=base.validation_fraction, seed=base.random_state
+            self, given, label, validation, fraction=base.validation_fraction, seed=base.random_state
         )
         if held is None:
             heads, points = [base], [{name: getattr(base, name) for name in points[0]}]
-        weight = torch.from_numpy(class_weights(base.class_weight, self.classes_, label).astype(train.dtype)).to(device)
+        by_class = class_weights(base.class_weight, self.classes_, label, given.weight).astype(train.dtype)
+        weight = torch.from_numpy(by_class).to(device)
         runs, self.cut_short_ = fit_together(
             [head._settings() for head in heads], train, held, weight, time_budget=self.time_budget
         )
@@ -114,6 +125,12 @@ class MLPSearch(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit
         check_is_fitted(self)
         proba: npt.NDArray[np.floating] = self.best_estimator_.predict_proba(X)
         return proba
+
+    def predict_log_proba(self, X: Features) -> npt.NDArray[np.floating]:
+        """Their logarithms (n, K), as `MLPHead.predict_log_proba` computes them."""
+        check_is_fitted(self)
+        logs: npt.NDArray[np.floating] = self.best_estimator_.predict_log_proba(X)
+        return logs
 
     def predict(self, X: Features) -> npt.NDArray[Any]:
         """The most probable label (n,) by the best head."""

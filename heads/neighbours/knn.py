@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
+from precompute.heads.base import rows as reading
 from precompute.heads.base.file_checks import check_arrays
-from precompute.heads.base.inputs import check_features, check_number, check_training, check_validation_and_groups
+from precompute.heads.base.inputs import (
+    LARGEST_WEIGHT,
+    check_class_weight,
+    check_classes_with_weight,
+    check_features,
+    check_number,
+    check_training,
+    check_validation_and_groups,
+    class_weights,
+    weighted_rows,
+)
 from precompute.heads.base.progress import report
 from precompute.heads.base.rows import RowView
 from precompute.heads.base.unit import unit_rows
@@ -26,7 +38,11 @@ if TYPE_CHECKING:
 __all__ = ["KNNHead"]
 
 QUERIES = 1024  # rows that look for neighbours at once: each such block reads all training rows
-MOST_VOTES = 2**24  # of float64, rows times classes: 128 MiB
+# What a prediction takes at any width, beside its result and a block of training rows (BLOCK_BYTES of float32, and its
+# copies): half for the rows that look for neighbours, half for their similarities to a block. 1024 x 2048 of these fit.
+AT_ONCE_BYTES = 128 * 2**20
+PAIR_BYTES = 16  # of a pair of rows, beside its similarity three times: what finds the first of equal ones
+VOTE_BYTES = 24  # of a row and a class: its slot in float64, and what becomes of it
 
 
 class KNNHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
@@ -37,13 +53,16 @@ class KNNHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
     2018). Nothing is trained and nothing is chosen, so it is a quick measure of the features themselves.
 
     Features are scaled to length 1; a row of zeros has the similarity 0 to every other. Of training rows that are
-    equally similar the first count. Training rows are read a block at a time for every 1024 rows to be classified, so
-    a prediction costs n x d for each of them.
+    equally similar the first count. Training rows are read a block at a time for every 1024 rows to be classified
+    (fewer where rows are wide or classes many), so a prediction costs n x d for each of them, and memory grows with
+    neither n nor the number of rows to be classified.
 
     Parameters
     ----------
     k : number of neighbours. Where there are fewer training rows, all of them vote: see `k_`.
     temperature : the smaller, the more the most similar neighbours count
+    class_weight : None, "balanced", or a dict from label to weight, as in scikit-learn: what the votes for a class are
+        multiplied by. Which rows vote does not depend on it.
 
     Attributes
     ----------
@@ -51,25 +70,31 @@ class KNNHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
     features_ : RowView (n, d), the training features, float16, float32 or float64 as they came. Rows of a mapped file
         stay there, and the file must; everything else is copied. A saved head holds them all.
     labels_ : (n,) int32, positions in `classes_`
-    k_ : int, min(k, n)
+    sample_weight_ : (n,) float64, how many of the k places a row takes, above 0; None where `fit` got no sample_weight
+    class_weight_ : (K,) float64
+    k_ : int, min(k, n); with sample weights a float, at most their sum
     n_features_in_ : int
     """
 
     _FITTED = ("k_",)
+    _ADDED = ("class_weight",)
 
-    def __init__(self, *, k: int = 20, temperature: float = 0.07) -> None:
+    def __init__(self, *, k: int = 20, temperature: float = 0.07, class_weight: Any = None) -> None:
         self.k = k
         self.temperature = temperature
+        self.class_weight = class_weight
 
     def _check_parameters(self) -> None:
         """Raise ValueError if a parameter has the wrong type or range; `load_head` asks too."""
         check_number("k", self.k, whole=True, low=1)
         check_number("temperature", self.temperature, low=1e-6, high=1e6)  # beyond, exp gives only 0 and 1
+        check_class_weight(self.class_weight)
 
     def fit(
         self,
         X: Features,
         y: npt.ArrayLike,
+        sample_weight: npt.ArrayLike | None = None,
         *,
         validation: tuple[Features, npt.ArrayLike] | None = None,
         groups: npt.ArrayLike | None = None,
@@ -77,16 +102,34 @@ class KNNHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         """Keep features `X` (n, d), floats as they are (others as float64), and labels `y` (n,).
 
         `validation` and `groups` are those of every head. They are checked, and nothing is chosen on them.
+        `sample_weight` (n,), 0 or above: a row of weight 2 takes two of the k places and votes twice, as the row twice
+        would; of the last row as much counts as there is place for; one of weight 0 is left out. The smaller the
+        weights, the more rows it takes to fill k places, so weights of mean 1 keep the meaning of k.
 
-        Raises ValueError for NaN, infinity, a single class, lengths that differ, or a parameter out of range.
+        Raises ValueError for NaN, infinity, a single class, lengths that differ, a parameter out of range, or weights
+        that are negative or all zero.
         """
         self._check_parameters()
         view, label, self.classes_ = check_training(self, X, y)
         check_validation_and_groups(self, validation, groups, len(view))
+        given = weighted_rows(view, sample_weight, None)
+        view, label = given.view, given.of(label)
+        check_classes_with_weight(self, label, self.classes_)
         self.features_ = view if view.mapped else RowView(view[:])
         self.labels_ = label.astype(np.int32)
-        self.k_ = min(int(self.k), len(view))
+        self._weigh(None if sample_weight is None else given.weight)
         return self
+
+    def _weigh(self, weights: Array | None) -> None:
+        """Set what follows from the weights of the rows and of their classes."""
+        self.sample_weight_ = weights
+        self.class_weight_ = class_weights(self.class_weight, self.classes_, self.labels_.astype(np.intp), weights)
+        n_rows = len(self.labels_)
+        self.k_: float = min(int(self.k), n_rows) if weights is None else float(min(self.k, weights.sum()))
+        # So many rows fill k places, whichever they are.
+        lightest = None if weights is None else np.cumsum(np.sort(weights))
+        filled = int(self.k_) if lightest is None else int(np.searchsorted(lightest, self.k_)) + 1
+        self._n_nearest = min(n_rows, filled)
 
     def predict_proba(self, X: Features) -> npt.NDArray[np.floating]:
         """The share of the votes (n, K) for each class, in the order of `classes_`, of features (n, d).
@@ -100,6 +143,13 @@ class KNNHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         proba = np.empty((len(view), len(self.classes_)), self._dtype(view))
         for rows, share in self._shares(view):
             proba[rows] = share
+        return proba
+
+    def predict_log_proba(self, X: Features) -> npt.NDArray[np.floating]:
+        """The logarithms (n, K) of `predict_proba`: -inf for a class without a vote."""
+        proba = self.predict_proba(X)
+        with np.errstate(divide="ignore"):
+            np.log(proba, out=proba)
         return proba
 
     def predict(self, X: Features) -> Array:
@@ -118,8 +168,8 @@ class KNNHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
 
     def summary(self) -> str:
         """The same as one line."""
-        fewer = f" (k = {self.k}, but there are only {self.k_} training samples)" if self.k_ < self.k else ""
-        return f"nothing: the {self.k_} nearest vote, at temperature {self.temperature:g}{fewer}"
+        fewer = f" (k = {self.k}, but there are only {self.k_:g} training samples)" if self.k_ < self.k else ""
+        return f"nothing: the {self.k_:g} nearest vote, at temperature {self.temperature:g}{fewer}"
 
     def used_validation(self) -> bool:
         """Whether the validation set that `fit` was given has decided anything."""
@@ -132,28 +182,53 @@ class KNNHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
     def _shares(self, view: RowView) -> Iterator[tuple[slice, npt.NDArray[np.floating]]]:
         """(positions, (q, K)) of a few rows at a time."""
         n_classes = len(self.classes_)
-        for rows, block in view.blocks(max(1, min(QUERIES, MOST_VOTES // n_classes))):
-            similarity, label = self._neighbours(block)
+        for rows, block in view.blocks(self._queries_at_once(view)):
+            similarity, nearest = self._neighbours(block)
+            label = self.labels_[nearest]
             vote = np.exp((similarity - similarity.max(axis=1, keepdims=True)) / np.float64(self.temperature))
+            if self.sample_weight_ is not None:
+                vote *= _places(similarity, self.sample_weight_[nearest], self.k_)
+            vote *= self.class_weight_[label]
             vote /= vote.sum(axis=1, keepdims=True)
             slot = np.arange(len(block))[:, None] * n_classes + label
             shares = np.bincount(slot.ravel(), vote.ravel(), len(block) * n_classes).astype(self._dtype(view))
             yield rows, shares.reshape(len(block), n_classes)
             report("rows compared", rows.stop, len(view))
 
+    def _queries_at_once(self, view: RowView) -> int:
+        """Rows of `view` that look for neighbours at once: half of AT_ONCE_BYTES is theirs."""
+        itemsize, n_features = self._dtype(view).itemsize, view.shape[1]
+        # The features, scaled, twice; similarities, rows and votes of the nearest; votes for classes.
+        row_bytes = 3 * itemsize * n_features + 64 * self._n_nearest + VOTE_BYTES * len(self.classes_)
+        return int(max(1, min(QUERIES, AT_ONCE_BYTES // 2 // row_bytes)))
+
+    def _training_at_once(self, n_queries: int, itemsize: int) -> int:
+        """Training rows that are compared with so many rows at once."""
+        pairs = AT_ONCE_BYTES // 2 // (3 * itemsize + PAIR_BYTES)
+        most = reading.BLOCK_BYTES // (4 * self.features_.shape[1])
+        return int(max(1, min(most, pairs // n_queries - self._n_nearest)))
+
     def _neighbours(self, block: npt.NDArray[np.floating]) -> tuple[Array, Array]:
-        """Similarity (q, k_) and label position (q, k_) of the nearest training rows of `block` (q, d)."""
+        """Similarity (q, m) and position (q, m) of the nearest training rows of `block` (q, d), ascending."""
         queries = unit_rows(block)
-        similarity: Array = np.empty((len(block), 0), np.result_type(queries, self.features_.working_dtype))
-        label: Array = np.empty((len(block), 0), np.int32)
-        for rows, training in self.features_.blocks():
+        dtype = np.result_type(queries, self.features_.working_dtype)
+        similarity: Array = np.empty((len(block), 0), dtype)
+        position: Array = np.empty((len(block), 0), np.intp)
+        for rows, training in self.features_.blocks(self._training_at_once(len(block), dtype.itemsize)):
             found = queries @ unit_rows(training).T
             similarity = np.hstack([similarity, found])
-            label = np.hstack([label, np.broadcast_to(self.labels_[rows], found.shape)])
-            if similarity.shape[1] > self.k_:
-                nearest = _first_largest(similarity, self.k_)
-                similarity, label = (np.take_along_axis(values, nearest, axis=1) for values in (similarity, label))
-        return similarity, label
+            kept = position.shape[1]
+            if similarity.shape[1] > self._n_nearest:
+                nearest = _first_largest(similarity, self._n_nearest)
+                similarity = np.take_along_axis(similarity, nearest, axis=1)
+            else:
+                nearest = np.broadcast_to(np.arange(similarity.shape[1]), similarity.shape)
+            if kept:
+                before = np.take_along_axis(position, np.minimum(nearest, kept - 1), axis=1)
+                position = np.where(nearest < kept, before, nearest - kept + rows.start)
+            else:
+                position = nearest + rows.start
+        return similarity, position
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and copy: features in memory, as a mapped file cannot be sent along."""
@@ -163,22 +238,39 @@ class KNNHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         return state
 
     def _arrays(self) -> dict[str, Array]:
-        return {"labels": self.labels_, "features": self.features_[:]}
+        weights = {} if self.sample_weight_ is None else {"weights": self.sample_weight_}
+        return {"labels": self.labels_, "features": self.features_[:], **weights}
 
     def _restore(self, arrays: dict[str, Array], fitted: dict[str, Any]) -> None:
         n_rows, n_features = arrays["features"].shape if getattr(arrays.get("features"), "ndim", 0) == 2 else (0, 0)
         expected = {
             "labels": ((n_rows,), ["int32"]),
             "features": ((n_rows, n_features), ["float16", "float32", "float64"]),
+            **({"weights": ((n_rows,), ["float64"])} if "weights" in arrays else {}),
         }
         check_arrays(arrays, expected)
-        labels, n_classes = arrays["labels"], len(self.classes_)
-        if labels.min() < 0 or labels.max() >= n_classes or not np.bincount(labels, minlength=n_classes).all():
+        labels, weights, n_classes = arrays["labels"], arrays.get("weights"), len(self.classes_)
+        inside = labels.min() >= 0 and labels.max() < n_classes
+        # With weights, a class all of whose rows had the weight 0 has none.
+        if not inside or not (weights is not None or np.bincount(labels, minlength=n_classes).all()):
             raise ValueError(f"its array labels must hold every number from 0 to {n_classes - 1}, and no other")
-        check_number("k", fitted["k"], whole=True, low=1)
-        if fitted["k"] != min(self.k, n_rows):
-            raise ValueError(f"its k must be {min(self.k, n_rows)} of {n_rows} rows, and is {fitted['k']}")
+        if weights is not None and not (weights.min() > 0 and weights.max() <= LARGEST_WEIGHT):
+            raise ValueError(f"its array weights must be above 0 and at most {LARGEST_WEIGHT:g}")
+        check_number("k", fitted["k"], whole=weights is None, low=0, high=2**63, open_low=True)
         self.labels_, self.features_, self.n_features_in_ = labels, RowView(arrays["features"]), n_features
+        self._weigh(weights)
+        if not math.isclose(fitted["k"], self.k_, rel_tol=1e-9):
+            raise ValueError(f"its k must be {self.k_:g} of {n_rows} rows, and is {fitted['k']}")
+
+
+def _places(similarity: Array, weights: Array, k: float) -> Array:
+    """How much of the weight (q, m) of each of the nearest rows, of these similarities, finds a place among the k."""
+    order = np.argsort(-similarity, axis=1, kind="stable")
+    ordered = np.take_along_axis(weights, order, axis=1)
+    before = np.cumsum(ordered, axis=1) - ordered
+    places = np.empty_like(ordered)
+    np.put_along_axis(places, order, np.clip(k - before, 0, ordered), axis=1)
+    return places
 
 
 def _first_largest(values: npt.NDArray[np.floating], k: int) -> npt.NDArray[np.intp]:
@@ -187,7 +279,10 @@ def _first_largest(values: npt.NDArray[np.floating], k: int) -> npt.NDArray[np.i
     (argpartition would take any of the equal ones, and so depend on how rows are cut into blocks.)
     """
     least = np.partition(values, -k, axis=1)[:, -k, None]
-    chosen = values > least
-    equal = values == least
-    chosen |= equal & (np.cumsum(equal, axis=1) <= k - chosen.sum(axis=1, keepdims=True))
+    chosen = values >= least
+    tied = np.flatnonzero(chosen.sum(axis=1) > k)
+    if len(tied):
+        equal = values[tied] == least[tied]
+        left = k - (chosen[tied].sum(axis=1) - equal.sum(axis=1))
+        chosen[tied] &= ~equal | (np.cumsum(equal, axis=1) <= left[:, None])
     return np.nonzero(chosen)[1].reshape(len(values), k)

@@ -35,14 +35,16 @@ def covariance_type(n_features: int) -> str:
 
 @dataclass(frozen=True)
 class Moments:
-    """Of rows less the origin of their class, all float64.
+    """Of rows less the origin of their class, each with its weight, all float64.
 
     origin: (K, d), the first row of each class, so that little cancels and rows that are alike have no scatter to the
-    last bit · count: (K,) · sums: (K, d) · second: the sum over all rows of their outer product, (d, d), or of its
-    diagonal alone, (d,), empty where no scatter is asked for · seen: the trace of `second` before parts were taken out.
+    last bit · rows: (K,), how many · count: (K,), their weights · sums: (K, d) · second: the sum over all rows of their
+    outer product, (d, d), or of its diagonal alone, (d,), empty where no scatter is asked for · seen: the trace of
+    `second` before parts were taken out.
     """
 
     origin: Array
+    rows: Array
     count: Array
     sums: Array
     second: Array
@@ -50,17 +52,23 @@ class Moments:
 
     def __sub__(self, part: Moments) -> Moments:
         """Without the rows of `part`, which has the same origin."""
-        rest = {name: getattr(self, name) - getattr(part, name) for name in ("count", "sums", "second")}
+        rest = {name: getattr(self, name) - getattr(part, name) for name in ("rows", "count", "sums", "second")}
+        rest["count"] = np.where(rest["rows"] > 0, rest["count"], 0)  # what rounding leaves of weights is no row
         return replace(self, **rest)
 
     def means(self) -> Array:
         """(K, d); the origin for a class without rows."""
-        means: Array = self.origin + self.sums / np.maximum(self.count, 1)[:, None]
+        means: Array = self.origin + self.sums / self._divisor[:, None]
         return means
+
+    @property
+    def _divisor(self) -> Array:
+        """The count (K,), 1 for a class without rows."""
+        return np.where(self.count > 0, self.count, 1)
 
     def variance(self, shrinkage: float) -> float:
         """The within-class variance of a feature, averaged over features; 0 where none stands out from rounding."""
-        moved = (self.sums**2).sum(axis=1) / np.maximum(self.count, 1)
+        moved = (self.sums**2).sum(axis=1) / self._divisor
         scatter = float(_diagonal(self.second).sum() - moved.sum())
         n_features = self.sums.shape[1]
         # So `shrinkage` times the mean variance, what keeps the covariance positive definite, is above rounding.
@@ -72,7 +80,7 @@ class Moments:
 
         Sigma = (1 - shrinkage) S + shrinkage tr(S)/d I, S being the pooled within-class covariance.
         """
-        scaled = self.sums / np.sqrt(np.maximum(self.count, 1))[:, None]
+        scaled = self.sums / np.sqrt(self._divisor)[:, None]
         full = self.second.ndim == 2
         # In place from here on: the covariance is what takes the memory.
         covariance = scaled.T @ scaled if full else (scaled**2).sum(axis=0)
@@ -89,9 +97,15 @@ class Moments:
 
 
 def class_moments(
-    view: RowView, label: Array, origin: Array, covariance: str, prepare: Callable[[Array], Array]
+    view: RowView,
+    label: Array,
+    weight: Array,
+    origin: Array,
+    covariance: str,
+    prepare: Callable[[Array], Array],
 ) -> Moments:
-    """Of the rows of `view` (n, d), each block as `prepare` makes it, (b, d) float64; `label` (n,) says their class.
+    """Of the rows of `view` (n, d), each block as `prepare` makes it, (b, d) float64; `label` (n,) says their class and
+    `weight` (n,) how often a row counts.
 
     covariance: which second moments to collect, one of COVARIANCE_TYPES. They are read in blocks.
     """
@@ -101,13 +115,17 @@ def class_moments(
     for chosen, block in view.blocks():
         rows = prepare(block)
         rows -= origin[label[chosen]]
-        add_class_sums(sums, rows, label[chosen])
+        each = weight[chosen, None]
+        equal = bool((each == 1).all())
+        add_class_sums(sums, rows if equal else rows * each, label[chosen])
+        if not equal:
+            rows *= np.sqrt(each)
         if covariance == "full":
             second += rows.T @ rows
         elif covariance == "diag":
             second += (rows**2).sum(axis=0)
-    count = np.bincount(label, minlength=len(origin))
-    return Moments(origin, count, sums, second, float(_diagonal(second).sum()))
+    number, count = (np.bincount(label, weights, len(origin)) for weights in (None, weight))
+    return Moments(origin, number, count, sums, second, float(_diagonal(second).sum()))
 
 
 def _diagonal(moments: Array) -> Array:

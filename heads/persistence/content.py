@@ -33,6 +33,9 @@ def serialise(head: Any) -> tuple[Arrays, dict[str, str]]:
     """The arrays, and the strings `head`, `params`, `fitted` and `classes`."""
     kind = kind_of(head)
     params = {name: _plain(value) for name, value in head.get_params().items() if name not in NOT_SAVED}
+    # Those that an earlier release does not know stand in the file where they are used: it reads all others.
+    unused = {name: value for name, value in type(head)().get_params().items() if name in _added(head)}
+    params = {name: value for name, value in params.items() if name not in unused or value != unused[name]}
     parts = {
         "params": params,
         "fitted": {name.removesuffix("_"): getattr(head, name) for name in head._FITTED},
@@ -61,6 +64,12 @@ def restore(arrays: Arrays, strings: dict[str, str]) -> tuple[Any, dict[str, Any
     return head, metadata
 
 
+def _added(head: Any) -> tuple[str, ...]:
+    """The parameters that files of earlier releases do not have; they stand for their defaults there."""
+    added: tuple[str, ...] = getattr(head, "_ADDED", ())
+    return added
+
+
 def _plain(value: Any) -> Any:
     """A parameter as JSON: a dict of class weights becomes pairs, as JSON's keys are always strings."""
     if isinstance(value, dict):
@@ -71,7 +80,8 @@ def _plain(value: Any) -> Any:
 
 
 def _with_params(head: Any, params: dict[str, Any]) -> Any:
-    check_keys("params", params, set(head.get_params()) - NOT_SAVED)
+    known = set(head.get_params()) - NOT_SAVED
+    check_keys("params", params, known - (set(_added(head)) - set(params)))
     if isinstance(params.get("hidden"), list):
         params["hidden"] = tuple(params["hidden"])
     if isinstance(params.get("class_weight"), list):

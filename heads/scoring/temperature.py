@@ -32,6 +32,7 @@ __all__ = [
     "as_logits",
     "bounded_temperature",
     "check_temperature",
+    "log_softmax_at",
     "scale",
     "softmax_at",
     "temperature",
@@ -77,21 +78,22 @@ def temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
     return float(np.exp(-brentq(slope, low, high)))
 
 
-def bounded_temperature(scores: Float, label: npt.NDArray[np.intp]) -> float:
+def bounded_temperature(scores: Float, label: npt.NDArray[np.intp], weight: Float | None = None) -> float:
     """The T with the lowest log loss of softmax(scores / T), between LOWEST and HIGHEST times the scores' spread.
 
-    `scores` (n, K) float64 of any scale; `label` (n,) positions of the true classes. 1.0 where there is nothing to fit
-    on: no sample, or scores without a difference.
+    `scores` (n, K) float64 of any scale; `label` (n,) positions of the true classes; `weight` (n,) above 0, None for
+    equal ones, weighs the loss and the spread. 1.0 where there is nothing to fit on: no sample, or scores without a
+    difference.
     """
     scores = scores - scores.mean(axis=1, keepdims=True)
-    spread = float(np.sqrt(np.mean(scores**2))) if scores.size else 0.0
+    spread = float(np.sqrt(np.average((scores**2).mean(axis=1), weights=weight))) if scores.size else 0.0
     if not spread > 0:
         return 1.0
     true = scores[np.arange(len(label)), label]
 
     def loss(log_temperature: float) -> float:
         T = spread * np.exp(log_temperature)
-        return float((logsumexp(scores / T, axis=1) - true / T).mean())
+        return float(np.average(logsumexp(scores / T, axis=1) - true / T, weights=weight))
 
     found = minimize_scalar(loss, bounds=(np.log(LOWEST), np.log(HIGHEST)), method="bounded")
     return float(spread * np.exp(found.x))
@@ -101,6 +103,12 @@ def softmax_at(scores: npt.NDArray[Any], T: float, dtype: npt.DTypeLike) -> npt.
     """Probabilities (n, K) of scores (n, K) at temperature `T`, computed in float64, as `dtype`."""
     proba: npt.NDArray[np.floating] = softmax(scores / np.float64(T), axis=1).astype(dtype)
     return proba
+
+
+def log_softmax_at(scores: npt.NDArray[Any], T: float, dtype: npt.DTypeLike) -> npt.NDArray[np.floating]:
+    """Their logarithms (n, K), computed from the scores, so that no probability is too small for one."""
+    logs: npt.NDArray[np.floating] = log_softmax(scores / np.float64(T), axis=1).astype(dtype)
+    return logs
 
 
 def check_temperature(T: Any) -> None:
