@@ -156,7 +156,7 @@ def test_classes_may_be_many_and_have_two_samples_each() -> None:
 
 def test_a_budget_ends_the_path_after_at_least_one_value() -> None:
     X, y = features(100, 5, 3)
-    whole = LogisticHead(choose_by="accuracy").fit(X, y)
+    whole = LogisticHead(C=list(C_GRID), choose_by="accuracy").fit(X, y)
     assert (whole.stopped_early_, len(whole.trials_)) == (False, 45)
     short = LogisticHead(time_budget=0).fit(X, y)
     assert (short.stopped_early_, len(short.trials_)) == (True, 1)
