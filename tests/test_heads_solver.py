@@ -14,6 +14,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 
 from precompute.heads import LogisticHead, RowView
 from precompute.heads.linear import design
+from precompute.heads.linear.logistic import C_GRID
 from precompute.heads.linear.objective import check_memory
 
 STRENGTHS = [1e-6, 1e-3, 0.1, 1.0, 10.0, 1e3, 1e5]
