@@ -18,7 +18,12 @@ os.environ.setdefault("PRECOMPUTE_PRECISION", "fp32")
 import numpy as np
 import pytest
 from forks import Forks
+from hypothesis import HealthCheck, settings
 from PIL import Image
+
+# On a busy machine a first call takes as long as it takes
+settings.register_profile("no clock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("no clock")
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"

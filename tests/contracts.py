@@ -254,7 +254,7 @@ class ExecutorContract:
         blocks = executor.blocks(work, np.arange(24))
         next(blocks)
         blocks.close()
-        assert threading.active_count() == before
+        assert threading.active_count() <= before
         assert len(self.collect(list(executor.blocks(work, np.arange(24))))) == 24
 
     def test_a_source_that_has_gone_away_ends_it(self, executor: Executor, work: Work, tmp_path: Path) -> None:

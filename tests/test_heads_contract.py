@@ -47,8 +47,11 @@ SETTINGS = {
 }
 
 
-# As a list: older releases of scikit-learn give a generator, of which pytest warns.
-@pytest.mark.parametrize(CHECKS.args[0], list(CHECKS.args[1]), **CHECKS.kwargs)
+# As a list: older releases of scikit-learn give a generator, which can be read once.
+ALL_CHECKS = list(CHECKS.args[1])
+
+
+@pytest.mark.parametrize(CHECKS.args[0], ALL_CHECKS, **CHECKS.kwargs)
 def test_scikit_learn_contract(estimator, check):
     name = getattr(check, "func", check).__name__
     estimator.set_params(**SETTINGS.get((type(estimator).__name__, name), {}))
@@ -57,7 +60,7 @@ def test_scikit_learn_contract(estimator, check):
 
 def test_the_checks_of_sample_weights_are_in_force_for_every_head():
     given = {}
-    for estimator, check in list(CHECKS.args[1]):
+    for estimator, check in ALL_CHECKS:
         given.setdefault(repr(estimator), set()).add(getattr(check, "func", check).__name__)
     assert len(given) == 8
     assert all(any("sample_weight" in name and "equivalence" in name for name in names) for names in given.values())
