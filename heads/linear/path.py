@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass
 from itertools import pairwise
@@ -108,24 +107,26 @@ def regularisation_path(
                 return sorted(trials, key=lambda trial: trial["C"]), len(trials) < len(order)
             if not whole:
                 near[C] = thetas
-                near = {C: found for C, found in near.items() if _is_near(C, trials, trials, choose_by)}
+                near = {
+                    one["C"]: near[one["C"]] for one in trials if one["C"] in near and _is_near(one, trials, choose_by)
+                }
                 if _only_worse(trials, choose_by):
                     break
         exact: set[float] = set()
-        while not whole:
+        while not whole and len(exact) < len(trials):
             # The best of those solved to the end is chosen once no other value comes near it: solved loosely, a value
             # may look better than it is, as a fit that stops early is held back by that as by a penalty.
             rivals = [trial for trial in trials if trial["C"] in exact] or trials
-            C = best_of([one for one in trials if one["C"] not in exact], choose_by, default=math.nan)
-            if not _is_near(C, trials, rivals, choose_by):
+            loose = _best([trial for trial in trials if trial["C"] not in exact], choose_by)
+            if not _is_near(loose, rivals, choose_by):
                 break
+            C = loose["C"]
             report("values of C, solved to the end", len(exact), len(trials), _best_so_far(rivals, choose_by))
             exact.add(C)
-            place = next(place for place, trial in enumerate(trials) if trial["C"] == C)
             again, _ = solve(C, near.get(C, [None] * len(splits)), tol)
-            again["n_iter"] += trials[place]["n_iter"]
-            again["seconds"] += trials[place]["seconds"]
-            trials[place] = again
+            again["n_iter"] += loose["n_iter"]
+            again["seconds"] += loose["seconds"]
+            trials[trials.index(loose)] = again
     report("values of C", len(order), len(order), _best_so_far(trials, choose_by))
     return sorted(trials, key=lambda trial: trial["C"]), False
 
@@ -133,16 +134,14 @@ def regularisation_path(
 def _best_so_far(trials: Sequence[dict[str, float]], by: str) -> str:
     if not trials:
         return ""
-    C = best_of(trials, by)
-    score = next(trial[by] for trial in trials if trial["C"] == C)
-    return f"best so far C = {C:g}, {by.replace('_', ' ')} {score:.4f}"
+    best = _best(trials, by)
+    return f"best so far C = {best['C']:g}, {by.replace('_', ' ')} {best[by]:.4f}"
 
 
-def _is_near(C: float, trials: Sequence[dict[str, float]], rivals: Sequence[dict[str, float]], by: str) -> bool:
-    """Whether the trial of `C` is better than the best of `rivals`, or so near that an exact fit may be. NaN is not."""
-    score = next((trial[by] for trial in trials if trial["C"] == C), math.nan)
-    best = next(trial[by] for trial in rivals if trial["C"] == best_of(rivals, by))
-    return score <= best * (1 + NEAR) if by == "log_loss" else score >= best - NEAR
+def _is_near(trial: dict[str, float], rivals: Sequence[dict[str, float]], by: str) -> bool:
+    """Whether `trial` is better than the best of `rivals`, or so near that an exact fit may be."""
+    best = _best(rivals, by)[by]
+    return trial[by] <= best * (1 + NEAR) if by == "log_loss" else trial[by] >= best - NEAR
 
 
 def _only_worse(trials: Sequence[dict[str, float]], by: str) -> bool:
@@ -150,16 +149,18 @@ def _only_worse(trials: Sequence[dict[str, float]], by: str) -> bool:
     best."""
     last = trials[-RISING - 1 :]
     rises = all(one["log_loss"] < other["log_loss"] for one, other in pairwise(last))
-    best = next(trial[by] for trial in trials if trial["C"] == best_of(trials, by))
+    best = _best(trials, by)[by]
     return len(last) > RISING and rises and all(trial[by] != best for trial in last[1:])
 
 
-def best_of(trials: Sequence[dict[str, float]], by: str, *, default: float | None = None) -> float:
-    """The C with the lowest log loss or the highest accuracy, of equal ones the smaller; `default` without any."""
+def best_of(trials: Sequence[dict[str, float]], by: str) -> float:
+    """The C with the lowest log loss or the highest accuracy; of equal ones the smaller."""
+    return _best(trials, by)["C"]
+
+
+def _best(trials: Sequence[dict[str, float]], by: str) -> dict[str, float]:
     sign = 1 if by == "log_loss" else -1
-    if not trials and default is not None:
-        return default
-    return min(trials, key=lambda trial: (sign * trial[by], trial["C"]))["C"]
+    return min(trials, key=lambda trial: (sign * trial[by], trial["C"]))
 
 
 def _fit_and_score(
