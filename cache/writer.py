@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from itertools import pairwise
 from types import TracebackType
 
@@ -106,6 +107,7 @@ class RowWriter:
             write_at(self._descriptor, (data + b"\0")[: column.nbytes - used], column.offset + used)
         return True
 
+    @cached_property
     def view(self) -> Cache:
         """The file as it stands and as it goes on, for reading."""
         return view(self._path, self.layout, self._descriptor)

@@ -36,11 +36,8 @@ class OpenFiles:
 
     @property
     def kind(self) -> Kind:
-        """What an output of a feature file replaces without being told to."""
-        return Kind(CacheError, self._check)
-
-    def _check(self, path: str) -> None:
-        self.open(path)
+        """What an output of a feature file replaces without `overwrite`."""
+        return Kind(CacheError, self.open)
 
 
 class CacheOutput:

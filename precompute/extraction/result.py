@@ -28,7 +28,7 @@ class Settings:
     """What the rows of a file are made with.
 
     layers: the shape of one row of each · dtype: of the features · ran: the fields of `EngineChoice` · key, bytes: of
-    the finished file, as far as they are known before there is one.
+    the finished file, in a dry run, which makes none.
     """
 
     layers: Mapping[str, tuple[int, ...]]

@@ -49,7 +49,7 @@ class RowRun:
         # As the samples are read: one may have changed since the listing
         self._now = replace(source.table, sizes=source.table.sizes.copy(), mtimes=source.table.mtimes.copy())
         self._olds = olds
-        self._made = writer.view()
+        self._made = writer.view
         known = []
         for old in olds:
             known.append(DigestIndex(old.column("samples/digest"), np.flatnonzero(lasting(old))))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from precompute.cache import Cache, bytes_needed, key_of, status_text
+from precompute.cache import bytes_needed, key_of, status_text
 from precompute.engines.audit import EngineAudit
 from precompute.errors import SourceError, Stopped
 from precompute.extraction.conduct import Conduct, Progress
@@ -43,8 +43,6 @@ class Job:
             dtype=prepared.storage,
             notes=prepared.model.notes,
             ran=asdict(prepared.choice),
-            key=key_of(prepared.spec),
-            bytes=bytes_needed(samples_of(self.source.table), prepared.layers),
         )
 
 
@@ -67,7 +65,8 @@ def run(
         missing = len(plan.missing)
         if dry_run:
             outcome = Outcome(reused=len(source) - missing, to_read=missing, dropped=plan.dropped)
-            return Run(job.settings(), outcome, None)
+            needed = bytes_needed(samples_of(source.table), prepared.layers)
+            return Run(replace(job.settings(), key=key_of(prepared.spec), bytes=needed), outcome, None)
         there = up_to_date(plan, source.table, output)
         if there is not None:
             drop_kept(output)  # left by a run that ended between its last two steps
@@ -92,7 +91,7 @@ def complete(job: Job, plan: Plan, conduct: Conduct, asked: dict[str, Any]) -> R
                 warnings.append("the record of this run is too long for the file, which does not hold it")
             executor = conduct.executor or LocalExecutor(conduct.workers)
             outcome = _fill(RowRun(source, prepared, plan.olds, writer, executor), missing, conduct)
-        made: Cache = writer.view()
+        made = writer.view
     finish(job.output, made)
     outcome = replace(
         outcome,

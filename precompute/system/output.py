@@ -41,7 +41,7 @@ class Kind:
     """
 
     error: type[PrecomputeError]
-    check: Callable[[str], None]
+    check: Callable[[str], object]
 
 
 @dataclass(frozen=True)
