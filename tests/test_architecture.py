@@ -8,6 +8,8 @@ from pathlib import Path
 from shutil import copytree, ignore_patterns
 
 import pytest
+import torch
+import torchvision
 from conftest import ROOT, run_python
 
 import precompute
@@ -216,6 +218,45 @@ def test_nothing_heavy_loads_unasked(code: str) -> None:
         "assert not heavy, heavy"
     )
     done = run_python(f"{code}\n{check}")
+    assert done.returncode == 0, done.stderr
+
+
+COMPILER = "assert not (there := {'torch._dynamo', 'torch._inductor', 'sympy'} & set(sys.modules)), there\n"
+
+
+def test_an_extraction_without_compiling_does_not_load_the_compiler(photos: Path, tmp_path: Path) -> None:
+    """A quarter of a start: torchvision imports it for detection networks, torch to fill what has no memory."""
+    torch.save(torchvision.models.squeezenet1_1().state_dict(), tmp_path / "w.pth")
+    done = run_python(
+        "import sys, precompute\n"
+        f"made = precompute.extract({str(photos)!r}, {str(tmp_path / 'a.h5')!r}, backbone='squeezenet1_1',\n"
+        f"                          weights={str(tmp_path / 'w.pth')!r}, compile='off')\n"
+        f"assert made.computed == 24\n{COMPILER}"
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_network_without_parameters_needs_the_compiler() -> None:
+    done = run_python(
+        "import sys\nfrom precompute.backbones import families\n"
+        "for name in families.names():\n"
+        "    model = families.build(name, seed=None)\n"
+        "    assert name == 'tiny' or any(each.is_meta for each in model.parameters()), name\n"
+        f"{COMPILER}"
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_torchvision_has_the_compiler_where_it_needs_it() -> None:
+    done = run_python(
+        "import sys, precompute.backbones, torch, torchvision\n"
+        "align = sys.modules['torchvision.ops.roi_align']\n"
+        "assert align.is_compile_supported('cpu') is not None\n"
+        "import torch._dynamo.utils\n"
+        "assert sys.modules['torch._dynamo.utils'].__file__ and torch._dynamo.utils.counters is not None\n"
+        "boxes = torch.tensor([[0, 1., 1., 10., 10.]])\n"
+        "assert torchvision.ops.roi_align(torch.rand(1, 3, 20, 20), boxes, (3, 3)).shape == (1, 3, 3, 3)\n"
+    )
     assert done.returncode == 0, done.stderr
 
 

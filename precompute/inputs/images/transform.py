@@ -138,7 +138,7 @@ class Transform:
         partly in it. Fastest where the three values of a pixel lie side by side in memory; the result is new memory.
         """
         from torch.nn.functional import interpolate
-        from torchvision.transforms.v2 import functional
+        from torchvision.transforms import functional
 
         width, height = size or (image.shape[2], image.shape[1])
         across, down = self.resized(width, height)
