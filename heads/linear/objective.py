@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     Array = npt.NDArray[Any]
     Float = npt.NDArray[np.floating]
 
-__all__ = ["Iterate", "Objective", "check_memory", "dot", "norm2"]
+__all__ = ["Iterate", "Objective", "check_memory", "cross_entropy", "dot", "norm2"]
 
 ABSENT = -100.0  # intercept of a class that no weighted sample has: its probability is 0 as far as rounding shows
 LARGEST_PENALTY = 1e30  # float32 holds it, and coefficients are 0 long before
@@ -92,19 +92,24 @@ class Iterate:
     def accept(self) -> None:
         self.theta, self.loss, self.gradient, self.curvature = self._evaluated
 
+    def probabilities(self) -> Iterator[tuple[slice, Array, Float, Float]]:
+        """Block by block: rows, their weights, features (b, axes) and probabilities (outputs, b) at `theta`."""
+        for rows, weight, block in self._blocks():
+            yield rows, weight, block, _probabilities(self._logits_at(rows, block))
+
     def _read(self, theta: Float) -> tuple[float, Float, float]:
         """Loss, gradient and curvature."""
         gradient = np.zeros_like(theta)
         value, curvature = 0.0, 0.0
         for rows, weight, block in self._blocks():
             logits = self._logits(rows, block, theta)
-            loss, spread = _cross_entropy(logits, self._objective.label[rows])
+            loss, spread = cross_entropy(logits, self._objective.label[rows])
             value += _weighted(loss, weight)
             curvature += _weighted(spread, weight)
             residual = logits
-            residual *= weight.astype(residual.dtype)[:, None]
-            gradient[:-1] += block.T @ residual
-            gradient[-1] += residual.sum(axis=0)
+            residual *= weight.astype(residual.dtype)
+            gradient[:-1] += block.T @ residual.T
+            gradient[-1] += residual.sum(axis=1)
         return value, gradient, curvature
 
     def _blocks(self) -> Iterator[tuple[slice, Array, Float]]:
@@ -114,14 +119,18 @@ class Iterate:
                 yield rows, weight, block
 
     def _logits(self, rows: slice, block: Float, theta: Float) -> Float:  # noqa: ARG002  # rows: for StoredLogits
-        """Those of some samples, in memory of their own."""
-        logits: Float = block @ theta[:-1]
-        logits += theta[-1]
+        """Those (outputs, b) of some samples, in memory of their own."""
+        logits: Float = theta[:-1].T @ block.T
+        logits += theta[-1][:, None]
         return logits
+
+    def _logits_at(self, rows: slice, block: Float) -> Float:
+        """The same at the iterate's own `theta`."""
+        return self._logits(rows, block, self.theta)
 
 
 class StoredLogits(Iterate):
-    """An iterate that stores the logits (n, outputs) and how they change along the direction.
+    """An iterate that stores the logits (outputs, n) and how they change along the direction.
 
     So an evaluation costs no product with the features: with a weak penalty a good direction often has the wrong
     length, and a third of the passes over the features went into finding it.
@@ -130,7 +139,7 @@ class StoredLogits(Iterate):
     wolfe_c2 = 0.2  # evaluations are cheap; 0.9 took up to a fifth more steps, 0.1 no fewer
 
     def __init__(self, objective: Objective, theta: Float) -> None:
-        shape = len(objective.label), objective.outputs
+        shape = objective.outputs, len(objective.label)
         # Zeros, as samples without weight may never be filled in: what is undefined is not 0 times 0.
         self._current, self._change = np.zeros(shape, theta.dtype), np.zeros(shape, theta.dtype)
         self._step: float | None = None
@@ -139,7 +148,7 @@ class StoredLogits(Iterate):
     def set_direction(self, direction: Float) -> None:
         self._direction = direction
         for rows, _, block in self._blocks():
-            self._change[rows] = super()._logits(rows, block, direction)
+            self._change[:, rows] = super()._logits(rows, block, direction)
 
     def evaluate(self, step: float) -> tuple[float, float]:
         self._step = step
@@ -149,10 +158,10 @@ class StoredLogits(Iterate):
         for start in range(0, len(label), size):
             rows = slice(start, start + size)
             if weight[rows].any():
-                change = self._change[rows]
-                logits = self._current[rows] + self._step * change
-                value += _weighted(_cross_entropy(logits, label[rows])[0], weight[rows])
-                slope += _weighted(np.einsum("ij,ij->i", logits, change), weight[rows])
+                change = self._change[:, rows]
+                logits = self._current[:, rows] + self._step * change
+                value += _weighted(cross_entropy(logits, label[rows])[0], weight[rows])
+                slope += _weighted(np.einsum("ij,ij->j", logits, change), weight[rows])
         return value, slope if np.isfinite(value) else np.inf
 
     def accept(self) -> None:
@@ -161,44 +170,58 @@ class StoredLogits(Iterate):
         self.loss, self.gradient, self.curvature = self._read(self.theta)
 
     def _logits(self, rows: slice, block: Float, theta: Float) -> Float:
-        current = self._current[rows]
+        current = self._current[:, rows]
         if self._step is None:
             current[:] = super()._logits(rows, block, theta)
         else:
-            current += self._step * self._change[rows]
+            current += self._step * self._change[:, rows]
         return current.copy()
+
+    def _logits_at(self, rows: slice, block: Float) -> Float:  # noqa: ARG002  # block: as above
+        return self._current[:, rows].copy()
 
 
 def _weighted(values: Float, weight: Array) -> float:
     return float(np.dot(values.astype(np.float64), weight))
 
 
-def _cross_entropy(logits: Float, label: Array) -> tuple[Float, Float]:
-    """Loss (b,) of each sample and its mean p (1 - p); `logits` (b, outputs) become their gradients, p - y.
+def cross_entropy(logits: Float, label: Array) -> tuple[Float, Float]:
+    """Loss (b,) of each sample and its mean p (1 - p); `logits` (outputs, b) become their gradients, p - y.
 
     1 - p of the largest probability is the sum of the others, not a difference from 1: where the penalty is weak, most
     samples are fitted so well that nothing would be left of it.
     """
-    if logits.shape[1] == 1:
+    if len(logits) == 1:
         sign = (1 - 2 * label).astype(logits.dtype)
-        wrong = logits[:, 0] * sign
+        wrong = logits[0] * sign
         missing = expit(wrong)
-        logits[:, 0] = sign * missing
+        logits[0] = sign * missing
         return np.logaddexp(logits.dtype.type(0), wrong), missing * expit(-wrong)
-    rows = np.arange(len(logits))
-    top = logits.argmax(axis=1)
-    logits -= logits[rows, top][:, None]
-    target = logits[rows, label]
+    columns = np.arange(len(label))
+    logits -= logits.max(axis=0)
+    target = logits[label, columns]
     np.exp(logits, out=logits)
-    logits[rows, top] = 0
-    others = logits.sum(axis=1)
+    top = logits == 1  # more than one where two are equal
+    logits[top] = 0
+    ties = np.count_nonzero(top, axis=0).astype(logits.dtype) - 1
+    others = logits.sum(axis=0) + ties
     largest = 1 / (1 + others)
     missing = others * largest
-    logits *= largest[:, None]
-    spread = missing * (1 + largest) - np.einsum("ij,ij->i", logits, logits)
-    logits[rows, top] = largest
-    logits[rows, label] = np.where(label == top, -missing, logits[rows, label] - 1)
-    return np.log1p(others) - target, spread / (logits.shape[1] - 1)
+    logits *= largest
+    spread = missing * (1 + largest) - np.einsum("ij,ij->j", logits, logits) - ties * largest**2
+    np.copyto(logits, largest, where=top)
+    logits[label, columns] = np.where(top[label, columns], -missing, logits[label, columns] - 1)
+    return np.log1p(others) - target, spread / (len(logits) - 1)
+
+
+def _probabilities(logits: Float) -> Float:
+    """`logits` (outputs, b), which are overwritten, as probabilities."""
+    if len(logits) == 1:
+        return np.asarray(expit(logits))
+    logits -= logits.max(axis=0)
+    np.exp(logits, out=logits)
+    logits /= logits.sum(axis=0)
+    return logits
 
 
 def check_memory(n_features: int, n_classes: int, itemsize: int) -> None:

@@ -1,27 +1,25 @@
-"""L2-regularised logistic regression by L-BFGS that starts from the features' second moments.
+"""L2-regularised logistic regression by L-BFGS that starts from an approximate inverse of the Hessian.
 
-With K outputs and probabilities p the objective's Hessian is near I_K kron (C h X'X + I), where h is the mean of
-p (1 - p) over samples and outputs (Boehning, "Multinomial logistic regression algorithm", 1992, bounds it by h = 1/2).
-The inverse of that matrix, by Cholesky, takes the place of L-BFGS's first metric (Nocedal and Wright, "Numerical
-Optimization", algorithm 7.4), and follows h as the probabilities sharpen. Steps are judged by slopes, as the objective
-is convex and slopes stay exact where differences of its values drown in rounding.
+Every fit starts with `Metric`, which costs one factorisation. A fit that turns out to be long makes a `ClassMetric`
+instead, and makes it anew, each time as many steps later as make up for it: with a weak penalty it cuts the steps to a
+fifth, and where the penalty is strong a fit is over before. It takes the place of L-BFGS's first metric (Nocedal and
+Wright, "Numerical Optimization", algorithm 7.4). Steps are judged by slopes, as the objective is convex and slopes stay
+exact where differences of its values drown in rounding.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 from precompute.heads.base.progress import report
+from precompute.heads.linear.metric import ClassMetric, Metric
 from precompute.heads.linear.objective import Iterate, dot, norm2
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import numpy.typing as npt
 
     from precompute.heads.linear.objective import Objective
@@ -30,13 +28,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Fit", "minimise"]
 
-HISTORY = 10  # pairs of L-BFGS; 20 saved few steps
+HISTORY = 20  # pairs of L-BFGS
+FIRST, AGAIN = 0.5, 3.0  # times what a ClassMetric takes, in steps before the first is made, and before the next
 MOST_TRIES = 20  # along one direction
 PATIENCE = 8  # tries until what is usual is near enough: closer, rounding may hide where the slope is
-ADAPT = 2.0  # the metric is made anew where the mean curvature has changed by this factor
-RIDGE = 1e-6  # of the diagonal, so that moments stay positive definite
 RELAXED, RELAX = 4.0**5, 4.0  # a fit from zero begins with so much too large a penalty, which falls by this factor
-FOLLOWED = 0.3  # of the objective is expected from the next step at most, when it falls
+FOLLOWED = 0.005  # of the objective is expected from the next step at most, when it falls
 LAST_GAIN = 3  # times tol, that the step before the last may have gained
 ROUNDING = 8  # machine epsilons of the objective: differences that logits do not show
 
@@ -62,21 +59,24 @@ def minimise(objective: Objective, start: Float | None = None, *, tol: float, ma
     penalty = objective.penalty if start is not None else RELAXED * objective.penalty
     iterate = objective.at(objective.zeros() if start is None else start)
     value, gradient = _penalised(iterate, penalty)
-    metric = Metric(objective.design.moments, iterate.curvature, penalty)
+    metric: Metric | ClassMetric = Metric(objective.design.moments, iterate.curvature, penalty)
+    made, patience = 0, FIRST * ClassMetric.cost(objective) if ClassMetric.fits(objective) else np.inf
     pairs: deque[Pair] = deque(maxlen=HISTORY)
     n_iter, gained = 0, np.inf
     while True:
         report(f"steps at C = {objective.C:g}", n_iter, max_iter)
-        if not metric.suits(iterate.curvature, penalty):
+        if n_iter - made >= patience:
+            metric = ClassMetric(objective, iterate, penalty)
+            made, patience = n_iter, AGAIN * ClassMetric.cost(objective, metric.rows)
+        elif not metric.suits(iterate.curvature, penalty):
             metric = Metric(objective.design.moments, iterate.curvature, penalty)
         direction = _direction(gradient, pairs, metric)
         slope = dot(direction, gradient)
         expected = -slope / 2  # what the next step gains if the objective is quadratic
         if penalty > objective.penalty and expected <= FOLLOWED * value:
-            less = max(penalty / RELAX, objective.penalty) - penalty
-            penalty += less
+            before, penalty = penalty, max(penalty / RELAX, objective.penalty)
             value, gradient = _penalised(iterate, penalty)
-            pairs = deque((pair.with_penalty(less) for pair in pairs), maxlen=HISTORY)
+            pairs = deque((pair.with_penalty(penalty - before) for pair in pairs), maxlen=HISTORY)
             continue
         # The last step counts too: after one that was far too long, the next is expected to be tiny.
         converged = expected <= tol * value and gained <= LAST_GAIN * tol * value
@@ -87,12 +87,12 @@ def minimise(objective: Objective, start: Float | None = None, *, tol: float, ma
             converged = expected <= max(tol, ROUNDING * float(np.finfo(gradient.dtype).eps)) * value
             break
         iterate.accept()
-        before, gradient_before = value, gradient
+        value_before, gradient_before = value, gradient
         value, gradient = _penalised(iterate, penalty)
         pair = Pair(step * direction, gradient - gradient_before)
         if pair.product > 0:
             pairs.append(pair)
-        gained = before - value
+        gained = value_before - value
         n_iter += 1
     return Fit(iterate.theta, value * objective.unit, n_iter, converged)
 
@@ -118,7 +118,7 @@ class Pair:
         return Pair(self.moved, change)
 
 
-def _direction(gradient: Float, pairs: deque[Pair], metric: Metric) -> Float:
+def _direction(gradient: Float, pairs: deque[Pair], metric: Metric | ClassMetric) -> Float:
     """Where L-BFGS goes: minus the two-loop recursion's product with the gradient."""
     q = gradient.copy()
     steps = []
@@ -126,7 +126,7 @@ def _direction(gradient: Float, pairs: deque[Pair], metric: Metric) -> Float:
         steps.append(dot(pair.moved, q) / pair.product)
         q -= steps[-1] * pair.change
     r = metric.solve(q)
-    if pairs:
+    if pairs and metric.scaled:
         last = pairs[-1]
         r *= last.product / dot(last.change, metric.solve(last.change))
     for pair, step in zip(pairs, reversed(steps), strict=True):
@@ -158,38 +158,3 @@ def _line_search(iterate: Iterate, direction: Float, value: float, slope: float,
         share = np.clip(slope_low / (slope_low - slope_high), 0.1, 0.9)
         step = low + (high - low) * float(share) if np.isfinite(high) else 3 * step
     return None
-
-
-class Metric:
-    """The inverse of curvature X'X + penalty, the same for every output; for the intercepts, of curvature alone."""
-
-    def __init__(self, moments: Float, curvature: float, penalty: float) -> None:
-        self._curvature, self._penalty = max(curvature, float(np.finfo(np.float32).tiny)), penalty
-        if moments.ndim == 1:
-            diagonal = self._curvature * moments + penalty
-            self._solve: Callable[[Float], Float] = lambda vector: vector / diagonal[:, None]
-        else:
-            factor = _cholesky(self._curvature * moments, penalty)
-            self._solve = lambda vector: cho_solve(factor, vector, check_finite=False)
-
-    def suits(self, curvature: float, penalty: float) -> bool:
-        ratio = self._curvature / max(curvature, float(np.finfo(np.float32).tiny))
-        return penalty == self._penalty and 1 / ADAPT <= ratio <= ADAPT
-
-    def solve(self, vector: Float) -> Float:
-        solved = np.empty_like(vector)
-        solved[:-1] = self._solve(vector[:-1])
-        solved[-1] = vector[-1] / self._curvature
-        return solved
-
-
-def _cholesky(matrix: Float, penalty: float) -> Any:
-    ridge = RIDGE
-    while True:
-        ridged = np.array(matrix, order="F")
-        ridged.flat[:: len(ridged) + 1] *= 1 + ridge
-        ridged.flat[:: len(ridged) + 1] += penalty
-        try:
-            return cho_factor(ridged, lower=True, overwrite_a=True, check_finite=False)
-        except LinAlgError:
-            ridge *= 10
