@@ -90,13 +90,14 @@ class LogisticHead(LinearClassifier):
     stopped_early_ : bool, whether `time_budget` ended the choice before every C was tried
     objective_ : float, the objective of the final fit, from `coef_` and `intercept_` in float64
     gap_ : float, at most so much is `objective_` above its minimum, as its gradient in float64 proves. Where the
-        penalty is weak that is far more than it is: at C = 1000 a thousand times. None in a head from a file
+        penalty is weak that is far more than it is. None in a head that an earlier release wrote
     n_iter_ : int, steps of the final fit
     converged_ : bool, whether the final fit met `tol` (no ConvergenceWarning is raised)
     n_features_in_ : int
     """
 
-    _FITTED = ("C_", "C_source_", "trials_", "stopped_early_", "objective_", "n_iter_", "converged_")
+    _FITTED = ("C_", "C_source_", "trials_", "stopped_early_", "objective_", "gap_", "n_iter_", "converged_")
+    _LATER = ("gap",)
 
     def __init__(
         self,
@@ -278,10 +279,11 @@ class LogisticHead(LinearClassifier):
 
     def _restore(self, arrays: dict[str, Array], fitted: dict[str, Any]) -> None:
         self._restore_coefficients(arrays, self._outputs)
-        self.gap_ = None  # files do not have it
         check_number("C", fitted["C"], low=0, open_low=True)
         check_number("n_iter", fitted["n_iter"], whole=True, low=0)
         check_number("objective", fitted["objective"], low=0)
+        if fitted["gap"] is not None:
+            check_number("gap", fitted["gap"], low=0)
         flags = (fitted["converged"], fitted["stopped_early"])
         if not isinstance(fitted["C_source"], str) or not all(isinstance(flag, bool) for flag in flags):
             raise ValueError("its C_source must be a string, its converged and stopped_early true or false")

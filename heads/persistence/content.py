@@ -53,6 +53,7 @@ def restore(arrays: Arrays, strings: dict[str, str]) -> tuple[Any, dict[str, Any
     if kind not in KINDS:
         raise ValueError(f"its kind of head, {kind!r}, is unknown")
     head = _with_params(head_class(kind)(), params)
+    fitted = {**dict.fromkeys(getattr(head, "_LATER", ())), **fitted}
     check_keys("fitted", fitted, {name.removesuffix("_") for name in head._FITTED})
     if is_classifier(head):
         head.classes_ = _rebuild_classes(classes)

@@ -2,7 +2,7 @@
 
 Every head says of itself what its file holds: the names `_FITTED` of the attributes that are JSON, `_arrays()`, and
 `_restore(arrays, fitted)`, which checks both, raises ValueError, and sets the attributes that are not in `_FITTED`.
-`_ADDED` names the parameters that earlier releases do not know.
+`_ADDED` names the parameters that earlier releases do not know, `_LATER` what is None in the files that they wrote.
 """
 
 from __future__ import annotations
