@@ -33,7 +33,7 @@ LOGITS_BYTES = 2**31  # of stored logits; more are computed anew, from the featu
 # reads them twice a step, one that does not once.
 MANY_OUTPUTS = 256
 LOGITS_AT_ONCE = 2**17  # of an evaluation; they stay in the processor's cache
-ARRAYS = 30  # of the coefficients' size, at most, that a fit holds: L-BFGS's pairs and those of a step
+ARRAYS = 50  # of the coefficients' size, at most, that a fit holds: L-BFGS's pairs and those of a step
 
 
 class Objective:

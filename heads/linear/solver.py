@@ -94,6 +94,7 @@ def minimise(objective: Objective, start: Float | None = None, *, tol: float, ma
             pairs.append(pair)
         gained = value_before - value
         n_iter += 1
+    report(f"steps at C = {objective.C:g}", n_iter, n_iter)
     return Fit(iterate.theta, value * objective.unit, n_iter, converged)
 
 
