@@ -35,6 +35,7 @@ CLASS_METRIC_BYTES = 2**29  # that the matrices of a ClassMetric may take
 ROWS_PER_AXIS = 8  # that a matrix of a ClassMetric is made from, drawn by their curvature where there are more
 DAMPING = 0.03  # of the mean curvature, everywhere: samples that have none now will have some after a long step
 FLAT = 1e-6  # of the largest curvature: combinations of classes with less, such as their sum, never change
+READING = 20  # operations in the time that a number of two products takes to come from memory
 NARROW = 32  # outputs: with fewer, a product takes about as long as with so many
 
 
@@ -125,6 +126,12 @@ class ClassMetric:
         """Whether its matrices stay within CLASS_METRIC_BYTES."""
         n_bytes = objective.outputs * objective.design.shape[1] ** 2 * objective.design.dtype.itemsize
         return n_bytes <= CLASS_METRIC_BYTES and objective.design.moments.ndim == 2
+
+    @staticmethod
+    def weight(objective: Objective) -> float:
+        """What a product with it takes, which reads its matrices twice, in passes over the features."""
+        n, axes = objective.design.shape
+        return READING * axes * objective.outputs / (n * max(objective.outputs, NARROW))
 
     @staticmethod
     def cost(objective: Objective, rows: int | None = None) -> float:

@@ -30,6 +30,7 @@ __all__ = ["Fit", "minimise"]
 
 HISTORY = 20  # pairs of L-BFGS
 FIRST, AGAIN = 0.5, 3.0  # times what a ClassMetric takes, in steps before the first is made, and before the next
+SHORT = 10  # steps of a fit that needs none; more where each step with it takes longer
 MOST_TRIES = 20  # along one direction
 PATIENCE = 8  # tries until what is usual is near enough: closer, rounding may hide where the slope is
 RELAXED, RELAX = 4.0**5, 4.0  # a fit from zero begins with so much too large a penalty, which falls by this factor
@@ -60,7 +61,7 @@ def minimise(objective: Objective, start: Float | None = None, *, tol: float, ma
     iterate = objective.at(objective.zeros() if start is None else start)
     value, gradient = _penalised(iterate, penalty)
     metric: Metric | ClassMetric = Metric(objective.design.moments, iterate.curvature, penalty)
-    made, patience = 0, FIRST * ClassMetric.cost(objective) if ClassMetric.fits(objective) else np.inf
+    made, patience = 0, _patience(objective)
     pairs: deque[Pair] = deque(maxlen=HISTORY)
     n_iter, gained = 0, np.inf
     while True:
@@ -96,6 +97,13 @@ def minimise(objective: Objective, start: Float | None = None, *, tol: float, ma
         n_iter += 1
     report(f"steps at C = {objective.C:g}", n_iter, n_iter)
     return Fit(iterate.theta, value * objective.unit, n_iter, converged)
+
+
+def _patience(objective: Objective) -> float:
+    """Steps before the first ClassMetric."""
+    if not ClassMetric.fits(objective):
+        return np.inf
+    return max(FIRST * ClassMetric.cost(objective), SHORT * (1 + ClassMetric.weight(objective)) ** 2)
 
 
 def _penalised(iterate: Iterate, penalty: float) -> tuple[float, Float]:
