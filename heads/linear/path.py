@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from itertools import pairwise
@@ -31,6 +32,8 @@ __all__ = ["Split", "best_of", "regularisation_path"]
 RISING = 6  # values in a row with a higher log loss than the one before end the choice: it would only rise further
 LOOSE = 1e-4  # of the objective, in place of `tol`, for values of C that turn out to be far from the best
 NEAR = 2e-3  # of the log loss, or of all samples held out: within that of the best, values are solved to the end
+FEW = 3  # samples held out: an accuracy within so many is near as well, since a loose fit may get another few right
+SMALL = 10**7  # operations of a pass: below, a loose fit saves nothing, and a few samples more decide the choice
 COARSE = 4  # with a time budget every fourth value comes first, and then those between
 
 
@@ -66,8 +69,8 @@ def regularisation_path(
     threads that share the features: the work is in products of matrices, which release the lock.
 
     whole: try every value, and solve each to the end. Without it the path ends where no later value can be expected to
-    be chosen (`_only_worse`), values are solved to LOOSE at first, and then those that are NEAR the best to the end:
-    the choice is between these.
+    be chosen (`_only_worse`); and where a fit takes long, values are solved to LOOSE at first, and then those that are
+    NEAR the best to the end: the choice is between these.
     """
     order = sorted(set(values))
     if time_budget is not None:
@@ -75,6 +78,8 @@ def regularisation_path(
     trials: list[dict[str, float]] = []
     began = time.monotonic()
     previous = np.inf
+    loose = tol if whole or 4 * math.prod(design.shape) * n_classes < SMALL else max(tol, LOOSE)
+    margin = max(NEAR, FEW / sum(np.count_nonzero(split.held_out) for split in splits))
     near: dict[float, list[Array]] = {}  # by C the fits that may have to be solved to the end
     with Parallel(n_jobs=n_jobs, require="sharedmem") as run:
 
@@ -101,32 +106,31 @@ def regularisation_path(
             if previous > C:
                 thetas = [None] * len(splits)
             previous = C
-            trial, thetas = solve(C, thetas, tol if whole else max(tol, LOOSE))
+            trial, thetas = solve(C, thetas, loose)
             trials.append(trial)
             if time_budget is not None and time.monotonic() - began > time_budget:
                 return sorted(trials, key=lambda trial: trial["C"]), len(trials) < len(order)
             if not whole:
                 near[C] = thetas
-                near = {
-                    one["C"]: near[one["C"]] for one in trials if one["C"] in near and _is_near(one, trials, choose_by)
-                }
-                if _only_worse(trials, choose_by):
+                kept = [one["C"] for one in trials if _is_near(one, trials, choose_by, margin)]
+                near = {C: near[C] for C in kept if C in near}
+                if _only_worse(trials, choose_by, margin):
                     break
         exact: set[float] = set()
-        while not whole and len(exact) < len(trials):
+        while loose > tol and len(exact) < len(trials):
             # The best of those solved to the end is chosen once no other value comes near it: solved loosely, a value
             # may look better than it is, as a fit that stops early is held back by that as by a penalty.
             rivals = [trial for trial in trials if trial["C"] in exact] or trials
-            loose = _best([trial for trial in trials if trial["C"] not in exact], choose_by)
-            if not _is_near(loose, rivals, choose_by):
+            rough = _best([trial for trial in trials if trial["C"] not in exact], choose_by)
+            if not _is_near(rough, rivals, choose_by, margin):
                 break
-            C = loose["C"]
+            C = rough["C"]
             report("values of C, solved to the end", len(exact), len(trials), _best_so_far(rivals, choose_by))
             exact.add(C)
             again, _ = solve(C, near.get(C, [None] * len(splits)), tol)
-            again["n_iter"] += loose["n_iter"]
-            again["seconds"] += loose["seconds"]
-            trials[trials.index(loose)] = again
+            again["n_iter"] += rough["n_iter"]
+            again["seconds"] += rough["seconds"]
+            trials[trials.index(rough)] = again
     report("values of C", len(order), len(order), _best_so_far(trials, choose_by))
     return sorted(trials, key=lambda trial: trial["C"]), False
 
@@ -138,19 +142,22 @@ def _best_so_far(trials: Sequence[dict[str, float]], by: str) -> str:
     return f"best so far C = {best['C']:g}, {by.replace('_', ' ')} {best[by]:.4f}"
 
 
-def _is_near(trial: dict[str, float], rivals: Sequence[dict[str, float]], by: str) -> bool:
-    """Whether `trial` is better than the best of `rivals`, or so near that an exact fit may be."""
+def _is_near(trial: dict[str, float], rivals: Sequence[dict[str, float]], by: str, margin: float) -> bool:
+    """Whether `trial` is better than the best of `rivals`, or so near that an exact fit may be.
+
+    margin: of an accuracy; that of a log loss is NEAR.
+    """
     best = _best(rivals, by)[by]
-    return trial[by] <= best * (1 + NEAR) if by == "log_loss" else trial[by] >= best - NEAR
+    return trial[by] <= best * (1 + NEAR) if by == "log_loss" else trial[by] >= best - margin
 
 
-def _only_worse(trials: Sequence[dict[str, float]], by: str) -> bool:
-    """Whether each of the last RISING trials has a higher log loss than the one before it, and a worse score than the
-    best."""
+def _only_worse(trials: Sequence[dict[str, float]], by: str, margin: float) -> bool:
+    """Whether each of the last RISING trials has a higher log loss than the one before it, and a score that is not near
+    the best."""
     last = trials[-RISING - 1 :]
     rises = all(one["log_loss"] < other["log_loss"] for one, other in pairwise(last))
-    best = _best(trials, by)[by]
-    return len(last) > RISING and rises and all(trial[by] != best for trial in last[1:])
+    near = any(_is_near(trial, trials, by, margin) for trial in last[1:])
+    return len(last) > RISING and rises and not near
 
 
 def best_of(trials: Sequence[dict[str, float]], by: str) -> float:

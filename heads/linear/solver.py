@@ -66,7 +66,7 @@ def minimise(objective: Objective, start: Float | None = None, *, tol: float, ma
     n_iter, gained = 0, np.inf
     while True:
         report(f"steps at C = {objective.C:g}", n_iter, max_iter)
-        if n_iter - made >= patience:
+        if penalty == objective.penalty and n_iter - made >= patience:
             metric = ClassMetric(objective, iterate, penalty)
             made, patience = n_iter, AGAIN * ClassMetric.cost(objective, metric.rows)
         elif not metric.suits(iterate.curvature, penalty):
@@ -100,10 +100,11 @@ def minimise(objective: Objective, start: Float | None = None, *, tol: float, ma
 
 
 def _patience(objective: Objective) -> float:
-    """Steps before the first ClassMetric."""
+    """Steps before the first ClassMetric: none where it takes less than a pass, as Newton's method needs few."""
     if not ClassMetric.fits(objective):
         return np.inf
-    return max(FIRST * ClassMetric.cost(objective), SHORT * (1 + ClassMetric.weight(objective)) ** 2)
+    cost = ClassMetric.cost(objective)
+    return max(FIRST * cost, SHORT * (1 + ClassMetric.weight(objective)) ** 2) if cost > 1 else 0
 
 
 def _penalised(iterate: Iterate, penalty: float) -> tuple[float, Float]:
