@@ -86,7 +86,7 @@ class LogisticHead(LinearClassifier):
     trials_ : one dict for each C that was tried, in rising order: "C", "accuracy" and "log_loss" on what was held out,
         "n_iter" (of all folds together), "objective" (the mean of the folds) and "seconds". "auto" without a time
         budget ends once the log loss has risen over 6 values in a row, none of which is near the best. Of large sets it
-        solves only what is near the best to `tol`, others to 1e-4: their scores differ a little from those of exact
+        solves only what is near the best to 1e-6, others to 1e-4: their scores differ a little from those of exact
         fits.
     stopped_early_ : bool, whether `time_budget` ended the choice before every C was tried
     objective_ : float, the objective of the final fit, from `coef_` and `intercept_` in float64

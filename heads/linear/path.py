@@ -31,7 +31,8 @@ __all__ = ["Split", "best_of", "regularisation_path"]
 
 RISING = 6  # values in a row with a higher log loss than the one before end the choice: it would only rise further
 LOOSE = 1e-4  # of the objective, in place of `tol`, for values of C that turn out to be far from the best
-NEAR = 2e-3  # of the log loss, or of all samples held out: within that of the best, values are solved to the end
+FINE = 1e-6  # the same for values near it: what a fit gains after that moves no score
+NEAR = 2e-3  # of the log loss, or of all samples held out: within that of the best, values are solved to FINE
 FEW = 3  # samples held out: an accuracy within so many is near as well, since a loose fit may get another few right
 SMALL = 10**7  # operations of a pass: below, a loose fit saves nothing, and a few samples more decide the choice
 COARSE = 4  # with a time budget every fourth value comes first, and then those between
@@ -70,7 +71,7 @@ def regularisation_path(
 
     whole: try every value, and solve each to the end. Without it the path ends where no later value can be expected to
     be chosen (`_only_worse`); and where a fit takes long, values are solved to LOOSE at first, and then those that are
-    NEAR the best to the end: the choice is between these.
+    NEAR the best to FINE: the choice is between these.
     """
     order = sorted(set(values))
     if time_budget is not None:
@@ -125,9 +126,9 @@ def regularisation_path(
             if not _is_near(rough, rivals, choose_by, margin):
                 break
             C = rough["C"]
-            report("values of C, solved to the end", len(exact), len(trials), _best_so_far(rivals, choose_by))
+            report("values of C, solved finely", len(exact), len(trials), _best_so_far(rivals, choose_by))
             exact.add(C)
-            again, _ = solve(C, near.get(C, [None] * len(splits)), tol)
+            again, _ = solve(C, near.get(C, [None] * len(splits)), max(tol, FINE))
             again["n_iter"] += rough["n_iter"]
             again["seconds"] += rough["seconds"]
             trials[trials.index(rough)] = again
