@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from precompute.heads.base.progress import report
+from precompute.heads.base.rows import BLOCK_BYTES
 from precompute.heads.linear.objective import cross_entropy
 
 if TYPE_CHECKING:
@@ -29,7 +31,6 @@ __all__ = ["Certificate", "certify"]
 
 MOST_STEPS = 20  # of Newton's method for the intercepts, which start all but there
 EXACT = 1e-13  # of the objective: what such a step may still gain
-BLOCK_BYTES = 16 * 2**20  # of float64 features or logits
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ def _read(
         for rows, stored in view.blocks(size):
             block = stored.astype(np.float64)
             at = slice(start + rows.start, start + rows.stop)
+            report("rows of the certificate", at.start, len(label))
             logits = coef @ block.T
             logits += intercept[:, None]
             losses, _ = cross_entropy(logits, label[at])
@@ -105,4 +107,5 @@ def _read(
             there = proba[present] * weight[at]
             curvature += np.diag(there.sum(axis=1)) - there @ proba[present].T
         start += len(view)
+    report("rows of the certificate", len(label), len(label))
     return loss, gradient, of_intercept, curvature, absent

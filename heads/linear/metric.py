@@ -72,7 +72,7 @@ class ClassMetric:
 
     scaled = False
 
-    def __init__(self, objective: Objective, iterate: Iterate, penalty: float) -> None:
+    def __init__(self, objective: Objective, iterate: Iterate) -> None:
         axes, outputs = objective.design.shape[1], objective.outputs
         mean = np.zeros((outputs, outputs))
         for _, weight, _, proba in iterate.probabilities():
@@ -107,7 +107,7 @@ class ClassMetric:
         for number, size in enumerate(sizes):
             blocks[number, :-1, :-1] += DAMPING * size * objective.design.moments
             blocks[number, -1, -1] += DAMPING * max(size, np.finfo(np.float32).tiny)
-            blocks[number].flat[: -1 : axes + 2] += penalty  # not the intercept's
+            blocks[number].flat[: -1 : axes + 2] += objective.penalty  # not the intercept's
             blocks[number] = _inverse_root(blocks[number])
         self._roots = blocks
 
@@ -128,7 +128,7 @@ class ClassMetric:
         return n_bytes <= CLASS_METRIC_BYTES and objective.design.moments.ndim == 2
 
     @staticmethod
-    def weight(objective: Objective) -> float:
+    def product_cost(objective: Objective) -> float:
         """What a product with it takes, which reads its matrices twice, in passes over the features."""
         n, axes = objective.design.shape
         return READING * axes * objective.outputs / (n * max(objective.outputs, NARROW))

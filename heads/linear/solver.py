@@ -67,7 +67,7 @@ def minimise(objective: Objective, start: Float | None = None, *, tol: float, ma
     while True:
         report(f"steps at C = {objective.C:g}", n_iter, max_iter)
         if penalty == objective.penalty and n_iter - made >= patience:
-            metric = ClassMetric(objective, iterate, penalty)
+            metric = ClassMetric(objective, iterate)
             made, patience = n_iter, AGAIN * ClassMetric.cost(objective, metric.rows)
         elif not metric.suits(iterate.curvature, penalty):
             metric = Metric(objective.design.moments, iterate.curvature, penalty)
@@ -104,7 +104,7 @@ def _patience(objective: Objective) -> float:
     if not ClassMetric.fits(objective):
         return np.inf
     cost = ClassMetric.cost(objective)
-    return max(FIRST * cost, SHORT * (1 + ClassMetric.weight(objective)) ** 2) if cost > 1 else 0
+    return max(FIRST * cost, SHORT * (1 + ClassMetric.product_cost(objective)) ** 2) if cost > 1 else 0
 
 
 def _penalised(iterate: Iterate, penalty: float) -> tuple[float, Float]:
