@@ -11,7 +11,8 @@ import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from precompute.errors import DeviceError, TrainingError
+from precompute.errors import TrainingError
+from precompute.heads.base.arrays import usable_device
 from precompute.heads.base.file_checks import check_shapes, list_of_objects
 from precompute.heads.base.inputs import (
     check_class_weight,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from precompute.heads.base.rows import Features
 
-__all__ = ["MLPHead", "diverged", "usable_device"]
+__all__ = ["MLPHead", "diverged"]
 
 SCHEDULES = ("constant", "cosine")
 # The keys of an entry of `history_`.
@@ -176,7 +177,7 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         given = weighted_rows(features, sample_weight, groups)
         label = given.of(label)
         check_classes_with_weight(self, label, self.classes_)
-        device = usable_device(self.device, features.working_dtype)
+        device = usable_device(self.device, features.working_dtype, "MLPHead")
         train, held, self.validation_source_ = early_stopping_split(
             self, given, label, validation, fraction=self.validation_fraction, seed=self.random_state
         )
@@ -214,7 +215,7 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         check_is_fitted(self)
         features = check_features(self, X)
         dtype = np.result_type(features.working_dtype, self.mean_)
-        device = usable_device(self.device, dtype)
+        device = usable_device(self.device, dtype, "MLPHead")
         mean, scale, *layers = (
             torch.tensor(array.astype(dtype, copy=False), device=device)
             for array in (self.mean_, self.scale_, *self.weights_, *self.biases_)
@@ -294,16 +295,3 @@ def diverged(run: Run) -> TrainingError:
         f"The loss of MLPHead was not finite after epoch {len(run.history)} (learning_rate={rate}).",
         hint="Lower learning_rate, for example by a factor of ten.",
     )
-
-
-def usable_device(name: str, dtype: np.dtype[Any]) -> torch.device:
-    """The torch device of that name, once it has shown that it can hold a `dtype` (Apple's has no float64)."""
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device, dtype=getattr(torch, dtype.name))
-    except (RuntimeError, AssertionError, TypeError) as error:  # torch raises AssertionError where CUDA is compiled out
-        raise DeviceError(
-            f"MLPHead cannot use the device {name!r}: {str(error).partition(chr(10))[0]}",
-            hint=f"Use device='cpu', or a device that `torch.accelerator.is_available()` finds and that has {dtype}.",
-        ) from error
-    return device

@@ -10,6 +10,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.model_selection import ParameterGrid
 from sklearn.utils.validation import check_is_fitted
 
+from precompute.heads.base.arrays import usable_device
 from precompute.heads.base.inputs import (
     check_classes_with_weight,
     check_number,
@@ -18,7 +19,7 @@ from precompute.heads.base.inputs import (
     weighted_rows,
 )
 from precompute.heads.mlp.fitting import SEARCHED, Run, fit_together
-from precompute.heads.mlp.head import MLPHead, diverged, usable_device
+from precompute.heads.mlp.head import MLPHead, diverged
 from precompute.heads.mlp.samples import early_stopping_split
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class MLPSearch(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit
         given = weighted_rows(features, sample_weight, groups)
         label = given.of(label)
         check_classes_with_weight(self, label, self.classes_)
-        device = usable_device(base.device, features.working_dtype)
+        device = usable_device(base.device, features.working_dtype, "MLPHead")
         train, held, self.validation_source_ = early_stopping_split(
             self, given, label, validation, fraction=base.validation_fraction, seed=base.random_state
         )
