@@ -12,7 +12,7 @@ import torch
 from conftest import make_image
 from pictures import eager, images
 
-from precompute import Backbone, MLPHead, extract, load_backbone, open_cache, predict, train_head
+from precompute import Backbone, LogisticHead, MLPHead, extract, load_backbone, open_cache, predict, train_head
 from precompute.engines.base import EngineChoice
 from precompute.engines.devices import make_engine
 from precompute.engines.guard import cosine
@@ -202,6 +202,16 @@ def samples(rows: int = 600, width: int = 32, classes: int = 4) -> tuple[np.ndar
     labels = generator.integers(0, classes, rows)
     centres = generator.normal(0, 1, (classes, width))
     return (0.5 * centres[labels] + generator.normal(0, 1, (rows, width))).astype(np.float32), labels
+
+
+@pytest.mark.parametrize("C", [0.01, 100.0, "auto"])
+def test_logistic_head_is_that_of_the_cpu(C: float | str) -> None:
+    features, labels = samples()
+    on_cuda, on_cpu = (LogisticHead(C=C, device=device, tol=1e-8).fit(features, labels) for device in ("cuda", "cpu"))
+    assert on_cuda.C_ == on_cpu.C_
+    assert on_cuda.converged_
+    assert on_cuda.objective_ == pytest.approx(on_cpu.objective_, rel=1e-5)
+    assert np.allclose(on_cuda.predict_proba(features), on_cpu.predict_proba(features), atol=5e-3)
 
 
 def test_mlp_head_without_dropout_is_close_to_that_of_the_cpu() -> None:

@@ -70,7 +70,7 @@ def saved(head, tmp_path):
 
 
 def assert_same_head(loaded, head):
-    machine = {"device", "n_jobs"}
+    machine = {"device"}
     assert type(loaded) is type(head)
     params, expected = loaded.get_params(), head.get_params()
     assert {k: v for k, v in params.items() if k not in machine} == {
@@ -99,7 +99,7 @@ def assert_same_head(loaded, head):
     ("kind", "settings"),
     [
         ("logistic", {}),
-        ("logistic", {"C": "auto", "n_jobs": 2, "class_weight": "balanced", "random_state": None}),
+        ("logistic", {"C": "auto", "device": "cpu:0", "class_weight": "balanced", "random_state": None}),
         ("logistic", {"C": np.float64(0.5), "class_weight": {"b\udcff": 2.0, "iris 🌸": 1}}),
         ("mlp", {}),
         ("mlp", {"hidden": (4, 3), "class_weight": {"ünïcode": 0.5}, "dropout": 0}),
@@ -275,7 +275,7 @@ def test_a_head_that_an_earlier_release_wrote_is_read():
 def test_parameters_that_are_new_stand_in_a_file_only_where_they_are_used(kind, tmp_path):
     """So releases before them read the files of all heads that do not use them, and theirs are read here."""
     new = {"ridge": {"cv"}, "ridge-regression": {"cv"}, "centroid": {"cv"}, "knn": {"class_weight"}}.get(kind, set())
-    machine = {"device", "n_jobs"}
+    machine = {"device"}
     head = make(kind)
     save_head(tmp_path / "head", head, metadata={})
     assert set(stored_params(tmp_path / "head")) == set(head.get_params()) - machine - new

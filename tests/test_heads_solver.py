@@ -106,9 +106,9 @@ def test_features_too_large_to_hold_are_read_in_blocks(
     X.astype(np.float16).tofile(tmp_path / "features")
     view = RowView(np.memmap(tmp_path / "features", np.float16, "r", shape=X.shape))
     held = LogisticHead(C=0.1, tol=1e-9).fit(view, y)
-    monkeypatch.setattr(design, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(design, "IN_MEMORY_SHARE", 0)
     monkeypatch.setattr(design, "LEAST_ROWS", 7)
-    monkeypatch.setattr(design, "BLOCK_BYTES", 1)
+    monkeypatch.setattr("precompute.heads.base.arrays._NumPy.block_bytes", 1)
     streamed = LogisticHead(C=0.1, tol=1e-9).fit(view, y)
     np.testing.assert_allclose(streamed.coef_, held.coef_, atol=1e-3 * np.abs(held.coef_).max())
     assert streamed.objective_ == pytest.approx(held.objective_, rel=1e-6)
@@ -122,10 +122,12 @@ def test_features_too_large_to_hold_are_read_in_blocks(
 def test_logits_too_many_to_hold_are_computed_again(classes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     X, y = features(300, 30, classes)
     monkeypatch.setattr(design, "LEAST_ROWS", 16)
-    monkeypatch.setattr(design, "BLOCK_BYTES", 1)  # so that whole blocks belong to the samples that choose C
+    monkeypatch.setattr(
+        "precompute.heads.base.arrays._NumPy.block_bytes", 1
+    )  # so that whole blocks belong to the samples that choose C
     given: dict[str, Any] = {"validation": (X[200:], y[200:])}
     held = LogisticHead(C=[0.01, 1.0, 100.0], tol=1e-9).fit(X[:200], y[:200], **given)
-    monkeypatch.setattr("precompute.heads.linear.objective.LOGITS_BYTES", 0)
+    monkeypatch.setattr("precompute.heads.linear.objective.LOGITS_SHARE", 0)
     again = LogisticHead(C=[0.01, 1.0, 100.0], tol=1e-9).fit(X[:200], y[:200], **given)
     assert again.C_ == held.C_
     for one, other in zip(held.trials_, again.trials_, strict=True):

@@ -16,6 +16,7 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve, get_lapack_funcs
 
 from precompute.errors import DeviceError
 from precompute.heads.base.memory import available_bytes
+from precompute.heads.base.rows import BLOCK_BYTES
 from precompute.system import physical_memory
 
 if TYPE_CHECKING:
@@ -24,9 +25,10 @@ if TYPE_CHECKING:
     # An array of NumPy or a tensor of torch: of what both can, neither's types know all.
     Array = Any
 
-__all__ = ["Arrays", "arrays_on", "cast", "namespace", "usable_device"]
+__all__ = ["Arrays", "arrays_on", "cast", "namespace", "usable_device", "widened"]
 
 ON_DEVICE = 2**26  # logits at once where there is no cache to stay in
+BLOCK_ON_DEVICE = 2**29  # bytes; a device of thousands of cores waits for smaller ones
 IN_CACHE = 2**17  # logits at once that stay in a processor's cache
 
 
@@ -34,13 +36,15 @@ class Arrays(ABC):
     """Arrays of one library on one device.
 
     Attributes: xp: the library · dtype: its name of what is computed in, float32 or float64 · wide: its name of what
-    sums over samples are in, float64 where the device has it · logits_at_once: numbers to work on element by element.
+    sums over samples are in, float64 where the device has it · logits_at_once: numbers to work on element by element
+    · block_bytes: of features to multiply at once.
     """
 
     xp: Any
     dtype: Any
     wide: Any
     logits_at_once: int
+    block_bytes: int
 
     @abstractmethod
     def put(self, array: npt.NDArray[Any], dtype: Any = None) -> Array:
@@ -62,7 +66,8 @@ class Arrays(ABC):
 
     @abstractmethod
     def cholesky(self, matrix: Array) -> Array | None:
-        """The lower factor of a symmetric `matrix` (d, d); None where it is not positive definite."""
+        """The lower factor of a symmetric `matrix` (d, d), which may be overwritten; None where it is not positive
+        definite."""
 
     @abstractmethod
     def solve(self, factor: Array, vectors: Array) -> Array:
@@ -74,7 +79,7 @@ class Arrays(ABC):
 
 
 class _NumPy(Arrays):
-    xp, wide, logits_at_once = np, np.float64, IN_CACHE
+    xp, wide, logits_at_once, block_bytes = np, np.float64, IN_CACHE, BLOCK_BYTES
 
     def __init__(self, dtype: np.dtype[Any]) -> None:
         self.dtype = dtype
@@ -97,7 +102,8 @@ class _NumPy(Arrays):
 
     def cholesky(self, matrix: Array) -> Array | None:
         try:
-            return cho_factor(np.asfortranarray(matrix), lower=True, overwrite_a=True, check_finite=False)[0]
+            # Its transpose is the same matrix, in the order of LAPACK: no copy.
+            return cho_factor(matrix.T, lower=True, overwrite_a=True, check_finite=False)[0]
         except LinAlgError:
             return None
 
@@ -110,7 +116,7 @@ class _NumPy(Arrays):
 
 
 class _Torch(Arrays):
-    logits_at_once = ON_DEVICE
+    logits_at_once, block_bytes = ON_DEVICE, BLOCK_ON_DEVICE
 
     def __init__(self, dtype: np.dtype[Any], device: Any) -> None:
         import torch
@@ -148,13 +154,12 @@ class _Torch(Arrays):
         return self.xp.linalg.solve_triangular(factor, one, upper=False)
 
 
-def arrays_on(name: str | None, dtype: np.dtype[Any], head: str) -> Arrays:
-    """Where a head of the class `head` computes in `dtype`: NumPy for None and "cpu", else torch on the device of that
-    name.
+def arrays_on(name: str, dtype: np.dtype[Any], head: str) -> Arrays:
+    """Where a head of the class `head` computes in `dtype`: NumPy for "cpu", else torch on the device of that name.
 
     Raises DeviceError where the machine lacks the device, or the device lacks the dtype.
     """
-    return _NumPy(dtype) if name in (None, "cpu") else _Torch(dtype, usable_device(str(name), dtype, head))
+    return _NumPy(dtype) if name == "cpu" else _Torch(dtype, usable_device(name, dtype, head))
 
 
 def namespace(array: Array) -> Any:
@@ -165,6 +170,11 @@ def namespace(array: Array) -> Any:
 def cast(array: Array, dtype: Any) -> Array:
     """`array` in a `dtype` of its library."""
     return array.astype(dtype, copy=False) if isinstance(array, np.ndarray) else array.to(dtype)
+
+
+def widened(array: Array) -> Array:
+    """`array` in float64, where its device has that."""
+    return array if str(array.device).startswith("mps") else cast(array, namespace(array).float64)
 
 
 def usable_device(name: str, dtype: np.dtype[Any], head: str) -> Any:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from precompute.heads.base.progress import report
-from precompute.heads.base.rows import BLOCK_BYTES
 from precompute.heads.linear.objective import cross_entropy
 
 if TYPE_CHECKING:
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from precompute.heads.base.arrays import Arrays
     from precompute.heads.base.rows import RowView
 
     Array = npt.NDArray[Any]
@@ -44,18 +44,18 @@ class Certificate:
 
 
 def certify(
-    views: Sequence[RowView], label: Array, weight: Array, coef: Array, intercept: Array, C: float
+    views: Sequence[RowView], label: Array, weight: Array, coef: Array, intercept: Array, C: float, arrays: Arrays
 ) -> Certificate:
     """Of a fit with `coef` (K, d) and `intercept` (K,), or (1, d) and (1,) for two classes.
 
-    label, weight: (n,) of the rows of all `views`.
+    label, weight: (n,) of the rows of all `views` · arrays: of float64, where to compute.
     """
     W, best = coef.astype(np.float64), intercept.astype(np.float64)
     penalty = float(np.vdot(W, W)) / 2
     present = np.ones(1, bool) if len(W) == 1 else np.bincount(label, weight, minlength=len(W)) > 0
     value, kept = np.inf, best
     for _ in range(MOST_STEPS):
-        loss, gradient, of_intercept, curvature, absent = _read(views, label, weight, W, best, present)
+        loss, gradient, of_intercept, curvature, absent = _read(views, label, weight, W, best, present, arrays)
         if penalty + C * loss > value:  # what the step before gained was less than rounding shows
             break
         value, kept = penalty + C * loss, best
@@ -75,37 +75,49 @@ def certify(
 
 
 def _read(
-    views: Sequence[RowView], label: Array, weight: Array, coef: Array, intercept: Array, present: Array
+    views: Sequence[RowView],
+    label: Array,
+    weight: Array,
+    coef: Array,
+    intercept: Array,
+    present: Array,
+    arrays: Arrays,
 ) -> tuple[float, Array, Array, Array, float]:
     """The loss, its gradients for coefficients and intercepts, its Hessian for the intercepts of classes that are
     `present`, and the loss that the others cause."""
     outputs, d = coef.shape
     loss, absent = 0.0, 0.0
-    gradient, of_intercept = np.zeros((outputs, d)), np.zeros(outputs)
-    curvature = np.zeros((int(present.sum()),) * 2)
-    size = max(1, BLOCK_BYTES // (8 * max(d, outputs)))
+    gradient, of_intercept = arrays.zeros(outputs, d), arrays.zeros(outputs)
+    curvature = arrays.zeros(outputs, outputs)
+    diagonal = arrays.xp.arange(outputs, device=curvature.device)
+    W, added, missing = arrays.put(coef), arrays.put(intercept)[:, None], arrays.put(~present)
+    size = max(1, arrays.block_bytes // (8 * max(d, outputs)))
     start = 0
     for view in views:
         for rows, stored in view.blocks(size):
-            block = stored.astype(np.float64)
+            block = arrays.put(stored, arrays.dtype)
             at = slice(start + rows.start, start + rows.stop)
             report("rows of the certificate", at.start, len(label))
-            logits = coef @ block.T
-            logits += intercept[:, None]
-            losses, _ = cross_entropy(logits, label[at])
-            residual = logits * weight[at]
-            loss += float(losses @ weight[at])
+            logits = W @ block.T
+            logits += added
+            own, counts = arrays.put(label[at]), arrays.put(weight[at], arrays.dtype)
+            losses, _ = cross_entropy(logits, own)
+            residual = logits * counts
+            loss += float(losses @ counts)
             gradient += residual @ block
-            of_intercept += residual.sum(axis=1)
+            of_intercept += residual.sum(1)
             if outputs == 1:
-                one = logits[0] + (label[at] == 1)
-                curvature += float((one * (1 - one)) @ weight[at])
+                one = logits[0] + (own == 1)
+                curvature += (one * (1 - one)) @ counts
                 continue
             proba = logits
-            proba[label[at], np.arange(len(block))] += 1
-            absent += float(proba[~present].sum(axis=0) @ weight[at])
-            there = proba[present] * weight[at]
-            curvature += np.diag(there.sum(axis=1)) - there @ proba[present].T
+            proba[own, arrays.xp.arange(len(own), device=proba.device)] += 1
+            absent += float(proba[missing].sum(0) @ counts)
+            there = proba * counts
+            curvature[diagonal, diagonal] += there.sum(1)
+            curvature -= there @ proba.T
         start += len(view)
     report("rows of the certificate", len(label), len(label))
-    return loss, gradient, of_intercept, curvature, absent
+    found = (arrays.fetch(one) for one in (gradient, of_intercept, curvature))
+    of_weights, of_intercepts, hessian = found
+    return loss, of_weights, of_intercepts, hessian[present][:, present], absent

@@ -1,4 +1,4 @@
-"""The features as the solver reads them: centred, scaled, in blocks, and in memory only where they fit."""
+"""The features as the solver reads them: centred, scaled, in blocks, and on its device only where they fit."""
 
 from __future__ import annotations
 
@@ -6,21 +6,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from precompute.heads.base.rows import BLOCK_BYTES
+from precompute.heads.base.ahead import ahead
+from precompute.heads.base.memory import available_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     import numpy.typing as npt
 
+    from precompute.heads.base.arrays import Array as OnDevice
+    from precompute.heads.base.arrays import Arrays
     from precompute.heads.base.rows import RowView
 
     Array = npt.NDArray[Any]
     Float = npt.NDArray[np.floating]
 
-__all__ = ["Design"]
+__all__ = ["Design", "working_dtype"]
 
-IN_MEMORY_BYTES = 2**30  # larger features are read and centred again in every pass
+IN_MEMORY_SHARE = 0.4  # of the free memory; larger features are read and centred again in every pass
 LEAST_ROWS = 256  # in a block: with fewer, reading the coefficients of very many classes takes longer than the products
 MOST_AXES = 8192  # whose second moments stand in a matrix (256 MiB); beyond it, their diagonal has to do
 ROWS_PER_AXIS = 4  # that the second moments are taken from; all rows gave the solver no fewer steps
@@ -35,13 +38,13 @@ class Design:
     (n, n), by the eigenvectors of their inner products. The penalised optimum lies in that space, so the model is the
     same, and d no longer matters.
 
-    Attributes: dtype of all that follows: float64 where a view is, else float32 · shape of what the solver sees
-    · mean (d,) · scale · moments: X'X / n of what the solver sees, (axes, axes), or its diagonal (axes,).
+    Attributes: arrays: where the solver computes · dtype of all that follows · shape of what the solver sees · mean
+    (d,) and scale, on the host · moments: X'X / n of what the solver sees, (axes, axes), or its diagonal (axes,).
     """
 
-    def __init__(self, views: Sequence[RowView]) -> None:
-        self._views = views
-        self.dtype = np.result_type(*(view.working_dtype for view in views))
+    def __init__(self, views: Sequence[RowView], arrays: Arrays) -> None:
+        self._views, self.arrays = views, arrays
+        self.dtype = working_dtype(views)
         n, d = sum(map(len, views)), views[0].shape[1]
         total, squares = np.zeros(d), 0.0
         for _, block in self._stored():
@@ -53,15 +56,16 @@ class Design:
         if self.scale < SMALLEST_SCALE:
             self.scale = 1.0
         self.shape = n, d
-        self._features: Float | None = None
+        self._features: OnDevice | None = None
         self._lift: Array | None = None
-        if self.dtype.itemsize * n * d <= IN_MEMORY_BYTES:
-            features = np.empty((n, d), self.dtype)
+        n_bytes = self.dtype.itemsize * n * d
+        if 2 * n <= d and n <= MOST_ROWS_AS_AXES and n_bytes <= IN_MEMORY_SHARE * (available_bytes() or np.inf):
+            self._use_rows_as_axes(self._centred())
+        elif n_bytes <= IN_MEMORY_SHARE * arrays.free_bytes():
+            features = arrays.empty(n, d)
             for rows, block in self.blocks():
                 features[rows] = block
             self._features = features
-            if 2 * n <= d and n <= MOST_ROWS_AS_AXES:
-                self._use_rows_as_axes(features)
         if self._lift is None:
             self.moments = self._second_moments()
 
@@ -70,20 +74,23 @@ class Design:
         """Whether a pass reads memory, and no file."""
         return self._features is not None
 
-    def blocks(self, outputs: int = 1) -> Iterator[tuple[slice, Float]]:
-        """All rows in order: (positions, (b, axes)), as many at a time as suit products with `outputs` columns."""
+    def blocks(self, outputs: int = 1) -> Iterator[tuple[slice, OnDevice]]:
+        """All rows in order: (positions, (b, axes)), as many at a time as suit products with `outputs` columns.
+
+        Those of a file are read while the ones before are worked on.
+        """
         n, axes = self.shape
-        size = max(LEAST_ROWS, BLOCK_BYTES // (self.dtype.itemsize * max(axes, outputs)))
+        size = max(LEAST_ROWS, self.arrays.block_bytes // (self.dtype.itemsize * max(axes, outputs)))
         if self._features is None:
-            for rows, block in self._stored(size):
-                yield rows, self._centre(block)
+            yield from ahead((rows, self.arrays.put(self._centre(block))) for rows, block in self._stored(size))
         else:
             for start in range(0, n, size):
                 rows = slice(start, min(start + size, n))
                 yield rows, self._features[rows]
 
-    def unfold(self, theta: Float) -> tuple[Float, Float]:
-        """Coefficients (K, d) and intercepts (K,) for features as they are given, of `theta` (axes + 1, K)."""
+    def unfold(self, fitted: OnDevice) -> tuple[Float, Float]:
+        """Coefficients (K, d) and intercepts (K,) for features as they are given, of `fitted` (axes + 1, K)."""
+        theta = self.arrays.fetch(fitted)
         weight: Array = theta[:-1].astype(np.float64)
         if self._lift is not None:
             weight = self._lift @ weight
@@ -106,30 +113,41 @@ class Design:
         block *= 1 / self.scale
         return block
 
+    def _centred(self) -> Float:
+        features = np.empty(self.shape, self.dtype)
+        for rows, block in self._stored():
+            features[rows] = self._centre(block)
+        return features
+
     def _use_rows_as_axes(self, features: Float) -> None:
         """Replace X by U S of its singular value decomposition U S V', where X = U S V' and V = X' U / S."""
         values, U = _singular_values(features)
         significant = values > values.max() * np.finfo(self.dtype).eps  # below it stands what rounding left
         values, U = values[significant], U[:, significant]
-        self._features = (U * values).astype(self.dtype)
+        self._features = self.arrays.put((U * values).astype(self.dtype))
         self._lift = U / values
-        self.moments = (values**2 / len(features)).astype(self.dtype)
+        self.moments = self.arrays.put((values**2 / len(features)).astype(self.dtype))
         self.shape = len(features), int(significant.sum())
 
-    def _second_moments(self) -> Float:
+    def _second_moments(self) -> OnDevice:
         n, d = self.shape
-        moments: Float = np.zeros((d, d) if d <= MOST_AXES else d, self.dtype)
+        moments = self.arrays.zeros(d, d) if d <= MOST_AXES else self.arrays.zeros(d)
         # Random, since rows often come sorted or in turns; from a fixed seed, since a fit must not vary.
         some = np.sort(np.random.default_rng(0).permutation(n)[: max(LEAST_ROWS, ROWS_PER_AXIS * d)])
         start = 0
         for view in self._views:
             of_view = some[(start <= some) & (some < start + len(view))] - start
             for _, block in view.take(of_view).blocks():
-                chosen = self._centre(block.astype(self.dtype, copy=False))
-                moments += chosen.T @ chosen if moments.ndim == 2 else np.einsum("ij,ij->j", chosen, chosen)
+                chosen = self.arrays.put(self._centre(block.astype(self.dtype, copy=False)))
+                moments += chosen.T @ chosen if moments.ndim == 2 else (chosen * chosen).sum(0)
             start += len(view)
         moments /= len(some)
         return moments
+
+
+def working_dtype(views: Sequence[RowView]) -> np.dtype[Any]:
+    """What features are computed in: float64 where one of `views` is, else float32."""
+    return np.result_type(*(view.working_dtype for view in views))
 
 
 def _singular_values(rows: Float) -> tuple[Array, Array]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from precompute.heads.base.arrays import arrays_on
 from precompute.heads.base.file_checks import check_numbers
 from precompute.heads.base.inputs import (
     check_class_weight,
@@ -21,9 +22,10 @@ from precompute.heads.base.inputs import (
 from precompute.heads.base.splits import check_cv, folds, given_splits
 from precompute.heads.base.threads import one_pool
 from precompute.heads.linear.certificate import certify
-from precompute.heads.linear.design import Design
+from precompute.heads.linear.design import Design, working_dtype
 from precompute.heads.linear.model import LinearClassifier, log_probabilities, probabilities
 from precompute.heads.linear.objective import Objective, check_memory
+from precompute.heads.linear.passes import alone
 from precompute.heads.linear.path import Split, best_of, regularisation_path
 from precompute.heads.linear.solver import minimise
 
@@ -50,8 +52,8 @@ class LogisticHead(LinearClassifier):
     The objective is that of scikit-learn's `LogisticRegression`: 1/2 ||coef||^2 + C * the sum of (weighted) log
     losses. The solver is L-BFGS in float32 (float64 for float64 features) on centred features. Its first metric is
     the inverse of their second moments, and in a long fit that of the Hessian's blocks (see `metric.py`). Centring
-    changes nothing in the model, as the intercept absorbs it. Features above 1 GiB are read in blocks in every step
-    and never held.
+    changes nothing in the model, as the intercept absorbs it. Features above 0.4 of the free memory are read
+    in blocks in every step and never held. The folds of a choice go in step, so that one reading serves them all.
 
     Parameters
     ----------
@@ -69,7 +71,8 @@ class LogisticHead(LinearClassifier):
     class_weight : None, "balanced", or a dict from label to weight, as in scikit-learn. Held-out samples are scored
         without, and with their sample_weight.
     random_state : seed of the folds; None draws a new one.
-    n_jobs : folds fitted at the same time (threads that share the features; each holds its logits, 2 GiB at most).
+    device : where to solve: "cpu", with NumPy, or a device as torch names it, such as "cuda" ("cpu:0" is torch on the
+        CPU). Not part of a saved head, which predicts on the CPU.
     time_budget : seconds for the choice of C, None for no limit. With one, every fourth value is tried first and those
         between after them, and no further C is begun once it is spent. The first is always tried, and the final fit is
         not counted.
@@ -110,8 +113,8 @@ class LogisticHead(LinearClassifier):
         tol: float = 1e-7,
         class_weight: Any = None,
         random_state: int | None = 0,
-        n_jobs: int | None = None,
         time_budget: float | None = None,
+        device: str = "cpu",
     ) -> None:
         self.C = C
         self.choose_by = choose_by
@@ -120,8 +123,8 @@ class LogisticHead(LinearClassifier):
         self.tol = tol
         self.class_weight = class_weight
         self.random_state = random_state
-        self.n_jobs = n_jobs
         self.time_budget = time_budget
+        self.device = device
 
     def _check_parameters(self) -> None:
         """Raise ValueError if a parameter has the wrong type or range; `load_head` asks too."""
@@ -167,7 +170,8 @@ class LogisticHead(LinearClassifier):
         is the sample twice, both in one fold, and 0 leaves it out. A validation set has equal weights.
 
         Raises ValueError for NaN, infinity, a single class, lengths that differ, a parameter out of range, weights that
-        are negative or all zero, or coefficients that memory does not hold.
+        are negative or all zero, or coefficients that memory does not hold. Raises DeviceError if the machine lacks the
+        device.
         """
         self._check_parameters()
         grid = self._grid()
@@ -182,7 +186,8 @@ class LogisticHead(LinearClassifier):
                 views.append(chosen_on)
                 label, weight = np.concatenate([label, held]), np.concatenate([weight, np.ones(len(held))])
         check_memory(view.shape[1], len(self.classes_), view.working_dtype.itemsize)
-        design = Design(views)
+        arrays = arrays_on(self.device, working_dtype(views), "LogisticHead")
+        design = Design(views, arrays)
         splits, self.C_source_ = self._splits(label, weight, given, len(view)) if grid else ([], "given")
         self.trials_: list[dict[str, float]] = []
         self.stopped_early_ = False
@@ -191,7 +196,8 @@ class LogisticHead(LinearClassifier):
             fit = self._solve(design, label, weight_of_loss, splits, grid)
             self.coef_, self.intercept_ = design.unfold(fit.theta)
             self.n_iter_, self.converged_ = fit.n_iter, fit.converged
-            proven = certify(views, label, weight_of_loss, self.coef_, self.intercept_, self.C_)
+            wide = arrays_on("cpu" if arrays.wide != arrays.xp.float64 else self.device, np.dtype(np.float64), "")
+            proven = certify(views, label, weight_of_loss, self.coef_, self.intercept_, self.C_, wide)
         self.intercept_, self.objective_ = proven.intercept, proven.objective
         self.gap_: float | None = proven.gap
         return self
@@ -208,7 +214,6 @@ class LogisticHead(LinearClassifier):
                 splits,
                 grid,
                 n_classes=len(self.classes_),
-                n_jobs=self.n_jobs,
                 time_budget=self.time_budget,
                 choose_by=self.choose_by,
                 whole=grid is not C_GRID or self.time_budget is not None,
@@ -217,7 +222,7 @@ class LogisticHead(LinearClassifier):
             self.C_ = best_of(self.trials_, self.choose_by)
         else:
             self.C_ = DEFAULT_C if grid else float(self.C)  # type: ignore[arg-type]  # one number where no grid
-        return minimise(Objective(design, label, weight, len(self.classes_), self.C_), **options)
+        return alone(design, minimise(Objective(design, label, weight, len(self.classes_), self.C_), **options))
 
     def _splits(self, label: Array, sample_weight: Array, given: Weighted, n_rows: int) -> tuple[list[Split], str]:
         """The splits to choose C on, and their name.

@@ -12,20 +12,17 @@ their sum.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.linalg import LinAlgError, cho_factor, cho_solve, get_lapack_funcs
+
+from precompute.heads.base.arrays import cast
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import numpy.typing as npt
-
+    from precompute.heads.base.arrays import Array, Arrays
+    from precompute.heads.linear.design import Design
     from precompute.heads.linear.objective import Iterate, Objective
-
-    Array = npt.NDArray[Any]
-    Float = npt.NDArray[np.floating]
+    from precompute.heads.linear.passes import Steps
 
 __all__ = ["ClassMetric", "Metric"]
 
@@ -36,6 +33,7 @@ ROWS_PER_AXIS = 8  # that a matrix of a ClassMetric is made from, drawn by their
 DAMPING = 0.03  # of the mean curvature, everywhere: samples that have none now will have some after a long step
 FLAT = 1e-6  # of the largest curvature: combinations of classes with less, such as their sum, never change
 READING = 20  # operations in the time that a number of two products takes to come from memory
+TINY = float(np.finfo(np.float32).tiny)
 NARROW = 32  # outputs: with fewer, a product takes about as long as with so many
 
 
@@ -44,82 +42,93 @@ class Metric:
 
     scaled = True  # L-BFGS brings it to the size of the last step's curvature
 
-    def __init__(self, moments: Float, curvature: float, penalty: float) -> None:
-        self._curvature, self._penalty = max(curvature, float(np.finfo(np.float32).tiny)), penalty
+    def __init__(self, design: Design, curvature: float, penalty: float) -> None:
+        self._arrays, moments = design.arrays, design.moments
+        self._curvature, self._penalty = max(curvature, TINY), penalty
+        self._diagonal = self._factor = None
         if moments.ndim == 1:
-            diagonal = self._curvature * moments + penalty
-            self._solve: Callable[[Float], Float] = lambda vector: vector / diagonal[:, None]
+            self._diagonal = (self._curvature * moments + penalty)[:, None]
         else:
-            factor = _cholesky(self._curvature * moments, penalty)
-            self._solve = lambda vector: cho_solve(factor, vector, check_finite=False)
+            self._factor = _cholesky(self._arrays, self._curvature * moments, penalty)
 
     def suits(self, curvature: float, penalty: float) -> bool:
-        ratio = self._curvature / max(curvature, float(np.finfo(np.float32).tiny))
+        ratio = self._curvature / max(curvature, TINY)
         return penalty == self._penalty and 1 / ADAPT <= ratio <= ADAPT
 
-    def solve(self, vector: Float) -> Float:
-        solved = np.empty_like(vector)
-        solved[:-1] = self._solve(vector[:-1])
+    def solve(self, vector: Array) -> Array:
+        solved = self._arrays.empty(*vector.shape)
+        if self._factor is None:
+            solved[:-1] = vector[:-1] / self._diagonal
+        else:
+            solved[:-1] = self._arrays.solve(self._factor, vector[:-1])
         solved[-1] = vector[-1] / self._curvature
         return solved
 
 
 class ClassMetric:
-    """The inverse of the Hessian's diagonal blocks at `iterate`, for combinations of classes, with the intercepts.
+    """The inverse of the Hessian's diagonal blocks, for combinations of classes, with the intercepts.
 
-    Attributes: rows: of all blocks together, that it was made from.
+    basis: (outputs, outputs), a combination in each column · roots: (outputs, axes + 1, axes + 1), R of each block with
+    R'R its inverse · rows: of all blocks together, that it was made from.
     """
 
     scaled = False
 
-    def __init__(self, objective: Objective, iterate: Iterate) -> None:
-        axes, outputs = objective.design.shape[1], objective.outputs
-        mean = np.zeros((outputs, outputs))
-        for _, weight, _, proba in iterate.probabilities():
-            mean += _spread(proba, weight)
-        sizes, basis = np.linalg.eigh(mean)
-        self._basis = basis.astype(objective.design.dtype)
-        blocks = np.zeros((outputs, axes + 1, axes + 1), objective.design.dtype)
+    def __init__(self, basis: Array, roots: Array, rows: int) -> None:
+        self._basis, self._roots, self.rows = basis, roots, rows
+
+    @classmethod
+    def of(cls, objective: Objective, iterate: Iterate) -> Steps[ClassMetric]:
+        """That of the Hessian at `iterate`; two passes."""
+        design, outputs = objective.design, objective.outputs
+        arrays, axes = design.arrays, design.shape[1]
+        xp = arrays.xp
+        sizes, basis = np.linalg.eigh(arrays.fetch((yield from _mean_spread(objective, iterate))))
+        turn = arrays.put(basis, arrays.dtype)
+        blocks = arrays.zeros(outputs, axes + 1, axes + 1)
         flat = sizes <= FLAT * sizes.max()
-        blocks[flat] = np.eye(axes + 1) * max(sizes.max(), np.finfo(np.float32).tiny)
         shares = ROWS_PER_AXIS * axes / np.where(flat, np.inf, sizes)
-        squares = self._basis.T**2
+        squares = turn.T**2
         draws = np.random.default_rng(0)  # a fit must not vary
-        self.rows = 0
-        for _, weight, block, proba in iterate.probabilities():
+        n_rows = 0
+
+        def add(rows: slice, block: Array, proba: Array) -> None:
+            nonlocal n_rows
             own = squares @ proba
-            if outputs > 1:
-                own -= (self._basis.T @ proba) ** 2
-            else:
-                own -= proba**2
-            own *= weight.astype(own.dtype)
+            own -= (turn.T @ proba) ** 2 if outputs > 1 else proba**2
+            own *= cast(objective.weight[rows], own.dtype)
             for number, curvature in enumerate(own):
                 if flat[number]:
                     continue
-                share = np.minimum(curvature * shares[number], 1)
-                chosen = np.flatnonzero(draws.random(len(share), np.float32) < share)
-                chosen = chosen[curvature[chosen] > 0]
-                self.rows += len(chosen)
-                rows = np.empty((len(chosen), axes + 1), block.dtype)
-                rows[:, :-1], rows[:, -1] = block[chosen], 1
-                rows *= np.sqrt(curvature[chosen] / share[chosen])[:, None]
-                blocks[number] += rows.T @ rows
+                share = xp.clip(curvature * float(shares[number]), None, 1)
+                drawn = arrays.put(draws.random(len(block), np.float32)) < share
+                drawn &= curvature > 0
+                chosen = arrays.empty(int(xp.count_nonzero(drawn)), axes + 1)
+                chosen[:, :-1], chosen[:, -1] = block[drawn], 1
+                chosen *= xp.sqrt(curvature[drawn] / share[drawn])[:, None]
+                blocks[number] += chosen.T @ chosen
+                n_rows += len(chosen)
+
+        yield from iterate.visit_probabilities(add)
+        diagonal = xp.arange(axes, device=blocks.device)
         for number, size in enumerate(sizes):
-            blocks[number, :-1, :-1] += DAMPING * size * objective.design.moments
-            blocks[number, -1, -1] += DAMPING * max(size, np.finfo(np.float32).tiny)
-            blocks[number].flat[: -1 : axes + 2] += objective.penalty  # not the intercept's
-            blocks[number] = _inverse_root(blocks[number])
-        self._roots = blocks
+            block = blocks[number]
+            if flat[number]:
+                block[diagonal, diagonal] = block[-1, -1] = max(float(sizes.max()), TINY)
+            block[:-1, :-1] += DAMPING * float(size) * design.moments
+            block[-1, -1] += DAMPING * max(float(size), TINY)
+            block[diagonal, diagonal] += objective.penalty  # not the intercept's
+            block[:] = arrays.inverse(_cholesky(arrays, block, 0))
+        return cls(turn, blocks, n_rows)
 
     def suits(self, curvature: float, penalty: float) -> bool:  # noqa: ARG002  # as Metric
         return True
 
-    def solve(self, vector: Float) -> Float:
+    def solve(self, vector: Array) -> Array:
         turned = vector @ self._basis
         for number, root in enumerate(self._roots):
             turned[:, number] = root.T @ (root @ turned[:, number])
-        solved: Float = turned @ self._basis.T
-        return solved
+        return turned @ self._basis.T
 
     @staticmethod
     def fits(objective: Objective) -> bool:
@@ -142,29 +151,34 @@ class ClassMetric:
         return making / (4.0 * n * axes * max(objective.outputs, NARROW))
 
 
-def _spread(proba: Float, weight: Array) -> Array:
-    """The sum over samples of w (diag p - p p'), float64, of `proba` (outputs, b); w p (1 - p) of a single output."""
-    weighted = proba * weight.astype(proba.dtype)
-    if len(proba) == 1:
-        return np.array([[float((weighted * (1 - proba)).sum(dtype=np.float64))]])
-    return np.diag(weighted.sum(axis=1, dtype=np.float64)) - (weighted @ proba.T).astype(np.float64)
+def _mean_spread(objective: Objective, iterate: Iterate) -> Steps[Array]:
+    """The sum over samples of w (diag p - p p'), (outputs, outputs); w p (1 - p) of a single output."""
+    arrays = objective.design.arrays
+    mean = arrays.zeros(objective.outputs, objective.outputs)
+    mean = cast(mean, arrays.wide)
+    positions = arrays.xp.arange(objective.outputs, device=mean.device)
+
+    def add(rows: slice, _: Array, proba: Array) -> None:
+        weighted = proba * cast(objective.weight[rows], proba.dtype)
+        if objective.outputs == 1:
+            mean[0, 0] += (weighted * (1 - proba)).sum(dtype=arrays.wide)
+        else:
+            mean[positions, positions] += weighted.sum(1, dtype=arrays.wide)
+            mean[:] -= cast(weighted @ proba.T, arrays.wide)
+
+    yield from iterate.visit_probabilities(add)
+    return mean
 
 
-def _cholesky(matrix: Float, penalty: float) -> Any:
+def _cholesky(arrays: Arrays, matrix: Array, penalty: float) -> Array:
+    """The factor of `matrix` (d, d) + penalty, with as large a ridge as rounding makes necessary."""
+    diagonal = arrays.xp.arange(len(matrix), device=matrix.device)
     ridge = RIDGE
     while True:
-        ridged = np.array(matrix, order="F")
-        ridged.flat[:: len(ridged) + 1] *= 1 + ridge
-        ridged.flat[:: len(ridged) + 1] += penalty
-        try:
-            return cho_factor(ridged, lower=True, overwrite_a=True, check_finite=False)
-        except LinAlgError:
-            ridge *= 10
-
-
-def _inverse_root(matrix: Float) -> Float:
-    """R with R'R the inverse of `matrix`: for one vector, two products take a tenth of what two solves do."""
-    factor, _ = _cholesky(matrix, 0)
-    (trtri,) = get_lapack_funcs(("trtri",), (factor,))
-    root, _ = trtri(factor, lower=True)
-    return np.asarray(np.tril(root))
+        ridged = matrix * 1
+        ridged[diagonal, diagonal] *= 1 + ridge
+        ridged[diagonal, diagonal] += penalty
+        factor = arrays.cholesky(ridged)
+        if factor is not None:
+            return factor
+        ridge *= 10

@@ -9,11 +9,11 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from joblib import Parallel, delayed
 
 from precompute.heads.base.progress import report
 from precompute.heads.linear.model import probabilities
-from precompute.heads.linear.objective import Objective
+from precompute.heads.linear.objective import Objective, fits_at_once
+from precompute.heads.linear.passes import Pass, together
 from precompute.heads.linear.solver import minimise
 from precompute.heads.scoring.metrics import log_losses
 
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from precompute.heads.base.arrays import Array as OnDevice
     from precompute.heads.linear.design import Design
+    from precompute.heads.linear.passes import Steps
     from precompute.heads.linear.solver import Fit
 
     Array = npt.NDArray[Any]
@@ -60,14 +62,13 @@ def regularisation_path(
     choose_by: str,
     tol: float,
     max_iter: int,
-    n_jobs: int | None,
     time_budget: float | None,
     whole: bool,
 ) -> tuple[list[dict[str, float]], bool]:
     """A trial for each value of C that was tried, in rising order, and whether time ran out before the last.
 
-    Each fit starts from that of the C before (a warm start). The splits are fitted at the same time, by `n_jobs`
-    threads that share the features: the work is in products of matrices, which release the lock.
+    Each fit starts from that of the C before (a warm start). The splits are fitted in step, so that the features are
+    read once for all of them, or for as many as memory holds the logits of.
 
     whole: try every value, and solve each to the end. Without it the path ends where no later value can be expected to
     be chosen (`_only_worse`); and where a fit takes long, values are solved to LOOSE at first, and then those that are
@@ -81,57 +82,67 @@ def regularisation_path(
     previous = np.inf
     loose = tol if whole or 4 * math.prod(design.shape) * n_classes < SMALL else max(tol, LOOSE)
     margin = max(NEAR, FEW / sum(np.count_nonzero(split.held_out) for split in splits))
-    near: dict[float, list[Array]] = {}  # by C the fits that may have to be solved to the end
-    with Parallel(n_jobs=n_jobs, require="sharedmem") as run:
+    near: dict[float, list[OnDevice]] = {}  # by C the fits that may have to be solved to the end
+    outputs = 1 if n_classes == 2 else n_classes
+    at_once = max(1, fits_at_once(design, outputs))
 
-        def solve(C: float, starts: Sequence[Array | None], tol: float) -> tuple[dict[str, float], list[Array]]:
-            start = time.monotonic()
-            results = run(
-                delayed(_fit_and_score)(design, label, split, theta, n_classes, C, tol, max_iter)
-                for split, theta in zip(splits, starts, strict=True)
-            )
-            hits, loss, scored = np.sum([sums for _, *sums in results], axis=0)
-            trial = {
-                "C": C,
-                "accuracy": float(hits / scored),
-                "log_loss": float(loss / scored),
-                "n_iter": sum(fit.n_iter for fit, *_ in results),
-                "objective": float(np.mean([fit.value for fit, *_ in results])),
-                "seconds": time.monotonic() - start,
-            }
-            return trial, [fit.theta for fit, *_ in results]
+    def solve(C: float, starts: Sequence[OnDevice | None], tol: float) -> tuple[dict[str, float], list[OnDevice]]:
+        began = time.monotonic()
+        results = []
+        for first in range(0, len(splits), at_once):
+            chosen = splits[first : first + at_once]
+            results += together(
+                design,
+                [
+                    _fit_and_score(
+                        Objective(design, label, split.weight, n_classes, C, fits=len(chosen)),
+                        split, start, tol, max_iter,
+                    )
+                    for split, start in zip(chosen, starts[first : first + at_once], strict=True)
+                ],
+            )  # fmt: skip
+        hits, loss, scored = np.sum([sums for _, *sums in results], axis=0)
+        trial = {
+            "C": C,
+            "accuracy": float(hits / scored),
+            "log_loss": float(loss / scored),
+            "n_iter": sum(fit.n_iter for fit, *_ in results),
+            "objective": float(np.mean([fit.value for fit, *_ in results])),
+            "seconds": time.monotonic() - began,
+        }
+        return trial, [fit.theta for fit, *_ in results]
 
-        thetas: Sequence[Array | None] = [None] * len(splits)
-        for number, C in enumerate(order):
-            report("values of C", number, len(order), _best_so_far(trials, choose_by))
-            if previous > C:
-                thetas = [None] * len(splits)
-            previous = C
-            trial, thetas = solve(C, thetas, loose)
-            trials.append(trial)
-            if time_budget is not None and time.monotonic() - began > time_budget:
-                return sorted(trials, key=lambda trial: trial["C"]), len(trials) < len(order)
-            if not whole:
-                near[C] = thetas
-                kept = [one["C"] for one in trials if _is_near(one, trials, choose_by, margin)]
-                near = {C: near[C] for C in kept if C in near}
-                if _only_worse(trials, choose_by, margin):
-                    break
-        exact: set[float] = set()
-        while loose > tol and len(exact) < len(trials):
-            # The best of those solved to the end is chosen once no other value comes near it: solved loosely, a value
-            # may look better than it is, as a fit that stops early is held back by that as by a penalty.
-            rivals = [trial for trial in trials if trial["C"] in exact] or trials
-            rough = _best([trial for trial in trials if trial["C"] not in exact], choose_by)
-            if not _is_near(rough, rivals, choose_by, margin):
+    thetas: Sequence[OnDevice | None] = [None] * len(splits)
+    for number, C in enumerate(order):
+        report("values of C", number, len(order), _best_so_far(trials, choose_by))
+        if previous > C:
+            thetas = [None] * len(splits)
+        previous = C
+        trial, thetas = solve(C, thetas, loose)
+        trials.append(trial)
+        if time_budget is not None and time.monotonic() - began > time_budget:
+            return sorted(trials, key=lambda trial: trial["C"]), len(trials) < len(order)
+        if not whole:
+            near[C] = thetas
+            kept = [one["C"] for one in trials if _is_near(one, trials, choose_by, margin)]
+            near = {C: near[C] for C in kept if C in near}
+            if _only_worse(trials, choose_by, margin):
                 break
-            C = rough["C"]
-            report("values of C, solved finely", len(exact), len(trials), _best_so_far(rivals, choose_by))
-            exact.add(C)
-            again, _ = solve(C, near.get(C, [None] * len(splits)), max(tol, FINE))
-            again["n_iter"] += rough["n_iter"]
-            again["seconds"] += rough["seconds"]
-            trials[trials.index(rough)] = again
+    exact: set[float] = set()
+    while loose > tol and len(exact) < len(trials):
+        # The best of those solved to the end is chosen once no other value comes near it: solved loosely, a value
+        # may look better than it is, as a fit that stops early is held back by that as by a penalty.
+        rivals = [trial for trial in trials if trial["C"] in exact] or trials
+        rough = _best([trial for trial in trials if trial["C"] not in exact], choose_by)
+        if not _is_near(rough, rivals, choose_by, margin):
+            break
+        C = rough["C"]
+        report("values of C, solved finely", len(exact), len(trials), _best_so_far(rivals, choose_by))
+        exact.add(C)
+        again, _ = solve(C, near.get(C, [None] * len(splits)), max(tol, FINE))
+        again["n_iter"] += rough["n_iter"]
+        again["seconds"] += rough["seconds"]
+        trials[trials.index(rough)] = again
     report("values of C", len(order), len(order), _best_so_far(trials, choose_by))
     return sorted(trials, key=lambda trial: trial["C"]), False
 
@@ -172,30 +183,24 @@ def _best(trials: Sequence[dict[str, float]], by: str) -> dict[str, float]:
 
 
 def _fit_and_score(
-    design: Design,
-    label: Array,
-    split: Split,
-    start: Array | None,
-    n_classes: int,
-    C: float,
-    tol: float,
-    max_iter: int,
-) -> tuple[Fit, float, float, float]:
+    objective: Objective, split: Split, start: OnDevice | None, tol: float, max_iter: int
+) -> Steps[tuple[Fit, float, float, float]]:
     """The fit, and over the rows held out: how many it gets right, the sum of their log losses, how many they are.
 
     Each counts as `split.scored` says.
     """
-    objective = Objective(design, label, split.weight, n_classes, C)
-    fit = minimise(objective, start, tol=tol, max_iter=max_iter)
-    scored = np.ones(len(label)) if split.scored is None else split.scored
+    fit = yield from minimise(objective, start, tol=tol, max_iter=max_iter)
+    label, fetch = objective.host_label, objective.design.arrays.fetch
+    counted = split.held_out * (1.0 if split.scored is None else split.scored)
     hits, loss = 0.0, 0.0
-    for rows, block in design.blocks(objective.outputs):
-        held_out = split.held_out[rows]
-        if not held_out.any():
-            continue
-        truth = label[rows][held_out]
-        proba = probabilities(block[held_out] @ fit.theta[:-1] + fit.theta[-1])
-        counted = scored[rows][held_out]
-        hits += float(counted @ (proba.argmax(axis=1) == truth))
-        loss += float(counted @ log_losses(proba, truth))
-    return fit, hits, loss, float(scored[split.held_out].sum())
+
+    def score(rows: slice, _: OnDevice, logits: OnDevice) -> None:
+        nonlocal hits, loss
+        held_out = np.flatnonzero(split.held_out[rows])
+        truth, counts = label[rows][held_out], counted[rows][held_out]
+        proba = probabilities(fetch(logits).T[held_out])
+        hits += float(counts @ (proba.argmax(axis=1) == truth))
+        loss += float(counts @ log_losses(proba, truth))
+
+    yield Pass(counted, score, fit.theta)
+    return fit, hits, loss, float(counted.sum())

@@ -17,14 +17,12 @@ import numpy as np
 
 from precompute.heads.base.progress import report
 from precompute.heads.linear.metric import ClassMetric, Metric
-from precompute.heads.linear.objective import Iterate, dot, norm2
+from precompute.heads.linear.objective import USUAL_C2, Iterate, dot, norm2
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
+    from precompute.heads.base.arrays import Array
     from precompute.heads.linear.objective import Objective
-
-    Float = npt.NDArray[np.floating]
+    from precompute.heads.linear.passes import Steps
 
 __all__ = ["Fit", "minimise"]
 
@@ -41,15 +39,15 @@ ROUNDING = 8  # machine epsilons of the objective: differences that logits do no
 
 @dataclass(frozen=True)
 class Fit:
-    """theta: (axes + 1, outputs) of the design's dtype, intercepts last · value: scikit-learn's objective."""
+    """theta: (axes + 1, outputs), intercepts last, in the design's arrays · value: scikit-learn's objective."""
 
-    theta: Float
+    theta: Array
     value: float
     n_iter: int
     converged: bool
 
 
-def minimise(objective: Objective, start: Float | None = None, *, tol: float, max_iter: int) -> Fit:
+def minimise(objective: Objective, start: Array | None = None, *, tol: float, max_iter: int) -> Steps[Fit]:
     """Follow L-BFGS from `start` until its next step is expected to gain at most `tol` of the objective.
 
     That is a share, so a start near the optimum of a smaller C is left as any other: the objective has changed with C.
@@ -58,19 +56,20 @@ def minimise(objective: Objective, start: Float | None = None, *, tol: float, ma
     run of L-BFGS. A step from zero with a weak penalty is far too long, and the next ones only find the way back.
     """
     penalty = objective.penalty if start is not None else RELAXED * objective.penalty
-    iterate = objective.at(objective.zeros() if start is None else start)
+    iterate = Iterate(objective, objective.zeros() if start is None else start)
+    yield from iterate.begin()
     value, gradient = _penalised(iterate, penalty)
-    metric: Metric | ClassMetric = Metric(objective.design.moments, iterate.curvature, penalty)
+    metric: Metric | ClassMetric = Metric(objective.design, iterate.curvature, penalty)
     made, patience = 0, _patience(objective)
     pairs: deque[Pair] = deque(maxlen=HISTORY)
     n_iter, gained = 0, np.inf
     while True:
         report(f"steps at C = {objective.C:g}", n_iter, max_iter)
         if penalty == objective.penalty and n_iter - made >= patience:
-            metric = ClassMetric(objective, iterate)
+            metric = yield from ClassMetric.of(objective, iterate)
             made, patience = n_iter, AGAIN * ClassMetric.cost(objective, metric.rows)
         elif not metric.suits(iterate.curvature, penalty):
-            metric = Metric(objective.design.moments, iterate.curvature, penalty)
+            metric = Metric(objective.design, iterate.curvature, penalty)
         direction = _direction(gradient, pairs, metric)
         slope = dot(direction, gradient)
         expected = -slope / 2  # what the next step gains if the objective is quadratic
@@ -83,11 +82,11 @@ def minimise(objective: Objective, start: Float | None = None, *, tol: float, ma
         converged = expected <= tol * value and gained <= LAST_GAIN * tol * value
         if converged or n_iter == max_iter:
             break
-        step = _line_search(iterate, direction, value, slope, penalty)
+        step = yield from _line_search(iterate, direction, value, slope, penalty)
         if step is None:  # rounding hides what is left
-            converged = expected <= max(tol, ROUNDING * float(np.finfo(gradient.dtype).eps)) * value
+            converged = expected <= max(tol, ROUNDING * float(np.finfo(objective.design.dtype).eps)) * value
             break
-        iterate.accept()
+        yield from iterate.accept()
         value_before, gradient_before = value, gradient
         value, gradient = _penalised(iterate, penalty)
         pair = Pair(step * direction, gradient - gradient_before)
@@ -107,9 +106,9 @@ def _patience(objective: Objective) -> float:
     return max(FIRST * cost, SHORT * (1 + ClassMetric.product_cost(objective)) ** 2) if cost > 1 else 0
 
 
-def _penalised(iterate: Iterate, penalty: float) -> tuple[float, Float]:
+def _penalised(iterate: Iterate, penalty: float) -> tuple[float, Array]:
     """Value and gradient with the penalty, which intercepts do not have."""
-    gradient = iterate.gradient.copy()
+    gradient = iterate.gradient * 1
     gradient[:-1] += penalty * iterate.theta[:-1]
     return iterate.loss + penalty / 2 * norm2(iterate.theta[:-1]), gradient
 
@@ -117,7 +116,7 @@ def _penalised(iterate: Iterate, penalty: float) -> tuple[float, Float]:
 class Pair:
     """A step of L-BFGS, and how it changed the gradient."""
 
-    def __init__(self, moved: Float, change: Float) -> None:
+    def __init__(self, moved: Array, change: Array) -> None:
         self.moved, self.change = moved, change
         self.product = dot(moved, change)
 
@@ -128,9 +127,9 @@ class Pair:
         return Pair(self.moved, change)
 
 
-def _direction(gradient: Float, pairs: deque[Pair], metric: Metric | ClassMetric) -> Float:
+def _direction(gradient: Array, pairs: deque[Pair], metric: Metric | ClassMetric) -> Array:
     """Where L-BFGS goes: minus the two-loop recursion's product with the gradient."""
-    q = gradient.copy()
+    q = gradient * 1
     steps = []
     for pair in reversed(pairs):
         steps.append(dot(pair.moved, q) / pair.product)
@@ -144,18 +143,18 @@ def _direction(gradient: Float, pairs: deque[Pair], metric: Metric | ClassMetric
     return -r
 
 
-def _line_search(iterate: Iterate, direction: Float, value: float, slope: float, penalty: float) -> float | None:
+def _line_search(iterate: Iterate, direction: Array, value: float, slope: float, penalty: float) -> Steps[float | None]:
     """A step along `direction` that lowers the objective and leaves little of its slope, the one evaluated last.
 
     None where there is none that rounding shows.
     """
-    iterate.set_direction(direction)
+    yield from iterate.set_direction(direction)
     size, across, length = norm2(iterate.theta[:-1]), dot(iterate.theta[:-1], direction[:-1]), norm2(direction[:-1])
     step, low, high = 1.0, 0.0, np.inf
     slope_low, slope_high = slope, np.inf
     for tries in range(MOST_TRIES):
-        c2 = iterate.wolfe_c2 if tries < PATIENCE else Iterate.wolfe_c2
-        loss, left = iterate.evaluate(step)
+        c2 = iterate.wolfe_c2 if tries < PATIENCE else USUAL_C2
+        loss, left = yield from iterate.evaluate(step)
         found = loss + penalty / 2 * (size + step * (2 * across + step * length))
         left += penalty * (across + step * length)
         if left < c2 * slope:

@@ -23,8 +23,8 @@ __all__ = ["restore", "serialise"]
 
 # Of an array of class names, each of which takes as much as the longest.
 MAX_CLASSES_BYTES = 1 << 29
-# They describe the machine that trained the head, not the head: one trained on a GPU must predict on a laptop.
-NOT_SAVED = {"device", "n_jobs"}
+# It describes the machine that trained the head, not the head: one trained on a GPU must predict on a laptop.
+NOT_SAVED = {"device"}
 STRINGS = {"format", "version", "head", "params", "fitted", "classes", "metadata", "digest"}
 INTEGER_DTYPES = {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 

@@ -1,8 +1,8 @@
 """Heads in files: one .safetensors file per head, written whole or not at all, and read without trusting it.
 
 Any safetensors library opens the file. Its metadata holds, as strings: `format` ("precompute-head"), `version` ("1" or
-"2"), `head` (its kind, a key of `kinds.KINDS`), then as JSON `params` (constructor arguments, less `device` and
-`n_jobs`), `fitted` (attributes that are no arrays), `classes` and `metadata` (the caller's own), and `digest`: the
+"2"), `head` (its kind, a key of `kinds.KINDS`), then as JSON `params` (constructor arguments, less `device`),
+`fitted` (attributes that are no arrays), `classes` and `metadata` (the caller's own), and `digest`: the
 SHA-256 of the whole file with the 64 digits of the digest itself written as zeros. In version 2 arrays may be float64,
 and a string longer than 1 MiB is the array `json:KEY` of its ASCII characters instead. Nothing is ever unpickled.
 """
