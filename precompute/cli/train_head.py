@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 MOST_CLASSES = 12  # a confusion table with more columns cannot be read
 OPTIONS = {  # the parameters of each kind of head that are options here; any other is a usage error
-    "logistic": ("C", "time_budget"),
+    "logistic": ("C", "time_budget", "device"),
     "mlp": (
         *("hidden", "dropout", "batch_norm", "label_smoothing", "mixup", "weight_decay", "learning_rate", "schedule"),
-        *("max_epochs", "patience", "search", "time_budget", "plot"),
+        *("max_epochs", "patience", "search", "time_budget", "device", "plot"),
     ),
-    "knn": ("k", "temperature"),
+    "knn": ("k", "temperature", "device"),
     "ridge": ("alpha",),
     "centroid": ("metric",),
 }
@@ -84,6 +84,7 @@ class Strength(click.ParamType):  # type: ignore[type-arg]  # generic in newer r
     type=Seconds(),
     help="Logistic, MLP: what choosing C, or --search, may take.",
 )
+@click.option("--device", help="Logistic, MLP, kNN: where to compute: cpu, cuda, cuda:1, ...  [default: cpu]")
 @click.option("--plot", type=click.Path(), help="MLP: draw loss and accuracy by epoch (.png, .svg, .pdf).")
 @click.option("--k", type=int, help="kNN: number of neighbours that vote.  [default: 20]")
 @click.option("--temperature", type=float, help="kNN: the smaller, the more the nearest count.  [default: 0.07]")
