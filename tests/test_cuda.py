@@ -12,12 +12,14 @@ import torch
 from conftest import make_image
 from pictures import eager, images
 
-from precompute import Backbone, LogisticHead, MLPHead, extract, load_backbone, open_cache, predict, train_head
+from precompute import Backbone, KNNHead, LogisticHead, MLPHead, extract, load_backbone, open_cache, predict, train_head
 from precompute.engines.base import EngineChoice
 from precompute.engines.devices import make_engine
 from precompute.engines.guard import cosine
 from precompute.engines.torch import TorchEngine
 from precompute.errors import Stopped
+from precompute.heads.base import arrays
+from precompute.heads.neighbours import nearest
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 BATCH = 4
@@ -237,6 +239,45 @@ def test_mlp_head_takes_float64_on_cuda() -> None:
     features, labels = samples(200)
     head = MLPHead(device="cuda", max_epochs=3).fit(features.astype(np.float64), labels)
     assert np.isfinite(head.predict_proba(features.astype(np.float64))).all()
+
+
+@pytest.mark.parametrize("free", [2**30, 2**23], ids=["resident", "sent"])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_knn_head_on_cuda_votes_as_on_the_cpu(monkeypatch: pytest.MonkeyPatch, dtype: type, free: int) -> None:
+    """Of rows that the device holds, and of more than it has memory for."""
+    features, labels = samples(8_000, 256)
+    features, asked = features.astype(dtype), features[:1_500].astype(dtype)
+    weight = np.random.default_rng(0).choice([0.0, 0.5, 1.0, 2.0], 8_000)
+    monkeypatch.setattr(arrays._Torch, "free_bytes", lambda _: free)
+    for given in (None, weight):
+        head = KNNHead(device="cuda").fit(features, labels, given)
+        on_cuda = head.predict_proba(asked)
+        on_cpu = head.set_params(device="cpu").predict_proba(asked)
+        # Of nearly equal neighbours, either may be the last one.
+        assert (np.abs(on_cuda - on_cpu).max(axis=1) < 1e-4).mean() > 0.99
+        assert np.abs(on_cuda - on_cpu).max() < 0.2
+
+
+@pytest.mark.parametrize("block", [100, 10_000])
+def test_knn_head_on_cuda_takes_the_first_of_equal_rows(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    """Rows of one or four entries of the same size: all products are powers of two, and so exact."""
+    rng = np.random.default_rng(0)
+    features = np.zeros((2_000, 6), np.float32)
+    for row in features:
+        row[rng.permutation(6)[: rng.choice([1, 4])]] = 2.0 ** rng.integers(-3, 4)
+    monkeypatch.setattr(nearest, "DEVICE_BYTES", 28 * 1024 * block)
+    head = KNNHead(device="cuda").fit(features, rng.integers(0, 50, 2_000))
+    on_cuda = head.predict_proba(features)
+    assert np.array_equal(on_cuda, head.set_params(device="cpu").predict_proba(features))
+
+
+def test_memory_that_torch_keeps_on_cuda_counts_as_free() -> None:
+    on = arrays.arrays_on("cuda", np.dtype(np.float32), "KNNHead")
+    before = on.free_bytes()
+    taken = on.empty(2**28)
+    assert on.free_bytes() <= before - 2**29
+    del taken
+    assert on.free_bytes() > before - 2**29
 
 
 @pytest.mark.slow

@@ -139,7 +139,9 @@ class _Torch(Arrays):
 
     def free_bytes(self) -> int:
         if self._device.type == "cuda":
-            return int(self.xp.cuda.mem_get_info(self._device)[0])
+            cuda, device = self.xp.cuda, self._device
+            unused = cuda.memory_reserved(device) - cuda.memory_allocated(device)  # torch keeps what it has freed
+            return int(cuda.mem_get_info(device)[0] + unused)
         return physical_memory() // 2 if (free := available_bytes()) is None else free
 
     def cholesky(self, matrix: Array) -> Array | None:

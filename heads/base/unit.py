@@ -6,19 +6,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from precompute.heads.base.arrays import namespace
+
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+    from precompute.heads.base.arrays import Array
 
 __all__ = ["add_class_sums", "unit_rows"]
 
 
-def unit_rows(rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Each row (n, d) divided by its Euclidean norm; a row of zeros stays one. float32 stays float32."""
+def unit_rows(rows: Array) -> Array:
+    """Each row (n, d) divided by its Euclidean norm; a row of zeros stays one. float32 stays float32.
+
+    An array of NumPy or a tensor of torch, and what it returns is the same.
+    """
+    xp = namespace(rows)
     # By the largest value first: squares of large float32 values would overflow, those of small ones vanish.
-    peak = np.abs(rows).max(axis=1, keepdims=True)
-    scaled = rows / np.where(peak > 0, peak, 1)
-    norm = np.sqrt(np.einsum("ij,ij->i", scaled, scaled))[:, None]
-    scaled /= np.where(norm > 0, norm, 1)
+    peak = xp.amax(xp.abs(rows), axis=1, keepdims=True)
+    scaled = rows / xp.where(peak > 0, peak, 1)
+    norm = xp.sqrt(xp.einsum("ij,ij->i", scaled, scaled))[:, None]
+    scaled /= xp.where(norm > 0, norm, 1)
     return scaled
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from precompute.heads.base import rows as reading
+from precompute.heads.base.arrays import arrays_on
 from precompute.heads.base.file_checks import check_arrays
 from precompute.heads.base.inputs import (
     LARGEST_WEIGHT,
@@ -24,7 +24,7 @@ from precompute.heads.base.inputs import (
 )
 from precompute.heads.base.progress import report
 from precompute.heads.base.rows import RowView
-from precompute.heads.base.unit import unit_rows
+from precompute.heads.neighbours.nearest import Candidates
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +41,6 @@ QUERIES = 1024  # rows that look for neighbours at once: each such block reads a
 # What a prediction takes at any width, beside its result and a block of training rows (BLOCK_BYTES of float32, and its
 # copies): half for the rows that look for neighbours, half for their similarities to a block. 1024 x 2048 of these fit.
 AT_ONCE_BYTES = 128 * 2**20
-PAIR_BYTES = 16  # of a pair of rows, beside its similarity three times: what finds the first of equal ones
 VOTE_BYTES = 24  # of a row and a class: its slot in float64, and what becomes of it
 
 
@@ -57,12 +56,17 @@ class KNNHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
     (fewer where rows are wide or classes many), so a prediction costs n x d for each of them, and memory grows with
     neither n nor the number of rows to be classified.
 
+    Another `device` than "cpu" holds the training rows for the time of a prediction, scaled, where half of its free
+    memory has room for them; otherwise they are sent in blocks. Beside them it takes at most 1 GiB for similarities,
+    and on the host a prediction takes what it takes with "cpu".
+
     Parameters
     ----------
     k : number of neighbours. Where there are fewer training rows, all of them vote: see `k_`.
     temperature : the smaller, the more the most similar neighbours count
     class_weight : None, "balanced", or a dict from label to weight, as in scikit-learn: what the votes for a class are
         multiplied by. Which rows vote does not depend on it.
+    device : where to compute, as torch names it; not part of a saved head
 
     Attributes
     ----------
@@ -79,10 +83,13 @@ class KNNHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
     _FITTED = ("k_",)
     _ADDED = ("class_weight",)
 
-    def __init__(self, *, k: int = 20, temperature: float = 0.07, class_weight: Any = None) -> None:
+    def __init__(
+        self, *, k: int = 20, temperature: float = 0.07, class_weight: Any = None, device: str = "cpu"
+    ) -> None:
         self.k = k
         self.temperature = temperature
         self.class_weight = class_weight
+        self.device = device
 
     def _check_parameters(self) -> None:
         """Raise ValueError if a parameter has the wrong type or range; `load_head` asks too."""
@@ -107,7 +114,7 @@ class KNNHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         weights, the more rows it takes to fill k places, so weights of mean 1 keep the meaning of k.
 
         Raises ValueError for NaN, infinity, a single class, lengths that differ, a parameter out of range, or weights
-        that are negative or all zero.
+        that are negative or all zero; DeviceError if the machine lacks the device or the device lacks the dtype.
         """
         self._check_parameters()
         view, label, self.classes_ = check_training(self, X, y)
@@ -115,6 +122,7 @@ class KNNHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         given = weighted_rows(view, sample_weight, None)
         view, label = given.view, given.of(label)
         check_classes_with_weight(self, label, self.classes_)
+        arrays_on(self.device, view.working_dtype, type(self).__name__)
         self.features_ = view if view.mapped else RowView(view[:])
         self.labels_ = label.astype(np.int32)
         self._weigh(None if sample_weight is None else given.weight)
@@ -182,8 +190,10 @@ class KNNHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
     def _shares(self, view: RowView) -> Iterator[tuple[slice, npt.NDArray[np.floating]]]:
         """(positions, (q, K)) of a few rows at a time."""
         n_classes = len(self.classes_)
+        arrays = arrays_on(self.device, self._dtype(view), type(self).__name__)
+        training = Candidates.on(arrays, self.features_, AT_ONCE_BYTES // 2)
         for rows, block in view.blocks(self._queries_at_once(view)):
-            similarity, nearest = self._neighbours(block)
+            similarity, nearest = training.nearest(block, self._n_nearest)
             label = self.labels_[nearest]
             vote = np.exp((similarity - similarity.max(axis=1, keepdims=True)) / np.float64(self.temperature))
             if self.sample_weight_ is not None:
@@ -201,34 +211,6 @@ class KNNHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         # The features, scaled, twice; similarities, rows and votes of the nearest; votes for classes.
         row_bytes = 3 * itemsize * n_features + 64 * self._n_nearest + VOTE_BYTES * len(self.classes_)
         return int(max(1, min(QUERIES, AT_ONCE_BYTES // 2 // row_bytes)))
-
-    def _training_at_once(self, n_queries: int, itemsize: int) -> int:
-        """Training rows that are compared with so many rows at once."""
-        pairs = AT_ONCE_BYTES // 2 // (3 * itemsize + PAIR_BYTES)
-        most = reading.BLOCK_BYTES // (4 * self.features_.shape[1])
-        return int(max(1, min(most, pairs // n_queries - self._n_nearest)))
-
-    def _neighbours(self, block: npt.NDArray[np.floating]) -> tuple[Array, Array]:
-        """Similarity (q, m) and position (q, m) of the nearest training rows of `block` (q, d), ascending."""
-        queries = unit_rows(block)
-        dtype = np.result_type(queries, self.features_.working_dtype)
-        similarity: Array = np.empty((len(block), 0), dtype)
-        position: Array = np.empty((len(block), 0), np.intp)
-        for rows, training in self.features_.blocks(self._training_at_once(len(block), dtype.itemsize)):
-            found = queries @ unit_rows(training).T
-            similarity = np.hstack([similarity, found])
-            kept = position.shape[1]
-            if similarity.shape[1] > self._n_nearest:
-                nearest = _first_largest(similarity, self._n_nearest)
-                similarity = np.take_along_axis(similarity, nearest, axis=1)
-            else:
-                nearest = np.broadcast_to(np.arange(similarity.shape[1]), similarity.shape)
-            if kept:
-                before = np.take_along_axis(position, np.minimum(nearest, kept - 1), axis=1)
-                position = np.where(nearest < kept, before, nearest - kept + rows.start)
-            else:
-                position = nearest + rows.start
-        return similarity, position
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and copy: features in memory, as a mapped file cannot be sent along."""
@@ -271,18 +253,3 @@ def _places(similarity: Array, weights: Array, k: float) -> Array:
     places = np.empty_like(ordered)
     np.put_along_axis(places, order, np.clip(k - before, 0, ordered), axis=1)
     return places
-
-
-def _first_largest(values: npt.NDArray[np.floating], k: int) -> npt.NDArray[np.intp]:
-    """The columns (n, k) of the k largest of each row, in ascending order; of equal ones the first.
-
-    (argpartition would take any of the equal ones, and so depend on how rows are cut into blocks.)
-    """
-    least = np.partition(values, -k, axis=1)[:, -k, None]
-    chosen = values >= least
-    tied = np.flatnonzero(chosen.sum(axis=1) > k)
-    if len(tied):
-        equal = values[tied] == least[tied]
-        left = k - (chosen[tied].sum(axis=1) - equal.sum(axis=1))
-        chosen[tied] &= ~equal | (np.cumsum(equal, axis=1) <= left[:, None])
-    return np.nonzero(chosen)[1].reshape(len(values), k)
