@@ -274,6 +274,11 @@ def test_labels_nothing_can_be_learned_from(
         (["train-head", "nowhere.h5", "--head", "knn", "--C", "1"], 2, "--C does not belong to --head knn"),
         (["train-head", "nowhere.h5", "--head", "ridge", "--k", "1"], 2, "--k does not belong to --head ridge"),
         (["train-head", "nowhere.h5", "--head", "centroid", "--alpha", "1"], 2, "does not belong to --head centroid"),
+        (
+            ["train-head", "nowhere.h5", "--head", "ridge", "--device", "cpu"],
+            2,
+            "--device does not belong to --head ridge",
+        ),
         (["export-head", "nowhere.safetensors", "-o", "a.joblib"], 1, "cannot be read"),
         (["export-head", "texts/readme.txt", "-o", "a.joblib"], 1, "not a whole head file"),
         (["export-head", "nowhere.safetensors"], 2, "--output"),

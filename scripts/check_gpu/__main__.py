@@ -42,7 +42,7 @@ SECTIONS = (
     Section("features", "Features against fp32 on the CPU", features.measure, 0.12),
     Section("forward", "Forward pass", forward.measure, 0.30),
     Section("decode", "Decoding", decoding.measure, 0.09),
-    Section("head", "MLP head", head.measure, 0.04),
+    Section("head", "Heads", head.measure, 0.07),
     Section("memory", "Device memory", memory.measure, 0.04),
     Section("end_to_end", "JPEG to cache", end_to_end.measure, 1.0),
 )
