@@ -189,6 +189,7 @@ def usable_device(name: str, dtype: np.dtype[Any], head: str) -> Any:
     except (RuntimeError, AssertionError, TypeError) as error:  # torch raises AssertionError where CUDA is compiled out
         raise DeviceError(
             f"{head} cannot use the device {name!r}: {str(error).partition(chr(10))[0]}",
-            hint=f"Use device='cpu' (--device cpu), or a device that `torch.accelerator.is_available()` finds and that has {dtype}.",
+            hint=f"Use device='cpu' (--device cpu), or one that `torch.accelerator.is_available()` finds and that has "
+            f"{dtype}.",
         ) from error
     return device
