@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["ClassMetric", "Metric"]
 
 ADAPT = 2.0  # the metric is made anew where the mean curvature has changed by this factor
+ALIKE = 1.2  # or the penalty by this one; those of folds differ as their numbers of samples do
 RIDGE = 1e-6  # of the diagonal, so that moments stay positive definite
 CLASS_METRIC_BYTES = 2**29  # that the matrices of a ClassMetric may take
 ROWS_PER_AXIS = 8  # that a matrix of a ClassMetric is made from, drawn by their curvature where there are more
@@ -51,9 +52,16 @@ class Metric:
         else:
             self._factor = _cholesky(self._arrays, self._curvature * moments, penalty)
 
+    @classmethod
+    def near(cls, design: Design, curvature: float, penalty: float) -> Metric:
+        """The one that was made last for the design where it suits, so that folds share it; else a new one."""
+        if design.metric is None or not design.metric.suits(curvature, penalty):
+            design.metric = cls(design, curvature, penalty)
+        return design.metric
+
     def suits(self, curvature: float, penalty: float) -> bool:
-        ratio = self._curvature / max(curvature, TINY)
-        return penalty == self._penalty and 1 / ADAPT <= ratio <= ADAPT
+        of_curvature, of_penalty = self._curvature / max(curvature, TINY), self._penalty / penalty
+        return 1 / ADAPT <= of_curvature <= ADAPT and 1 / ALIKE <= of_penalty <= ALIKE
 
     def solve(self, vector: Array) -> Array:
         solved = self._arrays.empty(*vector.shape)

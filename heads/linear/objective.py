@@ -190,7 +190,7 @@ class Iterate:
 
 
 def _weighted(values: Array, weight: Array) -> Any:
-    return cast(values, weight.dtype) @ weight
+    return (cast(values, weight.dtype) * weight).sum()
 
 
 def cross_entropy(logits: Array, label: Array) -> tuple[Array, Array]:

@@ -59,7 +59,7 @@ def minimise(objective: Objective, start: Array | None = None, *, tol: float, ma
     iterate = Iterate(objective, objective.zeros() if start is None else start)
     yield from iterate.begin()
     value, gradient = _penalised(iterate, penalty)
-    metric: Metric | ClassMetric = Metric(objective.design, iterate.curvature, penalty)
+    metric: Metric | ClassMetric = Metric.near(objective.design, iterate.curvature, penalty)
     made, patience = 0, _patience(objective)
     pairs: deque[Pair] = deque(maxlen=HISTORY)
     n_iter, gained = 0, np.inf
@@ -69,7 +69,7 @@ def minimise(objective: Objective, start: Array | None = None, *, tol: float, ma
             metric = yield from ClassMetric.of(objective, iterate)
             made, patience = n_iter, AGAIN * ClassMetric.cost(objective, metric.rows)
         elif not metric.suits(iterate.curvature, penalty):
-            metric = Metric(objective.design, iterate.curvature, penalty)
+            metric = Metric.near(objective.design, iterate.curvature, penalty)
         direction = _direction(gradient, pairs, metric)
         slope = dot(direction, gradient)
         expected = -slope / 2  # what the next step gains if the objective is quadratic
