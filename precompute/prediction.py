@@ -1,4 +1,4 @@
-"""head file x images -> labels, with the very features that the head was trained on."""
+"""head file x images -> labels, with the very features that the head was trained on, or those of a cache."""
 
 from __future__ import annotations
 
@@ -11,17 +11,23 @@ from typing import Any
 import numpy as np
 
 from precompute.backbones.load import Backbone
+from precompute.cache import open_cache, status_name
 from precompute.engines.choice import Asked, candidates, choose
 from precompute.engines.machine import Machine
-from precompute.errors import HeadFormatError, HeadMismatchError
+from precompute.errors import HeadFormatError, HeadMismatchError, UsageError
 from precompute.extraction.executors.base import Work
 from precompute.extraction.executors.local import LocalExecutor
+from precompute.extraction.output import HDF5_SIGNATURE
 from precompute.extraction.rebuild import Origin, rebuild_backbone
 from precompute.extraction.sampling import sample_of
-from precompute.heads import RidgeRegressionHead, SavedHead, load_head
+from precompute.heads import RidgeRegressionHead, RowView, SavedHead, load_head
 from precompute.heads.scoring.scores import wilson_interval
 from precompute.inputs.images.formats import IMAGES
 from precompute.sources.folder import FolderSource, list_folder
+from precompute.training.membership import trained_layer
+from precompute.training.splits import whole_rows
+
+AT_ONCE = 65_536  # rows of a cache, whose probabilities are in memory at the same time
 
 
 @dataclass(frozen=True)
@@ -91,14 +97,18 @@ def predict(
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Predictions:
-    """Classify the images below `source` (or the one image it is) with a saved head.
+    """Classify the images below `source` (or the one image it is) with a saved head, or the rows of a cache.
+
+    A cache must hold features such as the head was trained on; no image is read and no backbone is made, so `backbone`,
+    `weights`, `batch_size` and `workers` are refused then. Rows without features are among `failed`.
 
     Backbone, layer, transform and precision come from the head file; the weights are found again where they came
     from, or at `weights`, and must have the digest that the head was trained with.
 
     backbone: must be given, as a confirmation, for a head whose backbone is code of the user's own. progress: called
     with (done, total).
-    Raises HeadFormatError, HeadMismatchError, BackboneError, WeightsError, SourceError, DeviceError.
+    Raises HeadFormatError, HeadMismatchError, BackboneError, WeightsError, SourceError, DeviceError; of a cache
+    CacheError and UsageError.
     """
     began = time.monotonic()
     saved = load_head(head)
@@ -108,6 +118,14 @@ def predict(
             hint="Load it with precompute.load_head and call its predict on the features of a cache.",
         )
     classifier = saved.head
+    if _is_hdf5(source):
+        given = {"backbone": backbone, "weights": weights, "batch_size": batch_size, "workers": workers}
+        if says_nothing := [name for name, value in given.items() if value is not None]:
+            raise UsageError(
+                f"{os.fspath(source)} holds features, so {says_nothing[0]} says nothing.",
+                hint=f"Leave out --{says_nothing[0].replace('_', '-')}, or name a folder of images.",
+            )
+        return _of_cache(saved, os.fspath(head), source, progress, began)
     samples = list_folder(source, IMAGES)
     model, precision, storage = rebuild(saved, os.fspath(head), backbone=backbone, weights=weights)
     asked = Asked(precision=precision, device=device, batch_size=batch_size, dtype=storage.name)
@@ -141,6 +159,47 @@ def predict(
         decision.warnings,
         time.monotonic() - began,
     )
+
+
+def _is_hdf5(path: str | os.PathLike[str]) -> bool:
+    if not os.path.isfile(path):  # a pipe is not opened
+        return False
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(HDF5_SIGNATURE)) == HDF5_SIGNATURE
+    except OSError:
+        return False  # whoever lists the source says why
+
+
+def _of_cache(
+    saved: SavedHead,
+    head: str,
+    path: str | os.PathLike[str],
+    progress: Callable[[int, int], None] | None,
+    began: float,
+) -> Predictions:
+    classes = tuple(str(name) for name in saved.head.classes_)
+    items: list[Prediction] = []
+    with open_cache(path) as cache:
+        layer = trained_layer(saved, cache, head)
+        whole = whole_rows(cache, layer)
+        ids, names = cache.column("samples/id"), (*cache.classes, None)  # the label -1 is the last
+        labels, rows = cache.labels, np.flatnonzero(whole)
+        view = RowView(cache.features(layer), rows)
+        for start in range(0, len(rows), AT_ONCE):
+            chosen = np.arange(start, min(start + AT_ONCE, len(rows)))
+            for row, proba in zip(rows[chosen].tolist(), saved.predict_proba(view.take(chosen)), strict=True):
+                best, true = int(proba.argmax()), names[labels[row]]
+                known = true if true in classes else None
+                items.append(Prediction(os.fsdecode(bytes(ids[row])), classes[best], float(proba[best]), known))
+            if progress is not None:
+                progress(len(items), len(rows))
+        status = cache.status
+        failed = tuple(
+            (os.fsdecode(bytes(ids[row])), status_name(int(status[row])), f"a row of {cache.path} without features")
+            for row in np.flatnonzero(~whole).tolist()
+        )
+    return Predictions(classes, tuple(items), failed, (), time.monotonic() - began)
 
 
 def _name(samples: FolderSource, row: int) -> str:

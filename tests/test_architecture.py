@@ -28,7 +28,7 @@ ROOMS: dict[str, str] = {
     "training": "errors system cache heads",
     "evaluation": "errors system cache heads training",
     "reports": "errors system evaluation",
-    "prediction": "errors system sources inputs backbones engines extraction heads",
+    "prediction": "errors system sources inputs backbones engines cache extraction heads training",
     "demo": "errors system cache extraction heads training evaluation",
     "cli": "errors system backbones cache extraction heads training evaluation reports prediction demo",
     "__main__": "cli",

@@ -1,8 +1,8 @@
 """Where the arithmetic of a fit is done: arrays of NumPy on the CPU, or tensors of torch on another device.
 
 The two libraries share most names, so a solver is written once, with `xp` for either of them. What they call
-differently is here. On the CPU it is NumPy, with which a fit takes 0.7 of the time of torch's on an AMD (docs/performance.md),
-and which a command line need not wait for.
+differently is here. On the CPU it is NumPy, with which a fit takes 0.7 of the time of torch's on an AMD (figures in
+docs/performance.md), and which a command line need not wait for.
 """
 
 from __future__ import annotations

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from precompute.heads.base.arrays import Array as OnDevice
     from precompute.heads.base.arrays import Arrays
     from precompute.heads.base.rows import RowView
-    from precompute.heads.linear.metric import Metric
 
     Array = npt.NDArray[Any]
     Float = npt.NDArray[np.floating]
@@ -41,7 +40,7 @@ class Design:
 
     Attributes: arrays: where the solver computes · dtype of all that follows · shape of what the solver sees · mean
     (d,) and scale, on the host · moments: X'X / n of what the solver sees, (axes, axes), or its diagonal (axes,) ·
-    metric: the last that was made for these features, for the next fit; None before.
+    metric: the last `Metric` that was made for these features, for the next fit; None before.
     """
 
     def __init__(self, views: Sequence[RowView], arrays: Arrays) -> None:
@@ -58,7 +57,7 @@ class Design:
         if self.scale < SMALLEST_SCALE:
             self.scale = 1.0
         self.shape = n, d
-        self.metric: Metric | None = None
+        self.metric: Any = None
         self._features: OnDevice | None = None
         self._lift: Array | None = None
         n_bytes = self.dtype.itemsize * n * d

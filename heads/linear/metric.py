@@ -57,7 +57,8 @@ class Metric:
         """The one that was made last for the design where it suits, so that folds share it; else a new one."""
         if design.metric is None or not design.metric.suits(curvature, penalty):
             design.metric = cls(design, curvature, penalty)
-        return design.metric
+        found: Metric = design.metric
+        return found
 
     def suits(self, curvature: float, penalty: float) -> bool:
         of_curvature, of_penalty = self._curvature / max(curvature, TINY), self._penalty / penalty

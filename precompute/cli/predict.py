@@ -1,4 +1,4 @@
-"""`precompute predict`: a head file and images in, classes and probabilities out."""
+"""`precompute predict`: a head file and images or their features in, classes and probabilities out."""
 
 from __future__ import annotations
 
@@ -41,6 +41,8 @@ def predict(
 ) -> None:
     """Classify the images below SOURCE, a folder or one image, with the head file HEAD.
 
+    SOURCE may also be a cache with features such as the head was trained on: then no image is read.
+
     The head file knows its backbone, layer and transform, and refuses other weights than those of its training. Where
     folders are named after classes, the accuracy is told as well.
 
@@ -48,6 +50,7 @@ def predict(
     Examples:
       precompute predict photos.safetensors new-photos
       precompute predict photos.safetensors one.jpg
+      precompute predict photos.safetensors photos.h5
       precompute predict photos.safetensors new-photos --format csv > predictions.csv
     """
     from precompute.prediction import predict as run

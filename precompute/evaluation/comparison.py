@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from precompute.cache import Cache, difference, open_cache
-from precompute.errors import HeadMismatchError, TrainingError
+from precompute.cache import Cache, open_cache
+from precompute.errors import TrainingError
 from precompute.heads import Paired, RowView, SavedHead, load_head, paired
 from precompute.training.groups import group_names, join
-from precompute.training.membership import PARTS, split_codes
+from precompute.training.membership import PARTS, split_codes, trained_layer
 from precompute.training.splits import HOLDOUT, digest_groups, whole_rows
 
 TRAIN = PARTS.index("train")
@@ -121,20 +121,7 @@ def compare(
 def _side(head: str | os.PathLike[str], path: str | os.PathLike[str]) -> Side:
     saved, cache, name = load_head(head), open_cache(path), os.fspath(head)
     codes = split_codes(saved.metadata, cache, name)
-    if saved.metadata.get("key") != cache.key:
-        spec = saved.metadata.get("spec")
-        lines = difference(spec, cache.spec) if isinstance(spec, dict) else []
-        raise HeadMismatchError(
-            "\n".join([f"The head {name} was trained on other features than {path} holds.", *map(str, lines)]),
-            hint="Give the cache that it was trained on.",
-        )
-    layer = str(saved.metadata.get("layer"))
-    width = int(np.prod(cache.features(layer).shape[1:]))
-    if width != int(saved.head.n_features_in_):
-        raise HeadMismatchError(
-            f"The head {name} takes {saved.head.n_features_in_} features; {layer} of {path} has {width}.",
-            hint="Train the head again.",
-        )
+    layer = trained_layer(saved, cache, name)
     return Side(name, saved, cache, layer, codes, whole_rows(cache, layer))
 
 

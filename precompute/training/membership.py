@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from precompute.cache import SPLITS, Cache
+from precompute.cache import SPLITS, Cache, difference
 from precompute.errors import HeadFormatError, HeadMismatchError
+from precompute.heads import SavedHead
 from precompute.training.splits import HOLDOUT, Rows
 
 PARTS = ("unused", *SPLITS[1:], HOLDOUT)  # a code is a place in it
@@ -67,3 +68,25 @@ def _images(cache: Cache) -> str:
     digest.update(cache.labels.astype("<i4").tobytes())
     digest.update("\0".join(cache.classes).encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
+
+
+def trained_layer(saved: SavedHead, cache: Cache, head: str) -> str:
+    """The layer of `cache` that holds features such as the head was trained on.
+
+    Raises HeadMismatchError where it holds others, with what differs.
+    """
+    if saved.metadata.get("key") != cache.key:
+        spec = saved.metadata.get("spec")
+        lines = difference(spec, cache.spec) if isinstance(spec, dict) else []
+        raise HeadMismatchError(
+            "\n".join([f"The head {head} was trained on other features than {cache.path} holds.", *map(str, lines)]),
+            hint="Give a cache of the backbone, layers and transform that it was trained on.",
+        )
+    layer = str(saved.metadata.get("layer"))
+    width = int(np.prod(cache.features(layer).shape[1:]))
+    if width != int(saved.head.n_features_in_):
+        raise HeadMismatchError(
+            f"The head {head} takes {saved.head.n_features_in_} features; {layer} of {cache.path} has {width}.",
+            hint="Train the head again.",
+        )
+    return layer
