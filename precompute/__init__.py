@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from precompute.errors import PrecomputeError
     from precompute.evaluation.comparison import Comparison, compare
     from precompute.evaluation.learning_curve import FewShotCurve, FewShotPoint, few_shot
+    from precompute.export import Exported, export_features
     from precompute.extraction.conduct import Progress
     from precompute.extraction.extract import extract
     from precompute.extraction.forecast import Forecast, forecast
@@ -44,6 +45,7 @@ __all__ = [
     "Cache",
     "CentroidHead",
     "Comparison",
+    "Exported",
     "Extraction",
     "FewShotCurve",
     "FewShotPoint",
@@ -62,6 +64,7 @@ __all__ = [
     "Training",
     "__version__",
     "compare",
+    "export_features",
     "extract",
     "few_shot",
     "forecast",
@@ -80,6 +83,7 @@ _HOMES = {
     "precompute.cache": ("Cache", "open_cache", "verify"),
     "precompute.evaluation.comparison": ("Comparison", "compare"),
     "precompute.errors": ("PrecomputeError",),
+    "precompute.export": ("Exported", "export_features"),
     "precompute.extraction.extract": ("extract",),
     "precompute.extraction.forecast": ("Forecast", "forecast"),
     "precompute.heads": (

@@ -17,6 +17,7 @@ from precompute.cli._streams import Terminal, hold_descriptors
 from precompute.cli.backbones import backbones
 from precompute.cli.compare import compare
 from precompute.cli.demo import demo
+from precompute.cli.export import export
 from precompute.cli.export_head import export_head
 from precompute.cli.extract import extract
 from precompute.cli.few_shot import few_shot
@@ -47,7 +48,20 @@ def cli(debug: bool) -> None:  # noqa: ARG001 - `main` looks for it
     os.getcwd()  # raises where the folder is gone: libraries would end the process without a word
 
 
-for command in (extract, plan, train_head, few_shot, compare, predict, export_head, info, verify, backbones, demo):
+for command in (
+    extract,
+    plan,
+    train_head,
+    few_shot,
+    compare,
+    predict,
+    export,
+    export_head,
+    info,
+    verify,
+    backbones,
+    demo,
+):
     cli.add_command(command)
 
 
