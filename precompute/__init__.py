@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from precompute.evaluation.comparison import Comparison, compare
     from precompute.evaluation.learning_curve import FewShotCurve, FewShotPoint, few_shot
     from precompute.export import Exported, export_features
+    from precompute.external.features import Imported, import_features
     from precompute.extraction.conduct import Progress
     from precompute.extraction.extract import extract
     from precompute.extraction.forecast import Forecast, forecast
@@ -50,6 +51,7 @@ __all__ = [
     "FewShotCurve",
     "FewShotPoint",
     "Forecast",
+    "Imported",
     "KNNHead",
     "LogisticHead",
     "MLPHead",
@@ -68,6 +70,7 @@ __all__ = [
     "extract",
     "few_shot",
     "forecast",
+    "import_features",
     "load_backbone",
     "load_head",
     "open_cache",
@@ -84,6 +87,7 @@ _HOMES = {
     "precompute.evaluation.comparison": ("Comparison", "compare"),
     "precompute.errors": ("PrecomputeError",),
     "precompute.export": ("Exported", "export_features"),
+    "precompute.external.features": ("Imported", "import_features"),
     "precompute.extraction.extract": ("extract",),
     "precompute.extraction.forecast": ("Forecast", "forecast"),
     "precompute.heads": (

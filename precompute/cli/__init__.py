@@ -21,6 +21,7 @@ from precompute.cli.export import export
 from precompute.cli.export_head import export_head
 from precompute.cli.extract import extract
 from precompute.cli.few_shot import few_shot
+from precompute.cli.import_features import import_features
 from precompute.cli.info import info
 from precompute.cli.plan import plan
 from precompute.cli.predict import predict
@@ -56,6 +57,7 @@ for command in (
     compare,
     predict,
     export,
+    import_features,
     export_head,
     info,
     verify,

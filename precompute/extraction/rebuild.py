@@ -11,6 +11,9 @@ from precompute.cache import difference
 from precompute.errors import PrecomputeError
 from precompute.inputs.images.transform import Transform
 
+EXTERNAL = "external"
+"""The backbone of features that others made, in the settings of a file."""
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -38,6 +41,12 @@ def rebuild_backbone(
     The file may come from a stranger: it does not decide what code runs, and weights are compared by their contents.
     Raises origin.malformed for a spec that is none, origin.mismatch where weights, transform or layer differ.
     """
+    if isinstance(spec, dict) and spec.get("backbone") == EXTERNAL:
+        raise origin.mismatch(
+            f"{origin.file} {origin.verb} {origin.preposition} features that others made, and no image can be turned "
+            "into those here.",
+            hint="Give it features that were imported under the same --name: precompute predict HEAD CACHE.",
+        )
     spec = _checked(spec, origin)
     name = spec["backbone"]
     if backbone is not None and backbone != name:

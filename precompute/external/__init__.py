@@ -1,0 +1,1 @@
+"""Features that others made: `arrays` (reading files of arrays), `features` (such a file into a cache)."""

@@ -1,0 +1,262 @@
+"""Features that others made, with ids, labels and splits, into a cache: heads train on them as on any other."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from precompute.cache import SPLITS, Layer, Layout, RowWriter, Samples, Status, create
+from precompute.errors import CacheError, DiskSpaceError, SourceError
+from precompute.external.arrays import ArrayFile, open_arrays
+from precompute.extraction.output import check_cache_output, remove_leftover
+from precompute.extraction.rebuild import EXTERNAL
+from precompute.system import version_of
+
+STORED = {"float16": "float16", "float32": "float32", "float64": "float32"}
+TEXT_BYTES = 65_536  # of an id or a class name, at most
+
+
+@dataclass(frozen=True)
+class Imported:
+    """rows: in the file · not_finite: rows of them whose features have NaN or infinity, and so count as failed ·
+    narrowed: whether float64 became float32."""
+
+    path: str
+    rows: int
+    shape: tuple[int, ...]
+    dtype: str
+    not_finite: int
+    narrowed: bool
+    classes: tuple[str, ...]
+    columns: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            **vars(self), "shape": list(self.shape), "classes": list(self.classes), "columns": list(self.columns)
+        }  # fmt: skip
+
+
+def import_features(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    name: str | None = None,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Imported:
+    """Write the features in `source`, a .npz, .npy or .parquet file, as the cache `out`.
+
+    `features` (n, ...) is float16, float32 or float64 (stored as float32). Beside it may stand `id` (n,), unique, else
+    rows are numbered; `label` (n,), text or whole numbers, "" for none; `split` (n,) of "train", "val", "test" and
+    "none" or ""; and further columns. `export_features` writes such files.
+
+    name: what made the features, such as a model and its version. Features of one name are taken for alike: a head that
+    was trained on one file predicts on another. Without a name only the same features are.
+    progress: called with (rows done, rows), twice for each row.
+    Raises SourceError for what is wrong with `source`, CacheError and UsageError for the output. A crash leaves nothing
+    under `out`.
+    """
+    file = open_arrays(source)
+    shape, dtype = _checked(file)
+    output = check_cache_output(out, overwrite=overwrite, inputs=(file.path,))
+    if os.path.lexists(output.path) and not overwrite:
+        raise CacheError(
+            f"{output.path} exists, and features that others made are not added to a file.",
+            hint="It is left as it is. Choose another output, or replace it with --overwrite.",
+        )
+    _check_room(output.path, file)
+    samples, order, columns = _samples(file)
+    rows = len(samples)
+    content = hashlib.sha256()
+    for start, block in file.blocks():
+        content.update(np.ascontiguousarray(block.astype(dtype, copy=False)).tobytes())
+        _say(progress, start + len(block), 2 * rows)
+    axes = ["channel"] if len(shape) == 1 else [f"axis{number + 1}" for number in range(len(shape))]
+    spec = {
+        "backbone": EXTERNAL,
+        "weights": f"named {name}" if name else f"sha256 {content.hexdigest()}",
+        "storage": dtype.name,
+        "layers": [{"name": "features", "pooling": "none", "axes": axes}],
+    }
+    layers = {"features": Layer(shape, dtype, tuple(axes), "none")}
+    target = np.empty(rows, np.int64)  # of each row of the source, its row in the cache
+    target[order] = np.arange(rows)
+    with output.lock():
+        remove_leftover(output.fresh)
+        try:
+            layout = _laid_out(file, output.fresh, spec=spec, samples=samples, layers=layers, columns=columns)
+            with RowWriter(output.fresh, layout) as writer:
+                not_finite = _write(file, writer, target, dtype, progress)
+                writer.append_provenance([_record(file.path, name, rows)])
+                writer.sync()
+                output.put(output.fresh)
+        finally:
+            with contextlib.suppress(OSError, CacheError):  # the error that ended the work is the one to report
+                remove_leftover(output.fresh)
+    classes = tuple(os.fsdecode(one) for one in samples.classes)
+    return Imported(output.path, rows, shape, dtype.name, not_finite, file.dtype == np.float64, classes, tuple(columns))
+
+
+def _checked(file: ArrayFile) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape of a row and dtype to store."""
+    if len(file.shape) < 2 or min(file.shape) < 1:
+        raise SourceError(
+            f"{file.path} has features of the shape {file.shape}; (n, d) is needed, with n and d above 0.",
+            hint="Save one row of numbers for each sample.",
+        )
+    kind = file.dtype.newbyteorder("=").name
+    if kind not in STORED:
+        raise SourceError(
+            f"{file.path} has features of the type {file.dtype}; {', '.join(STORED)} are stored.",
+            hint="Convert them, for example by features.astype('float32').",
+        )
+    return file.shape[1:], np.dtype(STORED[kind])
+
+
+def _laid_out(file: ArrayFile, path: str, **given: Any) -> Layout:
+    try:
+        return create(path, **given)
+    except ValueError as error:
+        raise SourceError(f"{file.path} has what a cache cannot hold: {error}.", hint="Leave it out.") from error
+
+
+def _check_room(path: str, file: ArrayFile) -> None:
+    """Before memory is taken for as many rows as the file says."""
+    folder = os.path.dirname(path) or "."
+    needed, free = file.dtype.itemsize * math.prod(file.shape) // 2, shutil.disk_usage(folder).free
+    if needed > free:
+        raise DiskSpaceError(
+            f"{file.path} has {math.prod(file.shape):,} numbers, which need at least {needed:,} bytes; {folder} has "
+            f"{free:,} free.",
+            hint="Choose another output.",
+        )
+
+
+def _samples(file: ArrayFile) -> tuple[Samples, NDArray[np.intp], dict[str, NDArray[Any]]]:
+    """The table in the order of ids, that order as rows of `file`, and further columns in it."""
+    rows = file.shape[0]
+    given = {name: file.column(name) for name in file.columns}
+    for name, values in given.items():
+        if values.ndim == 0 or len(values) != rows:
+            raise SourceError(
+                f"{file.path} has {rows:,} rows of features, and {name!r} has the shape {values.shape}.",
+                hint="Give each array one entry for each row.",
+            )
+    ids = _text(file, "id", given.pop("id")) if "id" in given else _numbers(rows)
+    order = np.argsort(ids, kind="stable")
+    ordered = ids[order]
+    twice = np.flatnonzero(ordered[1:] == ordered[:-1])
+    if len(twice):
+        pair = sorted(order[twice[0] : twice[0] + 2].tolist())
+        raise SourceError(
+            f"{file.path} has the id {os.fsdecode(bytes(ordered[twice[0]]))!r} in row {pair[0]} and in row {pair[1]}.",
+            hint="Give each row an id of its own.",
+        )
+    labels, classes = np.full(rows, -1, np.int32), ()
+    if "label" in given:
+        names, found = np.unique(_text(file, "label", given.pop("label")), return_inverse=True)
+        unlabelled = len(names) > 0 and names[0] == b""
+        classes = tuple(names.tolist()[unlabelled:])
+        labels = (found - unlabelled).astype(np.int32)
+    splits = np.zeros(rows, np.uint8)
+    if "split" in given:
+        words, found = np.unique(_text(file, "split", given.pop("split")), return_inverse=True)
+        known = {b"": 0, **{word.encode(): code for code, word in enumerate(SPLITS)}}
+        if odd := [word for word in words.tolist() if word not in known]:
+            raise SourceError(
+                f"{file.path} has the split {os.fsdecode(odd[0])!r}; {', '.join(SPLITS)} are known.",
+                hint="Rename it, or leave the array out.",
+            )
+        splits = np.array([known[word] for word in words.tolist()], np.uint8)[found]
+    samples = Samples(
+        ordered, np.zeros(rows, np.int64), np.zeros(rows, np.int64), labels[order], splits[order], classes
+    )
+    return samples, order, {name: _further(file, name, values)[order] for name, values in given.items()}
+
+
+def _numbers(rows: int) -> NDArray[np.bytes_]:
+    return np.array([b"row/%0*d" % (len(str(rows - 1)), row) for row in range(rows)])
+
+
+def _text(file: ArrayFile, name: str, values: NDArray[Any]) -> NDArray[np.bytes_]:
+    """Text (n,) as bytes; whole numbers as their digits."""
+    if values.ndim != 1 or values.dtype.kind not in "USiub":
+        raise SourceError(
+            f"{file.path} has {name!r} of the type {values.dtype} and shape {values.shape}; text or whole numbers (n,) "
+            "are needed.",
+            hint="Convert it: np.array(values, dtype=str).",
+        )
+    stored = np.array([os.fsencode(str(value)) if not isinstance(value, bytes) else value for value in values.tolist()])
+    if stored.dtype.itemsize > TEXT_BYTES or any(b"\0" in value for value in stored.tolist()):
+        raise SourceError(
+            f"{file.path} has an entry in {name!r} that is longer than {TEXT_BYTES:,} bytes or has a NUL in it.",
+            hint="Shorten it.",
+        )
+    return stored
+
+
+def _further(file: ArrayFile, name: str, values: NDArray[Any]) -> NDArray[Any]:
+    if values.dtype.kind == "U" and values.ndim == 1:
+        return _text(file, name, values)
+    if values.ndim > 2 or values.dtype.kind not in "SbiufU" or values.dtype.kind == "U":
+        raise SourceError(
+            f"{file.path} has {name!r} of the type {values.dtype} and shape {values.shape}, which is not stored.",
+            hint="Leave it out of the file, or make it text or numbers (n,) or (n, k).",
+        )
+    return values
+
+
+def _write(
+    file: ArrayFile,
+    writer: RowWriter,
+    target: NDArray[np.int64],
+    dtype: np.dtype[Any],
+    progress: Callable[[int, int], None] | None,
+) -> int:
+    """Write all rows; how many of them are not finite."""
+    not_finite = 0
+    for start, block in file.blocks():
+        rows = target[start : start + len(block)]
+        with np.errstate(over="ignore"):
+            stored = np.ascontiguousarray(block.astype(dtype, copy=False))
+        finite = np.isfinite(stored.reshape(len(stored), -1)).all(axis=1)
+        digests = [hashlib.sha256(row.tobytes()).digest() for row in stored]
+        stored = np.where(finite.reshape(-1, *[1] * (stored.ndim - 1)), stored, dtype.type(np.nan))
+        not_finite += int((~finite).sum())
+        ascending = np.argsort(rows)
+        writer.write(
+            rows[ascending],
+            {"features": stored[ascending]},
+            digests=np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)[ascending],
+            statuses=np.where(finite, Status.OK, Status.NON_FINITE).astype(np.uint8)[ascending],
+            sizes=np.full(len(rows), stored[:1].nbytes, np.int64),
+            mtimes=np.zeros(len(rows), np.int64),
+        )
+        _say(progress, len(target) + start + len(block), 2 * len(target))
+    return not_finite
+
+
+def _record(path: str, name: str | None, rows: int) -> dict[str, Any]:
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "engine": EXTERNAL,
+        "source": os.path.abspath(path),
+        "notes": [f"{rows:,} rows of features that others made" + (f": {name}" if name else "")],
+        "versions": {"precompute": version_of("precompute") or "not installed"},
+    }
+
+
+def _say(progress: Callable[[int, int], None] | None, done: int, total: int) -> None:
+    if progress is not None:
+        progress(done, total)
