@@ -28,6 +28,8 @@ NEEDED = {
     "few-shot": ("nowhere.h5",),
     "compare": ("a.safetensors", "b.safetensors", "nowhere.h5"),
     "predict": ("nowhere.safetensors", "nowhere"),
+    "export": ("nowhere.h5", "-o", "a.npz"),
+    "import": ("nowhere.npz", "-o", "a.h5"),
     "export-head": ("nowhere.safetensors", "-o", "a.joblib"),
     "info": ("nowhere.h5",),
     "verify": ("nowhere.h5",),
