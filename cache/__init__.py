@@ -13,6 +13,7 @@ from precompute.cache.creation import bytes_needed, create
 from precompute.cache.key import canonical_json, difference, key_of
 from precompute.cache.lock import WriteLock, check_lock, lock_path
 from precompute.cache.reader import Cache, open_cache
+from precompute.cache.relabelled import RelabelledCache
 from precompute.cache.status import SPLITS, UNKNOWN_SPLIT, Status, split_name, status_name, status_text
 from precompute.cache.verification import Verification, verify
 from precompute.cache.writer import RowWriter
@@ -24,6 +25,7 @@ __all__ = [
     "Column",
     "Layer",
     "Layout",
+    "RelabelledCache",
     "RowWriter",
     "Samples",
     "Status",

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from precompute.backbones.load import Backbone
-from precompute.cache import open_cache, status_name
+from precompute.cache import Cache, open_cache, status_name
 from precompute.engines.choice import Asked, candidates, choose
 from precompute.engines.machine import Machine
 from precompute.errors import HeadFormatError, HeadMismatchError, UsageError
@@ -25,6 +25,7 @@ from precompute.heads.scoring.scores import wilson_interval
 from precompute.inputs.images.formats import IMAGES
 from precompute.sources.folder import FolderSource, list_folder
 from precompute.training.membership import trained_layer
+from precompute.training.relabelling import Relabelling
 from precompute.training.splits import whole_rows
 
 AT_ONCE = 65_536  # rows of a cache, whose probabilities are in memory at the same time
@@ -183,8 +184,9 @@ def _of_cache(
     with open_cache(path) as cache:
         layer = trained_layer(saved, cache, head)
         whole = whole_rows(cache, layer)
-        ids, names = cache.column("samples/id"), (*cache.classes, None)  # the label -1 is the last
-        labels, rows = cache.labels, np.flatnonzero(whole)
+        relabelled = _as_trained(saved, cache)
+        ids, names = cache.column("samples/id"), (*relabelled.classes, None)  # the label -1 is the last
+        labels, rows = relabelled.labels, np.flatnonzero(whole)
         view = RowView(cache.features(layer), rows)
         for start in range(0, len(rows), AT_ONCE):
             chosen = np.arange(start, min(start + AT_ONCE, len(rows)))
@@ -200,6 +202,14 @@ def _of_cache(
             for row in np.flatnonzero(~whole).tolist()
         )
     return Predictions(classes, tuple(items), failed, (), time.monotonic() - began)
+
+
+def _as_trained(saved: SavedHead, cache: Cache) -> Cache:
+    """`cache` with the labels of the column that the head was trained on, where it has that."""
+    training = saved.metadata.get("training")
+    known = training.get("relabelling") if isinstance(training, dict) else None
+    column = known.get("label_column") if isinstance(known, dict) else None
+    return Relabelling(column).apply(cache)[0] if column in cache.columns else cache
 
 
 def _name(samples: FolderSource, row: int) -> str:

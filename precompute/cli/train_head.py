@@ -104,6 +104,11 @@ class Strength(click.ParamType):  # type: ignore[type-arg]  # generic in newer r
 )
 @click.option("--groups", help="Regular expression whose first (...) finds in an id what must stay on one side.")
 @click.option("--groups-file", type=click.Path(), help="CSV file with the columns id and group, instead.")
+@click.option("--groups-column", metavar="NAME", help="A further column of the cache, instead.")
+@click.option("--label-column", metavar="NAME", help="A further column with the labels, in place of the cache's own.")
+@click.option("--split-column", metavar="NAME", help="A further column with train, val and test, the same.")
+@click.option("--labels", type=click.Path(), help="CSV file with the columns id and label, joined by id, instead.")
+@click.option("--expect", type=int, metavar="N", help="Samples that --labels must name at least.")
 @click.option(
     "--similarity", type=float, help="Cosine from which an image is a suspected near-duplicate.  [default: 0.9]"
 )
@@ -119,6 +124,11 @@ def train_head(
     seed: int,
     groups: str | None,
     groups_file: str | None,
+    groups_column: str | None,
+    label_column: str | None,
+    split_column: str | None,
+    labels: str | None,
+    expect: int | None,
     similarity: float | None,
     calibrate: bool,
     per_class: bool,
@@ -143,6 +153,8 @@ def train_head(
       precompute train-head photos.h5 --head ridge --alpha 100
       precompute train-head pets.h5 --protocol simclr:pets
       precompute train-head scans.h5 --groups 'patient_(\\d+)' --per-class
+      precompute train-head scans.h5 --label-column finding --groups-column patient
+      precompute train-head photos.h5 --labels labels.csv --expect 300
       precompute train-head photos.h5 --head mlp --search --time-budget 60 --plot curves.png
     """
     from precompute.training.head import train_head as run
@@ -155,7 +167,7 @@ def train_head(
         from precompute.reports.plots import check_plot, plot_history
 
         # before the training, not after it
-        check_plot(plot, overwrite=overwrite, inputs=(cache, groups_file, output))
+        check_plot(plot, overwrite=overwrite, inputs=(cache, groups_file, labels, output))
     with training_progress("train-head"):
         result = run(
             cache,
@@ -165,6 +177,11 @@ def train_head(
             seed=seed,
             groups=groups,
             groups_file=groups_file,
+            groups_column=groups_column,
+            label_column=label_column,
+            split_column=split_column,
+            labels=labels,
+            expect=expect,
             similarity=similarity,
             calibrated=calibrate,
             protocol=protocol,

@@ -14,6 +14,7 @@ from precompute.errors import TrainingError
 from precompute.heads import Paired, RowView, SavedHead, load_head, paired
 from precompute.training.groups import group_names, join
 from precompute.training.membership import PARTS, split_codes, trained_layer
+from precompute.training.relabelling import Relabelling
 from precompute.training.splits import HOLDOUT, digest_groups, whole_rows
 
 TRAIN = PARTS.index("train")
@@ -119,7 +120,8 @@ def compare(
 
 
 def _side(head: str | os.PathLike[str], path: str | os.PathLike[str]) -> Side:
-    saved, cache, name = load_head(head), open_cache(path), os.fspath(head)
+    saved, name = load_head(head), os.fspath(head)
+    cache, _ = Relabelling.of_head(saved.metadata, name).apply(open_cache(path))
     codes = split_codes(saved.metadata, cache, name)
     layer = trained_layer(saved, cache, name)
     return Side(name, saved, cache, layer, codes, whole_rows(cache, layer))

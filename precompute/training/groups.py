@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import re
@@ -16,6 +15,7 @@ from scipy.sparse.csgraph import connected_components
 
 from precompute.cache import Cache
 from precompute.errors import UsageError
+from precompute.training.relabelling import read_table, text_column
 
 SHOWN = 3  # ids that an error names
 SECONDS_PER_ID = 1.0  # of CPU time, for a search that takes microseconds where it is not hopeless
@@ -41,26 +41,37 @@ json.dump(found, sys.stdout)
 
 
 def group_names(
-    cache: Cache, rows: NDArray[np.int64], *, pattern: str | None = None, file: str | os.PathLike[str] | None = None
+    cache: Cache,
+    rows: NDArray[np.int64],
+    *,
+    pattern: str | None = None,
+    file: str | os.PathLike[str] | None = None,
+    column: str | None = None,
 ) -> list[str] | None:
     """The group of each of `rows`, None where the user gave none.
 
     pattern: a regular expression with a group in parentheses, searched for in each id, such as `patient_(\\d+)`.
-    file: a CSV file with the columns id and group.
-    Raises UsageError for both at once, a pattern or file that cannot be used, ids whose match takes too long, and ids
-    that have no group.
+    file: a CSV file with the columns id and group. column: a further column of the cache.
+    Raises UsageError for two at once, a column, pattern or file that cannot be used, ids whose match takes too long,
+    and ids that have no group.
     """
-    if pattern is not None and file is not None:
-        raise UsageError("--groups and --groups-file contradict each other.", hint="Give one of them.")
+    options = {"--groups": pattern, "--groups-file": file, "--groups-column": column}
+    given = [option for option, value in options.items() if value is not None]
+    if len(given) > 1:
+        raise UsageError(f"{given[0]} and {given[1]} contradict each other.", hint="Give one of them.")
     ids = [os.fsdecode(value) for value in cache.column("samples/id")[rows].tolist()]
     if pattern is not None:
         _check_pattern(pattern)
         found = _search(pattern, ids)
         where = f"do not match --groups {pattern!r}"
     elif file is not None:
-        table = _read(file)
+        table = read_table(file, "group")
         found = [table.get(name) for name in ids]
         where = f"are not in {os.fspath(file)}"
+    elif column is not None:
+        of_all = text_column(cache, column, "--groups-column")
+        found = [of_all[row] or None for row in rows.tolist()]
+        where = f"have nothing in the column {column!r}"
     else:
         return None
     if missing := [name for name, group in zip(ids, found, strict=True) if group is None]:
@@ -133,28 +144,3 @@ def _too_slow(pattern: str, what: str) -> UsageError:
         f"--groups {pattern!r} could not be matched with {what}.",
         hint="Repetitions of repetitions, as in (a+)+, take endless time. Give a simpler pattern, or --groups-file.",
     )
-
-
-def _read(file: str | os.PathLike[str]) -> dict[str, str]:
-    name = os.fspath(file)
-    try:
-        with open(file, newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
-            reader = csv.DictReader(stream)
-            if not {"id", "group"} <= set(reader.fieldnames or ()):
-                raise UsageError(
-                    f"{name} must have the columns id and group in its first line. Got {reader.fieldnames} instead.",
-                    hint="Write lines such as `id,group` and `ants/1.jpg,patient7`.",
-                )
-            table: dict[str, str] = {}
-            for row in reader:
-                identity, group = row["id"], row["group"]
-                if not group or table.setdefault(identity, group) != group:
-                    what = f"two groups, {table[identity]!r} and {group!r}" if group else "no group"
-                    raise UsageError(
-                        f"{name}, line {reader.line_num}: {identity!r} has {what}.", hint="Give each id one group."
-                    )
-    except OSError as error:
-        raise UsageError(f"{name} cannot be read: {error.strerror}.", hint="Check the name of the file.") from error
-    except csv.Error as error:
-        raise UsageError(f"{name} is no CSV file: {error}.", hint="Write lines of `id,group`.") from error
-    return table

@@ -21,6 +21,7 @@ from precompute.training.kinds import make_head
 from precompute.training.leaks import Leaks
 from precompute.training.membership import split_record
 from precompute.training.published import find_protocol
+from precompute.training.relabelling import Relabelling
 from precompute.training.scoring import score_head
 from precompute.training.splits import Rows, check_classes, digest_groups, parts_of, whole_rows
 
@@ -95,6 +96,11 @@ def train_head(
     seed: int = 0,
     groups: str | None = None,
     groups_file: str | os.PathLike[str] | None = None,
+    groups_column: str | None = None,
+    label_column: str | None = None,
+    split_column: str | None = None,
+    labels: str | os.PathLike[str] | None = None,
+    expect: int | None = None,
     similarity: float | None = None,
     calibrated: bool = False,
     search: bool = False,
@@ -113,7 +119,10 @@ def train_head(
     .safetensors file that `predict` needs nothing else beside; overwrite: also where a file stands that is no head.
     groups: a regular expression with one part in
     parentheses that finds in each id what must stay on one side of hold-out and folds, such as `patient_(\\d+)`;
-    groups_file: the same from a CSV file with the columns id and group. similarity: the cosine from which an image is
+    groups_file: the same from a CSV file with the columns id and group; groups_column: from a further column of the
+    cache. label_column, split_column: further columns with the labels and the splits, in place of the cache's own.
+    labels: a CSV file with the columns id and label, joined by id; samples that it does not name have no label; expect:
+    how many it must name at least. similarity: the cosine from which an image is
     suspected to be nearly one of the training images (0.9 unless given; if given, all images are compared, however many
     they are). calibrated: the head's probabilities are
     those at the temperature that fits val best; no prediction changes.
@@ -129,14 +138,20 @@ def train_head(
     if not isinstance(cache, Cache):
         cache = open_cache(cache)
     if out is not None:  # before the training, not after it
-        check_output(out, HEAD, overwrite=overwrite, inputs=(cache.path, groups_file))
+        check_output(out, HEAD, overwrite=overwrite, inputs=(cache.path, groups_file, labels))
+    table = None if labels is None else os.fspath(labels)
+    relabelling = Relabelling(label_column, split_column, table, expect)
+    cache, labelled = relabelling.apply(cache)
     features = cache.features(layer)
     layer = layer or cache.layers[0]
     if similarity is not None and not 0 < similarity <= 1:
         raise UsageError(f"similarity must be above 0 and at most 1. Got {similarity!r} instead.", hint="Try 0.9.")
     whole = whole_rows(cache, layer)
-    digests, together, n_groups = _together(cache, np.flatnonzero(whole & (cache.labels >= 0)), groups, groups_file)
+    digests, together, n_groups = _together(
+        cache, np.flatnonzero(whole & (cache.labels >= 0)), groups, groups_file, groups_column
+    )
     parts, notes = parts_of(cache, whole, seed, together)
+    notes = [*labelled, *notes]
     if followed:
         parts, more = followed.parts(parts, cache.labels, together, seed)
         notes += more
@@ -146,11 +161,11 @@ def train_head(
             hint="Add a folder val/ beside train/ and extract again, or leave --calibrate away.",
         )
     names = np.array(cache.classes, dtype=np.str_)
-    labels = cache.labels
+    label = cache.labels
     check_classes(cache, parts)
 
     def arrays(rows: Rows) -> tuple[RowView, NDArray[np.str_]]:
-        return RowView(features, rows), names[labels[rows]]
+        return RowView(features, rows), names[label[rows]]
 
     # What a temperature is fitted on must not have been trained on, and C's choice ends in training on val too
     selection = "val" if "val" in parts and "test" in parts and not calibrated else None
@@ -191,16 +206,18 @@ def train_head(
         seconds=seconds,
     )
     if out is not None:
-        save_head(out, estimator, metadata=_metadata(cache, layer, result, seed, parts), overwrite=overwrite)
+        save_head(
+            out, estimator, metadata=_metadata(cache, layer, result, seed, parts, relabelling), overwrite=overwrite
+        )
     return result
 
 
 def _together(
-    cache: Cache, rows: Rows, pattern: str | None, file: str | os.PathLike[str] | None
+    cache: Cache, rows: Rows, pattern: str | None, file: str | os.PathLike[str] | None, column: str | None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], int | None]:
     """(N,) the same number for identical files; the same for what must stay together; how many groups those are."""
     digests = digest_groups(cache)
-    names = group_names(cache, rows, pattern=pattern, file=file)
+    names = group_names(cache, rows, pattern=pattern, file=file, column=column)
     if names is None or not len(rows):
         return digests, digests, None
     together = np.full(len(cache), -1, np.int64)
@@ -208,7 +225,9 @@ def _together(
     return digests, together, len(np.unique(together[rows]))
 
 
-def _metadata(cache: Cache, layer: str, result: Training, seed: int, parts: dict[str, Rows]) -> dict[str, Any]:
+def _metadata(
+    cache: Cache, layer: str, result: Training, seed: int, parts: dict[str, Rows], relabelling: Relabelling
+) -> dict[str, Any]:
     """What `predict` needs, and what a reader of the head file wants to know."""
     summary = {name: value for name, value in result.to_dict().items() if name not in NOT_IN_FILE}
     if len(result.classes) > MOST_IN_FILE:
@@ -229,5 +248,6 @@ def _metadata(cache: Cache, layer: str, result: Training, seed: int, parts: dict
             "seed": seed,
             "cache": os.path.basename(cache.path),
             "split": split_record(cache, parts),
+            **({"relabelling": record} if (record := relabelling.record()) else {}),
         },
     }
