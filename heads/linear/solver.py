@@ -34,6 +34,7 @@ PATIENCE = 8  # tries until what is usual is near enough: closer, rounding may h
 RELAXED, RELAX = 4.0**5, 4.0  # a fit from zero begins with so much too large a penalty, which falls by this factor
 FOLLOWED = 0.005  # of the objective is expected from the next step at most, when it falls
 LAST_GAIN = 3  # times tol, that the step before the last may have gained
+MOST_BLIND = 3  # steps of a fit that the slopes alone judge, where rounding hides whether they lower the objective
 ROUNDING = 8  # machine epsilons of the objective: differences that logits do not show
 
 
@@ -62,7 +63,7 @@ def minimise(objective: Objective, start: Array | None = None, *, tol: float, ma
     metric: Metric | ClassMetric = Metric.near(objective.design, iterate.curvature, penalty)
     made, patience = 0, _patience(objective)
     pairs: deque[Pair] = deque(maxlen=HISTORY)
-    n_iter, gained = 0, np.inf
+    n_iter, blind, gained = 0, 0, np.inf
     while True:
         report(f"steps at C = {objective.C:g}", n_iter, max_iter)
         if penalty == objective.penalty and n_iter - made >= patience:
@@ -82,7 +83,8 @@ def minimise(objective: Objective, start: Array | None = None, *, tol: float, ma
         converged = expected <= tol * value and gained <= LAST_GAIN * tol * value
         if converged or n_iter == max_iter:
             break
-        step = yield from _line_search(iterate, direction, value, slope, penalty)
+        hidden = float(np.finfo(objective.design.dtype).eps) * value if blind < MOST_BLIND else 0.0
+        step = yield from _line_search(iterate, direction, value, slope, penalty, hidden)
         if step is None:  # rounding hides what is left
             converged = expected <= max(tol, ROUNDING * float(np.finfo(objective.design.dtype).eps)) * value
             break
@@ -93,6 +95,7 @@ def minimise(objective: Objective, start: Array | None = None, *, tol: float, ma
         if pair.product > 0:
             pairs.append(pair)
         gained = value_before - value
+        blind += gained <= 0
         n_iter += 1
     report(f"steps at C = {objective.C:g}", n_iter, n_iter)
     return Fit(iterate.theta, value * objective.unit, n_iter, converged)
@@ -143,10 +146,12 @@ def _direction(gradient: Array, pairs: deque[Pair], metric: Metric | ClassMetric
     return -r
 
 
-def _line_search(iterate: Iterate, direction: Array, value: float, slope: float, penalty: float) -> Steps[float | None]:
+def _line_search(
+    iterate: Iterate, direction: Array, value: float, slope: float, penalty: float, hidden: float
+) -> Steps[float | None]:
     """A step along `direction` that lowers the objective and leaves little of its slope, the one evaluated last.
 
-    None where there is none that rounding shows.
+    hidden: what rounding may add to the objective. None where no step is found.
     """
     yield from iterate.set_direction(direction)
     size, across, length = norm2(iterate.theta[:-1]), dot(iterate.theta[:-1], direction[:-1]), norm2(direction[:-1])
@@ -162,7 +167,7 @@ def _line_search(iterate: Iterate, direction: Array, value: float, slope: float,
         elif left > -c2 * slope or (left > 0 and found > value):
             high, slope_high = step, left
         else:
-            return step if found < value else None
+            return step if found < value + hidden else None
         # Where a straight line between the two slopes meets 0, not too near to either.
         share = np.clip(slope_low / (slope_low - slope_high), 0.1, 0.9)
         step = low + (high - low) * float(share) if np.isfinite(high) else 3 * step
