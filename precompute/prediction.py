@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,12 +21,14 @@ from precompute.extraction.sampling import sample_of
 from precompute.heads import RidgeRegressionHead, SavedHead, load_head
 from precompute.heads.scoring.scores import wilson_interval
 from precompute.inputs.images.formats import IMAGES
-from precompute.sources.folder import FolderSource, list_folder
+from precompute.sources.base import Reading, Source
+from precompute.sources.registry import open_source
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One image. label: the most probable class · true: the class of its folder, None where that is no class."""
+    """One image. label: the most probable class · true: the class of its folder or its label in a
+    table, None where that is no class of the head."""
 
     id: str
     label: str
@@ -49,7 +51,7 @@ class Predictions:
 
     @property
     def scored(self) -> int:
-        """Images whose folder names a class that the head knows."""
+        """Images with a label, of a folder or table, that is a class of the head."""
         return sum(item.true is not None for item in self.items)
 
     @property
@@ -82,7 +84,7 @@ class Predictions:
 
 def predict(
     head: str | os.PathLike[str],
-    source: str | os.PathLike[str],
+    source: str | os.PathLike[str] | Source,
     *,
     backbone: str | None = None,
     weights: str | None = None,
@@ -90,14 +92,16 @@ def predict(
     batch_size: int | None = None,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    root: str | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> Predictions:
-    """Classify the images below `source` (or the one image it is) with a saved head.
+    """Classify the images of `source` (see `extract`; also one image alone) with a saved head.
 
     Backbone, layer, transform and precision come from the head file; the weights are found again where they came
     from, or at `weights`, and must have the digest that the head was trained with.
 
     backbone: must be given, as a confirmation, for a head whose backbone is code of the user's own. progress: called
-    with (done, total).
+    with (done, total). root, columns: see `extract`.
     Raises HeadFormatError, HeadMismatchError, BackboneError, WeightsError, SourceError, DeviceError.
     """
     began = time.monotonic()
@@ -108,7 +112,7 @@ def predict(
             hint="Load it with precompute.load_head and call its predict on the features of a cache.",
         )
     classifier = saved.head
-    samples = list_folder(source, IMAGES)
+    samples = open_source(source, IMAGES, reading=Reading.of(root, columns))
     model, precision, storage = rebuild(saved, os.fspath(head), backbone=backbone, weights=weights)
     asked = Asked(precision=precision, device=device, batch_size=batch_size, dtype=storage.name)
     found = candidates(asked, Machine.here(), images=len(samples), module=model.module)
@@ -126,11 +130,11 @@ def predict(
                 for item, row in zip(block.decoded, saved.predict_proba(X), strict=True):
                     best, true = int(row.argmax()), samples.label_name(item.row)
                     known = true if true in classes else None
-                    name = _name(samples, item.row)
+                    name = samples.id_of(item.row)
                     items.append((item.row, Prediction(name, classes[best], float(row[best]), known)))
             for item in block.failed:
                 assert item.error is not None  # that is what puts it here
-                failed.append((item.row, (_name(samples, item.row), item.error.reason, item.error.message)))
+                failed.append((item.row, (samples.id_of(item.row), item.error.reason, item.error.message)))
             done += len(block)
             if progress is not None:
                 progress(done, len(samples))
@@ -141,10 +145,6 @@ def predict(
         decision.warnings,
         time.monotonic() - began,
     )
-
-
-def _name(samples: FolderSource, row: int) -> str:
-    return os.fsdecode(bytes(samples.table.ids[row])) or os.path.basename(os.fsdecode(samples.root))
 
 
 def rebuild(

@@ -71,7 +71,7 @@ def run(
         if there is not None:
             drop_kept(output)  # left by a run that ended between its last two steps
             return Run(job.settings(), Outcome(reused=len(source), dropped=plan.dropped), there)
-        return complete(job, plan, conduct, request.record(prepared.model.file))
+        return complete(job, plan, conduct, request.record(prepared.model.file, source.reading))
 
 
 def complete(job: Job, plan: Plan, conduct: Conduct, asked: dict[str, Any]) -> Run:
