@@ -26,6 +26,7 @@ BLOCK_ROWS = 16_384
 
 MAX_STRING_BYTES = 4096  # of a path, an id or a label: what Linux takes for a path
 PADDED_BYTES, PADDED_TIMES = 2**30, 32  # columns may be larger than the one, or so many times their strings, not both
+PATHS = "Paths are relative to the folder that it lies in, or to --root FOLDER."
 SHOWN = 60  # letters of a string in a message
 
 Split = dict[str, int]
@@ -140,7 +141,7 @@ class Entries:
                 raise self._wrong(
                     f"leads out of {ascii_name(os.fsdecode(self._inside))}: {_short(path)}.",
                     number,
-                    "Paths are relative to the folder of the table, or to --root FOLDER.",
+                    PATHS,
                 )
         return self._string(inside, "path", number)
 
@@ -241,7 +242,7 @@ class Entries:
             raise SourceError(
                 f"None of the {len(paths):,} files that {self.shown} names is there; the first would be "
                 f"{_short(os.fsdecode(prefix + bytes(paths[0])))}.",
-                hint="Paths are relative to the folder of the table, or to --root FOLDER.",
+                hint=PATHS,
             )
         return sizes, mtimes
 
