@@ -38,6 +38,6 @@ def write_listing(path: Path, rows: Iterable[Row]) -> Path:
 
 def rows_of_folder(photos: Path) -> list[Row]:
     """A row for each file of photos/SPLIT/CLASS/..., in no particular order."""
-    files = sorted(path for path in photos.rglob("*") if path.is_file() and path.name[0] != ".")
+    files = sorted(path for path in photos.glob("*/*/*") if path.is_file() and path.name[0] != ".")
     names = [path.relative_to(photos).as_posix() for path in (*files[1::2], *files[::2])]
     return [{"path": name, "label": name.split("/")[1], "split": name.split("/")[0]} for name in names]

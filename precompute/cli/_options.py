@@ -140,6 +140,13 @@ source_options = _decorators(
 """How tables and lists of files are read; `columns_taken` sorts what they give."""
 
 
+keep_option = click.option(
+    "--keep-column",
+    "keep",
+    metavar="NAME",
+    multiple=True,
+    help="Also store this column of the table: groups, targets, texts. Several times: several columns.",
+)
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace whatever ordinary file has that name.")
 
 

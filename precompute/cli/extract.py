@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from precompute.cli._options import computation, layer_lines, source_options, taken_apart
+from precompute.cli._options import computation, keep_option, layer_lines, source_options, taken_apart
 from precompute.cli._output import (
     duration,
     finished,
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 @click.argument("source", type=click.Path())
 @computation
 @source_options
+@keep_option
 @click.option(
     "-o", "--output", required=True, type=click.Path(), help="The feature file to make or to bring up to date."
 )

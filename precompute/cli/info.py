@@ -134,7 +134,7 @@ def _command(record: dict[str, Any]) -> str | None:
     transform = options.get("transform")
     words = ["precompute", "extract", str(record.get("source"))]
     for name, value in {**options, **(transform if isinstance(transform, dict) else {})}.items():
-        if name in ("transform", "columns") or value in (None, False, "auto", "DEFAULT"):
+        if name in ("transform", "columns", "keep") or value in (None, False, "auto", "DEFAULT"):
             continue
         words.append(f"--{name.replace('_', '-')}")
         if value is not True:
@@ -142,4 +142,7 @@ def _command(record: dict[str, Any]) -> str | None:
     columns = options.get("columns")
     for part, name in columns.items() if isinstance(columns, dict) else ():
         words += [f"--{part}-column", str(name)]
+    keep = options.get("keep")
+    for name in keep if isinstance(keep, list) else ():
+        words += ["--keep-column", str(name)]
     return shlex.join(words)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from precompute.cli._options import computation, layer_lines, source_options, taken_apart
+from precompute.cli._options import computation, keep_option, layer_lines, source_options, taken_apart
 from precompute.cli._output import duration, json_option, note, print_json, print_pairs
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 @click.argument("source", type=click.Path())
 @computation
 @source_options
+@keep_option
 @click.option("-o", "--output", type=click.Path(), help="The feature file that is planned; its rows are reused.")
 @json_option
 @click.pass_context

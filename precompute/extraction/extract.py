@@ -49,6 +49,7 @@ def extract(
     executor: Executor | None = None,
     root: str | None = None,
     columns: Mapping[str, str] | None = None,
+    keep: Sequence[str] = (),
 ) -> Extraction:
     """Run a frozen backbone once over the images below `source` and keep its features in the HDF5 file `out`.
 
@@ -75,6 +76,7 @@ def extract(
     executor: who computes the rows (see `precompute.extraction.executors.base`); this machine by default.
     root: the folder that paths in a table or list are relative to, by default the one that it lies in. columns: the
     names of a table's columns by what they hold, such as {"path": "file", "label": "species"}; also "id" and "split".
+    keep: names of further columns of a table that go into the file, for `Cache.column("columns/NAME")`.
 
     Raises SourceError, BackboneError, WeightsError, DeviceError, CacheError and its kinds, UsageError, Stopped.
     """
@@ -85,7 +87,7 @@ def extract(
         backbone, weights, layer, pooling, transform or {}, engine, precision, compile, dtype, device, batch_size
     )
     output = check_cache_output(out, overwrite=overwrite, inputs=(weights,))
-    samples = open_source(source, IMAGES, reading=Reading.of(root, columns), limit=limit, alone=False)
+    samples = open_source(source, IMAGES, reading=Reading.of(root, columns, keep), limit=limit, alone=False)
     if samples.reads(output.path):
         raise UsageError(
             f"The output {output.path} is one of the samples of the source, or would be one next time.",

@@ -97,6 +97,7 @@ def forecast(
     workers: int | None = None,
     root: str | None = None,
     columns: Mapping[str, str] | None = None,
+    keep: Sequence[str] = (),
 ) -> Forecast:
     """Run some images of `source`, spread over it, through the engine that `extract` would take; write nothing.
 
@@ -109,7 +110,7 @@ def forecast(
     request = Request(
         backbone, weights, layer, pooling, transform or {}, engine, precision, compile, dtype, device, batch_size
     )
-    samples = open_source(source, IMAGES, reading=Reading.of(root, columns), alone=False)
+    samples = open_source(source, IMAGES, reading=Reading.of(root, columns, keep), alone=False)
     output = None if out is None else CacheOutput(os.path.realpath(out))
     folder = "." if output is None else os.path.dirname(output.path)
     if not os.path.isdir(folder):
@@ -150,7 +151,7 @@ def forecast(
         to_read=len(missing),
         layers={tap.layer: tap.shape for tap in model.taps},
         dtype=prepared.storage,
-        bytes=bytes_needed(samples_of(samples.table), prepared.layers),
+        bytes=bytes_needed(samples_of(samples.table), prepared.layers, samples.table.columns),
         free=shutil.disk_usage(folder).free,
         engine=choice.engine,
         device=choice.device,

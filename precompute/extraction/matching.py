@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from precompute.cache import Cache, RowWriter, Samples, Status, difference, key_of
+from precompute.cache import Cache, RowWriter, Samples, Status, column_digests, difference, key_of
 from precompute.cache.checksum import row_checksums
 from precompute.errors import CacheFormatError, CacheKeyError, SourceError, UsageError
 from precompute.extraction.output import CacheOutput
@@ -177,13 +177,14 @@ def lasting(old: Cache) -> NDArray[np.bool_]:
 
 
 def same_table(old: Cache, table: Table) -> bool:
-    """Whether `old` has exactly these samples, with these labels and splits."""
+    """Whether `old` has exactly these samples, with these labels, splits and further columns."""
     return (
         len(old) == len(table)
         and np.array_equal(old.column("samples/id"), table.ids)
         and np.array_equal(old.labels, table.labels)
         and np.array_equal(old.column("samples/split"), table.splits)
         and tuple(old.column("classes").tolist()) == table.classes
+        and old.layout.further == column_digests(table.columns, len(table))
     )
 
 

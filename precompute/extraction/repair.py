@@ -131,6 +131,7 @@ def _samples_of(
         labels=np.array(old.labels),
         splits=np.array(old.column("samples/split"), dtype=np.uint8),
         classes=tuple(old.column("classes").tolist()),
+        columns={name: np.array(old.column(f"columns/{name}")) for name in old.columns},
     )
     bad = np.concatenate([found.damaged, found.pending])
     samples: FolderSource | KnownSamples

@@ -62,9 +62,10 @@ class Request:
         """What a run's record says for later ones. `weights_file` is that of `Backbone`, `reading` of the source."""
         root = {} if reading.root is None else {"root": os.path.abspath(reading.root)}
         columns = {"columns": dict(reading.columns)} if reading.columns else {}
+        keep = {"keep": list(reading.keep)} if reading.keep else {}
         return {
             "request": self.name(),
-            "options": {**self.options(), **root, **columns},
+            "options": {**self.options(), **root, **columns, **keep},
             "weights_file": weights_file,
         }
 

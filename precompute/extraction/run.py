@@ -65,7 +65,7 @@ def run(
         missing = len(plan.missing)
         if dry_run:
             outcome = Outcome(reused=len(source) - missing, to_read=missing, dropped=plan.dropped)
-            needed = bytes_needed(samples_of(source.table), prepared.layers)
+            needed = bytes_needed(samples_of(source.table), prepared.layers, source.table.columns)
             return Run(replace(job.settings(), key=key_of(prepared.spec), bytes=needed), outcome, None)
         there = up_to_date(plan, source.table, output)
         if there is not None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,8 @@ class Table:
 
     ids: (N,) fixed-length bytes, unique, ascending as bytes · sizes, mtimes: (N,) int64, two stamps that change when
     the sample's bytes do: for files bytes and ns since 1970 · labels: (N,) int32 index into `classes`, -1 for none ·
-    splits: (N,) uint8, 0 none, 1 train, 2 val, 3 test · classes: names, ascending.
+    splits: (N,) uint8, 0 none, 1 train, 2 val, 3 test · classes: names, ascending · columns: what else the source
+    knows, by name: (N,) or (N, k) fixed-length bytes, bool, integers or floats.
     """
 
     ids: NDArray[np.bytes_]
@@ -32,6 +34,7 @@ class Table:
     labels: NDArray[np.int32]
     splits: NDArray[np.uint8]
     classes: tuple[bytes, ...]
+    columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -72,25 +75,30 @@ class Reading:
     """How a source is read, where its kind leaves that open.
 
     root: the folder that paths in a table or list are relative to, by default the one that it lies in · columns: the
-    names of a table's columns by what they hold: "path", "id", "label" and "split"; by default these words.
+    names of a table's columns by what they hold: "path", "id", "label" and "split"; by default these words · keep:
+    names of further columns that go into the file.
     """
 
     root: str | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
+    keep: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, root: str | os.PathLike[str] | None, columns: Mapping[str, str] | None) -> Reading:
+    def of(
+        cls, root: str | os.PathLike[str] | None, columns: Mapping[str, str] | None, keep: Sequence[str] = ()
+    ) -> Reading:
         """From the arguments of a function. Raises UsageError for what no column holds."""
         if strange := sorted(set(columns or {}) - {*PARTS}):
             raise UsageError(
                 f"columns has names for {', '.join(map(repr, strange))}.", hint=f"It takes {', '.join(PARTS)}."
             )
-        return cls(None if root is None else os.fspath(root), dict(columns or {}))
+        return cls(None if root is None else os.fspath(root), dict(columns or {}), tuple(keep))
 
     def given(self) -> dict[str, str]:
         """What was asked for, by the names of the command's options."""
         root = {} if self.root is None else {"--root": self.root}
-        return {**root, **{f"--{part}-column": name for part, name in self.columns.items()}}
+        keep = {"--keep-column": ", ".join(self.keep)} if self.keep else {}
+        return {**root, **{f"--{part}-column": name for part, name in self.columns.items()}, **keep}
 
 
 class Source(ABC):

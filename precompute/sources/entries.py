@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import posixpath
 from array import array
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from precompute.errors import SourceError, Stopped
 from precompute.sources.base import FileKind, Table, ascii_name
 from precompute.sources.files import EARLIEST, FilesSource, mtime_ns
+from precompute.sources.further import FurtherColumn
 from precompute.sources.labels import SPLIT_NAMES
 from precompute.sources.tree import STOP_ENTRIES, pseudo_file_systems
 
@@ -35,13 +37,18 @@ Check = Callable[[], None]
 
 @dataclass(frozen=True)
 class Rows:
-    """Some rows of a table: their numbers in it, and columns of strings as they are written; None: it has none."""
+    """Some rows of a table: their numbers in it, and columns of strings as they are written; None: it has none.
+
+    further: columns that are kept, by name · texts: those of them that are strings whatever they look like.
+    """
 
     numbers: Sequence[int]
     paths: Sequence[str]
     ids: Sequence[str] | None = None
     labels: Sequence[str] | None = None
     splits: Sequence[str] | None = None
+    further: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    texts: frozenset[str] = frozenset()
 
 
 class NamedFiles(FilesSource):
@@ -89,6 +96,7 @@ class Entries:
         self._splits = bytearray()
         self._classes: dict[str, int] = {}
         self._split_codes: Split = {"": 0}
+        self._further: dict[str, FurtherColumn] = {}
         self._letters = 0
 
     def add(self, rows: Rows) -> None:
@@ -105,6 +113,10 @@ class Entries:
             self._labels.extend(self._label(label, n) for label, n in zip(rows.labels, rows.numbers, strict=True))
         if rows.splits is not None:
             self._splits.extend(self._split(split, n) for split, n in zip(rows.splits, rows.numbers, strict=True))
+        for name, values in rows.further.items():
+            what = f"value of {ascii_name(name)!r}"
+            encoded = [self._string(one, what, n, empty=True) for one, n in zip(values, rows.numbers, strict=True)]
+            self._further.setdefault(name, FurtherColumn(is_text=name in rows.texts)).add(values, encoded)
 
     def source(
         self, listing: str | None, kind: FileKind, *, limit: int | None, stop: Callable[[], int] | None
@@ -127,7 +139,8 @@ class Entries:
         paths = None if paths is None else paths[order][:limit]
         labels, classes = self._ordered_classes(labels[order][:limit])
         sizes, mtimes = self._stamps(ids if paths is None else paths, kind, stop)
-        table = Table(ids, sizes, mtimes, labels, splits[order][:limit].copy(), classes)
+        further = {name: self._values(name, len(numbers))[order][:limit] for name in self._further}
+        table = Table(ids, sizes, mtimes, labels, splits[order][:limit].copy(), classes, further)
         return NamedFiles(listing, self.root, table, paths)
 
     def _path(self, path: str, number: int) -> bytes:
@@ -145,12 +158,12 @@ class Entries:
                 )
         return self._string(inside, "path", number)
 
-    def _string(self, text: str, what: str, number: int) -> bytes:
+    def _string(self, text: str, what: str, number: int, *, empty: bool = False) -> bytes:
         try:
             encoded = text.encode()
         except UnicodeEncodeError as error:
             raise self._wrong(f"has no {what} in UTF-8: {_short(text)}.", number, "Write it as UTF-8.") from error
-        if not encoded and what != "label":
+        if not (encoded or empty):
             raise self._wrong(f"has an empty {what}.", number, f"Give each {self.unit} one, or remove it.")
         if len(encoded) > MAX_STRING_BYTES:
             raise self._wrong(
@@ -165,7 +178,7 @@ class Entries:
     def _label(self, label: str, number: int) -> int:
         code = self._classes.get(label)
         if code is None:
-            self._string(label, "label", number)
+            self._string(label, "label", number, empty=True)
             code = self._classes[label] = len(self._classes) if label else -1
         return code
 
@@ -187,12 +200,20 @@ class Entries:
     def _joined(self, blocks: list[NDArray[np.bytes_]]) -> NDArray[np.bytes_]:
         """All blocks in one, as wide as the widest, where that fits."""
         width, rows = max(block.itemsize for block in blocks), sum(map(len, blocks))
-        if width * rows > PADDED_BYTES and width * rows > PADDED_TIMES * self._letters:
-            raise SourceError(
-                f"{self.shown} has {rows:,} paths or ids, the longest of {width:,} bytes and most far shorter.",
-                hint="Each row takes as much memory as the longest. Give that one a shorter name.",
-            )
+        self._check_width("paths or ids", width, rows, self._letters)
         return np.concatenate(blocks)
+
+    def _values(self, name: str, rows: int) -> NDArray[Any]:
+        column = self._further[name]
+        self._check_width(f"values of {ascii_name(name)!r}", column.width, rows, column.letters)
+        return column.array()
+
+    def _check_width(self, what: str, width: int, rows: int, letters: int) -> None:
+        if width * rows > PADDED_BYTES and width * rows > PADDED_TIMES * letters:
+            raise SourceError(
+                f"{self.shown} has {rows:,} {what}, the longest of {width:,} bytes and most far shorter.",
+                hint="Each row takes as much memory as the longest. Shorten that one.",
+            )
 
     def _check_unique(self, ids: NDArray[np.bytes_], numbers: NDArray[np.int64]) -> None:
         twice = np.flatnonzero(ids[1:] == ids[:-1])

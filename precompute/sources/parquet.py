@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from precompute.errors import SourceError
+from precompute.sources.base import Reading
 from precompute.sources.entries import BLOCK_ROWS, MAX_STRING_BYTES, Rows
+from precompute.sources.header import choose
 from precompute.sources.text import open_regular
 
 INSTALL = "pip install 'precompute[parquet]'"
 MAX_CHUNK_BYTES = 2**30  # what one column of one row group may take when it is unpacked
 
 
-def parquet_rows(path: str, shown: str, chosen_of: Callable[[Sequence[str]], dict[str, int]]) -> Iterator[Rows]:
-    """The chosen columns of the file at `path`, which `chosen_of` finds in the names of all of them.
+def parquet_rows(path: str, shown: str, reading: Reading) -> Iterator[Rows]:
+    """The columns of the file at `path` that `reading` names.
 
     Strings stay in dictionaries until their lengths are known, so that a small file cannot fill the memory.
     Raises SourceError for what is no Parquet file, for types that are no strings or numbers, and without pyarrow.
@@ -27,18 +29,21 @@ def parquet_rows(path: str, shown: str, chosen_of: Callable[[Sequence[str]], dic
     with open_regular(path, shown) as raw:
         try:
             schema = parquet.ParquetFile(raw).schema_arrow
-            chosen = {part: schema.names[place] for part, place in chosen_of(schema.names).items()}
-            wanted = list(dict.fromkeys(chosen.values()))
-            for name in wanted:
-                _check_type(schema.field(name).type, name, shown)
+            chosen = choose(schema.names, reading, shown)
+            parts = {f"{part}s": schema.names[place] for part, place in chosen.parts.items()}
+            wanted = list(dict.fromkeys([*parts.values(), *chosen.further]))
+            kinds = {name: _plain_type(schema.field(name).type, name, shown) for name in wanted}
             file = parquet.ParquetFile(raw, read_dictionary=wanted)
             _check_sizes(file, wanted, shown)
             first = 1
             for batch in file.iter_batches(BLOCK_ROWS, columns=wanted):
-                columns = {
-                    f"{part}s": _strings(batch.column(name), name, first, shown) for part, name in chosen.items()
-                }
-                yield Rows(range(first, first + len(batch)), **columns)
+                strings = {name: _strings(batch.column(name), name, first, shown) for name in wanted}
+                yield Rows(
+                    range(first, first + len(batch)),
+                    **{part: strings[name] for part, name in parts.items()},
+                    further={name: strings[name] for name in chosen.further},
+                    texts=frozenset(name for name in chosen.further if _is_text(kinds[name])),
+                )
                 first += len(batch)
         except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
             reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
@@ -61,8 +66,8 @@ def _check_sizes(file: Any, names: list[str], shown: str) -> None:
                 )
 
 
-def _check_type(kind: Any, name: str, shown: str) -> None:
-    """Raise SourceError where values of this type have no obvious form as strings."""
+def _plain_type(kind: Any, name: str, shown: str) -> Any:
+    """The type of the values. Raises SourceError for one whose values have no obvious form as strings."""
     from pyarrow import types
 
     if types.is_dictionary(kind):
@@ -70,6 +75,7 @@ def _check_type(kind: Any, name: str, shown: str) -> None:
     plain = (_is_text, types.is_integer, types.is_floating, types.is_boolean, types.is_null)
     if not any(test(kind) for test in plain):
         raise SourceError(f"{shown}: the column {name!r} holds {kind}, not strings.", hint="Write it as strings.")
+    return kind
 
 
 def _is_text(kind: Any) -> bool:
@@ -95,4 +101,6 @@ def _strings(column: Any, name: str, first: int, shown: str) -> list[str]:
                 hint="Is it another column that holds the paths, ids, labels or splits?",
             )
     column = column.dictionary_decode() if folded else column
+    if types.is_boolean(column.type):
+        column = column.cast(pyarrow.uint8())
     return list(compute.fill_null(column.cast(pyarrow.string()), "").to_pylist())

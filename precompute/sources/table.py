@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from itertools import islice
 from operator import itemgetter
 from typing import Any
@@ -15,16 +15,13 @@ from typing import Any
 from precompute.errors import SourceError
 from precompute.sources.base import PARTS, FileKind, Reading, ascii_name
 from precompute.sources.entries import BLOCK_ROWS, Entries, NamedFiles, Rows, root_of
+from precompute.sources.header import choose
 from precompute.sources.parquet import parquet_rows
 from precompute.sources.text import open_regular, text_lines
 
 DIALECTS = {".csv": "excel", ".tsv": "excel-tab"}
 PARQUET = ".parquet"
-COLUMN_OPTIONS = tuple(f"--{part}-column" for part in PARTS)
-COLUMNS_NAMED = 20
-
-Chosen = dict[str, int]
-"""What a column holds (one of PARTS) -> its place in the table."""
+COLUMN_OPTIONS = (*(f"--{part}-column" for part in PARTS), "--keep-column")
 
 
 def recognises(name: str) -> bool:
@@ -40,43 +37,29 @@ def open_table(
     is_text = _extension(name) in DIALECTS
     entries = Entries(shown, "line" if is_text else "row", root_of(name, reading.root))
     rows = _text_rows if is_text else parquet_rows
-    for block in rows(name, shown, lambda header: choose(header, reading, shown)):
+    for block in rows(name, shown, reading):
         entries.add(block)
     return entries.source(name, kind, limit=limit, stop=stop)
 
 
-def choose(header: Sequence[str], reading: Reading, shown: str) -> Chosen:
-    """Where the columns stand that are to be read. Raises SourceError for one that is missing or there twice."""
-    chosen = {}
-    for part in PARTS:
-        name = reading.columns.get(part, part)
-        if (count := header.count(name)) == 1:
-            chosen[part] = header.index(name)
-        elif count or part == "path" or part in reading.columns:
-            names = ", ".join(map(ascii_name, header[:COLUMNS_NAMED])) + (
-                ", ..." if len(header) > COLUMNS_NAMED else ""
-            )
-            raise SourceError(
-                f"{shown} has {count or 'no'} column{'s' if count else ''} {ascii_name(name)!r}; "
-                f"its columns are: {names}.",
-                hint=f"Name the one that holds the {part} of each sample: --{part}-column NAME.",
-            )
-    return chosen
-
-
-def _text_rows(path: str, shown: str, chosen_of: Callable[[Sequence[str]], Chosen]) -> Iterator[Rows]:
+def _text_rows(path: str, shown: str, reading: Reading) -> Iterator[Rows]:
     with open_regular(path, shown) as file:
         table = csv.reader(text_lines(file, shown), DIALECTS[_extension(path)], strict=True)
         rows = _records(table, shown)
         header = next(rows, None)
         if header is None:
             raise SourceError(f"{shown} is empty.", hint="Its first line names its columns, of which one is `path`.")
-        chosen = chosen_of(header)
-        pick = itemgetter(*chosen.values(), 0)  # of a single column it would give no tuple
-        numbered = ((table.line_num, *pick(row)[: len(chosen)]) for row in rows)
+        chosen = choose(header, reading, shown)
+        parts = len(chosen.parts)
+        places = [*chosen.parts.values(), *chosen.further.values()]
+        pick = itemgetter(*places, 0)  # of a single one it gives no tuple
+        numbered = ((table.line_num, *pick(row)[:-1]) for row in rows)
         while block := list(islice(numbered, BLOCK_ROWS)):
             numbers, *columns = zip(*block, strict=True)
-            yield Rows(numbers, **{f"{part}s": values for part, values in zip(chosen, columns, strict=True)})
+            strings: dict[str, Any] = {
+                f"{part}s": values for part, values in zip(chosen.parts, columns[:parts], strict=True)
+            }
+            yield Rows(numbers, **strings, further=dict(zip(chosen.further, columns[parts:], strict=True)))
 
 
 def _records(table: Any, shown: str) -> Iterator[list[str]]:
