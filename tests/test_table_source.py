@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -205,6 +206,35 @@ def test_files_and_the_folder_that_go_away_after_the_listing(photos: Path, tmp_p
         extract(listing, tmp_path / "a.h5", backbone="tiny", root=str(photos))
     assert "--root" in caught.value.hint
     assert int(open_cache(tmp_path / "a.h5").ok.sum()) == 22
+
+
+def test_a_lost_permission_throws_no_row_away(form: str) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        photos = make_photos(Path(place) / "photos")
+        listing = write_listing(photos / f"all.{form}", rows_of_folder(photos))
+        out = Path(place) / "a.h5"
+        extract(listing, out, backbone="tiny")
+        before = out.read_bytes()
+        for path in (Path(place), photos, out):
+            path.chmod(0o755)
+        (photos / "val/cats").chmod(0)
+        me = os.geteuid()
+        if me == 0:
+            os.seteuid(65534)  # root may read everything; nobody may not
+        try:
+            source = listed(listing)
+        finally:
+            os.seteuid(me)
+            (photos / "val/cats").chmod(0o755)
+        assert source.unseen == tuple(range(12, 18))
+        with pytest.raises(
+            SourceError, match=r"val/cats/0.jpg cannot be looked at, .* would be thrown away, and 5 more"
+        ):
+            extract(source, out, backbone="tiny")
+        assert out.read_bytes() == before
+        assert extract(source, out, backbone="tiny", overwrite=True).rows == 24
+        (photos / "val/dogs/0.jpg").unlink()
+        assert listed(listing).unseen == ()
 
 
 NAMES = [

@@ -103,6 +103,8 @@ def make_plan(
             dropped = len(old) - int(found.sum())
             if dropped and refuse and not output.overwrite:
                 _refuse_mistakes(source, old, found, dropped, limit)
+            if source.unseen and refuse and not output.overwrite:
+                _refuse_unseen(source, old, place)
         same = np.zeros_like(found) if rehash else found & lasting(old)[place]
         same &= old.column("samples/size")[place] == table.sizes
         same &= old.column("samples/mtime_ns")[place] == table.mtimes
@@ -145,6 +147,18 @@ def _refuse_mistakes(source: Source, old: Cache, found: NDArray[np.bool_], dropp
             f"None of the {len(old)} samples in {old.path} is in {source.name}, so all of its rows would be thrown "
             "away.",
             hint="Check the source, use another output, or say --overwrite.",
+        )
+
+
+def _refuse_unseen(source: Source, old: Cache, place: NDArray[np.int64]) -> None:
+    """place: row in `old` of each sample of the source, -1 for none."""
+    rows = np.array(source.unseen)
+    lost = rows[(place[rows] >= 0) & lasting(old)[place[rows]]]
+    if len(lost):
+        raise SourceError(
+            f"{source.sample_name(int(lost[0]))} cannot be looked at, so its row of {old.path} would be thrown away"
+            + (f", and {len(lost) - 1:,} more." if len(lost) > 1 else "."),
+            hint=f"Make it readable (or remove it from {source.name}), use another output, or say --overwrite.",
         )
 
 

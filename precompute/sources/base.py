@@ -105,14 +105,16 @@ class Source(ABC):
     """Samples in a fixed order, and their bytes.
 
     name: for messages, without credentials · table: what there is, listed once · reading: as it was asked for · gaps:
-    prefixes of ids that could not be listed, and so do not count as deleted · notes: how the source was understood,
-    where that may surprise · ignored: lines on entries that are no samples.
+    prefixes of ids that could not be listed, and so do not count as deleted · unseen: rows that could not be looked
+    at, and so do not count as changed · notes: how the source was understood, where that may surprise · ignored: lines
+    on entries that are no samples.
     """
 
     name: str
     table: Table
     reading: Reading = Reading()
     gaps: tuple[bytes, ...] = ()
+    unseen: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
 

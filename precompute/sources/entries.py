@@ -6,6 +6,7 @@ so long that columns of fixed width would not fit into memory. Links are followe
 
 from __future__ import annotations
 
+import errno
 import os
 import posixpath
 from array import array
@@ -29,6 +30,9 @@ BLOCK_ROWS = 16_384
 MAX_STRING_BYTES = 4096  # of a path, an id or a label: what Linux takes for a path
 PADDED_BYTES, PADDED_TIMES = 2**30, 32  # columns may be larger than the one, or so many times their strings, not both
 PATHS = "Paths are relative to the folder that it lies in, or to --root FOLDER."
+ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
+"""What the look for a file that is not there gives; all else, such as a lost permission, may be over tomorrow."""
+
 SHOWN = 60  # letters of a string in a message
 
 Split = dict[str, int]
@@ -138,10 +142,12 @@ class Entries:
         ids = ids[:limit]
         paths = None if paths is None else paths[order][:limit]
         labels, classes = self._ordered_classes(labels[order][:limit])
-        sizes, mtimes = self._stamps(ids if paths is None else paths, kind, stop)
+        sizes, mtimes, unseen = self._stamps(ids if paths is None else paths, kind, stop)
         further = {name: self._values(name, len(numbers))[order][:limit] for name in self._further}
         table = Table(ids, sizes, mtimes, labels, splits[order][:limit].copy(), classes, further)
-        return NamedFiles(listing, self.root, table, paths)
+        made = NamedFiles(listing, self.root, table, paths)
+        made.unseen = unseen
+        return made
 
     def _path(self, path: str, number: int) -> bytes:
         """The path relative to the root, without `.`, `..` and the like."""
@@ -239,12 +245,12 @@ class Entries:
 
     def _stamps(
         self, paths: NDArray[np.bytes_], kind: FileKind, stop: Callable[[], int] | None
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Size and modification time of each file; those of one that is not there are no file's."""
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], tuple[int, ...]]:
+        """Size and modification time of each file, no file's for one that is not there; rows that cannot be told."""
         self._check_root(kind)
         prefix = os.path.join(self.root, b"")
         sizes, mtimes = np.zeros(len(paths), dtype=np.int64), np.full(len(paths), EARLIEST, dtype=np.int64)
-        there = 0
+        there, unseen = 0, list[int]()
         for start in range(0, len(paths), STOP_ENTRIES):
             if stop is not None and (signum := stop()):
                 raise Stopped(
@@ -255,7 +261,9 @@ class Entries:
             for row, path in enumerate(paths[start : start + STOP_ENTRIES].tolist(), start):
                 try:
                     status = os.stat(prefix + path)
-                except OSError:
+                except OSError as error:
+                    if error.errno not in ABSENT:
+                        unseen.append(row)
                     continue
                 there += 1
                 sizes[row], mtimes[row] = status.st_size, mtime_ns(status)
@@ -265,7 +273,7 @@ class Entries:
                 f"{_short(os.fsdecode(prefix + bytes(paths[0])))}.",
                 hint=PATHS,
             )
-        return sizes, mtimes
+        return sizes, mtimes, tuple(unseen)
 
     def _check_root(self, kind: FileKind) -> None:
         shown = ascii_name(os.fsdecode(self.root))

@@ -33,21 +33,24 @@ def text_lines(file: BinaryIO, shown: str) -> Iterator[str]:
     number = 0
     while line := _next_line(file, shown):
         number += 1
-        where = f"{shown}, line {number:,}"
         if number == 1:
             line = line.removeprefix(codecs.BOM_UTF8)
-        if len(line) > MAX_LINE_BYTES:
-            raise SourceError(f"{where} is longer than {MAX_LINE_BYTES:,} bytes.", hint="Is it a text file at all?")
-        if b"\0" in line:
-            raise SourceError(f"{where} holds a NUL byte.", hint="Save the file as plain text in UTF-8.")
+        if len(line) > MAX_LINE_BYTES or b"\0" in line:
+            raise _no_text(line, f"{shown}, line {number:,}")
         try:
             text = line.decode()
         except UnicodeDecodeError as error:
             raise SourceError(
-                f"{where} is not UTF-8: byte 0x{line[error.start]:02x} at place {error.start + 1}.",
+                f"{shown}, line {number:,} is not UTF-8: byte 0x{line[error.start]:02x} at place {error.start + 1}.",
                 hint="Save the file as UTF-8, such as by: iconv -f LATIN1 -t UTF-8 OLD > NEW",
             ) from error
         yield text
+
+
+def _no_text(line: bytes, where: str) -> SourceError:
+    if len(line) > MAX_LINE_BYTES:
+        return SourceError(f"{where} is longer than {MAX_LINE_BYTES:,} bytes.", hint="Is it a text file at all?")
+    return SourceError(f"{where} holds a NUL byte.", hint="Save the file as plain text in UTF-8.")
 
 
 def _next_line(file: BinaryIO, shown: str) -> bytes:
