@@ -167,7 +167,7 @@ def test_one_long_value_does_not_fill_the_disk(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(entries, "PADDED_BYTES", 2**20)
     make_image(1).save(tmp_path / "a.png")
     rows = [{"path": "a.png", "id": str(number), "x": "y" * (4000 if number == 7 else 1)} for number in range(1000)]
-    with pytest.raises(SourceError, match="1,000 values of 'x', the longest of 4,000 bytes"):
+    with pytest.raises(SourceError, match="1,000 values of 'x' so far, the longest of 4,000 bytes"):
         open_source(write_listing(tmp_path / "all.csv", rows), IMAGES, reading=Reading(keep=("x",)))
 
 

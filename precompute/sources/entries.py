@@ -12,7 +12,6 @@ import posixpath
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,9 +33,6 @@ ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 """What the look for a file that is not there gives; all else, such as a lost permission, may be over tomorrow."""
 
 SHOWN = 60  # letters of a string in a message
-
-Split = dict[str, int]
-Check = Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -99,20 +95,24 @@ class Entries:
         self._labels = array("i")
         self._splits = bytearray()
         self._classes: dict[str, int] = {}
-        self._split_codes: Split = {"": 0}
+        self._split_codes: dict[str, int] = {"": 0}
         self._further: dict[str, FurtherColumn] = {}
-        self._letters = 0
+        self._rows = self._width = self._letters = 0  # the width is that of the longest path or id
 
     def add(self, rows: Rows) -> None:
         """Take up to BLOCK_ROWS of them. Raises SourceError, with the row."""
         paths = [self._path(path, number) for path, number in zip(rows.paths, rows.numbers, strict=True)]
         names = rows.paths if rows.ids is None else rows.ids
         ids = [self._string(name, "id", number) for name, number in zip(names, rows.numbers, strict=True)]
-        self._own_ids = self._own_ids or paths != ids
-        self._letters += sum(map(len, ids)) + sum(map(len, paths))
+        alike = paths == ids
+        self._own_ids = self._own_ids or not alike
+        self._rows += len(ids)
+        self._width = max(self._width, *map(len, ids), *map(len, paths))
+        self._letters += sum(map(len, ids))
+        self._check_width("paths or ids", self._width, self._letters)
         self._numbers.append(np.array(rows.numbers, dtype=np.int64))
         self._ids.append(np.array(ids, dtype=np.bytes_))
-        self._paths.append(np.array(paths, dtype=np.bytes_))
+        self._paths.append(self._ids[-1] if alike else np.array(paths, dtype=np.bytes_))
         if rows.labels is not None:
             self._labels.extend(self._label(label, n) for label, n in zip(rows.labels, rows.numbers, strict=True))
         if rows.splits is not None:
@@ -120,7 +120,9 @@ class Entries:
         for name, values in rows.further.items():
             what = f"value of {ascii_name(name)!r}"
             encoded = [self._string(one, what, n, empty=True) for one, n in zip(values, rows.numbers, strict=True)]
-            self._further.setdefault(name, FurtherColumn(is_text=name in rows.texts)).add(values, encoded)
+            column = self._further.setdefault(name, FurtherColumn(is_text=name in rows.texts))
+            column.add(values, encoded)
+            self._check_width(f"values of {ascii_name(name)!r}", column.width, column.letters)
 
     def source(
         self, listing: str | None, kind: FileKind, *, limit: int | None, stop: Callable[[], int] | None
@@ -131,8 +133,8 @@ class Entries:
         """
         if not self._ids:
             raise SourceError(f"{self.shown} names no {kind.plural}.", hint=f"Give it a {self.unit} for each of them.")
-        numbers, ids = np.concatenate(self._numbers), self._joined(self._ids)
-        paths = self._joined(self._paths) if self._own_ids else None
+        numbers, ids = np.concatenate(self._numbers), np.concatenate(self._ids)
+        paths = np.concatenate(self._paths) if self._own_ids else None
         self._numbers, self._ids, self._paths = [], [], []
         labels = np.array(self._labels, dtype=np.int32) if self._labels else np.full(len(ids), -1, dtype=np.int32)
         splits = np.frombuffer(self._splits, dtype=np.uint8) if self._splits else np.zeros(len(ids), dtype=np.uint8)
@@ -143,7 +145,7 @@ class Entries:
         paths = None if paths is None else paths[order][:limit]
         labels, classes = self._ordered_classes(labels[order][:limit])
         sizes, mtimes, unseen = self._stamps(ids if paths is None else paths, kind, stop)
-        further = {name: self._values(name, len(numbers))[order][:limit] for name in self._further}
+        further = {name: column.array()[order][:limit] for name, column in self._further.items()}
         table = Table(ids, sizes, mtimes, labels, splits[order][:limit].copy(), classes, further)
         made = NamedFiles(listing, self.root, table, paths)
         made.unseen = unseen
@@ -203,21 +205,11 @@ class Entries:
     def _wrong(self, what: str, number: int, hint: str) -> SourceError:
         return SourceError(f"{self.shown}, {self.unit} {number:,} {what}", hint=hint)
 
-    def _joined(self, blocks: list[NDArray[np.bytes_]]) -> NDArray[np.bytes_]:
-        """All blocks in one, as wide as the widest, where that fits."""
-        width, rows = max(block.itemsize for block in blocks), sum(map(len, blocks))
-        self._check_width("paths or ids", width, rows, self._letters)
-        return np.concatenate(blocks)
-
-    def _values(self, name: str, rows: int) -> NDArray[Any]:
-        column = self._further[name]
-        self._check_width(f"values of {ascii_name(name)!r}", column.width, rows, column.letters)
-        return column.array()
-
-    def _check_width(self, what: str, width: int, rows: int, letters: int) -> None:
-        if width * rows > PADDED_BYTES and width * rows > PADDED_TIMES * letters:
+    def _check_width(self, what: str, width: int, letters: int) -> None:
+        """Raise SourceError where a column as wide as its longest string would be nearly all padding, and large."""
+        if self._rows * width > max(PADDED_BYTES, PADDED_TIMES * letters):
             raise SourceError(
-                f"{self.shown} has {rows:,} {what}, the longest of {width:,} bytes and most far shorter.",
+                f"{self.shown} has {self._rows:,} {what} so far, the longest of {width:,} bytes and most far shorter.",
                 hint="Each row takes as much memory as the longest. Shorten that one.",
             )
 

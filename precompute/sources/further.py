@@ -24,7 +24,7 @@ class FurtherColumn:
         self._blocks: list[NDArray[np.bytes_]] = []
         self._is_whole = self._is_number = not is_text
         self._gaps = self._values = 0
-        self.letters = 0
+        self.width = self.letters = 0  # of the longest value, and of all
 
     def add(self, values: Sequence[str], encoded: Sequence[bytes]) -> None:
         """Take some values, also as UTF-8."""
@@ -33,13 +33,9 @@ class FurtherColumn:
         self._values += len(values) - gaps
         self._is_number = self._is_number and all(not value or NUMBER.fullmatch(value) for value in values)
         self._is_whole = self._is_whole and self._is_number and all(map(WHOLE.fullmatch, values))
+        self.width = max(self.width, *map(len, encoded))
         self.letters += sum(map(len, encoded))
         self._blocks.append(np.array(encoded, dtype=np.bytes_))
-
-    @property
-    def width(self) -> int:
-        """Bytes of the longest value."""
-        return max(block.itemsize for block in self._blocks)
 
     def array(self) -> NDArray[Any]:
         """(N,) int64 where all are whole numbers, float64 where all are numbers or nothing (NaN), else strings."""
