@@ -621,3 +621,15 @@ def test_without_pyarrow_the_way_to_install_it_is_said(tmp_path: Path, monkeypat
     with pytest.raises(SourceError, match="needs pyarrow") as caught:
         listed(tmp_path / "all.parquet")
     assert "precompute[parquet]" in caught.value.hint
+
+
+@pytest.mark.slow
+def test_real_photos_give_the_rows_of_their_folder(hymenoptera: Path, tmp_path: Path, form: str) -> None:
+    extract(hymenoptera, tmp_path / "folder.h5", backbone="tiny")
+    listing = write_listing(tmp_path / f"all.{form}", rows_of_folder(hymenoptera))
+    extract(listing, tmp_path / "a.h5", backbone="tiny", root=str(hymenoptera))
+    cache, folder = open_cache(tmp_path / "a.h5"), open_cache(tmp_path / "folder.h5")
+    assert cache.ids == folder.ids
+    assert cache.features().tobytes() == folder.features().tobytes()
+    if form != "txt":
+        assert_same(cache, folder)
