@@ -9,7 +9,7 @@ if __name__ != "precompute.cache":
 
 from precompute.cache.check import read_layout
 from precompute.cache.columns import Column, Layer, Layout, Samples
-from precompute.cache.creation import bytes_needed, create
+from precompute.cache.creation import bytes_needed, column_digests, create
 from precompute.cache.key import canonical_json, difference, key_of
 from precompute.cache.lock import WriteLock, check_lock, lock_path
 from precompute.cache.reader import Cache, open_cache
@@ -34,6 +34,7 @@ __all__ = [
     "bytes_needed",
     "canonical_json",
     "check_lock",
+    "column_digests",
     "create",
     "difference",
     "key_of",

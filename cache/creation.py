@@ -154,6 +154,12 @@ def create(
     return layout
 
 
+def column_digests(columns: Columns, rows: int) -> dict[str, str]:
+    """What `Layout.further` of a file with these further columns is."""
+    stored = {name: _stored(name, values, rows) for name, values in columns.items()}
+    return {f"columns/{name}": column_digest(name, values) for name, values in stored.items()}
+
+
 def bytes_needed(samples: Samples, layers: Mapping[str, Layer], columns: Columns | None = None) -> int:
     """Size of the file that `create` would make, less its structure and the gaps before its datasets."""
     kinds = _column_types(samples, layers, columns or {})

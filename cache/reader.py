@@ -149,7 +149,10 @@ class Cache:
 
     @property
     def ids(self) -> list[str]:
-        """POSIX paths relative to the source. Bytes that are not UTF-8 appear as lone surrogates (os.fsdecode)."""
+        """POSIX paths relative to the source, or a table's ids.
+
+        Bytes that are not UTF-8 appear as lone surrogates (os.fsdecode).
+        """
         return [os.fsdecode(value) for value in self.column("samples/id").tolist()]
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,8 @@ from precompute.extraction.sampling import sample_of
 from precompute.heads import RidgeRegressionHead, RowView, SavedHead, load_head
 from precompute.heads.scoring.scores import wilson_interval
 from precompute.inputs.images.formats import IMAGES
-from precompute.sources.folder import FolderSource, list_folder
+from precompute.sources.base import Reading, Source
+from precompute.sources.registry import open_source
 from precompute.training.membership import trained_layer
 from precompute.training.relabelling import Relabelling
 from precompute.training.splits import whole_rows
@@ -33,7 +34,8 @@ AT_ONCE = 65_536  # rows of a cache, whose probabilities are in memory at the sa
 
 @dataclass(frozen=True)
 class Prediction:
-    """One image. label: the most probable class · true: the class of its folder, None where that is no class."""
+    """One image. label: the most probable class · true: the class of its folder or its label in a
+    table, None where that is no class of the head."""
 
     id: str
     label: str
@@ -56,7 +58,7 @@ class Predictions:
 
     @property
     def scored(self) -> int:
-        """Images whose folder names a class that the head knows."""
+        """Images with a label, of a folder or table, that is a class of the head."""
         return sum(item.true is not None for item in self.items)
 
     @property
@@ -89,7 +91,7 @@ class Predictions:
 
 def predict(
     head: str | os.PathLike[str],
-    source: str | os.PathLike[str],
+    source: str | os.PathLike[str] | Source,
     *,
     backbone: str | None = None,
     weights: str | None = None,
@@ -97,17 +99,19 @@ def predict(
     batch_size: int | None = None,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    root: str | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> Predictions:
-    """Classify the images below `source` (or the one image it is) with a saved head, or the rows of a cache.
+    """Classify the images of `source` (see `extract`; also one image alone) with a saved head, or the rows of a cache.
 
     A cache must hold features such as the head was trained on; no image is read and no backbone is made, so `backbone`,
-    `weights`, `batch_size` and `workers` are refused then. Rows without features are among `failed`.
+    `weights`, `batch_size`, `workers`, `root` and `columns` are refused then. Rows without features are among `failed`.
 
     Backbone, layer, transform and precision come from the head file; the weights are found again where they came
     from, or at `weights`, and must have the digest that the head was trained with.
 
     backbone: must be given, as a confirmation, for a head whose backbone is code of the user's own. progress: called
-    with (done, total).
+    with (done, total). root, columns: see `extract`.
     Raises HeadFormatError, HeadMismatchError, BackboneError, WeightsError, SourceError, DeviceError; of a cache
     CacheError and UsageError.
     """
@@ -119,15 +123,16 @@ def predict(
             hint="Load it with precompute.load_head and call its predict on the features of a cache.",
         )
     classifier = saved.head
-    if _is_hdf5(source):
-        given = {"backbone": backbone, "weights": weights, "batch_size": batch_size, "workers": workers}
+    if not isinstance(source, Source) and _is_hdf5(source):
+        given: dict[str, Any] = {"backbone": backbone, "weights": weights, "batch_size": batch_size, "workers": workers}
+        given |= {"root": root, "columns": columns or None}
         if says_nothing := [name for name, value in given.items() if value is not None]:
             raise UsageError(
                 f"{os.fspath(source)} holds features, so {says_nothing[0]} says nothing.",
                 hint=f"Leave out --{says_nothing[0].replace('_', '-')}, or name a folder of images.",
             )
         return _of_cache(saved, os.fspath(head), source, progress, began)
-    samples = list_folder(source, IMAGES)
+    samples = open_source(source, IMAGES, reading=Reading.of(root, columns))
     model, precision, storage = rebuild(saved, os.fspath(head), backbone=backbone, weights=weights)
     asked = Asked(precision=precision, device=device, batch_size=batch_size, dtype=storage.name)
     found = candidates(asked, Machine.here(), images=len(samples), module=model.module)
@@ -145,11 +150,11 @@ def predict(
                 for item, row in zip(block.decoded, saved.predict_proba(X), strict=True):
                     best, true = int(row.argmax()), samples.label_name(item.row)
                     known = true if true in classes else None
-                    name = _name(samples, item.row)
+                    name = samples.id_of(item.row)
                     items.append((item.row, Prediction(name, classes[best], float(row[best]), known)))
             for item in block.failed:
                 assert item.error is not None  # that is what puts it here
-                failed.append((item.row, (_name(samples, item.row), item.error.reason, item.error.message)))
+                failed.append((item.row, (samples.id_of(item.row), item.error.reason, item.error.message)))
             done += len(block)
             if progress is not None:
                 progress(done, len(samples))
@@ -210,10 +215,6 @@ def _as_trained(saved: SavedHead, cache: Cache) -> Cache:
     known = training.get("relabelling") if isinstance(training, dict) else None
     column = known.get("label_column") if isinstance(known, dict) else None
     return Relabelling(column).apply(cache)[0] if column in cache.columns else cache
-
-
-def _name(samples: FolderSource, row: int) -> str:
-    return os.fsdecode(bytes(samples.table.ids[row])) or os.path.basename(os.fsdecode(samples.root))
 
 
 def rebuild(

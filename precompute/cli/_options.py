@@ -122,6 +122,31 @@ computation = _decorators(
 """From --backbone to --workers; `taken_apart` sorts what they give."""
 
 
+source_options = _decorators(
+    click.option(
+        "--root",
+        type=click.Path(),
+        help="Folder that paths in a table or list are relative to.  [default: the one it lies in]",
+    ),
+    click.option("--path-column", metavar="NAME", help="Column of a table with the paths.  [default: path]"),
+    click.option("--id-column", metavar="NAME", help="With the ids.  [default: id, else the paths as written]"),
+    click.option("--label-column", metavar="NAME", help="With the classes.  [default: label, if there is one]"),
+    click.option(
+        "--split-column",
+        metavar="NAME",
+        help="With train, val or test, or nothing.  [default: split, if there is one]",
+    ),
+)
+"""How tables and lists of files are read; `columns_taken` sorts what they give."""
+
+
+keep_option = click.option(
+    "--keep-column",
+    "keep",
+    metavar="NAME",
+    multiple=True,
+    help="Also store this column of the table: groups, targets, texts. Several times: several columns.",
+)
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace whatever ordinary file has that name.")
 
 
@@ -130,8 +155,16 @@ def layer_lines(layers: dict[str, tuple[int, ...]], dtype: str) -> str:
     return "\n".join(f"{layer}, {' x '.join(map(str, shape))} {dtype}" for layer, shape in layers.items())
 
 
+def columns_taken(options: dict[str, Any]) -> dict[str, Any]:
+    """Options with the names of a table's columns that were given in a dictionary of their own."""
+    rest = {name: value for name, value in options.items() if not name.endswith("_column")}
+    columns = {name.removesuffix("_column"): value for name, value in options.items() if name not in rest}
+    return {**rest, "columns": {part: name for part, name in columns.items() if name is not None}}
+
+
 def taken_apart(options: dict[str, Any]) -> dict[str, Any]:
     """Options as `extract` takes them: those of the transform that were given, in a dictionary of their own."""
+    options = columns_taken(options)
     transform = {name: options.pop(name) for name in TRANSFORM}
     layers = list(options.pop("layer"))
     return {

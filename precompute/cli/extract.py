@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from precompute.cli._options import computation, layer_lines, taken_apart
+from precompute.cli._options import computation, keep_option, layer_lines, source_options, taken_apart
 from precompute.cli._output import (
     duration,
     finished,
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 @click.command(no_args_is_help=True)
 @click.argument("source", type=click.Path())
 @computation
+@source_options
+@keep_option
 @click.option(
     "-o", "--output", required=True, type=click.Path(), help="The feature file to make or to bring up to date."
 )
@@ -50,16 +52,20 @@ if TYPE_CHECKING:
 @json_option
 @click.pass_context
 def extract(ctx: click.Context, /, source: str, output: str, as_json: bool, **options: Any) -> None:
-    """Run a frozen backbone once over the images below SOURCE and keep its features.
+    """Run a frozen backbone once over the images of SOURCE and keep its features.
 
-    Class sub-folders give labels; train, val and test folders above them give the split. Files are recognised by
-    their content. Run the same command again after an interruption, or after adding, editing or deleting images:
-    only what is missing is computed.
+    SOURCE is a folder: class sub-folders give labels, train, val and test folders above them give the split, and files
+    are recognised by their content. Or a table (.csv, .tsv, .parquet) with a column `path` and, if you have them, `id`,
+    `label` and `split`. Or a list of files, one path a line: a .txt, @FILE, or - for standard input.
+
+    Run the same command again after an interruption, or after adding, editing or deleting images: only what is missing
+    is computed.
 
     \b
     Examples:
       precompute extract photos -b resnet18 -o photos.h5
       precompute extract digits -b tiny -o digits.h5
+      precompute extract labels.csv --root photos --label-column species -b resnet18 -o species.h5
       precompute extract photos -b vit_b_16 --weights IMAGENET1K_SWAG_LINEAR_V1 -o vit.h5
       precompute extract photos -b resnet50 --weights my-weights.pth --layer layer3 --pooling mean -o l3.h5
       precompute extract photos -b resnet50 --layer layer3:mean --layer layer4:mean --layer avgpool -o layers.h5

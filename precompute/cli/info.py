@@ -134,9 +134,15 @@ def _command(record: dict[str, Any]) -> str | None:
     transform = options.get("transform")
     words = ["precompute", "extract", str(record.get("source"))]
     for name, value in {**options, **(transform if isinstance(transform, dict) else {})}.items():
-        if name == "transform" or value in (None, False, "auto", "DEFAULT"):
+        if name in ("transform", "columns", "keep") or value in (None, False, "auto", "DEFAULT"):
             continue
         words.append(f"--{name.replace('_', '-')}")
         if value is not True:
             words.append(",".join(map(str, value)) if isinstance(value, list) else str(value))
+    columns = options.get("columns")
+    for part, name in columns.items() if isinstance(columns, dict) else ():
+        words += [f"--{part}-column", str(name)]
+    keep = options.get("keep")
+    for name in keep if isinstance(keep, list) else ():
+        words += ["--keep-column", str(name)]
     return shlex.join(words)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from precompute.cli._options import computation, layer_lines, taken_apart
+from precompute.cli._options import computation, keep_option, layer_lines, source_options, taken_apart
 from precompute.cli._output import duration, json_option, note, print_json, print_pairs
 
 if TYPE_CHECKING:
@@ -16,14 +16,16 @@ if TYPE_CHECKING:
 @click.command(no_args_is_help=True)
 @click.argument("source", type=click.Path())
 @computation
+@source_options
+@keep_option
 @click.option("-o", "--output", type=click.Path(), help="The feature file that is planned; its rows are reused.")
 @json_option
 @click.pass_context
 def plan(ctx: click.Context, /, source: str, output: str | None, as_json: bool, **options: Any) -> None:
     """Say what `precompute extract` with the same arguments would take, and write nothing.
 
-    Some images, spread over SOURCE, are run through the very engine for up to 10 seconds; time and memory are
-    measured, not guessed.
+    SOURCE is a folder, a table or a list of files. Some images, spread over it, are run through the very engine for up
+    to 10 seconds; time and memory are measured, not guessed.
 
     \b
     Examples:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from precompute.cli._options import columns_taken, source_options
 from precompute.cli._output import json_option, note, print_json, print_table, progress_bar, terminal
 from precompute.cli._streams import SKIPPED
 
@@ -25,10 +26,12 @@ if TYPE_CHECKING:
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
 @click.option("--batch-size", type=int, help="Images a forward pass.  [default: by engine and device]")
 @click.option("--workers", type=int, help="Decoding threads.  [default: one for each core]")
+@source_options
 @json_option
 @click.pass_context
 def predict(
     ctx: click.Context,
+    /,
     head: str,
     source: str,
     backbone: str | None,
@@ -38,13 +41,14 @@ def predict(
     batch_size: int | None,
     workers: int | None,
     as_json: bool,
+    **reading: Any,
 ) -> None:
-    """Classify the images below SOURCE, a folder or one image, with the head file HEAD.
+    """Classify the images of SOURCE with the head file HEAD: a folder, one image, a table or a list of files.
 
     SOURCE may also be a cache with features such as the head was trained on: then no image is read.
 
     The head file knows its backbone, layer and transform, and refuses other weights than those of its training. Where
-    folders are named after classes, the accuracy is told as well.
+    folders are named after classes, or a table has labels, the accuracy is reported as well.
 
     \b
     Examples:
@@ -66,6 +70,7 @@ def predict(
             batch_size=batch_size,
             workers=workers,
             progress=lambda done, total: draw(done, total, ""),
+            **columns_taken(reading),
         )
     if as_json:
         print_json(result.to_dict())
@@ -95,4 +100,4 @@ def _print(result: Predictions, style: str) -> None:
         note(f"Skipped: {name}: {status_text(reason)} ({detail})")
     if result.accuracy is not None and result.accuracy_interval is not None:
         low, high = result.accuracy_interval
-        note(f"{result.accuracy:.1%} of {result.scored:,} are right by their folders (95%: {low:.1%} to {high:.1%})")
+        note(f"{result.accuracy:.1%} of {result.scored:,} are right by their labels (95%: {low:.1%} to {high:.1%})")

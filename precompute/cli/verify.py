@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from precompute.cli._options import columns_taken, source_options
 from precompute.cli._output import finished, json_option, note, print_json, print_pairs, progress_bar, stop_on_signal
 from precompute.cli._streams import SKIPPED
 
@@ -23,20 +24,25 @@ NAMED = 10
 
 @click.command(no_args_is_help=True)
 @click.argument("cache", type=click.Path())
-@click.option("--source", type=click.Path(), help="Also compare with the images below this folder, by their SHA-256.")
-@click.option("--repair", is_flag=True, help="Compute damaged rows again from the images below --source.")
+@click.option(
+    "--source", type=click.Path(), help="Also compare with the images of this folder, table or list, by their SHA-256."
+)
+@click.option("--repair", is_flag=True, help="Compute damaged rows again from the images of --source.")
 @click.option("-b", "--backbone", help="For --repair: say that you trust a backbone that is code.")
 @click.option("--weights", help="For --repair: where the weights are now, if they have moved.")
+@source_options
 @json_option
 @click.pass_context
 def verify(
     ctx: click.Context,
+    /,
     cache: str,
     source: str | None,
     repair: bool,
     backbone: str | None,
     weights: str | None,
     as_json: bool,
+    **reading: Any,
 ) -> None:
     """Read every row of CACHE once and compare it with its checksum.
 
@@ -45,6 +51,7 @@ def verify(
       precompute verify photos.h5
       precompute verify photos.h5 --source photos
       precompute verify photos.h5 --source photos --repair
+      precompute verify photos.h5 --source labels.csv --root photos
       precompute verify photos.h5 --json
 
     \b
@@ -57,6 +64,9 @@ def verify(
         raise click.UsageError("--repair needs to know where the images are: --source FOLDER.")
     if not repair and (backbone or weights):
         raise click.UsageError("-b and --weights belong to --repair.")
+    read_as = columns_taken(reading)
+    if source is None and (read_as["root"] or read_as["columns"]):
+        raise click.UsageError("--root and the names of columns belong to --source.")
     if repair:
         from precompute.extraction.output import check_cache_output
 
@@ -65,10 +75,10 @@ def verify(
     found = _rows(opened)
     mended = None
     if repair and source is not None and not found.whole:
-        mended = _repair(cache, source, backbone, weights)
+        mended = _repair(cache, source, backbone, weights, read_as)
         opened = open_cache(cache)
         found = _rows(opened)
-    against = None if source is None else _source(opened, source)
+    against = None if source is None else _source(opened, source, read_as)
     ids = opened.column("samples/id")
     damaged = [os.fsdecode(bytes(ids[row])) for row in found.damaged]
     if as_json:
@@ -92,7 +102,7 @@ def verify(
     ctx.exit(SKIPPED if mended is not None and mended.failed else 0)
 
 
-def _repair(cache: str, source: str, backbone: str | None, weights: str | None) -> Extraction:
+def _repair(cache: str, source: str, backbone: str | None, weights: str | None, read_as: dict[str, Any]) -> Extraction:
     from precompute.extraction.repair import repair as run
 
     with progress_bar("repair", "samples") as draw, stop_on_signal() as stop:
@@ -101,7 +111,7 @@ def _repair(cache: str, source: str, backbone: str | None, weights: str | None) 
             stop.batches_begin()
             draw(progress.done, progress.total, f"{progress.rate:.1f} images/s")
 
-        mended = run(cache, source, backbone=backbone, weights=weights, progress=show, stop=stop)
+        mended = run(cache, source, backbone=backbone, weights=weights, progress=show, stop=stop, **read_as)
     finished(cache)
     return mended
 
@@ -125,11 +135,11 @@ def _rows(opened: Cache) -> Verification:
         return run(opened, progress=count)
 
 
-def _source(opened: Cache, source: str) -> SourceComparison:
+def _source(opened: Cache, source: str, reading: dict[str, Any]) -> SourceComparison:
     from precompute.extraction.source_comparison import compare_source
 
     with _counted("compare", "files", len(opened)) as count:
-        return compare_source(opened, source, progress=count)
+        return compare_source(opened, source, progress=count, **reading)
 
 
 @contextlib.contextmanager
@@ -162,6 +172,6 @@ def _report(opened: Cache, found: Verification, damaged: list[str], against: Sou
             note(f"{kind}: {name}")
     print_pairs(None, pairs)
     if not found.whole:
-        note(f"To mend it: precompute verify {opened.path} --source FOLDER --repair, with the folder of the images.")
+        note(f"To mend it: precompute verify {opened.path} --source SOURCE --repair, with the source of the images.")
     elif against is not None and not against.same:
         note("To bring it up to date run the `precompute extract` command that made it again, with --rehash.")

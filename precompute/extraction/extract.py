@@ -5,17 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from precompute.errors import SourceError, UsageError
+from precompute.errors import UsageError
 from precompute.extraction.conduct import Conduct, Progress
 from precompute.extraction.output import CacheOutput, check_cache_output
 from precompute.extraction.request import Request, unchanged
 from precompute.extraction.result import Extraction, Outcome, Run, Settings, summary
 from precompute.inputs.images.formats import IMAGES
-from precompute.sources.base import Source
-from precompute.sources.folder import list_folder
+from precompute.sources.base import Reading, Source
+from precompute.sources.registry import open_source
 
 if TYPE_CHECKING:
     from precompute.extraction.executors.base import Executor  # which loads torch
@@ -47,10 +47,14 @@ def extract(
     progress: Callable[[Progress], None] | None = None,
     stop: Callable[[], int] | None = None,
     executor: Executor | None = None,
+    root: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    keep: Sequence[str] = (),
 ) -> Extraction:
     """Run a frozen backbone once over the images below `source` and keep its features in the HDF5 file `out`.
 
-    source: a folder, or a `precompute.sources.base.Source` of your own, with a backbone whose preprocessing reads it.
+    source: a folder; a table of files (.csv, .tsv, .parquet); a list of files (.txt, "@NAME", "-" for standard input);
+    or a `precompute.sources.base.Source` of your own, with a backbone whose preprocessing reads it.
 
     Only what `out` does not hold yet is computed; an interrupted run goes on where it was. The file appears under
     `out` when it is whole; until then it is `out` + ".partial", which `open_cache` can read meanwhile.
@@ -70,6 +74,9 @@ def extract(
     dry_run: say what would be reused, read and dropped, and the bytes it takes; write nothing.
     progress: called after each batch. stop: asked after each batch; a signal's number ends the run, resumable.
     executor: who computes the rows (see `precompute.extraction.executors.base`); this machine by default.
+    root: the folder that paths in a table or list are relative to, by default the one that it lies in. columns: the
+    names of a table's columns by what they hold, such as {"path": "file", "label": "species"}; also "id" and "split".
+    keep: names of further columns of a table that go into the file, for `Cache.column("columns/NAME")`.
 
     Raises SourceError, BackboneError, WeightsError, DeviceError, CacheError and its kinds, UsageError, Stopped.
     """
@@ -80,7 +87,7 @@ def extract(
         backbone, weights, layer, pooling, transform or {}, engine, precision, compile, dtype, device, batch_size
     )
     output = check_cache_output(out, overwrite=overwrite, inputs=(weights,))
-    samples = open_source(source, limit=limit)
+    samples = open_source(source, IMAGES, reading=Reading.of(root, columns, keep), limit=limit, alone=False)
     if samples.reads(output.path):
         raise UsageError(
             f"The output {output.path} is one of the samples of the source, or would be one next time.",
@@ -93,23 +100,6 @@ def extract(
 
             done = run(output, samples, request, conduct, limit=limit, rehash=rehash, dry_run=dry_run)
         return summary(output.path, samples, done, began=began)
-
-
-def open_source(source: str | os.PathLike[str] | Source, *, limit: int | None = None) -> Source:
-    """What is to be extracted: a folder of images, or a source that the caller made.
-
-    Raises SourceError, and UsageError for a limit on a source that cannot be cut.
-    """
-    if isinstance(source, Source):
-        if limit is not None and limit < len(source):
-            raise UsageError(
-                f"{source.name} has {len(source):,} samples, and a limit is for folders.",
-                hint="Make a source of fewer samples.",
-            )
-        return source
-    if os.path.isfile(source):
-        raise SourceError(f"{os.fspath(source)} is a file.", hint="Name the folder that holds the images.")
-    return list_folder(source, IMAGES, limit=limit)
 
 
 def _recognise(output: CacheOutput, source: Source, request: Request) -> Run | None:

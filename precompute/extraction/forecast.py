@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,17 +18,19 @@ from precompute.errors import SourceError, UsageError
 from precompute.extraction.conduct import Conduct
 from precompute.extraction.executors.base import Work
 from precompute.extraction.executors.local import LocalExecutor
-from precompute.extraction.extract import check_options, open_source
+from precompute.extraction.extract import check_options
 from precompute.extraction.matching import make_plan, open_olds, samples_of
 from precompute.extraction.output import CacheOutput
 from precompute.extraction.request import Request
 from precompute.extraction.setup import prepare
 from precompute.extraction.timing import StageClock
-from precompute.sources.base import Source
+from precompute.inputs.images.formats import IMAGES
+from precompute.sources.base import Reading, Source
+from precompute.sources.registry import open_source
 from precompute.system import peak_memory
 
 SECONDS = 10.0
-IMAGES = 512
+MEASURED = 512
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,9 @@ def forecast(
     device: str = "auto",
     batch_size: int | None = None,
     workers: int | None = None,
+    root: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    keep: Sequence[str] = (),
 ) -> Forecast:
     """Run some images of `source`, spread over it, through the engine that `extract` would take; write nothing.
 
@@ -105,7 +110,7 @@ def forecast(
     request = Request(
         backbone, weights, layer, pooling, transform or {}, engine, precision, compile, dtype, device, batch_size
     )
-    samples = open_source(source)
+    samples = open_source(source, IMAGES, reading=Reading.of(root, columns, keep), alone=False)
     output = None if out is None else CacheOutput(os.path.realpath(out))
     folder = "." if output is None else os.path.dirname(output.path)
     if not os.path.isdir(folder):
@@ -125,7 +130,7 @@ def forecast(
         over = start + SECONDS
         for block in LocalExecutor(conduct.workers).blocks(
             Work(samples, model, decision),
-            spread(everything, IMAGES),
+            spread(everything, MEASURED),
             stop=lambda: time.monotonic() > over,
             clock=clock,
         ):
@@ -146,7 +151,7 @@ def forecast(
         to_read=len(missing),
         layers={tap.layer: tap.shape for tap in model.taps},
         dtype=prepared.storage,
-        bytes=bytes_needed(samples_of(samples.table), prepared.layers),
+        bytes=bytes_needed(samples_of(samples.table), prepared.layers, samples.table.columns),
         free=shutil.disk_usage(folder).free,
         engine=choice.engine,
         device=choice.device,

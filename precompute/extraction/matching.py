@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from precompute.cache import Cache, RowWriter, Samples, Status, difference, key_of
+from precompute.cache import Cache, RowWriter, Samples, Status, column_digests, difference, key_of
 from precompute.cache.checksum import row_checksums
 from precompute.errors import CacheFormatError, CacheKeyError, SourceError, UsageError
 from precompute.extraction.output import CacheOutput
@@ -103,6 +103,8 @@ def make_plan(
             dropped = len(old) - int(found.sum())
             if dropped and refuse and not output.overwrite:
                 _refuse_mistakes(source, old, found, dropped, limit)
+            if source.unseen and refuse and not output.overwrite:
+                _refuse_unseen(source, old, place)
         same = np.zeros_like(found) if rehash else found & lasting(old)[place]
         same &= old.column("samples/size")[place] == table.sizes
         same &= old.column("samples/mtime_ns")[place] == table.mtimes
@@ -148,6 +150,18 @@ def _refuse_mistakes(source: Source, old: Cache, found: NDArray[np.bool_], dropp
         )
 
 
+def _refuse_unseen(source: Source, old: Cache, place: NDArray[np.int64]) -> None:
+    """place: row in `old` of each sample of the source, -1 for none."""
+    rows = np.array(source.unseen)
+    lost = rows[(place[rows] >= 0) & lasting(old)[place[rows]]]
+    if len(lost):
+        raise SourceError(
+            f"{source.sample_name(int(lost[0]))} cannot be looked at, so its row of {old.path} would be thrown away"
+            + (f", and {len(lost) - 1:,} more." if len(lost) > 1 else "."),
+            hint=f"Make it readable (or remove it from {source.name}), use another output, or say --overwrite.",
+        )
+
+
 def _absent(old: Cache, table: Table) -> NDArray[np.bool_]:
     """(len(old),) bool: rows whose id is no longer listed."""
     return positions(table.ids, old.column("samples/id")) < 0
@@ -177,13 +191,14 @@ def lasting(old: Cache) -> NDArray[np.bool_]:
 
 
 def same_table(old: Cache, table: Table) -> bool:
-    """Whether `old` has exactly these samples, with these labels and splits."""
+    """Whether `old` has exactly these samples, with these labels, splits and further columns."""
     return (
         len(old) == len(table)
         and np.array_equal(old.column("samples/id"), table.ids)
         and np.array_equal(old.labels, table.labels)
         and np.array_equal(old.column("samples/split"), table.splits)
         and tuple(old.column("classes").tolist()) == table.classes
+        and old.layout.further == column_digests(table.columns, len(table))
     )
 
 

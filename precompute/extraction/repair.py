@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from precompute.cache import Cache, Verification, open_cache, verify
 from precompute.engines.choice import Asked
-from precompute.errors import CacheError, CacheFormatError, SourceError, UsageError
+from precompute.errors import CacheError, CacheFormatError, SampleError, SourceError, UsageError
 from precompute.extraction.conduct import Conduct, Progress
-from precompute.extraction.matching import make_plan, open_olds, same_table
+from precompute.extraction.matching import make_plan, open_olds, positions, same_table
 from precompute.extraction.output import check_cache_output
 from precompute.extraction.rebuild import Origin, rebuild_backbone
 from precompute.extraction.result import Extraction, Outcome, Run, Settings, summary
 from precompute.extraction.run import Job, complete
 from precompute.extraction.setup import prepared_for
-from precompute.sources.base import Table, ascii_name
+from precompute.inputs.images.formats import IMAGES
+from precompute.sources.base import Raw, Reading, Source, Table, ascii_name
 from precompute.sources.folder import FolderSource
+from precompute.sources.registry import kind_of, open_source
 
 
 def repair(
     cache: str | os.PathLike[str],
-    source: str | os.PathLike[str],
+    source: str | os.PathLike[str] | Source,
     *,
     backbone: str | None = None,
     weights: str | None = None,
@@ -34,14 +37,17 @@ def repair(
     workers: int | None = None,
     progress: Callable[[Progress], None] | None = None,
     stop: Callable[[], int] | None = None,
+    root: str | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> Extraction:
-    """Compute the damaged rows of the finished file `cache` again, from the images below `source`.
+    """Compute the damaged rows of the finished file `cache` again, from the images of `source`.
 
     Backbone, layer, transform and precision are those of the file; its weights are looked for where they were and
     compared by their contents. The table of samples stays as it is; `extract` brings a file up to a changed folder. The
     mended file replaces the damaged one by one rename, and an interrupted repair goes on when it is run again.
 
     backbone: must be named where it is code of the user's. weights: where they are now, if they have moved.
+    source, root, columns: see `extract`.
     batch_size: that of the last run by default, so that rows come out equal to the last bit.
     Raises CacheError and its kinds, SourceError, BackboneError, WeightsError, DeviceError, Stopped.
     """
@@ -66,7 +72,7 @@ def repair(
                 f"{path} holds features of other shapes than its settings lead to.",
                 hint="Extract again to another output.",
             )
-        samples = _samples_of(old, os.fsencode(source), found)
+        samples = _samples_of(old, source, found, Reading.of(root, columns))
         done = Run(Settings(shapes, spec["storage"], model.notes), Outcome(), old)
         if not found.whole:
             olds = open_olds(output, spec)
@@ -87,28 +93,69 @@ def repair(
         return summary(path, samples, done, earlier=False, began=began)
 
 
-def _samples_of(old: Cache, root: bytes, found: Verification) -> FolderSource:
+class KnownSamples(Source):
+    """The samples of a file as if they had just been listed, read from another source by their ids."""
+
+    def __init__(self, table: Table, other: Source) -> None:
+        self.table = table
+        self.name = other.name
+        self._other = other
+        self._rows = positions(other.table.ids, table.ids)
+
+    @property
+    def origin(self) -> str:
+        return self._other.origin
+
+    def read(self, row: int) -> Raw:
+        there = int(self._rows[row])
+        if there < 0:
+            raise SampleError(f"not in {self.name} any more", reason="VANISHED")
+        return self._other.read(there)
+
+    def alive(self) -> bool:
+        return self._other.alive()
+
+    def holds(self, row: int) -> bool:
+        """Whether the other source has it."""
+        return bool(self._rows[row] >= 0)
+
+
+def _samples_of(
+    old: Cache, source: str | os.PathLike[str] | Source, found: Verification, reading: Reading
+) -> FolderSource | KnownSamples:
     """The samples of the file itself, as if they had just been listed."""
-    shown = ascii_name(os.fsdecode(root))
-    if not os.path.isdir(root):
-        raise SourceError(f"{shown} is not a folder.", hint="Name the folder that holds the images: --source FOLDER.")
-    ids = old.column("samples/id")
-    bad = np.concatenate([found.damaged, found.pending])
-    if any(_leads_out(bytes(ids[row])) for row in bad):
-        raise CacheFormatError(
-            f"{old.path} names images outside of its source folder.",
-            hint="It was not made by precompute like this; extract again to another output.",
-        )
-    if len(bad) == len(old) and not any(os.path.exists(os.path.join(root, bytes(ids[row]))) for row in bad[:1000]):
-        raise UsageError(f"None of the samples in {old.path} is in {shown}.", hint="Check the source.")
     table = Table(
-        ids=np.array(ids),
+        ids=np.array(old.column("samples/id")),
         sizes=np.array(old.column("samples/size")),
         mtimes=np.array(old.column("samples/mtime_ns")),
         labels=np.array(old.labels),
         splits=np.array(old.column("samples/split"), dtype=np.uint8),
         classes=tuple(old.column("classes").tolist()),
+        columns={name: np.array(old.column(f"columns/{name}")) for name in old.columns},
     )
+    bad = np.concatenate([found.damaged, found.pending])
+    samples: FolderSource | KnownSamples
+    if not isinstance(source, Source) and kind_of(os.fsdecode(source)).by_path:
+        samples = _in_folder(old.path, os.fsencode(source), table, bad)
+        there = any(os.path.exists(samples.path(row)) for row in bad[:1000])
+    else:
+        samples = KnownSamples(table, open_source(source, IMAGES, reading=reading))
+        there = any(map(samples.holds, bad))
+    if len(bad) == len(old) and not there:
+        raise UsageError(f"None of the samples in {old.path} is in {samples.name}.", hint="Check the source.")
+    return samples
+
+
+def _in_folder(path: str, root: bytes, table: Table, bad: NDArray[np.int64]) -> FolderSource:
+    """The samples below a folder, where only those that are needed are looked for."""
+    if not os.path.isdir(root):
+        shown = ascii_name(os.fsdecode(root))
+        raise SourceError(f"{shown} is not a folder.", hint="Name the source of the images: --source SOURCE.")
+    if any(_leads_out(bytes(table.ids[row])) for row in bad):
+        raise CacheFormatError(
+            f"{path} names images outside of its source folder.",
+            hint="Where it was made from a table or a list, name that. Else extract again to another output.",
+        )
     return FolderSource(root, table)
 
 

@@ -20,7 +20,7 @@ from precompute.errors import CacheFormatError
 from precompute.extraction.matching import make_plan, up_to_date
 from precompute.extraction.output import CacheOutput
 from precompute.inputs.images.transform import DECODER
-from precompute.sources.base import Source
+from precompute.sources.base import Reading, Source
 from precompute.system import version_of
 
 DECIDING = ("precompute", "torch", "torchvision", "openvino")
@@ -58,9 +58,16 @@ class Request:
         options: dict[str, Any] = json.loads(json.dumps(asdict(self), default=_plain))
         return options
 
-    def record(self, weights_file: dict[str, Any] | None) -> dict[str, Any]:
-        """What a run's record says for later ones. `weights_file` is that of `Backbone`."""
-        return {"request": self.name(), "options": self.options(), "weights_file": weights_file}
+    def record(self, weights_file: dict[str, Any] | None, reading: Reading) -> dict[str, Any]:
+        """What a run's record says for later ones. `weights_file` is that of `Backbone`, `reading` of the source."""
+        root = {} if reading.root is None else {"root": os.path.abspath(reading.root)}
+        columns = {"columns": dict(reading.columns)} if reading.columns else {}
+        keep = {"keep": list(reading.keep)} if reading.keep else {}
+        return {
+            "request": self.name(),
+            "options": {**self.options(), **root, **columns, **keep},
+            "weights_file": weights_file,
+        }
 
     def name(self) -> str | None:
         """SHA-256 over this and all else that decides the settings; None for what cannot be told to be the same again.

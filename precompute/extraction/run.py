@@ -65,13 +65,13 @@ def run(
         missing = len(plan.missing)
         if dry_run:
             outcome = Outcome(reused=len(source) - missing, to_read=missing, dropped=plan.dropped)
-            needed = bytes_needed(samples_of(source.table), prepared.layers)
+            needed = bytes_needed(samples_of(source.table), prepared.layers, source.table.columns)
             return Run(replace(job.settings(), key=key_of(prepared.spec), bytes=needed), outcome, None)
         there = up_to_date(plan, source.table, output)
         if there is not None:
             drop_kept(output)  # left by a run that ended between its last two steps
             return Run(job.settings(), Outcome(reused=len(source), dropped=plan.dropped), there)
-        return complete(job, plan, conduct, request.record(prepared.model.file))
+        return complete(job, plan, conduct, request.record(prepared.model.file, source.reading))
 
 
 def complete(job: Job, plan: Plan, conduct: Conduct, asked: dict[str, Any]) -> Run:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -15,7 +15,8 @@ from precompute.cache import Cache
 from precompute.errors import SampleError
 from precompute.extraction.matching import positions
 from precompute.inputs.images.formats import IMAGES
-from precompute.sources.folder import list_folder
+from precompute.sources.base import Reading, Source
+from precompute.sources.registry import open_source
 from precompute.system import cores
 
 READ_AHEAD = 4  # files for each thread
@@ -37,17 +38,19 @@ class SourceComparison:
 
 def compare_source(
     cache: Cache,
-    source: str | os.PathLike[str],
+    source: str | os.PathLike[str] | Source,
     *,
     progress: Callable[[int], None] | None = None,
     workers: int | None = None,
+    root: str | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> SourceComparison:
-    """Read every file below `source` that `cache` has a row for and compare its SHA-256 with the row's.
+    """Read every file of `source` that `cache` has a row for and compare its SHA-256 with the row's.
 
-    Size and modification time are not looked at. `progress` is called with 1 for each row. Raises SourceError where
-    the source is missing or holds no images.
+    Size and modification time are not looked at. `progress` is called with 1 for each row. source, root, columns: see
+    `extract`. Raises SourceError where the source is missing or holds no images.
     """
-    samples = list_folder(source, IMAGES)
+    samples = open_source(source, IMAGES, reading=Reading.of(root, columns))
     digests = cache.column("samples/digest")
     ids = cache.column("samples/id")
     rows = positions(samples.table.ids, ids)

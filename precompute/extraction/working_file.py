@@ -40,6 +40,7 @@ def working_file(
             spec=spec,
             samples=samples_of(table),
             layers=layers,
+            columns=table.columns,
             records=_records(plan),
         )
         with RowWriter(fresh, layout) as writer:

@@ -1,1 +1,4 @@
-"""Where samples come from: `base` (the contract), `folder`, `tree` (walking it), `labels`, `files`."""
+"""Where samples come from: `base` (the contract), `registry` (what SOURCE is), and a module for each kind.
+
+`folder` (with `tree` and `labels`), `table` and `file_list` (with `entries` and `text`); `files` reads single files.
+"""

@@ -1,17 +1,21 @@
 """What a source of samples is: a table of what there is, and the bytes of each row. No torch here.
 
-A new kind of source is one file beside this one: a subclass of `Source`. `precompute.extract` takes any of them.
+A new kind of source is one file beside this one, a subclass of `Source`, and one line in `registry`.
+`precompute.extract` takes any of them.
 """
 
 from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from precompute.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,8 @@ class Table:
 
     ids: (N,) fixed-length bytes, unique, ascending as bytes · sizes, mtimes: (N,) int64, two stamps that change when
     the sample's bytes do: for files bytes and ns since 1970 · labels: (N,) int32 index into `classes`, -1 for none ·
-    splits: (N,) uint8, 0 none, 1 train, 2 val, 3 test · classes: names, ascending.
+    splits: (N,) uint8, 0 none, 1 train, 2 val, 3 test · classes: names, ascending · columns: what else the source
+    knows, by name: (N,) or (N, k) fixed-length bytes, bool, integers or floats.
     """
 
     ids: NDArray[np.bytes_]
@@ -29,6 +34,7 @@ class Table:
     labels: NDArray[np.int32]
     splits: NDArray[np.uint8]
     classes: tuple[bytes, ...]
+    columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -60,17 +66,55 @@ class FileKind:
     recognises: Callable[[bytes], bool]
 
 
+PARTS = ("path", "id", "label", "split")
+"""What the columns of a table hold."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a source is read, where its kind leaves that open.
+
+    root: the folder that paths in a table or list are relative to, by default the one that it lies in · columns: the
+    names of a table's columns by what they hold: "path", "id", "label" and "split"; by default these words · keep:
+    names of further columns that go into the file.
+    """
+
+    root: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    keep: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls, root: str | os.PathLike[str] | None, columns: Mapping[str, str] | None, keep: Sequence[str] = ()
+    ) -> Reading:
+        """From the arguments of a function. Raises UsageError for what no column holds."""
+        if strange := sorted(set(columns or {}) - {*PARTS}):
+            raise UsageError(
+                f"columns has names for {', '.join(map(repr, strange))}.", hint=f"It takes {', '.join(PARTS)}."
+            )
+        return cls(None if root is None else os.fspath(root), dict(columns or {}), tuple(keep))
+
+    def given(self) -> dict[str, str]:
+        """What was asked for, by the names of the command's options."""
+        root = {} if self.root is None else {"--root": self.root}
+        keep = {"--keep-column": ", ".join(self.keep)} if self.keep else {}
+        return {**root, **{f"--{part}-column": name for part, name in self.columns.items()}, **keep}
+
+
 class Source(ABC):
     """Samples in a fixed order, and their bytes.
 
-    name: for messages, without credentials · table: what there is, listed once · gaps: prefixes of ids that could not
-    be listed, and so do not count as deleted · notes: how the source was understood, where that may surprise ·
-    ignored: lines on entries that are no samples.
+    name: for messages, without credentials · table: what there is, listed once · reading: as it was asked for · gaps:
+    prefixes of ids that could not be listed, and so do not count as deleted · unseen: rows that could not be looked
+    at, and so do not count as changed · notes: how the source was understood, where that may surprise · ignored: lines
+    on entries that are no samples.
     """
 
     name: str
     table: Table
+    reading: Reading = Reading()
     gaps: tuple[bytes, ...] = ()
+    unseen: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
 
@@ -104,9 +148,13 @@ class Source(ABC):
         label = int(self.table.labels[row])
         return os.fsdecode(self.table.classes[label]) if label >= 0 else None
 
+    def id_of(self, row: int) -> str:
+        """The id of `row`, or what names the sample where that is empty."""
+        return os.fsdecode(bytes(self.table.ids[row]))
+
     def sample_name(self, row: int) -> str:
-        """The id of `row` for a terminal."""
-        return ascii_name(os.fsdecode(bytes(self.table.ids[row])))
+        """The same for a terminal."""
+        return ascii_name(self.id_of(row))
 
 
 def ascii_name(name: str) -> str:

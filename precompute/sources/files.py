@@ -1,13 +1,15 @@
-"""Reading one file of a source, whatever has taken its place since it was listed."""
+"""Sources whose samples are files: reading one, whatever has taken its place since it was listed."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
+from abc import abstractmethod
 
 from precompute.errors import SampleError
-from precompute.sources.base import Raw
+from precompute.sources.base import Raw, Source, Table
 
 MAX_FILE_BYTES = 2**30  # a gigabyte holds any picture below the pixel limit
 EARLIEST, LATEST = -(2**63), 2**63 - 1  # what int64 holds of nanoseconds since 1970: years 1677 to 2262
@@ -47,3 +49,37 @@ def identity_of(path: bytes) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+class FilesSource(Source):
+    """Samples that are files of their own below one folder.
+
+    root: path of the folder, or of the one file that is the source.
+    """
+
+    def __init__(self, root: bytes, table: Table) -> None:
+        self.root = root
+        self.table = table
+        self._identity = identity_of(root)
+
+    @abstractmethod
+    def path(self, row: int) -> bytes:
+        """Path of the file behind `row`."""
+
+    def read(self, row: int) -> Raw:
+        return read_file(self.path(row))
+
+    def alive(self) -> bool:
+        return self._identity is not None and identity_of(self.root) == self._identity
+
+    def reads(self, path: str) -> bool:
+        try:
+            status = os.stat(path)
+        except OSError:
+            return False
+        alike = (self.table.sizes == status.st_size) & (self.table.mtimes == mtime_ns(status))
+        for row in alike.nonzero()[0]:
+            with contextlib.suppress(OSError):  # a file that is gone is not the output
+                if os.path.samestat(status, os.stat(self.path(row))):
+                    return True
+        return False

@@ -6,7 +6,6 @@ belong to it). Folders named train, val or test above them give the split. A fla
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 from collections.abc import Callable
@@ -14,13 +13,13 @@ from collections.abc import Callable
 import numpy as np
 
 from precompute.errors import SourceError, Stopped
-from precompute.sources.base import FileKind, Raw, Source, Table, ascii_name
-from precompute.sources.files import identity_of, mtime_ns, read_file
+from precompute.sources.base import FileKind, Reading, Table, ascii_name
+from precompute.sources.files import FilesSource, mtime_ns
 from precompute.sources.labels import label_folders
 from precompute.sources.tree import Found, Ignored, collect
 
 
-class FolderSource(Source):
+class FolderSource(FilesSource):
     """The files of a folder, or one file alone.
 
     root: path of the folder or file · table: ids are POSIX paths relative to `root`, "" for a file alone.
@@ -36,48 +35,29 @@ class FolderSource(Source):
         notes: tuple[str, ...] = (),
         ignored: Ignored | None = None,
     ) -> None:
-        self.root = root
+        super().__init__(root, table)
         self.name = ascii_name(os.fsdecode(root))
-        self.table = table
         self.gaps, self.notes = gaps, notes
         self.ignored_entries = ignored or Ignored()
         self.ignored = tuple(self.ignored_entries.lines())
         self._kind = kind
-        self._identity = identity_of(root)
 
     @property
     def origin(self) -> str:
         return os.fsdecode(os.path.abspath(self.root))
 
     def path(self, row: int) -> bytes:
-        """Path of the file behind `row`."""
         identity = bytes(self.table.ids[row])
         return os.path.join(self.root, identity) if identity else self.root
-
-    def read(self, row: int) -> Raw:
-        return read_file(self.path(row))
-
-    def alive(self) -> bool:
-        return self._identity is not None and identity_of(self.root) == self._identity
 
     def reads(self, path: str) -> bool:
         name = os.fsencode(os.path.realpath(path))
         inside = name.startswith(os.path.join(os.path.realpath(self.root), b""))
-        if inside and self._kind is not None and os.path.splitext(name)[1].lower() in self._kind.extensions:
-            return True
-        try:
-            status = os.stat(path)
-        except OSError:
-            return False
-        alike = (self.table.sizes == status.st_size) & (self.table.mtimes == mtime_ns(status))
-        for row in alike.nonzero()[0]:
-            with contextlib.suppress(OSError):  # a file that is gone is not the output
-                if os.path.samestat(status, os.stat(self.path(row))):
-                    return True
-        return False
+        named_so = self._kind is not None and os.path.splitext(name)[1].lower() in self._kind.extensions
+        return (inside and named_so) or super().reads(path)
 
-    def sample_name(self, row: int) -> str:
-        return super().sample_name(row) or ascii_name(os.path.basename(os.fsdecode(self.root)))
+    def id_of(self, row: int) -> str:
+        return super().id_of(row) or os.path.basename(os.fsdecode(self.root))
 
 
 def list_folder(
@@ -178,3 +158,11 @@ def _listing(root: bytes, found: Found, limit: int | None) -> FolderSource:
         notes=tuple(notes),
         ignored=found.ignored,
     )
+
+
+def open_folder(
+    name: str, kind: FileKind, *, reading: Reading, limit: int | None, stop: Callable[[], int] | None
+) -> FolderSource:
+    """See `list_folder`; nothing about a folder is left open."""
+    del reading
+    return list_folder(name, kind, limit=limit, stop=stop)

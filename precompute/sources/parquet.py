@@ -1,0 +1,106 @@
+"""Columns of a Parquet file as strings, in batches, by pyarrow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from precompute.errors import SourceError
+from precompute.sources.base import Reading
+from precompute.sources.entries import BLOCK_ROWS, MAX_STRING_BYTES, Rows
+from precompute.sources.header import choose
+from precompute.sources.text import open_regular
+
+INSTALL = "pip install 'precompute[parquet]'"
+MAX_CHUNK_BYTES = 2**30  # what one column of one row group may take when it is unpacked
+
+
+def parquet_rows(path: str, shown: str, reading: Reading) -> Iterator[Rows]:
+    """The columns of the file at `path` that `reading` names.
+
+    Strings stay in dictionaries until their lengths are known, so that a small file cannot fill the memory.
+    Raises SourceError for what is no Parquet file, for types that are no strings or numbers, and without pyarrow.
+    """
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise SourceError(f"{shown} is a Parquet file, which needs pyarrow.", hint=f"Install it: {INSTALL}") from error
+    with open_regular(path, shown) as raw:
+        try:
+            schema = parquet.ParquetFile(raw).schema_arrow
+            chosen = choose(schema.names, reading, shown)
+            parts = {f"{part}s": schema.names[place] for part, place in chosen.parts.items()}
+            wanted = list(dict.fromkeys([*parts.values(), *chosen.further]))
+            kinds = {name: _plain_type(schema.field(name).type, name, shown) for name in wanted}
+            file = parquet.ParquetFile(raw, read_dictionary=wanted)
+            _check_sizes(file, wanted, shown)
+            first = 1
+            for batch in file.iter_batches(BLOCK_ROWS, columns=wanted):
+                strings = {name: _strings(batch.column(name), name, first, shown) for name in wanted}
+                yield Rows(
+                    range(first, first + len(batch)),
+                    **{part: strings[name] for part, name in parts.items()},
+                    further={name: strings[name] for name in chosen.further},
+                    texts=frozenset(name for name in chosen.further if _is_text(kinds[name])),
+                )
+                first += len(batch)
+        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+            reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+            raise SourceError(
+                f"{shown} cannot be read as Parquet: {reason}.",
+                hint="Write it again; the columns of paths, ids, labels and splits hold strings or whole numbers.",
+            ) from error
+
+
+def _check_sizes(file: Any, names: list[str], shown: str) -> None:
+    """Raise SourceError where a column would take too much memory at once."""
+    for number in range(file.metadata.num_row_groups):
+        group = file.metadata.row_group(number)
+        for column in map(group.column, range(group.num_columns)):
+            if column.path_in_schema in names and column.total_uncompressed_size > MAX_CHUNK_BYTES:
+                raise SourceError(
+                    f"{shown}: row group {number} has {column.total_uncompressed_size:,} bytes in the column "
+                    f"{column.path_in_schema!r}, more than {MAX_CHUNK_BYTES:,}.",
+                    hint="Write the file with smaller row groups.",
+                )
+
+
+def _plain_type(kind: Any, name: str, shown: str) -> Any:
+    """The type of the values. Raises SourceError for one whose values have no obvious form as strings."""
+    from pyarrow import types
+
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    plain = (_is_text, types.is_integer, types.is_floating, types.is_boolean, types.is_null)
+    if not any(test(kind) for test in plain):
+        raise SourceError(f"{shown}: the column {name!r} holds {kind}, not strings.", hint="Write it as strings.")
+    return kind
+
+
+def _is_text(kind: Any) -> bool:
+    from pyarrow import types
+
+    tests = (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary)
+    return any(test(kind) for test in tests)
+
+
+def _strings(column: Any, name: str, first: int, shown: str) -> list[str]:
+    """The values of a batch; "" where there is none. first: number of its first row."""
+    import pyarrow
+    from pyarrow import compute, types
+
+    folded = types.is_dictionary(column.type)
+    values = column.dictionary if folded else column
+    if _is_text(values.type):
+        longest = compute.max(compute.binary_length(values)).as_py() or 0
+        if longest > MAX_STRING_BYTES:
+            raise SourceError(
+                f"{shown}, from row {first:,} on: the column {name!r} has a string of {longest:,} bytes, more than "
+                f"{MAX_STRING_BYTES:,}.",
+                hint="Is it another column that holds the paths, ids, labels or splits?",
+            )
+    column = column.dictionary_decode() if folded else column
+    if types.is_boolean(column.type):
+        column = column.cast(pyarrow.uint8())
+    return list(compute.fill_null(column.cast(pyarrow.string()), "").to_pylist())

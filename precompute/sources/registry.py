@@ -1,0 +1,96 @@
+"""Which kind of source SOURCE is. A new kind is one file beside this one and one line in KINDS."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from precompute.errors import SourceError, UsageError
+from precompute.sources import file_list, folder, table
+from precompute.sources.base import FileKind, Reading, Source, ascii_name
+
+
+class Opener(Protocol):
+    """Lists a source. limit: only the first so many samples by id · stop: a signal's number ends the listing.
+
+    Raises SourceError, and Stopped.
+    """
+
+    def __call__(
+        self, name: str, kind: FileKind, *, reading: Reading, limit: int | None, stop: Callable[[], int] | None
+    ) -> Source: ...
+
+
+@dataclass(frozen=True)
+class SourceKind:
+    """A kind of source.
+
+    what: for messages · recognises: whether SOURCE is one, by its name and what lies there; nothing is read · open:
+    lists it · options: those of `Reading.given` that it knows · many: it is not one sample alone · by_path: ids are
+    paths relative to SOURCE, so that a sample is found without listing all.
+    """
+
+    what: str
+    recognises: Callable[[str], bool]
+    open: Opener
+    options: frozenset[str] = frozenset()
+    many: bool = True
+    by_path: bool = False
+
+
+KINDS: tuple[SourceKind, ...] = (
+    SourceKind("a list of files", file_list.recognises, file_list.open_list, frozenset({"--root"})),
+    SourceKind("a table", table.recognises, table.open_table, frozenset({"--root", *table.COLUMN_OPTIONS})),
+    SourceKind("a file", os.path.isfile, folder.open_folder, many=False, by_path=True),
+    SourceKind("a folder", lambda _: True, folder.open_folder, by_path=True),
+)
+"""The first that recognises a source opens it; the last takes what is left, and says so where nothing is there."""
+
+
+def kind_of(name: str) -> SourceKind:
+    """What kind of source SOURCE is, or would be if it were there."""
+    return next(one for one in KINDS if one.recognises(name))
+
+
+def open_source(
+    source: str | os.PathLike[str] | Source,
+    kind: FileKind,
+    *,
+    reading: Reading | None = None,
+    limit: int | None = None,
+    stop: Callable[[], int] | None = None,
+    alone: bool = True,
+) -> Source:
+    """The samples of this kind in `source`: what a path leads to, or a source that the caller made.
+
+    alone: whether it may be one file. Raises SourceError; UsageError for options that this kind of source does not
+    know, and for a limit on a source that cannot be cut; Stopped.
+    """
+    reading = reading or Reading()
+    if isinstance(source, Source):
+        return _made_by_the_caller(source, reading, limit)
+    name = os.fsdecode(source)
+    found = kind_of(name)
+    if not (found.many or alone):
+        raise SourceError(f"{ascii_name(name)} is a file.", hint=f"Name the folder that holds the {kind.plural}.")
+    if strange := [option for option in reading.given() if option not in found.options]:
+        raise UsageError(
+            f"{' and '.join(strange)} cannot be used with {found.what}, which {ascii_name(name)} is.",
+            hint=f"Leave {'it' if len(strange) == 1 else 'them'} out.",
+        )
+    opened = found.open(name, kind, reading=reading, limit=limit, stop=stop)
+    opened.reading = reading
+    return opened
+
+
+def _made_by_the_caller(source: Source, reading: Reading, limit: int | None) -> Source:
+    if limit is not None and limit < len(source):
+        raise UsageError(
+            f"{source.name} has {len(source):,} samples, and a limit is for folders.",
+            hint="Make a source of fewer samples.",
+        )
+    if given := reading.given():
+        raise UsageError(f"{source.name} is listed already, without {' and '.join(given)}.", hint="Leave them out.")
+    return source

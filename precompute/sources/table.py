@@ -1,0 +1,89 @@
+"""A table of files, `.csv`, `.tsv` or `.parquet`: a column of paths, and where there are any, of ids, labels, splits.
+
+All of them are strings, also where they look like numbers: "007" stays "007".
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable, Iterator
+from itertools import islice
+from operator import itemgetter
+from typing import Any
+
+from precompute.errors import SourceError
+from precompute.sources.base import PARTS, FileKind, Reading, ascii_name
+from precompute.sources.entries import BLOCK_ROWS, Entries, NamedFiles, Rows, root_of
+from precompute.sources.header import choose
+from precompute.sources.parquet import parquet_rows
+from precompute.sources.text import open_regular, text_lines
+
+DIALECTS = {".csv": "excel", ".tsv": "excel-tab"}
+PARQUET = ".parquet"
+COLUMN_OPTIONS = (*(f"--{part}-column" for part in PARTS), "--keep-column")
+
+
+def recognises(name: str) -> bool:
+    """What ends in .csv, .tsv or .parquet; a folder of such a name is a folder."""
+    return _extension(name) in (*DIALECTS, PARQUET) and not os.path.isdir(name)
+
+
+def open_table(
+    name: str, kind: FileKind, *, reading: Reading, limit: int | None, stop: Callable[[], int] | None
+) -> NamedFiles:
+    """The files that a table names. Raises SourceError and Stopped."""
+    shown = ascii_name(name)
+    is_text = _extension(name) in DIALECTS
+    entries = Entries(shown, "line" if is_text else "row", root_of(name, reading.root))
+    rows = _text_rows if is_text else parquet_rows
+    for block in rows(name, shown, reading):
+        entries.add(block)
+    return entries.source(name, kind, limit=limit, stop=stop)
+
+
+def _text_rows(path: str, shown: str, reading: Reading) -> Iterator[Rows]:
+    with open_regular(path, shown) as file:
+        table = csv.reader(text_lines(file, shown), DIALECTS[_extension(path)], strict=True)
+        rows = _records(table, shown)
+        header = next(rows, None)
+        if header is None:
+            raise SourceError(f"{shown} is empty.", hint="Its first line names its columns, of which one is `path`.")
+        chosen = choose(header, reading, shown)
+        parts = len(chosen.parts)
+        places = [*chosen.parts.values(), *chosen.further.values()]
+        pick = itemgetter(*places, 0)  # of a single one it gives no tuple
+        numbered = ((table.line_num, *pick(row)[:-1]) for row in rows)
+        while block := list(islice(numbered, BLOCK_ROWS)):
+            numbers, *columns = zip(*block, strict=True)
+            strings: dict[str, Any] = {
+                f"{part}s": values for part, values in zip(chosen.parts, columns[:parts], strict=True)
+            }
+            yield Rows(numbers, **strings, further=dict(zip(chosen.further, columns[parts:], strict=True)))
+
+
+def _records(table: Any, shown: str) -> Iterator[list[str]]:
+    """The rows of a CSV reader that are not empty, which all have as many fields as the first."""
+    width = 0
+    while True:
+        try:
+            row = next(table)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise SourceError(
+                f"{shown}, line {table.line_num:,}: {error}.",
+                hint="Look for a quotation mark that is open, or written once inside a quoted text, which takes two.",
+            ) from error
+        width = width or len(row)
+        if row and len(row) != width:
+            raise SourceError(
+                f"{shown}, line {table.line_num:,} has {len(row)} fields, and the header has {width}.",
+                hint="A field that holds the separator must stand in quotation marks.",
+            )
+        if row:
+            yield row
+
+
+def _extension(name: str) -> str:
+    return os.path.splitext(name)[1].lower()

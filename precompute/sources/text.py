@@ -1,0 +1,60 @@
+"""Text files that people and programs made: their lines, decoded, with what is wrong and in which line."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import stat
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from precompute.errors import SourceError
+
+MAX_LINE_BYTES = 16 * 2**20  # so much of a line is read; a file without line ends is not taken into memory whole
+
+
+def open_regular(path: str, shown: str) -> BinaryIO:
+    """Open the ordinary file at `path`; a FIFO or a device is not waited for. Raises SourceError."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise SourceError(f"{shown} does not exist.", hint="Check the path for a typing error.") from error
+    except OSError as error:
+        hint = f"Check its permissions: ls -l {shown}"
+        raise SourceError(f"{shown} cannot be read: {error.strerror}.", hint=hint) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise SourceError(f"{shown} is not an ordinary file.", hint="Write it to a file first, or pipe a list to `-`.")
+    return open(descriptor, "rb")
+
+
+def text_lines(file: BinaryIO, shown: str) -> Iterator[str]:
+    """The lines of UTF-8 text with their ends, without a byte order mark. Raises SourceError, with the line."""
+    number = 0
+    while line := _next_line(file, shown):
+        number += 1
+        if number == 1:
+            line = line.removeprefix(codecs.BOM_UTF8)
+        if len(line) > MAX_LINE_BYTES or b"\0" in line:
+            raise _no_text(line, f"{shown}, line {number:,}")
+        try:
+            text = line.decode()
+        except UnicodeDecodeError as error:
+            raise SourceError(
+                f"{shown}, line {number:,} is not UTF-8: byte 0x{line[error.start]:02x} at place {error.start + 1}.",
+                hint="Save the file as UTF-8, such as by: iconv -f LATIN1 -t UTF-8 OLD > NEW",
+            ) from error
+        yield text
+
+
+def _no_text(line: bytes, where: str) -> SourceError:
+    if len(line) > MAX_LINE_BYTES:
+        return SourceError(f"{where} is longer than {MAX_LINE_BYTES:,} bytes.", hint="Is it a text file at all?")
+    return SourceError(f"{where} holds a NUL byte.", hint="Save the file as plain text in UTF-8.")
+
+
+def _next_line(file: BinaryIO, shown: str) -> bytes:
+    try:
+        return file.readline(MAX_LINE_BYTES + 1)
+    except OSError as error:
+        raise SourceError(f"{shown} cannot be read: {error.strerror}.", hint="Check the disk it lies on.") from error
