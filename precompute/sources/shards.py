@@ -103,18 +103,18 @@ class ShardSource(Source):
                 status = os.fstat(descriptor)
                 if not stat.S_ISREG(status.st_mode):
                     raise SampleError("the shard is not an ordinary file", reason="UNREADABLE")
-                there = offset + head + size <= status.st_size  # asked before memory is taken
-                block = _read_all(descriptor, head + size, offset) if there else b""
+                same = offset + head + size <= status.st_size  # asked before memory is taken
+                same = same and header_check(_read_all(descriptor, head, offset)) == check
+                data = _read_all(descriptor, size, offset + head) if same else b""
             finally:
                 os.close(descriptor)
         except OSError as error:
             reason = "VANISHED" if isinstance(error, FileNotFoundError | NotADirectoryError) else "UNREADABLE"
             raise SampleError(f"the shard: {error.strerror or error}", reason=reason) from error
-        if len(block) != head + size or header_check(memoryview(block)[:head]) != check:
+        if not same or len(data) != size:
             raise SampleError("the shard has changed since it was listed", reason="UNREADABLE")
-        return Raw(
-            block[head:], size, int(_stamps(status.st_size, mtime_ns(status), self._places.checks[row : row + 1])[0])
-        )
+        (stamp,) = _stamps(status.st_size, mtime_ns(status), self._places.checks[row : row + 1])
+        return Raw(data, size, int(stamp))
 
     def alive(self) -> bool:
         return any(map(os.path.exists, self.shards.paths))
