@@ -229,9 +229,9 @@ def _numbers(first: str, last: str) -> list[str]:
 
 
 def _refuse_address(text: str) -> None:
-    if found := ADDRESS.match(text):
+    if found := ADDRESS.match(text):  # the rest may hold a password
         raise SourceError(
-            f"{ascii_name(text[:60])}: shards are read from files, not from {found[1]!r}; no command is run.",
+            f"Shards are read from files, not from an address that begins with {found[1]}, and no command is run.",
             hint="Copy the shards to a disk, and name them there.",
         )
     if "\0" in text:
