@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import re
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +37,10 @@ pytestmark = pytest.mark.usefixtures("tiny_made_once")
         ("@files", "a list of files"),
         ("@labels.csv", "a list of files"),
         ("-", "a list of files"),
+        ("shards/*.tar", "a pattern of tar shards"),
+        ("data-{000..099}.tar", "a pattern of tar shards"),
+        ("one.tar.gz", "a pattern of tar shards"),
+        ("s3://bucket/{0..9}.tar", "a pattern of tar shards"),
     ],
 )
 def test_a_source_is_recognised_by_its_name(
@@ -45,7 +51,7 @@ def test_a_source_is_recognised_by_its_name(
     assert kind_of(name).what == what
 
 
-@pytest.mark.parametrize("name", ["photos.csv", "photos.txt", "@photos", "photos.parquet"])
+@pytest.mark.parametrize("name", ["photos.csv", "photos.txt", "@photos", "photos.parquet", "photos.tar"])
 def test_a_folder_is_a_folder_whatever_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.chdir(tmp_path)
     Path(name).mkdir()
@@ -140,3 +146,32 @@ def test_damaged_rows_are_repaired_from_a_table_or_a_list(photos: Path, tmp_path
     assert repair(tmp_path / "a.h5", listing).computed == 1
     mended, whole = open_cache(tmp_path / "a.h5"), open_cache(tmp_path / "whole.h5")
     assert np.array_equal(mended.features(), whole.features())
+
+
+def test_every_command_takes_shards(photos: Path, tmp_path: Path, precompute: Command) -> None:
+    for split in ("train", "val"):
+        with tarfile.open(tmp_path / f"{split}-000.tar", "w") as shard:
+            for path in sorted((photos / split).rglob("*.*")):
+                shard.add(path, f"{path.parent.name}/{path.name}")
+                label = tarfile.TarInfo(f"{path.parent.name}/{path.stem}.cls")
+                label.size = len(path.parent.name)
+                shard.addfile(label, io.BytesIO(path.parent.name.encode()))
+    done = precompute("extract", "*.tar", "-b", "tiny", "-o", "a.h5", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    extract(photos, tmp_path / "folder.h5", backbone="tiny")
+    ours, theirs = open_cache(tmp_path / "a.h5"), open_cache(tmp_path / "folder.h5")
+    assert [name.replace("-000/", "/") for name in ours.ids] == theirs.ids
+    assert np.array_equal(ours.features(), theirs.features())
+    assert np.array_equal(ours.labels, theirs.labels)
+    assert ours.split.tolist() == theirs.split.tolist()
+    train_head(tmp_path / "a.h5", tmp_path / "head", C=1.0)
+    for arguments in (
+        ("plan", "train-{000..000}.tar", "-b", "tiny"),
+        ("verify", "a.h5", "--source", "*.tar"),
+        ("predict", "head", "val-000.tar"),
+    ):
+        done = precompute(*arguments, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    done = precompute("extract", "*.tar", "-b", "tiny", "-o", "a.h5", "--root", ".", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "cannot be used with a pattern of tar shards" in done.stderr

@@ -57,6 +57,7 @@ def extract(ctx: click.Context, /, source: str, output: str, as_json: bool, **op
     SOURCE is a folder: class sub-folders give labels, train, val and test folders above them give the split, and files
     are recognised by their content. Or a table (.csv, .tsv, .parquet) with a column `path` and, if you have them, `id`,
     `label` and `split`. Or a list of files, one path a line: a .txt, @FILE, or - for standard input.
+    Or WebDataset shards: 'shards/*.tar' or 'data-{000..099}.tar', in quotation marks.
 
     Run the same command again after an interruption, or after adding, editing or deleting images: only what is missing
     is computed.
