@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import stranger
-from conftest import make_image, make_photos, run_command
+from conftest import Command, make_image, make_photos
 
 from precompute import export_features, extract, open_cache
 from precompute.errors import CacheError, UsageError
@@ -135,10 +135,10 @@ def test_text_too_long_for_npz_is_refused(place: Path, tmp_path: Path, monkeypat
     assert not any(tmp_path.iterdir())
 
 
-def test_the_command_says_what_it_wrote(place: Path) -> None:
-    done = run_command(place, "export", "plain.h5", "-o", "plain.npz", "--json")
+def test_the_command_says_what_it_wrote(place: Path, tmp_path: Path, precompute: Command) -> None:
+    done = precompute("export", place / "plain.h5", "-o", "plain.npz", "--json")
     found = json.loads(done.stdout)
     assert (found["rows"], found["left_out"], found["columns"]) == (27, 1, ["id", "label", "split"])
-    done = run_command(place, "export", "plain.h5", "-o", "plain.npz")
+    done = precompute("export", place / "plain.h5", "-o", "plain.npz")
     assert done.returncode == 1
     assert "Add --overwrite" in done.stderr or "--overwrite" in done.stderr

@@ -153,8 +153,8 @@ def test_rows_of_a_file_stay_there_and_others_are_copied(mapped: np.memmap, tmp_
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("k", [3, 20, 500])
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("k", [3, pytest.param(20, marks=pytest.mark.slow), 500])
+@pytest.mark.parametrize("dtype", [np.float16, pytest.param(np.float32, marks=pytest.mark.slow), np.float64])
 @pytest.mark.parametrize("place", ["resident", "sent"], indirect=True)
 def test_a_device_gives_the_votes_of_the_cpu(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str, dtype: Any, k: int, *, weighted: bool

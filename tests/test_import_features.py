@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import make_photos, run_command
+from conftest import Command, make_photos
 
 from precompute import (
     Cache,
@@ -260,16 +260,16 @@ def test_nothing_is_replaced_unasked(tmp_path: Path) -> None:
         import_features(tmp_path / "a.h5", tmp_path / "c.h5")
 
 
-def test_the_command(tmp_path: Path) -> None:
+def test_the_command(tmp_path: Path, precompute: Command) -> None:
     np.savez(tmp_path / "a.npz", **arrays(dtype=np.float64))
-    done = run_command(tmp_path, "import", "a.npz", "-o", "a.h5", "--name", "somebody's", "--json")
+    done = precompute("import", "a.npz", "-o", "a.h5", "--name", "somebody's", "--json")
     assert json.loads(done.stdout)["classes"] == ["ants", "bees", "wäsps"]
-    done = run_command(tmp_path, "import", "a.npz", "-o", "b.h5")
+    done = precompute("import", "a.npz", "-o", "b.h5")
     assert "precompute train-head b.h5" in done.stdout + done.stderr
     assert "float64 became float32" in done.stderr
-    assert run_command(tmp_path, "info", "a.h5").returncode == 0
-    assert run_command(tmp_path, "verify", "a.h5").returncode == 0
-    assert run_command(tmp_path, "train-head", "a.h5", "-o", "head").returncode == 0
-    done = run_command(tmp_path, "verify", "a.h5", "--source", ".", "--repair")
+    assert precompute("info", "a.h5").returncode == 0
+    assert precompute("verify", "a.h5").returncode == 0
+    assert precompute("train-head", "a.h5", "-o", "head").returncode == 0
+    done = precompute("verify", "a.h5", "--source", ".", "--repair")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr

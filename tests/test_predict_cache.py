@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_photos, run_command
+from conftest import Command, make_photos
 
 from precompute import extract, open_cache, predict, train_head
 from precompute.cache import Status
@@ -83,10 +83,10 @@ def test_damaged_rows_and_files_that_are_no_cache_are_reported(place: Path, tmp_
         predict(place / "logistic", tmp_path / "half.h5")
 
 
-def test_the_command_exits_as_for_images(place: Path) -> None:
-    done = run_command(place, "predict", place / "logistic", place / "photos.h5", "--json")
+def test_the_command_exits_as_for_images(place: Path, precompute: Command) -> None:
+    done = precompute("predict", place / "logistic", place / "photos.h5", "--json")
     found = json.loads(done.stdout)
     assert done.returncode == 3  # one row has no features
     assert (found["n"], found["scored"], len(found["failed"])) == (24, 24, 1)
     assert found["failed"][0]["id"] == "val/cats/broken.png"
-    assert run_command(place, "predict", place / "logistic", place / "others.h5").returncode == 0
+    assert precompute("predict", place / "logistic", place / "others.h5").returncode == 0

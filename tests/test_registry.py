@@ -156,7 +156,7 @@ def test_every_command_takes_shards(photos: Path, tmp_path: Path, precompute: Co
                 label = tarfile.TarInfo(f"{path.parent.name}/{path.stem}.cls")
                 label.size = len(path.parent.name)
                 shard.addfile(label, io.BytesIO(path.parent.name.encode()))
-    done = precompute("extract", "*.tar", "-b", "tiny", "-o", "a.h5", cwd=tmp_path)
+    done = precompute("extract", "*.tar", "-b", "tiny", "-o", "a.h5")
     assert done.returncode == 0, done.stderr
     extract(photos, tmp_path / "folder.h5", backbone="tiny")
     ours, theirs = open_cache(tmp_path / "a.h5"), open_cache(tmp_path / "folder.h5")
@@ -170,8 +170,8 @@ def test_every_command_takes_shards(photos: Path, tmp_path: Path, precompute: Co
         ("verify", "a.h5", "--source", "*.tar"),
         ("predict", "head", "val-000.tar"),
     ):
-        done = precompute(*arguments, cwd=tmp_path)
+        done = precompute(*arguments)
         assert done.returncode == 0, done.stderr
-    done = precompute("extract", "*.tar", "-b", "tiny", "-o", "a.h5", "--root", ".", cwd=tmp_path)
+    done = precompute("extract", "*.tar", "-b", "tiny", "-o", "a.h5", "--root", ".")
     assert done.returncode == 2
     assert "cannot be used with a pattern of tar shards" in done.stderr

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import run_command
+from conftest import Command
 
 from precompute import Training, compare, import_features, load_head, open_cache, predict, train_head
 from precompute.cache import RelabelledCache
@@ -156,9 +156,9 @@ def test_a_relabelled_cache_is_pickled_with_its_labels(place: Path) -> None:
     assert cache.split.tolist() == ["none"] * ROWS
 
 
-def test_the_command(place: Path) -> None:
-    done = run_command(place, "train-head", "own.h5", "--label-column", "kind", "--split-column", "part", "--json")
+def test_the_command(place: Path, precompute: Command) -> None:
+    done = precompute("train-head", "own.h5", "--label-column", "kind", "--split-column", "part", "--json")
     assert json.loads(done.stdout)["classes"] == ["ants", "bees", "wäsps"]
-    done = run_command(place, "train-head", "own.h5", "--labels", "labels.csv", "--expect", "120")
+    done = precompute("train-head", "own.h5", "--labels", "labels.csv", "--expect", "120")
     assert done.returncode == 2
     assert "fewer than the 120" in done.stderr
