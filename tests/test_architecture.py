@@ -242,6 +242,7 @@ def test_an_extraction_without_compiling_does_not_load_the_compiler(photos: Path
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_no_network_without_parameters_needs_the_compiler() -> None:
     done = run_python(
         "import sys\nfrom precompute.backbones import families\n"
@@ -253,6 +254,7 @@ def test_no_network_without_parameters_needs_the_compiler() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_torchvision_has_the_compiler_where_it_needs_it() -> None:
     done = run_python(
         "import sys, precompute.backbones, torch, torchvision\n"

@@ -92,7 +92,7 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path, monkeypatch: pytest.
     assert peak < 12 * 2**20  # of which labels, weights and their like take 8 bytes a row each
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+@pytest.mark.parametrize("dtype", [np.float16, pytest.param(np.float64, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("width", [4, 16, 64, 1024])
 def test_the_memory_of_neighbours_is_bounded_at_any_width(
     monkeypatch: pytest.MonkeyPatch, width: int, dtype: Any

@@ -248,6 +248,7 @@ def test_what_has_no_positions_is_left_as_it_is() -> None:
         assert torch.equal(cut(model, "flatten", "mean")(picture()), cut(model, "flatten", "none")(picture()))
 
 
+@pytest.mark.slow
 def test_axes_that_cannot_be_told_are_refused() -> None:
     model = families.build("maxvit_t", seed=1)
     layer = "blocks.0.layers.0.layers.window_attention.attn_layer.1.softmax"

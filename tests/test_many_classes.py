@@ -78,6 +78,7 @@ def test_every_head_trains_on_many_classes_and_is_saved(kind: str, cache: Path, 
     to_sklearn(saved.head)
 
 
+@pytest.mark.slow
 def test_json_holds_the_confusions_that_there_are(cache: Path) -> None:
     done = run_command(cache.parent, "train-head", cache, "--head", "centroid", "--json")
     scores = json.loads(done.stdout)["scores"][HOLDOUT]
@@ -132,6 +133,7 @@ def test_few_samples_of_a_hundred_thousand_classes_are_scored() -> None:
     assert json.dumps(scores.to_dict())
 
 
+@pytest.mark.slow
 def test_one_image_a_class_warns_of_nothing(cache: Path) -> None:
     """scikit-learn asks whether labels that are nearly all different are no classes; here warnings are errors."""
     for kind in ("centroid", "ridge"):
