@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     help="What a broken image does.",
 )
 @click.option("--limit", type=int, help="Only the first N images, by id.")
+@click.option("--shard", "part", metavar="I/N", help="Only part I of N of the images, for jobs that share the work.")
+@click.option("--reuse", multiple=True, type=click.Path(), help="Copy rows of this feature file too; may be repeated.")
+@click.option("--allow-skipped", is_flag=True, help="Exit with 0 also where images were skipped.")
 @click.option(
     "--overwrite", is_flag=True, help="Replace an output of other settings, of other images, or of another kind."
 )
@@ -51,7 +54,9 @@ if TYPE_CHECKING:
 @click.option("--rehash", is_flag=True, help="Read all files again: finds edits that kept size and modification time.")
 @json_option
 @click.pass_context
-def extract(ctx: click.Context, /, source: str, output: str, as_json: bool, **options: Any) -> None:
+def extract(
+    ctx: click.Context, /, source: str, output: str, as_json: bool, allow_skipped: bool, **options: Any
+) -> None:
     """Run a frozen backbone once over the images of SOURCE and keep its features.
 
     SOURCE is a folder: class sub-folders give labels, train, val and test folders above them give the split, and files
@@ -70,10 +75,13 @@ def extract(ctx: click.Context, /, source: str, output: str, as_json: bool, **op
       precompute extract photos -b vit_b_16 --weights IMAGENET1K_SWAG_LINEAR_V1 -o vit.h5
       precompute extract photos -b resnet50 --weights my-weights.pth --layer layer3 --pooling mean -o l3.h5
       precompute extract photos -b resnet50 --layer layer3:mean --layer layer4:mean --layer avgpool -o layers.h5
+      precompute extract photos -b resnet50 --shard 1/4 -o part1.h5
+      precompute extract photos -b resnet50 --reuse part1.h5 --reuse part2.h5 -o photos.h5
       precompute extract photos -b mypackage.models:make_net --resize 128 --crop 128 -o mine.h5
 
     \b
-    Exit status: 0 done, 3 done but some images were skipped, 129/130/143 stopped and resumable.
+    Exit status: 0 done, 3 done but some images were skipped (0 with --allow-skipped), 129/130/143 stopped and
+    resumable.
     """
     from precompute.extraction.extract import extract as run
 
@@ -93,7 +101,7 @@ def extract(ctx: click.Context, /, source: str, output: str, as_json: bool, **op
         _plan(result)
     else:
         _summary(result)
-    ctx.exit(SKIPPED if result.failures else 0)
+    ctx.exit(SKIPPED if result.failures and not allow_skipped else 0)
 
 
 def _plan(result: Extraction) -> None:

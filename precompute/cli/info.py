@@ -134,7 +134,7 @@ def _command(record: dict[str, Any]) -> str | None:
     transform = options.get("transform")
     words = ["precompute", "extract", str(record.get("source"))]
     for name, value in {**options, **(transform if isinstance(transform, dict) else {})}.items():
-        if name in ("transform", "columns", "keep") or value in (None, False, "auto", "DEFAULT"):
+        if name in ("transform", "columns", "keep", "part", "reuse") or value in (None, False, "auto", "DEFAULT"):
             continue
         words.append(f"--{name.replace('_', '-')}")
         if value is not True:
@@ -145,4 +145,9 @@ def _command(record: dict[str, Any]) -> str | None:
     keep = options.get("keep")
     for name in keep if isinstance(keep, list) else ():
         words += ["--keep-column", str(name)]
+    if options.get("part"):
+        words += ["--shard", str(options["part"])]
+    reuse = options.get("reuse")
+    for path in reuse if isinstance(reuse, list) else ():
+        words += ["--reuse", str(path)]
     return shlex.join(words)

@@ -16,13 +16,13 @@ from precompute.extraction.output import CacheOutput
 def begun_with(output: CacheOutput, model: Backbone) -> Begun:
     """What the last run that made rows with these settings took, in the file in progress or the finished one."""
     wanted = _without_precision(model.spec(precision="", storage=""))
-    for name in (output.partial, output.path):
+    for name in (output.partial, output.path, *output.reuse):
         with contextlib.suppress(CacheFormatError, OSError):  # reported where the file is opened to be used
             cache = output.open(name)
             if cache is None or _without_precision(cache.spec) != wanted:
                 continue
             if cache.spec.get("precision") in PRECISIONS:
-                return _begun(cache, output.path)
+                return _begun(cache, output.path if name == output.partial else name)
     return Begun()
 
 

@@ -15,6 +15,7 @@ from precompute.extraction.request import Request, unchanged
 from precompute.extraction.result import Extraction, Outcome, Run, Settings, summary
 from precompute.inputs.images.formats import IMAGES
 from precompute.sources.base import Reading, Source
+from precompute.sources.part import part_of
 from precompute.sources.registry import open_source
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ def extract(
     root: str | None = None,
     columns: Mapping[str, str] | None = None,
     keep: Sequence[str] = (),
+    reuse: Sequence[str | os.PathLike[str]] = (),
+    part: str | None = None,
 ) -> Extraction:
     """Run a frozen backbone once over the images below `source` and keep its features in the HDF5 file `out`.
 
@@ -77,6 +80,8 @@ def extract(
     root: the folder that paths in a table or list are relative to, by default the one that it lies in. columns: the
     names of a table's columns by what they hold, such as {"path": "file", "label": "species"}; also "id" and "split".
     keep: names of further columns of a table that go into the file, for `Cache.column("columns/NAME")`.
+    reuse: other feature files with the same settings, whose rows are copied where their images are listed here. part:
+    "I/N", only that part of the samples; all parts choose alike, and `reuse` joins them.
 
     Raises SourceError, BackboneError, WeightsError, DeviceError, CacheError and its kinds, UsageError, Stopped.
     """
@@ -86,8 +91,10 @@ def extract(
     request = Request(
         backbone, weights, layer, pooling, transform or {}, engine, precision, compile, dtype, device, batch_size
     )
-    output = check_cache_output(out, overwrite=overwrite, inputs=(weights,))
+    output = check_cache_output(out, overwrite=overwrite, inputs=(weights,), reuse=reuse)
     samples = open_source(source, IMAGES, reading=Reading.of(root, columns, keep), limit=limit, alone=False)
+    if part is not None:
+        samples = part_of(samples, part)
     if samples.reads(output.path):
         raise UsageError(
             f"The output {output.path} is one of the samples of the source, or would be one next time.",

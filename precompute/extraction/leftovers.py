@@ -75,12 +75,13 @@ def drop_kept(output: CacheOutput) -> None:
 def _rest(output: CacheOutput, plan: Plan, missing: NDArray[np.int64]) -> list[tuple[Cache, NDArray[np.int64]]]:
     """Rows, each picture once, that are neither in the new file nor in the finished one."""
     taken = np.setdiff1d(np.flatnonzero(plan.origin >= 0), missing)
-    known = [_index(old, np.flatnonzero(lasting(old))) for old in plan.olds if old.path == output.path]
+    finished = (output.path, *output.reuse)
+    known = [_index(old, np.flatnonzero(lasting(old))) for old in plan.olds if old.path in finished]
     for number, old in enumerate(plan.olds):
         known.append(_index(old, plan.origin_row[taken[plan.origin[taken] == number]]))
     parts = []
     for old in plan.olds:
-        if old.path == output.path:
+        if old.path in finished:
             continue
         index = _index(old, np.flatnonzero(lasting(old)))
         rows = index.rows

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from precompute.cache import Cache, RowWriter, Samples, Status, column_digests, difference, key_of
 from precompute.cache.checksum import row_checksums
-from precompute.errors import CacheFormatError, CacheKeyError, SourceError, UsageError
+from precompute.errors import CacheError, CacheFormatError, CacheKeyError, SourceError, UsageError
 from precompute.extraction.output import CacheOutput
 from precompute.sources.base import Source, Table, ascii_name
 
@@ -47,7 +47,8 @@ def samples_of(table: Table) -> Samples:
 
 
 def open_olds(output: CacheOutput, spec: dict[str, Any]) -> tuple[Cache, ...]:
-    """The file in progress, what it kept of those before it, and the finished one, as far as they exist.
+    """The file in progress, what it kept of those before it, and the finished one, as far as they exist; then those
+    whose rows may be copied, which must exist.
 
     Raises CacheKeyError, with the difference, for other settings, unless the output may be overwritten (which leaves
     them aside); CacheFormatError for a file that is not ours, but for a finished one that may be overwritten.
@@ -74,6 +75,18 @@ def open_olds(output: CacheOutput, spec: dict[str, Any]) -> tuple[Cache, ...]:
                 or ["the same settings as other JSON, not written by precompute"],
                 hint="Use another output for these settings, or --overwrite to replace that file.",
             )
+    for path in output.reuse:
+        other = output.open(path)
+        if other is None:
+            raise CacheError(f"{path} does not exist.", hint="Name finished feature files with --reuse.")
+        other.check_table()
+        if other.key != key_of(spec):
+            raise CacheKeyError(
+                f"{path} was made with other settings, so no row of it can be taken (there -> now):",
+                difference=difference(other.spec, spec),
+                hint="Ask for the settings that it was made with, or leave it out.",
+            )
+        olds.append(other)
     return tuple(olds)
 
 

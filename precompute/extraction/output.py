@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from precompute.cache import Cache, WriteLock, check_lock, lock_path, open_cache
 from precompute.errors import CacheError, CacheFormatError
@@ -43,12 +43,16 @@ class OpenFiles:
 class CacheOutput:
     """A feature file that may be written, and the files beside it. Made by `check_cache_output`.
 
-    path: of the finished file, links followed · overwrite: a finished file of any kind may be replaced.
+    path: of the finished file, links followed · overwrite: a finished file of any kind may be replaced · reuse: other
+    feature files, whose rows may be copied.
     """
 
-    def __init__(self, path: str, *, overwrite: bool = False, files: OpenFiles | None = None) -> None:
+    def __init__(
+        self, path: str, *, overwrite: bool = False, reuse: Sequence[str] = (), files: OpenFiles | None = None
+    ) -> None:
         self.path = path
         self.overwrite = overwrite
+        self.reuse = tuple(reuse)
         self._files = files or OpenFiles()
 
     @property
@@ -107,16 +111,20 @@ class CacheOutput:
 
 
 def check_cache_output(
-    path: str | os.PathLike[str], *, overwrite: bool = False, inputs: Iterable[str | os.PathLike[str] | None] = ()
+    path: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    inputs: Iterable[str | os.PathLike[str] | None] = (),
+    reuse: Iterable[str | os.PathLike[str]] = (),
 ) -> CacheOutput:
     """Find out before the work whether the feature file `path`, and the files beside it, can and may be written.
 
     Raises CacheError and UsageError. What stands beside it under a name that a run needs is never somebody else's file.
     """
-    files, beside = OpenFiles(), CacheOutput("")
+    files, beside, others = OpenFiles(), CacheOutput(""), [os.path.realpath(os.fspath(one)) for one in reuse]
     suffixes = (beside.partial, beside.kept, beside.fresh, beside.fresh_kept, lock_path(""))
-    allowed = check_output(path, files.kind, overwrite=overwrite, inputs=inputs, suffixes=suffixes)
-    output = CacheOutput(allowed.path, overwrite=overwrite, files=files)
+    allowed = check_output(path, files.kind, overwrite=overwrite, inputs=(*inputs, *others), suffixes=suffixes)
+    output = CacheOutput(allowed.path, overwrite=overwrite, reuse=others, files=files)
     output.check_beside()
     return output
 

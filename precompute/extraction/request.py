@@ -58,14 +58,22 @@ class Request:
         options: dict[str, Any] = json.loads(json.dumps(asdict(self), default=_plain))
         return options
 
-    def record(self, weights_file: dict[str, Any] | None, reading: Reading) -> dict[str, Any]:
+    def record(
+        self,
+        weights_file: dict[str, Any] | None,
+        reading: Reading,
+        *,
+        part: str | None = None,
+        reuse: Sequence[str] = (),
+    ) -> dict[str, Any]:
         """What a run's record says for later ones. `weights_file` is that of `Backbone`, `reading` of the source."""
         root = {} if reading.root is None else {"root": os.path.abspath(reading.root)}
         columns = {"columns": dict(reading.columns)} if reading.columns else {}
         keep = {"keep": list(reading.keep)} if reading.keep else {}
         return {
             "request": self.name(),
-            "options": {**self.options(), **root, **columns, **keep},
+            "options": {**self.options(), **root, **columns, **keep, **({"part": part} if part else {})}
+            | ({"reuse": list(reuse)} if reuse else {}),
             "weights_file": weights_file,
         }
 

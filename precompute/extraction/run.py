@@ -25,6 +25,7 @@ from precompute.extraction.setup import Prepared, prepare
 from precompute.extraction.timing import StageClock
 from precompute.extraction.working_file import finish, working_file
 from precompute.sources.base import Source
+from precompute.sources.part import PartOfSource
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,9 @@ def run(
         if there is not None:
             drop_kept(output)  # left by a run that ended between its last two steps
             return Run(job.settings(), Outcome(reused=len(source), dropped=plan.dropped), there)
-        return complete(job, plan, conduct, request.record(prepared.model.file, source.reading))
+        part = source.part if isinstance(source, PartOfSource) else None
+        asked = request.record(prepared.model.file, source.reading, part=part, reuse=output.reuse)
+        return complete(job, plan, conduct, asked)
 
 
 def complete(job: Job, plan: Plan, conduct: Conduct, asked: dict[str, Any]) -> Run:

@@ -18,6 +18,7 @@ from precompute.extraction.output import CacheOutput
 from precompute.extraction.request import Request
 from precompute.extraction.sampling import sample_of
 from precompute.sources.base import Source
+from precompute.sources.part import PartOfSource
 
 
 class Prepared:
@@ -85,5 +86,6 @@ def prepared_for(
 ) -> Prepared:
     """The same for a backbone that is loaded already."""
     begun = None if output is None else begun_with(output, model)
-    found = candidates(asked, Machine.here(), begun=begun, images=len(source), module=model.module)
-    return Prepared(model, found, sample_of(source, model.preprocess, workers=workers))
+    whole = source.whole if isinstance(source, PartOfSource) else source
+    found = candidates(asked, Machine.here(), begun=begun, images=len(whole), module=model.module)
+    return Prepared(model, found, sample_of(whole, model.preprocess, workers=workers))
