@@ -29,7 +29,7 @@ ROOMS: dict[str, str] = {
     "evaluation": "errors system cache heads training",
     "reports": "errors system evaluation",
     "prediction": "errors system sources inputs backbones engines cache extraction heads training",
-    "external": "errors system cache extraction",
+    "external": "errors system sources cache extraction",
     "export": "errors system cache heads training",
     "demo": "errors system cache extraction heads training evaluation",
     "cli": "errors system backbones cache extraction heads training evaluation reports prediction export external demo",

@@ -64,7 +64,7 @@ def assert_holds(cache: Cache, given: dict[str, np.ndarray]) -> None:
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, ">f4"])
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_arrays_become_a_cache(save: Any, dtype: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("precompute.external.arrays.BLOCK_BYTES", 7 * 12 * 2)  # several blocks
+    monkeypatch.setattr("precompute.sources.array_files.BLOCK_BYTES", 7 * 12 * 2)  # several blocks
     save(tmp_path / "a.npz", **arrays(dtype=dtype))
     seen: list[tuple[int, int]] = []
     done = import_features(tmp_path / "a.npz", tmp_path / "a.h5", progress=lambda *given: seen.append(given))
@@ -167,7 +167,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "another length": (one(label=np.array(["a"])), r"60 rows of features, and 'label' has the shape \(1,\)"),
     "an id twice": (one(id=np.array(["a", "b"] * (ROWS // 2))), "the id 'a' in row 0 and in row 2"),
     "a number as id": (one(id=np.arange(ROWS) / 2), "has 'id' of the type float64"),
-    "a split of its own": (one(split=np.array(["dev"] * ROWS)), "has the split 'dev'"),
+    "a split of its own": (one(split=np.array(["mine"] * ROWS)), "has the split 'mine'"),
     "long id": (one(id=np.array([f"{n}{'x' * 65_540}" for n in range(ROWS)])), "longer than 65,536 bytes"),
     "NUL": (one(label=np.array([["a", "b\0c"][n % 2] for n in range(ROWS)])), "has a NUL in it"),
     "objects": (one(label=np.array([None] * ROWS, dtype=object)), "Python objects, which are not loaded"),

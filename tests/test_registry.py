@@ -37,6 +37,8 @@ pytestmark = pytest.mark.usefixtures("tiny_made_once")
         ("@files", "a list of files"),
         ("@labels.csv", "a list of files"),
         ("-", "a list of files"),
+        ("a.npy", "an array of images"),
+        ("A.NPZ", "an array of images"),
         ("shards/*.tar", "a pattern of tar shards"),
         ("data-{000..099}.tar", "a pattern of tar shards"),
         ("one.tar.gz", "a pattern of tar shards"),
@@ -51,7 +53,7 @@ def test_a_source_is_recognised_by_its_name(
     assert kind_of(name).what == what
 
 
-@pytest.mark.parametrize("name", ["photos.csv", "photos.txt", "@photos", "photos.parquet", "photos.tar"])
+@pytest.mark.parametrize("name", ["photos.csv", "photos.txt", "@photos", "photos.parquet", "photos.tar", "photos.npz"])
 def test_a_folder_is_a_folder_whatever_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.chdir(tmp_path)
     Path(name).mkdir()

@@ -1,1 +1,1 @@
-"""Features that others made: `arrays` (reading files of arrays), `features` (such a file into a cache)."""
+"""Features that others made: `features` (a file of arrays into a cache)."""

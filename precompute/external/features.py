@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from precompute.cache import SPLITS, Layer, Layout, RowWriter, Samples, Status, create
+from precompute.cache import Layer, Layout, RowWriter, Samples, Status, create
 from precompute.errors import CacheError, DiskSpaceError, SourceError
-from precompute.external.arrays import ArrayFile, open_arrays
 from precompute.extraction.output import check_cache_output, remove_leftover
 from precompute.extraction.rebuild import EXTERNAL
+from precompute.sources.array_files import ArrayFile, open_arrays
+from precompute.sources.array_table import table_of
 from precompute.system import version_of
 
 STORED = {"float16": "float16", "float32": "float32", "float64": "float32"}
-TEXT_BYTES = 65_536  # of an id or a class name, at most
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,8 @@ def import_features(
             hint="It is left as it is. Choose another output, or replace it with --overwrite.",
         )
     _check_room(output.path, file)
-    samples, order, columns = _samples(file)
+    table, order = table_of(file)
+    samples = Samples(table.ids, table.sizes, table.mtimes, table.labels, table.splits, table.classes)
     rows = len(samples)
     content = hashlib.sha256()
     for start, block in file.blocks():
@@ -95,7 +96,7 @@ def import_features(
     with output.lock():
         remove_leftover(output.fresh)
         try:
-            layout = _laid_out(file, output.fresh, spec=spec, samples=samples, layers=layers, columns=columns)
+            layout = _laid_out(file, output.fresh, spec=spec, samples=samples, layers=layers, columns=table.columns)
             with RowWriter(output.fresh, layout) as writer:
                 not_finite = _write(file, writer, target, dtype, progress)
                 writer.append_provenance([_record(file.path, name, rows)])
@@ -105,7 +106,9 @@ def import_features(
             with contextlib.suppress(OSError, CacheError):  # the error that ended the work is the one to report
                 remove_leftover(output.fresh)
     classes = tuple(os.fsdecode(one) for one in samples.classes)
-    return Imported(output.path, rows, shape, dtype.name, not_finite, file.dtype == np.float64, classes, tuple(columns))
+    return Imported(
+        output.path, rows, shape, dtype.name, not_finite, file.dtype == np.float64, classes, tuple(table.columns)
+    )
 
 
 def _checked(file: ArrayFile) -> tuple[tuple[int, ...], np.dtype[Any]]:
@@ -141,80 +144,6 @@ def _check_room(path: str, file: ArrayFile) -> None:
             f"{free:,} free.",
             hint="Choose another output.",
         )
-
-
-def _samples(file: ArrayFile) -> tuple[Samples, NDArray[np.intp], dict[str, NDArray[Any]]]:
-    """The table in the order of ids, that order as rows of `file`, and further columns in it."""
-    rows = file.shape[0]
-    given = {name: file.column(name) for name in file.columns}
-    for name, values in given.items():
-        if values.ndim == 0 or len(values) != rows:
-            raise SourceError(
-                f"{file.path} has {rows:,} rows of features, and {name!r} has the shape {values.shape}.",
-                hint="Give each array one entry for each row.",
-            )
-    ids = _text(file, "id", given.pop("id")) if "id" in given else _numbers(rows)
-    order = np.argsort(ids, kind="stable")
-    ordered = ids[order]
-    twice = np.flatnonzero(ordered[1:] == ordered[:-1])
-    if len(twice):
-        pair = sorted(order[twice[0] : twice[0] + 2].tolist())
-        raise SourceError(
-            f"{file.path} has the id {os.fsdecode(bytes(ordered[twice[0]]))!r} in row {pair[0]} and in row {pair[1]}.",
-            hint="Give each row an id of its own.",
-        )
-    labels, classes = np.full(rows, -1, np.int32), ()
-    if "label" in given:
-        names, found = np.unique(_text(file, "label", given.pop("label")), return_inverse=True)
-        unlabelled = len(names) > 0 and names[0] == b""
-        classes = tuple(names.tolist()[unlabelled:])
-        labels = (found - unlabelled).astype(np.int32)
-    splits = np.zeros(rows, np.uint8)
-    if "split" in given:
-        words, found = np.unique(_text(file, "split", given.pop("split")), return_inverse=True)
-        known = {b"": 0, **{word.encode(): code for code, word in enumerate(SPLITS)}}
-        if odd := [word for word in words.tolist() if word not in known]:
-            raise SourceError(
-                f"{file.path} has the split {os.fsdecode(odd[0])!r}; {', '.join(SPLITS)} are known.",
-                hint="Rename it, or leave the array out.",
-            )
-        splits = np.array([known[word] for word in words.tolist()], np.uint8)[found]
-    samples = Samples(
-        ordered, np.zeros(rows, np.int64), np.zeros(rows, np.int64), labels[order], splits[order], classes
-    )
-    return samples, order, {name: _further(file, name, values)[order] for name, values in given.items()}
-
-
-def _numbers(rows: int) -> NDArray[np.bytes_]:
-    return np.array([b"row/%0*d" % (len(str(rows - 1)), row) for row in range(rows)])
-
-
-def _text(file: ArrayFile, name: str, values: NDArray[Any]) -> NDArray[np.bytes_]:
-    """Text (n,) as bytes; whole numbers as their digits."""
-    if values.ndim != 1 or values.dtype.kind not in "USiub":
-        raise SourceError(
-            f"{file.path} has {name!r} of the type {values.dtype} and shape {values.shape}; text or whole numbers (n,) "
-            "are needed.",
-            hint="Convert it: np.array(values, dtype=str).",
-        )
-    stored = np.array([os.fsencode(str(value)) if not isinstance(value, bytes) else value for value in values.tolist()])
-    if stored.dtype.itemsize > TEXT_BYTES or any(b"\0" in value for value in stored.tolist()):
-        raise SourceError(
-            f"{file.path} has an entry in {name!r} that is longer than {TEXT_BYTES:,} bytes or has a NUL in it.",
-            hint="Shorten it.",
-        )
-    return stored
-
-
-def _further(file: ArrayFile, name: str, values: NDArray[Any]) -> NDArray[Any]:
-    if values.dtype.kind == "U" and values.ndim == 1:
-        return _text(file, name, values)
-    if values.ndim > 2 or values.dtype.kind not in "SbiufU" or values.dtype.kind == "U":
-        raise SourceError(
-            f"{file.path} has {name!r} of the type {values.dtype} and shape {values.shape}, which is not stored.",
-            hint="Leave it out of the file, or make it text or numbers (n,) or (n, k).",
-        )
-    return values
 
 
 def _write(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from precompute.errors import SourceError, UsageError
-from precompute.sources import file_list, folder, shards, table
+from precompute.sources import file_list, folder, images_array, shards, table
 from precompute.sources.base import FileKind, Reading, Source, ascii_name
 
 
@@ -44,6 +44,7 @@ KINDS: tuple[SourceKind, ...] = (
     SourceKind("a list of files", file_list.recognises, file_list.open_list, frozenset({"--root"})),
     SourceKind("a table", table.recognises, table.open_table, frozenset({"--root", *table.COLUMN_OPTIONS})),
     SourceKind("a pattern of tar shards", shards.recognises, shards.open_pattern),
+    SourceKind("an array of images", images_array.recognises, images_array.open_images),
     SourceKind("a file", os.path.isfile, folder.open_folder, many=False, by_path=True),
     SourceKind("a folder", lambda _: True, folder.open_folder, by_path=True),
 )

@@ -20,19 +20,20 @@ BLOCK_BYTES = 16 * 2**20
 COLUMN_BYTES = 2**30  # of a column that is read whole: ids, labels, ...
 DEFLATES = 1032  # bytes that one byte of a compressed member stands for, at most
 FEATURES = "features"
-HINT = (
-    "Save the features as the array `features` (n, d), with `id`, `label` and `split` (n,) beside it if there are any."
-)
+HINTS = {
+    name: f"Save them as the array `{name}` {shape}, with `id`, `label` and `split` (n,) beside it if there are any."
+    for name, shape in (("features", "(n, d)"), ("images", "(n, height, width, 3) of uint8"))
+}
 
 
 class ArrayFile(ABC):
     """One file of arrays with as many rows each.
 
-    shape, dtype: of the array `features` · columns: names of the others.
+    main: name of the array that matters, "features" or "images" · shape, dtype: of it · columns: names of the others.
     """
 
-    def __init__(self, path: str) -> None:
-        self.path = path
+    def __init__(self, path: str, main: str) -> None:
+        self.path, self.main = path, main
         self.shape: tuple[int, ...] = ()
         self.dtype = np.dtype(np.float32)
         self.columns: tuple[str, ...] = ()
@@ -43,43 +44,44 @@ class ArrayFile(ABC):
 
     @abstractmethod
     def blocks(self) -> Iterator[tuple[int, NDArray[Any]]]:
-        """First row and features of some rows, (b, *shape[1:]), in order."""
+        """First row and what the main array has of some rows, (b, *shape[1:]), in order."""
 
     def _rows_at_once(self) -> int:
         return max(1, BLOCK_BYTES // max(1, self.dtype.itemsize * math.prod(self.shape[1:])))
 
-    def _wrong(self, what: str, hint: str = HINT) -> SourceError:
-        return SourceError(f"{self.path} {what}.", hint=hint)
+    def wrong(self, what: str, hint: str | None = None) -> SourceError:
+        """An error about this file, to be raised."""
+        return SourceError(f"{self.path} {what}.", hint=HINTS[self.main] if hint is None else hint)
 
 
 class NumPyFile(ArrayFile):
-    """A .npz file as numpy.savez and savez_compressed write it, or the features alone as a .npy file."""
+    """A .npz file as numpy.savez and savez_compressed write it, or the main array alone as a .npy file."""
 
-    def __init__(self, path: str) -> None:
-        super().__init__(path)
+    def __init__(self, path: str, main: str) -> None:
+        super().__init__(path, main)
         with self._opened() as archive:
             self._alone = archive is None
-            listed = ["features.npy"] if archive is None else archive.namelist()
+            listed = [f"{main}.npy"] if archive is None else archive.namelist()
         names = [name.removesuffix(".npy") for name in listed if name.endswith(".npy")]
         if len(set(names)) < len(names):
-            raise self._wrong("has two arrays of one name")
-        if FEATURES not in names:
-            raise self._wrong(f"has no array `features`; it has {', '.join(map(ascii, names[:8])) or 'none'}")
-        with self._array(FEATURES) as (file, self.shape, self.dtype):
+            raise self.wrong("has two arrays of one name")
+        if main not in names:
+            raise self.wrong(f"has no array `{main}`; it has {', '.join(map(ascii, names[:8])) or 'none'}")
+        with self._array(self.main) as (file, self.shape, self.dtype):
             self._check_size(file)
-        self.columns = tuple(name for name in names if name != FEATURES)
+        self.columns = tuple(name for name in names if name != main)
 
     def column(self, name: str) -> NDArray[Any]:
         with self._array(name) as (file, shape, dtype):
             n_bytes = dtype.itemsize * math.prod(shape)
             if n_bytes > COLUMN_BYTES:
-                raise self._wrong(f"has an array {name!r} of {n_bytes:,} bytes", "Leave it out of the file.")
+                raise self.wrong(f"has an array {name!r} of {n_bytes:,} bytes", "Leave it out of the file.")
             return np.frombuffer(self._read(file, n_bytes), dtype).reshape(shape)
 
     def blocks(self) -> Iterator[tuple[int, NDArray[Any]]]:
         size = self._rows_at_once()
         row_bytes = self.dtype.itemsize * math.prod(self.shape[1:])
-        with self._array(FEATURES) as (file, _, _):
+        with self._array(self.main) as (file, _, _):
             for start in range(0, self.shape[0], size):
                 rows = min(size, self.shape[0] - start)
                 yield (
@@ -92,7 +94,24 @@ class NumPyFile(ArrayFile):
         claimed = self.dtype.itemsize * math.prod(self.shape)
         held = os.path.getsize(self.path) - file.tell() if self._alone else DEFLATES * os.path.getsize(self.path)
         if claimed > held:
-            raise self._wrong(f"is cut short, or its header is wrong: it claims {claimed:,} bytes of features")
+            raise self.wrong(f"is cut short, or its header is wrong: it claims {claimed:,} bytes")
+
+    def offset(self) -> int | None:
+        """The byte at which the main array begins in the file; None where it is compressed."""
+        with self._array(self.main) as (file, shape, dtype):
+            start = file.tell()
+        with self._opened() as archive:
+            if archive is not None:
+                member = archive.getinfo(f"{self.main}.npy")
+                if member.compress_type != zipfile.ZIP_STORED:
+                    return None
+                with open(self.path, "rb") as whole:  # name and extra field of the member's own header may be longer
+                    whole.seek(member.header_offset + 26)
+                    name, extra = (int.from_bytes(whole.read(2), "little") for _ in range(2))
+                start += member.header_offset + 30 + name + extra
+        if start + dtype.itemsize * math.prod(shape) > os.path.getsize(self.path):
+            raise self.wrong("is cut short", "Save it again.")
+        return start
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[zipfile.ZipFile | None]:
@@ -105,7 +124,7 @@ class NumPyFile(ArrayFile):
                 with zipfile.ZipFile(file) as archive:
                     yield archive
         except FileNotFoundError as error:
-            raise self._wrong("does not exist", "Check the path for a typing error.") from error
+            raise self.wrong("does not exist", "Check the path for a typing error.") from error
         except (
             OSError,
             ValueError,
@@ -115,7 +134,7 @@ class NumPyFile(ArrayFile):
             RuntimeError,
             zlib.error,
         ) as error:
-            raise self._wrong(f"cannot be read: {error}", "Save it again.") from error
+            raise self.wrong(f"cannot be read: {error}", "Save it again.") from error
 
     @contextlib.contextmanager
     def _array(self, name: str) -> Iterator[tuple[IO[bytes], tuple[int, ...], np.dtype[Any]]]:
@@ -128,12 +147,12 @@ class NumPyFile(ArrayFile):
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, in_fortran_order, dtype = read(file)
             if dtype.hasobject:
-                raise self._wrong(
+                raise self.wrong(
                     f"has an array {name!r} of Python objects, which are not loaded: they can run code",
                     "Save text as an array of str: np.array(values, dtype=str).",
                 )
             if in_fortran_order and len(shape) > 1:
-                raise self._wrong(
+                raise self.wrong(
                     f"has an array {name!r} in Fortran's order", "Save np.ascontiguousarray(array) instead."
                 )
             yield file, shape, dtype
@@ -141,48 +160,48 @@ class NumPyFile(ArrayFile):
     def _read(self, file: IO[bytes], n_bytes: int) -> bytes:
         content = file.read(n_bytes)
         if len(content) < n_bytes:
-            raise self._wrong("is cut short", "Save it again.")
+            raise self.wrong("is cut short", "Save it again.")
         return content
 
 
 class ParquetFile(ArrayFile):
     """A .parquet file with lists of one length in the column `features`."""
 
-    def __init__(self, path: str) -> None:
-        super().__init__(path)
+    def __init__(self, path: str, main: str) -> None:
+        super().__init__(path, main)
         try:
             import pyarrow as pa
             from pyarrow import compute, parquet
         except ImportError as error:
-            raise self._wrong(
+            raise self.wrong(
                 f"is a .parquet file, which needs pyarrow: {error}", "Install it: pip install 'precompute[parquet]'"
             ) from error
         self._pa, self._compute = pa, compute
         try:
             self._file = parquet.ParquetFile(path)
         except FileNotFoundError as error:
-            raise self._wrong("does not exist", "Check the path for a typing error.") from error
+            raise self.wrong("does not exist", "Check the path for a typing error.") from error
         except (OSError, pa.ArrowException) as error:
-            raise self._wrong(f"cannot be read: {error}", "Write it again.") from error
+            raise self.wrong(f"cannot be read: {error}", "Write it again.") from error
         names = self._file.schema_arrow.names
-        if FEATURES not in names:
-            raise self._wrong(f"has no column `features`; it has {', '.join(map(ascii, names[:8])) or 'none'}")
-        kind = self._file.schema_arrow.field(FEATURES).type
+        if main not in names:
+            raise self.wrong(f"has no column `{main}`; it has {', '.join(map(ascii, names[:8])) or 'none'}")
+        kind = self._file.schema_arrow.field(main).type
         if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
-            raise self._wrong(f"has no lists of numbers in `features`, but {kind}")
+            raise self.wrong(f"has no lists of numbers in `features`, but {kind}")
         first = next((block for _, block in self._lists(1)), None)
         self.dtype = np.dtype(kind.value_type.to_pandas_dtype())
         self.shape = (self._file.metadata.num_rows, 0 if first is None else first.shape[1])
-        self.columns = tuple(name for name in names if name != FEATURES)
+        self.columns = tuple(name for name in names if name != main)
 
     def column(self, name: str) -> NDArray[Any]:
         values = self._file.read(columns=[name])[name]
         if values.nbytes > COLUMN_BYTES:
-            raise self._wrong(f"has a column {name!r} of {values.nbytes:,} bytes", "Leave it out of the file.")
+            raise self.wrong(f"has a column {name!r} of {values.nbytes:,} bytes", "Leave it out of the file.")
         if self._pa.types.is_dictionary(values.type):
             values = values.cast(values.type.value_type)
         if values.null_count and not self._pa.types.is_string(values.type):
-            raise self._wrong(f"has empty entries in the column {name!r}", "Fill them, or leave the column out.")
+            raise self.wrong(f"has empty entries in the column {name!r}", "Fill them, or leave the column out.")
         found = values.to_pylist()
         return np.array(["" if value is None else value for value in found])
 
@@ -191,26 +210,26 @@ class ParquetFile(ArrayFile):
 
     def _lists(self, size: int) -> Iterator[tuple[int, NDArray[Any]]]:
         start, width = 0, -1
-        for batch in self._file.iter_batches(batch_size=size, columns=[FEATURES]):
+        for batch in self._file.iter_batches(batch_size=size, columns=[self.main]):
             lists = batch.column(0)
             if lists.null_count or lists.flatten().null_count:
-                raise self._wrong(
+                raise self.wrong(
                     f"has an empty entry in `features` behind row {start}", "Fill it, or leave the row out."
                 )
             numbers = lists.flatten().to_numpy(zero_copy_only=False)
             lengths = self._compute.list_value_length(lists).to_numpy(zero_copy_only=False)
             width = int(lengths[0]) if width < 0 and len(lengths) else width
             if (odd := lengths != width).any():
-                raise self._wrong(f"has lists of {width} and of {int(lengths[odd][0])} numbers in `features`")
+                raise self.wrong(f"has lists of {width} and of {int(lengths[odd][0])} numbers in `features`")
             yield start, numbers.reshape(len(lists), width)
             start += len(lists)
 
 
-def open_arrays(path: str | os.PathLike[str]) -> ArrayFile:
+def open_arrays(path: str | os.PathLike[str], main: str = "features") -> ArrayFile:
     """The arrays in the file at `path`, by its ending. Raises SourceError."""
     name = os.fspath(path)
     kinds = {".npz": NumPyFile, ".npy": NumPyFile, ".parquet": ParquetFile}
     kind = kinds.get(os.path.splitext(name)[1].lower())
     if kind is None:
-        raise SourceError(f"{name} is none of {', '.join(kinds)}.", hint=HINT)
-    return kind(name)
+        raise SourceError(f"{name} is none of {', '.join(kinds)}.", hint=HINTS[main])
+    return kind(name, main)
