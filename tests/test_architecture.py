@@ -124,8 +124,18 @@ def test_what_stands_in_no_room() -> None:
     ("module", "line", "found"),
     [
         ("precompute/sources/folder.py", "import precompute.engines.base", "precompute.engines.base"),
-        ("precompute/engines/base.py", "from precompute.extraction import rows", "precompute.extraction.rows"),
-        ("cache/reader.py", "from precompute.heads.scoring.scores import Scores", "precompute.heads.scoring.scores"),
+        pytest.param(
+            *("precompute/engines/base.py", "from precompute.extraction import rows", "precompute.extraction.rows"),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            *(
+                "cache/reader.py",
+                "from precompute.heads.scoring.scores import Scores",
+                "precompute.heads.scoring.scores",
+            ),
+            marks=pytest.mark.slow,
+        ),
         ("heads/base/rows.py", "def f():\n    from precompute.heads.linear.ridge import RidgeHead", "linear.ridge"),
     ],
 )

@@ -63,7 +63,7 @@ def value_and_optimum(head: LogisticHead, X: Array, y: Array, weight: Array | No
 
 
 @pytest.mark.parametrize(
-    "number", [pytest.param(number, marks=[pytest.mark.slow] * (number >= 10)) for number in range(PROBLEMS)]
+    "number", [pytest.param(number, marks=[pytest.mark.slow] * (number >= 5)) for number in range(PROBLEMS)]
 )
 def test_the_gap_is_never_too_small(number: int) -> None:
     X, y, weight, C = problem(number)

@@ -131,6 +131,7 @@ def test_memory_bounds_change_the_work_and_not_the_interval(limit: str, monkeypa
     assert auc_interval(outcomes, alone) is None
 
 
+@pytest.mark.slow
 def test_two_hundred_thousand_samples_have_all_intervals_as_wide_as_theory_says() -> None:
     n, k = 200_000, 10
     true, proba = predictions(6, n, k)
