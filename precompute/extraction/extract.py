@@ -25,7 +25,7 @@ STORAGES = ("auto", "float16", "float32")
 
 
 def extract(
-    source: str | os.PathLike[str] | Source,
+    source: str | os.PathLike[str] | Source | Any,
     out: str | os.PathLike[str],
     *,
     backbone: str,
@@ -57,7 +57,9 @@ def extract(
     """Run a frozen backbone once over the images below `source` and keep its features in the HDF5 file `out`.
 
     source: a folder; a table of files (.csv, .tsv, .parquet); a list of files (.txt, "@NAME", "-" for standard input);
-    or a `precompute.sources.base.Source` of your own, with a backbone whose preprocessing reads it.
+    tar shards ("shards/*.tar"); a .npz or .npy file of images; an array, a list of encoded images or a dataset of
+    (image, label) (see `precompute.sources.memory.source_of`); or a `precompute.sources.base.Source` of your own, with
+    a backbone whose preprocessing reads it.
 
     Only what `out` does not hold yet is computed; an interrupted run goes on where it was. The file appears under
     `out` when it is whole; until then it is `out` + ".partial", which `open_cache` can read meanwhile.

@@ -35,7 +35,7 @@ class ArrayFile(ABC):
     def __init__(self, path: str, main: str) -> None:
         self.path, self.main = path, main
         self.shape: tuple[int, ...] = ()
-        self.dtype = np.dtype(np.float32)
+        self.dtype: np.dtype[Any] = np.dtype(np.float32)
         self.columns: tuple[str, ...] = ()
 
     @abstractmethod
@@ -223,6 +223,25 @@ class ParquetFile(ArrayFile):
                 raise self.wrong(f"has lists of {width} and of {int(lengths[odd][0])} numbers in `features`")
             yield start, numbers.reshape(len(lists), width)
             start += len(lists)
+
+
+class Columns(ArrayFile):
+    """Ids, labels and splits (n,) that a program gives with `rows` samples; None for those that it does not give."""
+
+    def __init__(self, name: str, rows: int, *, main: str = "images", ids: Any, labels: Any, splits: Any) -> None:
+        super().__init__(name, main)
+        self.shape = (rows,)
+        given = {"id": ids, "label": labels, "split": splits}
+        self._given = {key: np.asarray(values) for key, values in given.items() if values is not None}
+        self.columns = tuple(self._given)
+
+    def column(self, name: str) -> NDArray[Any]:
+        """See `ArrayFile`."""
+        return self._given[name]
+
+    def blocks(self) -> Iterator[tuple[int, NDArray[Any]]]:
+        """There is nothing to read."""
+        return iter(())
 
 
 def open_arrays(path: str | os.PathLike[str], main: str = "features") -> ArrayFile:

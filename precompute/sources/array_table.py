@@ -51,8 +51,8 @@ def table_of(file: ArrayFile) -> tuple[Table, NDArray[np.intp]]:
         codes = [_split(file, word) for word in words.tolist()]
         splits = np.array(codes, np.uint8)[found]
     further = {name: _further(file, name, values)[order] for name, values in given.items()}
-    stamps = np.zeros(rows, np.int64)
-    return Table(ordered, stamps, stamps, labels[order], splits[order], classes, further), order
+    sizes, times = np.zeros((2, rows), np.int64)
+    return Table(ordered, sizes, times, labels[order], splits[order], classes, further), order
 
 
 def _numbers(rows: int) -> NDArray[np.bytes_]:

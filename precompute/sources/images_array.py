@@ -13,7 +13,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from precompute.errors import SampleError, SourceError
-from precompute.sources.array_files import ArrayFile, NumPyFile
+from precompute.sources.array_files import ArrayFile, Columns, NumPyFile
 from precompute.sources.array_table import table_of
 from precompute.sources.base import FileKind, Raw, Reading, Source, Table, ascii_name
 from precompute.sources.files import identity_of
@@ -131,8 +131,8 @@ def images_of(
     ids: (n,) unique, else rows are numbered · labels: (n,) text or whole numbers · splits: (n,) names of splits.
     Raises SourceError for other shapes and dtypes.
     """
-    given = {"id": ids, "label": labels, "split": splits}
-    file = _InMemory(name, images, {key: np.asarray(value) for key, value in given.items() if value is not None})
+    file = Columns(name, len(images), main="images", ids=ids, labels=labels, splits=splits)
+    file.shape, file.dtype = images.shape, images.dtype
     _check(file)
     table, order = table_of(file)
     return _source(None, name, table, images.__getitem__, order, None)
@@ -155,19 +155,6 @@ def bmp(pixels: NDArray[np.uint8]) -> bytes:
         "<IiiHHIIiiII", 40, width, height, 1, 8 if grey else 24, 0, stored.size, 0, 0, 256 if grey else 0, 0
     )
     return header + info + colours + stored.tobytes()
-
-
-class _InMemory(ArrayFile):
-    def __init__(self, name: str, images: NDArray[Any], columns: dict[str, NDArray[Any]]) -> None:
-        super().__init__(name, "images")
-        self.shape, self.dtype, self.columns = images.shape, images.dtype, tuple(columns)
-        self._columns = columns
-
-    def column(self, name: str) -> NDArray[Any]:
-        return self._columns[name]
-
-    def blocks(self) -> Any:
-        raise NotImplementedError("the array is at hand")
 
 
 def _check(file: ArrayFile) -> None:

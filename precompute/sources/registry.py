@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from precompute.errors import SourceError, UsageError
 from precompute.sources import file_list, folder, images_array, shards, table
 from precompute.sources.base import FileKind, Reading, Source, ascii_name
+from precompute.sources.memory import source_of
 
 
 class Opener(Protocol):
@@ -57,7 +58,7 @@ def kind_of(name: str) -> SourceKind:
 
 
 def open_source(
-    source: str | os.PathLike[str] | Source,
+    source: Any,
     kind: FileKind,
     *,
     reading: Reading | None = None,
@@ -65,14 +66,16 @@ def open_source(
     stop: Callable[[], int] | None = None,
     alone: bool = True,
 ) -> Source:
-    """The samples of this kind in `source`: what a path leads to, or a source that the caller made.
+    """The samples of this kind in `source`: what a path leads to, a source that the caller made, or what
+    `precompute.sources.memory` makes one of.
 
     alone: whether it may be one file. Raises SourceError; UsageError for options that this kind of source does not
     know, and for a limit on a source that cannot be cut; Stopped.
     """
     reading = reading or Reading()
-    if isinstance(source, Source):
-        return _made_by_the_caller(source, reading, limit)
+    if not isinstance(source, str | os.PathLike):
+        made = source if isinstance(source, Source) else source_of(source)
+        return _made_by_the_caller(made, reading, limit)
     name = os.fsdecode(source)
     found = kind_of(name)
     if not (found.many or alone):

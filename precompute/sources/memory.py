@@ -1,0 +1,113 @@
+"""Samples that a program holds: arrays, lists of encoded images, and datasets such as those of torch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from precompute.errors import SampleError, SourceError
+from precompute.sources.array_files import Columns
+from precompute.sources.array_table import table_of
+from precompute.sources.base import Raw, Source, Table
+from precompute.sources.images_array import bmp, images_of
+
+
+class HeldSource(Source):
+    """Samples of a program, which says by a function what the bytes of each are.
+
+    order: (N,) the program's number of each row of `table`.
+    """
+
+    def __init__(self, name: str, table: Table, data: Callable[[int], bytes], order: NDArray[Any]) -> None:
+        self.name, self.table = name, table
+        self._data, self._order = data, order
+
+    def read(self, row: int) -> Raw:
+        """See `Source`."""
+        data = self._data(int(self._order[row]))
+        return Raw(data, int(self.table.sizes[row]), int(self.table.mtimes[row]))
+
+
+def source_of(samples: Any) -> Source:
+    """The source that `samples` are: an array (n, h, w) or (n, h, w, 3) of uint8; a list of the bytes of image files;
+    or anything with a length that gives (image, label) by number, as torch's datasets do, without a transform.
+
+    Raises SourceError for anything else.
+    """
+    if isinstance(samples, np.ndarray):
+        return images_of(samples)
+    if isinstance(samples, list | tuple) and samples and all(isinstance(one, bytes) for one in samples):
+        return encoded_images(samples)
+    if hasattr(samples, "__getitem__") and hasattr(samples, "__len__") and not isinstance(samples, list | tuple | dict):
+        return dataset(samples)
+    raise SourceError(
+        f"A {type(samples).__name__} is no source.",
+        hint="Give a path, an array of uint8, a list of the bytes of images, or a dataset of (image, label).",
+    )
+
+
+def encoded_images(
+    images: Sequence[bytes], *, ids: Any = None, labels: Any = None, splits: Any = None, name: str = "a list of images"
+) -> HeldSource:
+    """A source of the bytes of image files. ids, labels, splits: (n,), see `images_of`."""
+    table, order = table_of(Columns(name, len(images), ids=ids, labels=labels, splits=splits))
+    for row, place in enumerate(order.tolist()):
+        table.sizes[row] = len(images[place])
+        table.mtimes[row] = xxhash.xxh3_64_intdigest(images[place]) >> 1
+    return HeldSource(name, table, images.__getitem__, order)
+
+
+def dataset(samples: Any, *, ids: Any = None, splits: Any = None, name: str | None = None) -> HeldSource:
+    """A source of a map-style dataset of (image, label), such as `torchvision.datasets.FashionMNIST(root)`.
+
+    Images are PIL's, or arrays or tensors of uint8 (h, w), (h, w, 3) or (3, h, w); so it has no transform that makes
+    floats. Labels are its `targets` where it has them, named by its `classes`; else each item is asked for once more.
+    It does not say whether an item has changed, so a second run reads all of them again, and computes what is new.
+    Raises SourceError.
+    """
+    name = name or f"a {type(samples).__name__}"
+    count = len(samples)
+    targets = getattr(samples, "targets", None)
+    labels = [_label(samples[number]) for number in range(count)] if targets is None else _plain(targets)
+    classes = getattr(samples, "classes", None)
+    if classes is not None and all(isinstance(label, int) and 0 <= label < len(classes) for label in labels):
+        labels = [str(classes[label]) for label in labels]
+    labels = ["" if label is None else label for label in labels]
+    table, order = table_of(Columns(name, count, ids=ids, labels=labels, splits=splits))
+    table.mtimes[:] = time.time_ns()  # another number in every run: nothing is taken for unchanged
+    return HeldSource(name, table, lambda number: _encoded(samples[number]), order)
+
+
+def _plain(values: Any) -> list[Any]:
+    found = values.tolist() if hasattr(values, "tolist") else list(values)
+    return [value.item() if hasattr(value, "item") else value for value in found]
+
+
+def _label(item: Any) -> Any:
+    if not isinstance(item, tuple | list) or len(item) < 2:
+        return None
+    return item[1].item() if hasattr(item[1], "item") else item[1]
+
+
+def _encoded(item: Any) -> bytes:
+    image = item[0] if isinstance(item, tuple | list) else item
+    if isinstance(image, bytes):
+        return image
+    if hasattr(image, "convert"):  # PIL's, also of a palette or with an alpha channel
+        pixels = np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
+    else:
+        pixels = np.asarray(image)
+        if pixels.ndim == 3 and pixels.shape[0] in (1, 3) and pixels.shape[2] not in (1, 3):
+            pixels = np.moveaxis(pixels, 0, -1)
+        if pixels.ndim == 3 and pixels.shape[2] == 1:
+            pixels = pixels[:, :, 0]
+    if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)):
+        raise SampleError(
+            f"an image of {pixels.dtype} {pixels.shape}; leave transforms out of the dataset", reason="UNDECODABLE"
+        )
+    return bmp(pixels)
