@@ -129,6 +129,16 @@ def test_what_is_no_image_fails_with_its_reason_and_costs_nothing_else(photos: P
     found = extract(Pairs(given), tmp_path / "a.h5", backbone="tiny")
     assert found.failures == {"UNDECODABLE": 2}
     assert any("leave transforms out" in detail for _, _, detail in found.failed)
+
+    class Broken(Pairs):
+        def __getitem__(self, number: int) -> Any:
+            if number == 2:
+                raise ZeroDivisionError("the program's own mistake")
+            return super().__getitem__(number)
+
+    found = extract(Broken([(one, "a") for one in pixels(photos)]), tmp_path / "c.h5", backbone="tiny")
+    assert found.failures == {"UNREADABLE": 1}
+    assert "ZeroDivisionError: the program's own mistake" in found.failed[0][2]
     for wrong in (3, {"a": 1}, [], ["path.jpg"], object()):
         with pytest.raises(SourceError, match="is no source"):
             extract(wrong, tmp_path / "b.h5", backbone="tiny")

@@ -73,14 +73,21 @@ def dataset(samples: Any, *, ids: Any = None, splits: Any = None, name: str | No
     name = name or f"a {type(samples).__name__}"
     count = len(samples)
     targets = getattr(samples, "targets", None)
-    labels = [_label(samples[number]) for number in range(count)] if targets is None else _plain(targets)
+    labels = [_label(samples, number) for number in range(count)] if targets is None else _plain(targets)
     classes = getattr(samples, "classes", None)
     if classes is not None and all(isinstance(label, int) and 0 <= label < len(classes) for label in labels):
         labels = [str(classes[label]) for label in labels]
     labels = ["" if label is None else label for label in labels]
     table, order = table_of(Columns(name, count, ids=ids, labels=labels, splits=splits))
     table.mtimes[:] = time.time_ns()  # another number in every run: nothing is taken for unchanged
-    return HeldSource(name, table, lambda number: _encoded(samples[number]), order)
+    return HeldSource(name, table, lambda number: _encoded(_item(samples, number)), order)
+
+
+def _item(samples: Any, number: int) -> Any:
+    try:
+        return samples[number]
+    except Exception as error:  # the program's own code, which may fail in any way for one item
+        raise SampleError(f"{type(error).__name__}: {error}", reason="UNREADABLE") from error
 
 
 def _plain(values: Any) -> list[Any]:
@@ -88,7 +95,12 @@ def _plain(values: Any) -> list[Any]:
     return [value.item() if hasattr(value, "item") else value for value in found]
 
 
-def _label(item: Any) -> Any:
+def _label(samples: Any, number: int) -> Any:
+    """None where the item has none or cannot be had, which is said when it is read."""
+    try:
+        item = _item(samples, number)
+    except SampleError:
+        return None
     if not isinstance(item, tuple | list) or len(item) < 2:
         return None
     return item[1].item() if hasattr(item[1], "item") else item[1]
