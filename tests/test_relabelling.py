@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import Command
 
-from precompute import Training, compare, import_features, load_head, open_cache, predict, train_head
+from precompute import Training, compare, few_shot, import_features, load_head, open_cache, predict, train_head
 from precompute.cache import RelabelledCache
 from precompute.errors import HeadMismatchError, UsageError
 
@@ -111,6 +111,15 @@ def test_compare_and_predict_take_the_column_that_a_head_was_trained_on(place: P
     train_head(place / "own.h5", place / "t", C=1.0, labels=place / "labels.csv")
     with pytest.raises(HeadMismatchError, match=r"labels from the table labels\.csv"):
         compare(place / "t", place / "a", place / "own.h5")
+
+
+def test_few_shot_takes_columns_too(place: Path) -> None:
+    (found,) = few_shot([place / "own.h5"], shots=[2, 5], draws=3, label_column="kind", split_column="part")
+    (wanted,) = few_shot([place / "plain.h5"], shots=[2, 5], draws=3)
+    assert (found.points, found.n_classes, found.split, found.tested) == (
+        wanted.points, wanted.n_classes, wanted.split, wanted.tested
+    )  # fmt: skip
+    assert any("labels from column kind" in note for note in found.notes)
 
 
 WRONG = {

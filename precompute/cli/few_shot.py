@@ -41,6 +41,8 @@ class Shots(click.ParamType):  # type: ignore[type-arg]  # generic in newer rele
 @click.option("--draws", type=click.IntRange(min=1), default=5, show_default=True, help="Draws for each number.")
 @click.option("--head", default="logistic", show_default=True, help="A kind of head, as in train-head.")
 @click.option("--layer", help="Which layer of the caches, where they hold several.")
+@click.option("--label-column", metavar="NAME", help="A further column with the labels, in place of the caches' own.")
+@click.option("--split-column", metavar="NAME", help="A further column with train, val and test, the same.")
 @click.option("--plot", type=click.Path(), help="Draw the curves (.png, .svg, .pdf).")
 @click.option("--title", help="Of the picture.")
 @click.option("--seed", type=SEED, metavar="INTEGER", default=0, show_default=True, help="Of the draws.")

@@ -17,6 +17,7 @@ from precompute.errors import TrainingError, UsageError
 from precompute.heads import RowView
 from precompute.heads.base.progress import report
 from precompute.training.kinds import HEADS
+from precompute.training.relabelling import Relabelling
 from precompute.training.splits import HOLDOUT, Rows, check_classes, digest_groups, parts_of, whole_rows
 
 SHOTS = (1, 2, 5, 10, 20, 50)
@@ -65,6 +66,8 @@ def few_shot(
     draws: int = DRAWS,
     head: str = "logistic",
     layer: str | None = None,
+    label_column: str | None = None,
+    split_column: str | None = None,
     seed: int = 0,
     say: Callable[[str], None] | None = None,
 ) -> list[FewShotCurve]:
@@ -74,7 +77,8 @@ def few_shot(
     stratified hold-out of a fifth. Byte-identical images never stand on both sides, and count once among those drawn.
     Draw k of caches that hold the same images has the same images, and more shots add to fewer. A class with too few
     images gives all it has, which `notes` say. Features are divided by one number, their spread over the images drawn,
-    so that a penalty means the same for every backbone. `say` gets a line before each cache.
+    so that a penalty means the same for every backbone. label_column, split_column: see `train_head`. `say` gets a line
+    before each cache.
 
     Raises UsageError for shots or draws that make no sense, TrainingError where no class has as many images, and what
     `train_head` raises.
@@ -95,8 +99,12 @@ def few_shot(
     for path in caches:
         if say is not None:
             say(f"{os.fspath(path)}: {len(set(shots))} numbers of shots, {draws} draws each")
-        cache = open_cache(path)
-        notes = [] if first is None or _same_images(first, cache) else [f"holds other images than {first.path}"]
+        cache, relabelled = Relabelling(label_column, split_column).apply(open_cache(path))
+        notes = (
+            relabelled
+            if first is None or _same_images(first, cache)
+            else [*relabelled, f"holds other images than {first.path}"]
+        )
         first = first or cache
         curves.append(_curve(cache, sorted(set(shots)), draws, head, layer, seed, notes))
     return curves
