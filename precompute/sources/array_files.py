@@ -191,9 +191,9 @@ class ParquetFile(ArrayFile):
             raise self.wrong(f"has no lists of numbers in `features`, but {kind}")
         first = next((block for _, block in self._lists(1)), None)
         # (Older releases of pyarrow ask pandas for this.)
-        names = {"halffloat": "float16", "float": "float32", "double": "float64"}
+        known = {"halffloat": "float16", "float": "float32", "double": "float64"}
         try:
-            self.dtype = np.dtype(names.get(str(kind.value_type), str(kind.value_type)))
+            self.dtype = np.dtype(known.get(str(kind.value_type), str(kind.value_type)))
         except TypeError as error:
             raise self.wrong(f"has lists of {kind.value_type} in `{main}`") from error
         self.shape = (self._file.metadata.num_rows, 0 if first is None else first.shape[1])
