@@ -26,7 +26,7 @@ from precompute.inputs.images.formats import IMAGES
 from precompute.sources.base import Reading, Source
 from precompute.sources.registry import open_source
 from precompute.training.membership import trained_layer
-from precompute.training.relabelling import Relabelling
+from precompute.training.relabelling import Relabelling, recorded
 from precompute.training.splits import whole_rows
 
 AT_ONCE = 65_536  # rows of a cache, whose probabilities are in memory at the same time
@@ -211,9 +211,7 @@ def _of_cache(
 
 def _as_trained(saved: SavedHead, cache: Cache) -> Cache:
     """`cache` with the labels of the column that the head was trained on, where it has that."""
-    training = saved.metadata.get("training")
-    known = training.get("relabelling") if isinstance(training, dict) else None
-    column = known.get("label_column") if isinstance(known, dict) else None
+    column = recorded(saved.metadata).get("label_column")
     return Relabelling(column).apply(cache)[0] if column in cache.columns else cache
 
 

@@ -78,6 +78,14 @@ def photos(tmp_path: Path) -> Path:
     return make_photos(tmp_path / "photos")
 
 
+@pytest.fixture
+def png_photos(photos: Path) -> Path:
+    """The PNG files among them: JPEG is decoded by another library than Pillow."""
+    for path in photos.rglob("*.jp*g"):
+        path.unlink()
+    return photos
+
+
 def make_photos(folder: Path, *, per_class: int = 6) -> Path:
     seed = 0
     for split in ("train", "val"):
@@ -185,3 +193,14 @@ def list_images(root: str | os.PathLike[str], **options: Any) -> Any:
 def as_samples(images: Any) -> list[tuple[Any, ...]]:
     """Images (3, H, W) as the preprocessing hands them to an engine."""
     return [(image.permute(1, 2, 0),) for image in images]
+
+
+def rows_there(path: Path) -> int:
+    """How many rows a feature file has, also one in progress; 0 where it is not there yet."""
+    from precompute.cache import open_cache
+    from precompute.errors import CacheFormatError
+
+    try:
+        return int(open_cache(path).ok.sum())
+    except CacheFormatError:
+        return 0

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import list_images, make_photos
+from conftest import list_images, make_photos, rows_there
 from contracts import BackboneContract, EngineContract, PreprocessContract, SourceContract, two_taps
 from reference import real_photo
 from torch import nn
@@ -28,7 +28,7 @@ from precompute.backbones.load import Backbone
 from precompute.engines.base import Engine, EngineChoice
 from precompute.engines.devices import make_engine
 from precompute.engines.machine import Machine
-from precompute.errors import CacheFormatError, SampleError, UsageError
+from precompute.errors import SampleError, UsageError
 from precompute.inputs.base import Preprocess
 from precompute.inputs.images.preprocess import ImagePreprocess
 from precompute.inputs.images.transform import Transform
@@ -159,13 +159,6 @@ ENGINES = [("torch", "fp32"), ("torch", "bf16"), ("openvino", "fp32"), ("openvin
 @pytest.mark.parametrize("engine", ENGINES, ids=" ".join, indirect=True)
 class TestEngines(EngineContract):
     """Each in each precision of this machine."""
-
-
-def rows_there(path: Path) -> int:
-    try:
-        return int(open_cache(path).ok.sum())
-    except CacheFormatError:  # not there yet
-        return 0
 
 
 def test_a_source_and_a_preprocessing_of_ones_own_are_extracted_killed_resumed_and_trained_on(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Command, make_photos
+from conftest import Command
 from contracts import SourceContract
 from PIL import Image
 
@@ -35,23 +35,14 @@ def arrays(folder: Path, *, grey: bool = False) -> dict[str, np.ndarray]:
     }
 
 
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    """PNG photos alone: JPEG files are decoded by another library than Pillow."""
-    folder = make_photos(tmp_path / "photos")
-    for path in folder.rglob("*.jp*g"):
-        path.unlink()
-    return folder
-
-
 def opened(path: Path, **options: Any) -> ArraySource:
     return open_images(str(path), IMAGES, reading=Reading(), limit=None, stop=None, **options)
 
 
 class TestContract(SourceContract):
     @pytest.fixture(params=[np.savez, np.savez_compressed, None], ids=["plain", "compressed", "in memory"])
-    def source(self, request: pytest.FixtureRequest, photos: Path, tmp_path: Path) -> ArraySource:
-        given = arrays(photos)
+    def source(self, request: pytest.FixtureRequest, png_photos: Path, tmp_path: Path) -> ArraySource:
+        given = arrays(png_photos)
         if request.param is None:
             return images_of(given["images"], ids=given["id"], labels=given["label"])
         request.param(tmp_path / "a.npz", **given)
@@ -59,9 +50,9 @@ class TestContract(SourceContract):
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_features_are_those_of_the_files(save: Any, photos: Path, tmp_path: Path) -> None:
-    extract(photos, tmp_path / "folder.h5", backbone="tiny")
-    save(tmp_path / "a.npz", **arrays(photos))
+def test_features_are_those_of_the_files(save: Any, png_photos: Path, tmp_path: Path) -> None:
+    extract(png_photos, tmp_path / "folder.h5", backbone="tiny")
+    save(tmp_path / "a.npz", **arrays(png_photos))
     found = extract(tmp_path / "a.npz", tmp_path / "a.h5", backbone="tiny")
     ours, theirs = open_cache(tmp_path / "a.h5"), open_cache(tmp_path / "folder.h5")
     assert found.computed == len(theirs)
@@ -69,12 +60,12 @@ def test_features_are_those_of_the_files(save: Any, photos: Path, tmp_path: Path
     assert np.array_equal(ours.features(), theirs.features())
     assert np.array_equal(ours.labels, theirs.labels)
     assert np.array_equal(ours.split, theirs.split)
-    names = arrays(photos)
+    names = arrays(png_photos)
     assert ours.column("columns/age").tolist() == [names["age"][names["id"].tolist().index(one)] for one in ours.ids]
 
 
-def test_images_alone_and_in_memory(photos: Path, tmp_path: Path) -> None:
-    given = arrays(photos)
+def test_images_alone_and_in_memory(png_photos: Path, tmp_path: Path) -> None:
+    given = arrays(png_photos)
     np.save(tmp_path / "a.npy", given["images"])
     extract(tmp_path / "a.npy", tmp_path / "a.h5", backbone="tiny")
     source = images_of(given["images"], labels=given["label"], splits=given["split"])
@@ -84,7 +75,7 @@ def test_images_alone_and_in_memory(photos: Path, tmp_path: Path) -> None:
     assert a.ids[0] in ("row/00", "row/0")
     assert np.array_equal(a.features(), b.features())
     assert (a.classes, b.classes) == ((), ("cats", "dogs"))
-    grey = arrays(photos, grey=True)["images"]
+    grey = arrays(png_photos, grey=True)["images"]
     extract(images_of(grey), tmp_path / "grey.h5", backbone="tiny")
     extract(images_of(np.repeat(grey[..., None], 3, axis=3)), tmp_path / "rgb.h5", backbone="tiny")
     assert np.array_equal(open_cache(tmp_path / "grey.h5").features(), open_cache(tmp_path / "rgb.h5").features())
@@ -98,8 +89,8 @@ def test_a_bmp_holds_the_pixels(shape: tuple[int, ...], tmp_path: Path) -> None:
         assert np.array_equal(np.asarray(image.convert("RGB" if len(shape) == 3 else "L")), pixels)
 
 
-def test_only_images_that_have_changed_are_computed(photos: Path, tmp_path: Path) -> None:
-    given = arrays(photos)
+def test_only_images_that_have_changed_are_computed(png_photos: Path, tmp_path: Path) -> None:
+    given = arrays(png_photos)
     np.savez(tmp_path / "a.npz", **given)
     extract(tmp_path / "a.npz", tmp_path / "a.h5", backbone="tiny")
     again = extract(tmp_path / "a.npz", tmp_path / "a.h5", backbone="tiny")
@@ -118,8 +109,8 @@ def test_only_images_that_have_changed_are_computed(photos: Path, tmp_path: Path
     assert np.array_equal(open_cache(tmp_path / "a.h5").features(), open_cache(tmp_path / "b.h5").features())
 
 
-def test_a_run_that_was_stopped_goes_on_where_it_was(photos: Path, tmp_path: Path) -> None:
-    np.savez(tmp_path / "a.npz", **arrays(photos))
+def test_a_run_that_was_stopped_goes_on_where_it_was(png_photos: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", **arrays(png_photos))
     extract(tmp_path / "a.npz", tmp_path / "whole.h5", backbone="tiny", batch_size=2)
     with pytest.raises(Stopped):
         extract(tmp_path / "a.npz", tmp_path / "a.h5", backbone="tiny", batch_size=2, stop=lambda: 15)
@@ -128,16 +119,16 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(photos: Path, tmp_path: Pat
     assert np.array_equal(open_cache(tmp_path / "a.h5").features(), open_cache(tmp_path / "whole.h5").features())
 
 
-def test_a_limit_leaves_the_classes_of_what_is_left(photos: Path, tmp_path: Path) -> None:
-    np.savez(tmp_path / "a.npz", **arrays(photos))
+def test_a_limit_leaves_the_classes_of_what_is_left(png_photos: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", **arrays(png_photos))
     extract(tmp_path / "a.npz", tmp_path / "a.h5", backbone="tiny", limit=2)
-    extract(photos, tmp_path / "b.h5", backbone="tiny", limit=2)
+    extract(png_photos, tmp_path / "b.h5", backbone="tiny", limit=2)
     a, b = open_cache(tmp_path / "a.h5"), open_cache(tmp_path / "b.h5")
     assert (a.ids, a.classes, a.labels.tolist()) == (b.ids, b.classes, b.labels.tolist())
 
 
-def test_a_file_that_changes_while_it_is_read_gives_no_wrong_image(photos: Path, tmp_path: Path) -> None:
-    given = arrays(photos)
+def test_a_file_that_changes_while_it_is_read_gives_no_wrong_image(png_photos: Path, tmp_path: Path) -> None:
+    given = arrays(png_photos)
     np.save(tmp_path / "a.npy", given["images"])
     source = opened(tmp_path / "a.npy")
     assert source.read(0).mtime == source.table.mtimes[0]
@@ -193,8 +184,8 @@ def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         opened(tmp_path / "packed.npz")
 
 
-def test_every_command_takes_them(photos: Path, tmp_path: Path, precompute: Command) -> None:
-    np.savez(tmp_path / "a.npz", **arrays(photos))
+def test_every_command_takes_them(png_photos: Path, tmp_path: Path, precompute: Command) -> None:
+    np.savez(tmp_path / "a.npz", **arrays(png_photos))
     assert precompute("extract", "a.npz", "-b", "tiny", "-o", "a.h5").returncode == 0
     assert precompute("plan", "a.npz", "-b", "tiny").returncode == 0
     assert precompute("verify", "a.h5", "--source", "a.npz").returncode == 0

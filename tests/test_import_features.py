@@ -8,6 +8,7 @@ import os
 import pickle
 import struct
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -78,13 +79,7 @@ def test_arrays_become_a_cache(save: Any, dtype: Any, tmp_path: Path, monkeypatc
 
 def test_what_was_exported_is_imported_again(tmp_path: Path) -> None:
     extract(make_photos(tmp_path / "photos"), tmp_path / "a.h5", backbone="tiny")
-    kinds = [".npz"]
-    try:
-        import pyarrow  # noqa: F401
-    except ImportError:
-        pass
-    else:
-        kinds.append(".parquet")
+    kinds = [".npz", ".parquet"] if find_spec("pyarrow") else [".npz"]
     before = open_cache(tmp_path / "a.h5")
     for kind in kinds:
         export_features(tmp_path / "a.h5", tmp_path / f"a{kind}")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import SHARED, make_photos
+from conftest import SHARED
 from contracts import SourceContract
 from PIL import Image
 from torchvision.datasets import FashionMNIST, ImageFolder
@@ -21,14 +21,6 @@ from precompute.sources.base import Source
 from precompute.sources.memory import dataset, encoded_images, source_of
 
 pytestmark = pytest.mark.usefixtures("tiny_made_once")
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    folder = make_photos(tmp_path / "photos")
-    for path in folder.rglob("*.jp*g"):
-        path.unlink()
-    return folder
 
 
 class Pairs:
@@ -50,20 +42,20 @@ def pixels(folder: Path) -> list[np.ndarray]:
 
 class TestContract(SourceContract):
     @pytest.fixture(params=["bytes", "pairs", "ImageFolder"])
-    def source(self, request: pytest.FixtureRequest, photos: Path) -> Source:
+    def source(self, request: pytest.FixtureRequest, png_photos: Path) -> Source:
         if request.param == "bytes":
-            return source_of([path.read_bytes() for path in sorted(photos.rglob("*.png"))])
+            return source_of([path.read_bytes() for path in sorted(png_photos.rglob("*.png"))])
         if request.param == "pairs":
-            return source_of(Pairs([(one, number % 2) for number, one in enumerate(pixels(photos))]))
-        return source_of(ImageFolder(photos / "train"))
+            return source_of(Pairs([(one, number % 2) for number, one in enumerate(pixels(png_photos))]))
+        return source_of(ImageFolder(png_photos / "train"))
 
 
-def test_encoded_images_have_the_features_of_their_files(photos: Path, tmp_path: Path) -> None:
-    extract(photos, tmp_path / "folder.h5", backbone="tiny")
-    paths = sorted(photos.rglob("*.png"), reverse=True)
+def test_encoded_images_have_the_features_of_their_files(png_photos: Path, tmp_path: Path) -> None:
+    extract(png_photos, tmp_path / "folder.h5", backbone="tiny")
+    paths = sorted(png_photos.rglob("*.png"), reverse=True)
     source = encoded_images(
         [path.read_bytes() for path in paths],
-        ids=[str(path.relative_to(photos)) for path in paths],
+        ids=[str(path.relative_to(png_photos)) for path in paths],
         labels=[path.parent.name for path in paths],
         splits=[path.parent.parent.name for path in paths],
     )
@@ -73,9 +65,9 @@ def test_encoded_images_have_the_features_of_their_files(photos: Path, tmp_path:
         assert np.array_equal(ours.column(name), theirs.column(name)), name
 
 
-def test_an_image_folder_of_torchvision(photos: Path, tmp_path: Path) -> None:
-    folder = ImageFolder(photos / "train")
-    extract(photos / "train", tmp_path / "folder.h5", backbone="tiny")
+def test_an_image_folder_of_torchvision(png_photos: Path, tmp_path: Path) -> None:
+    folder = ImageFolder(png_photos / "train")
+    extract(png_photos / "train", tmp_path / "folder.h5", backbone="tiny")
     extract(folder, tmp_path / "a.h5", backbone="tiny")
     ours, theirs = open_cache(tmp_path / "a.h5"), open_cache(tmp_path / "folder.h5")
     assert ours.classes == theirs.classes == ("cats", "dogs")
@@ -84,7 +76,7 @@ def test_an_image_folder_of_torchvision(photos: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["PIL", "palette", "array", "tensor", "channels first", "bytes"])
-def test_items_of_any_kind_are_the_same_picture(kind: str, photos: Path, tmp_path: Path) -> None:
+def test_items_of_any_kind_are_the_same_picture(kind: str, png_photos: Path, tmp_path: Path) -> None:
     def item(one: np.ndarray) -> Any:
         if kind == "palette":
             return Image.fromarray(one).convert("RGBA")
@@ -95,14 +87,14 @@ def test_items_of_any_kind_are_the_same_picture(kind: str, photos: Path, tmp_pat
         made = {"PIL": Image.fromarray, "array": np.array, "tensor": torch.tensor}
         return torch.tensor(one).permute(2, 0, 1) if kind == "channels first" else made[kind](one)
 
-    given = pixels(photos)
+    given = pixels(png_photos)
     extract(np.stack(given), tmp_path / "array.h5", backbone="tiny")
     extract(Pairs([(item(one), 0) for one in given]), tmp_path / "a.h5", backbone="tiny")
     assert np.array_equal(open_cache(tmp_path / "a.h5").features(), open_cache(tmp_path / "array.h5").features())
 
 
-def test_it_is_read_again_and_only_what_is_new_is_computed(photos: Path, tmp_path: Path) -> None:
-    given = pixels(photos)
+def test_it_is_read_again_and_only_what_is_new_is_computed(png_photos: Path, tmp_path: Path) -> None:
+    given = pixels(png_photos)
     extract(Pairs([(one, 0) for one in given]), tmp_path / "a.h5", backbone="tiny")
     given[2] = 255 - given[2]
     found = extract(Pairs([(one, 1) for one in given]), tmp_path / "a.h5", backbone="tiny")
@@ -110,8 +102,8 @@ def test_it_is_read_again_and_only_what_is_new_is_computed(photos: Path, tmp_pat
     assert open_cache(tmp_path / "a.h5").classes == ("1",)
 
 
-def test_labels_come_from_targets_classes_or_items(photos: Path) -> None:
-    given = pixels(photos)[:4]
+def test_labels_come_from_targets_classes_or_items(png_photos: Path) -> None:
+    given = pixels(png_photos)[:4]
     plain = Pairs([(one, label) for one, label in zip(given, (torch.tensor(2), np.int64(0), 2, 1), strict=True)])
     assert dataset(plain).table.classes == (b"0", b"1", b"2")
     plain.classes = ["ant", "bee", "cow"]  # type: ignore[attr-defined]
@@ -122,8 +114,8 @@ def test_labels_come_from_targets_classes_or_items(photos: Path) -> None:
     assert [dataset(Pairs([(one, None) for one in given])).label_name(row) for row in range(4)] == [None] * 4
 
 
-def test_what_is_no_image_fails_with_its_reason_and_costs_nothing_else(photos: Path, tmp_path: Path) -> None:
-    given: list[Any] = [(one, "a") for one in pixels(photos)]
+def test_what_is_no_image_fails_with_its_reason_and_costs_nothing_else(png_photos: Path, tmp_path: Path) -> None:
+    given: list[Any] = [(one, "a") for one in pixels(png_photos)]
     given[1] = (torch.zeros(3, 8, 8), "b")
     given[3] = (b"no image", "b")
     found = extract(Pairs(given), tmp_path / "a.h5", backbone="tiny")
@@ -136,7 +128,7 @@ def test_what_is_no_image_fails_with_its_reason_and_costs_nothing_else(photos: P
                 raise ZeroDivisionError("the program's own mistake")
             return super().__getitem__(number)
 
-    found = extract(Broken([(one, "a") for one in pixels(photos)]), tmp_path / "c.h5", backbone="tiny")
+    found = extract(Broken([(one, "a") for one in pixels(png_photos)]), tmp_path / "c.h5", backbone="tiny")
     assert found.failures == {"UNREADABLE": 1}
     assert "ZeroDivisionError: the program's own mistake" in found.failed[0][2]
     for wrong in (3, {"a": 1}, [], ["path.jpg"], object()):

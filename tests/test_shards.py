@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT, list_images, make_image, make_photos, run_python
+from conftest import ROOT, list_images, make_image, make_photos, rows_there, run_python
 from contracts import SourceContract
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,7 +29,7 @@ from test_extraction import assert_same
 
 from precompute import extract, open_cache, verify
 from precompute.cache import Status
-from precompute.errors import CacheFormatError, SampleError, SourceError, Stopped
+from precompute.errors import SampleError, SourceError, Stopped
 from precompute.inputs.images.formats import IMAGES
 from precompute.sources import tar_index
 from precompute.sources.base import Source
@@ -340,13 +340,6 @@ def test_features_labels_and_splits_equal_those_of_the_folder(photos: Path, tmp_
 
 def test_real_photos_equal_those_of_the_folder(hymenoptera: Path, tmp_path: Path) -> None:
     compare_with_folder(hymenoptera, tmp_path, per_shard=64)
-
-
-def rows_there(path: Path) -> int:
-    try:
-        return int(open_cache(path).ok.sum())
-    except CacheFormatError:  # not there yet
-        return 0
 
 
 def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:

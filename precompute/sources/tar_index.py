@@ -41,7 +41,7 @@ MAX_HEAD = 64 * 1024  # bytes of all headers of one member: they are read again 
 MAX_NAME = 1024  # bytes: ids have a fixed length, so that one long name would widen all of them
 MAX_LABEL = 255  # bytes, as in the name of a folder
 LABEL_FILE_BYTES = 1024  # a label may stand between spaces and line ends
-MAX_PADDING = 2**20  # zeros behind the end; GNU tar fills a record of 10 KiB, or of what it is told
+MAX_PADDING = 2**20  # zeros behind the end; GNU tar fills a record, of 10 KiB by default
 STOP_MEMBERS = 512  # after so many members `check` is called again
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from precompute.errors import SourceError
 
-MAX_LINE_BYTES = 16 * 2**20  # so much of a line is read; a file without line ends is not taken into memory whole
+MAX_LINE_BYTES = 16 * 2**20  # so much of a line is read: a file without line ends would not fit into memory
 
 
 def open_regular(path: str, shown: str) -> BinaryIO:

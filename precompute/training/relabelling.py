@@ -32,9 +32,7 @@ class Relabelling:
     @classmethod
     def of_head(cls, metadata: dict[str, Any], head: str) -> Relabelling:
         """What a head was trained by. Raises HeadMismatchError where that was a table, which the file does not hold."""
-        training = metadata.get("training")
-        known = training.get("relabelling") if isinstance(training, dict) else None
-        known = known if isinstance(known, dict) else {}
+        known = recorded(metadata)
         if known.get("table") is not None:
             raise HeadMismatchError(
                 f"The head {head} was trained on labels from the table {known['table']}, which it does not hold.",
@@ -96,6 +94,13 @@ class Relabelling:
                 hint="Nothing was trained. Look for ids that are written in another way.",
             )
         return names, [f"{matched:,} of {len(names):,} samples stand in {table}, which has {len(known):,} rows"]
+
+
+def recorded(metadata: dict[str, Any]) -> dict[str, Any]:
+    """What `Relabelling.record` has put into a head's file; empty where nothing was replaced."""
+    training = metadata.get("training")
+    known = training.get("relabelling") if isinstance(training, dict) else None
+    return known if isinstance(known, dict) else {}
 
 
 def text_column(cache: Cache, name: str, option: str) -> list[str]:
