@@ -37,7 +37,7 @@ def export(cache: str, output: str, layer: str | None, overwrite: bool, as_json:
         print_json({**result.to_dict(), "cache": cache})
         return
     if result.left_out:
-        note(f"Note: {result.left_out:,} rows have no features and were left out")
+        note(f"Note: left out {result.left_out:,} of {result.rows + result.left_out:,} rows, which have no features")
     print_pairs(
         None,
         [
