@@ -38,7 +38,7 @@ if TYPE_CHECKING:
         load_head,
         save_head,
     )
-    from precompute.prediction import Prediction, Predictions, predict
+    from precompute.prediction import Prediction, Predictions, predict, predict_each
     from precompute.training.head import Training, train_head
 
 __all__ = [
@@ -75,6 +75,7 @@ __all__ = [
     "load_head",
     "open_cache",
     "predict",
+    "predict_each",
     "repair",
     "save_head",
     "train_head",
@@ -95,7 +96,7 @@ _HOMES = {
         *("SavedHead", "Scores", "load_head", "save_head"),
     ),
     "precompute.evaluation.learning_curve": ("FewShotCurve", "FewShotPoint", "few_shot"),
-    "precompute.prediction": ("Prediction", "Predictions", "predict"),
+    "precompute.prediction": ("Prediction", "Predictions", "predict", "predict_each"),
     "precompute.extraction.repair": ("repair",),
     "precompute.extraction.conduct": ("Progress",),
     "precompute.extraction.result": ("Extraction",),

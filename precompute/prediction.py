@@ -1,17 +1,18 @@
-"""head file x images -> labels, with the very features that the head was trained on, or those of a cache."""
+"""Head files x images -> classes, labels or numbers, with the very features that the heads were trained on, or those of
+a cache."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from precompute.backbones.load import Backbone
-from precompute.cache import Cache, open_cache, status_name
+from precompute.cache import difference, open_cache, status_name
 from precompute.engines.choice import Asked, candidates, choose
 from precompute.engines.machine import Machine
 from precompute.errors import HeadFormatError, HeadMismatchError, UsageError
@@ -20,73 +21,19 @@ from precompute.extraction.executors.local import LocalExecutor
 from precompute.extraction.output import HDF5_SIGNATURE
 from precompute.extraction.rebuild import Origin, rebuild_backbone
 from precompute.extraction.sampling import sample_of
-from precompute.heads import RidgeRegressionHead, RowView, SavedHead, load_head
-from precompute.heads.scoring.scores import wilson_interval
+from precompute.heads import RowView, load_head
 from precompute.inputs.images.formats import IMAGES
 from precompute.sources.base import Reading, Source
 from precompute.sources.registry import open_source
+from precompute.training.answers import Answers, LabelsPrediction, NumberPrediction, Prediction, Predictions
+from precompute.training.columns import Values
 from precompute.training.membership import trained_layer
-from precompute.training.relabelling import Relabelling, recorded
 from precompute.training.splits import whole_rows
 
+__all__ = ["LabelsPrediction", "NumberPrediction", "Prediction", "Predictions", "predict", "predict_each"]
+
 AT_ONCE = 65_536  # rows of a cache, whose probabilities are in memory at the same time
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """One image. label: the most probable class · true: the class of its folder or its label in a
-    table, None where that is no class of the head."""
-
-    id: str
-    label: str
-    probability: float
-    true: str | None
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """All images in the order of their ids. failed: (id, reason, detail) of those without a prediction.
-
-    warnings: what the user should know of the engine that ran.
-    """
-
-    classes: tuple[str, ...]
-    items: tuple[Prediction, ...]
-    failed: tuple[tuple[str, str, str], ...]
-    warnings: tuple[str, ...]
-    seconds: float
-
-    @property
-    def scored(self) -> int:
-        """Images with a label, of a folder or table, that is a class of the head."""
-        return sum(item.true is not None for item in self.items)
-
-    @property
-    def accuracy(self) -> float | None:
-        """Share of the scored images that are right; None where none can be scored."""
-        return self._hits() / self.scored if self.scored else None
-
-    @property
-    def accuracy_interval(self) -> tuple[float, float] | None:
-        """Wilson's 95% interval of the accuracy."""
-        return wilson_interval(self._hits(), self.scored) if self.scored else None
-
-    def _hits(self) -> int:
-        return sum(item.label == item.true for item in self.items)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return {
-            "n": len(self.items),
-            "classes": self.classes,
-            "scored": self.scored,
-            "accuracy": self.accuracy,
-            "accuracy_interval": self.accuracy_interval,
-            "predictions": [vars(item) for item in self.items],
-            "failed": [{"id": name, "reason": reason, "detail": detail} for name, reason, detail in self.failed],
-            "warnings": self.warnings,
-            "seconds": self.seconds,
-        }
+Progress = Callable[[int, int], None]
 
 
 def predict(
@@ -98,11 +45,12 @@ def predict(
     device: str = "auto",
     batch_size: int | None = None,
     workers: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     root: str | None = None,
     columns: Mapping[str, str] | None = None,
 ) -> Predictions:
-    """Classify the images of `source` (see `extract`; also one image alone) with a saved head, or the rows of a cache.
+    """Classes, labels or numbers of the images of `source` (see `extract`; also one image alone), or of the rows of a
+    cache, by a saved head.
 
     A cache must hold features such as the head was trained on; no image is read and no backbone is made, so `backbone`,
     `weights`, `batch_size`, `workers`, `root` and `columns` are refused then. Rows without features are among `failed`.
@@ -110,19 +58,44 @@ def predict(
     Backbone, layer, transform and precision come from the head file; the weights are found again where they came
     from, or at `weights`, and must have the digest that the head was trained with.
 
+    Scored is what is known of the images: the class of a folder or the label of a table. Labels and numbers are scored
+    by the columns of a cache that the head was trained on; by the labels of a source where the head was trained on such
+    labels, or where `columns` names the column with them.
+
     backbone: must be given, as a confirmation, for a head whose backbone is code of the user's own. progress: called
     with (done, total). root, columns: see `extract`.
     Raises HeadFormatError, HeadMismatchError, BackboneError, WeightsError, SourceError, DeviceError; of a cache
     CacheError and UsageError.
     """
+    given: dict[str, Any] = {"backbone": backbone, "weights": weights, "device": device, "batch_size": batch_size}
+    given |= {"workers": workers, "progress": progress, "root": root, "columns": columns}
+    return predict_each([head], source, **given)[0]
+
+
+def predict_each(
+    heads: Sequence[str | os.PathLike[str]],
+    source: str | os.PathLike[str] | Source,
+    *,
+    backbone: str | None = None,
+    weights: str | None = None,
+    device: str = "auto",
+    batch_size: int | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+    root: str | None = None,
+    columns: Mapping[str, str] | None = None,
+) -> list[Predictions]:
+    """What `predict` gives, by each of several heads in one pass: an image is read and computed once.
+
+    The heads must have been trained on the features of one backbone, with the same weights, transform and precision;
+    their layers may differ. Raises what `predict` does, HeadMismatchError where the heads' features differ.
+    """
     began = time.monotonic()
-    saved = load_head(head)
-    if isinstance(saved.head, RidgeRegressionHead):
-        raise HeadMismatchError(
-            f"The head {os.fspath(head)} predicts numbers, and `predict` gives images a class.",
-            hint="Load it with precompute.load_head and call its predict on the features of a cache.",
+    if not heads:
+        raise UsageError(
+            "predict needs one head or more.", hint="Such as: precompute predict photos.safetensors photos"
         )
-    classifier = saved.head
+    opened = [Answers(os.fspath(path), load_head(path)) for path in heads]
     if not isinstance(source, Source) and _is_hdf5(source):
         given: dict[str, Any] = {"backbone": backbone, "weights": weights, "batch_size": batch_size, "workers": workers}
         given |= {"root": root, "columns": columns or None}
@@ -131,40 +104,56 @@ def predict(
                 f"{os.fspath(source)} holds features, so {says_nothing[0]} says nothing.",
                 hint=f"Leave out --{says_nothing[0].replace('_', '-')}, or name a folder of images.",
             )
-        return _of_cache(saved, os.fspath(head), source, progress, began)
+        return _of_cache(opened, source, progress, began)
     samples = open_source(source, IMAGES, reading=Reading.of(root, columns))
-    model, precision, storage = rebuild(saved, os.fspath(head), backbone=backbone, weights=weights)
+    model, precision, storage = rebuild(opened, backbone=backbone, weights=weights)
     asked = Asked(precision=precision, device=device, batch_size=batch_size, dtype=storage.name)
-    found = candidates(asked, Machine.here(), images=len(samples), module=model.module)
-    classes = tuple(str(name) for name in classifier.classes_)
-    items: list[tuple[int, Prediction]] = []
+    says_labels = "label" in (columns or {})
+    return _of_images(opened, samples, model, asked, storage, workers, progress, began, says_labels=says_labels)
+
+
+def _of_images(
+    heads: Sequence[Answers],
+    samples: Source,
+    model: Backbone,
+    asked: Asked,
+    storage: np.dtype[Any],
+    workers: int | None,
+    progress: Progress | None,
+    began: float,
+    *,
+    says_labels: bool,
+) -> list[Predictions]:
+    """says_labels: whether the user named the column with the labels."""
+    table = samples.table
+    classes = tuple(map(os.fsdecode, table.classes))
+    values = Values(classes, table.labels, table.ids, numbers=False, path=samples.name, origin="its labels")
+    truths = [head.truth_of_labels(values, are_meant=says_labels or not head.trained_elsewhere) for head in heads]
+    place = {tap.layer: number for number, tap in enumerate(model.taps)}
     failed: list[tuple[int, tuple[str, str, str]]] = []
     done = 0
+    found = candidates(asked, Machine.here(), images=len(samples), module=model.module)
     with model.preprocess.session():
         decision = choose(found, model, sample_of(samples, model.preprocess, workers=workers))
         for block in LocalExecutor(workers).blocks(Work(samples, model, decision), np.arange(len(samples))):
             if block.features is not None:
+                rows = [item.row for item in block.decoded]
+                ids = [samples.id_of(row) for row in rows]
                 # Rounded as in the cache, so that a prediction equals one from cached features.
-                (features,) = block.features
-                X = features.astype(storage).astype(np.float32).reshape(len(block.decoded), -1)
-                for item, row in zip(block.decoded, saved.predict_proba(X), strict=True):
-                    best, true = int(row.argmax()), samples.label_name(item.row)
-                    known = true if true in classes else None
-                    name = samples.id_of(item.row)
-                    items.append((item.row, Prediction(name, classes[best], float(row[best]), known)))
+                of_taps: list[NDArray[np.float32]] = [
+                    features.astype(storage).astype(np.float32).reshape(len(rows), -1) for features in block.features
+                ]
+                for head, truth in zip(heads, truths, strict=True):
+                    head.add(rows, ids, of_taps[place[head.layer]], truth)
             for item in block.failed:
                 assert item.error is not None  # that is what puts it here
                 failed.append((item.row, (samples.id_of(item.row), item.error.reason, item.error.message)))
             done += len(block)
             if progress is not None:
                 progress(done, len(samples))
-    return Predictions(
-        classes,
-        tuple(item for _, item in sorted(items, key=lambda pair: pair[0])),
-        tuple(one for _, one in sorted(failed)),
-        decision.warnings,
-        time.monotonic() - began,
-    )
+    reasons = [one for _, one in sorted(failed)]
+    seconds = time.monotonic() - began
+    return [head.result(reasons, decision.warnings, seconds) for head in heads]
 
 
 def _is_hdf5(path: str | os.PathLike[str]) -> bool:
@@ -178,62 +167,91 @@ def _is_hdf5(path: str | os.PathLike[str]) -> bool:
 
 
 def _of_cache(
-    saved: SavedHead,
-    head: str,
-    path: str | os.PathLike[str],
-    progress: Callable[[int, int], None] | None,
-    began: float,
-) -> Predictions:
-    classes = tuple(str(name) for name in saved.head.classes_)
-    items: list[Prediction] = []
+    heads: Sequence[Answers], path: str | os.PathLike[str], progress: Progress | None, began: float
+) -> list[Predictions]:
     with open_cache(path) as cache:
-        layer = trained_layer(saved, cache, head)
-        whole = whole_rows(cache, layer)
-        relabelled = _as_trained(saved, cache)
-        ids, names = cache.column("samples/id"), (*relabelled.classes, None)  # the label -1 is the last
-        labels, rows = relabelled.labels, np.flatnonzero(whole)
-        view = RowView(cache.features(layer), rows)
+        layers = {head.path: trained_layer(head.saved, cache, head.path) for head in heads}
+        whole = np.logical_and.reduce([whole_rows(cache, layer) for layer in sorted(set(layers.values()))])
+        truths = [head.truth_of_cache(cache) for head in heads]
+        ids, rows = cache.column("samples/id"), np.flatnonzero(whole)
         for start in range(0, len(rows), AT_ONCE):
-            chosen = np.arange(start, min(start + AT_ONCE, len(rows)))
-            for row, proba in zip(rows[chosen].tolist(), saved.predict_proba(view.take(chosen)), strict=True):
-                best, true = int(proba.argmax()), names[labels[row]]
-                known = true if true in classes else None
-                items.append(Prediction(os.fsdecode(bytes(ids[row])), classes[best], float(proba[best]), known))
+            chosen = rows[start : start + AT_ONCE]
+            names = [os.fsdecode(bytes(name)) for name in ids[chosen].tolist()]
+            for head, truth in zip(heads, truths, strict=True):
+                view = RowView(cache.features(layers[head.path]), chosen)
+                head.add(chosen.tolist(), names, view, truth)
             if progress is not None:
-                progress(len(items), len(rows))
+                progress(start + len(chosen), len(rows))
         status = cache.status
-        failed = tuple(
+        failed = [
             (os.fsdecode(bytes(ids[row])), status_name(int(status[row])), f"a row of {cache.path} without features")
             for row in np.flatnonzero(~whole).tolist()
-        )
-    return Predictions(classes, tuple(items), failed, (), time.monotonic() - began)
-
-
-def _as_trained(saved: SavedHead, cache: Cache) -> Cache:
-    """`cache` with the labels of the column that the head was trained on, where it has that."""
-    column = recorded(saved.metadata).get("label_column")
-    return Relabelling(column).apply(cache)[0] if column in cache.columns else cache
+        ]
+        seconds = time.monotonic() - began
+        return [head.result(failed, (), seconds) for head in heads]
 
 
 def rebuild(
-    saved: SavedHead, path: str, *, backbone: str | None = None, weights: str | None = None
+    heads: Sequence[Answers], *, backbone: str | None = None, weights: str | None = None
 ) -> tuple[Backbone, str, np.dtype[Any]]:
-    """The backbone that a head was trained on, its precision and the dtype its features were stored in.
+    """The backbone that heads were trained on, its precision and the dtype its features were stored in.
 
-    Raises HeadMismatchError where weights, transform or layer differ from those of the training.
+    Raises HeadMismatchError where weights, transform or layer differ from those of the training, or the heads among
+    themselves.
     """
+    first = heads[0]
+    origin = Origin(f"The head {first.path}", "was trained", "on", HeadMismatchError, HeadFormatError)
+    alone = (
+        len({head.layer for head in heads}) == 1 and len({str(head.saved.metadata.get("key")) for head in heads}) == 1
+    )
     model, spec = rebuild_backbone(
-        saved.metadata.get("spec"),
-        saved.metadata.get("weights_source", {}),
-        Origin(f"The head {path}", "was trained", "on", HeadMismatchError, HeadFormatError),
+        first.saved.metadata.get("spec") if alone else _common_spec(heads),
+        first.saved.metadata.get("weights_source", {}),
+        origin,
         backbone=backbone,
         weights=weights,
-        layer=str(saved.metadata.get("layer")),
+        layer=first.layer if alone else None,
     )
-    shape = model.taps[0].shape
-    if int(np.prod(shape)) != int(saved.head.n_features_in_):
-        raise HeadMismatchError(
-            f"The head {path} takes {saved.head.n_features_in_} features; {model.name} gives {shape}.",
-            hint="Train the head again.",
-        )
+    shapes = {tap.layer: tap.shape for tap in model.taps}
+    for head in heads:
+        if int(np.prod(shapes[head.layer])) != head.n_features:
+            raise HeadMismatchError(
+                f"The head {head.path} takes {head.n_features} features; {model.name} gives {shapes[head.layer]}.",
+                hint="Train the head again.",
+            )
     return model, spec["precision"], np.dtype(spec["storage"])
+
+
+def _common_spec(heads: Sequence[Answers]) -> dict[str, Any]:
+    """The settings of heads that differ in nothing but their layers, with all of these.
+
+    Raises HeadMismatchError where they differ in more, HeadFormatError where one has none.
+    """
+    specs = [_spec_and_layer(head) for head in heads]
+    common, layers = {**specs[0][0], "layers": []}, [specs[0][1]]
+    for head, (spec, layer) in zip(heads[1:], specs[1:], strict=True):
+        lines = [str(line) for line in difference(common, {**spec, "layers": []})]
+        lines += [f"{layer['name']} is pooled in another way" for one in layers if _clash(one, layer)]
+        if lines:
+            raise HeadMismatchError(
+                "\n".join([f"{heads[0].path} and {head.path} were trained on different features.", *lines]),
+                hint="Predict by heads of one backbone, with the same weights and transform, or by one at a time.",
+            )
+        if layer not in layers:
+            layers.append(layer)
+    return {**common, "layers": layers}
+
+
+def _clash(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return one != other and one.get("name") == other.get("name")
+
+
+def _spec_and_layer(head: Answers) -> tuple[dict[str, Any], dict[str, Any]]:
+    spec = head.saved.metadata.get("spec")
+    layers = spec.get("layers") if isinstance(spec, dict) else None
+    for layer in layers if isinstance(layers, list) else ():
+        if isinstance(layer, dict) and layer.get("name") == head.layer and isinstance(spec, dict):
+            return spec, layer
+    raise HeadFormatError(
+        f"The head {head.path} does not say which features it was trained on.", hint="Use one that precompute made."
+    )

@@ -205,6 +205,7 @@ def test_public_names() -> None:
         "load_head",
         "open_cache",
         "predict",
+        "predict_each",
         "repair",
         "save_head",
         "train_head",

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from precompute.cli._output import print_pairs
+from precompute.cli._scores import headline
 
-MOST_CLASSES = 20  # that are named; --json has all
+MOST_CLASSES = 20  # or labels that are named; --json has all
 LONGEST_HEADER = 2**32
 
 
@@ -32,13 +33,19 @@ def looks_like_head(path: str) -> bool:
 def describe_head(path: str) -> dict[str, Any]:
     """JSON-ready: what the head at `path` is, takes and gives, and how it was trained and scored."""
     from precompute.heads import load_head
+    from precompute.training.kinds import task_of
 
     saved = load_head(path)
+    task = task_of(saved.head)
+    labels = [str(name) for name in saved.head.labels_] if task == "labels" else []
     training = _object(saved.metadata.get("training"))
     return {
         "path": path,
         "kind": type(saved.head).__name__,
+        "task": task,
         "classes": [str(name) for name in getattr(saved.head, "classes_", ())],
+        "labels": labels,
+        "thresholds": dict(zip(labels, map(float, saved.head.thresholds_), strict=True)) if labels else {},
         "n_features": int(saved.head.n_features_in_),
         "parameters": saved.head.get_params(),
         "temperature": saved.metadata.get("temperature"),
@@ -46,7 +53,11 @@ def describe_head(path: str) -> dict[str, Any]:
         "key": saved.metadata.get("key"),
         "spec": _object(saved.metadata.get("spec")),
         "weights": _object(saved.metadata.get("weights_source")),
-        "training": {name: value for name, value in training.items() if name not in ("classes", "split")},
+        "training": {
+            name: value
+            for name, value in training.items()
+            if name not in ("classes", "labels", "thresholds", "task", "split")
+        },
         "bytes": os.path.getsize(path),
     }
 
@@ -54,13 +65,13 @@ def describe_head(path: str) -> dict[str, Any]:
 def print_head(summary: dict[str, Any]) -> None:
     """The same for people."""
     spec, training = summary["spec"], summary["training"]
-    classes = summary["classes"]
-    named = ", ".join(classes[:MOST_CLASSES]) + (", ..." if len(classes) > MOST_CLASSES else "")
+    classes, thresholds = summary["classes"], summary["thresholds"]
     print_pairs(
         summary["path"],
         [
             ("head", summary["kind"]),
-            ("classes", f"{len(classes):,}: {named}" if classes else None),
+            ("classes", _named(classes)),
+            ("labels", _named([f"{label} (above {value:.3f})" for label, value in thresholds.items()])),
             ("backbone", spec.get("backbone")),
             ("weights", json.dumps(summary["weights"]) if summary["weights"] else None),
             ("layer", summary["layer"]),
@@ -69,7 +80,7 @@ def print_head(summary: dict[str, Any]) -> None:
             ("parameters", ", ".join(f"{name} {value}" for name, value in summary["parameters"].items())),
             ("temperature", summary["temperature"]),
             ("trained on", training.get("cache")),
-            *_scores(training),
+            *_scores(training, summary["task"]),
             ("seed", training.get("seed")),
             ("key", summary["key"]),
             ("size", f"{summary['bytes']:,} bytes"),
@@ -77,13 +88,18 @@ def print_head(summary: dict[str, Any]) -> None:
     )
 
 
-def _scores(training: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Images by split, and the accuracy on each that was scored."""
+def _named(names: list[str]) -> str | None:
+    if not names:
+        return None
+    return f"{len(names):,}: " + ", ".join(names[:MOST_CLASSES]) + (", ..." if len(names) > MOST_CLASSES else "")
+
+
+def _scores(training: dict[str, Any], task: str) -> Iterator[tuple[str, str]]:
+    """Images by split, and the first score on each that was scored."""
     scores = _object(training.get("scores"))
     for split, images in _object(training.get("rows")).items():
-        accuracy = _object(scores.get(split)).get("accuracy")
-        summary = f"{images} images"
-        yield split, summary if not isinstance(accuracy, float) else f"{summary}, accuracy {accuracy:.1%}"
+        score = headline(task, _object(scores.get(split)))
+        yield split, f"{images} images" if score is None else f"{images} images, {score}"
 
 
 def _object(value: Any) -> dict[str, Any]:

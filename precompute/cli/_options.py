@@ -147,6 +147,24 @@ keep_option = click.option(
     multiple=True,
     help="Also store this column of the table: groups, targets, texts. Several times: several columns.",
 )
+task_option = click.option(
+    "--task",
+    type=click.Choice(["auto", "classes", "labels", "number"]),
+    default="auto",
+    show_default=True,
+    help="What is predicted: one class, several labels, or a number.",
+)
+label_column_option = click.option(
+    "--label-column",
+    metavar="NAME",
+    multiple=True,
+    help="A further column with the labels, in place of the cache's own. Several: columns of 0 and 1, a label each.",
+)
+label_separator_option = click.option(
+    "--label-separator",
+    metavar="TEXT",
+    help="What stands between several labels in one text.  [default: ;]",
+)
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace whatever ordinary file has that name.")
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from precompute.cli._output import print_table
 
 if TYPE_CHECKING:
-    from precompute.heads import Scores
+    from precompute.heads import LabelScores, Scores
     from precompute.training.head import Training
 
 
@@ -20,10 +20,14 @@ def _decimal(value: float) -> str:
     return f"{value:.3f}"
 
 
+def _plain(value: float) -> str:
+    return f"{value:.4g}"
+
+
 PAIRS = 5  # near-duplicates that the report names; --json has all
 
-# name of the score, what the table calls it, how it is written
-LINES: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+Lines = tuple[tuple[str, str, Callable[[float], str]], ...]  # name of the score, what the table calls it, how written
+LINES: Lines = (
     ("accuracy", "accuracy", _percent),
     ("balanced_accuracy", "balanced accuracy", _percent),
     ("top5_accuracy", "top-5 accuracy", _percent),
@@ -32,6 +36,38 @@ LINES: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("log_loss", "log loss", _decimal),
     ("calibration_error", "calibration error", _decimal),
 )
+LINES_OF_LABELS: Lines = (
+    ("mean_average_precision", "mean average precision", _decimal),
+    ("micro_average_precision", "average precision, micro", _decimal),
+    ("auc", "AUC, mean of labels", _decimal),
+    ("micro_auc", "AUC, micro", _decimal),
+    ("macro_f1", "F1, macro", _decimal),
+    ("micro_f1", "F1, micro", _decimal),
+    ("hamming_loss", "Hamming loss", _decimal),
+    ("subset_accuracy", "all labels right", _percent),
+)
+LINES_OF_NUMBERS: Lines = (
+    ("r2", "R2", _decimal),
+    ("mae", "mean absolute error", _plain),
+    ("rmse", "root mean squared error", _plain),
+    ("spearman", "Spearman's rank correlation", _decimal),
+)
+LINES_OF = {"classes": LINES, "labels": LINES_OF_LABELS, "number": LINES_OF_NUMBERS}
+
+
+def headline(task: str, scores: Any) -> str | None:
+    """The first score of a task in words, None where it is not defined. scores: an object, or its dictionary."""
+    name, title, form = LINES_OF[task][0]
+    value = scores.get(name) if isinstance(scores, dict) else getattr(scores, name)
+    return f"{title} {form(value)}" if isinstance(value, float) else None
+
+
+def score_words(task: str, scores: Any) -> Iterator[str]:
+    """Each score that is defined, with its interval, such as `R2 0.760 (95%: 0.702 to 0.801)`."""
+    for name, title, form in LINES_OF[task]:
+        value, ends = getattr(scores, name), scores.intervals.get(name)
+        if value is not None:
+            yield f"{title} {form(value)}" + (f" (95%: {form(ends[0])} to {form(ends[1])})" if ends else "")
 
 
 def print_scores(result: Training) -> None:
@@ -40,12 +76,12 @@ def print_scores(result: Training) -> None:
     for split, scores in result.scores.items():
         columns += [f"{split}, {scores.n:,} images", "95% interval"]
     rows = []
-    for name, title, form in LINES:
+    for name, title, form in LINES_OF[result.task]:
         cells = [title]
         for scores in result.scores.values():
             value, ends = getattr(scores, name), _interval(scores, name, grouped=result.groups is not None)
             cells.append("-" if value is None else form(value))
-            chance = scores.calibration_error_by_chance if name == "calibration_error" else None
+            chance = getattr(scores, "calibration_error_by_chance", None) if name == "calibration_error" else None
             cells.append("" if ends is None else f"{form(ends[0])} to {form(ends[1])}")
             cells[-1] = cells[-1] if chance is None else f"by chance to {form(chance)}"
         if name != "top5_accuracy" or any(cell not in ("-", "") for cell in cells[1:]):
@@ -53,13 +89,33 @@ def print_scores(result: Training) -> None:
     print_table(None, columns, rows, right=1)
 
 
-def _interval(scores: Scores, name: str, *, grouped: bool) -> tuple[float, float] | None:
+def _interval(scores: Any, name: str, *, grouped: bool) -> tuple[float, float] | None:
     """Wilson's for a share, unless the images are no observations of their own: Wilson's knows of no groups."""
     wilson: tuple[float, float] | None = getattr(scores, f"{name}_interval", None)
     return scores.intervals.get(name) if grouped or wilson is None else wilson
 
 
-def print_per_class(split: str, scores: Scores, classes: list[str]) -> None:
+def print_each(result: Training) -> None:
+    """A table of each split by class or label; there is none of numbers."""
+    for split, scores in result.scores.items():
+        if result.task == "classes":
+            _print_per_class(split, scores, result.classes)
+        elif result.task == "labels":
+            _print_per_label(split, scores, result.thresholds)
+
+
+def _print_per_label(split: str, scores: LabelScores, thresholds: dict[str, float]) -> None:
+    """Threshold, images that have the label, that are given it, and scores; - where there is nothing to divide by."""
+    names = ("average_precision", "auc", "precision", "recall", "f1")
+    rows = []
+    for (label, threshold), row in zip(thresholds.items(), scores.per_label, strict=True):
+        cells = ["-" if row[name] is None else _decimal(row[name]) for name in names]
+        rows.append((label, _decimal(threshold), f"{row['positives']:,}", f"{row['predicted']:,}", *cells))
+    columns = ("", "threshold", "images", "predicted", "average precision", "AUC", "precision", "recall", "F1")
+    print_table(f"{split}, by label", columns, rows, right=1)
+
+
+def _print_per_class(split: str, scores: Scores, classes: list[str]) -> None:
     """Images, precision, recall with Wilson's interval, and F1 of each class; - where there is nothing to divide by."""
 
     def cell(value: float | None) -> str:
@@ -85,10 +141,16 @@ def leak_lines(result: Training) -> Iterator[tuple[str, str]]:
         clean = result.without_leaks.get(split)
         text = "".join(f"\n{near.similarity:.3f}  {near.id}  {near.train_id}" for near in leaks.near[:PAIRS])
         text += "\n..." if len(leaks.near) > PAIRS else ""
-        text += "" if clean is None else f"\naccuracy without them {clean.accuracy:.1%} ({clean.n:,} images)"
+        text += "" if clean is None else _without(result.task, clean)
         yield f"leaks in {split}", ", ".join(counts) + text
     if result.groups is not None:
         yield "groups", f"{result.groups:,} groups kept whole; the intervals draw groups"
+
+
+def _without(task: str, clean: Any) -> str:
+    name, title, form = LINES_OF[task][0]
+    value = getattr(clean, name)
+    return f"\n{title} without them {'-' if value is None else form(value)} ({clean.n:,} images)"
 
 
 def calibration_lines(result: Training) -> Iterator[tuple[str, str]]:

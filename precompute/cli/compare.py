@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -57,21 +57,35 @@ def compare(
 def _print(result: Comparison) -> None:
     for line in result.notes:
         note(f"Note: {line}")
-    found = result.result
-    (a, b), (low, high) = result.heads, found.interval
     left_out = "\n".join(f"{count:,} {reason}" for reason, count in result.left_out.items())
-    unit = "images" if result.groups is None else "groups"
     print_pairs(
         None,
         [
-            ("images", f"{found.n:,} of {result.split}"),
+            ("images", f"{result.result.n:,} of {result.split}"),
             ("groups", None if result.groups is None else f"{result.groups:,}"),
             ("left out", left_out or None),
+            *_result(result),
+            ("verdict", result.words),
+        ],
+    )
+
+
+def _result(result: Comparison) -> list[tuple[str, str]]:
+    found: Any = result.result
+    (a, b), (low, high) = result.heads, found.interval
+    if result.task == "classes":
+        unit = "images" if result.groups is None else "groups"
+        return [
             (f"A  {a}", f"{found.accuracies[0]:.1%} right"),
             (f"B  {b}", f"{found.accuracies[1]:.1%} right"),
             ("A - B", f"{100 * found.difference:+.1f} points (95%: {100 * low:+.1f} to {100 * high:+.1f})"),
             ("only one right", f"A on {found.only_a:,} {unit}, B on {found.only_b:,}"),
             ("McNemar", f"p = {found.p_value:.2g} (exact, two-sided)"),
-            ("verdict", result.words),
-        ],
-    )
+        ]
+    metric = found.metric.replace("_", " ")
+    return [
+        (f"A  {a}", f"{metric} {found.values[0]:.4g}"),
+        (f"B  {b}", f"{metric} {found.values[1]:.4g}"),
+        ("A - B", f"{found.difference:+.4g} (95%: {low:+.4g} to {high:+.4g})"),
+        ("bootstrap", f"p = {found.p_value:.2g} (two-sided)"),
+    ]

@@ -1,4 +1,4 @@
-"""`precompute few-shot`: accuracy after a few labelled images of each class."""
+"""`precompute few-shot`: how good a head is after a few labelled images."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from precompute.cli._options import SEED, overwrite_option
+from precompute.cli._options import SEED, label_column_option, label_separator_option, overwrite_option, task_option
 from precompute.cli._output import (
     finished,
     json_option,
@@ -37,11 +37,18 @@ class Shots(click.ParamType):  # type: ignore[type-arg]  # generic in newer rele
 
 @click.command("few-shot", no_args_is_help=True)
 @click.argument("caches", metavar="CACHE...", nargs=-1, required=True, type=click.Path())
-@click.option("--shots", type=Shots(), default="1,2,5,10,20,50", show_default=True, help="Training images a class.")
+@click.option(
+    "--shots",
+    type=Shots(),
+    help="Training images a class, a label, or for numbers in all.  [default: 1,2,5,10,20,50; 10,20,50,100,200 for "
+    "numbers]",
+)
 @click.option("--draws", type=click.IntRange(min=1), default=5, show_default=True, help="Draws for each number.")
-@click.option("--head", default="logistic", show_default=True, help="A kind of head, as in train-head.")
+@click.option("--head", help="A kind of head, as in train-head.  [default: logistic; ridge for numbers]")
+@task_option
 @click.option("--layer", help="Which layer of the caches, where they hold several.")
-@click.option("--label-column", metavar="NAME", help="A further column with the labels, in place of the caches' own.")
+@label_column_option
+@label_separator_option
 @click.option("--split-column", metavar="NAME", help="A further column with train, val and test, the same.")
 @click.option("--plot", type=click.Path(), help="Draw the curves (.png, .svg, .pdf).")
 @click.option("--title", help="Of the picture.")
@@ -57,11 +64,15 @@ def few_shot(
     Byte-identical images never stand on both sides. Several caches of the same images get the same draws: set a
     backbone beside the same one with random weights, and beside raw pixels. A curve bears its file's name.
 
+    Scored is the accuracy; of several labels the mean average precision, after so many images of each label; of numbers
+    R2, after so many images in all.
+
     \b
     Examples:
       precompute few-shot photos.h5
       precompute few-shot mobilenet.h5 random.h5 pixels.h5 --plot few-shot.png
       precompute few-shot photos.h5 --shots 1,5,25 --draws 20 --json
+      precompute few-shot cards.h5 --label-column card_count --task number --shots 20,100
     """
     from precompute.evaluation.learning_curve import few_shot as run
 
@@ -80,17 +91,22 @@ def few_shot(
     for curve in curves:
         for line in curve.notes:
             note(f"Note: {curve.name}: {line}")
+    from precompute.evaluation.learning_curve import EACH
+
+    first = curves[0]
+    form = "{:.1%}" if first.task == "classes" else "{:.3f}"
     rows = [
-        (curve.name, point.shots, f"{point.accuracy:.1%}", _interval(point.interval))
+        (curve.name, point.shots, form.format(point.score), _interval(point.interval, form))
         for curve in curves
         for point in curve.points
     ]
-    print_table(None, ("features", "images a class", "accuracy", "95% interval over draws"), rows, right=1)
-    first = curves[0]
+    metric = first.metric.replace("_", " ").replace("r2", "R2")
+    print_table(None, ("features", EACH[first.task], metric, "95% interval over draws"), rows, right=1)
+    predicted = "a number" if first.task == "number" else f"{first.n_classes} {first.task}"
     print_pairs(
         None,
         [
-            ("head", f"{first.head}, {first.n_classes} classes"),
+            ("head", f"{first.head}, {predicted}"),
             ("tested on", ", ".join(sorted({f"{curve.tested:,} images of {curve.split}" for curve in curves}))),
             ("draws", f"{settings['draws']} for each number of images"),
             ("drawn", plot),
@@ -98,5 +114,5 @@ def few_shot(
     )
 
 
-def _interval(interval: tuple[float, float] | None) -> str:
-    return "-" if interval is None else f"{interval[0]:.1%} to {interval[1]:.1%}"
+def _interval(interval: tuple[float, float] | None, form: str) -> str:
+    return "-" if interval is None else f"{form.format(interval[0])} to {form.format(interval[1])}"

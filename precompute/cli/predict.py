@@ -1,16 +1,18 @@
-"""`precompute predict`: a head file and images or their features in, classes and probabilities out."""
+"""`precompute predict`: head files and images or their features in, classes, labels or numbers out."""
 
 from __future__ import annotations
 
 import csv
 import json
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from precompute.cli._options import columns_taken, source_options
 from precompute.cli._output import json_option, note, print_json, print_table, progress_bar, terminal
+from precompute.cli._scores import score_words
 from precompute.cli._streams import SKIPPED
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command(no_args_is_help=True)
-@click.argument("head", type=click.Path())
+@click.argument("heads", metavar="HEAD...", nargs=-1, required=True, type=click.Path())
 @click.argument("source", type=click.Path())
 @click.option("-b", "--backbone", help="Confirm a backbone that is code of your own (package.module:factory).")
 @click.option("--weights", help="Where the backbone's weights are now; they must be those of the training.")
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 def predict(
     ctx: click.Context,
     /,
-    head: str,
+    heads: tuple[str, ...],
     source: str,
     backbone: str | None,
     weights: str | None,
@@ -43,13 +45,17 @@ def predict(
     as_json: bool,
     **reading: Any,
 ) -> None:
-    """Classify the images of SOURCE with the head file HEAD: a folder, one image, a table, a list of
-    files or tar shards.
+    """Give the images of SOURCE a class, several labels or a number by the head file HEAD: a folder, one image, a
+    table, a list of files or tar shards.
 
     SOURCE may also be a cache with features such as the head was trained on: then no image is read.
 
+    Several heads of one backbone, with the same weights and transform, go over the images together: each is read and
+    computed once. Their layers may differ.
+
     The head file knows its backbone, layer and transform, and refuses other weights than those of its training. Where
-    folders are named after classes, or a table has labels, the accuracy is reported as well.
+    folders are named after classes, or a table has labels, the accuracy is reported as well; for labels and numbers
+    where the head was trained on such labels, where --label-column names them, or by the column of a cache.
 
     \b
     Examples:
@@ -57,13 +63,14 @@ def predict(
       precompute predict photos.safetensors one.jpg
       precompute predict photos.safetensors photos.h5
       precompute predict photos.safetensors new-photos --format csv > predictions.csv
+      precompute predict ranks.safetensors count.safetensors new-photos --json
     """
-    from precompute.prediction import predict as run
+    from precompute.prediction import predict_each as run
 
     terminal().for_programs = as_json or style != "table"
     with progress_bar("predict", "images") as draw:
-        result = run(
-            head,
+        results = run(
+            heads,
             source,
             backbone=backbone,
             weights=weights,
@@ -74,31 +81,84 @@ def predict(
             **columns_taken(reading),
         )
     if as_json:
-        print_json(result.to_dict())
+        found = [result.to_dict() for result in results]
+        several = {"heads": [{"head": head, **one} for head, one in zip(heads, found, strict=True)]}
+        print_json(found[0] if len(found) == 1 else several)
     else:
-        _print(result, style)
-    ctx.exit(SKIPPED if result.failed else 0)
+        _print(results, style)
+    ctx.exit(SKIPPED if results[0].failed else 0)
 
 
-def _print(result: Predictions, style: str) -> None:
+def _print(results: Sequence[Predictions], style: str) -> None:
     from precompute.cache import status_text
 
+    lines = zip(*(result.items for result in results), strict=True)
     if style == "table":
-        rows = [(item.id, item.label, f"{item.probability:.3f}") for item in result.items]
-        print_table(None, ("image", "class", "probability"), rows, right=2)
+        rows = [(items[0].id, *(cell for item in items for cell in _cells(item))) for items in lines]
+        columns = [name for result in results for name in _named(result, ("labels",), alone=len(results) == 1)]
+        print_table(None, ("image", *columns), rows, right=2 if len(results) == 1 else 99)
     elif style == "csv":
         # Names that are not UTF-8 go out as the bytes they are.
         sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
         writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(("id", "class", "probability"))
-        writer.writerows((item.id, item.label, f"{item.probability:.6f}") for item in result.items)
+        columns = []
+        for result in results:
+            of_labels = ("labels", *(f"probability of {label}" for label in result.labels))
+            columns += _named(result, of_labels, alone=len(results) == 1)
+        writer.writerow(("id", *columns))
+        writer.writerows((items[0].id, *(value for item in items for value in _values(item))) for items in lines)
     else:
-        for item in result.items:
-            click.echo(json.dumps({"id": item.id, "class": item.label, "probability": item.probability}))
-    for line in result.warnings:
+        for items in lines:
+            for result, item in zip(results, items, strict=True):
+                head = {"head": result.head} if len(results) > 1 else {}
+                click.echo(json.dumps({**head, "id": item.id, **_object(result, item)}))
+    for line in results[0].warnings:
         note(f"Warning: {line}")
-    for name, reason, detail in result.failed:
+    for name, reason, detail in results[0].failed:
         note(f"Skipped: {name}: {status_text(reason)} ({detail})")
+    for result in results:
+        if (words := _score(result)) is not None:
+            note(f"{result.head}: {words}" if len(results) > 1 else words)
+
+
+def _named(result: Predictions, of_labels: tuple[str, ...], *, alone: bool) -> list[str]:
+    """The names of a head's columns; beside other heads with its file's."""
+    names = {"classes": ("class", "probability"), "labels": of_labels, "number": ("number",)}[result.task]
+    return list(names) if alone else [f"{result.head}: {name}" for name in names]
+
+
+def _cells(item: Any) -> tuple[str, ...]:
+    """As a table for people shows one image."""
+    if hasattr(item, "number"):
+        return (f"{item.number:.4g}",)
+    return (item.label, f"{item.probability:.3f}") if hasattr(item, "label") else (", ".join(item.labels) or "-",)
+
+
+def _values(item: Any) -> tuple[str, ...]:
+    """As a CSV file has it. Several labels are separated as in a column that they are learned from."""
+    if hasattr(item, "number"):
+        return (repr(item.number),)
+    if hasattr(item, "label"):
+        return item.label, f"{item.probability:.6f}"
+    return ";".join(item.labels) or ";", *(f"{value:.6f}" for value in item.probabilities)
+
+
+def _object(result: Predictions, item: Any) -> dict[str, Any]:
+    if result.task == "number":
+        return {"number": item.number}
+    if result.task == "classes":
+        return {"class": item.label, "probability": item.probability}
+    return {"labels": item.labels, "probabilities": dict(zip(result.labels, item.probabilities, strict=True))}
+
+
+def _score(result: Predictions) -> str | None:
+    """One line on how many are right, or how good labels or numbers are; None where nothing is known of the images."""
     if result.accuracy is not None and result.accuracy_interval is not None:
         low, high = result.accuracy_interval
-        note(f"{result.accuracy:.1%} of {result.scored:,} are right by their labels (95%: {low:.1%} to {high:.1%})")
+        return f"{result.accuracy:.1%} of {result.scored:,} are right by their labels (95%: {low:.1%} to {high:.1%})"
+    if result.scores is None:
+        return None
+    lines = list(score_words(result.task, result.scores))
+    return f"by the known {result.task if result.task == 'labels' else 'numbers'} of {result.scored:,}: " + ", ".join(
+        lines
+    )

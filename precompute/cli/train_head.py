@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from precompute.cli._options import SEED, Seconds, overwrite_option
+from precompute.cli._options import (
+    SEED,
+    Seconds,
+    label_column_option,
+    label_separator_option,
+    overwrite_option,
+    task_option,
+)
 from precompute.cli._output import (
     finished,
     json_option,
@@ -17,7 +24,7 @@ from precompute.cli._output import (
     print_table,
     training_progress,
 )
-from precompute.cli._scores import calibration_lines, leak_lines, print_per_class, print_scores
+from precompute.cli._scores import calibration_lines, leak_lines, print_each, print_scores
 
 if TYPE_CHECKING:
     from precompute.heads import Scores
@@ -65,7 +72,8 @@ class Strength(click.ParamType):  # type: ignore[type-arg]  # generic in newer r
 @click.command("train-head", no_args_is_help=True)
 @click.argument("cache", type=click.Path())
 @click.option("-o", "--output", type=click.Path(), help="Save the head to this .safetensors file.")
-@click.option("--head", type=click.Choice(list(OPTIONS)), default="logistic", show_default=True)
+@click.option("--head", type=click.Choice(list(OPTIONS)), help="[default: logistic; ridge for numbers]")
+@task_option
 @click.option("--layer", help="Which layer of the cache, where it holds several.")
 @click.option("--C", "C", type=Strength(), help="Logistic: inverse strength of the L2 penalty.  [default: auto]")
 @click.option("--hidden", type=Widths(), help="MLP: widths of the hidden layers.  [default: 256]")
@@ -105,27 +113,30 @@ class Strength(click.ParamType):  # type: ignore[type-arg]  # generic in newer r
 @click.option("--groups", help="Regular expression whose first (...) finds in an id what must stay on one side.")
 @click.option("--groups-file", type=click.Path(), help="CSV file with the columns id and group, instead.")
 @click.option("--groups-column", metavar="NAME", help="A further column of the cache, instead.")
-@click.option("--label-column", metavar="NAME", help="A further column with the labels, in place of the cache's own.")
+@label_column_option
+@label_separator_option
 @click.option("--split-column", metavar="NAME", help="A further column with train, val and test, the same.")
-@click.option("--labels", type=click.Path(), help="CSV file with the columns id and label, joined by id, instead.")
+@click.option("--labels", type=click.Path(), help="CSV file with the columns id (or path) and label, instead.")
 @click.option("--expect", type=int, metavar="N", help="Samples that --labels must name at least.")
 @click.option(
     "--similarity", type=float, help="Cosine from which an image is a suspected near-duplicate.  [default: 0.9]"
 )
 @click.option("--calibrate", is_flag=True, help="Probabilities at the temperature that fits split val best.")
-@click.option("--per-class", is_flag=True, help="Precision, recall and F1 of each class.")
+@click.option("--per-class", is_flag=True, help="Precision, recall and F1 of each class or label.")
 @overwrite_option
 @json_option
 def train_head(
     cache: str,
     output: str | None,
-    head: str,
+    head: str | None,
+    task: str,
     layer: str | None,
     seed: int,
     groups: str | None,
     groups_file: str | None,
     groups_column: str | None,
-    label_column: str | None,
+    label_column: tuple[str, ...],
+    label_separator: str | None,
     split_column: str | None,
     labels: str | None,
     expect: int | None,
@@ -143,6 +154,10 @@ def train_head(
     Trains on split train and scores on val and test; without such splits on a stratified hold-out of a fifth, in
     which byte-identical images never stand on both sides.
 
+    What is predicted is found from the labels: several labels a sample where any text holds `;`, a number where all are
+    numbers and any is not whole, else one class. --task says otherwise. Several label columns of 0 and 1 are a label
+    each. An empty cell is a sample without label, which is left out; a lone `;` is a sample with none of the labels.
+
     \b
     Examples:
       precompute train-head photos.h5
@@ -155,14 +170,20 @@ def train_head(
       precompute train-head scans.h5 --groups 'patient_(\\d+)' --per-class
       precompute train-head scans.h5 --label-column finding --groups-column patient
       precompute train-head photos.h5 --labels labels.csv --expect 300
+      precompute train-head cards.h5 --label-column ranks --label-separator ' ' --per-class
+      precompute train-head cards.h5 --label-column jack --label-column queen --label-column king
+      precompute train-head cards.h5 --label-column card_count --task number
       precompute train-head photos.h5 --head mlp --search --time-budget 60 --plot curves.png
     """
     from precompute.training.head import train_head as run
 
     settings = {name: value for name, value in given.items() if value is not None}
-    foreign = [name for name in (*settings, *(["plot"] if plot is not None else [])) if name not in OPTIONS[head]]
+    # Without --head it depends on the labels which of the two it is: what neither has is refused here already.
+    heads = [head] if head else ["ridge"] if task == "number" else ["logistic", "ridge"]
+    allowed = {name for one in heads for name in OPTIONS[one]}
+    foreign = [name for name in (*settings, *(["plot"] if plot is not None else [])) if name not in allowed]
     if foreign:
-        raise click.UsageError(f"--{foreign[0].replace('_', '-')} does not belong to --head {head}.")
+        raise click.UsageError(f"--{foreign[0].replace('_', '-')} does not belong to --head {heads[0]}.")
     if plot is not None:
         from precompute.reports.plots import check_plot, plot_history
 
@@ -173,12 +194,14 @@ def train_head(
             cache,
             output,
             head=head,
+            task=task,
             layer=layer,
             seed=seed,
             groups=groups,
             groups_file=groups_file,
             groups_column=groups_column,
-            label_column=label_column,
+            label_column=label_column or None,
+            label_separator=label_separator,
             split_column=split_column,
             labels=labels,
             expect=expect,
@@ -204,14 +227,14 @@ def _report(result: Training, output: str | None, *, per_class: bool) -> None:
         note(f"Note: {result.selected_on} chose a setting, so its score flatters; the other scores chose nothing")
     print_scores(result)
     if per_class:
+        print_each(result)
+    if result.task == "classes":
         for split, scores in result.scores.items():
-            print_per_class(split, scores, result.classes)
-    for split, scores in result.scores.items():
-        _confusion(split, scores, result.classes)
+            _confusion(split, scores, result.classes)
     print_pairs(
         None,
         [
-            ("head", f"{result.kind} on {result.layer}, {len(result.classes)} classes"),
+            ("head", f"{result.kind} on {result.layer}, {_predicted(result)}"),
             ("protocol", _protocol(result.protocol)),
             ("trained on", f"{result.rows['train']:,} images in {result.seconds:.2f} s"),
             ("searched", _searched(result.choices)),
@@ -221,6 +244,12 @@ def _report(result: Training, output: str | None, *, per_class: bool) -> None:
             ("saved", output),
         ],
     )
+
+
+def _predicted(result: Training) -> str:
+    if result.task == "classes":
+        return f"{len(result.classes)} classes"
+    return f"{len(result.labels)} labels" if result.task == "labels" else "a number"
 
 
 def _settings(summary: str) -> Iterator[tuple[str, str]]:

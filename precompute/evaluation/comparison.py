@@ -11,24 +11,38 @@ from numpy.typing import NDArray
 
 from precompute.cache import Cache, open_cache
 from precompute.errors import TrainingError
-from precompute.heads import Paired, RowView, SavedHead, load_head, paired
+from precompute.heads import (
+    Paired,
+    PairedScores,
+    RowView,
+    SavedHead,
+    load_head,
+    paired,
+    paired_labels,
+    paired_numbers,
+)
 from precompute.training.groups import group_names, join
+from precompute.training.kinds import task_of
 from precompute.training.membership import PARTS, split_codes, trained_layer
 from precompute.training.relabelling import Relabelling
+from precompute.training.scoring import answer
 from precompute.training.splits import HOLDOUT, digest_groups, whole_rows
+from precompute.training.targets import CLASSES, LABELS, NUMBER, Target
 
 TRAIN = PARTS.index("train")
 ORDER = ("test", "val", HOLDOUT)  # test first: it is what chose nothing
 SHOWN = 3  # ids that an error names
+KINDS = {CLASSES: "classes", LABELS: "labels", NUMBER: "numbers"}
 
 
 @dataclass(frozen=True)
 class Side:
-    """One head and its cache. codes: (N,) what it used each row for, a place in PARTS · rows: (N,) with features."""
+    """One head and its cache. codes: (N,) what it used each row for, a place in PARTS · whole: (N,) with features."""
 
     name: str
     saved: SavedHead
     cache: Cache
+    target: Target
     layer: str
     codes: NDArray[np.uint8]
     whole: NDArray[np.bool_]
@@ -38,23 +52,25 @@ class Side:
 class Comparison:
     """Two heads on the images of `split` that neither was trained on.
 
+    task: what both predict; of classes the result counts which are right, of labels and numbers it is of one score ·
     left_out: images of it that are not scored, by the reason · groups: how many observations the images are, None
     where every picture is one · notes: what the reader should know · words: the verdict.
     """
 
     heads: tuple[str, str]
     split: str
-    result: Paired
+    result: Paired | PairedScores
     groups: int | None
     left_out: dict[str, int]
     notes: tuple[str, ...]
+    task: str = CLASSES
 
     @property
     def words(self) -> str:
         found, (a, b) = self.result, self.heads
         if not found.difference:
-            return "Both are right equally often."
-        better = a if found.difference > 0 else b
+            return "Both are right equally often." if self.task == CLASSES else "Both are equally good."
+        better = a if (found.difference > 0) != (self.task == NUMBER) else b  # of an error the smaller is better
         if found.distinct:
             return f"{better} is better, and the difference can be told from chance."
         return f"The difference cannot be told from chance on these {found.n:,} images."
@@ -63,6 +79,7 @@ class Comparison:
         """JSON-ready."""
         return {
             "heads": list(self.heads),
+            "task": self.task,
             "split": self.split,
             **self.result.to_dict(),
             "groups": self.groups,
@@ -93,16 +110,9 @@ def compare(
     """
     a = _side(head_a, cache_a)
     b = _side(head_b, cache_a if cache_b is None else cache_b)
-    if not np.array_equal(a.saved.head.classes_, b.saved.head.classes_):
-        odd = sorted({*map(str, a.saved.head.classes_)} ^ {*map(str, b.saved.head.classes_)})
-        raise TrainingError(
-            f"{a.name} and {b.name} know different classes: {', '.join(odd[:8])}{', ...' if len(odd) > 8 else ''}.",
-            hint="Train both on caches with the same classes.",
-        )
+    _check_alike(a, b)
     split = _common_split(a, b)
     (rows_a, rows_b), left_out = _common_rows(a, b, split)
-    truth = _labels(a.cache, rows_a)
-    right_a, right_b = _right(a, rows_a, truth), _right(b, rows_b, truth)
     notes = [
         f"{split} chose a setting of {side.name}, so its score flatters"
         for side in (a, b)
@@ -114,17 +124,39 @@ def compare(
         observed = join(observed, names)
     elif any(side.saved.metadata["training"].get("groups") for side in (a, b)):
         notes.append("trained with groups, but compared image by image: give --groups or --groups-file here too")
-    result = paired(right_a, right_b, groups=observed, seed=seed)
+    result = _paired(a, rows_a, b, rows_b, observed, seed)
     n_groups = None if names is None else len(np.unique(observed))
-    return Comparison((a.name, b.name), split, result, n_groups, left_out, tuple(notes))
+    return Comparison((a.name, b.name), split, result, n_groups, left_out, tuple(notes), a.target.task)
 
 
 def _side(head: str | os.PathLike[str], path: str | os.PathLike[str]) -> Side:
     saved, name = load_head(head), os.fspath(head)
-    cache, _ = Relabelling.of_head(saved.metadata, name).apply(open_cache(path))
-    codes = split_codes(saved.metadata, cache, name)
+    cache, target, _ = Relabelling.of_head(saved.metadata, name, task_of(saved.head)).apply(open_cache(path))
+    codes = split_codes(saved.metadata, cache, target, name)
     layer = trained_layer(saved, cache, name)
-    return Side(name, saved, cache, layer, codes, whole_rows(cache, layer))
+    return Side(name, saved, cache, target, layer, codes, whole_rows(cache, layer))
+
+
+def _check_alike(a: Side, b: Side) -> None:
+    """Raise TrainingError where the heads predict different things."""
+    if a.target.task != b.target.task:
+        raise TrainingError(
+            f"{a.name} predicts {KINDS[a.target.task]} and {b.name} {KINDS[b.target.task]}.",
+            hint="Compare two heads of one task.",
+        )
+    names_a, names_b = (_names(side) for side in (a, b))
+    if names_a != names_b:
+        odd = sorted({*names_a} ^ {*names_b}) or names_a
+        raise TrainingError(
+            f"{a.name} and {b.name} know different {KINDS[a.target.task]}: {', '.join(odd[:8])}"
+            f"{', ...' if len(odd) > 8 else ''}.",
+            hint=f"Train both on caches with the same {KINDS[a.target.task]}, in one order.",
+        )
+
+
+def _names(side: Side) -> list[str]:
+    head, task = side.saved.head, side.target.task
+    return [] if task == NUMBER else [str(name) for name in (head.labels_ if task == LABELS else head.classes_)]
 
 
 def _common_split(a: Side, b: Side) -> str:
@@ -149,7 +181,7 @@ def _common_rows(a: Side, b: Side, split: str) -> tuple[tuple[NDArray[np.int64],
     there = match >= 0
     left_out = {f"not in {b.cache.path}": int((~there).sum())}
     rows_a, rows_b = of_split[there], match[there]
-    _check_same(a.cache, b.cache, rows_a, rows_b)
+    _check_same(a, b, rows_a, rows_b)
     # Both caches' pictures by their bytes: an image may have been trained on under another name.
     digest_a, digest_b = a.cache.column("samples/digest"), b.cache.column("samples/digest")
     trained = {bytes(d) for side, d in ((a, digest_a), (b, digest_b)) for d in d[side.codes == TRAIN]}
@@ -167,10 +199,16 @@ def _common_rows(a: Side, b: Side, split: str) -> tuple[tuple[NDArray[np.int64],
     return (rows_a[keep], rows_b[keep]), {reason: count for reason, count in left_out.items() if count}
 
 
-def _check_same(a: Cache, b: Cache, rows_a: NDArray[np.int64], rows_b: NDArray[np.int64]) -> None:
+def _check_same(one: Side, other: Side, rows_a: NDArray[np.int64], rows_b: NDArray[np.int64]) -> None:
     """Raise TrainingError where rows of the same id hold other bytes or another label."""
+    a, b = one.cache, other.cache
     bytes_differ = (a.column("samples/digest")[rows_a] != b.column("samples/digest")[rows_b]).any(axis=1)
-    for what, differ in (("bytes", bytes_differ), ("labels", _labels(a, rows_a) != _labels(b, rows_b))):
+    of_a, of_b = one.target.of(rows_a), other.target.of(rows_b)
+    differ_also = of_a != of_b
+    if one.target.task == NUMBER:
+        differ_also &= ~(np.isnan(of_a) & np.isnan(of_b))
+    labels_differ = differ_also.any(axis=1) if differ_also.ndim > 1 else differ_also
+    for what, differ in (("bytes", bytes_differ), ("labels", labels_differ)):
         if differ.any():
             odd = ", ".join(repr(os.fsdecode(bytes(n))) for n in a.column("samples/id")[rows_a[differ][:SHOWN]])
             raise TrainingError(
@@ -180,12 +218,22 @@ def _check_same(a: Cache, b: Cache, rows_a: NDArray[np.int64], rows_b: NDArray[n
             )
 
 
-def _labels(cache: Cache, rows: NDArray[np.int64]) -> NDArray[np.str_]:
-    """Class names; rows without a label have an empty one."""
-    names: NDArray[np.str_] = np.array([*cache.classes, ""], dtype=np.str_)[cache.labels[rows]]
-    return names
+def _paired(
+    a: Side, rows_a: NDArray[np.int64], b: Side, rows_b: NDArray[np.int64], groups: NDArray[np.int64], seed: int
+) -> Paired | PairedScores:
+    """By what is right of classes, by mean average precision of labels, by the mean absolute error of numbers."""
+    task, true = a.target.task, a.target.of(rows_a)
+    if task == CLASSES:
+        right_a, right_b = (_said(side, rows) == true for side, rows in ((a, rows_a), (b, rows_b)))
+        return paired(right_a, right_b, groups=groups, seed=seed)
+    answers = (_said(a, rows_a), _said(b, rows_b))
+    if task == LABELS:
+        return paired_labels(true, *answers, groups=groups, seed=seed)
+    return paired_numbers(true, *answers, groups=groups, seed=seed)
 
 
-def _right(side: Side, rows: NDArray[np.int64], truth: NDArray[np.str_]) -> NDArray[np.bool_]:
-    right: NDArray[np.bool_] = side.saved.head.predict(RowView(side.cache.features(side.layer), rows)) == truth
-    return right
+def _said(side: Side, rows: NDArray[np.int64]) -> NDArray[Any]:
+    """Classes (n,), probabilities of labels (n, L) or numbers (n,)."""
+    X, head = RowView(side.cache.features(side.layer), rows), side.saved.head
+    found: NDArray[Any] = head.predict(X) if side.target.task == CLASSES else answer(head, X, side.target.task)
+    return found

@@ -1,4 +1,4 @@
-"""How accurate a head is after a few labelled images of each class: the few-shot curve of one cache or several."""
+"""How good a head is after a few labelled images of each class or label: the few-shot curve of caches."""
 
 from __future__ import annotations
 
@@ -16,32 +16,56 @@ from precompute.cache import Cache, open_cache
 from precompute.errors import TrainingError, UsageError
 from precompute.heads import RowView
 from precompute.heads.base.progress import report
-from precompute.training.kinds import HEADS
+from precompute.training.kinds import check_asked, head_of_task, make_head
 from precompute.training.relabelling import Relabelling
-from precompute.training.splits import HOLDOUT, Rows, check_classes, digest_groups, parts_of, whole_rows
+from precompute.training.scoring import answer, score
+from precompute.training.splits import HOLDOUT, digest_groups, parts_of, whole_rows
+from precompute.training.targets import (
+    AUTO,
+    CLASSES,
+    LABELS,
+    NUMBER,
+    Rows,
+    Target,
+    check_target,
+    same_target,
+)
 
 SHOTS = (1, 2, 5, 10, 20, 50)
+NUMBER_SHOTS = (10, 20, 50, 100, 200)  # in all; two are needed for a slope
 DRAWS = 5
+METRICS = {CLASSES: "accuracy", LABELS: "mean_average_precision", NUMBER: "r2"}
+EACH = {CLASSES: "images a class", LABELS: "images a label", NUMBER: "images in all"}
 
 
 @dataclass(frozen=True)
 class FewShotPoint:
-    """One number of shots, `shots` images a class.
+    """One number of shots: `shots` images of each class or label, or so many in all for numbers.
 
-    accuracies: one for each draw · accuracy: their mean · interval: Student's 95% interval of that mean, over draws of
-    training images; None for a single draw. The test images are the same in every draw, so how well these stand for
-    others is not in it.
+    scores: one for each draw, accuracies of classes (see `FewShotCurve.metric` for others) · score: their mean ·
+    interval: Student's 95% interval of that mean, over draws of training images; None for a single draw. The test
+    images are the same in every draw, so how well these stand for others is not in it.
     """
 
     shots: int
-    accuracies: tuple[float, ...]
-    accuracy: float
+    scores: tuple[float, ...]
+    score: float
     interval: tuple[float, float] | None
+
+    @property
+    def accuracies(self) -> tuple[float, ...]:
+        return self.scores
+
+    @property
+    def accuracy(self) -> float:
+        return self.score
 
 
 @dataclass(frozen=True)
 class FewShotCurve:
-    """The curve of one cache. name: its file name without suffix · tested: images in split `split`."""
+    """The curve of one cache. name: its file name without suffix · tested: images in split `split` · n_classes: how
+    many classes or labels, 0 for numbers · metric: accuracy, mean_average_precision or r2 · chance: the score of
+    knowing nothing, None for that of `n_classes` classes that are equally frequent."""
 
     name: str
     cache: str
@@ -53,21 +77,32 @@ class FewShotCurve:
     tested: int
     points: tuple[FewShotPoint, ...]
     notes: tuple[str, ...]
+    task: str = CLASSES
+    metric: str = METRICS[CLASSES]
+    chance: float | None = None
+
+    @property
+    def by_chance(self) -> float:
+        return 1 / self.n_classes if self.chance is None else self.chance
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return asdict(self)
+        """JSON-ready. The points of classes hold `accuracies` and `accuracy`, others `scores` and `score`."""
+        names = {"scores": "accuracies", "score": "accuracy"} if self.task == CLASSES else {}
+        points = [{names.get(key, key): value for key, value in asdict(point).items()} for point in self.points]
+        return {**asdict(self), "points": points, "chance": self.by_chance}
 
 
 def few_shot(
     caches: Sequence[str | os.PathLike[str]],
     *,
-    shots: Sequence[int] = SHOTS,
+    shots: Sequence[int] | None = None,
     draws: int = DRAWS,
-    head: str = "logistic",
+    head: str | None = None,
     layer: str | None = None,
-    label_column: str | None = None,
+    label_column: str | Sequence[str] | None = None,
+    label_separator: str | None = None,
     split_column: str | None = None,
+    task: str = AUTO,
     seed: int = 0,
     say: Callable[[str], None] | None = None,
 ) -> list[FewShotCurve]:
@@ -77,7 +112,12 @@ def few_shot(
     stratified hold-out of a fifth. Byte-identical images never stand on both sides, and count once among those drawn.
     Draw k of caches that hold the same images has the same images, and more shots add to fewer. A class with too few
     images gives all it has, which `notes` say. Features are divided by one number, their spread over the images drawn,
-    so that a penalty means the same for every backbone. label_column, split_column: see `train_head`. `say` gets a line
+    so that a penalty means the same for every backbone.
+
+    Of several labels, `shots` images of each label are drawn, and as many that have none; an image with two labels may
+    be drawn for either, so there are at least `shots` of each. Of numbers, `shots` images are drawn in all. Scored is
+    accuracy, mean average precision or R2. shots: SHOTS by default, NUMBER_SHOTS for numbers. head: logistic by
+    default, ridge for numbers. label_column, label_separator, split_column, task: see `train_head`. `say` gets a line
     before each cache.
 
     Raises UsageError for shots or draws that make no sense, TrainingError where no class has as many images, and what
@@ -85,88 +125,90 @@ def few_shot(
     """
     if not caches:
         raise UsageError("few_shot needs one cache or more.", hint="Such as: precompute few-shot photos.h5")
-    for name, value in (*(("shots", number) for number in shots), ("draws", draws)):
+    for name, value in (*(("shots", number) for number in shots or ()), ("draws", draws)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise UsageError(
                 f"{name} must be whole numbers of at least 1. Got {value!r} instead.", hint=f"See --{name}."
             )
-    if not shots:
+    if shots is not None and not shots:
         raise UsageError("shots must hold one number or more.", hint="Such as --shots 1,5,20.")
-    if head not in HEADS:
-        raise UsageError(f"head must be one of {', '.join(HEADS)}. Got {head!r} instead.", hint="See --head.")
+    check_asked(head, {}, search=False)
+    relabelling = Relabelling.of(label_column, split_column, task=task, separator=label_separator)
     curves = []
-    first: Cache | None = None
+    first: tuple[Cache, Target] | None = None
     for path in caches:
+        cache, target, notes = relabelling.apply(open_cache(path))
+        numbers = sorted(set(shots or (NUMBER_SHOTS if target.task == NUMBER else SHOTS)))
         if say is not None:
-            say(f"{os.fspath(path)}: {len(set(shots))} numbers of shots, {draws} draws each")
-        cache, relabelled = Relabelling(label_column, split_column).apply(open_cache(path))
-        notes = (
-            relabelled
-            if first is None or _same_images(first, cache)
-            else [*relabelled, f"holds other images than {first.path}"]
-        )
-        first = first or cache
-        curves.append(_curve(cache, sorted(set(shots)), draws, head, layer, seed, notes))
+            say(f"{os.fspath(path)}: {len(numbers)} numbers of shots, {draws} draws each")
+        if first is not None and not _same_images(first, (cache, target)):
+            notes = [*notes, f"holds other images than {first[0].path}"]
+        first = first or (cache, target)
+        name = head_of_task(head, target.task)
+        curves.append(_curve(cache, target, numbers, draws, name, layer, seed, notes))
     return curves
 
 
-def _same_images(one: Cache, other: Cache) -> bool:
-    return one.classes == other.classes and all(
-        np.array_equal(one.column(name), other.column(name)) for name in ("samples/id", "samples/digest")
+def _same_images(one: tuple[Cache, Target], other: tuple[Cache, Target]) -> bool:
+    return same_target(one[1], other[1]) and all(
+        np.array_equal(one[0].column(name), other[0].column(name)) for name in ("samples/id", "samples/digest")
     )
 
 
 def _curve(
-    cache: Cache, shots: list[int], draws: int, head: str, layer: str | None, seed: int, notes: list[str]
+    cache: Cache,
+    target: Target,
+    shots: list[int],
+    draws: int,
+    head: str,
+    layer: str | None,
+    seed: int,
+    notes: list[str],
 ) -> FewShotCurve:
     features = cache.features(layer)
     layer = layer or cache.layers[0]
-    parts, more = parts_of(cache, whole_rows(cache, layer), seed)
-    check_classes(cache, parts)
+    parts, more = parts_of(cache, whole_rows(cache, layer), seed, target=target)
+    notes = [*notes, *more, *check_target(target, parts, cache.path)]
     split = next(name for name in ("test", "val", HOLDOUT) if name in parts)
-    labels, groups = cache.labels, digest_groups(cache)
-    pool, leaked = pool_of(parts["train"], parts[split], labels, groups)
-    check_classes(cache, {"train": pool, split: parts[split]})
-    notes += more
+    groups = digest_groups(cache)
+    pool, leaked = pool_of(parts["train"], parts[split], target.codes(np.arange(len(cache))), groups)
+    check_target(target, {"train": pool, split: parts[split]}, cache.path)
     if leaked:
         notes.append(f"{leaked} training images are byte-identical to images of {split} and are never drawn")
-    sizes = np.bincount(labels[pool], minlength=len(cache.classes))
-    if max(shots) > sizes.max():
-        raise TrainingError(
-            f"{cache.path} has no class with {max(shots)} different training images; the largest has {sizes.max()}.",
-            hint=f"Give fewer shots: --shots {','.join(str(n) for n in shots if n <= sizes.max()) or '1'}",
-        )
-    present = np.unique(labels[pool])
-    if short := [f"{cache.classes[label]} ({sizes[label]})" for label in present if sizes[label] < max(shots)]:
-        shown = ", ".join(short[:8]) + (", ..." if len(short) > 8 else "")
-        notes.append(f"classes with fewer than {max(shots)} different images give all they have: {shown}")
-    names = np.array(cache.classes, dtype=np.str_)
-    test = RowView(features, parts[split])
-    orders = [shuffled(pool, labels, np.random.default_rng((seed, draw))) for draw in range(draws)]
+    notes += _check_sizes(cache.path, target, pool, shots)
+    test, true = RowView(features, parts[split]), target.of(parts[split])
+    orders = [drawn(pool, target, np.random.default_rng((seed, draw))) for draw in range(draws)]
 
-    def accuracy(order: list[Rows], n: int) -> float:
-        rows = np.sort(np.concatenate([of_class[:n] for of_class in order]))
-        estimator = HEADS[head]()
-        if "random_state" in estimator.get_params():
-            estimator.set_params(random_state=seed)
+    def of_draw(order: list[Rows], n: int) -> float:
+        rows = np.unique(np.concatenate([of_class[:n] for of_class in order]))
+        estimator = make_head(head, {}, seed=seed, task=target.task)
         X = RowView(features, rows)[:].astype(np.float32, copy=False)
         scale = spread_of(X)
+        options = {"label_names": target.names} if target.task == LABELS else {}
         try:
-            estimator.fit(X / scale, names[labels[rows]])
+            estimator.fit(X / scale, target.of(rows), **options)
         except ValueError as error:
             raise TrainingError(
-                f"The {head} head cannot be trained on {n} images a class of {cache.path}: {error}",
+                f"The {head} head cannot be trained on {n} {EACH[target.task]} of {cache.path}: {error}",
                 hint="Check the cache: precompute info CACHE.",
             ) from error
-        predicted = np.concatenate([estimator.predict(block / scale) for _, block in test.blocks()])
-        return float((predicted == names[labels[parts[split]]]).mean())
+        blocks = (block / scale for _, block in test.blocks())
+        if target.task == CLASSES:
+            return float((np.concatenate([estimator.predict(block) for block in blocks]) == true).mean())
+        answers = np.concatenate([answer(estimator, block, target.task) for block in blocks])
+        found = getattr(score(estimator, target.task, true, answers, None, replicates=0), METRICS[target.task])
+        if found is None:
+            raise TrainingError(
+                f"The {METRICS[target.task]} of {split} in {cache.path} is not defined.", hint="Add images to it."
+            )
+        return float(found)
 
     def point(number: int) -> FewShotPoint:
-        accuracies = []
+        scores = []
         for draw, order in enumerate(orders):
             report(f"fits on {cache.path}", number * draws + draw, len(shots) * draws)
-            accuracies.append(accuracy(order, shots[number]))
-        return point_of(shots[number], accuracies)
+            scores.append(of_draw(order, shots[number]))
+        return point_of(shots[number], scores, least=-np.inf if target.task == NUMBER else 0.0)
 
     points = tuple(map(point, range(len(shots))))
     report(f"fits on {cache.path}", len(shots) * draws, len(shots) * draws)
@@ -176,12 +218,65 @@ def _curve(
         backbone=str(cache.spec["backbone"]),
         layer=layer,
         head=head,
-        n_classes=len(present),
+        n_classes=len(np.unique(target.values[pool])) if target.task == CLASSES else len(target.names),
         split=split,
         tested=len(parts[split]),
         points=points,
         notes=tuple(notes),
+        task=target.task,
+        metric=METRICS[target.task],
+        chance=_by_chance(target.task, true),
     )
+
+
+def _by_chance(task: str, true: NDArray[Any]) -> float | None:
+    """What knowing nothing scores: the mean share of the labels that stand among the tested; the mean for numbers."""
+    if task == LABELS:
+        shares = true.mean(axis=0)
+        return float(shares[shares > 0].mean()) if shares.any() else 0.0
+    return 0.0 if task == NUMBER else None
+
+
+def _check_sizes(path: str, target: Target, pool: Rows, shots: list[int]) -> list[str]:
+    """Raise TrainingError where nothing has as many images; notes on what has fewer."""
+    if target.task == NUMBER:
+        names, sizes = [f"{path}"], np.array([len(pool)])
+        lacks = f"{path} has only {len(pool)} different training images, and {max(shots)} are asked for."
+    else:
+        strata = _members(pool, target)
+        names, sizes = list(strata), np.array([len(rows) for rows in strata.values()])
+        lacks = (
+            f"{path} has no {'class' if target.task == CLASSES else 'label'} with {max(shots)} different training "
+            f"images; the largest has {sizes.max()}."
+        )
+    if max(shots) > sizes.max():
+        raise TrainingError(
+            lacks, hint=f"Give fewer shots: --shots {','.join(str(n) for n in shots if n <= sizes.max()) or '1'}"
+        )
+    if not (short := [f"{name} ({size})" for name, size in zip(names, sizes, strict=True) if size < max(shots)]):
+        return []
+    shown = ", ".join(short[:8]) + (", ..." if len(short) > 8 else "")
+    what = "classes" if target.task == CLASSES else "labels"
+    return [f"{what} with fewer than {max(shots)} different images give all they have: {shown}"]
+
+
+def _members(pool: Rows, target: Target) -> dict[str, Rows]:
+    """The rows of each class, or of each label that any has, and of none, by its name."""
+    if target.task == CLASSES:
+        labels = target.values[pool]
+        return {target.names[label]: pool[labels == label] for label in np.unique(labels).tolist()}
+    values = target.values[pool] == 1
+    found = {name: pool[values[:, place]] for place, name in enumerate(target.names)}
+    return {name: rows for name, rows in {**found, "no label": pool[~values.any(axis=1)]}.items() if len(rows)}
+
+
+def drawn(pool: Rows, target: Target, rng: np.random.Generator) -> list[Rows]:
+    """Rows in a random order, of each class or label or of all: the first n of each are what n shots draw."""
+    if target.task == CLASSES:
+        return shuffled(pool, target.values, rng)
+    if target.task == NUMBER:
+        return [rng.permutation(pool)]
+    return [rng.permutation(rows) for rows in _members(pool, target).values()]
 
 
 def pool_of(train: Rows, test: Rows, labels: NDArray[np.integer[Any]], groups: NDArray[np.int64]) -> tuple[Rows, int]:
@@ -207,11 +302,11 @@ def spread_of(X: NDArray[np.float32]) -> np.float32:
     return np.float32(spread if np.float32(spread) > 0 else 1)
 
 
-def point_of(shots: int, accuracies: Sequence[float]) -> FewShotPoint:
-    """Mean and Student's 95% interval over draws, cut to what an accuracy can be."""
-    n, mean = len(accuracies), float(np.mean(accuracies))
+def point_of(shots: int, scores: Sequence[float], *, least: float = 0.0) -> FewShotPoint:
+    """Mean and Student's 95% interval over draws, cut to what a score can be, `least` to 1."""
+    n, mean = len(scores), float(np.mean(scores))
     interval = None
     if n > 1:
-        half = float(stdtrit(n - 1, 0.975) * np.std(accuracies, ddof=1) / np.sqrt(n))
-        interval = (max(0.0, mean - half), min(1.0, mean + half))
-    return FewShotPoint(shots, tuple(accuracies), mean, interval)
+        half = float(stdtrit(n - 1, 0.975) * np.std(scores, ddof=1) / np.sqrt(n))
+        interval = (max(least, mean - half), min(1.0, mean + half))
+    return FewShotPoint(shots, tuple(scores), mean, interval)

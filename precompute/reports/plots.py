@@ -23,6 +23,11 @@ DOTS_PER_INCH = 110  # a picture as wide as a page of docs, and small as a file
 TRAIN, HELD = "#0072b2", "#d55e00"  # two of Okabe and Ito's colours, which colour-blind eyes tell apart too
 COLORS = (TRAIN, HELD, "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 MARKERS = "os^Dvp*"
+AXES = {  # by task: what 1 is drawn as, the name of the score, and what is counted
+    "classes": (100, "accuracy on test images (%)", "a class"),
+    "labels": (1, "mean average precision on test images", "a label"),
+    "number": (1, "R2 on test images", "in all"),
+}
 
 
 def check_plot(
@@ -103,26 +108,32 @@ def plot_few_shot(
 ) -> None:
     """Draw accuracy over labelled images a class, a line for each of `curves` with its 95% interval over draws.
 
+    Curves of labels and numbers have their own score and unit on the axes. They must all be of one task.
     Raises UsageError as `plot_history` does.
     """
     output = check_plot(path, overwrite=overwrite)
     figure = _figure(6.4, 4.2)
     axes = figure.subplots()
+    task = curves[0].task
+    scale, score, unit = AXES[task]
     for number, curve in enumerate(curves):
         color, marker = COLORS[number % len(COLORS)], MARKERS[number % len(MARKERS)]
         shots = [point.shots for point in curve.points]
-        axes.plot(shots, [100 * point.accuracy for point in curve.points], color=color, marker=marker, label=curve.name)
+        axes.plot(shots, [scale * point.score for point in curve.points], color=color, marker=marker, label=curve.name)
         spread = [(point.shots, *point.interval) for point in curve.points if point.interval is not None]
         if spread:
             at, low, high = zip(*spread, strict=True)
-            axes.fill_between(at, [100 * v for v in low], [100 * v for v in high], color=color, alpha=0.15, linewidth=0)
+            axes.fill_between(
+                at, [scale * v for v in low], [scale * v for v in high], color=color, alpha=0.15, linewidth=0
+            )
     every = sorted({point.shots for curve in curves for point in curve.points})
     axes.set_xscale("log")
     axes.set_xticks(every, [str(shots) for shots in every])
     axes.minorticks_off()
-    axes.axhline(100 / curves[0].n_classes, color="0.4", linewidth=1, linestyle=":", label="chance")
-    axes.set(xlabel="labelled images a class", ylabel="accuracy on test images (%)", title=title)
-    axes.set_ylim(0, 100)
+    axes.axhline(scale * curves[0].by_chance, color="0.4", linewidth=1, linestyle=":", label="chance")
+    axes.set(xlabel=f"labelled images {unit}", ylabel=score, title=title)
+    # R2 has no lower end: a bad fit on few images would squeeze all that is of interest.
+    axes.set_ylim(max(-1.0, min(0.0, axes.get_ylim()[0])) if task == "number" else 0, scale)
     axes.legend(frameon=False)
     _save(figure, output, _suffix(path))
 

@@ -15,7 +15,8 @@ from scipy.sparse.csgraph import connected_components
 
 from precompute.cache import Cache
 from precompute.errors import UsageError
-from precompute.training.relabelling import read_table, text_column
+from precompute.training.relabelling import text_column
+from precompute.training.tables import read_table
 
 SHOWN = 3  # ids that an error names
 SECONDS_PER_ID = 1.0  # of CPU time, for a search that takes microseconds where it is not hopeless
@@ -65,8 +66,8 @@ def group_names(
         found = _search(pattern, ids)
         where = f"do not match --groups {pattern!r}"
     elif file is not None:
-        table = read_table(file, "group")
-        found = [table.get(name) for name in ids]
+        of_id = read_table(file, "group").values
+        found = [of_id.get(name) for name in ids]
         where = f"are not in {os.fspath(file)}"
     elif column is not None:
         of_all = text_column(cache, column, "--groups-column")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,34 +13,47 @@ from numpy.typing import NDArray
 
 from precompute.cache import Cache, open_cache
 from precompute.errors import TrainingError, UsageError
-from precompute.heads import LogisticHead, MLPSearch, RowView, Scores, save_head
+from precompute.heads import (
+    LogisticHead,
+    MLPSearch,
+    MultilabelLogisticHead,
+    RowView,
+    choose_thresholds,
+    save_head,
+)
 from precompute.heads.persistence.head_file import HEAD
 from precompute.system.output import check_output
 from precompute.training.calibration import FITTED_ON, Calibration
 from precompute.training.groups import group_names, join
-from precompute.training.kinds import make_head
+from precompute.training.kinds import DEFAULT_HEAD, check_asked, head_of_task, make_head
 from precompute.training.leaks import Leaks
 from precompute.training.membership import split_record
 from precompute.training.published import find_protocol
 from precompute.training.relabelling import Relabelling
 from precompute.training.scoring import score_head
-from precompute.training.splits import Rows, check_classes, digest_groups, parts_of, whole_rows
+from precompute.training.splits import digest_groups, parts_of, whole_rows
+from precompute.training.targets import AUTO, CLASSES, LABELS, NUMBER, Rows, Target, check_target
 
 # Long, and of no use to whoever has the head: the report and --json hold them.
 NOT_IN_FILE = {"choices", "leaks", "without_leaks", "two_labels"}
 # Classes up to which a head file holds what scores say of each class and pair of classes: about 3 MB a split.
 MOST_IN_FILE = 1000
-NOT_OF_MANY = {"confusion", "per_class"}
+NAMES = {CLASSES: "classes", LABELS: "several labels a sample", NUMBER: "a number"}
+DEFAULT_THRESHOLDS = (
+    "a label is predicted above the probability 0.5: thresholds are chosen on val where there is a test split too"
+)
+NOT_OF_MANY = {"confusion", "per_class", "per_label"}
 
 
 @dataclass(frozen=True)
 class Training:
     """A fitted head and how good it is.
 
-    head: the estimator; its classes are the class names · rows: samples by split, as used · scores: by split ·
-    leaks, without_leaks: what each split shares with the training images, and its scores without those, where any
-    are left · two_labels: ids of pictures that occur under several classes · groups: how many the user's groups are
-    after joining those that share a picture, None where none were given · calibration: None without split val ·
+    head: the estimator; its classes are the class names · task: "classes", "labels" or "number" · rows: samples by
+    split, as used · scores: by split, of the kind that the task has · leaks, without_leaks: what each split shares with
+    the training images, and its scores without those, where any are left · two_labels: ids of pictures that occur under
+    several classes, or with other labels or numbers · groups: how many the user's groups are after joining those that
+    share a picture, None where none were given · calibration: None without split val ·
     selected_on: the scored split that chose a setting (its score flatters), None where every score is clean ·
     choices: what the fit decided, such as C and how · protocol: the number that a published protocol asks for ·
     notes: what the reader of the scores should know ·
@@ -47,12 +61,13 @@ class Training:
     """
 
     head: Any
+    task: str
     kind: str
     layer: str
     rows: dict[str, int]
-    scores: dict[str, Scores]
+    scores: dict[str, Any]
     leaks: dict[str, Leaks]
-    without_leaks: dict[str, Scores]
+    without_leaks: dict[str, Any]
     two_labels: list[list[str]]
     groups: int | None
     calibration: Calibration | None
@@ -64,14 +79,27 @@ class Training:
 
     @property
     def classes(self) -> list[str]:
-        return [str(name) for name in self.head.classes_]
+        """Names of the classes; none where it predicts labels or numbers."""
+        return [str(name) for name in self.head.classes_] if self.task == CLASSES else []
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of the labels, of which a sample may have several; none where it predicts classes or numbers."""
+        return [str(name) for name in self.head.labels_] if self.task == LABELS else []
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """The probability above which a label is predicted, by label."""
+        return dict(zip(self.labels, map(float, self.head.thresholds_), strict=True)) if self.task == LABELS else {}
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return {
             "head": self.kind,
+            "task": self.task,
             "layer": self.layer,
             "classes": self.classes,
+            **({"labels": self.labels, "thresholds": self.thresholds} if self.task == LABELS else {}),
             "rows": self.rows,
             "scores": {split: scores.to_dict() for split, scores in self.scores.items()},
             "leaks": {split: leaks.to_dict() for split, leaks in self.leaks.items()},
@@ -91,14 +119,16 @@ def train_head(
     cache: Cache | str | os.PathLike[str],
     out: str | os.PathLike[str] | None = None,
     *,
-    head: str = "logistic",
+    head: str | None = None,
     layer: str | None = None,
     seed: int = 0,
     groups: str | None = None,
     groups_file: str | os.PathLike[str] | None = None,
     groups_column: str | None = None,
-    label_column: str | None = None,
+    label_column: str | Sequence[str] | None = None,
+    label_separator: str | None = None,
     split_column: str | None = None,
+    task: str = AUTO,
     labels: str | os.PathLike[str] | None = None,
     expect: int | None = None,
     similarity: float | None = None,
@@ -115,101 +145,166 @@ def train_head(
     chosen on val if there is a test split, else inside the training part, so that a score is left that chose nothing.
     A logistic head that chose C on val is then fitted on val too, which is not scored any more.
 
-    head: a key of HEADS. settings: parameters of that head's class. out: where to save the head, one
+    head: logistic (the default), ridge, mlp, knn or centroid; for labels none of them is centroid, for numbers ridge
+    (the default there), mlp or knn. settings: parameters of that head's class. out: where to save the head, one
     .safetensors file that `predict` needs nothing else beside; overwrite: also where a file stands that is no head.
     groups: a regular expression with one part in
     parentheses that finds in each id what must stay on one side of hold-out and folds, such as `patient_(\\d+)`;
     groups_file: the same from a CSV file with the columns id and group; groups_column: from a further column of the
-    cache. label_column, split_column: further columns with the labels and the splits, in place of the cache's own.
-    labels: a CSV file with the columns id and label, joined by id; samples that it does not name have no label; expect:
-    how many it must name at least. similarity: the cosine from which an image is
+    cache. label_column, split_column: further columns with the labels and the splits, in place of the cache's own;
+    several label columns hold 0 and 1, and each is a label. labels: a CSV file with the columns id (or path) and label;
+    samples that it does not name have no label; expect: how many it must name at least.
+    task: "classes", "labels" (several a sample), "number", or "auto", which finds it: text in which any value holds `;`
+    (or the label_separator) is labels, numbers of which any is not whole are numbers, all else is classes.
+    similarity: the cosine from which an image is
     suspected to be nearly one of the training images (0.9 unless given; if given, all images are compared, however many
     they are). calibrated: the head's probabilities are
     those at the temperature that fits val best; no prediction changes.
     protocol: "simclr" or "simclr:DATASET", see `precompute.training.published`; needs split test and the logistic head.
     search: try MLP_GRID, less what `settings` names, by MLPSearch, within `time_budget` seconds where that is given.
+    protocol, calibrated and search are for classes.
     Raises TrainingError for labels that nothing can be learned from, CacheError for damaged rows (each is compared with
     its checksum), HeadError, UsageError.
     """
+    check_asked(head, settings, search=search)
     followed = find_protocol(protocol) if protocol is not None else None
     if followed:
-        settings = followed.settings(head, settings, calibrated=calibrated)
-    estimator = make_head(head, settings, seed=seed, search=search)
+        settings = followed.settings(head or DEFAULT_HEAD[CLASSES], settings, calibrated=calibrated)
+    if similarity is not None and not 0 < similarity <= 1:
+        raise UsageError(f"similarity must be above 0 and at most 1. Got {similarity!r} instead.", hint="Try 0.9.")
+    relabelling = Relabelling.of(
+        label_column, split_column, labels, expected=expect, task=task, separator=label_separator
+    )
     if not isinstance(cache, Cache):
         cache = open_cache(cache)
     if out is not None:  # before the training, not after it
         check_output(out, HEAD, overwrite=overwrite, inputs=(cache.path, groups_file, labels))
-    table = None if labels is None else os.fspath(labels)
-    relabelling = Relabelling(label_column, split_column, table, expect)
-    cache, labelled = relabelling.apply(cache)
+    cache, target, labelled = relabelling.apply(cache)
+    _check_task(target.task, calibrated=calibrated, protocol=protocol)
+    head = head_of_task(head, target.task)
+    estimator = make_head(head, settings, seed=seed, search=search, task=target.task)
     features = cache.features(layer)
     layer = layer or cache.layers[0]
-    if similarity is not None and not 0 < similarity <= 1:
-        raise UsageError(f"similarity must be above 0 and at most 1. Got {similarity!r} instead.", hint="Try 0.9.")
     whole = whole_rows(cache, layer)
     digests, together, n_groups = _together(
-        cache, np.flatnonzero(whole & (cache.labels >= 0)), groups, groups_file, groups_column
+        cache, np.flatnonzero(whole & target.known), groups, groups_file, groups_column
     )
-    parts, notes = parts_of(cache, whole, seed, together)
+    parts, notes = parts_of(cache, whole, seed, together, target)
     notes = [*labelled, *notes]
     if followed:
-        parts, more = followed.parts(parts, cache.labels, together, seed)
+        parts, more = followed.parts(parts, target.values, together, seed)
         notes += more
     if calibrated and FITTED_ON not in parts:
         raise UsageError(
             f"{cache.path} has no split val to fit a temperature on.",
             hint="Add a folder val/ beside train/ and extract again, or leave --calibrate away.",
         )
-    names = np.array(cache.classes, dtype=np.str_)
-    label = cache.labels
-    check_classes(cache, parts)
-
-    def arrays(rows: Rows) -> tuple[RowView, NDArray[np.str_]]:
-        return RowView(features, rows), names[label[rows]]
-
+    notes += check_target(target, parts, cache.path)
     # What a temperature is fitted on must not have been trained on, and C's choice ends in training on val too
     selection = "val" if "val" in parts and "test" in parts and not calibrated else None
-    X, y = arrays(parts["train"])
-    validation = arrays(parts[selection]) if selection else None
-    began = time.monotonic()
-    try:
-        estimator.fit(X, y, validation=validation, groups=together[parts["train"]])
-    except ValueError as error:
-        raise TrainingError(
-            f"The {head} head cannot be trained: {error}",
-            hint="Check the settings and the cache: precompute info CACHE.",
-        ) from error
-    seconds = time.monotonic() - began
-    choices, used_validation = estimator.choices(), estimator.used_validation()
-    if isinstance(estimator, MLPSearch):
-        estimator = estimator.best_estimator_
-    rows = {split: len(found) for split, found in parts.items()}
-    if used_validation and isinstance(estimator, LogisticHead):
-        parts["train"] = np.union1d(parts["train"], parts.pop("val"))
-        notes.append("val chose C and was then trained on as well, so it has no score; choices hold that of each C")
-    scored = score_head(estimator, cache, layer, parts, digests, together, calibrated=calibrated, similarity=similarity)
+    fitted = _fit(head, estimator, features, target, parts, together, selection)
+    estimator, parts = fitted.estimator, fitted.parts
+    notes += fitted.notes
+    scored = score_head(
+        estimator, cache, layer, target, parts, digests, together, calibrated=calibrated, similarity=similarity
+    )
     result = Training(
         head=estimator,
+        task=target.task,
         kind=head,
         layer=layer,
-        rows=rows,
+        rows=fitted.rows,
         scores=scored.scores,
         leaks=scored.leaks,
         without_leaks=scored.without_leaks,
         two_labels=scored.two_labels,
         groups=n_groups,
         calibration=scored.calibration,
-        selected_on=selection if used_validation and selection in scored.scores else None,
-        choices=choices,
+        selected_on=selection if fitted.used_validation and selection in scored.scores else None,
+        choices=fitted.choices,
         protocol=followed.result(scored.scores["test"]) if followed else None,
         notes=(*notes, *scored.notes),
-        seconds=seconds,
+        seconds=fitted.seconds,
     )
     if out is not None:
-        save_head(
-            out, estimator, metadata=_metadata(cache, layer, result, seed, parts, relabelling), overwrite=overwrite
-        )
+        metadata = _metadata(cache, layer, target, result, seed, parts, relabelling)
+        save_head(out, estimator, metadata=metadata, overwrite=overwrite)
     return result
+
+
+def _check_task(task: str, *, calibrated: bool, protocol: str | None) -> None:
+    """Raise UsageError for what makes sense for classes alone."""
+    asked = {"--calibrate": calibrated, "--protocol": protocol is not None}
+    if task != CLASSES and (given := [option for option, value in asked.items() if value]):
+        raise UsageError(
+            f"{given[0]} is for --task {CLASSES}, and this target is {NAMES[task]}.",
+            hint=f"Leave out {given[0]}, or give --task {CLASSES}.",
+        )
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """estimator: what is scored and saved · parts: without val where that was trained on · rows: see `Training`."""
+
+    estimator: Any
+    parts: dict[str, Rows]
+    rows: dict[str, int]
+    choices: dict[str, Any]
+    used_validation: bool
+    notes: list[str]
+    seconds: float
+
+
+def _fit(
+    kind: str,
+    estimator: Any,
+    features: NDArray[np.floating],
+    target: Target,
+    parts: dict[str, Rows],
+    together: NDArray[np.int64],
+    selection: str | None,
+) -> _Fitted:
+    """Fit on train. selection: the split that chooses, None where nothing may.
+
+    Raises TrainingError for settings or labels that the head cannot be fitted with.
+    """
+
+    def arrays(rows: Rows) -> tuple[RowView, NDArray[Any]]:
+        return RowView(features, rows), target.of(rows)
+
+    trains_on_val = isinstance(estimator, LogisticHead | MultilabelLogisticHead)
+    # Thresholds are chosen on what was not trained on, so there C is chosen inside train.
+    given = None if trains_on_val and target.task == LABELS else selection
+    X, y = arrays(parts["train"])
+    options = {"label_names": target.names} if target.task == LABELS else {}
+    began = time.monotonic()
+    try:
+        estimator.fit(
+            X, y, validation=arrays(parts[given]) if given else None, groups=together[parts["train"]], **options
+        )
+    except ValueError as error:
+        raise TrainingError(
+            f"The {kind} head cannot be trained: {error}",
+            hint="Check the settings and the cache: precompute info CACHE.",
+        ) from error
+    seconds = time.monotonic() - began
+    choices, used_validation = estimator.choices(), estimator.used_validation()
+    if isinstance(estimator, MLPSearch):
+        estimator = estimator.best_estimator_
+    rows, notes, left = {split: len(found) for split, found in parts.items()}, [], dict(parts)
+    if used_validation and trains_on_val:
+        left["train"] = np.union1d(left["train"], left.pop("val"))
+        notes.append("val chose C and was then trained on as well, so it has no score; choices hold that of each C")
+    if target.task == LABELS:
+        notes.append(_set_thresholds(estimator, *arrays(parts[selection])) if selection else DEFAULT_THRESHOLDS)
+        used_validation = used_validation or selection is not None
+    return _Fitted(estimator, left, rows, choices, used_validation, notes, seconds)
+
+
+def _set_thresholds(estimator: Any, X: RowView, Y: NDArray[np.uint8]) -> str:
+    """Take those of the best F1 on these samples; a line that says so."""
+    estimator.set_thresholds(choose_thresholds(Y, estimator.predict_proba(X)))
+    return "val chose the threshold of each label, by its F1"
 
 
 def _together(
@@ -226,11 +321,17 @@ def _together(
 
 
 def _metadata(
-    cache: Cache, layer: str, result: Training, seed: int, parts: dict[str, Rows], relabelling: Relabelling
+    cache: Cache,
+    layer: str,
+    target: Target,
+    result: Training,
+    seed: int,
+    parts: dict[str, Rows],
+    relabelling: Relabelling,
 ) -> dict[str, Any]:
     """What `predict` needs, and what a reader of the head file wants to know."""
     summary = {name: value for name, value in result.to_dict().items() if name not in NOT_IN_FILE}
-    if len(result.classes) > MOST_IN_FILE:
+    if len(target.names) > MOST_IN_FILE:
         summary["scores"] = {
             split: {name: value for name, value in scores.items() if name not in NOT_OF_MANY}
             for split, scores in summary["scores"].items()
@@ -247,7 +348,7 @@ def _metadata(
             **summary,
             "seed": seed,
             "cache": os.path.basename(cache.path),
-            "split": split_record(cache, parts),
+            "split": split_record(cache, target, parts),
             **({"relabelling": record} if (record := relabelling.record()) else {}),
         },
     }

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from precompute.errors import UsageError
-from precompute.heads import CentroidHead, KNNHead, LogisticHead, MLPHead, MLPSearch, RidgeHead
+from precompute.heads import CentroidHead, KNNHead, LogisticHead, MLPHead, MLPSearch, RidgeHead, RidgeRegressionHead
 from precompute.heads.base.inputs import check_number
 from precompute.heads.mlp.search import MLP_GRID
+from precompute.training.targets import CLASSES, LABELS, NUMBER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,25 +22,57 @@ HEADS: Mapping[str, Any] = {
 }
 
 
-def make_head(head: str, settings: Mapping[str, Any], *, seed: int, search: bool = False) -> Any:
+LABEL_HEADS: Mapping[str, Any] = {}
+NUMBER_HEADS: Mapping[str, Any] = {"ridge": RidgeRegressionHead}
+HEADS_OF: Mapping[str, Mapping[str, Any]] = {CLASSES: HEADS, LABELS: LABEL_HEADS, NUMBER: NUMBER_HEADS}
+DEFAULT_HEAD: Mapping[str, str] = {CLASSES: "logistic", LABELS: "logistic", NUMBER: "ridge"}
+
+
+def check_asked(head: str | None, settings: Mapping[str, Any], *, search: bool) -> None:
+    """Raise UsageError for what no head of any task takes: before a cache is opened."""
+    if head is not None and head not in HEADS:
+        raise UsageError(f"head must be one of {', '.join(HEADS)}. Got {head!r} instead.", hint="See --head.")
+    if search and head != "mlp":
+        raise UsageError(
+            f"search is for the mlp head. Got {head or DEFAULT_HEAD[CLASSES]!r} instead.", hint="Leave out --search."
+        )
+    if settings.get("time_budget") is not None:
+        try:
+            check_number("time_budget", settings["time_budget"], low=0, open_low=True)
+        except ValueError as error:
+            raise UsageError(str(error), hint="Give seconds, or leave it out for no limit.") from error
+        if head == "mlp" and not search:
+            raise UsageError("A time budget limits a search, and none was asked for.", hint="Add --search.")
+
+
+def head_of_task(head: str | None, task: str) -> str:
+    """`head`, or the default of the task. Raises UsageError where the task has no such head, listing those it has."""
+    name = DEFAULT_HEAD[task] if head is None else head
+    if name not in HEADS_OF[task]:
+        raise UsageError(
+            f"There is no {name} head for --task {task}. It has {', '.join(HEADS_OF[task])}.",
+            hint="Choose one of these by --head, or another --task.",
+        )
+    return name
+
+
+def task_of(head: Any) -> str:
+    """What a fitted head predicts: one of TASKS."""
+    return next((task for task, heads in HEADS_OF.items() if type(head) in heads.values()), CLASSES)
+
+
+def make_head(head: str, settings: Mapping[str, Any], *, seed: int, search: bool = False, task: str = CLASSES) -> Any:
     """The estimator, not fitted. search: an MLPSearch over MLP_GRID, less what `settings` names.
 
     `settings` are parameters of the head's class, and for a search `time_budget` in seconds.
     Raises UsageError for what no head of that name takes.
     """
-    if head not in HEADS:
-        raise UsageError(f"head must be one of {', '.join(HEADS)}. Got {head!r} instead.", hint="See --head.")
-    if search and head != "mlp":
-        raise UsageError(f"search is for the mlp head. Got {head!r} instead.", hint="Leave out --search.")
-    estimator, given = HEADS[head](), dict(settings)
-    if given.get("time_budget") is not None:
-        try:
-            check_number("time_budget", given["time_budget"], low=0, open_low=True)
-        except ValueError as error:
-            raise UsageError(str(error), hint="Give seconds, or leave it out for no limit.") from error
+    check_asked(head, settings, search=search)
+    head = head_of_task(head, task)
+    if search and task != CLASSES:
+        raise UsageError(f"A search is for --task {CLASSES}, not for {task}.", hint="Leave out --search.")
+    estimator, given = HEADS_OF[task][head](), dict(settings)
     time_budget = given.pop("time_budget", None) if head == "mlp" else None
-    if time_budget is not None and not search:
-        raise UsageError("A time budget limits a search, and none was asked for.", hint="Add --search.")
     known = estimator.get_params()
     if unknown := given.keys() - known.keys():
         raise UsageError(f"{min(unknown)} is no parameter of the {head} head.", hint=f"It has {', '.join(known)}.")

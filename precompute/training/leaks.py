@@ -16,8 +16,7 @@ from precompute.heads import RowView
 from precompute.heads.base.progress import report
 from precompute.heads.scoring.scores import wilson_interval
 from precompute.training.similarity import nearest
-
-Rows = NDArray[np.int64]
+from precompute.training.targets import CLASSES, LABELS, NUMBER, Rows, Target, own_classes
 
 # Cosine between features, less the mean of the training features: all features of one backbone have a large part in
 # common, which says nothing. Copies of flower photos at half their size, or with a twentieth cut off, reach it in 62 to
@@ -30,11 +29,12 @@ SEARCH_MOST = 10**13
 PASSES = 32  # finding the highest of a block's products takes as long as this many more features would
 SAMPLE_LEAST = 400  # images in a sample, at any cost: the interval for a rate is then 10 points wide at most
 SHOWN = 8  # pictures that a note names; --json has all
+SEVERAL = {CLASSES: "under more than one class", LABELS: "with different labels", NUMBER: "with different numbers"}
 
 
 @dataclass(frozen=True)
 class Near:
-    """A scored image, the training image most like it, their similarity, and whether their classes agree."""
+    """A scored image, the training image most like it, their similarity, and whether their targets agree."""
 
     id: str
     train_id: str
@@ -90,13 +90,14 @@ def find_leaks(
     digests: NDArray[np.int64],
     groups: NDArray[np.int64],
     similarity: float | None = None,
+    target: Target | None = None,
 ) -> dict[str, Leaks]:
     """Leaks of every scored split.
 
     similarity: what makes a suspect; all images are then searched, at any cost. None for SIMILARITY, and a sample of
-    the images where all of them would cost more than SEARCH_MOST.
+    the images where all of them would cost more than SEARCH_MOST. target: None for the classes of the cache.
     """
-    train, labels = parts["train"], cache.labels
+    train, target = parts["train"], own_classes(cache) if target is None else target
     splits = [split for split in parts if split != "train"]
     identical = {split: np.isin(digests[parts[split]], digests[train]) for split in splits}
     grouped = {split: np.isin(groups[parts[split]], groups[train]) & ~identical[split] for split in splits}
@@ -107,7 +108,7 @@ def find_leaks(
     for split in splits:
         others = np.flatnonzero(clean[split])
         size = len(others) if similarity is not None else _affordable(len(train), width)
-        searched[split] = others[_sample(labels[parts[split][others]], size)]
+        searched[split] = others[_sample(target.strata(parts[split][others]), size)]
     bar = SIMILARITY if similarity is None else similarity
     total, before, found = sum(map(len, searched.values())), 0, {}
     for split in splits:
@@ -117,7 +118,11 @@ def find_leaks(
         before += len(rows)
         hit = np.flatnonzero(best > -math.inf)
         hit = hit[np.argsort(-best[hit], kind="stable")]
-        near = tuple(_pair(cache, rows[i], train[which[i]], float(best[i])) for i in hit.tolist())
+        same = _same(target, rows[hit], train[which[hit]])
+        near = tuple(
+            _pair(cache, rows[i], train[which[i]], float(best[i]), alike)
+            for i, alike in zip(hit.tolist(), same.tolist(), strict=True)
+        )
         clean[split][chosen[hit]] = False
         sample = None
         if len(chosen) < n_others:
@@ -136,11 +141,16 @@ def _affordable(n_train: int, width: int) -> int:
     return max(SAMPLE_LEAST, SEARCH_MOST // (n_train * (width + PASSES)))
 
 
-def _pair(cache: Cache, row: np.int64, train: np.int64, similarity: float) -> Near:
-    names, labels = cache.column("samples/id"), cache.labels
-    return Near(
-        os.fsdecode(bytes(names[row])), os.fsdecode(bytes(names[train])), similarity, bool(labels[row] == labels[train])
-    )
+def _same(target: Target, rows: Rows, others: Rows) -> NDArray[np.bool_]:
+    """(n,) which pairs of rows have the same target."""
+    codes = target.codes(np.concatenate([rows, others]))
+    same: NDArray[np.bool_] = codes[: len(rows)] == codes[len(rows) :]
+    return same
+
+
+def _pair(cache: Cache, row: np.int64, train: np.int64, similarity: float, same: bool) -> Near:
+    names = cache.column("samples/id")
+    return Near(os.fsdecode(bytes(names[row])), os.fsdecode(bytes(names[train])), similarity, same)
 
 
 def _sample(labels: NDArray[np.integer[Any]], size: int) -> Rows:
@@ -158,15 +168,15 @@ def _sample(labels: NDArray[np.integer[Any]], size: int) -> Rows:
     return chosen
 
 
-def two_labels(cache: Cache, rows: Rows, digests: NDArray[np.int64]) -> list[list[str]]:
-    """The ids of each picture that occurs under several classes, byte for byte, among `rows`."""
-    pairs = np.unique(np.stack([digests[rows], cache.labels[rows]]), axis=1)
+def two_labels(cache: Cache, target: Target, rows: Rows, digests: NDArray[np.int64]) -> list[list[str]]:
+    """The ids of each picture that occurs with several targets, such as classes, byte for byte, among `rows`."""
+    pairs = np.unique(np.stack([digests[rows], target.codes(rows)]), axis=1)
     doubtful, count = np.unique(pairs[0], return_counts=True)
     names = cache.column("samples/id")
     return [[os.fsdecode(bytes(names[row])) for row in rows[digests[rows] == digest]] for digest in doubtful[count > 1]]
 
 
-def leak_notes(leaks: dict[str, Leaks], doubtful: list[list[str]]) -> list[str]:
+def leak_notes(leaks: dict[str, Leaks], doubtful: list[list[str]], task: str = CLASSES) -> list[str]:
     """Lines on what makes scores flatter or labels doubtful."""
     notes = []
     for split, found in leaks.items():
@@ -190,7 +200,7 @@ def leak_notes(leaks: dict[str, Leaks], doubtful: list[list[str]]) -> list[str]:
             )
     if doubtful:
         notes.append(
-            f"{len(doubtful)} pictures occur under more than one class, byte for byte: "
+            f"{len(doubtful)} pictures occur {SEVERAL[task]}, byte for byte: "
             + "; ".join(" = ".join(ids) for ids in doubtful[:SHOWN])
             + ("; ..." if len(doubtful) > SHOWN else "")
         )

@@ -7,7 +7,6 @@ asked whatever happened since, and take about a bit each: 200 KB for a million i
 from __future__ import annotations
 
 import base64
-import hashlib
 import zlib
 from typing import Any
 
@@ -17,20 +16,24 @@ from numpy.typing import NDArray
 from precompute.cache import SPLITS, Cache, difference
 from precompute.errors import HeadFormatError, HeadMismatchError
 from precompute.heads import SavedHead
-from precompute.training.splits import HOLDOUT, Rows
+from precompute.training.splits import HOLDOUT
+from precompute.training.targets import Rows, Target, target_digest
 
 PARTS = ("unused", *SPLITS[1:], HOLDOUT)  # a code is a place in it
 
 
-def split_record(cache: Cache, parts: dict[str, Rows]) -> dict[str, Any]:
+def split_record(cache: Cache, target: Target, parts: dict[str, Rows]) -> dict[str, Any]:
     """The parts of a cache's rows, JSON-ready."""
     codes = np.zeros(len(cache), np.uint8)
     for name, rows in parts.items():
         codes[rows] = PARTS.index(name)
-    return {"images": _images(cache), "rows": base64.b64encode(zlib.compress(codes.tobytes(), 9)).decode("ascii")}
+    return {
+        "images": target_digest(cache, target),
+        "rows": base64.b64encode(zlib.compress(codes.tobytes(), 9)).decode("ascii"),
+    }
 
 
-def split_codes(metadata: dict[str, Any], cache: Cache, head: str) -> NDArray[np.uint8]:
+def split_codes(metadata: dict[str, Any], cache: Cache, target: Target, head: str) -> NDArray[np.uint8]:
     """(N,) the code of each row of `cache`, as `split_record` had it.
 
     Raises HeadMismatchError where the head remembers nothing or another cache, HeadFormatError for a damaged memory.
@@ -42,7 +45,7 @@ def split_codes(metadata: dict[str, Any], cache: Cache, head: str) -> NDArray[np
             f"The head {head} does not say on which images it was trained, so it cannot be scored fairly.",
             hint="Train it again: precompute train-head CACHE -o HEAD.",
         )
-    if memory.get("images") != _images(cache):
+    if memory.get("images") != target_digest(cache, target):
         raise HeadMismatchError(
             f"{cache.path} does not hold the images that the head {head} was trained and scored on.",
             hint="Give the cache that it was trained on; where images came or went since, train the head again.",
@@ -57,17 +60,6 @@ def split_codes(metadata: dict[str, Any], cache: Cache, head: str) -> NDArray[np
             f"What the head {head} remembers of its split is damaged: {error}.", hint="Train the head again."
         ) from error
     return codes
-
-
-def _images(cache: Cache) -> str:
-    """SHA-256 of the ids, images and labels of a cache, in the order of its rows."""
-    digest = hashlib.sha256()
-    for value in cache.column("samples/id").tolist():
-        digest.update(len(value).to_bytes(4, "little") + value)
-    digest.update(np.ascontiguousarray(cache.column("samples/digest")).tobytes())
-    digest.update(cache.labels.astype("<i4").tobytes())
-    digest.update("\0".join(cache.classes).encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
 
 
 def trained_layer(saved: SavedHead, cache: Cache, head: str) -> str:

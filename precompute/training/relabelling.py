@@ -1,9 +1,9 @@
-"""Labels and splits that the file has in other columns, or that a table brings along, in place of its own."""
+"""The target that heads learn, and splits: the file's own, those of its further columns, or those of a table."""
 
 from __future__ import annotations
 
-import csv
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,25 +12,58 @@ from numpy.typing import NDArray
 
 from precompute.cache import SPLITS, Cache, RelabelledCache
 from precompute.errors import HeadMismatchError, UsageError
-
-SHOWN = 3  # ids that an error names
+from precompute.training.columns import (
+    Values,
+    find_target,
+    further_column,
+    own_values,
+    target_of_columns,
+    values_of_column,
+    values_of_texts,
+)
+from precompute.training.tables import SHOWN, joined, read_table
+from precompute.training.targets import AUTO, CLASSES, TASKS, Target
 
 
 @dataclass(frozen=True)
 class Relabelling:
-    """What to take in place of a file's own labels and splits; None for its own.
+    """Where target and splits come from; the file's own where nothing is given.
 
-    label_column, split_column: names of further columns · table: a CSV file with the columns id and label · expected:
-    samples that the table must name at least.
+    label_columns, split_column: names of further columns; several label columns hold 0 and 1 each · table: a CSV file
+    with the columns id (or path) and label · expected: samples that the table must name at least · task: one of TASKS,
+    or AUTO · separator: between labels in one text.
     """
 
-    label_column: str | None = None
+    label_columns: tuple[str, ...] = ()
     split_column: str | None = None
     table: str | None = None
     expected: int | None = None
+    task: str = AUTO
+    separator: str | None = None
 
     @classmethod
-    def of_head(cls, metadata: dict[str, Any], head: str) -> Relabelling:
+    def of(
+        cls,
+        label_column: str | Sequence[str] | None = None,
+        split_column: str | None = None,
+        table: str | os.PathLike[str] | None = None,
+        *,
+        expected: int | None = None,
+        task: str = AUTO,
+        separator: str | None = None,
+    ) -> Relabelling:
+        """As `train_head` takes them. Raises UsageError for a task that there is none of, and for contradictions."""
+        columns = (label_column,) if isinstance(label_column, str) else tuple(label_column or ())
+        if task not in (AUTO, *TASKS):
+            raise UsageError(f"task must be one of {', '.join((AUTO, *TASKS))}. Got {task!r} instead.", hint="--task.")
+        if columns and table is not None:
+            raise UsageError("--labels and --label-column contradict each other.", hint="Give one of them.")
+        if expected is not None and table is None:
+            raise UsageError("--expect counts the rows of a table, and there is none.", hint="Give --labels TABLE.csv.")
+        return cls(columns, split_column, None if table is None else os.fspath(table), expected, task, separator)
+
+    @classmethod
+    def of_head(cls, metadata: dict[str, Any], head: str, task: str) -> Relabelling:
         """What a head was trained by. Raises HeadMismatchError where that was a table, which the file does not hold."""
         known = recorded(metadata)
         if known.get("table") is not None:
@@ -38,62 +71,64 @@ class Relabelling:
                 f"The head {head} was trained on labels from the table {known['table']}, which it does not hold.",
                 hint="Train it on a label column of the cache instead: extract SOURCE --keep-column NAME.",
             )
-        label, split = (known.get(name) for name in ("label_column", "split_column"))
-        return cls(label if isinstance(label, str) else None, split if isinstance(split, str) else None)
+        split, separator = (known.get(name) for name in ("split_column", "label_separator"))
+        return cls(
+            recorded_columns(metadata),
+            split if isinstance(split, str) else None,
+            task=task,
+            separator=separator if isinstance(separator, str) else None,
+        )
 
-    def record(self) -> dict[str, str]:
+    def record(self) -> dict[str, Any]:
         """For a head's file; empty where nothing is replaced."""
+        columns: str | list[str] | None = list(self.label_columns) or None
+        if len(self.label_columns) == 1:
+            columns = self.label_columns[0]
         table = None if self.table is None else os.path.basename(self.table)
-        given = {"label_column": self.label_column, "split_column": self.split_column, "table": table}
+        given = {"label_column": columns, "split_column": self.split_column, "table": table}
+        given["label_separator"] = self.separator
         return {name: value for name, value in given.items() if value is not None}
 
-    def apply(self, cache: Cache) -> tuple[Cache, list[str]]:
-        """`cache` with these labels and splits, and what there is to say of them.
+    def apply(self, cache: Cache) -> tuple[Cache, Target, list[str]]:
+        """`cache` with these splits, the target of its rows, and what there is to say of them.
 
         Raises UsageError for a column that is not there or cannot be used, and a table that does not fit.
         """
-        if self.label_column is not None and self.table is not None:
-            raise UsageError("--labels and --label-column contradict each other.", hint="Give one of them.")
-        if self.expected is not None and self.table is None:
-            raise UsageError("--expect counts the rows of a table, and there is none.", hint="Give --labels TABLE.csv.")
-        replaced: dict[str, NDArray[Any]] = {}
-        notes: list[str] = []
-        names: list[str] | None = None
-        if self.label_column is not None:
-            names, origin = text_column(cache, self.label_column, "--label-column"), f"column {self.label_column}"
-        elif self.table is not None:
-            names, notes = self._joined(cache, self.table)
-            origin = self.table
-        if names is not None:
-            classes = sorted({os.fsencode(name) for name in names if name})
-            place = {name: number for number, name in enumerate(classes)}
-            replaced["samples/label"] = np.array([place[os.fsencode(n)] if n else -1 for n in names], np.int32)
-            replaced["classes"] = np.array(classes or [b""])[: len(classes)]
-            notes.append(f"labels from {origin}: {len(classes):,} classes")
-        if self.split_column is not None:
-            replaced["samples/split"] = _splits(cache, self.split_column)
-            notes.append(f"splits from column {self.split_column}")
-        return (RelabelledCache(cache, replaced) if replaced else cache), notes
+        target, notes = self._target(cache)
+        if self.split_column is None:
+            return cache, target, notes
+        splits = _splits(cache, self.split_column)
+        notes.append(f"splits from column {self.split_column}")
+        return RelabelledCache(cache, {"samples/split": splits}), target, notes
 
-    def _joined(self, cache: Cache, table: str) -> tuple[list[str], list[str]]:
-        """The label of each sample by its id, "" for those that the table does not name."""
-        known = read_table(table, "label")
-        names = [known.get(one, "") for one in cache.ids]
-        matched = sum(bool(name) for name in names)
-        if not matched:
-            ours, theirs = cache.ids[:SHOWN], list(known)[:SHOWN]
-            raise UsageError(
-                f"No id in {table} ({', '.join(map(repr, theirs))}, ...) is one of {cache.path} "
-                f"({', '.join(map(repr, ours))}, ...).",
-                hint="The column id must hold ids as `precompute export` writes them.",
-            )
+    def _target(self, cache: Cache) -> tuple[Target, list[str]]:
+        notes: list[str] = []
+        if len(self.label_columns) > 1:
+            target, note = target_of_columns(cache, self.label_columns, self.task, self.separator)
+            return target, [note]
+        if self.label_columns:
+            values = values_of_column(cache, self.label_columns[0], "--label-column")
+        elif self.table is not None:
+            values, notes = self._joined(cache, self.table)
+        else:
+            values = own_values(cache)
+        target, note = find_target(values, self.task, self.separator)
+        is_own = not self.label_columns and self.table is None
+        return target, notes if is_own and target.task == CLASSES else [*notes, note]
+
+    def _joined(self, cache: Cache, name: str) -> tuple[Values, list[str]]:
+        table = read_table(name, "label", keys=("id", "path"), empty=True)
+        texts = joined(cache, table)
+        matched = sum(map(bool, texts))
         if self.expected is not None and matched < self.expected:
             raise UsageError(
-                f"{table} names {matched:,} of the {len(names):,} samples in {cache.path}, fewer than the "
+                f"{name} names {matched:,} of the {len(texts):,} samples in {cache.path}, fewer than the "
                 f"{self.expected:,} of --expect.",
                 hint="Nothing was trained. Look for ids that are written in another way.",
             )
-        return names, [f"{matched:,} of {len(names):,} samples stand in {table}, which has {len(known):,} rows"]
+        by = ", by path" if table.key == "path" else ""
+        note = f"{matched:,} of {len(texts):,} samples stand in {name}, which has {len(table.values):,} rows{by}"
+        return values_of_texts(cache, texts, name), [note]
 
 
 def recorded(metadata: dict[str, Any]) -> dict[str, Any]:
@@ -103,48 +138,17 @@ def recorded(metadata: dict[str, Any]) -> dict[str, Any]:
     return known if isinstance(known, dict) else {}
 
 
+def recorded_columns(metadata: dict[str, Any]) -> tuple[str, ...]:
+    """The label columns among these."""
+    known = recorded(metadata).get("label_column")
+    names = known if isinstance(known, list) else [known]
+    return tuple(name for name in names if isinstance(name, str))
+
+
 def text_column(cache: Cache, name: str, option: str) -> list[str]:
     """A further column (N,) as text; whole numbers as their digits. Raises UsageError where it is none."""
-    if name not in cache.columns:
-        has = ", ".join(map(ascii, cache.columns)) or "none"
-        raise UsageError(
-            f"{cache.path} has no column {name!r} for {option}. Its further columns: {has}.",
-            hint="Extract with --keep-column NAME from a table that has it.",
-        )
-    values = cache.column(f"columns/{name}")
-    if values.ndim != 1 or values.dtype.kind not in "Siu":
-        raise UsageError(
-            f"The column {name!r} of {cache.path} holds {values.dtype} of shape {values.shape}, and {option} needs "
-            "text or whole numbers, one for each sample.",
-            hint="Name a column of categories.",
-        )
+    values = further_column(cache, name, option, kinds="Siu", needs="text or whole numbers")
     return [os.fsdecode(value) if isinstance(value, bytes) else str(value) for value in values.tolist()]
-
-
-def read_table(file: str | os.PathLike[str], value: str) -> dict[str, str]:
-    """`value` by id from a CSV file with the columns id and `value`. Raises UsageError for what is wrong with it."""
-    name = os.fspath(file)
-    try:
-        with open(file, newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
-            reader = csv.DictReader(stream)
-            if not {"id", value} <= set(reader.fieldnames or ()):
-                raise UsageError(
-                    f"{name} must have the columns id and {value} in its first line. Got {reader.fieldnames} instead.",
-                    hint=f"Write lines such as `id,{value}` and `ants/1.jpg,{value}7`.",
-                )
-            table: dict[str, str] = {}
-            for row in reader:
-                identity, found = row["id"], row[value]
-                if not found or table.setdefault(identity, found) != found:
-                    what = f"two {value}s, {table[identity]!r} and {found!r}" if found else f"no {value}"
-                    raise UsageError(
-                        f"{name}, line {reader.line_num}: {identity!r} has {what}.", hint=f"Give each id one {value}."
-                    )
-    except OSError as error:
-        raise UsageError(f"{name} cannot be read: {error.strerror}.", hint="Check the name of the file.") from error
-    except csv.Error as error:
-        raise UsageError(f"{name} is no CSV file: {error}.", hint=f"Write lines of `id,{value}`.") from error
-    return table
 
 
 def _splits(cache: Cache, name: str) -> NDArray[np.uint8]:

@@ -3,35 +3,76 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from precompute.cache import Cache
 from precompute.errors import TrainingError
-from precompute.heads import RowView, Scores, evaluate
+from precompute.heads import (
+    LabelScores,
+    NumberScores,
+    RowView,
+    Scores,
+    evaluate,
+    evaluate_labels,
+    evaluate_numbers,
+)
+from precompute.heads.scoring.bootstrap import REPLICATES
 from precompute.training.calibration import FITTED_ON, Calibration, calibrate, scaled
 from precompute.training.leaks import Leaks, find_leaks, leak_notes, two_labels
-from precompute.training.splits import HOLDOUT, Rows
+from precompute.training.splits import HOLDOUT
+from precompute.training.targets import CLASSES, LABELS, NUMBER, Rows, Target
+
+AnyScores: TypeAlias = Scores | LabelScores | NumberScores
 
 
 @dataclass(frozen=True)
 class Scored:
     """By split, as `Training` tells them; notes: what the reader should know."""
 
-    scores: dict[str, Scores]
+    scores: dict[str, AnyScores]
     leaks: dict[str, Leaks]
-    without_leaks: dict[str, Scores]
+    without_leaks: dict[str, AnyScores]
     two_labels: list[list[str]]
     calibration: Calibration | None
     notes: list[str]
+
+
+def answer(estimator: Any, X: Any, task: str) -> NDArray[np.floating]:
+    """What a head says of features (n, d): probabilities (n, K) of classes or (n, L) of labels, or numbers (n,)."""
+    found: NDArray[np.floating] = estimator.predict(X) if task == NUMBER else estimator.predict_proba(X)
+    return found
+
+
+def score(
+    estimator: Any,
+    task: str,
+    true: NDArray[Any],
+    answers: NDArray[np.floating],
+    groups: NDArray[np.int64] | None,
+    *,
+    replicates: int = REPLICATES,
+) -> AnyScores:
+    """The scores of `answers` to what is `true`, as `Target.of` and `answer` give them.
+
+    groups: (n,) what is one observation · replicates: of the bootstrap, 0 for no intervals.
+    Raises ValueError for answers that are no numbers.
+    """
+    if task == NUMBER:
+        return evaluate_numbers(true, answers, groups=groups, replicates=replicates)
+    if task == LABELS:
+        names, thresholds = estimator.labels_, estimator.thresholds_
+        return evaluate_labels(true, answers, names, thresholds=thresholds, groups=groups, replicates=replicates)
+    return evaluate(true, answers, estimator.classes_, groups=groups, replicates=replicates)
 
 
 def score_head(
     estimator: Any,
     cache: Cache,
     layer: str,
+    target: Target,
     parts: dict[str, Rows],
     digests: NDArray[np.int64],
     together: NDArray[np.int64],
@@ -46,25 +87,26 @@ def score_head(
     Raises TrainingError for a head whose probabilities are no numbers.
     """
     notes: list[str] = []
-    names, labels, features = np.array(cache.classes, dtype=np.str_), cache.labels, cache.features(layer)
+    features, task = cache.features(layer), target.task
     splits = [split for split in ("val", "test", HOLDOUT) if split in parts]
-    true = {split: names[labels[parts[split]]] for split in splits}
-    raw = {split: estimator.predict_proba(RowView(features, parts[split])) for split in splits}
-    calibration = calibrate(true, raw, estimator.classes_, apply=calibrated) if FITTED_ON in splits else None
+    true = {split: target.of(parts[split]) for split in splits}
+    raw = {split: answer(estimator, RowView(features, parts[split]), task) for split in splits}
+    can_calibrate = task == CLASSES and FITTED_ON in splits
+    calibration = calibrate(true, raw, estimator.classes_, apply=calibrated) if can_calibrate else None
     if calibrated and calibration:
         why = calibration.reason
         notes.append(
             f"not calibrated: {why}" if why else "val chose the temperature: its log loss and calibration flatter"
         )
-    proba = {split: scaled(p, calibration) for split, p in raw.items()}
-    leaks = find_leaks(cache, layer, parts, digests, together, similarity)
-    doubtful = two_labels(cache, np.concatenate(list(parts.values())), digests)
-    notes += leak_notes(leaks, doubtful)
+    answers = {split: scaled(p, calibration) for split, p in raw.items()}
+    leaks = find_leaks(cache, layer, parts, digests, together, similarity, target)
+    doubtful = two_labels(cache, target, np.concatenate(list(parts.values())), digests)
+    notes += leak_notes(leaks, doubtful, task)
 
-    def score(split: str, chosen: NDArray[np.bool_]) -> Scores:
+    def scored(split: str, chosen: NDArray[np.bool_]) -> AnyScores:
         observed = together[parts[split]][chosen]
         try:
-            return evaluate(true[split][chosen], proba[split][chosen], estimator.classes_, groups=observed)
+            return score(estimator, task, true[split][chosen], answers[split][chosen], observed)
         except ValueError as error:
             raise TrainingError(
                 f"The {type(estimator).__name__} cannot be scored on {split}: {error}",
@@ -72,10 +114,10 @@ def score_head(
             ) from error
 
     return Scored(
-        scores={split: score(split, np.ones(len(parts[split]), bool)) for split in splits},
+        scores={split: scored(split, np.ones(len(parts[split]), bool)) for split in splits},
         leaks={split: leaks[split] for split in splits},
         without_leaks={
-            split: score(split, leaks[split].clean) for split in splits if 0 < leaks[split].left < len(parts[split])
+            split: scored(split, leaks[split].clean) for split in splits if 0 < leaks[split].left < len(parts[split])
         },
         two_labels=doubtful,
         calibration=calibration,

@@ -11,8 +11,9 @@ from precompute.cache import SPLITS, Cache, Status, verify
 from precompute.errors import CacheError, TrainingError
 from precompute.heads import holdout
 from precompute.heads.base.progress import report
+from precompute.training.targets import CLASSES, LABELS, NUMBER, Rows, Target, own_classes
 
-Rows = NDArray[np.int64]
+__all__ = ["HOLDOUT", "HOLDOUT_FRACTION", "Rows", "digest_groups", "parts_of", "whole_rows"]
 
 HOLDOUT = "hold-out"
 HOLDOUT_FRACTION = 0.2
@@ -44,17 +45,25 @@ def whole_rows(cache: Cache, layer: str) -> NDArray[np.bool_]:
 
 
 def parts_of(
-    cache: Cache, whole: NDArray[np.bool_], seed: int, groups: NDArray[np.int64] | None = None
+    cache: Cache,
+    whole: NDArray[np.bool_],
+    seed: int,
+    groups: NDArray[np.int64] | None = None,
+    target: Target | None = None,
 ) -> tuple[dict[str, Rows], list[str]]:
-    """Row numbers of train and of what is scored; groups: (N,) what a hold-out must not part, None for digests."""
+    """Row numbers of train and of what is scored.
+
+    groups: (N,) what a hold-out must not part, None for digests · target: None for the classes of the cache.
+    """
     groups = digest_groups(cache) if groups is None else groups
-    labelled, known = cache.labels >= 0, cache.known_split
+    target = own_classes(cache) if target is None else target
+    labelled, known = target.known, cache.known_split
     usable = whole & labelled & known
     notes = []
     if foreign := int((~known).sum()):
         notes.append(f"{foreign} samples are in a split that this precompute does not know and are left out")
     if skipped := int((~labelled).sum()):
-        notes.append(f"{skipped} samples have no label and are left out")
+        notes.append(f"{skipped} samples have no {target.noun} and are left out")
     if broken := int((labelled & known & ~whole).sum()):
         pending = int((labelled & known & (cache.status == Status.PENDING)).sum())
         notes.append(f"{broken} samples have no features ({pending} not computed yet) and are left out")
@@ -79,15 +88,21 @@ def parts_of(
     if parts.keys() == {"train"}:
         pool = parts["train"]
         try:
-            train, held = holdout(cache.labels[pool], groups=groups[pool], fraction=HOLDOUT_FRACTION, seed=seed)
+            train, held = holdout(
+                target.strata(pool, groups[pool]), groups=groups[pool], fraction=HOLDOUT_FRACTION, seed=seed
+            )
         except ValueError as error:
+            alike = {CLASSES: "no class has", LABELS: "no label has", NUMBER: "there are no"}[target.task]
             raise TrainingError(
-                f"{cache.path} has too few images to hold any out for scoring: no class has two different ones, "
+                f"{cache.path} has too few images to hold any out for scoring: {alike} two different ones, "
                 "or two groups.",
                 hint="Add images, at least two different ones (or groups) for each class.",
             ) from error
         parts = {"train": pool[train], HOLDOUT: pool[held]}
-        notes.append(f"no val or test split: scored on a stratified hold-out of {HOLDOUT_FRACTION:.0%} (seed {seed})")
+        by = {CLASSES: "", LABELS: " by the rarest label of each sample", NUMBER: " by size"}[target.task]
+        notes.append(
+            f"no val or test split: scored on a stratified hold-out of {HOLDOUT_FRACTION:.0%} (seed {seed}){by}"
+        )
     return parts, notes
 
 
@@ -96,22 +111,3 @@ def digest_groups(cache: Cache) -> NDArray[np.int64]:
     digests = np.ascontiguousarray(cache.column("samples/digest")).view("V32").ravel()
     groups: NDArray[np.int64] = np.unique(digests, return_inverse=True)[1]
     return groups
-
-
-def check_classes(cache: Cache, parts: dict[str, Rows]) -> None:
-    """Raise TrainingError for one class, or for a class that is scored but was never seen."""
-    labels = cache.labels
-    present = {split: set(np.unique(labels[rows]).tolist()) for split, rows in parts.items()}
-    if len(present["train"]) < 2:
-        only = cache.classes[next(iter(present["train"]))]
-        raise TrainingError(
-            f"All training images of {cache.path} have one class, {only!r}; there is nothing to tell apart.",
-            hint="Add a folder with images of a second class beside it, and extract again.",
-        )
-    for split, found in present.items():
-        if unseen := sorted(cache.classes[label] for label in found - present["train"]):
-            raise TrainingError(
-                f"Split {split} of {cache.path} has classes without usable training images: {', '.join(unseen[:8])}"
-                f"{', ...' if len(unseen) > 8 else ''}.",
-                hint="Add training images of these classes or take them out of the split, and extract again.",
-            )
