@@ -20,7 +20,7 @@ from precompute.heads import KNNHead, RowView, load_head, save_head
 from precompute.heads.base import arrays, rows
 from precompute.heads.base.arrays import arrays_on
 from precompute.heads.base.unit import unit_rows
-from precompute.heads.neighbours import knn, nearest
+from precompute.heads.neighbours import knn_base, nearest
 from precompute.heads.neighbours.nearest import Candidates, first_largest
 
 DIGITS, LABELS = load_digits(return_X_y=True)
@@ -39,7 +39,7 @@ def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
 def neighbours(head: KNNHead, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Similarities and positions of the rows that vote, as a prediction finds them."""
     on = arrays_on(head.device, X.dtype, "KNNHead")
-    return Candidates.on(on, head.features_, knn.AT_ONCE_BYTES // 2).nearest(X, head._n_nearest)
+    return Candidates.on(on, head.features_, knn_base.AT_ONCE_BYTES // 2).nearest(X, head._n_nearest)
 
 
 def set_block(monkeypatch: pytest.MonkeyPatch, n_rows: int, width: int) -> None:
@@ -54,7 +54,7 @@ def test_it_votes_as_scikit_learns_neighbours_with_those_weights(k: int, t: floa
     X, y = DIGITS[:250], LABELS[:250]
     expected = KNeighborsClassifier(k, metric="cosine", weights=lambda distance: np.exp(-distance / t)).fit(X, y)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(knn, "QUERIES", queries)
+        patch.setattr(knn_base, "QUERIES", queries)
         patch.setattr(rows, "BLOCK_BYTES", 4 * 64 * block)
         proba = KNNHead(k=k, temperature=t).fit(X, y).predict_proba(DIGITS[250:400])
     np.testing.assert_allclose(proba, expected.predict_proba(DIGITS[250:400]), atol=2e-5)
@@ -170,7 +170,7 @@ def test_a_device_gives_the_votes_of_the_cpu(
         expected = head.set_params(device="cpu").predict_proba(asked)
         rounding = 1e-12 if asked.dtype == dtype == np.float64 else 1e-5
         for block in (13, 10_000):
-            monkeypatch.setattr(knn, "QUERIES", 40)
+            monkeypatch.setattr(knn_base, "QUERIES", 40)
             set_block(monkeypatch, block, 32)
             found = head.set_params(device=place).predict_proba(asked)
             assert found.dtype == expected.dtype

@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as arrays
 from precompute.heads import CentroidHead, KNNHead, LogisticHead, MLPHead, RidgeHead, RowView
 from precompute.heads.base import rows
 from precompute.heads.linear import ridge, ridge_base, spectrum
-from precompute.heads.neighbours import centroid, knn
+from precompute.heads.neighbours import centroid, knn_base
 
 X = np.random.default_rng(0).normal(size=(60, 2, 3)).astype(np.float16)
 Y = np.arange(60) % 3
@@ -101,13 +101,13 @@ def test_the_memory_of_neighbours_is_bounded_at_any_width(
 
     With a sixteenth of the budget, so that a small problem is a large one.
     """
-    budget = knn.AT_ONCE_BYTES // 16
-    monkeypatch.setattr(knn, "AT_ONCE_BYTES", budget)
+    budget = knn_base.AT_ONCE_BYTES // 16
+    monkeypatch.setattr(knn_base, "AT_ONCE_BYTES", budget)
     monkeypatch.setattr(rows, "BLOCK_BYTES", 2**20)
     n_rows = max(4096, 2**16 // width)
     training = np.random.default_rng(0).integers(-3, 4, size=(n_rows, width)).astype(dtype)  # with many of equal rank
     label = np.arange(n_rows) % 7
-    asked = RowView(np.tile(training, (3, 1))[: 2 * knn.QUERIES])
+    asked = RowView(np.tile(training, (3, 1))[: 2 * knn_base.QUERIES])
     for head in (KNNHead(), KNNHead(k=300), KNNHead(class_weight="balanced")):
         weight = None if head.k == 20 else np.full(n_rows, 0.5)
         head.fit(training, label, weight)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from precompute.heads.base.progress import report
-from precompute.heads.linear.objective import cross_entropy
+from precompute.heads.linear.objective import cross_entropy, two_sides
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[Any]
 
-__all__ = ["Certificate", "certify"]
+__all__ = ["Certificate", "certify", "certify_labels"]
 
 MOST_STEPS = 20  # of Newton's method for the intercepts, which start all but there
 EXACT = 1e-13  # of the objective: what such a step may still gain
@@ -72,6 +72,68 @@ def certify(
     # classes without samples cost by being there.
     slack = C * (abs(float(slope @ off)) + float(weight.sum()) * float(off @ off) / 4) + 2 * gain + C * absent
     return Certificate(rounded, value, float(np.vdot(of_weights, of_weights)) / 2 + slack)
+
+
+def certify_labels(
+    views: Sequence[RowView], Y: Array, counts: Array, coef: Array, intercept: Array, C: float, arrays: Arrays
+) -> Certificate:
+    """The same of independent fits of the labels `Y` (n, L) with `coef` (L, d) and `intercept` (L,): their sums.
+
+    counts: (n, L), or (n, 1) where all labels have the same, the weight of each loss. Every label's gap is that of one
+    output, and its intercept a number, so that Newton's steps are divisions.
+    """
+    W, best = coef.astype(np.float64), intercept.astype(np.float64)
+    penalty = (W**2).sum(axis=1) / 2
+    value, kept = np.full(len(W), np.inf), best
+    of_weights, slope, gain = W, np.zeros(len(W)), np.zeros(len(W))
+    for _ in range(MOST_STEPS):
+        loss, gradient, of_intercept, curvature = _read_labels(views, Y, counts, W, best, arrays)
+        better = penalty + C * loss <= value  # else what the step before gained was less than rounding shows
+        if not better.any():
+            break
+        value, kept = np.where(better, penalty + C * loss, value), np.where(better, best, kept)
+        step = np.divide(of_intercept, curvature, out=np.zeros_like(best), where=curvature > 0)
+        gain = np.where(better, C * abs(step * of_intercept), gain)
+        of_weights = np.where(better[:, None], W + C * gradient, of_weights)
+        slope = np.where(better, of_intercept, slope)
+        if (gain <= EXACT * value).all():
+            break
+        best = np.where(better, best - step, best)
+    rounded = kept.astype(intercept.dtype)
+    off = rounded - kept
+    total = counts.sum(axis=0, dtype=np.float64)
+    slack = C * (abs(slope * off) + total * off**2 / 8) + 2 * gain  # a single output's curvature is 1/4 at most
+    return Certificate(rounded, float(value.sum()), float((of_weights**2).sum() / 2 + slack.sum()))
+
+
+def _read_labels(
+    views: Sequence[RowView], Y: Array, counts: Array, coef: Array, intercept: Array, arrays: Arrays
+) -> tuple[Array, Array, Array, Array]:
+    """For each label (L,) the loss, its gradients for coefficients (L, d) and intercept, and its curvature for it."""
+    labels, d = coef.shape
+    loss, of_intercept, curvature = (arrays.zeros(labels) for _ in range(3))
+    gradient = arrays.zeros(labels, d)
+    W, added = arrays.put(coef), arrays.put(intercept)[:, None]
+    size = max(1, arrays.block_bytes // (8 * max(d, labels)))
+    start = 0
+    for view in views:
+        for rows, stored in view.blocks(size):
+            block = arrays.put(stored, arrays.dtype)
+            at = slice(start + rows.start, start + rows.stop)
+            report("rows of the certificate", at.start, len(Y))
+            sign = 1 - 2 * arrays.put(Y[at].T, arrays.dtype)
+            weight = arrays.put(counts[at].T, arrays.dtype)
+            wrong = (W @ block.T + added) * sign
+            smaller, larger, losses = two_sides(wrong)
+            residual = sign * arrays.xp.where(wrong > 0, larger, smaller) * weight
+            loss += (losses * weight).sum(1)
+            gradient += residual @ block
+            of_intercept += residual.sum(1)
+            curvature += (smaller * larger * weight).sum(1)
+        start += len(view)
+    report("rows of the certificate", len(Y), len(Y))
+    found = tuple(arrays.fetch(one) for one in (loss, gradient, of_intercept, curvature))
+    return found[0], found[1], found[2], found[3]
 
 
 def _read(

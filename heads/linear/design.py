@@ -40,7 +40,7 @@ class Design:
 
     Attributes: arrays: where the solver computes · dtype of all that follows · shape of what the solver sees · mean
     (d,) and scale, on the host · moments: X'X / n of what the solver sees, (axes, axes), or its diagonal (axes,) ·
-    metric: the last `Metric` that was made for these features, for the next fit; None before.
+    metrics: the last `Metric`s that were made for these features, for the next fit, `most_metrics` of them at most.
     """
 
     def __init__(self, views: Sequence[RowView], arrays: Arrays) -> None:
@@ -57,7 +57,8 @@ class Design:
         if self.scale < SMALLEST_SCALE:
             self.scale = 1.0
         self.shape = n, d
-        self.metric: Any = None
+        self.metrics: list[Any] = []
+        self.most_metrics = 1
         self._features: OnDevice | None = None
         self._lift: Array | None = None
         n_bytes = self.dtype.itemsize * n * d

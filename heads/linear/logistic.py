@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from precompute.heads.base.arrays import arrays_on
-from precompute.heads.base.file_checks import check_numbers
 from precompute.heads.base.inputs import (
-    check_class_weight,
     check_classes_with_weight,
-    check_number,
     check_training,
     check_validation,
     class_weights,
     weighted_rows,
 )
-from precompute.heads.base.splits import check_cv, folds, given_splits
 from precompute.heads.base.threads import one_pool
 from precompute.heads.linear.certificate import certify
 from precompute.heads.linear.design import Design, working_dtype
+from precompute.heads.linear.logistic_base import C_GRID, DEFAULT_C, LogisticBase, among
 from precompute.heads.linear.model import LinearClassifier, log_probabilities, probabilities
 from precompute.heads.linear.objective import Objective, check_memory
 from precompute.heads.linear.passes import alone
-from precompute.heads.linear.path import Split, best_of, regularisation_path
+from precompute.heads.linear.path import Problem, Split
 from precompute.heads.linear.solver import minimise
 
 if TYPE_CHECKING:
@@ -34,19 +30,13 @@ if TYPE_CHECKING:
 
     from precompute.heads.base.inputs import Weighted
     from precompute.heads.base.rows import Features, RowView
-    from precompute.heads.linear.solver import Fit
 
     Array = npt.NDArray[Any]
 
-__all__ = ["LogisticHead"]
-
-# What DINOv2 (Oquab et al., 2023) and SimCLR (Chen et al., 2020) search for linear probes on frozen features.
-C_GRID = tuple(float(C) for C in np.logspace(-6, 5, 45))
-TRIAL = {"C", "accuracy", "log_loss", "n_iter", "objective", "seconds"}  # keys of `trials_`
-DEFAULT_C = 1.0  # scikit-learn's, for training sets too small to choose on
+__all__ = ["C_GRID", "DEFAULT_C", "LogisticHead"]
 
 
-class LogisticHead(LinearClassifier):
+class LogisticHead(LinearClassifier, LogisticBase):
     """L2-regularised multinomial logistic regression with an unpenalised intercept: the linear probe.
 
     The objective is that of scikit-learn's `LogisticRegression`: 1/2 ||coef||^2 + C * the sum of (weighted) log
@@ -100,59 +90,6 @@ class LogisticHead(LinearClassifier):
     n_features_in_ : int
     """
 
-    _FITTED = ("C_", "C_source_", "trials_", "stopped_early_", "objective_", "gap_", "n_iter_", "converged_")
-    _LATER = ("gap",)
-
-    def __init__(
-        self,
-        *,
-        C: float | str | Sequence[float] = "auto",
-        choose_by: str = "log_loss",
-        cv: int | Sequence[Any] = 5,
-        max_iter: int = 1000,
-        tol: float = 1e-7,
-        class_weight: Any = None,
-        random_state: int | None = 0,
-        time_budget: float | None = None,
-        device: str = "cpu",
-    ) -> None:
-        self.C = C
-        self.choose_by = choose_by
-        self.cv = cv
-        self.max_iter = max_iter
-        self.tol = tol
-        self.class_weight = class_weight
-        self.random_state = random_state
-        self.time_budget = time_budget
-        self.device = device
-
-    def _check_parameters(self) -> None:
-        """Raise ValueError if a parameter has the wrong type or range; `load_head` asks too."""
-        self._grid()
-        if self.choose_by not in ("log_loss", "accuracy"):
-            raise ValueError(f"choose_by must be 'log_loss' or 'accuracy'. Got {self.choose_by!r} instead.")
-        check_cv(self.cv, default=5)
-        check_number("max_iter", self.max_iter, whole=True, low=1)
-        check_number("tol", self.tol, low=0, open_low=True)
-        check_class_weight(self.class_weight)
-        if self.random_state is not None:
-            check_number("random_state", self.random_state, whole=True, low=0, high=2**32)
-        if self.time_budget is not None:
-            check_number("time_budget", self.time_budget, low=0)
-
-    def _grid(self) -> tuple[float, ...]:
-        """The values to choose from; none where C is given."""
-        if isinstance(self.C, str) and self.C == "auto":
-            return C_GRID
-        if isinstance(self.C, str) or not isinstance(self.C, Sequence | np.ndarray):
-            check_number("C", self.C, low=0, open_low=True)
-            return ()
-        if not len(self.C):
-            raise ValueError("C must have at least one value to choose from. Got none.")
-        for value in self.C:
-            check_number("every C", value, low=0, open_low=True)
-        return tuple(float(value) for value in self.C)
-
     def fit(
         self,
         X: Features,
@@ -189,40 +126,19 @@ class LogisticHead(LinearClassifier):
         arrays = arrays_on(self.device, working_dtype(views), "LogisticHead")
         design = Design(views, arrays)
         splits, self.C_source_ = self._splits(label, weight, given, len(view)) if grid else ([], "given")
-        self.trials_: list[dict[str, float]] = []
-        self.stopped_early_ = False
         with one_pool(2 * math.prod(design.shape) * len(self.classes_)):
             weight_of_loss = weight * class_weights(self.class_weight, self.classes_, label, weight)[label]
-            fit = self._solve(design, label, weight_of_loss, splits, grid)
+            problems = [Problem(label, len(self.classes_), split) for split in splits]
+            self._choose(design, problems, grid, len(splits))
+            objective = Objective(design, label, weight_of_loss, len(self.classes_), self.C_)
+            fit = alone(design, minimise(objective, tol=self.tol, max_iter=self.max_iter))
             self.coef_, self.intercept_ = design.unfold(fit.theta)
             self.n_iter_, self.converged_ = fit.n_iter, fit.converged
-            wide = arrays_on("cpu" if arrays.wide != arrays.xp.float64 else self.device, np.dtype(np.float64), "")
+            wide = self._wide(arrays)
             proven = certify(views, label, weight_of_loss, self.coef_, self.intercept_, self.C_, wide)
         self.intercept_, self.objective_ = proven.intercept, proven.objective
         self.gap_: float | None = proven.gap
         return self
-
-    def _solve(
-        self, design: Design, label: Array, weight: Array, splits: Sequence[Split], grid: Sequence[float]
-    ) -> Fit:
-        """The fit at the C that was given, or has the best score on `splits`."""
-        options: dict[str, Any] = {"tol": self.tol, "max_iter": self.max_iter}
-        if splits:
-            self.trials_, self.stopped_early_ = regularisation_path(
-                design,
-                label,
-                splits,
-                grid,
-                n_classes=len(self.classes_),
-                time_budget=self.time_budget,
-                choose_by=self.choose_by,
-                whole=grid is not C_GRID or self.time_budget is not None,
-                **options,
-            )
-            self.C_ = best_of(self.trials_, self.choose_by)
-        else:
-            self.C_ = DEFAULT_C if grid else float(self.C)  # type: ignore[arg-type]  # one number where no grid
-        return alone(design, minimise(Objective(design, label, weight, len(self.classes_), self.C_), **options))
 
     def _splits(self, label: Array, sample_weight: Array, given: Weighted, n_rows: int) -> tuple[list[Split], str]:
         """The splits to choose C on, and their name.
@@ -232,21 +148,11 @@ class LogisticHead(LinearClassifier):
         n_train = len(given.view)
         by_class = class_weights(self.class_weight, self.classes_, label[:n_train], sample_weight[:n_train])
         weight = sample_weight * by_class[label]
-        if len(label) > n_train:
-            parts, source = [(np.arange(n_train), np.arange(n_train, len(label)))], "validation, then fitted on both"
-        else:
-            parts = (
-                given_splits(self.cv, given.rows, n_rows)
-                if isinstance(self.cv, Sequence)
-                else folds(label, groups=given.group, n_folds=self.cv, seed=self.random_state)
-            )
-            source = f"{len(parts)}-fold cross-validation"
-        if not parts:
-            source = "default: too few samples for cross-validation"
+        parts, source = self._parts(label, given, n_rows)
         for train, _ in parts:
             check_classes_with_weight(self, label[train], self.classes_)
         return [
-            Split(np.where(_among(train, len(label)), weight, 0.0), _among(test, len(label)), scored=sample_weight)
+            Split(np.where(among(train, len(label)), weight, 0.0), among(test, len(label)), scored=sample_weight)
             for train, test in parts
         ], source
 
@@ -263,41 +169,6 @@ class LogisticHead(LinearClassifier):
         """
         return log_probabilities(self._linear(X))
 
-    def choices(self) -> dict[str, Any]:
-        """What the fit decided, ready for JSON."""
-        chosen = {"C": self.C_, "C_source": self.C_source_, "converged": self.converged_}
-        solved = {
-            "objective": self.objective_,
-            "gap": self.gap_,
-            "stopped_early": self.stopped_early_,
-            "trials": self.trials_,
-        }
-        return {**chosen, "iterations": self.n_iter_, **solved}
-
-    def summary(self) -> str:
-        """The same as one line."""
-        late = "" if self.converged_ else "; the solver stopped before it converged"
-        return f"C = {self.C_:g} ({self.C_source_}{late})"
-
-    def used_validation(self) -> bool:
-        """Whether the validation set that `fit` was given has decided anything."""
-        return self.C_source_.startswith("validation")
-
     def _restore(self, arrays: dict[str, Array], fitted: dict[str, Any]) -> None:
         self._restore_coefficients(arrays, self._outputs)
-        check_number("C", fitted["C"], low=0, open_low=True)
-        check_number("n_iter", fitted["n_iter"], whole=True, low=0)
-        check_number("objective", fitted["objective"], low=0)
-        if fitted["gap"] is not None:
-            check_number("gap", fitted["gap"], low=0)
-        flags = (fitted["converged"], fitted["stopped_early"])
-        if not isinstance(fitted["C_source"], str) or not all(isinstance(flag, bool) for flag in flags):
-            raise ValueError("its C_source must be a string, its converged and stopped_early true or false")
-        check_numbers("trials", fitted["trials"], TRIAL)
-
-
-def _among(positions: Array, n: int) -> npt.NDArray[np.bool_]:
-    """Whether each of 0 to n - 1 is one of `positions`, (n,)."""
-    mask = np.zeros(n, bool)
-    mask[positions] = True
-    return mask
+        self._restore_solution(fitted)

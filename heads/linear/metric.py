@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from precompute.heads.linear.objective import Iterate, Objective
     from precompute.heads.linear.passes import Steps
 
-__all__ = ["ClassMetric", "Metric"]
+__all__ = ["ClassMetric", "Metric", "metrics_at_once"]
 
 ADAPT = 2.0  # the metric is made anew where the mean curvature has changed by this factor
 ALIKE = 1.2  # or the penalty by this one; those of folds differ as their numbers of samples do
@@ -33,8 +33,10 @@ CLASS_METRIC_BYTES = 2**29  # that the matrices of a ClassMetric may take
 ROWS_PER_AXIS = 8  # that a matrix of a ClassMetric is made from, drawn by their curvature where there are more
 DAMPING = 0.03  # of the mean curvature, everywhere: samples that have none now will have some after a long step
 FLAT = 1e-6  # of the largest curvature: combinations of classes with less, such as their sum, never change
+METRICS_SHARE = 0.25  # of the free memory, for the matrices of all fits that go on at the same time
 READING = 20  # operations in the time that a number of two products takes to come from memory
 TINY = float(np.finfo(np.float32).tiny)
+FEW_FITS = 32  # at the same time where none makes a ClassMetric
 NARROW = 32  # outputs: with fewer, a product takes about as long as with so many
 
 
@@ -54,11 +56,14 @@ class Metric:
 
     @classmethod
     def near(cls, design: Design, curvature: float, penalty: float) -> Metric:
-        """The one that was made last for the design where it suits, so that folds share it; else a new one."""
-        if design.metric is None or not design.metric.suits(curvature, penalty):
-            design.metric = cls(design, curvature, penalty)
-        found: Metric = design.metric
-        return found
+        """The last one that was made for the design and suits, so that folds share it; else a new one."""
+        for made in design.metrics:
+            found: Metric = made
+            if found.suits(curvature, penalty):
+                return found
+        new = cls(design, curvature, penalty)
+        design.metrics = [new, *design.metrics][: design.most_metrics]
+        return new
 
     def suits(self, curvature: float, penalty: float) -> bool:
         of_curvature, of_penalty = self._curvature / max(curvature, TINY), self._penalty / penalty
@@ -158,6 +163,12 @@ class ClassMetric:
         rows = min(2 * n, ROWS_PER_AXIS * axes * objective.outputs) if rows is None else rows
         making = 2.0 * rows * axes**2 + objective.outputs * axes**3
         return making / (4.0 * n * axes * max(objective.outputs, NARROW))
+
+
+def metrics_at_once(design: Design, outputs: int) -> int:
+    """Fits whose matrices, of a Metric or a ClassMetric, may be held at the same time."""
+    n_bytes = outputs * design.shape[1] ** 2 * design.dtype.itemsize
+    return int(METRICS_SHARE * design.arrays.free_bytes() / n_bytes) if n_bytes <= CLASS_METRIC_BYTES else FEW_FITS
 
 
 def _mean_spread(objective: Objective, iterate: Iterate) -> Steps[Array]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from precompute.heads.linear.design import Design
     from precompute.heads.linear.passes import Steps
 
-__all__ = ["USUAL_C2", "Iterate", "Objective", "check_memory", "cross_entropy", "dot", "norm2"]
+__all__ = ["USUAL_C2", "Iterate", "Objective", "check_memory", "cross_entropy", "dot", "norm2", "two_sides"]
 
 ABSENT = -100.0  # intercept of a class that no weighted sample has: its probability is 0 as far as rounding shows
 LARGEST_PENALTY = 1e30  # float32 holds it, and coefficients are 0 long before
@@ -203,7 +203,7 @@ def cross_entropy(logits: Array, label: Array) -> tuple[Array, Array]:
     if len(logits) == 1:
         sign = cast(1 - 2 * label, logits.dtype)
         wrong = logits[0] * sign
-        smaller, larger, loss = _two_sides(wrong)
+        smaller, larger, loss = two_sides(wrong)
         missing = xp.where(wrong > 0, larger, smaller)
         logits[0] = sign * missing
         return loss, smaller * larger
@@ -224,7 +224,7 @@ def cross_entropy(logits: Array, label: Array) -> tuple[Array, Array]:
     return xp.log1p(others) - target, spread / (len(logits) - 1)
 
 
-def _two_sides(logit: Array) -> tuple[Array, Array, Array]:
+def two_sides(logit: Array) -> tuple[Array, Array, Array]:
     """The smaller and the larger of p and 1 - p of a single logit, and -log(1 - p), without a difference from 1."""
     xp = namespace(logit)
     small = xp.exp(-abs(logit))
@@ -236,7 +236,7 @@ def _probabilities(logits: Array) -> Array:
     """`logits` (outputs, b), which are overwritten, as probabilities."""
     xp = namespace(logits)
     if len(logits) == 1:
-        smaller, larger, _ = _two_sides(logits)
+        smaller, larger, _ = two_sides(logits)
         return xp.where(logits > 0, larger, smaller)
     logits -= xp.amax(logits, 0)
     xp.exp(logits, out=logits)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from precompute.heads.base.arrays import Array
     from precompute.heads.linear.design import Design
 
-__all__ = ["Pass", "Steps", "alone", "together"]
+__all__ = ["Found", "Pass", "Steps", "alone", "together"]
 
 Found = TypeVar("Found")
 # Rows that a product sums over in its own dtype. With all rows of a large block at once, float32 lost so much of the

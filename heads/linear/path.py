@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from precompute.heads.base.progress import report
+from precompute.heads.linear.metric import metrics_at_once
 from precompute.heads.linear.model import probabilities
 from precompute.heads.linear.objective import Objective, fits_at_once
-from precompute.heads.linear.passes import Pass, together
+from precompute.heads.linear.passes import Found, Pass, together
 from precompute.heads.linear.solver import minimise
 from precompute.heads.scoring.metrics import log_losses
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy.typing as npt
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[Any]
 
-__all__ = ["Split", "best_of", "regularisation_path"]
+__all__ = ["Problem", "Split", "best_of", "in_step", "regularisation_path"]
 
 RISING = 6  # values in a row with a higher log loss than the one before end the choice: it would only rise further
 LOOSE = 1e-4  # of the objective, in place of `tol`, for values of C that turn out to be far from the best
@@ -52,13 +53,40 @@ class Split:
     scored: Array | None = None
 
 
+@dataclass(frozen=True)
+class Problem:
+    """What is fitted for one value of C: `label` (n,) of `n_classes` classes, on the rows that `split` leaves."""
+
+    label: Array
+    n_classes: int
+    split: Split
+
+    @property
+    def outputs(self) -> int:
+        """Columns of its coefficients."""
+        return 1 if self.n_classes == 2 else self.n_classes
+
+
+def in_step(design: Design, problems: Sequence[Problem], start: Callable[[int, int], Steps[Found]]) -> list[Found]:
+    """What the fits of all `problems` return, as many of them in step as memory holds the logits of.
+
+    start: takes a problem's number, and how many go on at the same time.
+    """
+    outputs = problems[0].outputs
+    at_once = max(1, min(fits_at_once(design, outputs), metrics_at_once(design, outputs)))
+    found: list[Found] = []
+    for first in range(0, len(problems), at_once):
+        chosen = range(first, min(first + at_once, len(problems)))
+        found += together(design, [start(number, len(chosen)) for number in chosen])
+    return found
+
+
 def regularisation_path(
     design: Design,
-    label: Array,
-    splits: Sequence[Split],
+    problems: Sequence[Problem],
     values: Sequence[float],
     *,
-    n_classes: int,
+    n_splits: int,
     choose_by: str,
     tol: float,
     max_iter: int,
@@ -67,8 +95,9 @@ def regularisation_path(
 ) -> tuple[list[dict[str, float]], bool]:
     """A trial for each value of C that was tried, in rising order, and whether time ran out before the last.
 
-    Each fit starts from that of the C before (a warm start). The splits are fitted in step, so that the features are
-    read once for all of them, or for as many as memory holds the logits of.
+    Each fit starts from that of the C before (a warm start). The problems, one for each split (and label), are fitted
+    in step, so that the features are read once for all of them, or for as many as memory holds the logits of. A trial's
+    scores are over the rows that all of them hold out.
 
     whole: try every value, and solve each to the end. Without it the path ends where no later value can be expected to
     be chosen (`_only_worse`); and where a fit takes long, values are solved to LOOSE at first, and then those that are
@@ -80,43 +109,36 @@ def regularisation_path(
     trials: list[dict[str, float]] = []
     began = time.monotonic()
     previous = np.inf
-    loose = tol if whole or 4 * math.prod(design.shape) * n_classes < SMALL else max(tol, LOOSE)
-    margin = max(NEAR, FEW / sum(np.count_nonzero(split.held_out) for split in splits))
+    width = max(problems[0].n_classes, len(problems) // n_splits)
+    loose = tol if whole or 4 * math.prod(design.shape) * width < SMALL else max(tol, LOOSE)
+    margin = max(NEAR, FEW / sum(np.count_nonzero(problem.split.held_out) for problem in problems))
     near: dict[float, list[OnDevice]] = {}  # by C the fits that may have to be solved to the end
-    outputs = 1 if n_classes == 2 else n_classes
-    at_once = max(1, fits_at_once(design, outputs))
 
     def solve(C: float, starts: Sequence[OnDevice | None], tol: float) -> tuple[dict[str, float], list[OnDevice]]:
         began = time.monotonic()
-        results = []
-        for first in range(0, len(splits), at_once):
-            chosen = splits[first : first + at_once]
-            results += together(
-                design,
-                [
-                    _fit_and_score(
-                        Objective(design, label, split.weight, n_classes, C, fits=len(chosen)),
-                        split, start, tol, max_iter,
-                    )
-                    for split, start in zip(chosen, starts[first : first + at_once], strict=True)
-                ],
-            )  # fmt: skip
+
+        def fit(number: int, fits: int) -> Steps[tuple[Fit, float, float, float]]:
+            one = problems[number]
+            objective = Objective(design, one.label, one.split.weight, one.n_classes, C, fits=fits)
+            return _fit_and_score(objective, one.split, starts[number], tol, max_iter)
+
+        results = in_step(design, problems, fit)
         hits, loss, scored = np.sum([sums for _, *sums in results], axis=0)
         trial = {
             "C": C,
             "accuracy": float(hits / scored),
             "log_loss": float(loss / scored),
             "n_iter": sum(fit.n_iter for fit, *_ in results),
-            "objective": float(np.mean([fit.value for fit, *_ in results])),
+            "objective": sum(fit.value for fit, *_ in results) / n_splits,
             "seconds": time.monotonic() - began,
         }
         return trial, [fit.theta for fit, *_ in results]
 
-    thetas: Sequence[OnDevice | None] = [None] * len(splits)
+    thetas: Sequence[OnDevice | None] = [None] * len(problems)
     for number, C in enumerate(order):
         report("values of C", number, len(order), _best_so_far(trials, choose_by))
         if previous > C:
-            thetas = [None] * len(splits)
+            thetas = [None] * len(problems)
         previous = C
         trial, thetas = solve(C, thetas, loose)
         trials.append(trial)
@@ -139,7 +161,7 @@ def regularisation_path(
         C = rough["C"]
         report("values of C, solved finely", len(exact), len(trials), _best_so_far(rivals, choose_by))
         exact.add(C)
-        again, _ = solve(C, near.get(C, [None] * len(splits)), max(tol, FINE))
+        again, _ = solve(C, near.get(C, [None] * len(problems)), max(tol, FINE))
         again["n_iter"] += rough["n_iter"]
         again["seconds"] += rough["seconds"]
         trials[trials.index(rough)] = again

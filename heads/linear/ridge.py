@@ -17,8 +17,8 @@ from precompute.heads.base.inputs import (
 )
 from precompute.heads.linear.model import LinearClassifier
 from precompute.heads.linear.ridge_base import RidgeBase
-from precompute.heads.linear.spectrum import ClassTargets, Spectrum, chunks_of_groups
-from precompute.heads.scoring.temperature import MOST_SCORES, bounded_temperature, log_softmax_at, softmax_at
+from precompute.heads.linear.spectrum import ClassTargets, Spectrum
+from precompute.heads.scoring.temperature import bounded_temperature, log_softmax_at, softmax_at
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -128,17 +128,8 @@ class RidgeHead(LinearClassifier, RidgeBase):
         return log_softmax_at(_two_sided(scores), self.temperature_, scores.dtype)
 
     def _fit_temperature(self, spectrum: Spectrum, label: Array, weight: Array, group: Array | None) -> float:
-        """On the rows of evenly spaced groups, so that the scores fit into memory."""
-        size = max(1, MOST_SCORES // max(spectrum.view.shape[1], len(spectrum.values), len(self.classes_)))
-        step = -(-len(label) * len(self.classes_) // MOST_SCORES)
-        scores, chosen = [], []
-        for chunk, groups in chunks_of_groups(len(label), group, size, alone=spectrum.most_inverted, step=step):
-            thin = step if spectrum.is_large(groups) else 1
-            for _, rows, predicted in spectrum.left_out(chunk, groups, (self.alpha_,)):
-                scores.append(predicted[::thin])
-                chosen.append(rows[::thin])
-        measured = np.concatenate(chosen)
-        return bounded_temperature(_two_sided(np.concatenate(scores)), label[measured], weight[measured])
+        scores, rows = self._left_out_scores(spectrum, group)
+        return bounded_temperature(_two_sided(scores), label[rows], weight[rows])
 
     def _restore(self, arrays: dict[str, Array], fitted: dict[str, Any]) -> None:
         self._restore_linear(arrays, fitted, self._outputs, {"alpha", "accuracy", "squared_error"})

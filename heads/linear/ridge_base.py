@@ -14,10 +14,12 @@ from precompute.heads.linear.spectrum import (
     ALPHA_GRID,
     BLOCK_VALUES,
     ClassTargets,
+    LabelTargets,
     RealTargets,
     Spectrum,
     chunks_of_groups,
 )
+from precompute.heads.scoring.temperature import MOST_SCORES
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -94,6 +96,22 @@ class RidgeBase(LinearModel):
             )
         return spectrum
 
+    def _left_out_scores(self, spectrum: Spectrum, group: Array | None) -> tuple[Array, Array]:
+        """Scores (m, width) of rows by models that were fitted without them, and which rows (m,) these are.
+
+        Of the rows of evenly spaced groups, so that the scores fit into memory.
+        """
+        n_rows, width = len(spectrum.view), spectrum.targets.width
+        size = max(1, MOST_SCORES // max(spectrum.view.shape[1], len(spectrum.values), width))
+        step = -(-n_rows * width // MOST_SCORES)
+        scores, chosen = [], []
+        for chunk, groups in chunks_of_groups(n_rows, group, size, alone=spectrum.most_inverted, step=step):
+            thin = step if spectrum.is_large(groups) else 1
+            for _, rows, predicted in spectrum.left_out(chunk, groups, (self.alpha_,)):
+                scores.append(predicted[::thin])
+                chosen.append(rows[::thin])
+        return np.concatenate(scores), np.concatenate(chosen)
+
     def choices(self) -> dict[str, Any]:
         """What the fit decided, ready for JSON."""
         return {"alpha": self.alpha_, "alpha_source": self.alpha_source_, "trials": self.trials_}
@@ -145,12 +163,12 @@ def _chunk(spectrum: Spectrum) -> int:
 
 
 class _Tally:
-    """Squared errors, and for classes also hits, for each alpha."""
+    """Squared errors, and for classes and labels also hits, for each alpha."""
 
     def __init__(self, targets: ClassTargets | RealTargets) -> None:
         self.width = targets.width
         self.errors = np.zeros(len(ALPHA_GRID))
-        self.hits = np.zeros(len(ALPHA_GRID)) if isinstance(targets, ClassTargets) else None
+        self.hits = np.zeros(len(ALPHA_GRID)) if isinstance(targets, ClassTargets | LabelTargets) else None
 
     def add(
         self,
@@ -163,7 +181,7 @@ class _Tally:
     ) -> None:
         """Of the `chosen` rows (k,), with the weights (k,) of their squared errors and of their hits."""
         self.errors[number] += (error_weight[:, None] * (targets.rows(chosen) - predicted) ** 2).sum()
-        if self.hits is not None and isinstance(targets, ClassTargets):
+        if self.hits is not None and isinstance(targets, ClassTargets | LabelTargets):
             self.hits[number] += hit_weight @ targets.hits(predicted, chosen)
 
     def trials(self, total: float) -> list[dict[str, float]]:

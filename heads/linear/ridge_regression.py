@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.base import RegressorMixin
-from sklearn.utils.validation import check_array
 
-from precompute.heads.base.inputs import as_numpy, check_features, check_pair, weighted_rows
-from precompute.heads.base.rows import RowView
+from precompute.heads.base.inputs import check_pair, weighted_rows
+from precompute.heads.base.numbers import check_numbers_of, check_two_samples
 from precompute.heads.linear.ridge_base import RidgeBase
 from precompute.heads.linear.spectrum import RealTargets
 
@@ -26,8 +25,7 @@ __all__ = ["RidgeRegressionHead"]
 class RidgeRegressionHead(RegressorMixin, RidgeBase):  # type: ignore[misc]  # scikit-learn has no types
     """Ridge regression: scikit-learn's `Ridge`, in closed form on features read in blocks.
 
-    Solved as `RidgeHead` is. Folders of images have no such targets, so it is trained from Python and not by
-    `precompute train-head`.
+    Solved as `RidgeHead` is.
 
     Parameters
     ----------
@@ -68,15 +66,13 @@ class RidgeRegressionHead(RegressorMixin, RidgeBase):  # type: ignore[misc]  # s
         that are negative or all zero, or a min(n, d) x min(n, d) matrix that memory does not hold.
         """
         self._check_parameters()
-        view, given = self._check(X, y, reset=True)
+        view, given = check_numbers_of(self, X, y, reset=True)
         targets, self.one_target_ = given.reshape(len(given), -1), given.ndim == 1
         weighted = weighted_rows(view, sample_weight, groups)
-        if len(weighted.view) < 2:
-            counted = "1 sample" if len(view) < 2 else "1 sample with a weight above 0"
-            raise ValueError(f"{type(self).__name__} needs at least 2 samples. Got {counted}. Add images.")
+        check_two_samples(self, weighted, len(view))
         held = None
         if validation is not None:
-            chosen_on, held_targets = self._check(*check_pair(validation), reset=False)
+            chosen_on, held_targets = check_numbers_of(self, *check_pair(validation), reset=False)
             held_targets = held_targets.reshape(len(held_targets), -1)
             if held_targets.shape[1] != targets.shape[1]:
                 raise ValueError(f"validation has {held_targets.shape[1]} targets, and y has {targets.shape[1]}.")
@@ -90,19 +86,6 @@ class RidgeRegressionHead(RegressorMixin, RidgeBase):  # type: ignore[misc]  # s
         """Predicted targets (n,) or (n, t), as y was, of features (n, d)."""
         predicted = self._linear(X).astype(np.float64)
         return predicted[:, 0] if self.one_target_ else predicted
-
-    def _check(self, X: Any, y: Any, *, reset: bool) -> tuple[RowView, npt.NDArray[np.float64]]:
-        """Features (n, d) and targets (n,) or (n, t), as they are."""
-        if y is None:
-            raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None.")
-        view = check_features(self, X, reset=reset)
-        targets = check_array(as_numpy(y), ensure_2d=False, dtype=np.float64, input_name="y")
-        if targets.ndim not in (1, 2) or len(targets) != len(view):
-            raise ValueError(
-                f"Found input variables with inconsistent numbers of samples: {[len(view), len(targets)]}; "
-                f"y must be (n,) or (n, t), and is {targets.shape}"
-            )
-        return view, targets
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     Float = npt.NDArray[np.float64]
     Index = npt.NDArray[np.intp]
 
-__all__ = ["ALPHA_GRID", "ClassTargets", "RealTargets", "Spectrum", "chunks_of_groups"]
+__all__ = ["ALPHA_GRID", "ClassTargets", "LabelTargets", "RealTargets", "Spectrum", "chunks_of_groups"]
 
 # One value per decade. From what suits features of length 1 to what suits a million of length 100; an end costs little.
 ALPHA_GRID = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6)
@@ -93,6 +93,18 @@ class RealTargets:
 
     def add_products(self, total: Float, rows: Float, chosen: slice) -> None:
         total += self.y[chosen].T @ rows
+
+
+class LabelTargets(RealTargets):
+    """Targets (n, L) of 1 where a sample has a label and -1 where it has not, as scikit-learn's RidgeClassifier has."""
+
+    def __init__(self, Y: npt.NDArray[np.bool_]) -> None:
+        super().__init__(np.where(Y, 1.0, -1.0))
+
+    def hits(self, predicted: Float, chosen: slice | Index) -> Float:
+        """Which share of the labels of the chosen rows (k,) is predicted right."""
+        right: Float = ((predicted > 0) == (self.y[chosen] > 0)).mean(axis=1)
+        return right
 
 
 def check_memory(n_rows: int, n_features: int, width: int) -> None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from precompute.errors import UsageError
 from precompute.heads.base.memory import available_bytes
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     import numpy.typing as npt
+
+    from precompute.heads.mlp.criteria import Criterion
 
     Array = npt.NDArray[np.floating]
 
@@ -45,13 +46,13 @@ class Settings:
     weight_decay: float
     learning_rate: float
     batch_norm: bool
-    label_smoothing: float
     mixup: float
     batch_size: int
     max_epochs: int
     patience: int
     schedule: str
     random_state: int | None
+    label_smoothing: float = 0.0
 
 
 @dataclass
@@ -71,11 +72,12 @@ class Run:
     best_epoch: int = 0
     best_loss: float = math.inf
     diverged: bool = False
+    score: str = "accuracy"
     seconds: float = 0.0
 
     def record(self, epoch: int, measured: tuple[float, float], validated: tuple[float, float] | None) -> bool:
-        """Add an epoch's (loss, accuracy) to the history; whether it is the best so far."""
-        names = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
+        """Add an epoch's (loss, score) to the history; whether it is the best so far."""
+        names = [f"{of}_{what}" for of in ("train", "validation") for what in ("loss", self.score)]
         self.history.append(
             {"epoch": epoch, **dict(zip(names, (*measured, *(validated or (None, None))), strict=True))}
         )
@@ -101,31 +103,31 @@ def fit_together(
     heads: Sequence[Settings],
     train: Samples,
     held: Samples | None,
-    class_weight: torch.Tensor,
+    criterion: Criterion,
     *,
     time_budget: float | None = None,
 ) -> tuple[list[Run], bool]:
     """Train heads whose settings differ in SEARCHED alone.
 
-    class_weight (K,), on the device to train on and in the dtype of `train`, which is trained in. Returns the run of
-    each head, and whether the `time_budget` (seconds) ran out: each then has the best of the epochs it had, of
+    criterion: of the device to train on, and of the dtype of `train`, which is trained in. Returns the run of each
+    head, and whether the `time_budget` (seconds) ran out: each then has the best of the epochs it had, of
     which there is at least one, and heads that were not begun are left out.
     """
     began = time.monotonic()
     mean, scale = moments(train)
-    train = train.held_by(class_weight.device)
+    train = train.held_by(criterion.device)
     if held is not None:
         shared = held.X is train.X and train.resident is not None
-        held = replace(held, resident=train.resident) if shared else held.held_by(class_weight.device)
+        held = replace(held, resident=train.resident) if shared else held.held_by(criterion.device)
     runs: list[Run] = []
     cut_short = False
-    chunks = list(_chunks(heads, train.X.shape[1], len(class_weight), class_weight.element_size()))
+    chunks = list(_chunks(heads, train.X.shape[1], criterion.outputs, criterion.dtype.itemsize))
     for number, chunk in enumerate(chunks):
         left = None if time_budget is None else time_budget - (time.monotonic() - began)
         if left is not None and left <= 0 and runs:
             return runs, True
         deadline = None if left is None else time.monotonic() + left / (len(chunks) - number)
-        done, cut = _fit_at_once(chunk, train, held, class_weight, (mean, scale), deadline)
+        done, cut = _fit_at_once(chunk, train, held, criterion, (mean, scale), deadline)
         runs += done
         cut_short |= cut
     return runs, cut_short
@@ -163,26 +165,26 @@ def _fit_at_once(
     heads: Sequence[Settings],
     train: Samples,
     held: Samples | None,
-    class_weight: torch.Tensor,
+    criterion: Criterion,
     moments: tuple[Array, Array],
     deadline: float | None,
 ) -> tuple[list[Run], bool]:
-    shared, device = heads[0], class_weight.device
+    shared, device = heads[0], criterion.device
     seeds = np.random.SeedSequence(shared.random_state).generate_state(3, np.uint64).tolist()
     rng = np.random.default_rng(seeds[0])
-    runs = [Run(head, *moments) for head in heads]
+    runs = [Run(head, *moments, score=criterion.score) for head in heads]
     groups: dict[tuple[int, ...], list[Run]] = {}
     for run in runs:
         groups.setdefault(run.settings.hidden, []).append(run)
     stacks = [
         Stack(
-            [train.X.shape[1], *hidden, len(class_weight)],
+            [train.X.shape[1], *hidden, criterion.outputs],
             [(run.settings.learning_rate, run.settings.weight_decay, run.settings.dropout) for run in group],
             batch_norm=shared.batch_norm,
             start_seed=seeds[1],
             dropout_seed=seeds[2],
             device=device,
-            dtype=class_weight.dtype,
+            dtype=criterion.dtype,
         )
         for hidden, group in groups.items()
     ]
@@ -199,10 +201,10 @@ def _fit_at_once(
             mixed, first, second, share = _mixed((x - standard[0]) / standard[1], order, shared.mixup, rng)
             parts = [(label[of], weight[of], part) for of, part in ((first, share), (second, 1 - share)) if part > 0]
             for stack, _ in live:
-                stack.step(_mixed_loss(stack, mixed, parts, class_weight, shared.label_smoothing), factor)
+                stack.step(_mixed_loss(stack, mixed, parts, criterion, shared.label_smoothing), factor)
         networks = [stack.folded() for stack, _ in live]
-        on_train = _measure(networks, measured, standard, class_weight)
-        on_held = None if held is None else _measure(networks, held, standard, class_weight)
+        on_train = _measure(networks, measured, standard, criterion)
+        on_held = None if held is None else _measure(networks, held, standard, criterion)
         n_live = sum(len(group) for _, group in live)
         for number, (weights, biases) in enumerate(networks):
             for position, run in enumerate(live[number][1]):
@@ -246,31 +248,13 @@ def _mixed_loss(
     stack: Stack,
     x: torch.Tensor,
     parts: Sequence[tuple[torch.Tensor, torch.Tensor, float]],
-    class_weight: torch.Tensor,
+    criterion: Criterion,
     smoothing: float,
 ) -> torch.Tensor:
     """What each head of the stack is trained to lower, (H,); `parts`: labels, weights, and their share of the loss."""
     logits = stack.training_logits(x)
-    losses = [share * _loss(logits, label, class_weight, smoothing, weight) for label, weight, share in parts]
+    losses = [share * criterion.loss(logits, label, smoothing, weight) for label, weight, share in parts]
     return losses[0] if len(losses) == 1 else losses[0] + losses[1]
-
-
-def _loss(
-    logits: torch.Tensor,
-    label: torch.Tensor,
-    class_weight: torch.Tensor,
-    smoothing: float,
-    weight: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Cross-entropy (H,) of logits (H, b, K), weighted by class and by `weight` (b,), averaged as torch averages it."""
-    losses = functional.cross_entropy(
-        logits.flatten(0, 1), label.repeat(len(logits)), class_weight, reduction="none", label_smoothing=smoothing
-    ).view(len(logits), -1)
-    total = class_weight[label]
-    if weight is not None:
-        losses, total = losses * weight, total * weight
-    # Of weights that the dtype rounds to zero nothing is learned.
-    return losses.sum(dim=1) / total.sum().clamp_min(torch.finfo(total.dtype).tiny)
 
 
 @torch.no_grad()
@@ -278,24 +262,24 @@ def _measure(
     networks: list[tuple[list[torch.Tensor], list[torch.Tensor]]],
     samples: Samples,
     standard: list[torch.Tensor],
-    class_weight: torch.Tensor,
+    criterion: Criterion,
 ) -> list[list[tuple[float, float]]]:
-    """For each network and each of its heads the cross-entropy, weighted by class and sample, and the accuracy,
-    weighted by sample.
+    """For each network and each of its heads the loss, weighted by class and sample, and the score, weighted by
+    sample.
     """
     losses = [np.zeros(len(weights[0])) for weights, _ in networks]
-    hits = [np.zeros(len(weights[0])) for weights, _ in networks]
+    scores = [np.zeros(len(weights[0])) for weights, _ in networks]
     whole, counted = 0.0, 0.0
-    for x, label, weight in samples.in_order(class_weight.device):
-        total = float((class_weight[label] * weight).sum())
+    for x, label, weight in samples.in_order(criterion.device):
+        total = float((criterion.weights(label) * weight).sum())
         whole += total
         counted += float(weight.sum())
         for number, (weights, biases) in enumerate(networks):
             logits = logits_of(weights, biases, (x - standard[0]) / standard[1])
-            loss = _loss(logits, label, class_weight, 0.0, weight).cpu().numpy()
+            loss = criterion.loss(logits, label, 0.0, weight).cpu().numpy()
             losses[number] += loss.astype(np.float64) * total  # in NumPy: Apple's GPUs have no float64
-            hits[number] += ((logits.argmax(dim=2) == label) * weight).sum(dim=1).cpu().numpy()
+            scores[number] += (criterion.scores(logits, label) * weight).sum(dim=1).cpu().numpy()
     return [
-        list(zip((loss / whole).tolist(), (hit / counted).tolist(), strict=True))
-        for loss, hit in zip(losses, hits, strict=True)
+        list(zip((loss / whole).tolist(), (score * criterion.unit / counted).tolist(), strict=True))
+        for loss, score in zip(losses, scores, strict=True)
     ]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     Index = npt.NDArray[np.intp]
     Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
-__all__ = ["Samples", "early_stopping_split", "free_bytes", "moments"]
+__all__ = ["Samples", "early_stopping_split", "free_bytes", "moments", "stopping_split"]
 
 MEASURED_AT_ONCE = 1024  # rows: what the hidden layers of many heads need for them stays small
 # Rows at random places of a file that is not in memory cost one disk access each: hours for an epoch of a 20 GB file on
@@ -42,12 +42,14 @@ MAX_TIMES_FRACTION = 2
 class Samples:
     """Some `rows` of features `X` (N, d) with label positions `label` (N,), to be worked on in `dtype`.
 
+    Of heads for other targets `label` holds these: (N, L) or (N,), of `dtype`.
+
     weight: (N,) of the loss of each row, above 0; None for equal ones · resident: `X` (N, d) as it is stored, on the
     device that batches are made on; None where they are gathered from `X`.
     """
 
     X: RowView
-    label: Index
+    label: npt.NDArray[Any]
     rows: Index
     dtype: np.dtype[Any]
     weight: npt.NDArray[np.float64] | None = None
@@ -153,14 +155,31 @@ def early_stopping_split(
 
     `label` (m,) is that of the rows that are `given`.
     """
+    held = None if validation is None else check_validation(head, validation, head.classes_)
+    return stopping_split(given, label, label, held, fraction=fraction, seed=seed)
+
+
+def stopping_split(
+    given: Weighted,
+    target: npt.NDArray[Any],
+    strata: npt.NDArray[np.intp],
+    held: tuple[RowView, npt.NDArray[Any]] | None,
+    *,
+    fraction: float,
+    seed: int | None,
+) -> tuple[Samples, Samples | None, str]:
+    """The same for any `target` (m, ...) of the rows that are `given`, stratified by `strata` (m,).
+
+    held: features and targets of a validation set, None where some of the rows are to be held out.
+    """
     X, largest = given.view, given.weight.max()
     # By the largest: only ratios matter, and float32 must hold them.
     weight = None if given.weight.min() == largest else given.weight / largest
-    every = Samples(X, label, np.arange(len(X)), X.working_dtype, weight)
-    if validation is not None:
-        Xv, held_label = check_validation(head, validation, head.classes_)
-        return every, Samples(Xv, held_label, np.arange(len(Xv)), every.dtype), "given"
-    held = held_out(label, groups=given.group, fraction=fraction, seed=seed)
-    if not MIN_HELD_OUT <= held.sum() <= MAX_TIMES_FRACTION * fraction * len(X):
+    every = Samples(X, target, np.arange(len(X)), X.working_dtype, weight)
+    if held is not None:
+        Xv, held_target = held
+        return every, Samples(Xv, held_target, np.arange(len(Xv)), every.dtype), "given"
+    out = held_out(strata, groups=given.group, fraction=fraction, seed=seed)
+    if not MIN_HELD_OUT <= out.sum() <= MAX_TIMES_FRACTION * fraction * len(X):
         return every, None, "none: too few samples to hold out"
-    return replace(every, rows=np.flatnonzero(~held)), replace(every, rows=np.flatnonzero(held)), "held out"
+    return replace(every, rows=np.flatnonzero(~out)), replace(every, rows=np.flatnonzero(out)), "held out"

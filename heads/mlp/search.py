@@ -18,8 +18,10 @@ from precompute.heads.base.inputs import (
     class_weights,
     weighted_rows,
 )
+from precompute.heads.mlp.criteria import CrossEntropy
 from precompute.heads.mlp.fitting import SEARCHED, Run, fit_together
-from precompute.heads.mlp.head import MLPHead, diverged
+from precompute.heads.mlp.head import MLPHead
+from precompute.heads.mlp.mlp_base import diverged
 from precompute.heads.mlp.samples import early_stopping_split
 
 if TYPE_CHECKING:
@@ -107,13 +109,13 @@ class MLPSearch(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit
         by_class = class_weights(base.class_weight, self.classes_, label, given.weight).astype(train.dtype)
         weight = torch.from_numpy(by_class).to(device)
         runs, self.cut_short_ = fit_together(
-            [head._settings() for head in heads], train, held, weight, time_budget=self.time_budget
+            [head._settings() for head in heads], train, held, CrossEntropy(weight), time_budget=self.time_budget
         )
         self.n_untried_ = len(heads) - len(runs)
         self.trials_ = [_trial(point, run) for point, run in zip(points, runs, strict=False)]
         finite = [number for number, run in enumerate(runs) if not run.diverged]
         if not finite:
-            raise diverged(min(runs, key=lambda run: run.settings.learning_rate))
+            raise diverged(min(runs, key=lambda run: run.settings.learning_rate), "MLPHead")
         best = min(finite, key=lambda number: runs[number].best_loss)
         self.best_params_, self.best_estimator_ = points[best], heads[best]
         self.best_estimator_._adopt(runs[best])

@@ -11,6 +11,7 @@ import numpy as np
 from sklearn.base import is_classifier
 
 from precompute.heads.base.file_checks import check_keys
+from precompute.heads.base.labels import MultilabelHead
 from precompute.heads.persistence.encoding import TooLargeError, read_json, write_json
 from precompute.heads.persistence.kinds import KINDS, head_class, kind_of
 
@@ -38,8 +39,8 @@ def serialise(head: Any) -> tuple[Arrays, dict[str, str]]:
     params = {name: value for name, value in params.items() if name not in unused or value != unused[name]}
     parts = {
         "params": params,
-        "fitted": {name.removesuffix("_"): getattr(head, name) for name in head._FITTED},
-        "classes": _describe_classes(head.classes_) if is_classifier(head) else {},
+        "fitted": {name.removesuffix("_"): _listed(getattr(head, name)) for name in head._FITTED},
+        "classes": _described_names(head),
     }
     return head._arrays(), {"head": kind, **{name: write_json(part) for name, part in parts.items()}}
 
@@ -55,7 +56,9 @@ def restore(arrays: Arrays, strings: dict[str, str]) -> tuple[Any, dict[str, Any
     head = _with_params(head_class(kind)(), params)
     fitted = {**dict.fromkeys(getattr(head, "_LATER", ())), **fitted}
     check_keys("fitted", fitted, {name.removesuffix("_") for name in head._FITTED})
-    if is_classifier(head):
+    if isinstance(head, MultilabelHead):
+        head.labels_ = _rebuild_names(classes)
+    elif is_classifier(head):
         head.classes_ = _rebuild_classes(classes)
     else:
         check_keys("classes", classes, set())
@@ -69,6 +72,11 @@ def _added(head: Any) -> tuple[str, ...]:
     """The parameters that files of earlier releases do not have; they stand for their defaults there."""
     added: tuple[str, ...] = getattr(head, "_ADDED", ())
     return added
+
+
+def _listed(value: Any) -> Any:
+    """A fitted attribute as JSON: an array becomes a list."""
+    return value.tolist() if isinstance(value, np.ndarray) else value
 
 
 def _plain(value: Any) -> Any:
@@ -95,7 +103,14 @@ def _with_params(head: Any, params: dict[str, Any]) -> Any:
     return head
 
 
-def _describe_classes(classes: npt.NDArray[Any]) -> dict[str, Any]:
+def _described_names(head: Any) -> dict[str, Any]:
+    """Of the classes of a head, or of its labels; none where it predicts numbers."""
+    if isinstance(head, MultilabelHead):
+        return _describe_names(head.labels_)
+    return _describe_names(head.classes_) if is_classifier(head) else {}
+
+
+def _describe_names(classes: npt.NDArray[Any]) -> dict[str, Any]:
     values = classes.tolist()
     if classes.dtype.name in INTEGER_DTYPES:
         return {"dtype": classes.dtype.name, "values": values}
@@ -107,6 +122,15 @@ def _describe_classes(classes: npt.NDArray[Any]) -> dict[str, Any]:
 
 
 def _rebuild_classes(described: dict[str, Any]) -> npt.NDArray[Any]:
+    classes = _rebuild_names(described)
+    values = described["values"]
+    if len(values) < 2 or values != sorted(values):
+        raise ValueError("its labels must be at least two, sorted, and all different")
+    return classes
+
+
+def _rebuild_names(described: dict[str, Any]) -> npt.NDArray[Any]:
+    """Names of classes or labels, which all differ, as an array of the dtype that they had."""
     check_keys("classes", described, {"dtype", "values"})
     dtype, values = described["dtype"], described["values"]
     kind = int if isinstance(dtype, str) and dtype in INTEGER_DTYPES else str
@@ -115,8 +139,8 @@ def _rebuild_classes(described: dict[str, Any]) -> npt.NDArray[Any]:
     # `type`, not isinstance: true is no label.
     if not isinstance(values, list) or not all(type(value) is kind for value in values):
         raise ValueError(f"its labels must be a list of {kind.__name__}")
-    if len(values) < 2 or values != sorted(set(values)):
-        raise ValueError("its labels must be at least two, sorted, and all different")
+    if not values or len(set(values)) < len(values):
+        raise ValueError("its labels must be at least one, and all different")
     if dtype == "str" and 4 * len(values) * max(map(len, values)) > MAX_CLASSES_BYTES:
         raise ValueError(f"its labels take more than {MAX_CLASSES_BYTES} bytes")
     try:

@@ -1,7 +1,8 @@
 """Every kind of head by the name that its file and the command line give it; a head's module loads on first use.
 
 Every head says of itself what its file holds: the names `_FITTED` of the attributes that are JSON, `_arrays()`, and
-`_restore(arrays, fitted)`, which checks both, raises ValueError, and sets the attributes that are not in `_FITTED`.
+`_restore(arrays, fitted)`, which checks both, raises ValueError, and sets the attributes that are not in `_FITTED`; in
+`fitted` it puts arrays where these are lists in the file.
 `_ADDED` names the parameters that earlier releases do not know, `_LATER` what is None in the files that they wrote.
 """
 
@@ -12,14 +13,22 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from precompute.heads.linear.logistic import LogisticHead
+    from precompute.heads.linear.multilabel_logistic import MultilabelLogisticHead
+    from precompute.heads.linear.multilabel_ridge import MultilabelRidgeHead
     from precompute.heads.linear.ridge import RidgeHead
     from precompute.heads.linear.ridge_regression import RidgeRegressionHead
     from precompute.heads.mlp.head import MLPHead
+    from precompute.heads.mlp.multilabel import MultilabelMLPHead
+    from precompute.heads.mlp.regression import MLPRegressionHead
     from precompute.heads.neighbours.centroid import CentroidHead
     from precompute.heads.neighbours.knn import KNNHead
+    from precompute.heads.neighbours.knn_regression import KNNRegressionHead
+    from precompute.heads.neighbours.multilabel_knn import MultilabelKNNHead
 
     Classifier: TypeAlias = LogisticHead | MLPHead | KNNHead | RidgeHead | CentroidHead
-    Head: TypeAlias = Classifier | RidgeRegressionHead
+    Multilabel: TypeAlias = MultilabelLogisticHead | MultilabelRidgeHead | MultilabelKNNHead | MultilabelMLPHead
+    Regressor: TypeAlias = RidgeRegressionHead | KNNRegressionHead | MLPRegressionHead
+    Head: TypeAlias = Classifier | Multilabel | Regressor
 
 __all__ = ["KINDS", "head_class", "kind_of"]
 
@@ -29,7 +38,13 @@ KINDS = {
     "knn": ("precompute.heads.neighbours.knn", "KNNHead"),
     "ridge": ("precompute.heads.linear.ridge", "RidgeHead"),
     "centroid": ("precompute.heads.neighbours.centroid", "CentroidHead"),
+    "multilabel-logistic": ("precompute.heads.linear.multilabel_logistic", "MultilabelLogisticHead"),
+    "multilabel-ridge": ("precompute.heads.linear.multilabel_ridge", "MultilabelRidgeHead"),
+    "multilabel-knn": ("precompute.heads.neighbours.multilabel_knn", "MultilabelKNNHead"),
+    "multilabel-mlp": ("precompute.heads.mlp.multilabel", "MultilabelMLPHead"),
     "ridge-regression": ("precompute.heads.linear.ridge_regression", "RidgeRegressionHead"),
+    "knn-regression": ("precompute.heads.neighbours.knn_regression", "KNNRegressionHead"),
+    "mlp-regression": ("precompute.heads.mlp.regression", "MLPRegressionHead"),
 }
 
 

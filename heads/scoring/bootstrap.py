@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     Values = npt.NDArray[np.float64]
 
-__all__ = ["LARGE", "REPLICATES", "group_numbers", "intervals", "percentiles", "resamplings"]
+__all__ = ["ENDS", "LARGE", "REPLICATES", "gathered", "group_numbers", "intervals", "percentiles", "resamplings"]
 
 REPLICATES = 1000  # the ends of a 95% interval then move by about a twentieth of its width from seed to seed
 LARGE = 20_000  # observations from which strata are drawn (`strata.py`): one by one, fewer take seconds
@@ -66,11 +66,16 @@ def intervals(
 
 def percentiles(replicates: Iterable[dict[str, Values]]) -> dict[str, tuple[float, float]]:
     """The 95% percentile interval of each score, from blocks (b,) of its replicates by name, without those of NaN."""
-    parts, found = list(replicates), {}
-    for name in parts[0] if parts else ():
-        values = np.concatenate([part[name] for part in parts])
-        values = values[~np.isnan(values)]
+    found = {}
+    for name, values in gathered(replicates).items():
         if len(values):
             low, high = np.quantile(values, ENDS)
             found[name] = float(low), float(high)
     return found
+
+
+def gathered(replicates: Iterable[dict[str, Values]]) -> dict[str, Values]:
+    """All replicates of each score, from blocks (b,) of them by name, without those of NaN."""
+    parts = list(replicates)
+    every = {name: np.concatenate([part[name] for part in parts]) for name in (parts[0] if parts else ())}
+    return {name: values[~np.isnan(values)] for name, values in every.items()}

@@ -25,7 +25,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from precompute.heads.base.progress import report
-from precompute.heads.scoring.bootstrap import BLOCK, REPLICATES, percentiles
+from precompute.heads.scoring.bootstrap import BLOCK, REPLICATES, gathered, percentiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     Values = npt.NDArray[np.float64]
     Score = Callable[[Values], dict[str, Values]]
 
-__all__ = ["auc_interval", "cell_intervals", "mean_interval"]
+__all__ = ["auc_interval", "cell_intervals", "mean_interval", "mean_replicates", "placements"]
 
 QUICKER = 12  # integers drawn in the time of a binomial number; with fewer observations a stratum, integers are drawn
 RUNS = 4096  # in which the observations of one kind are divided by their value, by length and by width
@@ -92,11 +92,20 @@ def mean_interval(
     values: Values, group: Index, *, replicates: int = REPLICATES, seed: int | None = 0
 ) -> tuple[float, float]:
     """The 95% percentile interval of the mean of `values` (n,), from strata of groups with about the same sum."""
+    return percentiles(_mean_replicates(values, group, replicates, seed))[""]
+
+
+def mean_replicates(values: Values, group: Index, *, replicates: int = REPLICATES, seed: int | None = 0) -> Values:
+    """The replicates (replicates,) that `mean_interval` has the percentiles of."""
+    return gathered(_mean_replicates(values, group, replicates, seed))[""]
+
+
+def _mean_replicates(values: Values, group: Index, replicates: int, seed: int | None) -> Iterator[dict[str, Values]]:
     total, size = _sums(group, values), np.bincount(group)
     strata = _runs(size, total, RUNS)
     sums, sizes = strata.means(total), strata.means(size)
-    parts = ({"": draws @ sums / (draws @ sizes)} for draws in strata.draws(replicates, seed))
-    return percentiles(parts)[""]
+    for draws in strata.draws(replicates, seed):
+        yield {"": draws @ sums / (draws @ sizes)}
 
 
 def auc_interval(
