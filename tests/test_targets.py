@@ -1,4 +1,4 @@
-"""What is predicted: found from labels, columns and tables, or said; and what cannot be, with the sample that is wrong."""
+"""What is predicted: found from labels, columns and tables, or given; and what cannot be, with the wrong sample."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_the_task_is_found_from_the_values(case: str, own: bool, tmp_path: Path)
     target, note = found(cache, *([] if own else ["x"]))
     assert target.task == task
     assert own or "column x" in note
-    empty = [isinstance(v, str) and not v or isinstance(v, float) and np.isnan(v) for v in values]
+    empty = [(isinstance(v, str) and not v) or (isinstance(v, float) and np.isnan(v)) for v in values]
     assert target.known.tolist() == [not one for one in empty]
 
 

@@ -43,7 +43,7 @@ def describe_head(path: str) -> dict[str, Any]:
         "path": path,
         "kind": type(saved.head).__name__,
         "task": task,
-        "classes": [str(name) for name in getattr(saved.head, "classes_", ())],
+        "classes": [str(name) for name in saved.head.classes_] if task == "classes" else [],
         "labels": labels,
         "thresholds": dict(zip(labels, map(float, saved.head.thresholds_), strict=True)) if labels else {},
         "n_features": int(saved.head.n_features_in_),

@@ -52,6 +52,7 @@ LINES_OF_NUMBERS: Lines = (
     ("rmse", "root mean squared error", _plain),
     ("spearman", "Spearman's rank correlation", _decimal),
 )
+MAIN = {"mean_average_precision", "micro_f1", "r2", "mae"}  # that one line has room for
 LINES_OF = {"classes": LINES, "labels": LINES_OF_LABELS, "number": LINES_OF_NUMBERS}
 
 
@@ -63,8 +64,10 @@ def headline(task: str, scores: Any) -> str | None:
 
 
 def score_words(task: str, scores: Any) -> Iterator[str]:
-    """Each score that is defined, with its interval, such as `R2 0.760 (95%: 0.702 to 0.801)`."""
+    """The main scores that are defined, with their intervals, such as `R2 0.760 (95%: 0.702 to 0.801)`."""
     for name, title, form in LINES_OF[task]:
+        if name not in MAIN:
+            continue
         value, ends = getattr(scores, name), scores.intervals.get(name)
         if value is not None:
             yield f"{title} {form(value)}" + (f" (95%: {form(ends[0])} to {form(ends[1])})" if ends else "")

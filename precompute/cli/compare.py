@@ -82,10 +82,10 @@ def _result(result: Comparison) -> list[tuple[str, str]]:
             ("only one right", f"A on {found.only_a:,} {unit}, B on {found.only_b:,}"),
             ("McNemar", f"p = {found.p_value:.2g} (exact, two-sided)"),
         ]
-    metric = found.metric.replace("_", " ")
+    metric, form = found.metric.replace("_", " "), ".3f" if result.task == "labels" else ".4g"
     return [
-        (f"A  {a}", f"{metric} {found.values[0]:.4g}"),
-        (f"B  {b}", f"{metric} {found.values[1]:.4g}"),
-        ("A - B", f"{found.difference:+.4g} (95%: {low:+.4g} to {high:+.4g})"),
+        (f"A  {a}", f"{metric} {found.values[0]:{form}}"),
+        (f"B  {b}", f"{metric} {found.values[1]:{form}}"),
+        ("A - B", f"{found.difference:+{form}} (95%: {low:+{form}} to {high:+{form}})"),
         ("bootstrap", f"p = {found.p_value:.2g} (two-sided)"),
     ]

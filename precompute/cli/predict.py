@@ -158,7 +158,5 @@ def _score(result: Predictions) -> str | None:
         return f"{result.accuracy:.1%} of {result.scored:,} are right by their labels (95%: {low:.1%} to {high:.1%})"
     if result.scores is None:
         return None
-    lines = list(score_words(result.task, result.scores))
-    return f"by the known {result.task if result.task == 'labels' else 'numbers'} of {result.scored:,}: " + ", ".join(
-        lines
-    )
+    known = "labels" if result.task == "labels" else "numbers"
+    return f"{', '.join(score_words(result.task, result.scores))}, by the {known} that {result.scored:,} have"

@@ -249,7 +249,9 @@ def _report(result: Training, output: str | None, *, per_class: bool) -> None:
 def _predicted(result: Training) -> str:
     if result.task == "classes":
         return f"{len(result.classes)} classes"
-    return f"{len(result.labels)} labels" if result.task == "labels" else "a number"
+    if result.task == "number":
+        return "a number"
+    return "1 label" if len(result.labels) == 1 else f"{len(result.labels)} labels"
 
 
 def _settings(summary: str) -> Iterator[tuple[str, str]]:

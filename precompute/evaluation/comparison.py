@@ -70,7 +70,8 @@ class Comparison:
         found, (a, b) = self.result, self.heads
         if not found.difference:
             return "Both are right equally often." if self.task == CLASSES else "Both are equally good."
-        better = a if (found.difference > 0) != (self.task == NUMBER) else b  # of an error the smaller is better
+        higher = getattr(found, "higher_is_better", True)
+        better = a if (found.difference > 0) == higher else b
         if found.distinct:
             return f"{better} is better, and the difference can be told from chance."
         return f"The difference cannot be told from chance on these {found.n:,} images."

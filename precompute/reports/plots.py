@@ -23,6 +23,7 @@ DOTS_PER_INCH = 110  # a picture as wide as a page of docs, and small as a file
 TRAIN, HELD = "#0072b2", "#d55e00"  # two of Okabe and Ito's colours, which colour-blind eyes tell apart too
 COLORS = (TRAIN, HELD, "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 MARKERS = "os^Dvp*"
+CLASSIFIER_CURVES = {"loss": "cross-entropy", "accuracy": "accuracy"}
 AXES = {  # by task: what 1 is drawn as, the name of the score, and what is counted
     "classes": (100, "accuracy on test images (%)", "a class"),
     "labels": (1, "mean average precision on test images", "a label"),
@@ -74,7 +75,7 @@ def plot_history(
     best_epoch: int | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Draw an MLPHead's `history_`: loss and accuracy by epoch, in training and in validation.
+    """Draw the `history_` of an MLP: loss and accuracy (for numbers absolute error) by epoch, in training and validation.
 
     The epoch whose weights were kept is marked. The suffix of `path` says the format. Raises UsageError without
     matplotlib, and where the file cannot or, without `overwrite`, must not be written (see `check_plot`).
@@ -82,9 +83,9 @@ def plot_history(
     output = check_plot(path, overwrite=overwrite)
     figure = _figure(9, 3.6)
     epochs = [entry["epoch"] for entry in history]
-    for axes, name, label in zip(
-        figure.subplots(1, 2), ("loss", "accuracy"), ("cross-entropy", "accuracy"), strict=True
-    ):
+    is_number = any("train_absolute_error" in entry for entry in history)
+    drawn = {"loss": "squared error, scaled", "absolute_error": "absolute error"} if is_number else CLASSIFIER_CURVES
+    for axes, (name, label) in zip(figure.subplots(1, 2), drawn.items(), strict=True):
         for part, color, style in (("train", TRAIN, "-"), ("validation", HELD, "--")):
             values = [entry[f"{part}_{name}"] for entry in history]
             if values and values[0] is not None:

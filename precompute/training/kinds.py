@@ -5,7 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from precompute.errors import UsageError
-from precompute.heads import CentroidHead, KNNHead, LogisticHead, MLPHead, MLPSearch, RidgeHead, RidgeRegressionHead
+from precompute.heads import (
+    CentroidHead,
+    KNNHead,
+    KNNRegressionHead,
+    LogisticHead,
+    MLPHead,
+    MLPRegressionHead,
+    MLPSearch,
+    MultilabelKNNHead,
+    MultilabelLogisticHead,
+    MultilabelMLPHead,
+    MultilabelRidgeHead,
+    RidgeHead,
+    RidgeRegressionHead,
+)
 from precompute.heads.base.inputs import check_number
 from precompute.heads.mlp.search import MLP_GRID
 from precompute.training.targets import CLASSES, LABELS, NUMBER
@@ -22,8 +36,13 @@ HEADS: Mapping[str, Any] = {
 }
 
 
-LABEL_HEADS: Mapping[str, Any] = {}
-NUMBER_HEADS: Mapping[str, Any] = {"ridge": RidgeRegressionHead}
+LABEL_HEADS: Mapping[str, Any] = {
+    "logistic": MultilabelLogisticHead,
+    "mlp": MultilabelMLPHead,
+    "knn": MultilabelKNNHead,
+    "ridge": MultilabelRidgeHead,
+}
+NUMBER_HEADS: Mapping[str, Any] = {"ridge": RidgeRegressionHead, "mlp": MLPRegressionHead, "knn": KNNRegressionHead}
 HEADS_OF: Mapping[str, Mapping[str, Any]] = {CLASSES: HEADS, LABELS: LABEL_HEADS, NUMBER: NUMBER_HEADS}
 DEFAULT_HEAD: Mapping[str, str] = {CLASSES: "logistic", LABELS: "logistic", NUMBER: "ridge"}
 

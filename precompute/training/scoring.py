@@ -30,11 +30,11 @@ AnyScores: TypeAlias = Scores | LabelScores | NumberScores
 
 @dataclass(frozen=True)
 class Scored:
-    """By split, as `Training` tells them; notes: what the reader should know."""
+    """By split, as `Training` has them; notes: what the reader should know."""
 
-    scores: dict[str, AnyScores]
+    scores: dict[str, Any]
     leaks: dict[str, Leaks]
-    without_leaks: dict[str, AnyScores]
+    without_leaks: dict[str, Any]
     two_labels: list[list[str]]
     calibration: Calibration | None
     notes: list[str]
