@@ -210,7 +210,7 @@ def rebuild(
         origin,
         backbone=backbone,
         weights=weights,
-        layer=first.layer if alone else None,
+        layers={head.layer for head in heads},
     )
     shapes = {tap.layer: tap.shape for tap in model.taps}
     for head in heads:

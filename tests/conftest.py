@@ -53,6 +53,12 @@ def flowers() -> Path:
 
 
 @pytest.fixture(scope="session")
+def playing_cards() -> Path:
+    """363 JPEG and labels.csv: `labels` separated by blanks, a column of 0 and 1 for each of six ranks, card_count."""
+    return _shared("data", "playing_cards")
+
+
+@pytest.fixture(scope="session")
 def mobilenet_weights() -> Path:
     return _shared("weights", "mobilenet_v2_imagenet.pth")
 

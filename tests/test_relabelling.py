@@ -124,8 +124,8 @@ def test_few_shot_takes_columns_too(place: Path) -> None:
 
 WRONG = {
     "no such column": ({"label_column": "kinds"}, "no column 'kinds' for --label-column. Its further columns: 'box'"),
-    "fractions": ({"label_column": "weight"}, "holds float64"),
-    "two numbers": ({"label_column": "box"}, "needs text or whole numbers"),
+    "fractions of splits": ({"label_column": "kind", "split_column": "weight"}, "holds float64"),
+    "two numbers": ({"label_column": "box"}, "needs text or numbers"),
     "unknown splits": ({"label_column": "kind", "split_column": "odd"}, "splits that are not known: 'dev'"),
     "two sources": ({"label_column": "kind", "labels": "labels.csv"}, "contradict each other"),
     "two kinds of groups": ({"groups": "(p)", "groups_column": "patient"}, "--groups and --groups-column contradict"),
@@ -133,7 +133,8 @@ WRONG = {
     "nothing to expect": ({"expect": 3}, "there is none"),
     "no table": ({"labels": "nowhere.csv"}, "cannot be read"),
     "other ids": ({"labels": "other.csv"}, r"No id in .*other\.csv \('q000', 'q001'\, \.\.\.\) is one of"),
-    "no label": ({"labels": "empty.csv"}, "line 3: 'p001' has no label"),
+    "no label": ({"labels": "empty.csv", "expect": 2}, "names 1 of the 120 samples"),
+    "no cell": ({"labels": "short.csv"}, "line 3: 'p001' has no label"),
     "two labels": ({"labels": "twice.csv"}, "line 3: 'p000' has two labels, 'a' and 'b'"),
     "another header": ({"labels": "header.csv"}, "must have the columns id and label"),
 }
@@ -146,6 +147,7 @@ def test_what_does_not_fit_is_said_and_nothing_is_written(
     monkeypatch.chdir(place)
     (place / "other.csv").write_text("id,label\nq000,a\nq001,b\n")
     (place / "empty.csv").write_text("id,label\np000,a\np001,\n")
+    (place / "short.csv").write_text("id,label\np000,a\np001\n")
     (place / "twice.csv").write_text("id,label\np000,a\np000,b\n")
     (place / "header.csv").write_text("name,label\np000,a\n")
     options, message = WRONG[case]

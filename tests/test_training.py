@@ -12,7 +12,7 @@ from conftest import make_image, make_photos
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, f1_score
 
 from precompute import LogisticHead, extract, load_head, open_cache, predict, save_head, train_head
-from precompute.errors import CacheError, HeadError, HeadMismatchError, TrainingError, UsageError
+from precompute.errors import CacheError, HeadError, HeadFormatError, TrainingError, UsageError
 from precompute.heads import RidgeRegressionHead, folds
 from precompute.training.kinds import HEADS
 from precompute.training.splits import HOLDOUT, digest_groups, parts_of, whole_rows
@@ -177,11 +177,20 @@ def test_a_saved_head_needs_no_cache(head: str, photos: Path, tmp_path: Path) ->
     assert [item.probability for item in predicted.items] == pytest.approx(expected.max(axis=1), abs=1e-3)
 
 
-def test_a_regression_head_predicts_no_classes(folder: Path, tmp_path: Path) -> None:
-    head = RidgeRegressionHead().fit(np.eye(3), [1.0, 2, 3])
-    save_head(tmp_path / "age.safetensors", head, metadata={})
-    with pytest.raises(HeadMismatchError, match="predicts numbers"):
-        predict(tmp_path / "age.safetensors", folder / "photos")
+def test_a_regression_head_predicts_numbers_and_one_that_knows_no_features_nothing(
+    folder: Path, tmp_path: Path
+) -> None:
+    cache = open_cache(folder / "a.h5")
+    X = cache.features().reshape(len(cache), -1)
+    head = RidgeRegressionHead(alpha=1.0).fit(X, np.arange(len(X)))
+    save_head(tmp_path / "bare", head, metadata={})
+    with pytest.raises(HeadFormatError, match="does not say which features"):
+        predict(tmp_path / "bare", folder / "photos")
+    metadata = {"spec": cache.spec, "key": cache.key, "layer": cache.layers[0], "weights_source": {"kind": "embedded"}}
+    save_head(tmp_path / "age", head, metadata=metadata)
+    found = predict(tmp_path / "age", folder / "photos")
+    assert (found.task, found.scored, found.accuracy) == ("number", 0, None)
+    np.testing.assert_allclose([item.number for item in found.items], head.predict(X), atol=1e-2)
 
 
 def test_the_saved_head_carries_what_predict_needs_and_what_was_measured(folder: Path, tmp_path: Path) -> None:

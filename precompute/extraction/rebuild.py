@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,11 +34,11 @@ def rebuild_backbone(
     *,
     backbone: str | None = None,
     weights: str | None = None,
-    layer: str | None = None,
+    layers: Collection[str] | None = None,
 ) -> tuple[Backbone, dict[str, Any]]:
     """The backbone of `spec`, its weights found by `source` (see `Backbone`) or given, and the spec, checked.
 
-    layer: the only one that is needed; all by default.
+    layers: those that are needed, whatever their order; all by default, in the order of the spec.
     The file may come from a stranger: it does not decide what code runs, and weights are compared by their contents.
     Raises origin.malformed for a spec that is none, origin.mismatch where weights, transform or layer differ.
     """
@@ -59,21 +60,24 @@ def rebuild_backbone(
             f"{origin.file} names a backbone that is code: {name}. A file does not decide what code runs.",
             hint=f"If you trust that code, say so: -b {name}",
         )
-    layers = [one for one in spec["layers"] if layer in (None, one["name"])]
-    if not layers:
+    needed = [one for one in spec["layers"] if layers is None or one["name"] in layers]
+    if not needed:
         raise origin.malformed(
-            f"{origin.file} speaks of a layer {layer!r} that its own settings do not name.",
+            f"{origin.file} speaks of a layer {', '.join(map(repr, layers or ()))} that its own settings do not name.",
             hint="Use one that precompute made.",
         )
     own = "crop" not in spec["transform"]  # a factory's own preprocessing: it has no options
     model = load_backbone(
         name,
         weights=weights or _find_weights(source, origin),
-        layer=[f"{one['name']}:{one['pooling']}" for one in layers],
+        layer=[f"{one['name']}:{one['pooling']}" for one in needed],
         transform=None if own else vars(Transform.from_spec(spec["transform"])),
     )
     now = model.spec(precision=spec["precision"], storage=spec["storage"])
-    if lines := difference({**spec, "layers": layers}, now):
+    if layers is not None:
+        place = {one["name"]: number for number, one in enumerate(now["layers"])}
+        needed.sort(key=lambda one: place.get(one["name"], len(place)))
+    if lines := difference({**spec, "layers": needed}, now):
         listed = "\n".join(f"  {line}" for line in lines)
         raise origin.mismatch(
             f"{origin.file} {origin.verb} {origin.preposition} other features (then -> now):\n{listed}",

@@ -75,7 +75,7 @@ def plot_history(
     best_epoch: int | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Draw the `history_` of an MLP: loss and accuracy (for numbers absolute error) by epoch, in training and validation.
+    """Draw the `history_` of an MLP by epoch: loss and accuracy, of numbers the absolute error.
 
     The epoch whose weights were kept is marked. The suffix of `path` says the format. Raises UsageError without
     matplotlib, and where the file cannot or, without `overwrite`, must not be written (see `check_plot`).
