@@ -8,7 +8,21 @@ from sklearn.datasets import load_digits
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import precompute.heads
-from precompute.heads import CentroidHead, KNNHead, LogisticHead, MLPHead, MLPSearch, RidgeHead, RidgeRegressionHead
+from precompute.heads import (
+    CentroidHead,
+    KNNHead,
+    KNNRegressionHead,
+    LogisticHead,
+    MLPHead,
+    MLPRegressionHead,
+    MLPSearch,
+    MultilabelKNNHead,
+    MultilabelLogisticHead,
+    MultilabelMLPHead,
+    MultilabelRidgeHead,
+    RidgeHead,
+    RidgeRegressionHead,
+)
 
 DIGITS, LABELS = load_digits(return_X_y=True)
 DIGITS, LABELS = DIGITS[:300] / 16, LABELS[:300]  # sixteenths: exact in float16
@@ -34,6 +48,8 @@ CHECKS = parametrize_with_checks(
         CentroidHead(metric="cosine"),
         CentroidHead(metric="euclidean"),
         RidgeRegressionHead(),
+        KNNRegressionHead(),
+        MLPRegressionHead(max_epochs=40, learning_rate=1e-2),
     ]
 ).mark
 
@@ -44,6 +60,7 @@ CHECKS = parametrize_with_checks(
 SETTINGS = {
     ("LogisticHead", "check_sample_weight_equivalence_on_dense_data"): {"C": (1e-4, 1e-3, 1e-2), "tol": 1e-17},
     ("MLPHead", "check_sample_weight_equivalence_on_dense_data"): {"dropout": 0.0},
+    ("MLPRegressionHead", "check_sample_weight_equivalence_on_dense_data"): {"dropout": 0.0},
 }
 
 
@@ -58,11 +75,87 @@ def test_scikit_learn_contract(estimator, check):
     check(estimator)
 
 
+class OfClasses:
+    """Most checks give one class a sample. A head of several labels is given a label for each class."""
+
+    def fit(self, X, y, sample_weight=None, **options):
+        return super().fit(X, self.indicators(y), sample_weight, **options)
+
+    def score(self, X, y):
+        return super().score(X, self.indicators(y))
+
+    def indicators(self, y):
+        column = None if y is None else np.asarray(y)
+        if (
+            column is None
+            or (column.ndim == 2 and column.shape[1] > 1)
+            or (column.dtype.kind == "f" and np.isnan(column).any())
+        ):
+            return y
+        return (column.reshape(-1, 1) == np.unique(column)).astype(int)
+
+
+class LogisticOfClasses(OfClasses, MultilabelLogisticHead):
+    pass
+
+
+class RidgeOfClasses(OfClasses, MultilabelRidgeHead):
+    pass
+
+
+class KNNOfClasses(OfClasses, MultilabelKNNHead):
+    pass
+
+
+class MLPOfClasses(OfClasses, MultilabelMLPHead):
+    pass
+
+
+# What says nothing of a head that is given labels and no classes, and why.
+NOT_OF_LABELS = {
+    "check_classifiers_classes": "predictions are 0 and 1, not names of classes",
+    "check_classifiers_train": "predictions are (n, L)",
+    "check_classifiers_regression_target": "numbers become one class each, and so labels",
+    "check_classifier_not_supporting_multiclass": "so do three classes",
+    "check_class_weight_classifiers": "a dict from class to weight; labels have 'balanced'",
+    "check_classifier_multioutput": "takes classes_ for one array; it is a list, as MultiOutputClassifier's",
+}
+LABEL_CHECKS = list(
+    parametrize_with_checks(
+        [LogisticOfClasses(), RidgeOfClasses(), KNNOfClasses(), MLPOfClasses(max_epochs=20, learning_rate=1e-2)]
+    ).mark.args[1]
+)
+LABEL_SETTINGS = {
+    ("LogisticOfClasses", "check_sample_weight_equivalence_on_dense_data"): {"C": 1e-2, "tol": 1e-17},
+    ("MLPOfClasses", "check_sample_weight_equivalence_on_dense_data"): {"dropout": 0.0},
+}
+
+
+@pytest.mark.parametrize(
+    ("estimator", "check"),
+    [one for one in LABEL_CHECKS if getattr(one[1], "func", one[1]).__name__ not in NOT_OF_LABELS],
+)
+def test_scikit_learn_contract_of_several_labels(estimator, check):
+    name = getattr(check, "func", check).__name__
+    estimator.set_params(**LABEL_SETTINGS.get((type(estimator).__name__, name), {}))
+    check(estimator)
+
+
+def test_the_checks_of_several_labels_are_in_force():
+    names = {getattr(check, "func", check).__name__ for _, check in LABEL_CHECKS}
+    assert {name for name in names if "multilabel" in name} >= {
+        "check_classifiers_multilabel_representation_invariance",
+        "check_classifiers_multilabel_output_format_predict",
+        "check_classifiers_multilabel_output_format_predict_proba",
+    }
+    assert set(NOT_OF_LABELS) <= names
+
+
 def test_the_checks_of_sample_weights_are_in_force_for_every_head():
     given = {}
     for estimator, check in ALL_CHECKS:
         given.setdefault(repr(estimator), set()).add(getattr(check, "func", check).__name__)
-    assert len(given) == 8
+    assert len(given) == 10
     assert all(any("sample_weight" in name and "equivalence" in name for name in names) for names in given.values())
 
 
@@ -199,6 +292,9 @@ def test_importing_the_package_loads_neither_torch_nor_scikit_learn():
 def test_only_the_mlp_needs_torch():
     code = (
         "import sys; from precompute.heads import CentroidHead, KNNHead, LogisticHead, RidgeHead, RidgeRegressionHead\n"
+        "from precompute.heads import KNNRegressionHead, MultilabelKNNHead, MultilabelLogisticHead\n"
+        "from precompute.heads import MultilabelRidgeHead\n"
+        "from precompute.heads import evaluate_labels, evaluate_numbers, choose_thresholds, paired_labels\n"
         "from precompute.heads import load_head, to_sklearn; print('torch' in sys.modules)"
     )
     assert run_python(code).stdout == "False\n"

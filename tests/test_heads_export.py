@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import joblib
 import numpy as np
@@ -19,8 +20,14 @@ from precompute.errors import HeadError
 from precompute.heads import (
     CentroidHead,
     KNNHead,
+    KNNRegressionHead,
     LogisticHead,
     MLPHead,
+    MLPRegressionHead,
+    MultilabelKNNHead,
+    MultilabelLogisticHead,
+    MultilabelMLPHead,
+    MultilabelRidgeHead,
     RidgeHead,
     RidgeRegressionHead,
     load_head,
@@ -43,12 +50,25 @@ MADE = {
     "cosine": lambda: CentroidHead(metric="cosine"),
     "euclidean": lambda: CentroidHead(metric="euclidean"),
     "regression": RidgeRegressionHead,
+    "multilabel logistic": lambda: MultilabelLogisticHead(C=0.1),
+    "multilabel ridge": MultilabelRidgeHead,
+    "multilabel knn": lambda: MultilabelKNNHead(k=7),
+    "multilabel mlp": lambda: MultilabelMLPHead(hidden=(16,), max_epochs=5),
+    "knn regression": lambda: KNNRegressionHead(k=7),
+    "mlp regression": lambda: MLPRegressionHead(hidden=(12, 8), max_epochs=5),
 }
 
 
-def fitted(name: str, n_classes: int = 10) -> object:
+def indicators(labels: np.ndarray) -> np.ndarray:
+    """Three labels, of which all have the last one."""
+    return np.stack([labels % 2 == 0, labels > 4, labels >= 0], axis=1)
+
+
+def fitted(name: str, n_classes: int = 10) -> Any:
     kept = np.flatnonzero(n_classes > LABELS)[:400]
     head = MADE[name]()
+    if name.startswith("multilabel"):
+        return head.fit(DIGITS[kept], indicators(LABELS[kept]))
     return head.fit(DIGITS[kept], NAMES[LABELS[kept]] if is_classifier(head) else LABELS[kept].astype(float))
 
 
@@ -59,6 +79,9 @@ def test_an_export_predicts_as_its_head(name: str, n_classes: int, tmp_path: Pat
     write_joblib(tmp_path / "model.joblib", head)
     model = joblib.load(tmp_path / "model.joblib")
     X = DIGITS[1000:]
+    if name.startswith("multilabel"):
+        assert_same_labels(model, head, X)
+        return
     if not is_classifier(head):
         np.testing.assert_allclose(model.predict(X), head.predict(X), atol=1e-4)
         return
@@ -71,6 +94,30 @@ def test_an_export_predicts_as_its_head(name: str, n_classes: int, tmp_path: Pat
         np.testing.assert_allclose(model.predict_proba(X), head.predict_proba(X), atol=1e-4)
     if hasattr(head, "decision_function"):
         np.testing.assert_allclose(model.decision_function(X), head.decision_function(X), atol=1e-3)
+
+
+def assert_same_labels(model: Any, head: Any, X: np.ndarray) -> None:
+    found, expected = model.predict_proba(X), head.predict_proba(X)
+    found = np.stack([part[:, 1] for part in found], axis=1) if isinstance(found, list) else found
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    sure = abs(expected - head.thresholds_) > 1e-4
+    assert sure.mean() > 0.9
+    assert np.array_equal(model.predict(X)[sure], head.predict(X)[sure])
+
+
+@pytest.mark.parametrize("name", ["multilabel logistic", "multilabel ridge", "multilabel mlp"])
+@pytest.mark.parametrize("thresholds", [[0.2, 0.9, 0.5], [0.5, 0.5, 0.0]])
+def test_thresholds_are_exported(name: str, thresholds: list[float], tmp_path: Path) -> None:
+    head = fitted(name).set_thresholds(thresholds)
+    write_joblib(tmp_path / "model.joblib", head)
+    assert b"precompute" not in (tmp_path / "model.joblib").read_bytes()
+    assert_same_labels(joblib.load(tmp_path / "model.joblib"), head, DIGITS[1000:])
+
+
+@pytest.mark.parametrize("name", [name for name in MADE if name.startswith("multilabel")])
+def test_a_single_label_is_exported(name: str) -> None:
+    head = MADE[name]().fit(DIGITS[:300], LABELS[:300, None] > 4)
+    assert_same_labels(to_sklearn(head), head, DIGITS[1000:])
 
 
 def test_several_targets_are_exported() -> None:
@@ -99,6 +146,8 @@ def test_what_scikit_learn_has_no_equal_of_is_named() -> None:
     opposite = CentroidHead(metric="cosine").fit([[1.0, 0], [-1, 0], [0, 1], [0, 1]], [0, 0, 1, 1])
     with pytest.raises(HeadError, match="the mean of a class is zero"):
         to_sklearn(opposite)
+    with pytest.raises(HeadError, match=r"KNeighborsClassifier predicts above 0.5, and has no other thresholds"):
+        to_sklearn(fitted("multilabel knn").set_thresholds([0.2, 0.5, 0.5]))
     with pytest.raises(NotFittedError):
         to_sklearn(RidgeHead())
 

@@ -18,8 +18,14 @@ from precompute.errors import HeadError, HeadFormatError
 from precompute.heads import (
     CentroidHead,
     KNNHead,
+    KNNRegressionHead,
     LogisticHead,
     MLPHead,
+    MLPRegressionHead,
+    MultilabelKNNHead,
+    MultilabelLogisticHead,
+    MultilabelMLPHead,
+    MultilabelRidgeHead,
     RidgeHead,
     RidgeRegressionHead,
     load_head,
@@ -43,13 +49,24 @@ KINDS = {
     "knn": KNNHead,
     "ridge": lambda **settings: RidgeHead(**{"alpha": 1.0, **settings}),
     "centroid": CentroidHead,
+    "multilabel-logistic": lambda **settings: MultilabelLogisticHead(**{"C": 1.0, **settings}),
+    "multilabel-ridge": lambda **settings: MultilabelRidgeHead(**{"alpha": 1.0, **settings}),
+    "multilabel-knn": MultilabelKNNHead,
+    "multilabel-mlp": lambda **settings: MultilabelMLPHead(hidden=(3,), max_epochs=2, **settings),
     "ridge-regression": RidgeRegressionHead,
+    "knn-regression": KNNRegressionHead,
+    "mlp-regression": lambda **settings: MLPRegressionHead(hidden=(3,), max_epochs=2, **settings),
 }
+INDICATORS = np.stack([Y == 0, Y > 0, Y >= 0], axis=1)  # of the last all samples have one
 
 
 def make(kind, **settings):
     if kind == "ridge-regression":
         return RidgeRegressionHead(**settings).fit(X, X[:, :2])
+    if kind.startswith("multilabel"):
+        return KINDS[kind](**settings).fit(X, INDICATORS, label_names=NAMES)
+    if kind.endswith("regression"):
+        return KINDS[kind](**settings).fit(X, Y.astype(float))
     return KINDS[kind](**settings).fit(X, NAMES[Y])
 
 
@@ -236,6 +253,8 @@ def files(tmp_path_factory):
         "logistic": {"C": "auto"},
         "mlp": {"class_weight": {"b\udcff": 2.0}},
         "ridge": {"alpha": "auto", "class_weight": "balanced"},
+        "multilabel-logistic": {"C": "auto", "class_weight": "balanced"},
+        "multilabel-ridge": {"alpha": "auto"},
     }
     for kind in KINDS:
         settings_ = special.get(kind, {})
@@ -285,6 +304,28 @@ def files(tmp_path_factory):
         ("centroid", {"directions": np.zeros((3, 5))}),
         ("centroid", {"directions": np.zeros((3, 4), np.float16)}),
         ("centroid", {"directions": None}),
+        ("multilabel-logistic", {"coef": np.zeros((2, 4))}),
+        ("multilabel-logistic", {"intercept": None}),
+        ("multilabel-logistic", {"thresholds": np.zeros(3)}),
+        ("multilabel-ridge", {"coef": np.zeros((1, 4))}),
+        ("multilabel-ridge", {"intercept": np.zeros(2)}),
+        ("multilabel-knn", {"targets": None}),
+        ("multilabel-knn", {"targets": np.zeros((150, 2), np.int32)}),
+        ("multilabel-knn", {"targets": np.zeros((149, 3), np.int32)}),
+        ("multilabel-knn", {"targets": np.zeros((150, 3))}),
+        ("multilabel-knn", {"targets": np.full((150, 3), 2, np.int32)}),
+        ("multilabel-knn", {"targets": np.full((150, 3), -1, np.int32)}),
+        ("multilabel-knn", {"features": np.zeros(150)}),
+        ("multilabel-knn", {"weights": np.zeros(150)}),
+        ("multilabel-mlp", {"weight_1": np.zeros((2, 3))}),
+        ("multilabel-mlp", {"bias_1": np.zeros(4)}),
+        ("multilabel-mlp", {"scale": np.array([1, 1, 0, 1])}),
+        ("knn-regression", {"targets": np.zeros((150, 1))}),
+        ("knn-regression", {"targets": np.zeros(150, np.int32)}),
+        ("knn-regression", {"targets": None}),
+        ("knn-regression", {"features": np.zeros((149, 4))}),
+        ("mlp-regression", {"weight_1": np.zeros((2, 3))}),
+        ("mlp-regression", {"mean": None}),
         ("ridge-regression", {"coef": np.zeros((3, 4))}),
         ("ridge-regression", {"intercept": np.zeros((2, 1))}),
     ],
@@ -321,6 +362,58 @@ def test_forged_arrays_are_refused(files, kind, changes, tmp_path):
 def test_forged_strings_are_refused(files, change, message, tmp_path):
     arrays, strings = files["logistic"]
     refuse(tmp_path / "head", encoding.encode(arrays, {**strings, **change}), message)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.startswith("multilabel")])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"classes": '{"dtype":"str","values":["a","b","b"]}'}, "all different"),
+        ({"classes": '{"dtype":"str","values":[]}'}, "at least one"),
+        ({"classes": '{"dtype":"str","values":["a","b"]}'}, "must have|must be|shape"),
+        ({"classes": '{"dtype":"int64","values":[false,true,2]}'}, "list of int"),
+        ({"classes": "{}"}, "its classes must have the keys"),
+        ({"metadata": '{"temperature":2.0}'}, "several labels do not have"),
+    ],
+)
+def test_forged_strings_of_several_labels_are_refused(files, kind, change, message, tmp_path):
+    arrays, strings = files[kind]
+    refuse(tmp_path / "head", encoding.encode(arrays, {**strings, **change}), message)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.startswith("multilabel")])
+@pytest.mark.parametrize("thresholds", [None, 0.5, [], [0.5] * 2, [0.5] * 4, [0.5, 0.5, 2], [0.5, 0.5, -1], [[0.5] * 3],
+                                        [0.5, 0.5, "1"], [0.5, 0.5, True], {"a": 1}])  # fmt: skip
+def test_forged_thresholds_are_refused(files, kind, thresholds, tmp_path):
+    arrays, strings = files[kind]
+    fitted = {**json.loads(strings["fitted"]), "thresholds": thresholds}
+    refuse(tmp_path / "head", encoding.encode(arrays, {**strings, "fitted": json.dumps(fitted)}), "threshold")
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [
+        ("multilabel-ridge", {"slopes": [1.0, 1.0]}, "its slopes must be a list of 3 numbers"),
+        ("multilabel-ridge", {"slopes": [1.0, 1.0, 0]}, "every one of its slopes must be"),
+        ("multilabel-ridge", {"offsets": [1.0, 1.0, None]}, "every one of its offsets must be"),
+        ("multilabel-ridge", {"offsets": "abc"}, "its offsets must be a list"),
+        ("multilabel-logistic", {"n_iter": -1}, "n_iter must be"),
+        ("multilabel-logistic", {"converged": 1}, "its converged"),
+        ("multilabel-knn", {"k": 21}, "its k must be 20 of 150 rows"),
+        ("mlp-regression", {"target_scale": 0}, "target_scale must be"),
+        ("mlp-regression", {"target_mean": "1"}, "target_mean must be"),
+        (
+            "mlp-regression",
+            {"history": [{"epoch": 1, "train_loss": 1, "train_accuracy": 1}]},
+            "history must have the keys",
+        ),
+        ("knn-regression", {"k": 0}, "k must be"),
+    ],
+)
+def test_forged_fits_are_refused(files, kind, change, message, tmp_path):
+    arrays, strings = files[kind]
+    fitted = {**json.loads(strings["fitted"]), **change}
+    refuse(tmp_path / "head", encoding.encode(arrays, {**strings, "fitted": json.dumps(fitted)}), message)
 
 
 @pytest.mark.parametrize(
@@ -408,7 +501,7 @@ def test_one_long_label_among_many_takes_no_memory(files, tmp_path):
 
 
 def test_forged_arrays_of_two_dtypes_are_refused(files, tmp_path):
-    for kind in ("logistic", "mlp", "ridge", "centroid"):
+    for kind in ("logistic", "mlp", "ridge", "centroid", "multilabel-logistic", "multilabel-mlp", "mlp-regression"):
         arrays, strings = files[kind]
         name = next(iter(arrays))
         forged = encoding.encode({**arrays, name: arrays[name].astype(np.float64)}, strings)

@@ -18,8 +18,14 @@ from precompute.errors import HeadError
 from precompute.heads import (
     CentroidHead,
     KNNHead,
+    KNNRegressionHead,
     LogisticHead,
     MLPHead,
+    MLPRegressionHead,
+    MultilabelKNNHead,
+    MultilabelLogisticHead,
+    MultilabelMLPHead,
+    MultilabelRidgeHead,
     RidgeHead,
     RidgeRegressionHead,
     RowView,
@@ -49,12 +55,22 @@ KINDS = {
     "knn": KNNHead,
     "ridge": RidgeHead,
     "centroid": CentroidHead,
+    "multilabel-logistic": lambda **settings: MultilabelLogisticHead(**{"C": 1.0, **settings}),
+    "multilabel-ridge": MultilabelRidgeHead,
+    "multilabel-knn": MultilabelKNNHead,
+    "multilabel-mlp": lambda **settings: MultilabelMLPHead(**{"hidden": (3,), "max_epochs": 2, **settings}),
     "ridge-regression": RidgeRegressionHead,
+    "knn-regression": KNNRegressionHead,
+    "mlp-regression": lambda **settings: MLPRegressionHead(**{"hidden": (3,), "max_epochs": 2, **settings}),
 }
+INDICATORS = np.stack([Y == 0, Y > 0, Y >= 0], axis=1)  # of the last all samples have one
 
 
 def make(kind, y=NAMES[Y], **settings):
-    return KINDS[kind](**settings).fit(X, Y.astype(float) if kind == "ridge-regression" else y)
+    head = KINDS[kind](**settings)
+    if kind.startswith("multilabel"):
+        return head.fit(X, INDICATORS, label_names=NAMES[::-1]).set_thresholds([0.25, 0.5, 1 / 3])
+    return head.fit(X, Y.astype(float) if kind.endswith("regression") else y)
 
 
 @pytest.fixture(params=KINDS)
@@ -115,6 +131,15 @@ def assert_same_head(loaded, head):
         ("centroid", {"metric": "euclidean"}),
         ("ridge-regression", {}),
         ("ridge-regression", {"alpha": 2}),
+        ("multilabel-logistic", {"C": "auto", "device": "cpu:0", "class_weight": "balanced"}),
+        ("multilabel-ridge", {}),
+        ("multilabel-ridge", {"alpha": 2}),
+        ("multilabel-knn", {}),
+        ("multilabel-knn", {"k": 1000}),
+        ("multilabel-mlp", {"hidden": ()}),
+        ("multilabel-mlp", {"class_weight": "balanced", "validation_fraction": 0.01}),
+        ("knn-regression", {"temperature": 2}),
+        ("mlp-regression", {"hidden": (4, 3), "mixup": 0.2}),
     ],
 )
 def test_a_head_comes_back_exactly(kind, settings, tmp_path):
@@ -176,13 +201,14 @@ def test_any_safetensors_library_opens_it(saved, head):
         metadata = file.metadata()
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (safe_open is no mapping)
     assert (metadata["format"], metadata["version"]) == ("precompute-head", "2")  # as the features are float64
-    assert json.loads(metadata["classes"]).get("values", NAMES.tolist()) == NAMES.tolist()
+    names = NAMES[::-1] if metadata["head"].startswith("multilabel") else NAMES
+    assert json.loads(metadata["classes"]).get("values", names.tolist()) == names.tolist()
     assert json.loads(metadata["metadata"]) == {"layer": "avgpool"}
     first, expected = {
         "mlp": lambda: ("weight_0", head.weights_[0]),
         "knn": lambda: ("features", head.features_[:]),
         "centroid": lambda: ("centroids", head.centroids_),
-    }.get(metadata["head"], lambda: ("coef", head.coef_))()
+    }.get(metadata["head"].removeprefix("multilabel-").removesuffix("-regression"), lambda: ("coef", head.coef_))()
     assert np.array_equal(arrays[first], expected)
 
 
@@ -200,7 +226,8 @@ def test_the_same_head_gives_the_same_bytes_and_replaces_the_old_file(saved, hea
 
 def test_a_loaded_head_can_be_trained_on(saved):
     loaded = load_head(saved).head
-    assert loaded.fit(X, Y).score(X, Y) > 0
+    target = INDICATORS if hasattr(loaded, "thresholds_") else Y
+    assert loaded.fit(X, target).score(X, target) > 0
 
 
 # ---- what cannot be saved

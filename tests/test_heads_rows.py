@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as arrays
 
 from precompute.heads import CentroidHead, KNNHead, LogisticHead, MLPHead, RidgeHead, RowView
 from precompute.heads.base import rows
-from precompute.heads.linear import ridge, ridge_base, spectrum
+from precompute.heads.linear import ridge_base, spectrum
 from precompute.heads.neighbours import centroid, knn_base
 
 X = np.random.default_rng(0).normal(size=(60, 2, 3)).astype(np.float16)
@@ -79,7 +79,7 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(rows, "BLOCK_BYTES", 2**20)
     monkeypatch.setattr(spectrum, "BLOCK_VALUES", 2**17)
     monkeypatch.setattr(ridge_base, "BLOCK_VALUES", 2**17)
-    for module in (ridge, centroid):
+    for module in (ridge_base, centroid):
         monkeypatch.setattr(module, "MOST_SCORES", 2**14)
     view = RowView(np.memmap(tmp_path / "features", np.float16, "r", shape=shape))
     label = np.arange(shape[0], dtype=np.int32) % 3

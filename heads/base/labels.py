@@ -77,8 +77,7 @@ def check_label_names(names: Any, n_labels: int) -> Array:
 
 def varying(Y: Indicators) -> Indicators:
     """(L,) which labels some samples of `Y` (n, L) have and others have not."""
-    varied: Indicators = Y.any(axis=0) & ~Y.all(axis=0)
-    return varied
+    return np.asarray(Y.any(axis=0) & ~Y.all(axis=0))
 
 
 def label_strata(Y: Indicators) -> npt.NDArray[np.intp]:

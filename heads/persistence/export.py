@@ -16,11 +16,20 @@ from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import LabelBinarizer, Normalizer, StandardScaler
+from sklearn.preprocessing import LabelBinarizer, Normalizer
 from sklearn.utils.validation import check_is_fitted
 
-from precompute.errors import HeadError
+from precompute.heads.base.labels import MultilabelHead
 from precompute.heads.persistence.kinds import kind_of
+from precompute.heads.persistence.multilabel_steps import (
+    knn_regression,
+    mlp_regression,
+    multilabel_knn,
+    multilabel_linear,
+    multilabel_mlp,
+    scaler,
+)
+from precompute.heads.persistence.no_equal import no_equal
 from precompute.heads.persistence.output import EXPORT
 from precompute.system.output import check_output
 
@@ -39,9 +48,10 @@ def to_sklearn(head: Head) -> Pipeline:
     """A fitted scikit-learn `Pipeline` of scikit-learn's own classes that predicts as `head` does.
 
     It takes features (n, d) as the head does, no images. `predict` agrees, but where two classes are as good as equal;
-    so does `predict_proba`, which scikit-learn's RidgeClassifier and Ridge do not have. It holds nothing of
-    precompute, so it can be pickled and loaded where only scikit-learn is. Before it is returned it is compared
-    with the head on rows that resemble the training features.
+    so does `predict_proba`, which scikit-learn's RidgeClassifier and Ridge do not have. Of several labels that is a
+    list of arrays (n, 2), one for each label, but (n, L) of an MLPClassifier. It holds nothing of precompute, so it can
+    be pickled and loaded where only scikit-learn is. Before it is returned it is compared with the head on rows that
+    resemble the training features.
 
     Raises HeadError where scikit-learn has no equal, naming what it lacks; NotFittedError.
     """
@@ -49,7 +59,7 @@ def to_sklearn(head: Head) -> Pipeline:
     try:
         steps = _STEPS[kind_of(head)](head)
     except (KeyError, AttributeError, ValueError) as error:
-        raise _no_equal(head, f"its parts are not those that scikit-learn knows ({error})") from error
+        raise no_equal(head, f"its parts are not those that scikit-learn knows ({error})") from error
     pipeline = make_pipeline(*steps)
     for step in steps:
         step.n_features_in_ = int(head.n_features_in_)
@@ -79,9 +89,6 @@ def _logistic(head: Any) -> list[Any]:
 
 
 def _mlp(head: Any) -> list[Any]:
-    scaler = StandardScaler()
-    scaler.mean_, scaler.scale_ = head.mean_.astype(np.float64), head.scale_.astype(np.float64)
-    scaler.var_ = scaler.scale_**2
     weights, biases = [weight.T for weight in head.weights_], list(head.biases_)
     two = len(head.classes_) == 2
     if two:  # scikit-learn has one logit for two classes
@@ -93,7 +100,7 @@ def _mlp(head: Any) -> list[Any]:
     model.out_activation_ = "logistic" if two else "softmax"
     model.n_iter_ = head.n_iter_
     model._label_binarizer = _binarizer(head)
-    return [scaler, model]
+    return [scaler(head), model]
 
 
 def _ridge(head: Any) -> list[Any]:
@@ -134,7 +141,7 @@ def _nearest(head: Any) -> list[Any]:
     """NearestCentroid's probabilities are softmax(-(distance / deviation)^2): the deviation makes them the head's."""
     cosine = head.metric == "cosine"
     if cosine and not head.centroids_.any(axis=1).all():
-        raise _no_equal(head, "the mean of a class is zero, which has no angle; NearestCentroid compares distances")
+        raise no_equal(head, "the mean of a class is zero, which has no angle; NearestCentroid compares distances")
     n_features, n_classes = int(head.n_features_in_), len(head.classes_)
     model = NearestCentroid(metric="euclidean")
     model.classes_, model.centroids_ = head.classes_, head.centroids_.astype(np.float64)
@@ -148,17 +155,22 @@ def _nearest(head: Any) -> list[Any]:
 
 
 def _knn(head: Any) -> list[Any]:
-    if head.temperature < LEAST_TEMPERATURE:
-        raise _no_equal(head, f"a temperature below {LEAST_TEMPERATURE:.2g} gives distances no weight in float64")
-    # exp(-distance / temperature) as a power: a function of NumPy, so that its pickle names nothing of precompute.
-    weights = functools.partial(np.power, math.exp(-1 / head.temperature))
-    model = KNeighborsClassifier(head.k_, metric="cosine", weights=weights, algorithm="brute")
+    model = KNeighborsClassifier(head.k_, **_votes(head))
     with warnings.catch_warnings():
         # Not so here: scikit-learn asks whether it is, where most classes have one image.
         warnings.filterwarnings("ignore", ".*`y` could represent a regression problem", UserWarning)
         return [
             model.fit(head.features_[:].astype(head.features_.working_dtype, copy=False), head.classes_[head.labels_])
         ]
+
+
+def _votes(head: Any) -> dict[str, Any]:
+    """The settings of scikit-learn's neighbours with which they vote as a head's do."""
+    if head.temperature < LEAST_TEMPERATURE:
+        raise no_equal(head, f"a temperature below {LEAST_TEMPERATURE:.2g} gives distances no weight in float64")
+    # exp(-distance / temperature) as a power: a function of NumPy, so that its pickle names nothing of precompute.
+    weights = functools.partial(np.power, math.exp(-1 / head.temperature))
+    return {"metric": "cosine", "weights": weights, "algorithm": "brute"}
 
 
 def _binarizer(head: Any, **options: Any) -> LabelBinarizer:
@@ -172,14 +184,27 @@ _STEPS = {
     "knn": _knn,
     "ridge": _ridge,
     "centroid": _centroid,
+    "multilabel-logistic": multilabel_linear,
+    "multilabel-ridge": multilabel_linear,
+    "multilabel-knn": lambda head: multilabel_knn(head, **_votes(head)),
+    "multilabel-mlp": multilabel_mlp,
     "ridge-regression": _ridge_regression,
+    "knn-regression": lambda head: knn_regression(head, **_votes(head)),
+    "mlp-regression": mlp_regression,
 }
 
 
 def _compare(head: Any, pipeline: Pipeline) -> None:
     """Raise HeadError unless both predict the same on made-up rows, also far from where the classes meet."""
     X = _probes(head)
-    if not is_classifier(head):
+    if isinstance(head, MultilabelHead):
+        found = pipeline.predict_proba(X)
+        found = np.stack([part[:, 1] for part in found], axis=1) if isinstance(found, list) else found
+        expected = head.predict_proba(X)
+        sure = abs(expected - head.thresholds_) > TOLERANCE
+        same = np.allclose(found, expected, rtol=0, atol=TOLERANCE)
+        same &= np.array_equal(pipeline.predict(X)[sure], head.predict(X)[sure])
+    elif not is_classifier(head):
         expected, found = head.predict(X), pipeline.predict(X)
         same = np.allclose(found, expected, rtol=TOLERANCE, atol=TOLERANCE * max(1.0, float(np.abs(expected).max())))
     elif hasattr(pipeline, "predict_proba"):
@@ -189,7 +214,7 @@ def _compare(head: Any, pipeline: Pipeline) -> None:
         scale = max(1.0, float(np.abs(expected).max()))
         same = np.allclose(pipeline.decision_function(X), expected, rtol=0, atol=TOLERANCE * scale)
     if not same:
-        raise _no_equal(head, "with these parameters it does not predict as scikit-learn's class of that kind does")
+        raise no_equal(head, "with these parameters it does not predict as scikit-learn's class of that kind does")
 
 
 def _probes(head: Any) -> Any:
@@ -207,10 +232,3 @@ def _probes(head: Any) -> Any:
         centre, spread = head.mean_, head.scale_
     noise = generator.normal(size=(PROBES, int(head.n_features_in_)))
     return (centre + spread * noise).astype(np.float32)
-
-
-def _no_equal(head: Any, why: str) -> HeadError:
-    return HeadError(
-        f"This {type(head).__name__} cannot be exported to scikit-learn: {why}.",
-        hint="Use the head itself: precompute.load_head(FILE).head, or `precompute predict`.",
-    )

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from sklearn.utils.validation import check_is_fitted
 
 from precompute.errors import HeadError, HeadFormatError
+from precompute.heads.base.labels import MultilabelHead
 from precompute.heads.persistence.content import restore, serialise
 from precompute.heads.persistence.encoding import TooLargeError, UnknownFormatError, decode, encode, write_json
 from precompute.heads.persistence.output import HEAD, open_without_waiting
@@ -45,7 +46,7 @@ class SavedHead:
         """Probabilities (n, K) as `precompute predict` reports them: those of `head`, at the temperature of its file.
 
         A head of `train-head --calibrate` has the number `temperature` in its metadata; `head` itself knows nothing of
-        it, and predicts the same classes.
+        it, and predicts the same classes. Of several labels (n, L), each label's own; heads of numbers have none.
         """
         proba: npt.NDArray[np.floating] = self.head.predict_proba(X)
         return scale(proba, self.metadata["temperature"]) if "temperature" in self.metadata else proba
@@ -92,7 +93,7 @@ def load_head(path: str | os.PathLike[str]) -> SavedHead:
             if not stat.S_ISREG(status.st_mode):
                 raise ValueError("it is not a regular file")
             head, metadata = restore(*decode(file, status.st_size))
-            check_temperature(metadata.get("temperature", 1.0))
+            _check_temperature(head, metadata)
     except OSError as error:
         raise HeadError(
             f"The head {_shown(path)} cannot be read: {error.strerror}.",
@@ -109,6 +110,13 @@ def load_head(path: str | os.PathLike[str]) -> SavedHead:
             hint="Copy it again from where it was whole, or train the head again.",
         ) from error
     return SavedHead(head, metadata)
+
+
+def _check_temperature(head: Head, metadata: dict[str, Any]) -> None:
+    """Raise ValueError unless a temperature is a number, and of a head that has one."""
+    check_temperature(metadata.get("temperature", 1.0))
+    if "temperature" in metadata and isinstance(head, MultilabelHead):
+        raise ValueError("it has a temperature, which the probabilities of several labels do not have")
 
 
 def _shown(path: str | os.PathLike[str]) -> str:

@@ -94,7 +94,7 @@ class _Ranks:
         return found
 
     def above(self, values: Values) -> Values:
-        """(n,) the sum of `values` over the samples that are larger than each, and half of that over its equals, / n."""
+        """(n,) of `values` the sum over the samples that are larger than each, and half over its equals, / n."""
         up_to = np.append(0, np.cumsum(values[self.order]))
         found: Values = (up_to[-1] - (up_to[self.first] + up_to[self.last]) / 2) / len(values)
         return found

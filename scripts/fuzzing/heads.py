@@ -31,7 +31,7 @@ class HeadTarget(Target):
     def arrays(head: Any) -> dict[str, Any]:
         names = (
             *("coef_", "intercept_", "mean_", "scale_", "weights_", "biases_", "classes_", "labels_"),
-            *("centroids_", "directions_"),
+            *("centroids_", "directions_", "targets_", "thresholds_"),
         )
         rows = {"features_": head.features_[:].tobytes()} if hasattr(head, "features_") else {}
         return rows | {

@@ -58,18 +58,39 @@ def make_cache(path: Path, table: Samples | None = None) -> None:
 
 def make_heads(folder: Path) -> list[Path]:
     """One head of every kind; the logistic one stands first."""
-    from precompute.heads import CentroidHead, KNNHead, LogisticHead, MLPHead, RidgeHead, RidgeRegressionHead, save_head
+    from precompute.heads import (
+        CentroidHead,
+        KNNHead,
+        KNNRegressionHead,
+        LogisticHead,
+        MLPHead,
+        MLPRegressionHead,
+        MultilabelKNNHead,
+        MultilabelLogisticHead,
+        MultilabelMLPHead,
+        MultilabelRidgeHead,
+        RidgeHead,
+        RidgeRegressionHead,
+        save_head,
+    )
 
     generator = np.random.default_rng(0)
     labels = np.repeat(["ants", "bees", "b\udcff"], 12)
     features = generator.normal(size=(36, 4)) + np.repeat(np.eye(3, 4) * 3, 12, axis=0)
+    several, names = features[:, :2] > 1, ["wings", "b\udcff"]
     heads: dict[str, Any] = {
         "logistic": LogisticHead(C=1.0).fit(features, labels),
         "mlp": MLPHead(hidden=(3,), max_epochs=2, device="cpu").fit(features, labels),
         "knn": KNNHead(k=3).fit(features.astype(np.float16), labels),
         "ridge": RidgeHead().fit(features, labels),
         "centroid": CentroidHead().fit(features, labels),
+        "multilabel-logistic": MultilabelLogisticHead(C=1.0).fit(features, several, label_names=names),
+        "multilabel-ridge": MultilabelRidgeHead().fit(features, several, label_names=names),
+        "multilabel-knn": MultilabelKNNHead(k=3).fit(features.astype(np.float16), several, label_names=names),
+        "multilabel-mlp": MultilabelMLPHead(hidden=(3,), max_epochs=2).fit(features, several, label_names=names),
         "ridge-regression": RidgeRegressionHead().fit(features, features[:, :2]),
+        "knn-regression": KNNRegressionHead(k=3).fit(features, features[:, 0]),
+        "mlp-regression": MLPRegressionHead(hidden=(3,), max_epochs=2).fit(features, features[:, 0]),
     }
     paths = []
     for kind, head in heads.items():
