@@ -7,6 +7,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from precompute.cache.columns import VIEW
+
 Spec = Mapping[str, Any]
 
 
@@ -46,6 +48,18 @@ def spec_layers(spec: Spec) -> dict[str, tuple[tuple[str, ...], str]]:
             raise ValueError("each entry of `layers` must have a name of its own, a pooling and a list of axes")
         found[name] = tuple(axes or ()), pooling
     return found
+
+
+def plain_spec(spec: Spec) -> dict[str, Any]:
+    """The settings of the plain view alone: `spec` of the file that would hold no other."""
+    layers = [
+        {**entry, "axes": entry["axes"][1:]}
+        if isinstance(entry, Mapping) and isinstance(entry.get("axes"), list) and entry["axes"][:1] == [VIEW]
+        else entry
+        for entry in spec.get("layers", [])
+    ]
+    rest = {name: value for name, value in spec.items() if name != "augment"}
+    return {**rest, "layers": layers, **({"views": 1} if "views" in spec else {})}
 
 
 def _leaves(value: object, path: str = "") -> Iterator[tuple[str, str]]:

@@ -66,14 +66,14 @@ def repair(
             backbone=backbone,
             weights=weights,
         )
-        shapes = {tap.layer: tap.shape for tap in model.taps}
+        shapes = {tap.layer: tap.shape for tap in model.stored}
         if {layer: old.features(layer).shape[1:] for layer in old.layers} != shapes:
             raise CacheFormatError(
                 f"{path} holds features of other shapes than its settings lead to.",
                 hint="Extract again to another output.",
             )
         samples = _samples_of(old, source, found, Reading.of(root, columns))
-        done = Run(Settings(shapes, spec["storage"], model.notes), Outcome(), old)
+        done = Run(Settings(shapes, spec["storage"], model.notes, views=model.preprocess.views), Outcome(), old)
         if not found.whole:
             olds = open_olds(output, spec)
             plan = make_plan(samples, output, olds)
