@@ -52,14 +52,16 @@ def spec_layers(spec: Spec) -> dict[str, tuple[tuple[str, ...], str]]:
 
 def plain_spec(spec: Spec) -> dict[str, Any]:
     """The settings of the plain view alone: `spec` of the file that would hold no other."""
-    layers = [
-        {**entry, "axes": entry["axes"][1:]}
-        if isinstance(entry, Mapping) and isinstance(entry.get("axes"), list) and entry["axes"][:1] == [VIEW]
-        else entry
-        for entry in spec.get("layers", [])
-    ]
+    layers = spec.get("layers")
     rest = {name: value for name, value in spec.items() if name != "augment"}
-    return {**rest, "layers": layers, **({"views": 1} if "views" in spec else {})}
+    if isinstance(layers, list):
+        rest["layers"] = [_plain_layer(entry) for entry in layers]
+    return {**rest, "views": 1} if "views" in spec else rest
+
+
+def _plain_layer(entry: Any) -> Any:
+    axes = entry.get("axes") if isinstance(entry, Mapping) else None
+    return {**entry, "axes": axes[1:]} if isinstance(axes, list) and axes[:1] == [VIEW] else entry
 
 
 def _leaves(value: object, path: str = "") -> Iterator[tuple[str, str]]:

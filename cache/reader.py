@@ -235,9 +235,7 @@ class Cache:
         """The record that the last run began with; empty where there is none."""
         return next((record for record in reversed(self.provenance) if "audit" not in record), {})
 
-    def dataset(
-        self, layer: str | None = None, *, split: str | None = None, view: int | None = 0
-    ) -> FeatureDataset:
+    def dataset(self, layer: str | None = None, *, split: str | None = None, view: int | None = 0) -> FeatureDataset:
         """A `torch.utils.data.Dataset` of (features, label) over the ok rows, of one split where it is named.
 
         view: which of several, by default the plain one; None for all of them, as (views, *shape).
@@ -250,7 +248,9 @@ class Cache:
         self.check_table()
         rows = self.ok & (self.known_split if split is None else self.split == split)
         if view is not None and not 0 <= view < self.views:
-            raise CacheError(f"{self.path} holds {self.views} views, and none has the number {view}.", hint="Views count from 0.")
+            raise CacheError(
+                f"{self.path} holds {self.views} views, and none has the number {view}.", hint="Views count from 0."
+            )
         return FeatureDataset(self, layer, np.flatnonzero(rows), view if self.views > 1 else None)
 
     def to_pandas(self) -> pd.DataFrame:

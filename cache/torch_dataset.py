@@ -26,12 +26,11 @@ class FeatureFile(Protocol):
 class FeatureDataset(Dataset[tuple[torch.Tensor, int]]):
     """(features, label) for each of `rows`; features float32, of the layer's shape, label -1 where there is none.
 
-    layer: None for the only one · view: the only one of several that is given, None for all there are. It is pickled as the cache's path and the row numbers.
+    layer: None for the only one · view: the only one of several that is given, None for all there are. It is pickled
+    as the cache's path and the row numbers.
     """
 
-    def __init__(
-        self, cache: FeatureFile, layer: str | None, rows: NDArray[np.int64], view: int | None = None
-    ) -> None:
+    def __init__(self, cache: FeatureFile, layer: str | None, rows: NDArray[np.int64], view: int | None = None) -> None:
         self._cache = cache
         self._layer = layer
         self._view = view

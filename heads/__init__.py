@@ -14,7 +14,7 @@ if __name__ != "precompute.heads":
 
 if TYPE_CHECKING:
     from precompute.heads.base.progress import Progress, listening
-    from precompute.heads.base.rows import RowView
+    from precompute.heads.base.rows import RowView, ViewRows
     from precompute.heads.base.splits import folds, holdout
     from precompute.heads.linear.logistic import LogisticHead
     from precompute.heads.linear.ridge import RidgeHead
@@ -42,6 +42,7 @@ __all__ = [
     "RowView",
     "SavedHead",
     "Scores",
+    "ViewRows",
     "evaluate",
     "folds",
     "holdout",
@@ -55,7 +56,7 @@ __all__ = [
 
 _HOMES = {
     "base.progress": ("Progress", "listening"),
-    "base.rows": ("RowView",),
+    "base.rows": ("RowView", "ViewRows"),
     "base.splits": ("folds", "holdout"),
     "linear.logistic": ("LogisticHead",),
     "linear.ridge": ("RidgeHead",),

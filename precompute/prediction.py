@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from precompute.backbones.load import Backbone
 from precompute.cache import Cache, open_cache, status_name
@@ -20,7 +22,7 @@ from precompute.extraction.executors.local import LocalExecutor
 from precompute.extraction.output import HDF5_SIGNATURE
 from precompute.extraction.rebuild import Origin, rebuild_backbone
 from precompute.extraction.sampling import sample_of
-from precompute.heads import RidgeRegressionHead, RowView, SavedHead, load_head
+from precompute.heads import RidgeRegressionHead, SavedHead, load_head
 from precompute.heads.scoring.scores import wilson_interval
 from precompute.inputs.images.formats import IMAGES
 from precompute.sources.base import Reading, Source
@@ -28,6 +30,7 @@ from precompute.sources.registry import open_source
 from precompute.training.membership import trained_layer
 from precompute.training.relabelling import Relabelling, recorded
 from precompute.training.splits import whole_rows
+from precompute.training.views import averaged, mean_over, predicted
 
 AT_ONCE = 65_536  # rows of a cache, whose probabilities are in memory at the same time
 
@@ -101,6 +104,7 @@ def predict(
     progress: Callable[[int, int], None] | None = None,
     root: str | None = None,
     columns: Mapping[str, str] | None = None,
+    augment: str | Sequence[str] | None = None,
 ) -> Predictions:
     """Classify the images of `source` (see `extract`; also one image alone) with a saved head, or the rows of a cache.
 
@@ -110,8 +114,12 @@ def predict(
     Backbone, layer, transform and precision come from the head file; the weights are found again where they came
     from, or at `weights`, and must have the digest that the head was trained with.
 
-    backbone: must be given, as a confirmation, for a head whose backbone is code of the user's own. progress: called
-    with (done, total). root, columns: see `extract`.
+    A head that averages over views (see `train_head`) is given as many views of each image, in as many forward passes;
+    every other head the plain one, also where it was trained on several.
+
+    backbone: must be given, as a confirmation, for a head whose backbone is code of the user's own, and so must augment
+    where it averages over views that code of the user's own makes. progress: called with (done, total).
+    root, columns: see `extract`.
     Raises HeadFormatError, HeadMismatchError, BackboneError, WeightsError, SourceError, DeviceError; of a cache
     CacheError and UsageError.
     """
@@ -125,7 +133,7 @@ def predict(
     classifier = saved.head
     if not isinstance(source, Source) and _is_hdf5(source):
         given: dict[str, Any] = {"backbone": backbone, "weights": weights, "batch_size": batch_size, "workers": workers}
-        given |= {"root": root, "columns": columns or None}
+        given |= {"root": root, "columns": columns or None, "augment": augment}
         if says_nothing := [name for name, value in given.items() if value is not None]:
             raise UsageError(
                 f"{os.fspath(source)} holds features, so {says_nothing[0]} says nothing.",
@@ -133,10 +141,11 @@ def predict(
             )
         return _of_cache(saved, os.fspath(head), source, progress, began)
     samples = open_source(source, IMAGES, reading=Reading.of(root, columns))
-    model, precision, storage = rebuild(saved, os.fspath(head), backbone=backbone, weights=weights)
+    model, precision, storage = rebuild(saved, os.fspath(head), backbone=backbone, weights=weights, augment=augment)
     asked = Asked(precision=precision, device=device, batch_size=batch_size, dtype=storage.name)
     found = candidates(asked, Machine.here(), images=len(samples), module=model.module)
     classes = tuple(str(name) for name in classifier.classes_)
+    views = model.preprocess.views
     items: list[tuple[int, Prediction]] = []
     failed: list[tuple[int, tuple[str, str, str]]] = []
     done = 0
@@ -146,8 +155,9 @@ def predict(
             if block.features is not None:
                 # Rounded as in the cache, so that a prediction equals one from cached features.
                 (features,) = block.features
-                X = features.astype(storage).astype(np.float32).reshape(len(block.decoded), -1)
-                for item, row in zip(block.decoded, saved.predict_proba(X), strict=True):
+                X = features.astype(storage).astype(np.float32).reshape(len(block.decoded), views, -1)
+                proba = saved.scaled(mean_over(partial(_of_view, saved, X), views))
+                for item, row in zip(block.decoded, proba, strict=True):
                     best, true = int(row.argmax()), samples.label_name(item.row)
                     known = true if true in classes else None
                     name = samples.id_of(item.row)
@@ -165,6 +175,11 @@ def predict(
         decision.warnings,
         time.monotonic() - began,
     )
+
+
+def _of_view(saved: SavedHead, X: NDArray[np.float32], view: int) -> NDArray[Any]:
+    """Probabilities (n, K) of one view of features (n, views, d)."""
+    return saved.head.predict_proba(X[:, view])
 
 
 def _is_hdf5(path: str | os.PathLike[str]) -> bool:
@@ -192,10 +207,11 @@ def _of_cache(
         relabelled = _as_trained(saved, cache)
         ids, names = cache.column("samples/id"), (*relabelled.classes, None)  # the label -1 is the last
         labels, rows = relabelled.labels, np.flatnonzero(whole)
-        view = RowView(cache.features(layer), rows)
+        average = bool(averaged(saved.metadata))
         for start in range(0, len(rows), AT_ONCE):
-            chosen = np.arange(start, min(start + AT_ONCE, len(rows)))
-            for row, proba in zip(rows[chosen].tolist(), saved.predict_proba(view.take(chosen)), strict=True):
+            chosen = rows[start : start + AT_ONCE]
+            found = saved.scaled(predicted(saved.head.predict_proba, cache, layer, chosen, average=average))
+            for row, proba in zip(chosen.tolist(), found, strict=True):
                 best, true = int(proba.argmax()), names[labels[row]]
                 known = true if true in classes else None
                 items.append(Prediction(os.fsdecode(bytes(ids[row])), classes[best], float(proba[best]), known))
@@ -216,10 +232,16 @@ def _as_trained(saved: SavedHead, cache: Cache) -> Cache:
 
 
 def rebuild(
-    saved: SavedHead, path: str, *, backbone: str | None = None, weights: str | None = None
+    saved: SavedHead,
+    path: str,
+    *,
+    backbone: str | None = None,
+    weights: str | None = None,
+    augment: str | Sequence[str] | None = None,
 ) -> tuple[Backbone, str, np.dtype[Any]]:
     """The backbone that a head was trained on, its precision and the dtype its features were stored in.
 
+    It makes the views that the head averages over, else the plain one.
     Raises HeadMismatchError where weights, transform or layer differ from those of the training.
     """
     model, spec = rebuild_backbone(
@@ -229,7 +251,14 @@ def rebuild(
         backbone=backbone,
         weights=weights,
         layer=str(saved.metadata.get("layer")),
+        augment=augment,
+        plain=not averaged(saved.metadata),
     )
+    if (views := averaged(saved.metadata)) and views != model.preprocess.views:
+        raise HeadFormatError(
+            f"The head {path} averages over {views} views and was trained on {model.preprocess.views}.",
+            hint="Train the head again.",
+        )
     shape = model.taps[0].shape
     if int(np.prod(shape)) != int(saved.head.n_features_in_):
         raise HeadMismatchError(

@@ -89,6 +89,7 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
     n_features_in_ : int
     """
 
+    draws_views = True  # of samples with several views, as `ViewRows`, one in each epoch
     _FITTED = ("history_", "best_epoch_", "validation_source_", "n_iter_")
 
     def __init__(

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from precompute.cache import Cache, open_cache
 from precompute.errors import TrainingError
-from precompute.heads import Paired, RowView, SavedHead, load_head, paired
+from precompute.heads import Paired, SavedHead, load_head, paired
 from precompute.training.groups import group_names, join
 from precompute.training.membership import PARTS, split_codes, trained_layer
 from precompute.training.relabelling import Relabelling
 from precompute.training.splits import HOLDOUT, digest_groups, whole_rows
+from precompute.training.views import averaged, predicted
 
 TRAIN = PARTS.index("train")
 ORDER = ("test", "val", HOLDOUT)  # test first: it is what chose nothing
@@ -187,5 +188,11 @@ def _labels(cache: Cache, rows: NDArray[np.int64]) -> NDArray[np.str_]:
 
 
 def _right(side: Side, rows: NDArray[np.int64], truth: NDArray[np.str_]) -> NDArray[np.bool_]:
-    right: NDArray[np.bool_] = side.saved.head.predict(RowView(side.cache.features(side.layer), rows)) == truth
+    head, average = side.saved.head, bool(averaged(side.saved.metadata))
+    if average:
+        proba = predicted(head.predict_proba, side.cache, side.layer, rows, average=True)
+        found: NDArray[Any] = head.classes_[proba.argmax(axis=1)]
+    else:
+        found = predicted(head.predict, side.cache, side.layer, rows)
+    right: NDArray[np.bool_] = found == truth
     return right

@@ -19,6 +19,7 @@ from precompute.heads.base.progress import report
 from precompute.training.kinds import HEADS
 from precompute.training.relabelling import Relabelling
 from precompute.training.splits import HOLDOUT, Rows, check_classes, digest_groups, parts_of, whole_rows
+from precompute.training.views import fit_rows, trained_features
 
 SHOTS = (1, 2, 5, 10, 20, 50)
 DRAWS = 5
@@ -68,6 +69,7 @@ def few_shot(
     layer: str | None = None,
     label_column: str | None = None,
     split_column: str | None = None,
+    plain_view: bool = False,
     seed: int = 0,
     say: Callable[[str], None] | None = None,
 ) -> list[FewShotCurve]:
@@ -77,7 +79,8 @@ def few_shot(
     stratified hold-out of a fifth. Byte-identical images never stand on both sides, and count once among those drawn.
     Draw k of caches that hold the same images has the same images, and more shots add to fewer. A class with too few
     images gives all it has, which `notes` say. Features are divided by one number, their spread over the images drawn,
-    so that a penalty means the same for every backbone. label_column, split_column: see `train_head`. `say` gets a line
+    so that a penalty means the same for every backbone. label_column, split_column, plain_view: see `train_head`; of
+    several views the plain one is scored. `say` gets a line
     before each cache.
 
     Raises UsageError for shots or draws that make no sense, TrainingError where no class has as many images, and what
@@ -106,7 +109,7 @@ def few_shot(
             else [*relabelled, f"holds other images than {first.path}"]
         )
         first = first or cache
-        curves.append(_curve(cache, sorted(set(shots)), draws, head, layer, seed, notes))
+        curves.append(_curve(cache, sorted(set(shots)), draws, head, layer, seed, notes, plain_view=plain_view))
     return curves
 
 
@@ -117,9 +120,17 @@ def _same_images(one: Cache, other: Cache) -> bool:
 
 
 def _curve(
-    cache: Cache, shots: list[int], draws: int, head: str, layer: str | None, seed: int, notes: list[str]
+    cache: Cache,
+    shots: list[int],
+    draws: int,
+    head: str,
+    layer: str | None,
+    seed: int,
+    notes: list[str],
+    *,
+    plain_view: bool,
 ) -> FewShotCurve:
-    features = cache.features(layer)
+    features, views = trained_features(cache, layer, plain=plain_view)
     layer = layer or cache.layers[0]
     parts, more = parts_of(cache, whole_rows(cache, layer), seed)
     check_classes(cache, parts)
@@ -141,7 +152,7 @@ def _curve(
         shown = ", ".join(short[:8]) + (", ..." if len(short) > 8 else "")
         notes.append(f"classes with fewer than {max(shots)} different images give all they have: {shown}")
     names = np.array(cache.classes, dtype=np.str_)
-    test = RowView(features, parts[split])
+    test = RowView(cache.plain_features(layer), parts[split])
     orders = [shuffled(pool, labels, np.random.default_rng((seed, draw))) for draw in range(draws)]
 
     def accuracy(order: list[Rows], n: int) -> float:
@@ -149,10 +160,10 @@ def _curve(
         estimator = HEADS[head]()
         if "random_state" in estimator.get_params():
             estimator.set_params(random_state=seed)
-        X = RowView(features, rows)[:].astype(np.float32, copy=False)
-        scale = spread_of(X)
+        X = features[rows].astype(np.float32)
+        scale = spread_of(X.reshape(len(rows) * views, -1))
         try:
-            estimator.fit(X / scale, names[labels[rows]])
+            fit_rows(estimator, X / scale, views, np.arange(len(rows)), names[labels[rows]])
         except ValueError as error:
             raise TrainingError(
                 f"The {head} head cannot be trained on {n} images a class of {cache.path}: {error}",

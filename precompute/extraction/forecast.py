@@ -39,8 +39,9 @@ class Forecast:
     """What running `extract` with the same arguments would take, measured on this machine.
 
     images: in the source · to_read: of them, those no older file at the output has rows for; all others are copied ·
-    views: of each image, all of which the rate counts once · bytes: of the finished file · free: on its disk, beside it while it is made · rate: images a second ·
-    measured, measured_seconds: what the rate stands on · start_seconds: to load and to prove the engine ·
+    views: of each image · bytes: of the finished file · free: on its disk, beside it while it is made · rate: images a
+    second, with all of their views · measured, measured_seconds: what the rate stands on · start_seconds: to load and
+    to prove the engine ·
     memory: bytes of RAM at most, so far as measured · device_memory: bytes on the GPU, 0 without one ·
     stages: where the time went (see `Stages`) · failed: images that could not be read among those measured.
     """

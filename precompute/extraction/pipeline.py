@@ -95,7 +95,8 @@ def decoded_blocks(
 ) -> Generator[Block, None, None]:
     """Decoded samples in blocks for forward passes of `size` inputs each, with all that lies between them.
 
-    A block holds as many samples as fill whole passes with all of their views; the last one may have fewer. They come in the order of `Source.order`, read and decoded by `workers` threads; for `claim` see `Executor`. Where
+    A block holds as many samples as fill whole passes with all of their views; the last one may have fewer. They
+    come in the order of `Source.order`, read and decoded by `workers` threads; for `claim` see `Executor`. Where
     nothing is to be decoded, blocks end all the same, so that no more than BLOCK_SAMPLES wait.
     Raises SourceError where the whole source has gone away.
     """

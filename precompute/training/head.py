@@ -24,6 +24,7 @@ from precompute.training.published import find_protocol
 from precompute.training.relabelling import Relabelling
 from precompute.training.scoring import score_head
 from precompute.training.splits import Rows, check_classes, digest_groups, parts_of, whole_rows
+from precompute.training.views import AVERAGED, check_views, fit_rows, trained_features, view_notes
 
 # Long, and of no use to whoever has the head: the report and --json hold them.
 NOT_IN_FILE = {"choices", "leaks", "without_leaks", "two_labels"}
@@ -102,6 +103,8 @@ def train_head(
     labels: str | os.PathLike[str] | None = None,
     expect: int | None = None,
     similarity: float | None = None,
+    plain_view: bool = False,
+    average_views: bool = False,
     calibrated: bool = False,
     search: bool = False,
     protocol: str | None = None,
@@ -127,6 +130,9 @@ def train_head(
     they are). calibrated: the head's probabilities are
     those at the temperature that fits val best; no prediction changes.
     protocol: "simclr" or "simclr:DATASET", see `precompute.training.published`; needs split test and the logistic head.
+    plain_view: of a cache with several views, train on the plain one alone. By default every head is trained on all of
+    them, in which a sample counts once (see `precompute.training.views`). average_views: predict, and score, by the
+    mean of the probabilities of all views, in place of those of the plain view.
     search: try MLP_GRID, less what `settings` names, by MLPSearch, within `time_budget` seconds where that is given.
     Raises TrainingError for labels that nothing can be learned from, CacheError for damaged rows (each is compared with
     its checksum), HeadError, UsageError.
@@ -142,8 +148,9 @@ def train_head(
     table = None if labels is None else os.fspath(labels)
     relabelling = Relabelling(label_column, split_column, table, expect)
     cache, labelled = relabelling.apply(cache)
-    features = cache.features(layer)
+    features, views = trained_features(cache, layer, plain=plain_view)
     layer = layer or cache.layers[0]
+    check_views(cache, views, average=average_views, plain_only=followed is not None)
     if similarity is not None and not 0 < similarity <= 1:
         raise UsageError(f"similarity must be above 0 and at most 1. Got {similarity!r} instead.", hint="Try 0.9.")
     whole = whole_rows(cache, layer)
@@ -151,7 +158,7 @@ def train_head(
         cache, np.flatnonzero(whole & (cache.labels >= 0)), groups, groups_file, groups_column
     )
     parts, notes = parts_of(cache, whole, seed, together)
-    notes = [*labelled, *notes]
+    notes = [*labelled, *view_notes(cache, views, average=average_views), *notes]
     if followed:
         parts, more = followed.parts(parts, cache.labels, together, seed)
         notes += more
@@ -164,16 +171,15 @@ def train_head(
     label = cache.labels
     check_classes(cache, parts)
 
-    def arrays(rows: Rows) -> tuple[RowView, NDArray[np.str_]]:
-        return RowView(features, rows), names[label[rows]]
-
     # What a temperature is fitted on must not have been trained on, and C's choice ends in training on val too
     selection = "val" if "val" in parts and "test" in parts and not calibrated else None
-    X, y = arrays(parts["train"])
-    validation = arrays(parts[selection]) if selection else None
+    train, held = parts["train"], parts[selection] if selection else None
+    validation = None if held is None else (RowView(cache.plain_features(layer), held), names[label[held]])
     began = time.monotonic()
     try:
-        estimator.fit(X, y, validation=validation, groups=together[parts["train"]])
+        fit_rows(
+            *(estimator, features, views, train, names[label[train]]), groups=together[train], validation=validation
+        )
     except ValueError as error:
         raise TrainingError(
             f"The {head} head cannot be trained: {error}",
@@ -187,7 +193,12 @@ def train_head(
     if used_validation and isinstance(estimator, LogisticHead):
         parts["train"] = np.union1d(parts["train"], parts.pop("val"))
         notes.append("val chose C and was then trained on as well, so it has no score; choices hold that of each C")
-    scored = score_head(estimator, cache, layer, parts, digests, together, calibrated=calibrated, similarity=similarity)
+    scored = score_head(
+        *(estimator, cache, layer, parts, digests, together),
+        calibrated=calibrated,
+        similarity=similarity,
+        average=average_views,
+    )
     result = Training(
         head=estimator,
         kind=head,
@@ -207,7 +218,10 @@ def train_head(
     )
     if out is not None:
         save_head(
-            out, estimator, metadata=_metadata(cache, layer, result, seed, parts, relabelling), overwrite=overwrite
+            out,
+            estimator,
+            metadata=_metadata(cache, layer, result, seed, parts, relabelling, average=average_views),
+            overwrite=overwrite,
         )
     return result
 
@@ -226,7 +240,14 @@ def _together(
 
 
 def _metadata(
-    cache: Cache, layer: str, result: Training, seed: int, parts: dict[str, Rows], relabelling: Relabelling
+    cache: Cache,
+    layer: str,
+    result: Training,
+    seed: int,
+    parts: dict[str, Rows],
+    relabelling: Relabelling,
+    *,
+    average: bool,
 ) -> dict[str, Any]:
     """What `predict` needs, and what a reader of the head file wants to know."""
     summary = {name: value for name, value in result.to_dict().items() if name not in NOT_IN_FILE}
@@ -240,7 +261,8 @@ def _metadata(
         "spec": cache.spec,
         "key": cache.key,
         "layer": layer,
-        "shape": list(cache.features(layer).shape[1:]),
+        "shape": list(cache.plain_features(layer).shape[1:]),
+        **({AVERAGED: cache.views} if average else {}),
         "weights_source": cache.last_run.get("weights", {}),
         **({"temperature": calibration.temperature} if calibration and calibration.applied else {}),
         "training": {

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from precompute.cache import Cache
 from precompute.errors import TrainingError
-from precompute.heads import RowView, Scores, evaluate
+from precompute.heads import Scores, evaluate
 from precompute.training.calibration import FITTED_ON, Calibration, calibrate, scaled
 from precompute.training.leaks import Leaks, find_leaks, leak_notes, two_labels
 from precompute.training.splits import HOLDOUT, Rows
+from precompute.training.views import predicted
 
 
 @dataclass(frozen=True)
@@ -38,18 +39,19 @@ def score_head(
     *,
     calibrated: bool,
     similarity: float | None,
+    average: bool = False,
 ) -> Scored:
     """Score a fitted head on every split of `parts` but train, all of which it was trained on.
 
     digests, together: (N,) the same number for identical files, and for what must stay together · similarity: see
-    `find_leaks` · calibrated: score the probabilities at the temperature that fits val.
+    `find_leaks` · calibrated: score the probabilities at the temperature that fits val · average: over the views.
     Raises TrainingError for a head whose probabilities are no numbers.
     """
     notes: list[str] = []
-    names, labels, features = np.array(cache.classes, dtype=np.str_), cache.labels, cache.features(layer)
+    names, labels = np.array(cache.classes, dtype=np.str_), cache.labels
     splits = [split for split in ("val", "test", HOLDOUT) if split in parts]
     true = {split: names[labels[parts[split]]] for split in splits}
-    raw = {split: estimator.predict_proba(RowView(features, parts[split])) for split in splits}
+    raw = {split: predicted(estimator.predict_proba, cache, layer, parts[split], average=average) for split in splits}
     calibration = calibrate(true, raw, estimator.classes_, apply=calibrated) if FITTED_ON in splits else None
     if calibrated and calibration:
         why = calibration.reason

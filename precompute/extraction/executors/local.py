@@ -46,7 +46,7 @@ class LocalExecutor(Executor):
         try:
             with contextlib.closing(decoded):
                 for block in decoded:
-                    for done in passes.before(block):
+                    for done in passes.make_room():
                         yield done
                         stopped = stopped or bool(stop())
                     if stopped:
@@ -67,12 +67,12 @@ class _Passes:
 
     def __init__(self, engine: Engine, clock: StageClock, keep: Callable[[int], bool] | None) -> None:
         self._engine, self._clock = engine, clock
-        self._keep = keep or (lambda row: False)
+        self._keep = keep
         self._under_way: deque[tuple[Block, int, bool]] = deque()  # with its views, and whether it is the block's last
         self._parts: list[Features] = []  # of the block whose passes come out
 
-    def before(self, block: Block) -> Iterator[Block]:
-        """What comes out so that the first pass of `block` can begin."""
+    def make_room(self) -> Iterator[Block]:
+        """What comes out so that another pass can begin."""
         if len(self._under_way) == self._engine.depth:
             yield from self._out()
 
@@ -80,10 +80,10 @@ class _Passes:
         """Begin all passes of `block`; what comes out meanwhile, of it or of those before it."""
         inputs = [one for item in block.decoded for one in item.inputs]
         views, size = len(inputs) // max(1, len(block.decoded)), self._engine.batch_size
-        block.decoded = [item if self._keep(item.row) else item.without_tensors() for item in block.decoded]
+        keep = self._keep
+        block.decoded = [item if keep and keep(item.row) else item.without_tensors() for item in block.decoded]
         for left in range(max(1, -(-len(inputs) // size)) - 1, -1, -1):
-            if len(self._under_way) == self._engine.depth:
-                yield from self._out()
+            yield from self.make_room()
             if inputs:
                 # With one batch at a time the forward pass itself runs within `start`
                 apart = self._engine.depth > 1

@@ -1,8 +1,8 @@
 """A transform of the user's own, of torchvision's second kind, made to follow from a seed.
 
 It draws from generators that all of a program shares: torch's, Python's and NumPy's. While it runs they are seeded, and
-afterwards they are what they were before; one lock keeps two threads from doing so at once. What it draws from elsewhere
-cannot be known, so it is tried when it is loaded: the same seed must give the same picture.
+afterwards they are what they were before; one lock keeps two threads from doing so at once. What it draws from
+elsewhere cannot be known, so it is tried when it is loaded: the same seed must give the same picture.
 """
 
 from __future__ import annotations
@@ -94,7 +94,9 @@ class OwnTransform:
                 ) from error
         good = isinstance(result, torch.Tensor) and result.dtype == torch.uint8 and result.ndim == 3
         if not good or result.shape[0] != 3 or not result.numel():
-            what = f"{result.dtype} {tuple(result.shape)}" if isinstance(result, torch.Tensor) else type(result).__name__
+            what = (
+                f"{result.dtype} {tuple(result.shape)}" if isinstance(result, torch.Tensor) else type(result).__name__
+            )
             raise UsageError(
                 f"The transform {self.name} must give a picture of (3, H, W) uint8. Got {what} instead.",
                 hint="Leave out ToDtype, Normalize and ToPILImage: scaling and normalising come later.",
@@ -111,16 +113,16 @@ def _seeded(seed: bytes) -> Iterator[None]:
     words = hashlib.sha256(seed).digest()
     number = int.from_bytes(words[:8], "little")
     with _GENERATORS:
-        before = torch.default_generator.get_state(), random.getstate(), np.random.get_state(legacy=False)  # noqa: NPY002
+        before = torch.default_generator.get_state(), random.getstate(), np.random.get_state(legacy=False)
         torch.default_generator.manual_seed(number >> 1)  # not torch.manual_seed, which would seed every GPU as well
         random.seed(number)
-        np.random.seed(np.frombuffer(words, np.uint32))  # noqa: NPY002 - it is the global one that is meant
+        np.random.seed(np.frombuffer(words, np.uint32))
         try:
             yield
         finally:
             torch.default_generator.set_state(before[0])
             random.setstate(before[1])
-            np.random.set_state(before[2])  # noqa: NPY002
+            np.random.set_state(before[2])
 
 
 def _probes() -> Iterator[torch.Tensor]:
