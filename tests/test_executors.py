@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +44,13 @@ class Backwards(Executor):
                 self.rows.append(row)
                 block.add(read(work.source, row, work.backbone.preprocess, claim), work.source)
             if block.decoded:
-                block.features = work.decision.engine([item.tensors for item in block.decoded])
+                made = [work.decision.engine(item.inputs) for item in block.decoded]  # for each tap (views, *shape)
+                several = work.backbone.preprocess.views > 1
+                block.features = tuple(
+                    np.stack(tap if several else [one[0] for one in tap]) for tap in zip(*made, strict=True)
+                )
             block.decoded = [
-                item if keep is not None and keep(item.row) else replace(item, tensors=None) for item in block.decoded
+                item if keep is not None and keep(item.row) else item.without_tensors() for item in block.decoded
             ]
             yield block
             if stop is not None and stop():

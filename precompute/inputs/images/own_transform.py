@@ -90,7 +90,7 @@ class OwnTransform:
                 raise UsageError(
                     f"The transform {self.name} failed on a picture of {pixels.shape[2]} x {pixels.shape[1]} pixels: "
                     f"{type(error).__name__}: {error}",
-                    hint="It gets the whole picture, (3, H, W) uint8. What was computed so far is kept.",
+                    hint="It gets the whole picture, (3, H, W) uint8, of any size.",
                 ) from error
         good = isinstance(result, torch.Tensor) and result.dtype == torch.uint8 and result.ndim == 3
         if not good or result.shape[0] != 3 or not result.numel():

@@ -24,7 +24,7 @@ class Picture:
     def plain(self, transform: Transform) -> torch.Tensor:
         """(3, crop, crop) uint8: resized and cropped as `transform` says, in memory of its own."""
         import torch
-        from torchvision.transforms.v2 import functional
+        from torchvision.transforms import functional  # its second kind takes a second to load
 
         if not isinstance(self.pixels, torch.Tensor):
             return transform.apply_pil(self.pixels)
@@ -35,7 +35,7 @@ class Picture:
     def whole(self) -> torch.Tensor:
         """(3, H, W) uint8, all pixels, in memory of its own."""
         import torch
-        from torchvision.transforms.v2 import functional
+        from torchvision.transforms import functional
 
         if isinstance(self.pixels, torch.Tensor):
             return self.pixels.clone(memory_format=torch.contiguous_format)
