@@ -221,7 +221,8 @@ def _check_views(
     if (axes[0][0] == VIEW) != (VIEWS in requires):
         raise _refuse(path, f"its attribute `requires` does not say whether it holds views, but {requires}")
     found = {features.shape[1] for features, _ in layers.values()} if VIEWS in requires else {1}
-    if found != {spec.get("views", 1)} or (VIEWS in requires and any(len(named) < 2 for named in axes)):
+    short = VIEWS in requires and (1 in found or any(len(named) < 2 for named in axes))
+    if found != {spec.get("views", 1)} or short:
         raise _refuse(path, f"its layers hold {', '.join(map(str, sorted(found)))} views, and its spec has other words")
 
 

@@ -381,6 +381,7 @@ def made_file(path: Path, axes: dict[str, tuple[str, ...]], shapes: dict[str, tu
         ({"a": ("view", "channel"), "b": ("channel",)}, {"a": (3, 5), "b": (5,)}, 3, "views are the second axis"),
         ({"a": ("view", "channel"), "b": ("view", "channel")}, {"a": (3, 5), "b": (2, 5)}, 3, "hold 2, 3 views"),
         ({"a": ("view",)}, {"a": (3,)}, 3, "its layers hold 3 views"),
+        ({"a": ("view", "channel")}, {"a": (1, 5)}, 1, "its layers hold 1 views"),
     ],
 )
 def test_views_that_contradict_each_other_are_refused(

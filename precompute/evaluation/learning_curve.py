@@ -19,7 +19,7 @@ from precompute.heads.base.progress import report
 from precompute.training.kinds import HEADS
 from precompute.training.relabelling import Relabelling
 from precompute.training.splits import HOLDOUT, Rows, check_classes, digest_groups, parts_of, whole_rows
-from precompute.training.views import fit_rows, trained_features
+from precompute.training.views import check_views, fit_rows, mean_over, trained_features, view_notes
 
 SHOTS = (1, 2, 5, 10, 20, 50)
 DRAWS = 5
@@ -70,6 +70,7 @@ def few_shot(
     label_column: str | None = None,
     split_column: str | None = None,
     plain_view: bool = False,
+    average_views: bool = False,
     seed: int = 0,
     say: Callable[[str], None] | None = None,
 ) -> list[FewShotCurve]:
@@ -79,8 +80,8 @@ def few_shot(
     stratified hold-out of a fifth. Byte-identical images never stand on both sides, and count once among those drawn.
     Draw k of caches that hold the same images has the same images, and more shots add to fewer. A class with too few
     images gives all it has, which `notes` say. Features are divided by one number, their spread over the images drawn,
-    so that a penalty means the same for every backbone. label_column, split_column, plain_view: see `train_head`; of
-    several views the plain one is scored. `say` gets a line
+    so that a penalty means the same for every backbone. label_column, split_column, plain_view, average_views: see
+    `train_head`. `say` gets a line
     before each cache.
 
     Raises UsageError for shots or draws that make no sense, TrainingError where no class has as many images, and what
@@ -109,7 +110,11 @@ def few_shot(
             else [*relabelled, f"holds other images than {first.path}"]
         )
         first = first or cache
-        curves.append(_curve(cache, sorted(set(shots)), draws, head, layer, seed, notes, plain_view=plain_view))
+        curves.append(
+            _curve(
+                cache, sorted(set(shots)), draws, head, layer, seed, notes, plain_view=plain_view, average=average_views
+            )
+        )
     return curves
 
 
@@ -129,8 +134,10 @@ def _curve(
     notes: list[str],
     *,
     plain_view: bool,
+    average: bool,
 ) -> FewShotCurve:
     features, views = trained_features(cache, layer, plain=plain_view)
+    check_views(cache, views, average=average, plain_only=False)
     layer = layer or cache.layers[0]
     parts, more = parts_of(cache, whole_rows(cache, layer), seed)
     check_classes(cache, parts)
@@ -138,7 +145,7 @@ def _curve(
     labels, groups = cache.labels, digest_groups(cache)
     pool, leaked = pool_of(parts["train"], parts[split], labels, groups)
     check_classes(cache, {"train": pool, split: parts[split]})
-    notes += more
+    notes += [*view_notes(cache, views, average=average), *more]
     if leaked:
         notes.append(f"{leaked} training images are byte-identical to images of {split} and are never drawn")
     sizes = np.bincount(labels[pool], minlength=len(cache.classes))
@@ -152,7 +159,9 @@ def _curve(
         shown = ", ".join(short[:8]) + (", ..." if len(short) > 8 else "")
         notes.append(f"classes with fewer than {max(shots)} different images give all they have: {shown}")
     names = np.array(cache.classes, dtype=np.str_)
-    test = RowView(cache.plain_features(layer), parts[split])
+    tests = [RowView(cache.plain_features(layer), parts[split])]
+    if average:
+        tests = [RowView(cache.features(layer)[:, view], parts[split]) for view in range(cache.views)]
     orders = [shuffled(pool, labels, np.random.default_rng((seed, draw))) for draw in range(draws)]
 
     def accuracy(order: list[Rows], n: int) -> float:
@@ -169,7 +178,11 @@ def _curve(
                 f"The {head} head cannot be trained on {n} images a class of {cache.path}: {error}",
                 hint="Check the cache: precompute info CACHE.",
             ) from error
-        predicted = np.concatenate([estimator.predict(block / scale) for _, block in test.blocks()])
+        if average:
+            proba = mean_over(lambda view: _of_blocks(estimator.predict_proba, tests[view], scale), len(tests))
+            predicted = estimator.classes_[proba.argmax(axis=1)]
+        else:
+            predicted = _of_blocks(estimator.predict, tests[0], scale)
         return float((predicted == names[labels[parts[split]]]).mean())
 
     def point(number: int) -> FewShotPoint:
@@ -193,6 +206,11 @@ def _curve(
         points=points,
         notes=tuple(notes),
     )
+
+
+def _of_blocks(predict: Callable[[NDArray[Any]], NDArray[Any]], rows: RowView, scale: np.float32) -> NDArray[Any]:
+    """What `predict` says of all rows, each divided by `scale`."""
+    return np.concatenate([predict(block / scale) for _, block in rows.blocks()])
 
 
 def pool_of(train: Rows, test: Rows, labels: NDArray[np.integer[Any]], groups: NDArray[np.int64]) -> tuple[Rows, int]:
