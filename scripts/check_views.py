@@ -3,12 +3,12 @@
     python scripts/check_views.py SOURCE -b mobilenet_v2 --weights FILE [--views 8] [--augment flip,crop,color]
                                   [--shots 10] [--draws 20] [--heads logistic,mlp]
 
-Extracts SOURCE (folders train and val) with views twice by the real command: once left alone, once killed (SIGKILL) at a
-moment drawn at random and run again; both files must hold the same rows, from as many forward passes as there are views
-of distinct pictures. Then heads are fitted on so many labels a class, the same photos with views and without, and scored
-on val: by the plain view, and by the mean over all views. Prints accuracies over the draws, and their paired difference
-with Student's 95% interval; it stands for draws of training photos, not for other photos to score on. Exits with 1 where
-the files differ.
+Extracts SOURCE (folders train and val) with views twice by the real command: once left alone, once killed (SIGKILL)
+at a moment drawn at random and run again; both files must hold the same rows, from as many forward passes as there are
+views of distinct pictures. Then heads are fitted on so many labels a class, the same photos with views and without, and
+scored on val: by the plain view, and by the mean over all views. Prints accuracies over the draws, and their paired
+difference with Student's 95% interval; it stands for draws of training photos, not for other photos to score on. Exits
+with 1 where the files differ.
 """
 
 from __future__ import annotations
@@ -32,11 +32,12 @@ from precompute import Cache, few_shot, open_cache
 from precompute.evaluation.learning_curve import FewShotPoint
 
 VARIANTS = {
-    "plain view": {"plain_view": True},
-    "views": {},
-    "views, averaged": {"average_views": True},
-    "plain view, averaged": {"plain_view": True, "average_views": True},
+    "plain view": (True, False),
+    "views": (False, False),
+    "plain view, averaged": (True, True),
+    "views, averaged": (False, True),
 }
+"""What a head is trained on, whether that is the plain view alone, and whether it predicts by the mean over views."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -93,15 +94,20 @@ def rows_of(cache: Cache) -> list[bytes]:
 
 
 def compare_variants(options: argparse.Namespace, cache: Path, head: str) -> None:
-    found = {
-        name: few_shot([cache], shots=[options.shots], draws=options.draws, head=head, seed=options.seed, **given)[0]
-        for name, given in VARIANTS.items()
-    }
+    found = {}
+    for name, (plain_view, average) in VARIANTS.items():
+        (found[name],) = few_shot(
+            [cache],
+            shots=[options.shots],
+            draws=options.draws,
+            head=head,
+            plain_view=plain_view,
+            average_views=average,
+            seed=options.seed,
+        )
     plain = np.array(found["plain view"].points[0].accuracies)
     curve = found["views"]
-    print(
-        f"\n{head}, {options.shots} labels a class, {options.draws} draws, scored on {curve.tested} photos of {curve.split}"
-    )
+    print(f"\n{head}, {options.shots} labels a class, {options.draws} draws, {curve.tested} photos of {curve.split}")
     print(f"{'trained on':<22} {'accuracy':>26} {'less plain view':>28} {'better, equal, worse':>22}")
     for name, one in found.items():
         more = np.array(one.points[0].accuracies) - plain
