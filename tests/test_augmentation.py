@@ -161,6 +161,17 @@ def test_a_crop_is_that_of_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(view.permute(2, 0, 1), functional.pil_to_tensor(image))
 
 
+@pytest.mark.parametrize("names", [("crop",), ("crop", "flip"), ALL], ids=",".join)
+def test_a_view_is_memory_of_its_own(names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the part that is cut out has the network's size: a thread decodes into the same memory again."""
+    monkeypatch.setattr(augmentation, "crop_box", lambda *_: (1, 2, 32, 32))
+    preprocess = ImagePreprocess(TRANSFORM, 6, Augmentation.of(names))
+    made = preprocess.all_views(encoded(make_image(1, (80, 60)), "JPEG"))
+    before = [pixels.numpy().tobytes() for (pixels,) in made]
+    preprocess.all_views(encoded(make_image(2, (80, 60)), "JPEG"))
+    assert [pixels.numpy().tobytes() for (pixels,) in made] == before
+
+
 def test_flips_are_a_half_and_nothing_but_flips() -> None:
     made = ImagePreprocess(TRANSFORM, 400, Augmentation.of(["flip"])).all_views(real_photo())
     plain, flipped = made[0][0], made[0][0].flip(1)

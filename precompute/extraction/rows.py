@@ -118,6 +118,8 @@ class RowRun:
         finite = np.ones(count, dtype=bool)
         if block.features is not None:
             for tap, features in zip(values, block.features, strict=True):
+                if features.shape != tap[:count].shape:  # NumPy would repeat what is missing
+                    raise ValueError(f"An executor gave features of {features.shape}, not {tap[:count].shape}.")
                 with np.errstate(over="ignore"):  # beyond float16's range: infinite, and reported below
                     tap[:count] = features
                 finite &= np.isfinite(tap[:count]).all(axis=tuple(range(1, tap.ndim)))

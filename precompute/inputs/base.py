@@ -46,11 +46,6 @@ class Preprocess(ABC):
         """JSON-ready: what makes the views but the first, part of the key; None where `spec` says it."""
         return None
 
-    @property
-    def is_code(self) -> bool:
-        """Whether part of it is code of the user's own, which may change, beside a network that is."""
-        return False
-
     def plain(self) -> Preprocess:
         """The same with the plain view alone."""
         return self if self.views == 1 else PlainView(self)

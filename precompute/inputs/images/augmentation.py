@@ -130,7 +130,10 @@ def check_views(views: int, augment: Sequence[str]) -> None:
 
 
 def random_crop(pixels: Any, transform: Transform, draw: Any) -> torch.Tensor:
-    """torchvision's RandomResizedCrop by the numbers from 0 to 1 that `draw()` gives; (3, crop, crop) uint8."""
+    """torchvision's RandomResizedCrop by the numbers from 0 to 1 that `draw()` gives; (3, crop, crop) uint8.
+
+    In memory of its own.
+    """
     import torch
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms.v2 import functional
@@ -142,7 +145,10 @@ def random_crop(pixels: Any, transform: Transform, draw: Any) -> torch.Tensor:
     size = [transform.crop, transform.crop]
     mode = InterpolationMode(transform.interpolation)
     found = functional.resized_crop(pixels, top, left, rows, columns, size, mode, antialias=True)
-    return found if isinstance(found, torch.Tensor) else functional.pil_to_tensor(found)
+    if not isinstance(found, torch.Tensor):
+        return functional.pil_to_tensor(found)
+    # A part that has the size already is handed on as it is, in memory that the next picture is decoded into
+    return found.clone() if (rows, columns) == (transform.crop, transform.crop) else found
 
 
 def crop_box(height: int, width: int, draw: Any) -> tuple[int, int, int, int]:

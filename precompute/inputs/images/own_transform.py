@@ -101,7 +101,7 @@ class OwnTransform:
                 f"The transform {self.name} must give a picture of (3, H, W) uint8. Got {what} instead.",
                 hint="Leave out ToDtype, Normalize and ToPILImage: scaling and normalising come later.",
             )
-        found: torch.Tensor = result.as_subclass(torch.Tensor).clone()
+        found: torch.Tensor = result.as_subclass(torch.Tensor)
         return found
 
 

@@ -39,10 +39,6 @@ class ImagePreprocess(Preprocess):
     def augment_spec(self) -> dict[str, Any] | None:
         return None if self.augmentation is None else self.augmentation.spec()
 
-    @property
-    def is_code(self) -> bool:
-        return self.augmentation is not None and bool(self.augmentation.own)
-
     def plain(self) -> ImagePreprocess:
         return replace(self, views=1, augmentation=None)
 
