@@ -10,7 +10,7 @@ if __name__ != "precompute.cache":
 from precompute.cache.check import read_layout
 from precompute.cache.columns import Column, Layer, Layout, Samples
 from precompute.cache.creation import bytes_needed, column_digests, create
-from precompute.cache.key import canonical_json, difference, key_of
+from precompute.cache.key import canonical_json, difference, key_of, plain_spec
 from precompute.cache.lock import WriteLock, check_lock, lock_path
 from precompute.cache.reader import Cache, open_cache
 from precompute.cache.relabelled import RelabelledCache
@@ -40,6 +40,7 @@ __all__ = [
     "key_of",
     "lock_path",
     "open_cache",
+    "plain_spec",
     "read_layout",
     "split_name",
     "status_name",

@@ -12,13 +12,13 @@ from typing import Any
 import h5py
 import numpy as np
 
-from precompute.cache.columns import FORMAT, SAMPLE, VERSION, Column, Layout, column_types
+from precompute.cache.columns import FORMAT, SAMPLE, VERSION, VIEW, VIEWS, Column, Layout, column_types
 from precompute.cache.key import key_of_bytes, spec_layers
 from precompute.errors import CacheFormatError, CacheLockedError
 
 MAX_ATTRIBUTE_BYTES = 64 * 1024  # HDF5's own limit for an attribute in an object header
 MAX_SPEC_BYTES = 64_000  # what surely fits into one, its name and type included
-KNOWN_FEATURES: frozenset[str] = frozenset()  # of the format, by the names that `requires` may hold
+KNOWN_FEATURES = frozenset({VIEWS})  # of the format, by the names that `requires` may hold
 MAX_ID_BYTES = 64 * 1024
 MAX_LAYERS = 64
 MAX_PROVENANCE_BYTES = 16 * 1024 * 1024  # it is read at once; precompute writes 256 KiB
@@ -98,7 +98,7 @@ def _refuse(path: str, what: str) -> CacheFormatError:
 
 def _check(path: str, file: h5py.File, status: os.stat_result) -> Layout:
     size = status.st_size
-    spec, key, table = _attributes(path, file)
+    spec, key, table, requires = _attributes(path, file)
     for group in ("features", "checksums", "samples"):
         _hard_link(path, file, group, h5py.h5g.GROUP)
     ids = _column(path, file, "samples/id", size)
@@ -113,6 +113,7 @@ def _check(path: str, file: h5py.File, status: os.stat_result) -> Layout:
         if column.shape != shape or column.dtype != dtype:
             raise _refuse(path, f"`{name}` is {column.dtype} {column.shape}, not {dtype} {shape}")
     layers = _layers(path, file, spec, rows, size)
+    _check_views(path, spec, layers, requires)
     columns |= {column.name: column for pair in layers.values() for column in pair}
     further = _further(path, file, rows, size)
     columns |= {column.name: column for column, _ in further}
@@ -135,8 +136,8 @@ def _check(path: str, file: h5py.File, status: os.stat_result) -> Layout:
     )
 
 
-def _attributes(path: str, file: h5py.File) -> tuple[dict[str, Any], str, str]:
-    """Spec, key and table digest, once format, version and what it requires are known to be ours."""
+def _attributes(path: str, file: h5py.File) -> tuple[dict[str, Any], str, str, list[str]]:
+    """Spec, key, table digest and what it requires, once that, format and version are known to be ours."""
     if _text(path, file, "format") != FORMAT.encode():
         raise _refuse(path, f"its format is {_text(path, file, 'format')!r}")
     version = int(_attribute(path, file, "version", "i"))
@@ -157,7 +158,7 @@ def _attributes(path: str, file: h5py.File) -> tuple[dict[str, Any], str, str]:
             raise ValueError(f"it has more than {MAX_SPEC_BYTES:,} bytes")
         if not isinstance(spec, dict) or key_of_bytes(stored) != key.decode("ascii"):
             raise ValueError("the key is not the SHA-256 of the spec")
-        return spec, key.decode("ascii"), table.decode("ascii")
+        return spec, key.decode("ascii"), table.decode("ascii"), requires
     except (ValueError, TypeError, RecursionError) as error:
         raise _refuse(path, f"its spec cannot be trusted ({error})") from error
 
@@ -208,6 +209,21 @@ def _layers(path: str, file: h5py.File, spec: dict[str, Any], rows: int, size: i
             raise _refuse(path, f"`features/{layer}` has {len(features.shape)} dimensions, and its axes are other ones")
         layers[layer] = features, sums
     return layers
+
+
+def _check_views(
+    path: str, spec: dict[str, Any], layers: dict[str, tuple[Column, Column]], requires: list[str]
+) -> None:
+    """Refuse a file whose axes of views are not what its `spec` and its `requires` say."""
+    axes = [named for named, _ in spec_layers(spec).values()]
+    if any(VIEW in named[1:] for named in axes) or len({named[0] == VIEW for named in axes}) > 1:
+        raise _refuse(path, "views are the second axis of all of its layers, or of none")
+    if (axes[0][0] == VIEW) != (VIEWS in requires):
+        raise _refuse(path, f"its attribute `requires` does not say whether it holds views, but {requires}")
+    found = {features.shape[1] for features, _ in layers.values()} if VIEWS in requires else {1}
+    short = VIEWS in requires and (1 in found or any(len(named) < 2 for named in axes))
+    if found != {spec.get("views", 1)} or short:
+        raise _refuse(path, f"its layers hold {', '.join(map(str, sorted(found)))} views, and its spec has other words")
 
 
 def _further(path: str, file: h5py.File, rows: int, size: int) -> list[tuple[Column, str]]:

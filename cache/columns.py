@@ -15,6 +15,10 @@ PROVENANCE_BYTES = 256 * 1024  # about 300 runs of about 800 bytes
 
 SAMPLE = "sample"
 """The word for the first axis of every dataset of features."""
+VIEW = "view"
+"""The word for the second axis where samples have several views."""
+VIEWS = "views"
+"""What such a file requires of its readers."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import math
 import os
 from collections.abc import Mapping
@@ -16,7 +17,18 @@ from precompute import system
 from precompute.cache import provenance
 from precompute.cache.check import MAX_SPEC_BYTES, read_layout
 from precompute.cache.checksum import bytes_of, column_digest, table_digest
-from precompute.cache.columns import FORMAT, PROVENANCE_BYTES, SAMPLE, VERSION, Layer, Layout, Samples, column_types
+from precompute.cache.columns import (
+    FORMAT,
+    PROVENANCE_BYTES,
+    SAMPLE,
+    VERSION,
+    VIEW,
+    VIEWS,
+    Layer,
+    Layout,
+    Samples,
+    column_types,
+)
 from precompute.cache.key import Spec, canonical_json, key_of, spec_layers
 from precompute.cache.provenance import Record
 from precompute.cache.status import SPLITS, Status
@@ -115,7 +127,7 @@ def create(
     with _timeless(path, interval) as file:
         _set_text(file, "format", FORMAT)
         file.attrs["version"] = np.int64(VERSION)
-        _set_text(file, "requires", "[]")
+        _set_text(file, "requires", json.dumps([VIEWS] if holds_views(layers) else []))
         _set_text(file, "key", key_of(spec))
         _set_text(file, "spec", canonical_json(spec))
         _set_text(file, "table", table_digest(ids, labels, splits, classes))
@@ -152,6 +164,11 @@ def create(
         raw.flush()
         system.sync(raw.fileno())
     return layout
+
+
+def holds_views(layers: Mapping[str, Layer]) -> bool:
+    """Whether the second axis of the features is one of views."""
+    return any(layer.axes[:1] == (VIEW,) for layer in layers.values())
 
 
 def column_digests(columns: Columns, rows: int) -> dict[str, str]:

@@ -7,6 +7,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from precompute.cache.columns import VIEW
+
 Spec = Mapping[str, Any]
 
 
@@ -46,6 +48,20 @@ def spec_layers(spec: Spec) -> dict[str, tuple[tuple[str, ...], str]]:
             raise ValueError("each entry of `layers` must have a name of its own, a pooling and a list of axes")
         found[name] = tuple(axes or ()), pooling
     return found
+
+
+def plain_spec(spec: Spec) -> dict[str, Any]:
+    """The settings of the plain view alone: `spec` of the file that would hold no other."""
+    layers = spec.get("layers")
+    rest = {name: value for name, value in spec.items() if name != "augment"}
+    if isinstance(layers, list):
+        rest["layers"] = [_plain_layer(entry) for entry in layers]
+    return {**rest, "views": 1} if "views" in spec else rest
+
+
+def _plain_layer(entry: Any) -> Any:
+    axes = entry.get("axes") if isinstance(entry, Mapping) else None
+    return {**entry, "axes": axes[1:]} if isinstance(axes, list) and axes[:1] == [VIEW] else entry
 
 
 def _leaves(value: object, path: str = "") -> Iterator[tuple[str, str]]:

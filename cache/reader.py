@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from precompute.cache import provenance
 from precompute.cache.check import read_layout
 from precompute.cache.checksum import column_digest, table_digest
-from precompute.cache.columns import Column, Layout
+from precompute.cache.columns import VIEW, Column, Layout
+from precompute.cache.key import spec_layers
 from precompute.cache.provenance import Record
 from precompute.cache.status import SPLITS, UNKNOWN_SPLIT, Status
 from precompute.errors import CacheError, CacheFormatError
@@ -134,6 +135,7 @@ class Cache:
     def features(self, layer: str | None = None) -> NDArray[np.floating]:
         """The features of `layer`, (N, *shape) float16 or float32, memory-mapped; the only layer where None is given.
 
+        (N, views, *shape) where each sample has several `views`.
         Rows whose sample failed hold NaN; rows not computed yet hold zeros. `ok` tells which rows to use.
         Raises CacheError for a layer that the file does not hold, or for None where it holds several.
         """
@@ -146,6 +148,17 @@ class Cache:
                 hint="Name one of these layers (--layer), or extract again with --layer to another output.",
             )
         return self.column(f"features/{layer}")
+
+    @property
+    def views(self) -> int:
+        """How many views of each sample it holds; with more than one, features are (N, views, *shape)."""
+        axes, _ = next(iter(spec_layers(self.spec).values()))
+        return self.layout.columns[f"features/{self.layers[0]}"].shape[1] if axes[0] == VIEW else 1
+
+    def plain_features(self, layer: str | None = None) -> NDArray[np.floating]:
+        """The features of the plain view, view 0, (N, *shape): all of them where there is one. See `features`."""
+        features = self.features(layer)
+        return features[:, 0] if self.views > 1 else features
 
     @property
     def ids(self) -> list[str]:
@@ -222,9 +235,10 @@ class Cache:
         """The record that the last run began with; empty where there is none."""
         return next((record for record in reversed(self.provenance) if "audit" not in record), {})
 
-    def dataset(self, layer: str | None = None, *, split: str | None = None) -> FeatureDataset:
+    def dataset(self, layer: str | None = None, *, split: str | None = None, view: int | None = 0) -> FeatureDataset:
         """A `torch.utils.data.Dataset` of (features, label) over the ok rows, of one split where it is named.
 
+        view: which of several, by default the plain one; None for all of them, as (views, *shape).
         Without `split` it holds the rows of all splits that this precompute knows. It is pickled as the cache's path
         and row numbers, so each worker of a DataLoader opens the file itself. Raises CacheFormatError for a table that
         does not match its digest.
@@ -233,7 +247,11 @@ class Cache:
 
         self.check_table()
         rows = self.ok & (self.known_split if split is None else self.split == split)
-        return FeatureDataset(self, layer, np.flatnonzero(rows))
+        if view is not None and not 0 <= view < self.views:
+            raise CacheError(
+                f"{self.path} holds {self.views} views, and none has the number {view}.", hint="Views count from 0."
+            )
+        return FeatureDataset(self, layer, np.flatnonzero(rows), view if self.views > 1 else None)
 
     def to_pandas(self) -> pd.DataFrame:
         """One row for each sample: id, label (the class' name or NA), split, status, and further columns.

@@ -26,19 +26,22 @@ class FeatureFile(Protocol):
 class FeatureDataset(Dataset[tuple[torch.Tensor, int]]):
     """(features, label) for each of `rows`; features float32, of the layer's shape, label -1 where there is none.
 
-    layer: None for the only one. It is pickled as the cache's path and the row numbers.
+    layer: None for the only one · view: the only one of several that is given, None for all there are. It is pickled
+    as the cache's path and the row numbers.
     """
 
-    def __init__(self, cache: FeatureFile, layer: str | None, rows: NDArray[np.int64]) -> None:
+    def __init__(self, cache: FeatureFile, layer: str | None, rows: NDArray[np.int64], view: int | None = None) -> None:
         self._cache = cache
         self._layer = layer
-        self._features = cache.features(layer)
+        self._view = view
+        features = cache.features(layer)
+        self._features = features if view is None else features[:, view]
         self._labels = cache.labels
         self.rows = rows
 
     def __reduce__(self) -> tuple[Any, ...]:
         smallest = np.min_scalar_type(self.rows.max()) if len(self.rows) else np.uint8
-        return _open_again, (self._cache, self._layer, self.rows.astype(smallest))
+        return _open_again, (self._cache, self._layer, self.rows.astype(smallest), self._view)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -56,5 +59,7 @@ class FeatureDataset(Dataset[tuple[torch.Tensor, int]]):
         return list(zip(batch.unbind(0), self._labels[rows].tolist(), strict=True))
 
 
-def _open_again(cache: FeatureFile, layer: str | None, rows: NDArray[np.unsignedinteger]) -> FeatureDataset:
-    return FeatureDataset(cache, layer, rows.astype(np.int64))
+def _open_again(
+    cache: FeatureFile, layer: str | None, rows: NDArray[np.unsignedinteger], view: int | None
+) -> FeatureDataset:
+    return FeatureDataset(cache, layer, rows.astype(np.int64), view)

@@ -15,7 +15,7 @@ if __name__ != "precompute.heads":
 if TYPE_CHECKING:
     from precompute.heads.base.labels import label_strata
     from precompute.heads.base.progress import Progress, listening
-    from precompute.heads.base.rows import RowView
+    from precompute.heads.base.rows import RowView, ViewRows
     from precompute.heads.base.splits import folds, holdout
     from precompute.heads.linear.logistic import LogisticHead
     from precompute.heads.linear.multilabel_logistic import MultilabelLogisticHead
@@ -62,6 +62,7 @@ __all__ = [
     "RowView",
     "SavedHead",
     "Scores",
+    "ViewRows",
     "choose_thresholds",
     "evaluate",
     "evaluate_labels",
@@ -81,7 +82,7 @@ __all__ = [
 
 _HOMES = {
     "base.progress": ("Progress", "listening"),
-    "base.rows": ("RowView",),
+    "base.rows": ("RowView", "ViewRows"),
     "base.labels": ("label_strata",),
     "base.splits": ("folds", "holdout"),
     "linear.logistic": ("LogisticHead",),

@@ -63,6 +63,7 @@ def export_features(
     path: str | os.PathLike[str],
     *,
     layer: str | None = None,
+    plain_view: bool = False,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Exported:
@@ -72,6 +73,9 @@ def export_features(
     .npz file has them as arrays (n,) beside `features` (n, *shape) in the dtype they are stored in; a .csv file has
     the features in columns f0, f1, ..., with as many digits as give the same numbers back; a .parquet file has lists.
     Every row is compared with its checksum first. Memory does not grow with the cache, but for ids and other columns.
+
+    Of several views a .npz file holds (n, views, *shape); the others have one view after the other. plain_view: the
+    first alone.
 
     layer: which of several. progress: called with (rows written, rows).
     Raises UsageError for another ending, CacheError for damaged rows, names that .npz cannot hold, an output that
@@ -88,7 +92,7 @@ def export_features(
     output = check_output(name, KIND, overwrite=overwrite, inputs=(os.fspath(cache),))
     with open_cache(cache) as opened:
         opened.check_table()
-        features = opened.features(layer)
+        features = opened.plain_features(layer) if plain_view else opened.features(layer)
         layer = layer or opened.layers[0]
         rows = np.flatnonzero(whole_rows(opened, layer))
         content = _Content(features, rows, _columns(opened, rows), progress)

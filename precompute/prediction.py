@@ -6,13 +6,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from precompute.backbones.load import Backbone
-from precompute.cache import difference, open_cache, status_name
+from precompute.cache import Cache, difference, open_cache, plain_spec, status_name
 from precompute.engines.choice import Asked, candidates, choose
 from precompute.engines.machine import Machine
 from precompute.errors import HeadFormatError, HeadMismatchError, UsageError
@@ -48,6 +49,7 @@ def predict(
     progress: Progress | None = None,
     root: str | None = None,
     columns: Mapping[str, str] | None = None,
+    augment: str | Sequence[str] | None = None,
 ) -> Predictions:
     """Classes, labels or numbers of the images of `source` (see `extract`; also one image alone), or of the rows of a
     cache, by a saved head.
@@ -62,13 +64,17 @@ def predict(
     by the columns of a cache that the head was trained on; by the labels of a source where the head was trained on such
     labels, or where `columns` names the column with them.
 
-    backbone: must be given, as a confirmation, for a head whose backbone is code of the user's own. progress: called
-    with (done, total). root, columns: see `extract`.
+    A head that averages over views (see `train_head`) is given as many views of each image, in as many forward passes;
+    every other head the plain one, also where it was trained on several.
+
+    backbone: must be given, as a confirmation, for a head whose backbone is code of the user's own, and so must augment
+    where it averages over views that code of the user's own makes. progress: called with (done, total).
+    root, columns: see `extract`.
     Raises HeadFormatError, HeadMismatchError, BackboneError, WeightsError, SourceError, DeviceError; of a cache
     CacheError and UsageError.
     """
     given: dict[str, Any] = {"backbone": backbone, "weights": weights, "device": device, "batch_size": batch_size}
-    given |= {"workers": workers, "progress": progress, "root": root, "columns": columns}
+    given |= {"workers": workers, "progress": progress, "root": root, "columns": columns, "augment": augment}
     return predict_each([head], source, **given)[0]
 
 
@@ -84,6 +90,7 @@ def predict_each(
     progress: Progress | None = None,
     root: str | None = None,
     columns: Mapping[str, str] | None = None,
+    augment: str | Sequence[str] | None = None,
 ) -> list[Predictions]:
     """What `predict` gives, by each of several heads in one pass: an image is read and computed once.
 
@@ -98,7 +105,7 @@ def predict_each(
     opened = [Answers(os.fspath(path), load_head(path)) for path in heads]
     if not isinstance(source, Source) and _is_hdf5(source):
         given: dict[str, Any] = {"backbone": backbone, "weights": weights, "batch_size": batch_size, "workers": workers}
-        given |= {"root": root, "columns": columns or None}
+        given |= {"root": root, "columns": columns or None, "augment": augment}
         if says_nothing := [name for name, value in given.items() if value is not None]:
             raise UsageError(
                 f"{os.fspath(source)} holds features, so {says_nothing[0]} says nothing.",
@@ -106,7 +113,7 @@ def predict_each(
             )
         return _of_cache(opened, source, progress, began)
     samples = open_source(source, IMAGES, reading=Reading.of(root, columns))
-    model, precision, storage = rebuild(opened, backbone=backbone, weights=weights)
+    model, precision, storage = rebuild(opened, backbone=backbone, weights=weights, augment=augment)
     asked = Asked(precision=precision, device=device, batch_size=batch_size, dtype=storage.name)
     says_labels = "label" in (columns or {})
     return _of_images(opened, samples, model, asked, storage, workers, progress, began, says_labels=says_labels)
@@ -125,7 +132,7 @@ def _of_images(
     says_labels: bool,
 ) -> list[Predictions]:
     """says_labels: whether the user named the column with the labels."""
-    table = samples.table
+    table, views = samples.table, model.preprocess.views
     classes = tuple(map(os.fsdecode, table.classes))
     values = Values(classes, table.labels, table.ids, numbers=False, path=samples.name, origin="its labels")
     truths = [head.truth_of_labels(values, are_meant=says_labels or not head.trained_elsewhere) for head in heads]
@@ -141,10 +148,11 @@ def _of_images(
                 ids = [samples.id_of(row) for row in rows]
                 # Rounded as in the cache, so that a prediction equals one from cached features.
                 of_taps: list[NDArray[np.float32]] = [
-                    features.astype(storage).astype(np.float32).reshape(len(rows), -1) for features in block.features
+                    features.astype(storage).astype(np.float32).reshape(len(rows), views, -1)
+                    for features in block.features
                 ]
                 for head, truth in zip(heads, truths, strict=True):
-                    head.add(rows, ids, of_taps[place[head.layer]], truth)
+                    head.add(rows, ids, partial(_of_view, of_taps[place[head.layer]]), truth)
             for item in block.failed:
                 assert item.error is not None  # that is what puts it here
                 failed.append((item.row, (samples.id_of(item.row), item.error.reason, item.error.message)))
@@ -154,6 +162,16 @@ def _of_images(
     reasons = [one for _, one in sorted(failed)]
     seconds = time.monotonic() - began
     return [head.result(reasons, decision.warnings, seconds) for head in heads]
+
+
+def _of_view(X: NDArray[np.float32], view: int) -> NDArray[np.float32]:
+    """One view (n, d) of features (n, views, d)."""
+    return X[:, view]
+
+
+def _view_of_cache(cache: Cache, layer: str, rows: NDArray[np.int64], view: int) -> RowView:
+    features = cache.features(layer)
+    return RowView(features[:, view] if cache.views > 1 else features, rows)
 
 
 def _is_hdf5(path: str | os.PathLike[str]) -> bool:
@@ -178,8 +196,7 @@ def _of_cache(
             chosen = rows[start : start + AT_ONCE]
             names = [os.fsdecode(bytes(name)) for name in ids[chosen].tolist()]
             for head, truth in zip(heads, truths, strict=True):
-                view = RowView(cache.features(layers[head.path]), chosen)
-                head.add(chosen.tolist(), names, view, truth)
+                head.add(chosen.tolist(), names, partial(_view_of_cache, cache, layers[head.path], chosen), truth)
             if progress is not None:
                 progress(start + len(chosen), len(rows))
         status = cache.status
@@ -192,10 +209,15 @@ def _of_cache(
 
 
 def rebuild(
-    heads: Sequence[Answers], *, backbone: str | None = None, weights: str | None = None
+    heads: Sequence[Answers],
+    *,
+    backbone: str | None = None,
+    weights: str | None = None,
+    augment: str | Sequence[str] | None = None,
 ) -> tuple[Backbone, str, np.dtype[Any]]:
     """The backbone that heads were trained on, its precision and the dtype its features were stored in.
 
+    It makes the views that a head averages over, else the plain one.
     Raises HeadMismatchError where weights, transform or layer differ from those of the training, or the heads among
     themselves.
     """
@@ -204,16 +226,25 @@ def rebuild(
     alone = (
         len({head.layer for head in heads}) == 1 and len({str(head.saved.metadata.get("key")) for head in heads}) == 1
     )
+    plain = not any(head.averages for head in heads)
     model, spec = rebuild_backbone(
-        first.saved.metadata.get("spec") if alone else _common_spec(heads),
+        first.saved.metadata.get("spec") if alone else _common_spec(heads, plain=plain),
         first.saved.metadata.get("weights_source", {}),
         origin,
         backbone=backbone,
         weights=weights,
         layers={head.layer for head in heads},
+        augment=augment,
+        plain=plain,
     )
     shapes = {tap.layer: tap.shape for tap in model.taps}
     for head in heads:
+        if head.averages and head.averages != model.preprocess.views:
+            raise HeadFormatError(
+                f"The head {head.path} averages over {head.averages} views and was trained on "
+                f"{model.preprocess.views}.",
+                hint="Train the head again.",
+            )
         if int(np.prod(shapes[head.layer])) != head.n_features:
             raise HeadMismatchError(
                 f"The head {head.path} takes {head.n_features} features; {model.name} gives {shapes[head.layer]}.",
@@ -222,12 +253,13 @@ def rebuild(
     return model, spec["precision"], np.dtype(spec["storage"])
 
 
-def _common_spec(heads: Sequence[Answers]) -> dict[str, Any]:
+def _common_spec(heads: Sequence[Answers], *, plain: bool) -> dict[str, Any]:
     """The settings of heads that differ in nothing but their layers, with all of these.
 
+    plain: views make no difference, as the plain one is enough.
     Raises HeadMismatchError where they differ in more, HeadFormatError where one has none.
     """
-    specs = [_spec_and_layer(head) for head in heads]
+    specs = [_spec_and_layer(head, plain=plain) for head in heads]
     common, layers = {**specs[0][0], "layers": []}, [specs[0][1]]
     for head, (spec, layer) in zip(heads[1:], specs[1:], strict=True):
         lines = [str(line) for line in difference(common, {**spec, "layers": []})]
@@ -246,8 +278,9 @@ def _clash(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return one != other and one.get("name") == other.get("name")
 
 
-def _spec_and_layer(head: Answers) -> tuple[dict[str, Any], dict[str, Any]]:
+def _spec_and_layer(head: Answers, *, plain: bool) -> tuple[dict[str, Any], dict[str, Any]]:
     spec = head.saved.metadata.get("spec")
+    spec = plain_spec(spec) if plain and isinstance(spec, dict) else spec
     layers = spec.get("layers") if isinstance(spec, dict) else None
     for layer in layers if isinstance(layers, list) else ():
         if isinstance(layer, dict) and layer.get("name") == head.layer and isinstance(spec, dict):

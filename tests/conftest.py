@@ -142,7 +142,7 @@ def tiny_made_once() -> Iterator[None]:
 
     tiny = load_backbone("tiny")
     network = folded(tiny.module)
-    plain = {"weights": "DEFAULT", "layer": None, "pooling": "auto", "transform": {}}
+    plain = {"weights": "DEFAULT", "layer": None, "pooling": "auto", "transform": {}, "views": 1, "augment": ()}
 
     def load(name: str, **options: Any) -> Any:
         return tiny if (name, options) == ("tiny", plain) else load_backbone(name, **options)

@@ -85,6 +85,23 @@ class PreprocessContract:
             assert all(torch.equal(one, other) for one, other in zip(tensors, again, strict=True))
             assert [(one.shape, one.dtype) for one in tensors] == [(one.shape, one.dtype) for one in example]
 
+    def test_a_view_follows_from_the_bytes_and_its_number_alone(
+        self, preprocess: Preprocess, raws: list[bytes]
+    ) -> None:
+        example = [(one.shape, one.dtype) for one in preprocess.example()]
+        with ThreadPoolExecutor(4) as pool:
+            together = list(pool.map(preprocess.all_views, raws[::-1]))[::-1]
+        plain = preprocess.plain()
+        assert (plain.views, plain.augment_spec()) == (1, None)
+        assert plain.spec() == preprocess.spec()
+        for raw, views in zip(raws, together, strict=True):
+            assert len(views) == preprocess.views
+            for number, tensors in enumerate(views):
+                assert [(one.shape, one.dtype) for one in tensors] == example
+                again = preprocess.host(raw, number)
+                assert all(torch.equal(one, other) for one, other in zip(tensors, again, strict=True))
+            assert all(torch.equal(one, other) for one, other in zip(views[0], plain.host(raw), strict=True))
+
     def test_the_rest_takes_a_batch(self, preprocess: Preprocess, raws: list[bytes]) -> None:
         batch = [torch.stack(one) for one in zip(*map(preprocess.host, raws), strict=True)]
         made = preprocess.device()(*batch)
@@ -120,6 +137,7 @@ class BackboneContract:
     def test_the_spec_names_its_layers(self, backbone: Backbone) -> None:
         spec = backbone.spec(precision="fp32", storage="float32")
         assert [one["name"] for one in spec["layers"]] == [tap.layer for tap in backbone.taps]
+        assert [one["axes"] for one in spec["layers"]] == [list(tap.axes) for tap in backbone.stored]
         assert json.loads(json.dumps(spec, allow_nan=False)) == spec
 
 
@@ -181,8 +199,8 @@ class ExecutorContract:
 
     BROKEN = 5
 
-    @pytest.fixture
-    def work(self, tmp_path: Path) -> Work:
+    @pytest.fixture(params=[1, 3], ids=["one view", "three views"])
+    def work(self, request: pytest.FixtureRequest, tmp_path: Path) -> Work:
         """24 pictures: one is cut short, and two are byte-identical."""
         photos = make_photos(tmp_path / "photos")
         paths = sorted(path for path in photos.rglob("*") if path.is_file())
@@ -190,7 +208,8 @@ class ExecutorContract:
         shutil.copyfile(paths[10], paths[20].with_suffix(paths[10].suffix))
         if paths[10].suffix != paths[20].suffix:
             paths[20].unlink()
-        backbone = load_backbone("tiny")
+        views: int = request.param
+        backbone = load_backbone("tiny", views=views, augment="flip,crop" if views > 1 else None)
         engine = TorchEngine(backbone.module, backbone.preprocess, EngineChoice("torch", "cpu", "fp32", 4))
         return Work(list_images(photos), backbone, Decision(engine.choice, engine, "float32"))
 
@@ -216,9 +235,10 @@ class ExecutorContract:
                     raw.size,
                     raw.mtime,
                 )
-                (expected,) = work.decision.engine([work.backbone.preprocess.host(raw.data)])
+                (expected,) = work.decision.engine(list(work.backbone.preprocess.all_views(raw.data)))
                 assert block.features is not None
-                assert block.features[0][place].tobytes() == expected[0].tobytes()
+                assert block.features[0].shape[1:] == work.backbone.stored[0].shape
+                assert block.features[0][place].tobytes() == expected.tobytes()
 
     def test_what_cannot_be_decoded_says_why(self, executor: Executor, work: Work) -> None:
         (failed,) = (item for block in executor.blocks(work, np.array([self.BROKEN, 6])) for item in block.failed)

@@ -1,8 +1,8 @@
 """A writer of feature files that knows cache/FORMAT.md alone: h5py, NumPy and xxhash, and nothing of precompute.
 
-    python tests/stranger.py OUT.h5 [MISTAKE]
+    python tests/stranger.py OUT.h5 [MISTAKE [VIEWS]]
 
-Writes 24 samples of three classes. MISTAKE leaves one rule of the format out: see MISTAKES.
+Writes 24 samples of three classes, in VIEWS views each. MISTAKE leaves one rule of the format out: see MISTAKES.
 """
 
 from __future__ import annotations
@@ -16,23 +16,26 @@ import h5py
 import numpy as np
 from xxhash import xxh3_64_intdigest as xxh3
 
-MISTAKES = ("key", "table", "axes", "chunks", "checksum", "label", "order", "requires", "column", "nan")
+MISTAKES = ("key", "table", "axes", "chunks", "checksum", "label", "order", "requires", "column", "nan", "views")
 
 
 def text(value: str) -> np.bytes_:
     return np.bytes_(value.encode())
 
 
-def write(path: str, mistake: str = "", rows: int = 24, width: int = 8) -> None:
+def write(path: str, mistake: str = "", views: int = 1, rows: int = 24, width: int = 8) -> None:
     label = (np.arange(rows) % 3).astype("<i4")
     features = np.random.default_rng(0).normal(size=(rows, width)).astype("<f4") + 3 * np.eye(3, width)[label]
-    features = features.astype("<f4")
+    features, axes = features.astype("<f4"), ["channel"]
+    if (views := int(views)) > 1 or mistake == "views":  # the plain view first, and others near it
+        noise = np.random.default_rng(1).normal(size=(rows, views - 1, width)).astype("<f4")
+        features, axes = np.concatenate([features[:, None], features[:, None] + noise], axis=1), ["view", "channel"]
     ids = np.array([b"sample/%03d" % row for row in range(rows)][:: -1 if mistake == "order" else 1])
     classes, split = np.array([b"ants", b"bees", "é".encode()]), np.zeros(rows, "u1")
     digest = np.array([list(hashlib.sha256(name).digest()) for name in ids], "u1")
     size, mtime, status = np.arange(rows, dtype="<i8"), np.full(rows, 10**18, "<i8"), np.ones(rows, "u1")
     site = (np.arange(rows) // 2).astype("<i8")
-    spec = {"backbone": "stranger", "layers": [{"name": "deep", "pooling": "none", "axes": ["channel"]}]}
+    spec = {"backbone": "stranger", "layers": [{"name": "deep", "pooling": "none", "axes": axes}], "views": views}
     stored = json.dumps(spec, sort_keys=True, separators=(",", ":"))
     table = hashlib.sha256(f"{rows} {ids.itemsize} {len(classes)} {classes.itemsize}\n".encode())
     for column in (ids, label, split, classes):
@@ -49,12 +52,12 @@ def write(path: str, mistake: str = "", rows: int = 24, width: int = 8) -> None:
         sums[0] += 1
     with h5py.File(path, "w", libver=("v108", "v108")) as file:
         file.attrs["format"], file.attrs["version"] = text("precompute-features"), np.int64(1)
-        file.attrs["requires"] = text('["x"]' if mistake == "requires" else "[]")
+        file.attrs["requires"] = text('["x"]' if mistake == "requires" else '["views"]' if views > 1 else "[]")
         file.attrs["spec"] = text(stored)
         file.attrs["key"] = text(hashlib.sha256(b"" if mistake == "key" else stored.encode()).hexdigest())
         file.attrs["table"] = text("0" * 64 if mistake == "table" else table.hexdigest())
         deep = file.create_dataset("features/deep", data=features, chunks=(4, width) if mistake == "chunks" else None)
-        deep.attrs["axes"] = text("sample token" if mistake == "axes" else "sample channel")
+        deep.attrs["axes"] = text("sample token" if mistake == "axes" else " ".join(["sample", *axes]))
         deep.attrs["pooling"] = text("none")
         file["checksums/deep"] = sums
         for name, values in {"digest": digest, "size": size, "mtime_ns": mtime, "label": label}.items():

@@ -30,6 +30,7 @@ from precompute.engines.devices import make_engine
 from precompute.engines.machine import Machine
 from precompute.errors import SampleError, UsageError
 from precompute.inputs.base import Preprocess
+from precompute.inputs.images.augmentation import Augmentation
 from precompute.inputs.images.preprocess import ImagePreprocess
 from precompute.inputs.images.transform import Transform
 from precompute.sources.base import Raw, Source, Table
@@ -121,6 +122,17 @@ class TestImagePreprocess(PreprocessContract):
         return [real_photo(), source.read(0).data]
 
 
+class TestImagePreprocessWithViews(PreprocessContract):
+    @pytest.fixture
+    def preprocess(self) -> Preprocess:
+        return ImagePreprocess(Transform(resize=40, crop=32), 4, Augmentation.of(["flip", "crop", "color"]))
+
+    @pytest.fixture
+    def raws(self, tmp_path: Path) -> list[bytes]:
+        source = list_images(make_photos(tmp_path / "photos"))
+        return [real_photo(), source.read(0).data]
+
+
 class TestVectors(PreprocessContract):
     @pytest.fixture
     def preprocess(self) -> Preprocess:
@@ -136,6 +148,12 @@ class TestTorchvisionBackbone(BackboneContract):
     @pytest.fixture
     def backbone(self, layer: Any) -> Backbone:
         return load_backbone("resnet18", weights="random", layer=layer, transform={"resize": 64, "crop": 64})
+
+
+class TestBackboneWithViews(BackboneContract):
+    @pytest.fixture
+    def backbone(self) -> Backbone:
+        return load_backbone("tiny", layer=["body", "embed"], views=3, augment="flip")
 
 
 class TestBackboneOfVectors(BackboneContract):

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,10 +32,13 @@ OUT = "a.h5"
 Scene = Callable[[Path, Path], Path]
 Row = tuple[bytes, bytes]  # id, digest: which picture it is
 ANYWHERE = b"*"  # instead of an id
+OPTIONS: dict[str, Any] = {}  # of every run
+VIEWS = {"views": 3, "augment": "flip,crop"}
 
 
 def run(photos: Path, out: Path, *, stop: Callable[[], int] | None = None) -> None:
-    extract(photos, out, backbone="tiny", batch_size=4, workers=1, stop=stop)  # one thread: always the same recording
+    # One thread: always the same recording
+    extract(photos, out, backbone="tiny", batch_size=4, workers=1, stop=stop, **OPTIONS)
 
 
 def interrupted(photos: Path, out: Path, batches: int) -> None:
@@ -259,6 +263,15 @@ def replay(recorder: Recorder, judge: Judge, *, cuts: float = 1.0, resumed_cuts:
 )
 def test_a_run_cut_off_anywhere_goes_on_where_it_was(place: Path, scene: Scene, seconds: float) -> None:
     replay(*record(place, scene, seconds), cuts=0.1, resumed_cuts=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scene", [fresh, synced])
+def test_a_run_with_views_cut_off_anywhere_goes_on_where_it_was(
+    place: Path, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("test_crash_replay.OPTIONS", VIEWS)
+    replay(*record(place, scene, 0.0), cuts=0.1, resumed_cuts=0.02)
 
 
 @pytest.mark.slow

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Generator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from contracts import ExecutorContract
 from precompute import extract, load_backbone, open_cache
 from precompute.engines.base import Engine, EngineChoice
 from precompute.engines.choice import Decision
+from precompute.engines.torch import TorchEngine
 from precompute.errors import Stopped
 from precompute.extraction.executors.base import Executor, Work
 from precompute.extraction.executors.local import LocalExecutor
@@ -45,9 +46,13 @@ class Backwards(Executor):
                 self.rows.append(row)
                 block.add(read(work.source, row, work.backbone.preprocess, claim), work.source)
             if block.decoded:
-                block.features = work.decision.engine([item.tensors for item in block.decoded])
+                made = [work.decision.engine(item.inputs) for item in block.decoded]  # for each tap (views, *shape)
+                several = work.backbone.preprocess.views > 1
+                block.features = tuple(
+                    np.stack(tap if several else [one[0] for one in tap]) for tap in zip(*made, strict=True)
+                )
             block.decoded = [
-                item if keep is not None and keep(item.row) else replace(item, tensors=None) for item in block.decoded
+                item if keep is not None and keep(item.row) else item.without_tensors() for item in block.decoded
             ]
             yield block
             if stop is not None and stop():
@@ -64,6 +69,58 @@ class TestBackwards(ExecutorContract):
     @pytest.fixture
     def executor(self) -> Executor:
         return Backwards()
+
+
+class Queued(Engine):
+    """As `inner`, with three batches under way."""
+
+    depth = 3
+
+    def __init__(self, inner: Engine) -> None:
+        super().__init__(inner.choice)
+        self._inner = inner
+        self._begun: deque[list[Any]] = deque()
+        self.sizes: list[int] = []
+
+    def start(self, samples: Any) -> None:
+        assert len(self._begun) < self.depth
+        self.sizes.append(len(samples))
+        self._begun.append([tuple(one.clone() for one in sample) for sample in samples])
+
+    def finish(self) -> Any:
+        return self._inner(self._begun.popleft())
+
+
+@pytest.mark.parametrize("views", [1, 2, 3, 4, 7, 50])
+def test_batches_under_way_and_views_that_do_not_fill_them_make_no_difference(views: int, photos: Path) -> None:
+    backbone = load_backbone("tiny", views=views, augment="flip,crop" if views > 1 else None)
+    inner = TorchEngine(backbone.module, backbone.preprocess, EngineChoice("torch", "cpu", "fp32", 4))
+    engines = (inner, Queued(inner))
+    found = []
+    for engine in engines:
+        work = Work(list_images(photos), backbone, Decision(engine.choice, engine, "float32"))
+        features = {}
+        for block in LocalExecutor(2).blocks(work, np.arange(24)):
+            assert block.features is not None
+            features |= {item.row: block.features[0][k].tobytes() for k, item in enumerate(block.decoded)}
+        found.append(features)
+    assert found[0] == found[1]
+    assert len(found[0]) == 24
+    sizes = engines[1].sizes
+    assert sum(sizes) == 24 * views
+    if views <= 4 * 8:  # only the last pass has places left over, but where a block would be too long
+        assert sizes[:-1] == [4] * (len(sizes) - 1)
+
+
+def test_features_without_their_views_are_no_rows(photos: Path, tmp_path: Path) -> None:
+    class OneView(Backwards):
+        def blocks(self, *given: Any, **named: Any) -> Generator[Block, None, None]:
+            for block in super().blocks(*given, **named):
+                block.features = block.features and tuple(tap[:, 0] for tap in block.features)
+                yield block
+
+    with pytest.raises(ValueError, match="An executor gave features of"):
+        extract(photos, tmp_path / "a.h5", backbone="tiny", views=3, augment="flip", executor=OneView())
 
 
 def test_another_executor_makes_the_same_file(photos: Path, tmp_path: Path) -> None:

@@ -84,7 +84,8 @@ def test_the_library_gives_the_vectors() -> None:
 # A stranger's writer
 
 
-def test_a_strangers_file_is_accepted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("views", [1, 5])
+def test_a_strangers_file_is_accepted(views: int, tmp_path: Path) -> None:
     source = ROOT / "tests" / "stranger.py"
     imports = {
         name.split(".")[0]
@@ -92,13 +93,16 @@ def test_a_strangers_file_is_accepted(tmp_path: Path) -> None:
         for name in ([a.name for a in getattr(node, "names", [])] if isinstance(node, ast.Import) else [])
     }
     assert imports == {"hashlib", "json", "struct", "sys", "h5py", "numpy"}  # and xxhash
-    subprocess.run([sys.executable, "-I", source, tmp_path / "a.h5"], check=True)
+    subprocess.run([sys.executable, "-I", source, tmp_path / "a.h5", "", str(views)], check=True)
     done = run_command(tmp_path, "verify", "a.h5")
     assert done.returncode == 0, done.stderr
     done = run_command(tmp_path, "train-head", "a.h5", "-o", "head.safetensors", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["classes"] == ["ants", "bees", "é"]
-    assert open_cache(tmp_path / "a.h5").columns == ("site",)
+    cache = open_cache(tmp_path / "a.h5")
+    assert cache.columns == ("site",)
+    assert (cache.views, cache.features().shape) == (views, (24, 8) if views == 1 else (24, views, 8))
+    assert cache.plain_features().shape == (24, 8)
 
 
 WRONG = {
@@ -108,6 +112,7 @@ WRONG = {
     "axes": "axes and pooling of `features/deep` are not those",
     "chunks": "`features/deep` is not stored contiguously",
     "requires": "requires 'x', which this precompute does not know",
+    "views": r"does not say whether it holds views, but \[\]",
     "column": "its column `columns/site` is not the one it was made with",
 }
 

@@ -66,7 +66,7 @@ def check_features(head: Any, X: Any, *, reset: bool = False) -> RowView:
     else:
         with np.errstate(over="ignore"):  # too large for float64 becomes inf, which is refused with a better message
             view = RowView(validate_data(head, as_numpy(X), reset=reset, **AS_STORED))
-    for _, block in view.blocks():
+    for _, block in view.every().blocks():
         with np.errstate(over="ignore"):
             narrow = block.astype(np.float32, copy=False)
         assert_all_finite(narrow, estimator_name=type(head).__name__, input_name="X")

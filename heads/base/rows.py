@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     Features: TypeAlias = "npt.ArrayLike | RowView"
 
-__all__ = ["BLOCK_BYTES", "RowView"]
+__all__ = ["BLOCK_BYTES", "RowView", "ViewRows"]
 
 BLOCK_BYTES = 16 * 2**20  # of float32; larger blocks were no faster, smaller ones leave matrix products waiting
 MAPPED_BYTES = 512 * 2**20  # pages of the file that stay in this process's memory before they are released
@@ -31,6 +31,7 @@ class RowView:
     """
 
     ndim = 2
+    views = 1
 
     def __init__(self, features: npt.NDArray[Any], rows: npt.ArrayLike | None = None) -> None:
         self.features = features.reshape(len(features), math.prod(features.shape[1:]))
@@ -70,7 +71,7 @@ class RowView:
         if isinstance(rows, slice) or self._mapping is None:
             stored = self.features[rows]
             found = np.array(stored, dtype)
-            self._touch(stored.nbytes)
+            self._touch(max(stored.nbytes, len(stored) * self.features.strides[0]))  # also what lies between the rows
             return found
         found = np.empty((len(rows), self.shape[1]), dtype)
         at_once = max(1, MAPPED_BYTES // FAULT_BYTES)
@@ -92,12 +93,53 @@ class RowView:
         positions = np.asarray(chosen, dtype=np.intp)
         return RowView(self.features, positions if self.rows is None else self.rows[positions])
 
+    def every(self) -> RowView:
+        """The rows of all views (n * views, d), see `ViewRows`: there is one."""
+        return self
+
+    def drawn(self, chosen: npt.NDArray[np.integer[Any]], rng: np.random.Generator | None) -> npt.NDArray[np.intp]:
+        """For each of the `chosen` rows the position (k,) in `every()` of one of its views: at random, or the plain one
+        without `rng`."""
+        del rng  # there is only one
+        return np.asarray(chosen, dtype=np.intp)
+
     def blocks(self, n_rows: int | None = None) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
         """All rows in order: (positions, (b, d) `working_dtype`), `n_rows` at a time, by default BLOCK_BYTES."""
         size = n_rows or max(1, BLOCK_BYTES // (4 * max(1, self.shape[1])))
         for start in range(0, len(self), size):
             rows = slice(start, min(start + size, len(self)))
             yield rows, self._read(rows, self.working_dtype)
+
+
+class ViewRows(RowView):
+    """Rows `rows` of `features` (N, views, ...): samples of several views each.
+
+    As an array (n, d) it is their plain views, the first ones; `drawn` gives others, `every` all of them.
+    """
+
+    def __init__(self, features: npt.NDArray[Any], rows: npt.ArrayLike | None = None) -> None:
+        super().__init__(features[:, 0], rows)
+        self.views = features.shape[1]
+        self._of_views = features.reshape(-1, self.shape[1])  # (N * views, d)
+        self._every: RowView | None = None
+
+    def take(self, chosen: npt.ArrayLike) -> ViewRows:
+        """The view of some of its samples, by their positions."""
+        positions = np.asarray(chosen, dtype=np.intp)
+        features = self._of_views.reshape(-1, self.views, self.shape[1])
+        return ViewRows(features, positions if self.rows is None else self.rows[positions])
+
+    def every(self) -> RowView:
+        """All views (n * views, d), those of a sample side by side."""
+        if self._every is None:
+            rows = None if self.rows is None else (self.rows[:, None] * self.views + np.arange(self.views)).ravel()
+            self._every = RowView(self._of_views, rows)
+        return self._every
+
+    def drawn(self, chosen: npt.NDArray[np.integer[Any]], rng: np.random.Generator | None) -> npt.NDArray[np.intp]:
+        """As `RowView.drawn`."""
+        view = 0 if rng is None else rng.integers(self.views, size=len(chosen))
+        return np.asarray(chosen * self.views + view, dtype=np.intp)
 
 
 def _ascending(rows: npt.NDArray[np.integer[Any]]) -> bool:

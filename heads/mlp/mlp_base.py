@@ -39,6 +39,7 @@ class MLPBase(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
 
     _FITTED: tuple[str, ...] = ("history_", "best_epoch_", "validation_source_", "n_iter_")
     SCORE = "accuracy"
+    draws_views = True  # of samples with several views, as `ViewRows`, one in each epoch
     validation_source_: str
     hidden: tuple[int, ...]
     dropout: float

@@ -44,8 +44,8 @@ class Samples:
 
     Of heads for other targets `label` holds these: (N, L) or (N,), of `dtype`.
 
-    weight: (N,) of the loss of each row, above 0; None for equal ones · resident: `X` (N, d) as it is stored, on the
-    device that batches are made on; None where they are gathered from `X`.
+    weight: (N,) of the loss of each row, above 0; None for equal ones · resident: `X` as it is stored, with all of its
+    views, on the device that batches are made on; None where they are gathered from `X`.
     """
 
     X: RowView
@@ -60,24 +60,25 @@ class Samples:
 
     def held_by(self, device: torch.device) -> Samples:
         """These samples, with all features copied to `device` once, where half of what it has free holds them."""
-        if self.X.dtype.itemsize * len(self.X) * self.X.shape[1] > free_bytes(device) // 2:
+        every = self.X.every()
+        if every.dtype.itemsize * len(every) * every.shape[1] > free_bytes(device) // 2:
             return self
-        whole = torch.empty(self.X.shape, dtype=getattr(torch, self.X.dtype.name), device=device)
-        size = max(1, BLOCK_BYTES // (self.X.dtype.itemsize * self.X.shape[1]))
-        for start in range(0, len(self.X), size):
+        whole = torch.empty(every.shape, dtype=getattr(torch, every.dtype.name), device=device)
+        size = max(1, BLOCK_BYTES // (every.dtype.itemsize * every.shape[1]))
+        for start in range(0, len(every), size):
             part = slice(start, start + size)
-            whole[part] = torch.from_numpy(self.X[part]).to(device)
+            whole[part] = torch.from_numpy(every[part]).to(device)
         return replace(self, resident=whole)
 
     def batches(self, size: int, rng: np.random.Generator, device: torch.device) -> Iterator[Batch]:
         """All samples once, shuffled, `size` at a time: features (b, d) of `dtype`, label positions (b,) int64, and
-        weights (b,) of `dtype`.
+        weights (b,) of `dtype`. Of a sample with several views it is one of them, drawn anew each time.
         """
         row_bytes = self.X.dtype.itemsize * self.X.shape[1]
         if self.resident is not None or len(self) * row_bytes <= SHUFFLE_BYTES:
             order = rng.permutation(len(self))
             for start in range(0, len(self), size):
-                yield self._gathered(self.rows[order[start : start + size]], device)
+                yield self._gathered(self.rows[order[start : start + size]], device, rng)
             return
         neighbours = max(1, NEIGHBOUR_BYTES // row_bytes)
         starts = rng.permutation(np.arange(0, len(self), neighbours))
@@ -85,13 +86,13 @@ class Samples:
         for first in range(0, len(starts), blocks):
             mixed = [self.rows[start : start + neighbours] for start in np.sort(starts[first : first + blocks])]
             rows = np.concatenate(mixed)
-            buffer, order = self.X[rows], rng.permutation(len(rows))
+            buffer, order = self.X.every()[self.X.drawn(rows, rng)], rng.permutation(len(rows))
             for start in range(0, len(rows), size):
                 chosen = order[start : start + size]
                 yield self._batch(buffer[chosen], rows[chosen], device)
 
     def in_order(self, device: torch.device) -> Iterator[Batch]:
-        """All samples in order, as `batches` gives them."""
+        """All samples in order, as `batches` gives them, by their plain views."""
         n_rows = max(1, min(MEASURED_AT_ONCE, BLOCK_BYTES // (self.dtype.itemsize * self.X.shape[1])))
         for start in range(0, len(self), n_rows):
             yield self._gathered(self.rows[start : start + n_rows], device)
@@ -106,11 +107,12 @@ class Samples:
         """The weights (b,) of these of `X`'s rows, of `dtype`."""
         return np.ones(len(rows), self.dtype) if self.weight is None else self.weight[rows].astype(self.dtype)
 
-    def _gathered(self, rows: Index, device: torch.device) -> Batch:
-        """These of `X`'s rows, from the device where it has them."""
+    def _gathered(self, rows: Index, device: torch.device, rng: np.random.Generator | None = None) -> Batch:
+        """These of `X`'s rows, from the device where it has them; with `rng` a view of each at random."""
+        places = self.X.drawn(rows, rng)
         if self.resident is None:
-            return self._batch(self.X[rows], rows, device)
-        x = self.resident.index_select(0, torch.from_numpy(rows).to(device)).to(getattr(torch, self.dtype.name))
+            return self._batch(self.X.every()[places], rows, device)
+        x = self.resident.index_select(0, torch.from_numpy(places).to(device)).to(getattr(torch, self.dtype.name))
         return x, *self._targets(rows, device)
 
     def _batch(self, features: npt.NDArray[np.floating], rows: Index, device: torch.device) -> Batch:
@@ -130,13 +132,13 @@ def free_bytes(device: torch.device) -> int:
 def moments(samples: Samples) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.floating]]:
     """Weighted mean and standard deviation (d,) of each feature, summed in float64, in the dtype that is worked in.
 
-    A feature that is constant up to rounding gets scale 1, as dividing by its noise would blow up any other value.
+    They are those of all views. A feature that is constant up to rounding gets scale 1, as dividing by its noise would
+    blow up any other value.
     """
     scaler, dtype = StandardScaler(), samples.dtype
-    for chosen, block in samples.X.take(samples.rows).blocks():
-        scaler.partial_fit(
-            block, sample_weight=None if samples.weight is None else samples.weight[samples.rows[chosen]]
-        )
+    for chosen, block in samples.X.take(samples.rows).every().blocks():
+        rows = samples.rows[np.arange(chosen.start, chosen.stop) // samples.X.views]
+        scaler.partial_fit(block, sample_weight=None if samples.weight is None else samples.weight[rows])
     mean, scale = scaler.mean_, scaler.scale_
     scale = np.where(scale <= np.finfo(dtype).eps * np.abs(mean), 1.0, scale).astype(dtype)
     return mean.astype(dtype), np.maximum(scale, np.finfo(dtype).tiny)

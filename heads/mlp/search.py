@@ -74,6 +74,8 @@ class MLPSearch(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit
     classes_ : (K,), sorted · n_features_in_ : int
     """
 
+    draws_views = True  # of samples with several views, as `ViewRows`, one in each epoch
+
     def __init__(
         self,
         estimator: MLPHead | None = None,

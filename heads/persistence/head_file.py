@@ -48,7 +48,10 @@ class SavedHead:
         A head of `train-head --calibrate` has the number `temperature` in its metadata; `head` itself knows nothing of
         it, and predicts the same classes. Of several labels (n, L), each label's own; heads of numbers have none.
         """
-        proba: npt.NDArray[np.floating] = self.head.predict_proba(X)
+        return self.scaled(self.head.predict_proba(X))
+
+    def scaled(self, proba: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+        """Probabilities (n, K) of `head` at the temperature of its file."""
         return scale(proba, self.metadata["temperature"]) if "temperature" in self.metadata else proba
 
 

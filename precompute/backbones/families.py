@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-import importlib
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,6 +14,7 @@ from torchvision.models import get_model, get_model_weights, list_models
 
 from precompute.errors import BackboneError
 from precompute.inputs.base import Preprocess
+from precompute.system.code import current_folder_importable, is_code, load_attribute
 
 TINY = "tiny"
 Build = Callable[..., nn.Module]
@@ -29,7 +27,7 @@ def names() -> list[str]:
 
 def is_factory(name: str) -> bool:
     """Whether `name` has the form `package.module:factory`."""
-    return ":" in name
+    return is_code(name)
 
 
 def check_name(name: str) -> None:
@@ -106,10 +104,9 @@ def run_factory(name: str) -> tuple[nn.Module, Preprocess | None]:
     Raises BackboneError where the import or the call fails, or where no torch.nn.Module comes back.
     """
     module_name, _, attribute = name.partition(":")
-    with _current_folder_importable():
+    with current_folder_importable():
         try:
-            factory = getattr(importlib.import_module(module_name), attribute)
-            made = factory()
+            made = load_attribute(name)()
         except Exception as error:
             raise BackboneError(
                 f"The backbone factory {name} failed: {type(error).__name__}: {error}",
@@ -127,13 +124,3 @@ def run_factory(name: str) -> tuple[nn.Module, Preprocess | None]:
             hint="It must return a torch.nn.Module that takes (B, 3, H, W) float images, or one and its Preprocess.",
         )
     return model.cpu().eval(), own  # it may come from a GPU; the engine decides where it runs
-
-
-@contextlib.contextmanager
-def _current_folder_importable() -> Iterator[None]:
-    """As with `python -m`: a console script does not have the current folder on its path."""
-    sys.path.insert(0, "")
-    try:
-        yield
-    finally:
-        sys.path.remove("")

@@ -18,12 +18,15 @@ from precompute.backbones.layout import BATCH
 from precompute.backbones.whole import WholeNetwork, network_input
 from precompute.errors import BackboneError, UsageError, WeightsError
 from precompute.inputs.base import Preprocess
+from precompute.inputs.images.augmentation import Augmentation, augment_names, check_views
 from precompute.inputs.images.preprocess import ImagePreprocess
 from precompute.inputs.images.transform import Transform
 
 POOLINGS = ("auto", *layers.POOLINGS)
 MAX_LAYERS = 64  # of one file
 MAX_SEED = 2**63 - 1  # of torch.manual_seed
+VIEW = "view"
+"""The word for the axis of views, see cache/FORMAT.md."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,18 @@ class Backbone:
         return families.is_factory(self.name)
 
     @property
+    def stored(self) -> tuple[Tap, ...]:
+        """What a file holds of a sample: `taps`, with an axis of views in front where there are several."""
+        views = self.preprocess.views
+        if views == 1:
+            return self.taps
+        return tuple(replace(tap, shape=(views, *tap.shape), axes=(VIEW, *tap.axes)) for tap in self.taps)
+
+    def plain(self) -> Backbone:
+        """The same with the plain view alone."""
+        return replace(self, preprocess=self.preprocess.plain())
+
+    @property
     def identity(self) -> str | None:
         """Names code and weights of `module`, to keep what is compiled; None for code that may change."""
         if self.is_code:
@@ -65,11 +80,12 @@ class Backbone:
         return {
             "backbone": self.name,
             "weights": self.weights,
-            "layers": [{"name": tap.layer, "pooling": tap.pooling, "axes": list(tap.axes)} for tap in self.taps],
+            "layers": [{"name": tap.layer, "pooling": tap.pooling, "axes": list(tap.axes)} for tap in self.stored],
             "transform": self.preprocess.spec(),
             "precision": precision,
             "storage": storage,
             "views": self.preprocess.views,
+            **({} if (augment := self.preprocess.augment_spec()) is None else {"augment": augment}),
         }
 
 
@@ -80,6 +96,8 @@ def load_backbone(
     layer: str | Sequence[str] | None = None,
     pooling: str = "auto",
     transform: Mapping[str, Any] | None = None,
+    views: int = 1,
+    augment: str | Sequence[str] | None = None,
 ) -> Backbone:
     """The backbone `name`, with weights, cut at one layer or several.
 
@@ -93,15 +111,21 @@ def load_backbone(
     pooling: "none", "mean" (over positions: of a map, or tokens without a class token) or "auto" (mean only in front of
     a convolutional classifier), for layers that do not name theirs.
     transform: values of Transform that replace those of the weights entry.
+    views, augment: how many inputs are made of one image, and of what, see `precompute.extraction.extract.extract`.
     Raises BackboneError, WeightsError and UsageError; see their messages for the ways out.
     """
     families.check_name(name)
+    steps = augment_names(augment)
+    if views != 1 or steps:
+        check_views(views, steps)
     if pooling not in POOLINGS:
         options = ", ".join(POOLINGS)
         raise UsageError(f"pooling must be one of {options}. Got {pooling!r} instead.", hint="See --pooling.")
     loaded = _with_weights(name, weights)
     loaded.model.requires_grad_(False)
     preprocess, notes = _preprocess(loaded, transform), loaded.notes
+    if steps:
+        preprocess = _with_views(preprocess, views, steps)
     if layer is None:
         chosen, found_pooling, more = _choose_layer(name, loaded.model)
         wanted, notes = [(chosen, found_pooling if pooling == "auto" else pooling)], (*notes, *more)
@@ -164,6 +188,15 @@ def _preprocess(loaded: _Loaded, transform: Mapping[str, Any] | None) -> Preproc
             hint="Leave these options out.",
         )
     return loaded.base
+
+
+def _with_views(preprocess: Preprocess, views: int, steps: Sequence[str]) -> Preprocess:
+    if isinstance(preprocess, ImagePreprocess):
+        return replace(preprocess, views=views, augmentation=Augmentation.of(steps))
+    raise UsageError(
+        "The factory has a preprocessing of its own, which makes its own views.",
+        hint="Leave --views and --augment out; its Preprocess says how many `views` it makes.",
+    )
 
 
 def weights_digest(model: nn.Module) -> str:

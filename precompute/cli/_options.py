@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -115,6 +115,15 @@ computation = _decorators(
         show_default=True,
         help="Of the stored features; auto is float32 for fp32, else float16.",
     ),
+    click.option(
+        "--views", type=int, default=1, show_default=True, help="Inputs made of each image, for as many forward passes."
+    ),
+    click.option(
+        "--augment",
+        metavar="STEP,...",
+        help="What makes the views but the first: flip, crop, color, or a torchvision v2 transform as "
+        "package.module:name.",
+    ),
     click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ..."),
     click.option("--batch-size", type=int, help="Images a forward pass.  [default: by engine and device]"),
     click.option("--workers", type=int, help="Decoding threads.  [default: one for each core]"),
@@ -168,9 +177,15 @@ label_separator_option = click.option(
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace whatever ordinary file has that name.")
 
 
-def layer_lines(layers: dict[str, tuple[int, ...]], dtype: str) -> str:
+def layer_lines(layers: dict[str, tuple[int, ...]], dtype: str, views: int = 1) -> str:
     """A line for each layer, such as `layer4, 512 x 7 x 7 float16`."""
-    return "\n".join(f"{layer}, {' x '.join(map(str, shape))} {dtype}" for layer, shape in layers.items())
+    return "\n".join(f"{layer}, {shape_words(shape, views)} {dtype}" for layer, shape in layers.items())
+
+
+def shape_words(shape: Sequence[int], views: int = 1) -> str:
+    """Such as `512 x 7 x 7`, or `8 views x 512`."""
+    first = [f"{views} views"] if views > 1 else []
+    return " x ".join([*first, *map(str, shape[len(first) :])])
 
 
 def columns_taken(options: dict[str, Any]) -> dict[str, Any]:

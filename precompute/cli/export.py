@@ -12,9 +12,10 @@ from precompute.cli._output import finished, json_option, note, print_json, prin
 @click.argument("cache", type=click.Path())
 @click.option("-o", "--output", type=click.Path(), required=True, help="Write to this .npz, .csv or .parquet file.")
 @click.option("--layer", help="Which layer of the cache, where it holds several.")
+@click.option("--plain-view", is_flag=True, help="Of several views the plain one alone.")
 @overwrite_option
 @json_option
-def export(cache: str, output: str, layer: str | None, overwrite: bool, as_json: bool) -> None:
+def export(cache: str, output: str, layer: str | None, plain_view: bool, overwrite: bool, as_json: bool) -> None:
     """Write the features in CACHE with ids, labels, splits and further columns, for programs that read no HDF5.
 
     Every row is compared with its checksum first. Rows without features, such as those of broken images, are left out.
@@ -30,7 +31,12 @@ def export(cache: str, output: str, layer: str | None, overwrite: bool, as_json:
 
     with progress_bar("export", "rows") as draw:
         result = export_features(
-            cache, output, layer=layer, overwrite=overwrite, progress=lambda done, total: draw(done, total, "")
+            cache,
+            output,
+            layer=layer,
+            plain_view=plain_view,
+            overwrite=overwrite,
+            progress=lambda done, total: draw(done, total, ""),
         )
     finished(output)
     if as_json:

@@ -75,6 +75,7 @@ def extract(
       precompute extract photos -b vit_b_16 --weights IMAGENET1K_SWAG_LINEAR_V1 -o vit.h5
       precompute extract photos -b resnet50 --weights my-weights.pth --layer layer3 --pooling mean -o l3.h5
       precompute extract photos -b resnet50 --layer layer3:mean --layer layer4:mean --layer avgpool -o layers.h5
+      precompute extract photos -b resnet50 --views 8 --augment flip,crop,color -o views.h5
       precompute extract photos -b resnet50 --shard 1/4 -o part1.h5
       precompute extract photos -b resnet50 --reuse part1.h5 --reuse part2.h5 -o photos.h5
       precompute extract photos -b mypackage.models:make_net --resize 128 --crop 128 -o mine.h5
@@ -113,6 +114,7 @@ def _plan(result: Extraction) -> None:
             ("samples", f"{result.rows:,} {_labels(result)}{_splits(result)}"),
             ("reuse", f"{result.reused:,} rows unopened"),
             ("read", f"{result.to_read:,} images, computed unless their bytes are known"),
+            ("views", f"{result.views} of each image" if result.views > 1 else None),
             ("drop", f"{result.dropped:,} rows no longer listed"),
             ("disk needed", f"{result.bytes:,} bytes, {free:,} are free"),
         ],
@@ -136,8 +138,8 @@ def _summary(result: Extraction) -> None:
         [
             ("cache", result.path),
             ("samples", f"{result.rows:,} {_labels(result)}{_splits(result)}"),
-            ("features", layer_lines(result.layers, result.dtype)),
-            ("computed", f"{result.computed:,} images with {_engine(result)}" if result.computed else "nothing new"),
+            ("features", layer_lines(result.layers, result.dtype, result.views)),
+            ("computed", f"{_computed(result)} with {_engine(result)}" if result.computed else "nothing new"),
             ("chosen", result.why.replace("; ", "\n") if result.computed and result.why else None),
             ("compared", result.audit.words if result.audit else None),
             ("time spent", result.stages.words.replace("; ", "\n") if result.stages and result.computed else None),
@@ -165,6 +167,11 @@ def _time(result: Extraction) -> str:
 def _engine(result: Extraction) -> str:
     compiled = ", compiled" if result.compiled else ""
     return f"{result.engine}{compiled} on {result.device} in {result.precision}, {result.batch_size} at a time"
+
+
+def _computed(result: Extraction) -> str:
+    images = f"{result.computed:,} images"
+    return images if result.views == 1 else f"{images} in {result.views} views each, {result.passes:,} forward passes,"
 
 
 def _labels(result: Extraction) -> str:

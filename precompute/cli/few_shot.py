@@ -50,6 +50,8 @@ class Shots(click.ParamType):  # type: ignore[type-arg]  # generic in newer rele
 @label_column_option
 @label_separator_option
 @click.option("--split-column", metavar="NAME", help="A further column with train, val and test, the same.")
+@click.option("--plain-view", is_flag=True, help="Train on the plain view alone, of caches with several.")
+@click.option("--average-views", is_flag=True, help="Score by the mean over all views, not by the plain one.")
 @click.option("--plot", type=click.Path(), help="Draw the curves (.png, .svg, .pdf).")
 @click.option("--title", help="Of the picture.")
 @click.option("--seed", type=SEED, metavar="INTEGER", default=0, show_default=True, help="Of the draws.")

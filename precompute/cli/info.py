@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from precompute.cli._head_info import describe_head, looks_like_head, print_head
+from precompute.cli._options import shape_words
 from precompute.cli._output import json_option, print_json, print_pairs, print_table
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ def _describe(cache: Cache) -> dict[str, Any]:
             layer: {"shape": list(cache.features(layer).shape[1:]), "dtype": str(cache.features(layer).dtype)}
             for layer in cache.layers
         },
+        "views": cache.views,
         "columns": list(cache.columns),
         "bytes": cache.layout.file_size,
         "key": cache.key,
@@ -98,7 +100,7 @@ def _print(summary: dict[str, Any]) -> None:
         ("key", summary["key"]),
     ]
     for layer, form in summary["layers"].items():
-        pairs.append(("features", f"{layer}, {' x '.join(map(str, form['shape']))} {form['dtype']}"))
+        pairs.append(("features", f"{layer}, {shape_words(form['shape'], summary['views'])} {form['dtype']}"))
     if summary["columns"]:
         pairs.append(("columns", ", ".join(summary["columns"])))
     pairs += [(name, value if isinstance(value, str) else json.dumps(value)) for name, value in summary["spec"].items()]

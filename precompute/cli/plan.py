@@ -30,6 +30,7 @@ def plan(ctx: click.Context, /, source: str, output: str | None, as_json: bool, 
     \b
     Examples:
       precompute plan photos -b resnet50
+      precompute plan photos -b resnet50 --views 8 --augment flip,crop,color
       precompute plan photos -b vit_b_16 --precision bf16 -o photos.h5
 
     \b
@@ -55,7 +56,11 @@ def _tell(found: Forecast) -> None:
         [
             ("images", f"{found.images:,}, {found.to_read:,} of them to be read"),
             ("unreadable", f"{found.failed:,} of those looked at" if found.failed else None),
-            ("features", layer_lines(found.layers, found.dtype)),
+            ("features", layer_lines(found.layers, found.dtype, found.views)),
+            (
+                "views",
+                f"{found.views} of each image: {found.passes:,} forward passes at most" if found.views > 1 else None,
+            ),
             ("engine", f"{found.engine} on {found.device} in {found.precision}, {found.batch_size} at a time"),
             ("chosen", found.why.replace("; ", "\n") or None),
             ("time", f"about {duration(found.seconds)} ({basis}; {found.start_seconds:.1f} s to start)"),

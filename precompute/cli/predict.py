@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 @click.argument("source", type=click.Path())
 @click.option("-b", "--backbone", help="Confirm a backbone that is code of your own (package.module:factory).")
 @click.option("--weights", help="Where the backbone's weights are now; they must be those of the training.")
+@click.option("--augment", help="Confirm transforms of your own that a head averages over, as package.module:name.")
 @click.option("--format", "style", type=click.Choice(["table", "csv", "jsonl"]), default="table", show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
 @click.option("--batch-size", type=int, help="Images a forward pass.  [default: by engine and device]")
@@ -38,6 +39,7 @@ def predict(
     source: str,
     backbone: str | None,
     weights: str | None,
+    augment: str | None,
     style: str,
     device: str,
     batch_size: int | None,
@@ -74,6 +76,7 @@ def predict(
             source,
             backbone=backbone,
             weights=weights,
+            augment=augment,
             device=device,
             batch_size=batch_size,
             workers=workers,

@@ -121,6 +121,10 @@ class Strength(click.ParamType):  # type: ignore[type-arg]  # generic in newer r
 @click.option(
     "--similarity", type=float, help="Cosine from which an image is a suspected near-duplicate.  [default: 0.9]"
 )
+@click.option("--plain-view", is_flag=True, help="Train on the plain view alone, of a cache with several.")
+@click.option(
+    "--average-views", is_flag=True, help="Predict and score by the mean over all views, not by the plain one."
+)
 @click.option("--calibrate", is_flag=True, help="Probabilities at the temperature that fits split val best.")
 @click.option("--per-class", is_flag=True, help="Precision, recall and F1 of each class or label.")
 @overwrite_option
@@ -141,6 +145,8 @@ def train_head(
     labels: str | None,
     expect: int | None,
     similarity: float | None,
+    plain_view: bool,
+    average_views: bool,
     calibrate: bool,
     per_class: bool,
     overwrite: bool,
@@ -169,6 +175,7 @@ def train_head(
       precompute train-head pets.h5 --protocol simclr:pets
       precompute train-head scans.h5 --groups 'patient_(\\d+)' --per-class
       precompute train-head scans.h5 --label-column finding --groups-column patient
+      precompute train-head views.h5 --head mlp --average-views
       precompute train-head photos.h5 --labels labels.csv --expect 300
       precompute train-head cards.h5 --label-column ranks --label-separator ' ' --per-class
       precompute train-head cards.h5 --label-column jack --label-column queen --label-column king
@@ -206,6 +213,8 @@ def train_head(
             labels=labels,
             expect=expect,
             similarity=similarity,
+            plain_view=plain_view,
+            average_views=average_views,
             calibrated=calibrate,
             protocol=protocol,
             overwrite=overwrite,

@@ -30,6 +30,7 @@ NAMED = 10
 @click.option("--repair", is_flag=True, help="Compute damaged rows again from the images of --source.")
 @click.option("-b", "--backbone", help="For --repair: say that you trust a backbone that is code.")
 @click.option("--weights", help="For --repair: where the weights are now, if they have moved.")
+@click.option("--augment", help="For --repair: say that you trust transforms that are code.")
 @source_options
 @json_option
 @click.pass_context
@@ -41,6 +42,7 @@ def verify(
     repair: bool,
     backbone: str | None,
     weights: str | None,
+    augment: str | None,
     as_json: bool,
     **reading: Any,
 ) -> None:
@@ -62,8 +64,8 @@ def verify(
 
     if repair and source is None:
         raise click.UsageError("--repair needs to know where the images are: --source FOLDER.")
-    if not repair and (backbone or weights):
-        raise click.UsageError("-b and --weights belong to --repair.")
+    if not repair and (backbone or weights or augment):
+        raise click.UsageError("-b, --weights and --augment belong to --repair.")
     read_as = columns_taken(reading)
     if source is None and (read_as["root"] or read_as["columns"]):
         raise click.UsageError("--root and the names of columns belong to --source.")
@@ -75,7 +77,7 @@ def verify(
     found = _rows(opened)
     mended = None
     if repair and source is not None and not found.whole:
-        mended = _repair(cache, source, backbone, weights, read_as)
+        mended = _repair(cache, source, {"backbone": backbone, "weights": weights, "augment": augment}, read_as)
         opened = open_cache(cache)
         found = _rows(opened)
     against = None if source is None else _source(opened, source, read_as)
@@ -102,7 +104,7 @@ def verify(
     ctx.exit(SKIPPED if mended is not None and mended.failed else 0)
 
 
-def _repair(cache: str, source: str, backbone: str | None, weights: str | None, read_as: dict[str, Any]) -> Extraction:
+def _repair(cache: str, source: str, trusted: dict[str, Any], read_as: dict[str, Any]) -> Extraction:
     from precompute.extraction.repair import repair as run
 
     with progress_bar("repair", "samples") as draw, stop_on_signal() as stop:
@@ -111,7 +113,7 @@ def _repair(cache: str, source: str, backbone: str | None, weights: str | None, 
             stop.batches_begin()
             draw(progress.done, progress.total, f"{progress.rate:.1f} images/s")
 
-        mended = run(cache, source, backbone=backbone, weights=weights, progress=show, stop=stop, **read_as)
+        mended = run(cache, source, progress=show, stop=stop, **trusted, **read_as)
     finished(cache)
     return mended
 

@@ -14,7 +14,6 @@ from precompute.errors import TrainingError
 from precompute.heads import (
     Paired,
     PairedScores,
-    RowView,
     SavedHead,
     load_head,
     paired,
@@ -28,6 +27,7 @@ from precompute.training.relabelling import Relabelling
 from precompute.training.scoring import answer
 from precompute.training.splits import HOLDOUT, digest_groups, whole_rows
 from precompute.training.targets import CLASSES, LABELS, NUMBER, Target
+from precompute.training.views import averaged, predicted
 
 TRAIN = PARTS.index("train")
 ORDER = ("test", "val", HOLDOUT)  # test first: it is what chose nothing
@@ -235,6 +235,9 @@ def _paired(
 
 def _said(side: Side, rows: NDArray[np.int64]) -> NDArray[Any]:
     """Classes (n,), probabilities of labels (n, L) or numbers (n,)."""
-    X, head = RowView(side.cache.features(side.layer), rows), side.saved.head
-    found: NDArray[Any] = head.predict(X) if side.target.task == CLASSES else answer(head, X, side.target.task)
-    return found
+    head, task, average = side.saved.head, side.target.task, bool(averaged(side.saved.metadata))
+    if task == CLASSES and not average:
+        return predicted(head.predict, side.cache, side.layer, rows)
+    found = predicted(lambda X: answer(head, X, task), side.cache, side.layer, rows, average=average)
+    said: NDArray[Any] = head.classes_[found.argmax(axis=1)] if task == CLASSES else found
+    return said

@@ -30,6 +30,7 @@ from precompute.training.targets import (
     check_target,
     same_target,
 )
+from precompute.training.views import check_views, fit_rows, mean_over, trained_features, view_notes
 
 SHOTS = (1, 2, 5, 10, 20, 50)
 NUMBER_SHOTS = (10, 20, 50, 100, 200)  # in all; two are needed for a slope
@@ -103,6 +104,8 @@ def few_shot(
     label_separator: str | None = None,
     split_column: str | None = None,
     task: str = AUTO,
+    plain_view: bool = False,
+    average_views: bool = False,
     seed: int = 0,
     say: Callable[[str], None] | None = None,
 ) -> list[FewShotCurve]:
@@ -117,7 +120,8 @@ def few_shot(
     Of several labels, `shots` images of each label are drawn, and as many that have none; an image with two labels may
     be drawn for either, so there are at least `shots` of each. Of numbers, `shots` images are drawn in all. Scored is
     accuracy, mean average precision or R2. shots: SHOTS by default, NUMBER_SHOTS for numbers. head: logistic by
-    default, ridge for numbers. label_column, label_separator, split_column, task: see `train_head`. `say` gets a line
+    default, ridge for numbers. label_column, label_separator, split_column, task, plain_view, average_views: see
+    `train_head`. `say` gets a line
     before each cache.
 
     Raises UsageError for shots or draws that make no sense, TrainingError where no class has as many images, and what
@@ -145,7 +149,11 @@ def few_shot(
             notes = [*notes, f"holds other images than {first[0].path}"]
         first = first or (cache, target)
         name = head_of_task(head, target.task)
-        curves.append(_curve(cache, target, numbers, draws, name, layer, seed, notes))
+        curves.append(
+            _curve(
+                *(cache, target, numbers, draws, name, layer, seed, notes), plain_view=plain_view, average=average_views
+            )
+        )
     return curves
 
 
@@ -164,11 +172,15 @@ def _curve(
     layer: str | None,
     seed: int,
     notes: list[str],
+    *,
+    plain_view: bool,
+    average: bool,
 ) -> FewShotCurve:
-    features = cache.features(layer)
+    features, views = trained_features(cache, layer, plain=plain_view)
+    check_views(cache, views, average=average, plain_only=False)
     layer = layer or cache.layers[0]
     parts, more = parts_of(cache, whole_rows(cache, layer), seed, target=target)
-    notes = [*notes, *more, *check_target(target, parts, cache.path)]
+    notes = [*notes, *view_notes(cache, views, average=average), *more, *check_target(target, parts, cache.path)]
     split = next(name for name in ("test", "val", HOLDOUT) if name in parts)
     groups = digest_groups(cache)
     pool, leaked = pool_of(parts["train"], parts[split], target.codes(np.arange(len(cache))), groups)
@@ -176,26 +188,32 @@ def _curve(
     if leaked:
         notes.append(f"{leaked} training images are byte-identical to images of {split} and are never drawn")
     notes += _check_sizes(cache.path, target, pool, shots)
-    test, true = RowView(features, parts[split]), target.of(parts[split])
+    true = target.of(parts[split])
+    tests = [RowView(cache.plain_features(layer), parts[split])]
+    if average:
+        tests = [RowView(cache.features(layer)[:, view], parts[split]) for view in range(cache.views)]
     orders = [drawn(pool, target, np.random.default_rng((seed, draw))) for draw in range(draws)]
 
     def of_draw(order: list[Rows], n: int) -> float:
         rows = np.unique(np.concatenate([of_class[:n] for of_class in order]))
         estimator = make_head(head, {}, seed=seed, task=target.task)
-        X = RowView(features, rows)[:].astype(np.float32, copy=False)
-        scale = spread_of(X)
-        options = {"label_names": target.names} if target.task == LABELS else {}
+        X = features[rows].astype(np.float32)
+        scale = spread_of(X.reshape(len(rows) * views, -1))
+        options: dict[str, Any] = {"label_names": target.names} if target.task == LABELS else {}
         try:
-            estimator.fit(X / scale, target.of(rows), **options)
+            fit_rows(estimator, X / scale, views, np.arange(len(rows)), target.of(rows), **options)
         except ValueError as error:
             raise TrainingError(
                 f"The {head} head cannot be trained on {n} {EACH[target.task]} of {cache.path}: {error}",
                 hint="Check the cache: precompute info CACHE.",
             ) from error
-        blocks = (block / scale for _, block in test.blocks())
+        if target.task == CLASSES and not average:
+            return float((_of_blocks(estimator.predict, tests[0], scale) == true).mean())
+        answers = mean_over(
+            lambda view: _of_blocks(lambda block: answer(estimator, block, target.task), tests[view], scale), len(tests)
+        )
         if target.task == CLASSES:
-            return float((np.concatenate([estimator.predict(block) for block in blocks]) == true).mean())
-        answers = np.concatenate([answer(estimator, block, target.task) for block in blocks])
+            return float((estimator.classes_[answers.argmax(axis=1)] == true).mean())
         found = getattr(score(estimator, target.task, true, answers, None, replicates=0), METRICS[target.task])
         if found is None:
             raise TrainingError(
@@ -277,6 +295,11 @@ def drawn(pool: Rows, target: Target, rng: np.random.Generator) -> list[Rows]:
     if target.task == NUMBER:
         return [rng.permutation(pool)]
     return [rng.permutation(rows) for rows in _members(pool, target).values()]
+
+
+def _of_blocks(predict: Callable[[NDArray[Any]], NDArray[Any]], rows: RowView, scale: np.float32) -> NDArray[Any]:
+    """What `predict` says of all rows, each divided by `scale`."""
+    return np.concatenate([predict(block / scale) for _, block in rows.blocks()])
 
 
 def pool_of(train: Rows, test: Rows, labels: NDArray[np.integer[Any]], groups: NDArray[np.int64]) -> tuple[Rows, int]:

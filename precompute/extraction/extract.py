@@ -13,6 +13,7 @@ from precompute.extraction.conduct import Conduct, Progress
 from precompute.extraction.output import CacheOutput, check_cache_output
 from precompute.extraction.request import Request, unchanged
 from precompute.extraction.result import Extraction, Outcome, Run, Settings, summary
+from precompute.inputs.images.augmentation import augment_names
 from precompute.inputs.images.formats import IMAGES
 from precompute.sources.base import Reading, Source
 from precompute.sources.part import part_of
@@ -53,6 +54,8 @@ def extract(
     keep: Sequence[str] = (),
     reuse: Sequence[str | os.PathLike[str]] = (),
     part: str | None = None,
+    views: int = 1,
+    augment: str | Sequence[str] | None = None,
 ) -> Extraction:
     """Run a frozen backbone once over the images below `source` and keep its features in the HDF5 file `out`.
 
@@ -85,13 +88,20 @@ def extract(
     reuse: other feature files with the same settings, whose rows are copied where their images are listed here. part:
     "I/N", only that part of the samples; all parts choose alike, and `reuse` joins them.
 
+    views: how many inputs are made of each image; features then have the shape (N, views, *shape). View 0 is the image
+    as it is without views, and view k follows from the image's SHA-256, k and `augment` alone, so that views do not
+    depend on threads, order or interruptions. augment: what the others are made by: some of "flip", "crop" and "color"
+    (see docs/views.md), and torchvision v2 transforms of your own as "package.module:name"; a list, or one string with
+    commas.
+
     Raises SourceError, BackboneError, WeightsError, DeviceError, CacheError and its kinds, UsageError, Stopped.
     """
     began = time.monotonic()
     check_options(dtype, limit)
     conduct = Conduct(workers, on_error, progress, stop, executor)
     request = Request(
-        backbone, weights, layer, pooling, transform or {}, engine, precision, compile, dtype, device, batch_size
+        *(backbone, weights, layer, pooling, transform or {}, engine, precision, compile, dtype, device, batch_size),
+        *(views, augment_names(augment)),
     )
     output = check_cache_output(out, overwrite=overwrite, inputs=(weights,), reuse=reuse)
     samples = open_source(source, IMAGES, reading=Reading.of(root, columns, keep), limit=limit, alone=False)
@@ -122,6 +132,7 @@ def _recognise(output: CacheOutput, source: Source, request: Request) -> Run | N
         layers={layer: values.shape[1:] for layer, values in features.items()},
         dtype=str(features[cache.layers[0]].dtype),
         notes=tuple(map(str, record.get("notes", ()))),
+        views=cache.views,
         ran={
             "engine": str(record.get("engine")),
             "device": str(record.get("device")),

@@ -24,6 +24,7 @@ from precompute.extraction.output import CacheOutput
 from precompute.extraction.request import Request
 from precompute.extraction.setup import prepare
 from precompute.extraction.timing import StageClock
+from precompute.inputs.images.augmentation import augment_names
 from precompute.inputs.images.formats import IMAGES
 from precompute.sources.base import Reading, Source
 from precompute.sources.registry import open_source
@@ -38,8 +39,9 @@ class Forecast:
     """What running `extract` with the same arguments would take, measured on this machine.
 
     images: in the source · to_read: of them, those no older file at the output has rows for; all others are copied ·
-    bytes: of the finished file · free: on its disk, beside it while it is made · rate: images a second ·
-    measured, measured_seconds: what the rate stands on · start_seconds: to load and to prove the engine ·
+    views: of each image · bytes: of the finished file · free: on its disk, beside it while it is made · rate: images a
+    second, with all of their views · measured, measured_seconds: what the rate stands on · start_seconds: to load and
+    to prove the engine ·
     memory: bytes of RAM at most, so far as measured · device_memory: bytes on the GPU, 0 without one ·
     stages: where the time went (see `Stages`) · failed: images that could not be read among those measured.
     """
@@ -64,6 +66,12 @@ class Forecast:
     device_memory: int
     stages: str
     warnings: tuple[str, ...]
+    views: int = 1
+
+    @property
+    def passes(self) -> int:
+        """Forward passes of the run, at most: one for each view of each image to read."""
+        return self.views * self.to_read
 
     @property
     def seconds(self) -> float:
@@ -76,7 +84,7 @@ class Forecast:
         return self.bytes <= self.free
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "seconds": self.seconds, "fits": self.fits}
+        return {**asdict(self), "passes": self.passes, "seconds": self.seconds, "fits": self.fits}
 
 
 def forecast(
@@ -98,6 +106,8 @@ def forecast(
     root: str | None = None,
     columns: Mapping[str, str] | None = None,
     keep: Sequence[str] = (),
+    views: int = 1,
+    augment: str | Sequence[str] | None = None,
 ) -> Forecast:
     """Run some images of `source`, spread over it, through the engine that `extract` would take; write nothing.
 
@@ -108,7 +118,8 @@ def forecast(
     check_options(dtype)
     conduct = Conduct(workers)
     request = Request(
-        backbone, weights, layer, pooling, transform or {}, engine, precision, compile, dtype, device, batch_size
+        *(backbone, weights, layer, pooling, transform or {}, engine, precision, compile, dtype, device, batch_size),
+        *(views, augment_names(augment)),
     )
     samples = open_source(source, IMAGES, reading=Reading.of(root, columns, keep), alone=False)
     output = None if out is None else CacheOutput(os.path.realpath(out))
@@ -149,7 +160,7 @@ def forecast(
     return Forecast(
         images=len(samples),
         to_read=len(missing),
-        layers={tap.layer: tap.shape for tap in model.taps},
+        layers={tap.layer: tap.shape for tap in model.stored},
         dtype=prepared.storage,
         bytes=bytes_needed(samples_of(samples.table), prepared.layers, samples.table.columns),
         free=shutil.disk_usage(folder).free,
@@ -167,4 +178,5 @@ def forecast(
         device_memory=torch.cuda.max_memory_allocated(choice.device) if choice.kind == "cuda" else 0,
         stages=stages.words,
         warnings=tuple(decision.warnings),
+        views=model.preprocess.views,
     )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from precompute.inputs.base import Preprocess
 from precompute.sources.base import Source
 
 BLOCK_SAMPLES = 4096  # samples of known bytes and broken ones count here, too
+MOST_PASSES = 8  # of a block, so that the inputs that wait for its last one stay few
 Claim = Callable[[bytes, int], bool]
 
 
@@ -28,7 +30,8 @@ Claim = Callable[[bytes, int], bool]
 class Decoded:
     """One sample after reading: its tensors, or the error; neither where its bytes are already spoken for.
 
-    read_seconds: waited for its bytes · decode_seconds: of processor time.
+    tensors: of its plain view · further: of each view after that, where there are several · read_seconds: waited for
+    its bytes · decode_seconds: of processor time.
     """
 
     row: int
@@ -39,11 +42,24 @@ class Decoded:
     error: SampleError | None = None
     read_seconds: float = 0.0
     decode_seconds: float = 0.0
+    further: tuple[Tensors, ...] = ()
+
+    @property
+    def inputs(self) -> tuple[Tensors, ...]:
+        """The tensors of each of its views; empty where there are none."""
+        return () if self.tensors is None else (self.tensors, *self.further)
+
+    def without_tensors(self) -> Decoded:
+        """The same, once an engine has its own copy."""
+        return replace(self, tensors=None, further=())
 
 
 @dataclass
 class Block:
-    """Finished samples. decoded: a row of `features` each · failed: with their errors · same: bytes seen before."""
+    """Finished samples. decoded: a row of `features` each · failed: with their errors · same: bytes seen before.
+
+    features: for each tap (n, *shape), or (n, views, *shape) where there are several views.
+    """
 
     decoded: list[Decoded] = field(default_factory=list)
     features: Features | None = None
@@ -77,19 +93,21 @@ def decoded_blocks(
     claim: Claim | None,
     clock: StageClock,
 ) -> Generator[Block, None, None]:
-    """Decoded samples in blocks of `size`, with all that lies between them; the last one may have fewer.
+    """Decoded samples in blocks for forward passes of `size` inputs each, with all that lies between them.
 
-    They come in the order of `Source.order`, read and decoded by `workers` threads; for `claim` see `Executor`. Where
+    A block holds as many samples as fill whole passes with all of their views; the last one may have fewer. They
+    come in the order of `Source.order`, read and decoded by `workers` threads; for `claim` see `Executor`. Where
     nothing is to be decoded, blocks end all the same, so that no more than BLOCK_SAMPLES wait.
     Raises SourceError where the whole source has gone away.
     """
-    block = Block()
+    block, full = Block(), samples_at_once(size, preprocess.views)
+    waiting = 2 * -(-size // preprocess.views) + workers
     with decode_threads(workers) as pool:
         pending: deque[Future[Decoded]] = deque()
         todo = (row for part in source.order(rows) for row in part.tolist())
         try:
             while True:
-                while len(pending) < 2 * size + workers and (row := next(todo, None)) is not None:
+                while len(pending) < waiting and (row := next(todo, None)) is not None:
                     pending.append(pool.submit(read, source, row, preprocess, claim))
                 if not pending:
                     break
@@ -99,7 +117,7 @@ def decoded_blocks(
                 clock.read += item.read_seconds
                 clock.decode += item.decode_seconds
                 block.add(item, source)
-                if len(block.decoded) == size or len(block) >= BLOCK_SAMPLES:
+                if len(block.decoded) == full or len(block) >= BLOCK_SAMPLES:
                     yield block
                     block = Block()
             if len(block):
@@ -107,6 +125,11 @@ def decoded_blocks(
         finally:
             for future in pending:
                 future.cancel()
+
+
+def samples_at_once(size: int, views: int) -> int:
+    """The fewest samples whose views fill forward passes of `size` inputs, or nearly so where those would be many."""
+    return min(size // math.gcd(size, views), max(1, MOST_PASSES * size // views))
 
 
 def decode_threads(workers: int) -> ThreadPoolExecutor:
@@ -129,7 +152,7 @@ def read(source: Source, row: int, preprocess: Preprocess, claim: Claim | None) 
     """Read, hash and decode one sample; what is wrong with it is returned, not raised."""
     digest, size, mtime = b"\0" * 32, int(source.table.sizes[row]), int(source.table.mtimes[row])
     began, waited, busy = time.perf_counter(), 0.0, 0.0
-    tensors: Tensors | None = None
+    tensors: tuple[Tensors, ...] = ()
     failed: SampleError | None = None
     try:
         raw = source.read(row)
@@ -137,8 +160,9 @@ def read(source: Source, row: int, preprocess: Preprocess, claim: Claim | None) 
         waited, busy = time.perf_counter() - began, time.thread_time()
         digest = hashlib.sha256(raw.data).digest()
         if claim is None or claim(digest, row):
-            tensors = preprocess.host(raw.data)
+            tensors = preprocess.all_views(raw.data)
     except SampleError as error:
         failed = error
     busy = time.thread_time() - busy if busy else 0.0
-    return Decoded(row, digest, size, mtime, tensors, failed, waited, busy)
+    plain, further = (tensors[0], tensors[1:]) if tensors else (None, ())
+    return Decoded(row, digest, size, mtime, plain, failed, waited, busy, further)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from precompute.backbones.load import MAX_LAYERS, Backbone, load_backbone
-from precompute.cache import difference
+from precompute.cache import difference, plain_spec
 from precompute.errors import PrecomputeError
+from precompute.inputs.images.augmentation import augment_names
 from precompute.inputs.images.transform import Transform
+from precompute.system.code import is_code
 
 EXTERNAL = "external"
 """The backbone of features that others made, in the settings of a file."""
@@ -35,10 +37,13 @@ def rebuild_backbone(
     backbone: str | None = None,
     weights: str | None = None,
     layers: Collection[str] | None = None,
+    augment: str | Sequence[str] | None = None,
+    plain: bool = False,
 ) -> tuple[Backbone, dict[str, Any]]:
     """The backbone of `spec`, its weights found by `source` (see `Backbone`) or given, and the spec, checked.
 
-    layers: those that are needed, whatever their order; all by default, in the order of the spec.
+    layers: those that are needed, whatever their order; all by default, in the order of the spec. augment: names of
+    transforms that are code and are trusted. plain: of several views the plain one is enough.
     The file may come from a stranger: it does not decide what code runs, and weights are compared by their contents.
     Raises origin.malformed for a spec that is none, origin.mismatch where weights, transform or layer differ.
     """
@@ -49,7 +54,9 @@ def rebuild_backbone(
             hint="Give it features that were imported under the same --name: precompute predict HEAD CACHE.",
         )
     spec = _checked(spec, origin)
-    name = spec["backbone"]
+    if plain:
+        spec = plain_spec(spec)
+    name, steps = spec["backbone"], _steps(spec, origin)
     if backbone is not None and backbone != name:
         raise origin.mismatch(
             f"{origin.file} {origin.verb} {origin.preposition} {name}, not {origin.preposition} {backbone}.",
@@ -59,6 +66,12 @@ def rebuild_backbone(
         raise origin.mismatch(
             f"{origin.file} names a backbone that is code: {name}. A file does not decide what code runs.",
             hint=f"If you trust that code, say so: -b {name}",
+        )
+    code = [step for step in steps if is_code(step)]
+    if untrusted := sorted({*code} - {*augment_names(augment)}):
+        raise origin.mismatch(
+            f"{origin.file} names a transform that is code: {untrusted[0]}. A file does not decide what code runs.",
+            hint=f"If you trust that code, say so: --augment {','.join(code)}",
         )
     needed = [one for one in spec["layers"] if layers is None or one["name"] in layers]
     if not needed:
@@ -72,7 +85,10 @@ def rebuild_backbone(
         weights=weights or _find_weights(source, origin),
         layer=[f"{one['name']}:{one['pooling']}" for one in needed],
         transform=None if own else vars(Transform.from_spec(spec["transform"])),
+        views=spec["views"] if steps else 1,
+        augment=steps,
     )
+    model = model.plain() if plain else model
     now = model.spec(precision=spec["precision"], storage=spec["storage"])
     if layers is not None:
         place = {one["name"]: number for number, one in enumerate(now["layers"])}
@@ -105,6 +121,20 @@ def _checked(spec: Any, origin: Origin) -> dict[str, Any]:
         )
     checked: dict[str, Any] = spec
     return checked
+
+
+def _steps(spec: dict[str, Any], origin: Origin) -> list[str]:
+    """Names of the transforms that make the views, from a file that may come from a stranger."""
+    augment = spec.get("augment")
+    steps = augment.get("steps") if isinstance(augment, dict) else None
+    if augment is None:
+        return []
+    names = [step.get("name") if isinstance(step, dict) else None for step in steps] if isinstance(steps, list) else []
+    if not names or not all(isinstance(name, str) for name in names) or not isinstance(spec.get("views"), int):
+        raise origin.malformed(
+            f"{origin.file} does not say what its views were made by.", hint="Use one that precompute made."
+        )
+    return [str(name) for name in names]
 
 
 def _find_weights(source: Any, origin: Origin) -> str:

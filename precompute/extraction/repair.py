@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -39,6 +39,7 @@ def repair(
     stop: Callable[[], int] | None = None,
     root: str | None = None,
     columns: Mapping[str, str] | None = None,
+    augment: str | Sequence[str] | None = None,
 ) -> Extraction:
     """Compute the damaged rows of the finished file `cache` again, from the images of `source`.
 
@@ -46,7 +47,7 @@ def repair(
     compared by their contents. The table of samples stays as it is; `extract` brings a file up to a changed folder. The
     mended file replaces the damaged one by one rename, and an interrupted repair goes on when it is run again.
 
-    backbone: must be named where it is code of the user's. weights: where they are now, if they have moved.
+    backbone, augment: must be named where they are code of the user's. weights: where they are now, if they have moved.
     source, root, columns: see `extract`.
     batch_size: that of the last run by default, so that rows come out equal to the last bit.
     Raises CacheError and its kinds, SourceError, BackboneError, WeightsError, DeviceError, Stopped.
@@ -65,15 +66,16 @@ def repair(
             Origin(f"The feature file {path}", "was made", "with", CacheError, CacheFormatError),
             backbone=backbone,
             weights=weights,
+            augment=augment,
         )
-        shapes = {tap.layer: tap.shape for tap in model.taps}
+        shapes = {tap.layer: tap.shape for tap in model.stored}
         if {layer: old.features(layer).shape[1:] for layer in old.layers} != shapes:
             raise CacheFormatError(
                 f"{path} holds features of other shapes than its settings lead to.",
                 hint="Extract again to another output.",
             )
         samples = _samples_of(old, source, found, Reading.of(root, columns))
-        done = Run(Settings(shapes, spec["storage"], model.notes), Outcome(), old)
+        done = Run(Settings(shapes, spec["storage"], model.notes, views=model.preprocess.views), Outcome(), old)
         if not found.whole:
             olds = open_olds(output, spec)
             plan = make_plan(samples, output, olds)

@@ -19,9 +19,11 @@ from precompute.cache import Cache, canonical_json
 from precompute.errors import CacheFormatError
 from precompute.extraction.matching import make_plan, up_to_date
 from precompute.extraction.output import CacheOutput
+from precompute.inputs.images.augmentation import DRAWS, augment_names, check_views
 from precompute.inputs.images.transform import DECODER
 from precompute.sources.base import Reading, Source
 from precompute.system import version_of
+from precompute.system.code import is_code
 
 DECIDING = ("precompute", "torch", "torchvision", "openvino")
 """Packages whose release decides what DEFAULT, `auto`, a layer's name or a random seed stand for."""
@@ -48,15 +50,24 @@ class Request:
     dtype: str
     device: str
     batch_size: int | None
+    views: int = 1
+    augment: Sequence[str] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "augment", augment_names(self.augment))
+        check_views(self.views, self.augment)
         if self.layer is not None and not isinstance(self.layer, str):
             object.__setattr__(self, "layer", list(self.layer))
 
     def options(self) -> dict[str, Any]:
         """The same as JSON, for the record: what was asked of precompute, and nothing else of the program around it."""
-        options: dict[str, Any] = json.loads(json.dumps(asdict(self), default=_plain))
+        options: dict[str, Any] = json.loads(json.dumps(self._asked(), default=_plain))
         return options
+
+    def _asked(self) -> dict[str, Any]:
+        """Every field; without those of views where there is one, as in records from before there were several."""
+        asked = asdict(self)
+        return asked if self.views > 1 else {name: asked[name] for name in asked if name not in ("views", "augment")}
 
     def record(
         self,
@@ -82,7 +93,7 @@ class Request:
 
         That is code of the user's, which may change, and values that are no JSON, such as arrays.
         """
-        if ":" in self.backbone:
+        if any(map(is_code, (self.backbone, *self.augment))):
             return None
         around = {
             "decoder": DECODER,
@@ -90,9 +101,10 @@ class Request:
             "environment": {name: os.environ.get(name) for name in ENVIRONMENT},
             "accelerators": sorted(glob("/dev/nvidia[0-9]*")),
             "versions": {name: version_of(name) for name in DECIDING},
+            **({"draws": DRAWS} if self.views > 1 else {}),
         }
         try:
-            asked = canonical_json({**asdict(self), **around})
+            asked = canonical_json({**self._asked(), **around})
         except (TypeError, ValueError):
             return None
         return hashlib.sha256(asked.encode("ascii")).hexdigest()

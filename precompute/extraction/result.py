@@ -28,7 +28,7 @@ class Settings:
     """What the rows of a file are made with.
 
     layers: the shape of one row of each · dtype: of the features · ran: the fields of `EngineChoice` · key, bytes: of
-    the finished file, in a dry run, which makes none.
+    the finished file, in a dry run, which makes none · views: of each sample.
     """
 
     layers: Mapping[str, tuple[int, ...]]
@@ -37,6 +37,7 @@ class Settings:
     ran: Mapping[str, Any] = field(default_factory=lambda: dict(NOTHING))
     key: str = ""
     bytes: int = 0
+    views: int = 1
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ class Extraction:
     """What a run did.
 
     layers: the shape of one row of each · ignored: lines on what was in the source and is no sample ·
-    rows: samples in the file · computed: forward passes · reused: rows taken from an older file unopened ·
+    rows: samples in the file · views: of each · computed: samples through the backbone · passes: forward passes, one
+    for each of their views · reused: rows taken from an older file unopened ·
     copied: rows whose bytes were already known (duplicates, moved files) · dropped: rows that left ·
     to_read: in a dry run, files that would be read, and computed unless their bytes are known ·
     failures: count by status name · failed: the first of them as (id, status name, detail) ·
@@ -106,6 +108,12 @@ class Extraction:
     seconds: float
     forward_seconds: float
     bytes: int
+    views: int = 1
+
+    @property
+    def passes(self) -> int:
+        """Forward passes: each view of each sample that was computed."""
+        return self.views * self.computed
 
     @property
     def start_seconds(self) -> float:
@@ -118,7 +126,8 @@ class Extraction:
         stages = None if self.stages is None else self.stages.to_dict()
         audit = None if self.audit is None else self.audit.to_dict()
         settings = asdict(replace(self, stages=None, audit=None))
-        return {**settings, "start_seconds": self.start_seconds, "failed": failed, "stages": stages, "audit": audit}
+        told = {"passes": self.passes, "start_seconds": self.start_seconds, "failed": failed}
+        return {**settings, **told, "stages": stages, "audit": audit}
 
 
 def summary(path: str, source: Source, run: Run, *, earlier: bool = True, began: float) -> Extraction:
@@ -140,6 +149,7 @@ def summary(path: str, source: Source, run: Run, *, earlier: bool = True, began:
         classes=len(source.table.classes),
         splits={name: count for name, count in zip(SPLITS, counts, strict=True) if count},
         **settings.ran,
+        views=settings.views,
         **{
             **{one.name: getattr(outcome, one.name) for one in fields(outcome)},
             "failed": _named(cache, outcome.failed) if earlier else outcome.failed,

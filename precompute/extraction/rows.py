@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from precompute.cache import Cache, RowWriter, Status, status_name
 from precompute.engines.audit import EngineAudit
+from precompute.engines.base import Features, Tensors
 from precompute.extraction.executors.base import Executor, Work
 from precompute.extraction.matching import COPY_ROWS, copy_rows, lasting
 from precompute.extraction.owners import THIS_RUN, DigestIndex, Owners
@@ -87,7 +88,7 @@ class RowRun:
                 if audit is not None and block.features is not None:
                     audit.show(
                         [
-                            (self.source.sample_name(item.row), item.tensors, tuple(tap[k] for tap in block.features))
+                            self._shown(item, tuple(tap[k] for tap in block.features))
                             for k, item in enumerate(block.decoded)
                             if item.tensors is not None
                         ]
@@ -98,16 +99,27 @@ class RowRun:
             yield from self._copy_twins(twins, again)
             rows = np.sort(np.array(again, dtype=np.int64))
 
+    def _shown(self, item: Decoded, features: Features) -> tuple[str, Tensors, Features]:
+        """What an audit is shown of a sample: of several views one, which its bytes choose."""
+        views = self.prepared.model.preprocess.views
+        if views == 1:
+            return self.source.sample_name(item.row), item.inputs[0], features
+        view = item.digest[0] % views
+        name = f"{self.source.sample_name(item.row)} (view {view})"
+        return name, item.inputs[view], tuple(tap[view] for tap in features)
+
     def _write(self, block: Block) -> Step:
         items = [*block.decoded, *block.failed]
         step = Step(done=len(items), computed=len(block.decoded))
         if not items:
             return step
         count, storage = len(block.decoded), self.prepared.storage
-        values = [np.full((len(items), *tap.shape), np.nan, dtype=storage) for tap in self.prepared.model.taps]
+        values = [np.full((len(items), *tap.shape), np.nan, dtype=storage) for tap in self.prepared.model.stored]
         finite = np.ones(count, dtype=bool)
         if block.features is not None:
             for tap, features in zip(values, block.features, strict=True):
+                if features.shape != tap[:count].shape:  # NumPy would repeat what is missing
+                    raise ValueError(f"An executor gave features of {features.shape}, not {tap[:count].shape}.")
                 with np.errstate(over="ignore"):  # beyond float16's range: infinite, and reported below
                     tap[:count] = features
                 finite &= np.isfinite(tap[:count]).all(axis=tuple(range(1, tap.ndim)))
@@ -125,7 +137,7 @@ class RowRun:
         items = [items[place] for place in order]
         self.writer.write(
             np.array([item.row for item in items], dtype=np.int64),
-            {tap.layer: rows[order] for tap, rows in zip(self.prepared.model.taps, values, strict=True)},
+            {tap.layer: rows[order] for tap, rows in zip(self.prepared.model.stored, values, strict=True)},
             digests=np.frombuffer(b"".join(item.digest for item in items), dtype=np.uint8).reshape(-1, 32),
             statuses=np.array(statuses, dtype=np.uint8)[order],
             sizes=np.array([item.size for item in items], dtype=np.int64),

@@ -40,10 +40,11 @@ class Job:
         """What its rows are made with, or would be."""
         prepared = self.prepared
         return Settings(
-            layers={tap.layer: tap.shape for tap in prepared.model.taps},
+            layers={tap.layer: tap.shape for tap in prepared.model.stored},
             dtype=prepared.storage,
             notes=prepared.model.notes,
             ran=asdict(prepared.choice),
+            views=prepared.model.preprocess.views,
         )
 
 

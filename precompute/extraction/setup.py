@@ -57,7 +57,7 @@ class Prepared:
     def layers(self) -> dict[str, Layer]:
         """What the file holds of each sample."""
         kind = np.dtype(self.storage)
-        return {tap.layer: Layer(tap.shape, kind, tap.axes, tap.pooling) for tap in self.model.taps}
+        return {tap.layer: Layer(tap.shape, kind, tap.axes, tap.pooling) for tap in self.model.stored}
 
     @property
     def choice(self) -> EngineChoice:
@@ -76,6 +76,8 @@ def prepare(request: Request, output: CacheOutput | None, source: Source, *, wor
         layer=request.layer,
         pooling=request.pooling,
         transform=request.transform,
+        views=request.views,
+        augment=request.augment,
     )
     asked = Asked(request.engine, request.precision, request.device, request.batch_size, request.compile, request.dtype)
     return prepared_for(model, asked, output, source, workers=workers)

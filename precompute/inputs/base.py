@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 class Preprocess(ABC):
     """Deterministic: the same bytes give the same tensors, in every process and on every machine of one kind.
 
-    modality: such as "image" · views: how many different inputs `host` makes of one sample; view 0 is the plain one.
+    modality: such as "image" · views: how many different inputs `host` makes of one sample; view 0 is the plain one,
+    and view k follows from the sample's bytes and k alone.
     """
 
     modality: str
@@ -37,6 +38,18 @@ class Preprocess(ABC):
         Raises SampleError with the reason why these bytes are no sample.
         """
 
+    def all_views(self, raw: bytes) -> tuple[Tensors, ...]:
+        """What `host` gives for each view of one sample, in order; for whoever makes all of them from one decoding."""
+        return tuple(self.host(raw, view) for view in range(self.views))
+
+    def augment_spec(self) -> dict[str, Any] | None:
+        """JSON-ready: what makes the views but the first, part of the key; None where `spec` says it."""
+        return None
+
+    def plain(self) -> Preprocess:
+        """The same with the plain view alone."""
+        return self if self.views == 1 else PlainView(self)
+
     @abstractmethod
     def example(self) -> Tensors:
         """What `host` gives for one sample, with any values: it says shapes and dtypes."""
@@ -48,3 +61,26 @@ class Preprocess(ABC):
     def session(self) -> contextlib.AbstractContextManager[object]:
         """Entered around a whole run, in one thread, before `host` is called."""
         return contextlib.nullcontext()
+
+
+class PlainView(Preprocess):
+    """The first view of `whole`, and no other."""
+
+    def __init__(self, whole: Preprocess) -> None:
+        self._whole = whole
+        self.modality = whole.modality
+
+    def spec(self) -> dict[str, Any]:
+        return self._whole.spec()
+
+    def host(self, raw: bytes, view: int = 0) -> Tensors:
+        return self._whole.host(raw, view)
+
+    def example(self) -> Tensors:
+        return self._whole.example()
+
+    def device(self) -> nn.Module:
+        return self._whole.device()
+
+    def session(self) -> contextlib.AbstractContextManager[object]:
+        return self._whole.session()

@@ -58,6 +58,11 @@ def version_of(package: str) -> str | None:
         return None
 
 
+def release_of(package: str) -> str:
+    """Its version without the part that says how it was built, 0.29.1 of 0.29.1+cpu; "" where it is not installed."""
+    return (version_of(package) or "").partition("+")[0]
+
+
 def reserve(descriptor: int, size: int) -> None:
     """Let the disk hold `size` bytes for an open file, so that later writes find room; what is in it stays.
 

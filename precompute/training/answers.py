@@ -15,8 +15,9 @@ from precompute.heads.scoring.scores import wilson_interval
 from precompute.training.columns import SEPARATOR, Values, find_target, own_values
 from precompute.training.kinds import task_of
 from precompute.training.relabelling import Relabelling, recorded, recorded_columns
-from precompute.training.scoring import score
+from precompute.training.scoring import answer, score
 from precompute.training.targets import CLASSES, LABELS, NUMBER, Target
+from precompute.training.views import averaged, mean_over
 
 
 @dataclass(frozen=True)
@@ -114,11 +115,11 @@ class Predictions:
 
 
 class Answers:
-    """What one head says, taken together row by row. path: of its file."""
+    """What one head says, taken together row by row. path: of its file · averages: over how many views, 0 for none."""
 
     def __init__(self, path: str, saved: SavedHead) -> None:
         self.path, self.saved, self.task = path, saved, task_of(saved.head)
-        self.layer = str(saved.metadata.get("layer"))
+        self.layer, self.averages = str(saved.metadata.get("layer")), averaged(saved.metadata)
         names = {CLASSES: "classes_", LABELS: "labels_"}.get(self.task)
         self.names = tuple(map(str, getattr(saved.head, names))) if names else ()
         self._rows: list[tuple[int, Item]] = []
@@ -133,15 +134,16 @@ class Answers:
         known = recorded(self.saved.metadata)
         return bool(recorded_columns(self.saved.metadata)) or known.get("table") is not None
 
-    def add(self, rows: Sequence[int], ids: Sequence[str], X: Any, truth: Truth) -> None:
-        """Predict features (n, d). truth: what is known of a row, None for nothing."""
+    def add(self, rows: Sequence[int], ids: Sequence[str], view: Callable[[int], Any], truth: Truth) -> None:
+        """Predict features. view: gives those of one view (n, d) · truth: what is known of a row, None for nothing."""
+        said = mean_over(lambda number: answer(self.saved.head, view(number), self.task), max(1, self.averages))
         if self.task == NUMBER:
             self._rows += [
                 (row, NumberPrediction(name, number, truth(row)))
-                for row, name, number in zip(rows, ids, self.saved.head.predict(X).tolist(), strict=True)
+                for row, name, number in zip(rows, ids, said.tolist(), strict=True)
             ]
             return
-        proba = self.saved.predict_proba(X)
+        proba = self.saved.scaled(said)
         if self.task == CLASSES:
             best = proba.argmax(axis=1).tolist()
             highest = proba.max(axis=1).tolist()

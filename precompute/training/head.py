@@ -33,6 +33,7 @@ from precompute.training.relabelling import Relabelling
 from precompute.training.scoring import score_head
 from precompute.training.splits import digest_groups, parts_of, whole_rows
 from precompute.training.targets import AUTO, CLASSES, LABELS, NUMBER, Rows, Target, check_target
+from precompute.training.views import AVERAGED, check_views, fit_rows, predicted, trained_features, view_notes
 
 # Long, and of no use to whoever has the head: the report and --json hold them.
 NOT_IN_FILE = {"choices", "leaks", "without_leaks", "two_labels"}
@@ -132,6 +133,8 @@ def train_head(
     labels: str | os.PathLike[str] | None = None,
     expect: int | None = None,
     similarity: float | None = None,
+    plain_view: bool = False,
+    average_views: bool = False,
     calibrated: bool = False,
     search: bool = False,
     protocol: str | None = None,
@@ -161,6 +164,9 @@ def train_head(
     they are). calibrated: the head's probabilities are
     those at the temperature that fits val best; no prediction changes.
     protocol: "simclr" or "simclr:DATASET", see `precompute.training.published`; needs split test and the logistic head.
+    plain_view: of a cache with several views, train on the plain one alone. By default every head is trained on all of
+    them, in which a sample counts once (see `precompute.training.views`). average_views: predict, and score, by the
+    mean of the probabilities of all views, in place of those of the plain view.
     search: try MLP_GRID, less what `settings` names, by MLPSearch, within `time_budget` seconds where that is given.
     protocol, calibrated and search are for classes.
     Raises TrainingError for labels that nothing can be learned from, CacheError for damaged rows (each is compared with
@@ -183,14 +189,15 @@ def train_head(
     _check_task(target.task, calibrated=calibrated, protocol=protocol)
     head = head_of_task(head, target.task)
     estimator = make_head(head, settings, seed=seed, search=search, task=target.task)
-    features = cache.features(layer)
+    features, views = trained_features(cache, layer, plain=plain_view)
     layer = layer or cache.layers[0]
+    check_views(cache, views, average=average_views, plain_only=followed is not None)
     whole = whole_rows(cache, layer)
     digests, together, n_groups = _together(
         cache, np.flatnonzero(whole & target.known), groups, groups_file, groups_column
     )
     parts, notes = parts_of(cache, whole, seed, together, target)
-    notes = [*labelled, *notes]
+    notes = [*labelled, *view_notes(cache, views, average=average_views), *notes]
     if followed:
         parts, more = followed.parts(parts, target.values, together, seed)
         notes += more
@@ -202,11 +209,15 @@ def train_head(
     notes += check_target(target, parts, cache.path)
     # What a temperature is fitted on must not have been trained on, and C's choice ends in training on val too
     selection = "val" if "val" in parts and "test" in parts and not calibrated else None
-    fitted = _fit(head, estimator, features, target, parts, together, selection)
+    seen = _Seen(cache, layer, features, views, average_views)
+    fitted = _fit(head, estimator, seen, target, parts, together, selection)
     estimator, parts = fitted.estimator, fitted.parts
     notes += fitted.notes
     scored = score_head(
-        estimator, cache, layer, target, parts, digests, together, calibrated=calibrated, similarity=similarity
+        *(estimator, cache, layer, target, parts, digests, together),
+        calibrated=calibrated,
+        similarity=similarity,
+        average=average_views,
     )
     result = Training(
         head=estimator,
@@ -227,7 +238,7 @@ def train_head(
         seconds=fitted.seconds,
     )
     if out is not None:
-        metadata = _metadata(cache, layer, target, result, seed, parts, relabelling)
+        metadata = _metadata(cache, layer, target, result, seed, parts, relabelling, average=average_views)
         save_head(out, estimator, metadata=metadata, overwrite=overwrite)
     return result
 
@@ -255,10 +266,21 @@ class _Fitted:
     seconds: float
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """What a head sees of a cache. features, views: what it is fitted on · average: predict by the mean over views."""
+
+    cache: Cache
+    layer: str
+    features: NDArray[np.floating]
+    views: int
+    average: bool
+
+
 def _fit(
     kind: str,
     estimator: Any,
-    features: NDArray[np.floating],
+    seen: _Seen,
     target: Target,
     parts: dict[str, Rows],
     together: NDArray[np.int64],
@@ -268,19 +290,20 @@ def _fit(
 
     Raises TrainingError for settings or labels that the head cannot be fitted with.
     """
-
-    def arrays(rows: Rows) -> tuple[RowView, NDArray[Any]]:
-        return RowView(features, rows), target.of(rows)
-
     trains_on_val = isinstance(estimator, LogisticHead | MultilabelLogisticHead)
     # Thresholds are chosen on what was not trained on, so there C is chosen inside train.
     given = None if trains_on_val and target.task == LABELS else selection
-    X, y = arrays(parts["train"])
-    options = {"label_names": target.names} if target.task == LABELS else {}
+    train, validation = parts["train"], None
+    if given:
+        validation = (RowView(seen.cache.plain_features(seen.layer), parts[given]), target.of(parts[given]))
+    options: dict[str, Any] = {"label_names": target.names} if target.task == LABELS else {}
     began = time.monotonic()
     try:
-        estimator.fit(
-            X, y, validation=arrays(parts[given]) if given else None, groups=together[parts["train"]], **options
+        fit_rows(
+            *(estimator, seen.features, seen.views, train, target.of(train)),
+            groups=together[train],
+            validation=validation,
+            **options,
         )
     except ValueError as error:
         raise TrainingError(
@@ -296,14 +319,15 @@ def _fit(
         left["train"] = np.union1d(left["train"], left.pop("val"))
         notes.append("val chose C and was then trained on as well, so it has no score; choices hold that of each C")
     if target.task == LABELS:
-        notes.append(_set_thresholds(estimator, *arrays(parts[selection])) if selection else DEFAULT_THRESHOLDS)
+        notes.append(_set_thresholds(estimator, seen, target, parts[selection]) if selection else DEFAULT_THRESHOLDS)
         used_validation = used_validation or selection is not None
     return _Fitted(estimator, left, rows, choices, used_validation, notes, seconds)
 
 
-def _set_thresholds(estimator: Any, X: RowView, Y: NDArray[np.uint8]) -> str:
+def _set_thresholds(estimator: Any, seen: _Seen, target: Target, rows: Rows) -> str:
     """Take those of the best F1 on these samples; a line that says so."""
-    estimator.set_thresholds(choose_thresholds(Y, estimator.predict_proba(X)))
+    proba = predicted(estimator.predict_proba, seen.cache, seen.layer, rows, average=seen.average)
+    estimator.set_thresholds(choose_thresholds(target.of(rows), proba))
     return "val chose the threshold of each label, by its F1"
 
 
@@ -328,6 +352,8 @@ def _metadata(
     seed: int,
     parts: dict[str, Rows],
     relabelling: Relabelling,
+    *,
+    average: bool,
 ) -> dict[str, Any]:
     """What `predict` needs, and what a reader of the head file wants to know."""
     summary = {name: value for name, value in result.to_dict().items() if name not in NOT_IN_FILE}
@@ -341,7 +367,8 @@ def _metadata(
         "spec": cache.spec,
         "key": cache.key,
         "layer": layer,
-        "shape": list(cache.features(layer).shape[1:]),
+        "shape": list(cache.plain_features(layer).shape[1:]),
+        **({AVERAGED: cache.views} if average else {}),
         "weights_source": cache.last_run.get("weights", {}),
         **({"temperature": calibration.temperature} if calibration and calibration.applied else {}),
         "training": {

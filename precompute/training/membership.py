@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from precompute.cache import SPLITS, Cache, difference
+from precompute.cache import SPLITS, Cache, difference, plain_spec
 from precompute.errors import HeadFormatError, HeadMismatchError
 from precompute.heads import SavedHead
 from precompute.training.splits import HOLDOUT
 from precompute.training.targets import Rows, Target, target_digest
+from precompute.training.views import averaged, check_averaged
 
 PARTS = ("unused", *SPLITS[1:], HOLDOUT)  # a code is a place in it
 
@@ -67,18 +68,26 @@ def trained_layer(saved: SavedHead, cache: Cache, head: str) -> str:
 
     Raises HeadMismatchError where it holds others, with what differs.
     """
-    if saved.metadata.get("key") != cache.key:
-        spec = saved.metadata.get("spec")
+    spec = saved.metadata.get("spec")
+    if saved.metadata.get("key") != cache.key and (averaged(saved.metadata) or not _same_plain_view(spec, cache)):
         lines = difference(spec, cache.spec) if isinstance(spec, dict) else []
         raise HeadMismatchError(
             "\n".join([f"The head {head} was trained on other features than {cache.path} holds.", *map(str, lines)]),
             hint="Give a cache of the backbone, layers and transform that it was trained on.",
         )
+    check_averaged(saved.metadata, cache, head)
     layer = str(saved.metadata.get("layer"))
-    width = int(np.prod(cache.features(layer).shape[1:]))
+    width = int(np.prod(cache.plain_features(layer).shape[1:]))
     if width != int(saved.head.n_features_in_):
         raise HeadMismatchError(
             f"The head {head} takes {saved.head.n_features_in_} features; {layer} of {cache.path} has {width}.",
             hint="Train the head again.",
         )
     return layer
+
+
+def _same_plain_view(spec: Any, cache: Cache) -> bool:
+    """Whether a head's settings are those of the cache, but for views that the plain one has beside it."""
+    if not isinstance(spec, dict) or (cache.views == 1 and spec.get("views", 1) == 1):
+        return False
+    return plain_spec(spec) == plain_spec(cache.spec)

@@ -24,6 +24,7 @@ from precompute.training.calibration import FITTED_ON, Calibration, calibrate, s
 from precompute.training.leaks import Leaks, find_leaks, leak_notes, two_labels
 from precompute.training.splits import HOLDOUT
 from precompute.training.targets import CLASSES, LABELS, NUMBER, Rows, Target
+from precompute.training.views import predicted
 
 AnyScores: TypeAlias = Scores | LabelScores | NumberScores
 
@@ -79,18 +80,23 @@ def score_head(
     *,
     calibrated: bool,
     similarity: float | None,
+    average: bool = False,
 ) -> Scored:
     """Score a fitted head on every split of `parts` but train, all of which it was trained on.
 
     digests, together: (N,) the same number for identical files, and for what must stay together · similarity: see
-    `find_leaks` · calibrated: score the probabilities at the temperature that fits val.
+    `find_leaks` · calibrated: score the probabilities at the temperature that fits val · average: over the views.
     Raises TrainingError for a head whose probabilities are no numbers.
     """
     notes: list[str] = []
-    features, task = cache.features(layer), target.task
+    task = target.task
     splits = [split for split in ("val", "test", HOLDOUT) if split in parts]
     true = {split: target.of(parts[split]) for split in splits}
-    raw = {split: answer(estimator, RowView(features, parts[split]), task) for split in splits}
+
+    def said(X: RowView) -> NDArray[np.floating]:
+        return answer(estimator, X, task)
+
+    raw = {split: predicted(said, cache, layer, parts[split], average=average) for split in splits}
     can_calibrate = task == CLASSES and FITTED_ON in splits
     calibration = calibrate(true, raw, estimator.classes_, apply=calibrated) if can_calibrate else None
     if calibrated and calibration:

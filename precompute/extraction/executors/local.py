@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Generator
-from dataclasses import replace
+from collections.abc import Callable, Generator, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from precompute.engines.base import Engine
+from precompute.engines.base import Engine, Features
 from precompute.extraction.executors.base import Executor, Work
 from precompute.extraction.pipeline import Block, Claim, decoded_blocks
 from precompute.extraction.timing import StageClock
@@ -41,41 +40,81 @@ class LocalExecutor(Executor):
         engine, preprocess = work.decision.engine, work.backbone.preprocess
         clock, stop = clock or StageClock(), stop or (lambda: False)
         clock.workers = self.workers
-        under_way: deque[Block] = deque()
+        passes = _Passes(engine, clock, keep)
         decoded = decoded_blocks(work.source, rows, engine.batch_size, preprocess, self.workers, claim, clock)
+        stopped = False
         try:
             with contextlib.closing(decoded):
                 for block in decoded:
-                    if len(under_way) == engine.depth:
-                        yield _finish(under_way.popleft(), engine, clock)
-                        if stop():
-                            break
-                    _start(block, engine, clock, keep)
-                    under_way.append(block)
-                    if engine.depth == 1:  # it ran within `start`
-                        yield _finish(under_way.popleft(), engine, clock)
-                        if stop():
-                            break
-            while under_way:
-                yield _finish(under_way.popleft(), engine, clock)
+                    for done in passes.make_room():
+                        yield done
+                        stopped = stopped or bool(stop())
+                    if stopped:
+                        break
+                    for done in passes.run(block):
+                        yield done
+                        stopped = stopped or bool(stop())
+                    if stopped:
+                        break
+            yield from passes.rest()
         finally:  # an engine that goes away while a batch is under way takes the process with it
-            for block in under_way:
-                _finish(block, engine, clock)
+            for _ in passes.rest():
+                pass
 
 
-def _start(block: Block, engine: Engine, clock: StageClock, keep: Callable[[int], bool] | None) -> None:
-    if block.decoded:
-        # With one batch at a time the forward pass itself runs within `start`
-        with clock.main_thread("transfer") if engine.depth > 1 else contextlib.nullcontext():
-            engine.start([item.tensors for item in block.decoded if item.tensors is not None])
-        block.decoded = [  # the engine has its own copy
-            item if keep is not None and keep(item.row) else replace(item, tensors=None) for item in block.decoded
-        ]
+class _Passes:
+    """The forward passes of blocks, with as many under way as the engine takes."""
+
+    def __init__(self, engine: Engine, clock: StageClock, keep: Callable[[int], bool] | None) -> None:
+        self._engine, self._clock = engine, clock
+        self._keep = keep
+        self._under_way: deque[tuple[Block, int, bool]] = deque()  # with its views, and whether it is the block's last
+        self._parts: list[Features] = []  # of the block whose passes come out
+
+    def make_room(self) -> Iterator[Block]:
+        """What comes out so that another pass can begin."""
+        if len(self._under_way) == self._engine.depth:
+            yield from self._out()
+
+    def run(self, block: Block) -> Iterator[Block]:
+        """Begin all passes of `block`; what comes out meanwhile, of it or of those before it."""
+        inputs = [one for item in block.decoded for one in item.inputs]
+        views, size = len(inputs) // max(1, len(block.decoded)), self._engine.batch_size
+        keep = self._keep
+        block.decoded = [item if keep and keep(item.row) else item.without_tensors() for item in block.decoded]
+        for left in range(max(1, -(-len(inputs) // size)) - 1, -1, -1):
+            yield from self.make_room()
+            if inputs:
+                # With one batch at a time the forward pass itself runs within `start`
+                apart = self._engine.depth > 1
+                with self._clock.main_thread("transfer") if apart else contextlib.nullcontext():
+                    self._engine.start(inputs[:size])
+                del inputs[:size]  # the engine has its own copy
+            self._under_way.append((block, views, not left))
+            if self._engine.depth == 1:
+                yield from self._out()
+
+    def rest(self) -> Iterator[Block]:
+        """Everything that is still under way."""
+        while self._under_way:
+            yield from self._out()
+
+    def _out(self) -> Iterator[Block]:
+        """Finish the pass that began first; its block, where that was its last one."""
+        block, views, last = self._under_way.popleft()
+        if block.decoded:
+            began = time.perf_counter()
+            self._parts.append(self._engine.finish())
+            self._clock.waited_engine += time.perf_counter() - began
+        if not last:
+            return
+        if block.decoded:
+            block.features = tuple(_by_sample(tap, views) for tap in zip(*self._parts, strict=True))
+        self._parts = []
+        yield block
 
 
-def _finish(block: Block, engine: Engine, clock: StageClock) -> Block:
-    if block.decoded:
-        began = time.perf_counter()
-        block.features = engine.finish()
-        clock.waited_engine += time.perf_counter() - began
-    return block
+def _by_sample(parts: Sequence[NDArray[np.float32]], views: int) -> NDArray[np.float32]:
+    """The features of several passes, (n * views, *shape), as (n, views, *shape); without that axis for one view."""
+    whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    return whole if views == 1 else whole.reshape(-1, views, *whole.shape[1:])

@@ -19,12 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError, features
 
-from precompute.errors import SampleError
+from precompute.errors import PrecomputeError, SampleError
 from precompute.inputs.images import formats, jpeg, jpeg2000
+from precompute.inputs.images.picture import Picture
 from precompute.inputs.images.transform import Transform
 
 if TYPE_CHECKING:
     import torch
+
+    from precompute.inputs.images.augmentation import Augmentation
 
 OPTIONAL = {"AVIF": "avif", "JPEG2000": "jpg_2000"}  # formats that a Pillow may have been built without
 FORMATS = (
@@ -73,9 +76,29 @@ def decode(data: bytes, transform: Transform) -> torch.Tensor:
     reason `UNDECODABLE`, `TRUNCATED` or `TOO_LARGE`, and `UNREADABLE` for a format that another build of Pillow
     decodes. The size in the header is checked before pixels are made.
     """
+    with _as_sample_errors(data):
+        return _picture(data, transform).plain(transform)
+
+
+def decode_views(
+    data: bytes, transform: Transform, augmentation: Augmentation, digest: bytes, views: int
+) -> tuple[torch.Tensor, ...]:
+    """`views` tensors as `decode` gives them, of one decoding: the plain view, then those that `augmentation` draws.
+
+    digest: SHA-256 of `data`. Raises what `decode` and `Augmentation.view` raise.
+    """
+    with _as_sample_errors(data):
+        picture = _picture(data, transform)
+        plain = picture.plain(transform)
+    return plain, *(augmentation.view(picture, transform, digest, number) for number in range(1, views))
+
+
+@contextmanager
+def _as_sample_errors(data: bytes) -> Iterator[None]:
+    """What decoders raise becomes a SampleError with its reason."""
     try:
-        return _decode(data, transform)
-    except (SampleError, MemoryError):
+        yield
+    except (PrecomputeError, MemoryError):
         raise
     except UnidentifiedImageError as error:
         raise _unidentified(data) from error
@@ -87,7 +110,7 @@ def decode(data: bytes, transform: Transform) -> torch.Tensor:
         raise SampleError(f"{type(error).__name__}: {error}", reason="TRUNCATED") from error
 
 
-def _decode(data: bytes, transform: Transform) -> torch.Tensor:
+def _picture(data: bytes, transform: Transform) -> Picture:
     if (kind := formats.foreign_kind(data[: formats.BRANDS_BYTES])) is not None:
         raise _foreign(kind)
     stream = io.BytesIO(data)
@@ -105,10 +128,10 @@ def _decode(data: bytes, transform: Transform) -> torch.Tensor:
     image.load()
     method = ORIENTATIONS.get(_orientation(image))
     image = _flat(image)  # the name is used again, so that there are never three copies of all pixels
-    return transform.apply_pil(image if method is None else image.transpose(method))
+    return Picture(image if method is None else image.transpose(method))
 
 
-def _plain_jpeg(image: Image.Image, data: bytes, transform: Transform) -> torch.Tensor:
+def _plain_jpeg(image: Image.Image, data: bytes, transform: Transform) -> Picture:
     import torch
 
     method = ORIENTATIONS.get(_orientation(image))
@@ -123,7 +146,7 @@ def _plain_jpeg(image: Image.Image, data: bytes, transform: Transform) -> torch.
     if method is not None:
         pixels = jpeg.turned(pixels, method)
         width, height = (height, width) if method in jpeg.TURNED else (width, height)
-    return transform.apply_tensor(torch.from_numpy(pixels).permute(2, 0, 1), (width, height))
+    return Picture(torch.from_numpy(pixels).permute(2, 0, 1), (width, height))
 
 
 def _unidentified(data: bytes) -> SampleError:

@@ -3,31 +3,54 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from precompute.inputs.base import Preprocess
-from precompute.inputs.images.decode import decode, quiet_pillow
+from precompute.inputs.images.augmentation import Augmentation
+from precompute.inputs.images.decode import decode, decode_views, quiet_pillow
 from precompute.inputs.images.transform import DECODER, Transform
 
 
 @dataclass(frozen=True)
 class ImagePreprocess(Preprocess):
-    """The steps of torchvision's preset, see `Transform`. `host` gives (crop, crop, 3) uint8."""
+    """The steps of torchvision's preset, see `Transform`. `host` gives (crop, crop, 3) uint8.
+
+    augmentation: what makes the views but the first, where there are several.
+    """
 
     transform: Transform
+    views: int = 1
+    augmentation: Augmentation | None = None
 
     modality = "image"
+
+    def __post_init__(self) -> None:
+        if self.augmentation is not None:
+            self.augmentation.check_size(self.transform.crop)
 
     def spec(self) -> dict[str, Any]:
         return {**self.transform.spec(), "decoder": DECODER}
 
+    def augment_spec(self) -> dict[str, Any] | None:
+        return None if self.augmentation is None else self.augmentation.spec()
+
+    def plain(self) -> ImagePreprocess:
+        return replace(self, views=1, augmentation=None)
+
     def host(self, raw: bytes, view: int = 0) -> tuple[torch.Tensor, ...]:
-        del view  # there is only one
-        return (decode(raw, self.transform).permute(1, 2, 0),)
+        return self.all_views(raw)[view] if view else (decode(raw, self.transform).permute(1, 2, 0),)
+
+    def all_views(self, raw: bytes) -> tuple[tuple[torch.Tensor, ...], ...]:
+        if self.augmentation is None:
+            return (self.host(raw),)
+        digest = hashlib.sha256(raw).digest()
+        made = decode_views(raw, self.transform, self.augmentation, digest, self.views)
+        return tuple((pixels.permute(1, 2, 0),) for pixels in made)
 
     def example(self) -> tuple[torch.Tensor, ...]:
         return (torch.zeros(self.transform.crop, self.transform.crop, 3, dtype=torch.uint8),)
