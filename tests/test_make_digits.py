@@ -48,14 +48,14 @@ GOOD = idx(np.zeros((2, 3, 3), np.uint8))
     [
         (b"", "does not begin"),
         (GOOD, "no whole gzip file"),
-        (gzip.compress(GOOD)[:-9], "no whole gzip file"),
-        (gzip.compress(GOOD[:-1]), "does not hold the 18 bytes"),
-        (gzip.compress(GOOD + b"\0"), "does not hold the 18 bytes"),
-        (gzip.compress(idx(np.zeros(4, np.uint8))), "does not begin"),
-        (gzip.compress(b"\0\0\x0d\x03" + GOOD[4:]), "does not begin"),
-        (gzip.compress(struct.pack(">4I", 0x803, 2**31, 2**31, 2**31)), "names the sizes"),
-        (gzip.compress(struct.pack(">4I", 0x803, 0, 3, 3)), "names the sizes"),
-        (gzip.compress(struct.pack(">4I", 0x803, 1, 28, 28) + bytes(10**8)), "does not hold the 784 bytes"),
+        (gzip.compress(GOOD, mtime=0)[:-9], "no whole gzip file"),
+        (gzip.compress(GOOD[:-1], mtime=0), "does not hold the 18 bytes"),
+        (gzip.compress(GOOD + b"\0", mtime=0), "does not hold the 18 bytes"),
+        (gzip.compress(idx(np.zeros(4, np.uint8)), mtime=0), "does not begin"),
+        (gzip.compress(b"\0\0\x0d\x03" + GOOD[4:], mtime=0), "does not begin"),
+        (gzip.compress(struct.pack(">4I", 0x803, 2**31, 2**31, 2**31), mtime=0), "names the sizes"),
+        (gzip.compress(struct.pack(">4I", 0x803, 0, 3, 3), mtime=0), "names the sizes"),
+        (gzip.compress(struct.pack(">4I", 0x803, 1, 28, 28) + bytes(10**8), mtime=0), "does not hold the 784 bytes"),
     ],
 )
 def test_files_that_are_no_idx_file_are_refused(script: Any, tmp_path: Path, blob: bytes, message: str) -> None:
