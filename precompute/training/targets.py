@@ -18,6 +18,7 @@ Rows = NDArray[np.int64]
 CLASSES, LABELS, NUMBER = "classes", "labels", "number"
 TASKS = (CLASSES, LABELS, NUMBER)
 AUTO = "auto"
+NAMES = {CLASSES: "classes", LABELS: "several labels a sample", NUMBER: "a number"}
 BINS = 10  # of numbers, by which a hold-out is stratified; each has BIN_LEAST samples or more on average
 BIN_LEAST = 5
 SHOWN = 8  # names in a message
