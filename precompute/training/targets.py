@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from precompute.cache import Cache
 from precompute.errors import TrainingError
+from precompute.heads.base.labels import label_strata
 
 Rows = NDArray[np.int64]
 
@@ -61,13 +62,10 @@ class Target:
         if self.task == CLASSES:
             return self.values[rows].astype(np.int64)
         if self.task == LABELS:
-            values = self.values[rows]
-            order = np.argsort(values.sum(axis=0, dtype=np.int64), kind="stable")
-            rarest = np.where(values.any(axis=1), values[:, order].argmax(axis=1), values.shape[1])
             unit = np.arange(len(rows)) if groups is None else np.unique(groups, return_inverse=True)[1]
-            of_unit: Rows = np.full(len(rows), values.shape[1], np.int64)
-            np.minimum.at(of_unit, unit, rarest)
-            return of_unit[unit]
+            any_has = np.zeros((len(rows), len(self.names)), bool)
+            np.logical_or.at(any_has, unit, self.values[rows] == 1)
+            return label_strata(any_has)[unit].astype(np.int64)
         distinct, code = np.unique(self.values[rows], return_inverse=True)
         below = np.cumsum(np.bincount(code, minlength=len(distinct))) - np.bincount(code, minlength=len(distinct))
         bins = int(np.clip(len(rows) // BIN_LEAST, 1, BINS))
