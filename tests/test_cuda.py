@@ -12,7 +12,22 @@ import torch
 from conftest import make_image
 from pictures import eager, images
 
-from precompute import Backbone, KNNHead, LogisticHead, MLPHead, extract, load_backbone, open_cache, predict, train_head
+from precompute import (
+    Backbone,
+    KNNHead,
+    KNNRegressionHead,
+    LogisticHead,
+    MLPHead,
+    MLPRegressionHead,
+    MultilabelKNNHead,
+    MultilabelLogisticHead,
+    MultilabelMLPHead,
+    extract,
+    load_backbone,
+    open_cache,
+    predict,
+    train_head,
+)
 from precompute.engines.base import EngineChoice
 from precompute.engines.devices import make_engine
 from precompute.engines.guard import cosine
@@ -214,6 +229,26 @@ def test_logistic_head_is_that_of_the_cpu(C: float | str) -> None:
     assert on_cuda.converged_
     assert on_cuda.objective_ == pytest.approx(on_cpu.objective_, rel=1e-5)
     assert np.allclose(on_cuda.predict_proba(features), on_cpu.predict_proba(features), atol=5e-3)
+
+
+@pytest.mark.parametrize("C", [1.0, [1e-2, 1.0]])
+def test_heads_of_several_labels_and_of_numbers_are_those_of_the_cpu(C: float | list[float]) -> None:
+    features, labels = samples()
+    several, number = labels[:, None] == np.arange(3), features[:, 0] + labels
+    mlp = {"dropout": 0.0, "max_epochs": 15}
+    for make in (
+        lambda device: MultilabelLogisticHead(C=C, device=device, tol=1e-8),
+        lambda device: MultilabelKNNHead(device=device),
+        lambda device: MultilabelMLPHead(device=device, **mlp),
+    ):
+        on_cuda, on_cpu = (make(device).fit(features, several) for device in ("cuda", "cpu"))
+        assert np.allclose(on_cuda.predict_proba(features), on_cpu.predict_proba(features), atol=5e-3)
+    for make in (
+        lambda device: KNNRegressionHead(device=device),
+        lambda device: MLPRegressionHead(device=device, **mlp),
+    ):
+        on_cuda, on_cpu = (make(device).fit(features, number) for device in ("cuda", "cpu"))
+        assert np.allclose(on_cuda.predict(features), on_cpu.predict(features), atol=2e-2 * number.std())
 
 
 def test_mlp_head_without_dropout_is_close_to_that_of_the_cpu() -> None:

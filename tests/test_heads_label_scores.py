@@ -39,7 +39,7 @@ def by_scikit_learn(Y: np.ndarray, p: np.ndarray, thresholds: Any, weight: Any =
     both = counted & (positives < total)
     flat = {"sample_weight": None if weight is None else np.repeat(weight, Y.shape[1])}
     found = {
-        "micro_f1": metrics.f1_score(Y, guess, average="micro", zero_division=0, **options),
+        "micro_f1": metrics.f1_score(Y.ravel(), guess.ravel(), zero_division=0, **flat),
         "hamming_loss": metrics.hamming_loss(Y, guess, **options),
         "subset_accuracy": metrics.accuracy_score(Y, guess, **options),
     }
@@ -55,11 +55,12 @@ def by_scikit_learn(Y: np.ndarray, p: np.ndarray, thresholds: Any, weight: Any =
         found["micro_average_precision"] = metrics.average_precision_score(Y.ravel(), p.ravel(), **flat)
     if both.any():
         found["auc"] = metrics.roc_auc_score(Y[:, both], p[:, both], **options)
+    if 0 < positives.sum() < total * Y.shape[1]:
         found["micro_auc"] = metrics.roc_auc_score(Y.ravel(), p.ravel(), **flat)
     return found
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=30)
 @given(
     n=st.integers(2, 60), labels=st.integers(1, 5), seed=st.integers(0, 2**32), rounded=st.booleans(),
     dtype=st.sampled_from([np.float32, np.float64]), strict=st.booleans(),
@@ -98,7 +99,7 @@ def test_every_score_is_scikit_learns(n: int, labels: int, seed: int, rounded: b
         assert (row["auc"] is None) == (own.all() or not own.any())
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(n=st.integers(8, 60), seed=st.integers(0, 2**32), rounded=st.booleans())
 def test_weighted_scores_are_scikit_learns(n: int, seed: int, rounded: bool) -> None:
     """A resampling is a weighting: the bootstrap is as right as these are."""
@@ -258,7 +259,7 @@ def test_a_hundred_thousand_samples_of_twenty_labels_have_every_interval() -> No
 # ---- thresholds
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=20)
 @given(
     n=st.integers(1, 40),
     seed=st.integers(0, 2**32),

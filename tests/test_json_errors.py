@@ -55,7 +55,8 @@ def misuses() -> list[list[str]]:
     for name, command in cli.commands.items():
         needed = NEEDED[name]
         found.append([name, *needed, "--json", "--no-such-option"])
-        found.append([name, "--json", *needed, *["one-too-many"] * (10 if name == "compare" else 3)])
+        if name != "predict":  # it takes any number of heads
+            found.append([name, "--json", *needed, *["one-too-many"] * (10 if name == "compare" else 3)])
         if needed:
             found.append([name, "--json", *needed[1:]])  # an argument is missing
         for option in command.params:

@@ -177,6 +177,16 @@ def test_what_a_target_cannot_be_is_said_with_the_sample(case: str, tmp_path: Pa
         found(cache, *options["columns"], **{name: value for name, value in options.items() if name != "columns"})
 
 
+def test_more_labels_than_memory_holds_are_refused_before_it_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = cache_of(tmp_path, x=[f"a{row};b{row}" for row in range(ROWS)])
+    assert len(found(cache, "x")[0].names) == 2 * ROWS
+    monkeypatch.setattr("precompute.training.columns.physical_memory", lambda: 1000)
+    with pytest.raises(UsageError, match=r"24 labels in column x, and 600 bytes .* more than a quarter"):
+        found(cache, "x")
+
+
 def test_nothing_to_learn_is_an_error_and_some_labels_a_note(tmp_path: Path) -> None:
     cache = cache_of(tmp_path, same=rows_of(2.5), all=rows_of("a;b"), some=rows_of("a;b", "a"))
     parts = {"train": np.arange(8), HOLDOUT: np.arange(8, ROWS)}

@@ -142,7 +142,7 @@ def test_thresholds_are_chosen_on_val_where_test_is_left(head: str, made: Path, 
     assert set(found.scores) == {"val", "test"}
     assert found.selected_on == "val"
     expected = choose_thresholds(Y, found.head.predict_proba(cache.features()[val]))
-    assert list(found.thresholds.values()) == expected.tolist()
+    assert list(found.thresholds.values()) == expected.tolist() == found.choices["thresholds"]
     assert load_head(tmp_path / "head").head.thresholds_.tolist() == expected.tolist()
     assert any("val chose the threshold of each label" in note for note in found.notes)
     kept = train_head(made, split_column="few", **options)
@@ -245,6 +245,20 @@ def test_names_of_folders_are_no_truth_of_labels_and_numbers(tmp_path: Path) -> 
             assert len(found.items) == 24
 
 
+def test_a_column_that_is_something_else_in_another_cache_is_no_truth_and_that_is_said(
+    made: Path, tmp_path: Path
+) -> None:
+    train_head(made, tmp_path / "size", label_column="size", alpha=1.0)
+    X = np.random.default_rng(0).normal(size=(9, 8)).astype(np.float32)
+    np.savez(tmp_path / "other.npz", features=X, size=np.array(["small", "large", ""] * 3))
+    import_features(tmp_path / "other.npz", tmp_path / "other.h5", name="made")
+    found = predict(tmp_path / "size", tmp_path / "other.h5")
+    assert (len(found.items), found.scored) == (9, 0)
+    (warning,) = found.warnings
+    assert "is not scored" in warning
+    assert "'small' in column size" in warning or "'large' in column size" in warning
+
+
 @pytest.fixture(scope="module")
 def two_layers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """photos, a.h5 of two layers of `tiny`, b.h5 of one of them, and heads of both and of other features."""
@@ -327,11 +341,17 @@ def test_few_shot_draws_images_of_each_label_or_in_all(made: Path) -> None:
         head = RidgeRegressionHead().fit(X[rows] / scale, y[rows])
         assert score == pytest.approx(r2_score(y[test], head.predict(X[test] / scale)))
     assert (numbers.metric, numbers.task, numbers.by_chance, numbers.tested) == ("r2", "number", 0, 60)
-    (labels,) = few_shot([made], shots=[2, 20], draws=2, label_column="several", split_column="part")
-    assert (labels.metric, labels.n_classes, labels.head) == ("mean_average_precision", 3, "logistic")
+    (labels,) = few_shot([made], shots=[2, 20], draws=2, label_column="several", split_column="part", head="ridge")
+    assert (labels.metric, labels.n_classes, labels.head) == ("mean_average_precision", 3, "ridge")
     assert labels.points[1].score > labels.points[0].score > labels.by_chance
     point = labels.to_dict()["points"][0]
     assert set(point) == {"shots", "scores", "score", "interval"}
+    np.savez(made.parent / "own.npz", features=X, label=np.array(["a", "b"] * (ROWS // 2)))
+    import_features(made.parent / "own.npz", made.parent / "own.h5", name="own")
+    np.savez(made.parent / "half.npz", features=X, label=np.array(["0.5", "1"] * (ROWS // 2)))
+    import_features(made.parent / "half.npz", made.parent / "half.h5", name="half")
+    with pytest.raises(UsageError, match=r"own\.h5 asks for classes and .*half\.h5 for a number"):
+        few_shot([made.parent / "own.h5", made.parent / "half.h5"], shots=[5], draws=1)
     with pytest.raises(TrainingError, match="only 120 different training images, and 500 are asked for"):
         few_shot([made], shots=[2, 500], label_column="size", split_column="part")
 
@@ -391,7 +411,7 @@ def test_the_commands(cards: Path, tmp_path: Path, precompute: Command) -> None:
 def test_pictures_of_curves_are_drawn(column: str, made: Path, tmp_path: Path, precompute: Command) -> None:
     pytest.importorskip("matplotlib", reason="pip install 'precompute[plot]'")
     arguments = ("--label-column", column, "--split-column", "part")
-    done = precompute("few-shot", made, *arguments, "--shots", "5,20", "--draws", "2", "--plot", "few.svg")
+    done = precompute("few-shot", made, *arguments, "--shots", "5,20", "--head", "ridge", "--plot", "few.svg")
     assert done.returncode == 0, done.stderr
     done = precompute("train-head", made, *arguments, "--head", "mlp", "--max-epochs", "4", "--plot", "mlp.svg")
     assert done.returncode == 0, done.stderr

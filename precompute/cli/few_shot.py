@@ -88,7 +88,14 @@ def few_shot(
         plot_few_shot(curves, plot, title=title, overwrite=overwrite)
         finished(plot)
     if as_json:
-        print_json({"curves": [curve.to_dict() for curve in curves], "plot": plot, **settings})
+        columns = list(settings["label_column"])
+        asked = {
+            **settings,
+            "shots": [point.shots for point in curves[0].points],
+            "head": curves[0].head,
+            "label_column": columns if len(columns) > 1 else next(iter(columns), None),
+        }
+        print_json({"curves": [curve.to_dict() for curve in curves], "plot": plot, **asked})
         return
     for curve in curves:
         for line in curve.notes:

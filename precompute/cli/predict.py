@@ -115,7 +115,7 @@ def _print(results: Sequence[Predictions], style: str) -> None:
             for result, item in zip(results, items, strict=True):
                 head = {"head": result.head} if len(results) > 1 else {}
                 click.echo(json.dumps({**head, "id": item.id, **_object(result, item)}))
-    for line in results[0].warnings:
+    for line in dict.fromkeys(line for result in results for line in result.warnings):
         note(f"Warning: {line}")
     for name, reason, detail in results[0].failed:
         note(f"Skipped: {name}: {status_text(reason)} ({detail})")

@@ -24,6 +24,7 @@ from precompute.training.targets import (
     AUTO,
     CLASSES,
     LABELS,
+    NAMES,
     NUMBER,
     Rows,
     Target,
@@ -148,6 +149,12 @@ def few_shot(
         if first is not None and not _same_images(first, (cache, target)):
             notes = [*notes, f"holds other images than {first[0].path}"]
         first = first or (cache, target)
+        if target.task != first[1].task:
+            raise UsageError(
+                f"{first[0].path} asks for {NAMES[first[1].task]} and {cache.path} for {NAMES[target.task]}, which no "
+                "curve compares.",
+                hint="Give caches of one task, or say which by --task.",
+            )
         name = head_of_task(head, target.task)
         curves.append(
             _curve(
@@ -184,6 +191,10 @@ def _curve(
     split = next(name for name in ("test", "val", HOLDOUT) if name in parts)
     groups = digest_groups(cache)
     pool, leaked = pool_of(parts["train"], parts[split], target.codes(np.arange(len(cache))), groups)
+    if not len(pool):
+        raise TrainingError(
+            f"All training images of {cache.path} are byte-identical to images of {split}.", hint="Add others."
+        )
     check_target(target, {"train": pool, split: parts[split]}, cache.path)
     if leaked:
         notes.append(f"{leaked} training images are byte-identical to images of {split} and are never drawn")

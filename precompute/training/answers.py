@@ -59,8 +59,9 @@ Truth: TypeAlias = Callable[[int], Any]
 class Predictions:
     """All images in the order of their ids. failed: (id, reason, detail) of those without a prediction.
 
-    warnings: what the user should know of the engine that ran · task: "classes", "labels" or "number" · labels: of a
-    head for several, in the order of its probabilities · scores: of labels and numbers, None where none can be scored.
+    warnings: what the user should know of the engine that ran, and why nothing is scored · task: "classes", "labels" or
+    "number" · labels: of a head for several, in the order of its probabilities · scores: of labels and numbers, None
+    where none can be scored · head: the path of its file.
     """
 
     classes: tuple[str, ...]
@@ -123,6 +124,7 @@ class Answers:
         names = {CLASSES: "classes_", LABELS: "labels_"}.get(self.task)
         self.names = tuple(map(str, getattr(saved.head, names))) if names else ()
         self._rows: list[tuple[int, Item]] = []
+        self._warnings: list[str] = []
 
     @property
     def n_features(self) -> int:
@@ -169,9 +171,9 @@ class Answers:
         """All of it, in the order of the rows, with scores of what is known."""
         items = tuple(item for _, item in sorted(self._rows, key=lambda pair: pair[0]))
         classes = self.names if self.task == CLASSES else ()
-        labels = self.names if self.task == LABELS else ()
+        labels, scores = self.names if self.task == LABELS else (), self._scores(items)
         return Predictions(
-            classes, items, tuple(failed), tuple(warnings), seconds, self.task, labels, self._scores(items), self.path
+            classes, items, tuple(failed), (*warnings, *self._warnings), seconds, self.task, labels, scores, self.path
         )
 
     def _scores(self, items: Sequence[Any]) -> Any:
@@ -192,7 +194,7 @@ class Answers:
         if columns and set(columns) <= set(cache.columns):
             separator = known.get("label_separator")
             relabelling = Relabelling(columns, task=self.task, separator=separator)
-            return _by_row(relabelling.apply(cache)[1])
+            return self._truth(lambda: relabelling.apply(cache)[1])
         return self.truth_of_labels(own_values(cache), are_meant=not self.trained_elsewhere)
 
     def truth_of_labels(self, values: Values, *, are_meant: bool) -> Truth:
@@ -203,11 +205,15 @@ class Answers:
         is_one = self.task == LABELS and not any(separator in text for text in values.texts)
         if self.task != CLASSES and (not are_meant or is_one):
             return _nothing_known
+        return self._truth(lambda: find_target(values, self.task, separator if self.task == LABELS else None)[0])
+
+    def _truth(self, find: Callable[[], Target]) -> Truth:
+        """Of the target that `find` gives; nothing, and a warning, where what is there is no such target."""
         try:
-            target = find_target(values, self.task, separator if self.task == LABELS else None)[0]
-        except UsageError:  # they are no numbers, so nobody can be scored by them
+            return _by_row(find())
+        except UsageError as error:
+            self._warnings.append(f"{self.path} is not scored: {error.message}")
             return _nothing_known
-        return _by_row(target)
 
 
 def _nothing_known(row: int) -> None:

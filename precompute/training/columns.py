@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 
 from precompute.cache import Cache
 from precompute.errors import UsageError
+from precompute.system import physical_memory
 from precompute.training.targets import AUTO, CLASSES, LABELS, NUMBER, Target
 
 SEPARATOR = ";"
 WHOLE = re.compile(r"-?(0|[1-9][0-9]*)")
 # As programs write them. 007 and 00.5 are names, unless the user says that they are numbers.
 DECIMAL = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]*)?([eE][-+]?[0-9]+)?")
+MEMORY_SHARE = 4  # of which labels may take one: heads need as much again
 LARGEST = 1e100  # squares of larger numbers, summed, leave float64
 
 
@@ -45,6 +47,11 @@ class Values:
         """The first sample that has the text at `place`, for a message."""
         row = int(np.flatnonzero(self.codes == place)[0])
         return f"{self.path}: the sample {os.fsdecode(bytes(self.ids[row]))!r}"
+
+    def used(self) -> list[tuple[int, str]]:
+        """Those places in `texts` that any sample has, with the text: a cache may name classes without samples."""
+        there = np.unique(self.codes)
+        return [(place, self.texts[place]) for place in there[there >= 0].tolist()]
 
 
 def own_values(cache: Cache) -> Values:
@@ -148,7 +155,7 @@ def _task_of(values: Values, separator: str | None) -> str:
 
 def _numbers(values: Values) -> tuple[Target, str]:
     found = np.full(len(values.texts) + 1, np.nan)  # the last is that of -1
-    for place, text in enumerate(values.texts):
+    for place, text in values.used():
         try:
             number = math.inf if "_" in text else float(text)
         except ValueError:
@@ -176,6 +183,13 @@ def _labels(values: Values, separator: str) -> tuple[Target, str]:
     blank = np.array([not text.strip() and separator not in text for text in values.texts] + [True])
     names = sorted({name for found in parts for name in found}, key=os.fsencode)
     place = {name: number for number, name in enumerate(names)}
+    needed = (len(values.codes) + len(parts) + 1) * len(names)
+    if needed > physical_memory() // MEMORY_SHARE:
+        raise UsageError(
+            f"{values.path} has {len(names):,} labels in {values.origin}, and {needed:,} bytes for all samples are "
+            "more than a quarter of this machine's memory.",
+            hint="Is it a column of names, and not of labels? Give --task classes, or another separator.",
+        )
     of_text = np.zeros((len(parts) + 1, len(names)), np.uint8)
     for row, found in enumerate(parts):
         of_text[row, [place[name] for name in found]] = 1
@@ -192,7 +206,7 @@ def _indicator(cache: Cache, name: str) -> tuple[NDArray[np.bool_], NDArray[np.b
 
 def _zero_or_one(values: Values) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """(N,) which are 1, and which are 0 or 1. Raises UsageError for what is neither, and not empty."""
-    for place, text in enumerate(values.texts):
+    for place, text in values.used():
         if text not in ("0", "1"):
             raise UsageError(
                 f"{values.example(place)} has {text!r} in {values.origin}, and a label's own column holds "

@@ -32,14 +32,13 @@ from precompute.training.published import find_protocol
 from precompute.training.relabelling import Relabelling
 from precompute.training.scoring import score_head
 from precompute.training.splits import digest_groups, parts_of, whole_rows
-from precompute.training.targets import AUTO, CLASSES, LABELS, NUMBER, Rows, Target, check_target
+from precompute.training.targets import AUTO, CLASSES, LABELS, NAMES, Rows, Target, check_target
 from precompute.training.views import AVERAGED, check_views, fit_rows, predicted, trained_features, view_notes
 
 # Long, and of no use to whoever has the head: the report and --json hold them.
 NOT_IN_FILE = {"choices", "leaks", "without_leaks", "two_labels"}
 # Classes up to which a head file holds what scores say of each class and pair of classes: about 3 MB a split.
 MOST_IN_FILE = 1000
-NAMES = {CLASSES: "classes", LABELS: "several labels a sample", NUMBER: "a number"}
 DEFAULT_THRESHOLDS = (
     "a label is predicted above the probability 0.5: thresholds are chosen on val where there is a test split too"
 )
@@ -311,17 +310,18 @@ def _fit(
             hint="Check the settings and the cache: precompute info CACHE.",
         ) from error
     seconds = time.monotonic() - began
-    choices, used_validation = estimator.choices(), estimator.used_validation()
+    rows, notes, left = {split: len(found) for split, found in parts.items()}, [], dict(parts)
+    used_validation = estimator.used_validation()
+    if target.task == LABELS:
+        notes.append(_set_thresholds(estimator, seen, target, parts[selection]) if selection else DEFAULT_THRESHOLDS)
+    choices = estimator.choices()
     if isinstance(estimator, MLPSearch):
         estimator = estimator.best_estimator_
-    rows, notes, left = {split: len(found) for split, found in parts.items()}, [], dict(parts)
     if used_validation and trains_on_val:
         left["train"] = np.union1d(left["train"], left.pop("val"))
         notes.append("val chose C and was then trained on as well, so it has no score; choices hold that of each C")
-    if target.task == LABELS:
-        notes.append(_set_thresholds(estimator, seen, target, parts[selection]) if selection else DEFAULT_THRESHOLDS)
-        used_validation = used_validation or selection is not None
-    return _Fitted(estimator, left, rows, choices, used_validation, notes, seconds)
+    chosen = used_validation or (target.task == LABELS and selection is not None)
+    return _Fitted(estimator, left, rows, choices, chosen, notes, seconds)
 
 
 def _set_thresholds(estimator: Any, seen: _Seen, target: Target, rows: Rows) -> str:

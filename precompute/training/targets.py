@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 
 from precompute.cache import Cache
 from precompute.errors import TrainingError
+from precompute.heads.base.labels import label_strata
 
 Rows = NDArray[np.int64]
 
 CLASSES, LABELS, NUMBER = "classes", "labels", "number"
 TASKS = (CLASSES, LABELS, NUMBER)
 AUTO = "auto"
+NAMES = {CLASSES: "classes", LABELS: "several labels a sample", NUMBER: "a number"}
 BINS = 10  # of numbers, by which a hold-out is stratified; each has BIN_LEAST samples or more on average
 BIN_LEAST = 5
 SHOWN = 8  # names in a message
@@ -60,13 +62,10 @@ class Target:
         if self.task == CLASSES:
             return self.values[rows].astype(np.int64)
         if self.task == LABELS:
-            values = self.values[rows]
-            order = np.argsort(values.sum(axis=0, dtype=np.int64), kind="stable")
-            rarest = np.where(values.any(axis=1), values[:, order].argmax(axis=1), values.shape[1])
             unit = np.arange(len(rows)) if groups is None else np.unique(groups, return_inverse=True)[1]
-            of_unit: Rows = np.full(len(rows), values.shape[1], np.int64)
-            np.minimum.at(of_unit, unit, rarest)
-            return of_unit[unit]
+            any_has = np.zeros((len(rows), len(self.names)), bool)
+            np.logical_or.at(any_has, unit, self.values[rows] == 1)
+            return label_strata(any_has)[unit].astype(np.int64)
         distinct, code = np.unique(self.values[rows], return_inverse=True)
         below = np.cumsum(np.bincount(code, minlength=len(distinct))) - np.bincount(code, minlength=len(distinct))
         bins = int(np.clip(len(rows) // BIN_LEAST, 1, BINS))
