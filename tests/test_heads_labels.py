@@ -203,7 +203,7 @@ def test_shares_are_those_of_scikit_learns_neighbours(k: int, t: float, weighted
 def test_a_network_without_hidden_layers_comes_to_the_logistic_regressions() -> None:
     options: dict[str, Any] = {"dropout": 0.0, "weight_decay": 0.0, "batch_size": 400, "learning_rate": 0.05}
     head = MultilabelMLPHead(
-        hidden=(), max_epochs=3000, patience=3000, schedule="constant", validation_fraction=0.001, **options
+        hidden=(), max_epochs=600, patience=600, schedule="constant", validation_fraction=0.001, **options
     ).fit(X[:60], (Y + np.arange(len(Y))[:, None] // 3 % 2)[:60] > 0)
     target = (Y + np.arange(len(Y))[:, None] // 3 % 2)[:60] > 0
     loss = log_loss(target.ravel(), head.predict_proba(X[:60]).ravel())
@@ -240,8 +240,8 @@ def test_labels_that_all_have_or_none_are_predicted_so(head: Any) -> None:
 
 @pytest.mark.parametrize("C", [0.1, "auto"])
 def test_other_labels_are_solved_as_without_those(C: Any) -> None:
-    with_them = np.column_stack([np.zeros(400), Y, np.ones(400)])
-    one, other = (MultilabelLogisticHead(C=C, tol=1e-10).fit(X, target) for target in (with_them, Y))
+    with_them = np.column_stack([np.zeros(100), Y[:100], np.ones(100)])
+    one, other = (MultilabelLogisticHead(C=C, tol=1e-10).fit(X[:100], target) for target in (with_them, Y[:100]))
     assert one.C_ == other.C_
     np.testing.assert_allclose(one.coef_[1:5], other.coef_, atol=1e-9)
 
@@ -317,6 +317,27 @@ def test_names_validation_and_groups_are_checked(head: Any) -> None:
 def test_parameters_are_checked_in_fit(head: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         head.fit(X, Y)
+
+
+@pytest.mark.parametrize("value", [0, 1, -1e4])
+def test_constant_features_give_each_label_its_share(head: Any, value: float) -> None:
+    proba = head.fit(np.full((400, 3), value, np.float32), Y).predict_proba(np.full((4, 3), value, np.float32))
+    assert (proba == proba[0]).all()
+    if not isinstance(head, MultilabelKNNHead):  # all rows are equally near, and the first ones vote
+        np.testing.assert_allclose(proba[0], Y.mean(axis=0), atol=0.02)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-10, 1e15])
+@pytest.mark.parametrize("head", [MultilabelRidgeHead(), MultilabelKNNHead()], ids=["ridge", "knn"])
+def test_features_of_any_size_give_probabilities(head: Any, scale: float) -> None:
+    proba = head.fit((X * scale).astype(np.float32), Y).predict_proba((TEST * scale).astype(np.float32))
+    assert ((proba >= 0) & (proba <= 1)).all()
+
+
+def test_very_few_samples_give_a_head(head: Any) -> None:
+    assert head.fit(X[:2], [[0, 1], [1, 0]]).predict_proba(TEST).shape == (500, 2)
+    if "C" in head.get_params():
+        assert head.set_params(C="auto").fit(X[:2], [[0, 1], [1, 0]]).C_source_.startswith("default: too few samples")
 
 
 # ---- thresholds

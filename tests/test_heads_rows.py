@@ -13,7 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from precompute.heads import CentroidHead, KNNHead, LogisticHead, MLPHead, RidgeHead, RowView
+from precompute.heads import (
+    CentroidHead,
+    KNNHead,
+    LogisticHead,
+    MLPHead,
+    MultilabelKNNHead,
+    MultilabelRidgeHead,
+    RidgeHead,
+    RowView,
+)
 from precompute.heads.base import rows
 from precompute.heads.linear import ridge_base, spectrum
 from precompute.heads.neighbours import centroid, knn_base
@@ -66,8 +75,8 @@ def test_pages_of_a_mapped_file_are_let_go(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.parametrize(
     "head",
-    [KNNHead(), RidgeHead(), RidgeHead(alpha=1.0), CentroidHead()],
-    ids=["knn", "ridge", "ridge with alpha", "centroid"],
+    [KNNHead(), RidgeHead(), RidgeHead(alpha=1.0), CentroidHead(), MultilabelKNNHead(), MultilabelRidgeHead()],
+    ids=["knn", "ridge", "ridge with alpha", "centroid", "knn of labels", "ridge of labels"],
 )
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: Any) -> None:
     """With blocks of 1 MiB, fitting on 32 MiB and predicting a few rows takes a small part of that."""
@@ -83,6 +92,8 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path, monkeypatch: pytest.
         monkeypatch.setattr(module, "MOST_SCORES", 2**14)
     view = RowView(np.memmap(tmp_path / "features", np.float16, "r", shape=shape))
     label = np.arange(shape[0], dtype=np.int32) % 3
+    if hasattr(head, "set_thresholds"):
+        label = label[:, None] == np.arange(3)
     tracemalloc.start()
     try:
         head.fit(view, label).predict_proba(view.take(np.arange(32)))
@@ -119,6 +130,23 @@ def test_the_memory_of_neighbours_is_bounded_at_any_width(
         finally:
             tracemalloc.stop()
         assert peak < held + budget + 12 * 2**20  # of training rows a block of float32, and float64 copies of it
+
+
+@pytest.mark.parametrize("k", [20, 300])
+def test_the_memory_of_neighbours_is_bounded_with_many_labels(monkeypatch: pytest.MonkeyPatch, k: int) -> None:
+    budget = knn_base.AT_ONCE_BYTES // 16
+    monkeypatch.setattr(knn_base, "AT_ONCE_BYTES", budget)
+    monkeypatch.setattr(rows, "BLOCK_BYTES", 2**20)
+    rng = np.random.default_rng(0)
+    training, target = rng.normal(size=(4096, 16)).astype(np.float16), rng.random((4096, 500)) < 0.1
+    head = MultilabelKNNHead(k=k).fit(training, target)
+    tracemalloc.start()
+    try:
+        head.predict_proba(np.tile(training, (2, 1))[:5000])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 5000 * 500 * 4 + budget + 32 * 2**20  # the result, and targets of the neighbours of some rows
 
 
 def test_what_would_be_lost_is_not_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

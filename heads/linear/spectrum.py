@@ -92,18 +92,26 @@ class RealTargets:
         return mean
 
     def add_products(self, total: Float, rows: Float, chosen: slice) -> None:
-        total += self.y[chosen].T @ rows
+        total += self.rows(chosen).T @ rows
 
 
 class LabelTargets(RealTargets):
     """Targets (n, L) of 1 where a sample has a label and -1 where it has not, as scikit-learn's RidgeClassifier has."""
 
     def __init__(self, Y: npt.NDArray[np.bool_]) -> None:
-        super().__init__(np.where(Y, 1.0, -1.0))
+        self.Y, self.width = Y, Y.shape[1]
+
+    def rows(self, chosen: slice | Index) -> Float:
+        return np.where(self.Y[chosen], 1.0, -1.0)
+
+    def mean(self, weight: Float) -> Float:
+        share = np.array([weight[own].sum() for own in self.Y.T]) / weight.sum()
+        mean: Float = 2 * share - 1
+        return mean
 
     def hits(self, predicted: Float, chosen: slice | Index) -> Float:
         """Which share of the labels of the chosen rows (k,) is predicted right."""
-        right: Float = ((predicted > 0) == (self.y[chosen] > 0)).mean(axis=1)
+        right: Float = ((predicted > 0) == self.Y[chosen]).mean(axis=1)
         return right
 
 
