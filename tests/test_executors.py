@@ -91,7 +91,7 @@ class Queued(Engine):
         return self._inner(self._begun.popleft())
 
 
-@pytest.mark.parametrize("views", [1, 2, 3, 4, 7, 50])
+@pytest.mark.parametrize("views", [1, 3, 4, 7, pytest.param(50, marks=pytest.mark.slow)])
 def test_batches_under_way_and_views_that_do_not_fill_them_make_no_difference(views: int, photos: Path) -> None:
     backbone = load_backbone("tiny", views=views, augment="flip,crop" if views > 1 else None)
     inner = TorchEngine(backbone.module, backbone.preprocess, EngineChoice("torch", "cpu", "fp32", 4))

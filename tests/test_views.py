@@ -97,7 +97,7 @@ def test_view_0_is_the_row_of_a_file_without_views(layer: Any, photos: Path, tmp
 
 
 @pytest.mark.parametrize("workers", [1, 4])
-@pytest.mark.parametrize("batch", [1, 3, 8, 32])
+@pytest.mark.parametrize("batch", [pytest.param(1, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow), 8])
 def test_workers_and_places_in_batches_make_no_difference(
     workers: int, batch: int, photos: Path, whole: Path, tmp_path: Path
 ) -> None:
@@ -109,7 +109,7 @@ def test_workers_and_places_in_batches_make_no_difference(
         assert_same(open_cache(tmp_path / "a.h5"), open_cache(whole))
 
 
-@pytest.mark.parametrize("views", [3, 7, 40])
+@pytest.mark.parametrize("views", [3, 7, pytest.param(40, marks=pytest.mark.slow)])
 def test_a_view_does_not_depend_on_how_many_there_are(views: int, photos: Path, whole: Path, tmp_path: Path) -> None:
     result = run(photos, tmp_path / "a.h5", views=views)
     assert result.passes == views * 24
