@@ -21,39 +21,60 @@ def parquet_rows(path: str, shown: str, reading: Reading) -> Iterator[Rows]:
     Strings stay in dictionaries until their lengths are known, so that a small file cannot fill the memory.
     Raises SourceError for what is no Parquet file, for types that are no strings or numbers, and without pyarrow.
     """
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise SourceError(f"{shown} is a Parquet file, which needs pyarrow.", hint=f"Install it: {INSTALL}") from error
+    pyarrow, parquet = needed(shown)
     with open_regular(path, shown) as raw:
         try:
             schema = parquet.ParquetFile(raw).schema_arrow
             chosen = choose(schema.names, reading, shown)
             parts = {f"{part}s": schema.names[place] for part, place in chosen.parts.items()}
             wanted = list(dict.fromkeys([*parts.values(), *chosen.further]))
-            kinds = {name: _plain_type(schema.field(name).type, name, shown) for name in wanted}
+            kinds = {name: plain_type(schema.field(name).type, name, shown) for name in wanted}
             file = parquet.ParquetFile(raw, read_dictionary=wanted)
-            _check_sizes(file, wanted, shown)
+            check_sizes(file, wanted, shown)
             first = 1
             for batch in file.iter_batches(BLOCK_ROWS, columns=wanted):
-                strings = {name: _strings(batch.column(name), name, first, shown) for name in wanted}
+                strings = {name: strings_of(batch.column(name), name, first, shown) for name in wanted}
                 yield Rows(
                     range(first, first + len(batch)),
                     **{part: strings[name] for part, name in parts.items()},
                     further={name: strings[name] for name in chosen.further},
-                    texts=frozenset(name for name in chosen.further if _is_text(kinds[name])),
+                    texts=frozenset(name for name in chosen.further if is_text(kinds[name])),
                 )
                 first += len(batch)
         except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-            reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-            raise SourceError(
-                f"{shown} cannot be read as Parquet: {reason}.",
-                hint="Write it again; the columns of paths, ids, labels and splits hold strings or whole numbers.",
-            ) from error
+            raise unreadable(shown, error) from error
 
 
-def _check_sizes(file: Any, names: list[str], shown: str) -> None:
+def schema_of(path: str, shown: str) -> Any:
+    """pyarrow's schema of a Parquet file. Raises SourceError as `parquet_rows` does."""
+    pyarrow, parquet = needed(shown)
+    with open_regular(path, shown) as raw:
+        try:
+            return parquet.ParquetFile(raw).schema_arrow
+        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise unreadable(shown, error) from error
+
+
+def needed(shown: str) -> tuple[Any, Any]:
+    """pyarrow and pyarrow.parquet. Raises SourceError with the way to install them."""
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise SourceError(f"{shown} is a Parquet file, which needs pyarrow.", hint=f"Install it: {INSTALL}") from error
+    return pyarrow, parquet
+
+
+def unreadable(shown: str, error: Exception) -> SourceError:
+    """An error of pyarrow's about a Parquet file, to be raised."""
+    reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+    return SourceError(
+        f"{shown} cannot be read as Parquet: {reason}.",
+        hint="Write it again; the columns of paths, ids, labels and splits hold strings or whole numbers.",
+    )
+
+
+def check_sizes(file: Any, names: list[str], shown: str) -> None:
     """Raise SourceError where a column would take too much memory at once."""
     for number in range(file.metadata.num_row_groups):
         group = file.metadata.row_group(number)
@@ -66,33 +87,33 @@ def _check_sizes(file: Any, names: list[str], shown: str) -> None:
                 )
 
 
-def _plain_type(kind: Any, name: str, shown: str) -> Any:
+def plain_type(kind: Any, name: str, shown: str) -> Any:
     """The type of the values. Raises SourceError for one whose values have no obvious form as strings."""
     from pyarrow import types
 
     if types.is_dictionary(kind):
         kind = kind.value_type
-    plain = (_is_text, types.is_integer, types.is_floating, types.is_boolean, types.is_null)
+    plain = (is_text, types.is_integer, types.is_floating, types.is_boolean, types.is_null)
     if not any(test(kind) for test in plain):
         raise SourceError(f"{shown}: the column {name!r} holds {kind}, not strings.", hint="Write it as strings.")
     return kind
 
 
-def _is_text(kind: Any) -> bool:
+def is_text(kind: Any) -> bool:
     from pyarrow import types
 
     tests = (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary)
     return any(test(kind) for test in tests)
 
 
-def _strings(column: Any, name: str, first: int, shown: str) -> list[str]:
+def strings_of(column: Any, name: str, first: int, shown: str) -> list[str]:
     """The values of a batch; "" where there is none. first: number of its first row."""
     import pyarrow
     from pyarrow import compute, types
 
     folded = types.is_dictionary(column.type)
     values = column.dictionary if folded else column
-    if _is_text(values.type):
+    if is_text(values.type):
         longest = compute.max(compute.binary_length(values)).as_py() or 0
         if longest > MAX_STRING_BYTES:
             raise SourceError(
