@@ -123,7 +123,7 @@ def predict(
             hint="Load it with precompute.load_head and call its predict on the features of a cache.",
         )
     classifier = saved.head
-    if not isinstance(source, Source) and _is_hdf5(source):
+    if isinstance(source, str | os.PathLike) and _is_hdf5(source):
         given: dict[str, Any] = {"backbone": backbone, "weights": weights, "batch_size": batch_size, "workers": workers}
         given |= {"root": root, "columns": columns or None}
         if says_nothing := [name for name, value in given.items() if value is not None]:

@@ -131,7 +131,7 @@ def test_what_is_no_image_fails_with_its_reason_and_costs_nothing_else(png_photo
     found = extract(Broken([(one, "a") for one in pixels(png_photos)]), tmp_path / "c.h5", backbone="tiny")
     assert found.failures == {"UNREADABLE": 1}
     assert "ZeroDivisionError: the program's own mistake" in found.failed[0][2]
-    for wrong in (3, {"a": 1}, [], ["path.jpg"], object()):
+    for wrong in (3, {"a": 1}, [], ["path.jpg", 3], object()):
         with pytest.raises(SourceError, match="is no source"):
             extract(wrong, tmp_path / "b.h5", backbone="tiny")
 

@@ -21,7 +21,7 @@ from precompute.errors import SampleError, SourceError
 from precompute.sources.embedded import Block, DataFile, ImageColumn, Picture
 from precompute.sources.entries import BLOCK_ROWS, MAX_STRING_BYTES
 from precompute.sources.files import MAX_FILE_BYTES
-from precompute.sources.parquet import MAX_CHUNK_BYTES, needed, strings_of
+from precompute.sources.parquet import MAX_CHUNK_BYTES, check_names, needed, strings_of
 
 MAGIC = b"ARROW1\0\0"  # in front of the stream where the file also has a footer
 CONTINUATION = 0xFFFFFFFF
@@ -130,8 +130,8 @@ class ArrowImages(DataFile):
             if len(head) < 8 or head[:4] != struct.pack("<I", CONTINUATION):
                 raise Damage(f"is damaged at byte {place:,}: no Arrow message begins there")
             (length,) = struct.unpack("<i", head[4:])
-            if length == 0:
-                break
+            if length == 0 and schema is not None:
+                return schema
             if not 0 < length <= min(MAX_HEAD_BYTES, size - place - 8):
                 raise Damage(f"is cut short or damaged at byte {place:,}")
             message = _read(descriptor, place + 8, length)
@@ -144,7 +144,8 @@ class ArrowImages(DataFile):
                     raise Damage("does not begin with a schema")
                 try:
                     schema = pyarrow.ipc.read_schema(pyarrow.py_buffer(head + message))
-                except (pyarrow.ArrowException, OSError) as error:
+                    check_names(schema)
+                except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
                     raise Damage(f"has no schema that can be read: {str(error).splitlines()[0][:200]}") from error
                 kinds = sum(_buffers_of(field.type) for field in schema)
             elif kind == DICTIONARIES:
@@ -154,9 +155,9 @@ class ArrowImages(DataFile):
             else:
                 raise Damage(f"has a message of the kind {kind} at byte {place:,}, which is none of its own")
             place = start + -(-body // 8) * 8
-        if schema is None:
-            raise Damage("is empty, or no Arrow file")
-        return schema
+        raise Damage(
+            "is empty, or no Arrow file" if schema is None else "is cut short: it ends without a mark of its end"
+        )
 
 
 class _Inside:

@@ -230,11 +230,18 @@ def open_parts(
 
 
 def has_images(schema: Any, reading: Reading) -> bool:
-    """Whether a Parquet file is to be read for its images, not as a table of paths."""
-    asked = reading.columns.get("path", "path")
-    if asked in schema.names and not _is_image(schema.field(asked).type):
+    """Whether a Parquet file is to be read for its images, not as a table of paths, which may be bytes, too."""
+    asked = reading.columns.get("path")
+    if asked is None and "path" in schema.names:
         return False
-    return any(_is_image(one.type) and (_is_struct(one.type) or one.name == asked) for one in schema)
+    described = features_of(schema)
+
+    def counts(name: str, kind: Any) -> bool:
+        feature = described.get(name)
+        said_so = name in IMAGE_NAMES or (isinstance(feature, dict) and feature.get("_type") == "Image")
+        return asked in (None, name) and (_is_struct(kind) or (_is_bytes(kind) and said_so))
+
+    return any(counts(one.name, one.type) for one in schema)
 
 
 @dataclass(frozen=True)
@@ -379,7 +386,8 @@ def numbered(word: str, first: int, rows: int) -> list[str]:
 
 
 def _may_be_id(path: str) -> bool:
-    return bool(path) and "\0" not in path and len(path.encode(errors="replace")) <= MAX_STRING_BYTES
+    """An absolute path is of one machine, or of the cache of a library."""
+    return path[:1] not in ("", "/") and "\0" not in path and len(path.encode()) <= MAX_STRING_BYTES
 
 
 def _kind(file: DataFile, name: str) -> Any:

@@ -50,9 +50,17 @@ def schema_of(path: str, shown: str) -> Any:
     pyarrow, parquet = needed(shown)
     with open_regular(path, shown) as raw:
         try:
-            return parquet.ParquetFile(raw).schema_arrow
+            schema = parquet.ParquetFile(raw).schema_arrow
+            check_names(schema)
+            return schema
         except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
             raise unreadable(shown, error) from error
+
+
+def check_names(schema: Any) -> None:
+    """Raise UnicodeDecodeError for names of columns that are no text, which pyarrow looks at when it is asked."""
+    for field in schema:
+        str(field.name), str(field.type)
 
 
 def needed(shown: str) -> tuple[Any, Any]:

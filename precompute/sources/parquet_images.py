@@ -12,13 +12,34 @@ from numpy.typing import NDArray
 from precompute.errors import SampleError, SourceError
 from precompute.sources.embedded import Block, DataFile, ImageColumn, Picture
 from precompute.sources.entries import BLOCK_ROWS
-from precompute.sources.parquet import MAX_CHUNK_BYTES, check_sizes, needed, strings_of, unreadable
+from precompute.sources.parquet import MAX_CHUNK_BYTES, check_names, check_sizes, needed, strings_of, unreadable
 
 KEPT_GROUPS = 3  # threads that read ahead are in one group or the next
 KEPT_BYTES = MAX_CHUNK_BYTES  # of all of them, but for the one that was asked for last
+UNFOLDED_BYTES = 2**28  # of the paths that are unpacked at once
 SMALLER = (
     "Write the file with smaller row groups, such as pyarrow.parquet.write_table(table, path, row_group_size=100)."
 )
+
+
+class _Pending:
+    """Rows of one or more batches, which may be small, until they are a block. first: number of the first, from 1."""
+
+    def __init__(self, names: list[str], *, with_paths: bool) -> None:
+        self._names, self._with_paths = names, with_paths
+        self.first, self.rows = 1, 0
+        self._clear()
+
+    def taken(self) -> Iterator[Block]:
+        """What there is as a block, after which there is nothing."""
+        if self.rows:
+            yield Block(self.rows, self.paths if self._with_paths else None, self.columns)
+        self.first, self.rows = self.first + self.rows, 0
+        self._clear()
+
+    def _clear(self) -> None:
+        self.paths = list[str]()
+        self.columns: dict[str, list[str]] = {name: [] for name in self._names}
 
 
 class ParquetImages(DataFile):
@@ -31,6 +52,7 @@ class ParquetImages(DataFile):
             try:
                 file = self._parquet.ParquetFile(raw)
                 self.schema, self._metadata = file.schema_arrow, file.metadata
+                check_names(self.schema)
                 groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
             except (self._pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
                 raise unreadable(shown, error) from error
@@ -55,21 +77,34 @@ class ParquetImages(DataFile):
             for first in range(0, self.rows, BLOCK_ROWS):
                 yield Block(min(BLOCK_ROWS, self.rows - first), None, {})
             return
-        first = 1
         with self.opened() as raw:
             try:
-                file = self._parquet.ParquetFile(raw, read_dictionary=wanted)
+                file = self._parquet.ParquetFile(raw, read_dictionary=names, pre_buffer=False)
                 check_sizes(file, wanted, self.shown)
-                for batch in file.iter_batches(BLOCK_ROWS, columns=wanted):
-                    columns = {name: strings_of(batch.column(name), name, first, self.shown) for name in names}
-                    texts = None
-                    if paths:
-                        inside = self._pyarrow.compute.struct_field(batch.column(image.name), "path")
-                        texts = strings_of(inside, paths, first, self.shown)
-                    yield Block(len(batch), texts, columns)
-                    first += len(batch)
+                pending = _Pending(names, with_paths=paths is not None)
+                for group in range(self._metadata.num_row_groups):
+                    rows = self._rows_at_once(group, paths)
+                    for batch in file.iter_batches(rows, row_groups=[group], columns=wanted):
+                        first = pending.first + pending.rows
+                        pending.rows += len(batch)
+                        for name in names:
+                            pending.columns[name] += strings_of(batch.column(name), name, first, self.shown)
+                        if paths:
+                            inside = self._pyarrow.compute.struct_field(batch.column(image.name), "path")
+                            pending.paths += strings_of(inside, paths, first, self.shown)
+                        if pending.rows >= BLOCK_ROWS:
+                            yield from pending.taken()
+                yield from pending.taken()
             except (self._pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
                 raise unreadable(self.shown, error) from error
+
+    def _rows_at_once(self, group: int, paths: str | None) -> int:
+        """So many that paths fit into memory if all of them are the longest there can be: inside of a struct they
+        cannot stay in a dictionary until their lengths are known, and a short file may repeat one long value."""
+        about = self._metadata.row_group(group)
+        columns = map(about.column, range(about.num_columns))
+        longest = sum(one.total_uncompressed_size for one in columns if one.path_in_schema == paths)
+        return max(1, min(BLOCK_ROWS, UNFOLDED_BYTES // max(1, longest)))
 
     def embedded(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """See `DataFile`. Known from the statistics of a row group, where they say that no bytes are missing."""
