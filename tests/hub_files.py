@@ -31,16 +31,16 @@ def features(classes: Iterable[str]) -> dict[str, Any]:
     return {"image": {"_type": "Image"}, "label": {"names": list(classes), "_type": "ClassLabel"}}
 
 
-def items_of_folder(photos: Path, *, whole_paths: bool = True) -> dict[str, list[Item]]:
+def items_of_folder(photos: Path, *, between: str = "/") -> dict[str, list[Item]]:
     """A row for each file of photos/SPLIT/CLASS/..., by split, in no particular order. Labels are class names.
 
-    whole_paths: with the class in front, as where the names of files are not unique.
+    between: class and name in the path of the image. What datasets writes itself has no / in it.
     """
     items: dict[str, list[Item]] = {}
     files = sorted(path for path in photos.glob("*/*/*") if path.is_file() and path.name[0] != ".")
     for path in (*files[1::2], *files[::2]):
         split, label, name = path.relative_to(photos).parts
-        stored = f"{label}/{name}" if whole_paths else name
+        stored = f"{label}{between}{name}"
         items.setdefault(split, []).append(
             {"image": {"bytes": path.read_bytes(), "path": stored}, "label": label, "split": split}
         )

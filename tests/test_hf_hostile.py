@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from test_hf_datasets import items, opened
 
 from precompute.errors import SampleError, SourceError
-from precompute.sources import arrow_images, hf_folder, parquet_images
+from precompute.sources import arrow_images, hf_folder, parquet, parquet_images
 from precompute.sources.base import Source
 
 pytestmark = needs_pyarrow
@@ -253,7 +253,7 @@ def test_long_strings_and_columns_of_other_types_are_refused(
     for one in given:
         one["label"] = [1, 2]
     refused(write(given), r"'label' holds list")
-    for module in (arrow_images, parquet_images):
+    for module in (arrow_images, parquet):
         monkeypatch.setattr(module, "MAX_CHUNK_BYTES", 5)
     refused(write(items(1, 2)), "more than 5")
 
@@ -289,12 +289,12 @@ def test_no_damage_of_a_parquet_file_is_more_than_an_error(edits: list[tuple[int
 
 def test_one_image_that_is_repeated_does_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import pyarrow
-    from pyarrow import parquet
+    from pyarrow.parquet import write_table
 
     image = {"bytes": b"x" * 2**20, "path": "a.png"}
     kind = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
     repeated = pyarrow.array([image], kind).take(pyarrow.array([0] * 60))
-    parquet.write_table(pyarrow.table({"image": repeated}), tmp_path / "a.parquet", compression="zstd")
+    write_table(pyarrow.table({"image": repeated}), tmp_path / "a.parquet", compression="zstd")
     assert (tmp_path / "a.parquet").stat().st_size < 2**20
     monkeypatch.setattr(parquet_images, "MAX_CHUNK_BYTES", 2**22)
     before = pyarrow.total_allocated_bytes()
@@ -306,8 +306,8 @@ def test_one_image_that_is_repeated_does_not_fill_the_memory(tmp_path: Path, mon
 
 def test_a_file_of_a_billion_rows_of_nothing_is_refused(tmp_path: Path) -> None:
     import pyarrow
-    from pyarrow import parquet
+    from pyarrow.parquet import write_table
 
     kind = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
-    parquet.write_table(pyarrow.table({"image": pyarrow.nulls(2_000_000, kind)}), tmp_path / "a.parquet")
+    write_table(pyarrow.table({"image": pyarrow.nulls(2_000_000, kind)}), tmp_path / "a.parquet")
     refused(tmp_path / "a.parquet", "claims 2,000,000 rows in")

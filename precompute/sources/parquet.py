@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from precompute.errors import SourceError
 from precompute.sources.base import Reading
 from precompute.sources.entries import BLOCK_ROWS, MAX_STRING_BYTES, Rows
 from precompute.sources.header import choose
+from precompute.sources.parquet_footer import RowGroup, row_groups
 from precompute.sources.text import open_regular
 
 INSTALL = "pip install 'precompute[parquet]'"
@@ -21,40 +23,34 @@ def parquet_rows(path: str, shown: str, reading: Reading) -> Iterator[Rows]:
     Strings stay in dictionaries until their lengths are known, so that a small file cannot fill the memory.
     Raises SourceError for what is no Parquet file, for types that are no strings or numbers, and without pyarrow.
     """
-    pyarrow, parquet = needed(shown)
-    with open_regular(path, shown) as raw:
-        try:
-            schema = parquet.ParquetFile(raw).schema_arrow
-            chosen = choose(schema.names, reading, shown)
-            parts = {f"{part}s": schema.names[place] for part, place in chosen.parts.items()}
-            wanted = list(dict.fromkeys([*parts.values(), *chosen.further]))
-            kinds = {name: plain_type(schema.field(name).type, name, shown) for name in wanted}
-            file = parquet.ParquetFile(raw, read_dictionary=wanted)
-            check_sizes(file, wanted, shown)
-            first = 1
-            for batch in file.iter_batches(BLOCK_ROWS, columns=wanted):
-                strings = {name: strings_of(batch.column(name), name, first, shown) for name in wanted}
-                yield Rows(
-                    range(first, first + len(batch)),
-                    **{part: strings[name] for part, name in parts.items()},
-                    further={name: strings[name] for name in chosen.further},
-                    texts=frozenset(name for name in chosen.further if is_text(kinds[name])),
-                )
-                first += len(batch)
-        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise unreadable(shown, error) from error
+    _, parquet = needed(shown)
+    with open_regular(path, shown) as raw, parquet_errors(shown):
+        schema = parquet.ParquetFile(raw).schema_arrow
+        chosen = choose(schema.names, reading, shown)
+        parts = {f"{part}s": schema.names[place] for part, place in chosen.parts.items()}
+        wanted = list(dict.fromkeys([*parts.values(), *chosen.further]))
+        kinds = {name: plain_type(schema.field(name).type, name, shown) for name in wanted}
+        check_sizes(row_groups(raw, shown), wanted, shown)
+        file = parquet.ParquetFile(raw, read_dictionary=wanted)
+        first = 1
+        for batch in file.iter_batches(BLOCK_ROWS, columns=wanted):
+            strings = {name: strings_of(batch.column(name), name, first, shown) for name in wanted}
+            yield Rows(
+                range(first, first + len(batch)),
+                **{part: strings[name] for part, name in parts.items()},
+                further={name: strings[name] for name in chosen.further},
+                texts=frozenset(name for name in chosen.further if is_text(kinds[name])),
+            )
+            first += len(batch)
 
 
 def schema_of(path: str, shown: str) -> Any:
     """pyarrow's schema of a Parquet file. Raises SourceError as `parquet_rows` does."""
-    pyarrow, parquet = needed(shown)
-    with open_regular(path, shown) as raw:
-        try:
-            schema = parquet.ParquetFile(raw).schema_arrow
-            check_names(schema)
-            return schema
-        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise unreadable(shown, error) from error
+    _, parquet = needed(shown)
+    with open_regular(path, shown) as raw, parquet_errors(shown):
+        schema = parquet.ParquetFile(raw).schema_arrow
+        check_names(schema)
+        return schema
 
 
 def check_names(schema: Any) -> None:
@@ -73,25 +69,31 @@ def needed(shown: str) -> tuple[Any, Any]:
     return pyarrow, parquet
 
 
-def unreadable(shown: str, error: Exception) -> SourceError:
-    """An error of pyarrow's about a Parquet file, to be raised."""
-    reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-    return SourceError(
-        f"{shown} cannot be read as Parquet: {reason}.",
-        hint="Write it again; the columns of paths, ids, labels and splits hold strings or whole numbers.",
-    )
+@contextmanager
+def parquet_errors(shown: str) -> Iterator[None]:
+    """Errors of pyarrow's about a Parquet file become SourceErrors."""
+    pyarrow, _ = needed(shown)
+    try:
+        yield
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise SourceError(
+            f"{shown} cannot be read as Parquet: {reason}.",
+            hint="Write it again; the columns of paths, ids, labels and splits hold strings or whole numbers.",
+        ) from error
 
 
-def check_sizes(file: Any, names: list[str], shown: str) -> None:
+def check_sizes(groups: Sequence[RowGroup], names: Sequence[str], shown: str) -> None:
     """Raise SourceError where a column would take too much memory at once."""
-    for number in range(file.metadata.num_row_groups):
-        group = file.metadata.row_group(number)
-        for column in map(group.column, range(group.num_columns)):
-            if column.path_in_schema in names and column.total_uncompressed_size > MAX_CHUNK_BYTES:
+    for number, group in enumerate(groups):
+        for name in names:
+            size = group.columns[name].size if name in group.columns else 0
+            if size > MAX_CHUNK_BYTES:
                 raise SourceError(
-                    f"{shown}: row group {number} has {column.total_uncompressed_size:,} bytes in the column "
-                    f"{column.path_in_schema!r}, more than {MAX_CHUNK_BYTES:,}.",
-                    hint="Write the file with smaller row groups.",
+                    f"{shown}: row group {number} has {size:,} bytes in the column {name!r}, more than "
+                    f"{MAX_CHUNK_BYTES:,}.",
+                    hint="Write the file with smaller row groups, such as "
+                    "pyarrow.parquet.write_table(table, path, row_group_size=100).",
                 )
 
 

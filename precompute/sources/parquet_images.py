@@ -12,14 +12,12 @@ from numpy.typing import NDArray
 from precompute.errors import SampleError, SourceError
 from precompute.sources.embedded import Block, DataFile, ImageColumn, Picture
 from precompute.sources.entries import BLOCK_ROWS
-from precompute.sources.parquet import MAX_CHUNK_BYTES, check_names, check_sizes, needed, strings_of, unreadable
+from precompute.sources.parquet import MAX_CHUNK_BYTES, check_names, check_sizes, needed, parquet_errors, strings_of
+from precompute.sources.parquet_footer import row_groups
 
 KEPT_GROUPS = 3  # threads that read ahead are in one group or the next
 KEPT_BYTES = MAX_CHUNK_BYTES  # of all of them, but for the one that was asked for last
 UNFOLDED_BYTES = 2**28  # of the paths that are unpacked at once
-SMALLER = (
-    "Write the file with smaller row groups, such as pyarrow.parquet.write_table(table, path, row_group_size=100)."
-)
 
 
 class _Pending:
@@ -48,24 +46,21 @@ class ParquetImages(DataFile):
     def __init__(self, path: str, shown: str) -> None:
         super().__init__(path, shown)
         self._pyarrow, self._parquet = needed(shown)
-        with self.opened() as raw:
-            try:
-                file = self._parquet.ParquetFile(raw)
-                self.schema, self._metadata = file.schema_arrow, file.metadata
-                check_names(self.schema)
-                groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
-            except (self._pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-                raise unreadable(shown, error) from error
-        self._firsts = np.cumsum([0, *(group.num_rows for group in groups)])
+        with self.opened() as raw, parquet_errors(shown):
+            file = self._parquet.ParquetFile(raw)
+            self.schema, self._metadata = file.schema_arrow, file.metadata
+            check_names(self.schema)
+            self._groups = row_groups(raw, shown)
+        self._firsts = np.cumsum([0, *(group.rows for group in self._groups)])
         self.rows = int(self._firsts[-1])
-        if self.rows > self.status.st_size or any(group.num_rows < 0 for group in groups):
+        if self.rows > self.status.st_size or min(self._firsts) < 0:
             raise SourceError(
                 f"{shown} claims {self.rows:,} rows in {self.status.st_size:,} bytes.", hint="Write it again."
             )
         self._image = ImageColumn("", False, False)
-        self._whole = np.zeros(len(groups), dtype=bool)  # groups of which each row has bytes
+        self._whole = np.zeros(len(self._groups), dtype=bool)  # groups of which each row has bytes
         self._kept: OrderedDict[int, list[Picture]] = OrderedDict()
-        self._locks = [threading.Lock() for _ in groups]
+        self._locks = [threading.Lock() for _ in self._groups]
         self._lock = threading.Lock()
 
     def blocks(self, image: ImageColumn, names: list[str], *, with_paths: bool) -> Iterator[Block]:
@@ -77,34 +72,29 @@ class ParquetImages(DataFile):
             for first in range(0, self.rows, BLOCK_ROWS):
                 yield Block(min(BLOCK_ROWS, self.rows - first), None, {})
             return
-        with self.opened() as raw:
-            try:
-                file = self._parquet.ParquetFile(raw, read_dictionary=names, pre_buffer=False)
-                check_sizes(file, wanted, self.shown)
-                pending = _Pending(names, with_paths=paths is not None)
-                for group in range(self._metadata.num_row_groups):
-                    rows = self._rows_at_once(group, paths)
-                    for batch in file.iter_batches(rows, row_groups=[group], columns=wanted):
-                        first = pending.first + pending.rows
-                        pending.rows += len(batch)
-                        for name in names:
-                            pending.columns[name] += strings_of(batch.column(name), name, first, self.shown)
-                        if paths:
-                            inside = self._pyarrow.compute.struct_field(batch.column(image.name), "path")
-                            pending.paths += strings_of(inside, paths, first, self.shown)
-                        if pending.rows >= BLOCK_ROWS:
-                            yield from pending.taken()
-                yield from pending.taken()
-            except (self._pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-                raise unreadable(self.shown, error) from error
+        with self.opened() as raw, parquet_errors(self.shown):
+            check_sizes(self._groups, wanted, self.shown)
+            file = self._parquet.ParquetFile(raw, read_dictionary=names, pre_buffer=False)
+            pending = _Pending(names, with_paths=paths is not None)
+            for group in range(len(self._groups)):
+                rows = self._rows_at_once(group, paths)
+                for batch in file.iter_batches(rows, row_groups=[group], columns=wanted):
+                    first = pending.first + pending.rows
+                    pending.rows += len(batch)
+                    for name in names:
+                        pending.columns[name] += strings_of(batch.column(name), name, first, self.shown)
+                    if paths:
+                        inside = self._pyarrow.compute.struct_field(batch.column(image.name), "path")
+                        pending.paths += strings_of(inside, paths, first, self.shown)
+                    if pending.rows >= BLOCK_ROWS:
+                        yield from pending.taken()
+            yield from pending.taken()
 
     def _rows_at_once(self, group: int, paths: str | None) -> int:
         """So many that paths fit into memory if all of them are the longest there can be: inside of a struct they
         cannot stay in a dictionary until their lengths are known, and a short file may repeat one long value."""
-        about = self._metadata.row_group(group)
-        columns = map(about.column, range(about.num_columns))
-        longest = sum(one.total_uncompressed_size for one in columns if one.path_in_schema == paths)
-        return max(1, min(BLOCK_ROWS, UNFOLDED_BYTES // max(1, longest)))
+        chunk = self._groups[group].columns.get(paths or "")
+        return max(1, min(BLOCK_ROWS, UNFOLDED_BYTES // max(1, chunk.size if chunk else 0)))
 
     def embedded(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """See `DataFile`. Known from the statistics of a row group, where they say that no bytes are missing."""
@@ -128,19 +118,8 @@ class ParquetImages(DataFile):
         """Note the column of images. Raises SourceError where a row group is too large to be unpacked at once."""
         self._image = image
         leaf = f"{image.name}.bytes" if image.is_struct else image.name
-        for number in range(self._metadata.num_row_groups):
-            group = self._metadata.row_group(number)
-            columns = [one for one in map(group.column, range(group.num_columns)) if one.path_in_schema == leaf]
-            size = sum(one.total_uncompressed_size for one in columns)
-            if size > MAX_CHUNK_BYTES:
-                raise SourceError(
-                    f"{self.shown}: row group {number} has {size:,} bytes of images, more than {MAX_CHUNK_BYTES:,}.",
-                    hint=SMALLER,
-                )
-            known = [one.statistics for one in columns]
-            self._whole[number] = bool(known) and all(
-                one is not None and one.has_null_count and one.null_count == 0 for one in known
-            )
+        check_sizes(self._groups, [leaf], self.shown)
+        self._whole[:] = [leaf in group.columns and group.columns[leaf].nulls == 0 for group in self._groups]
 
     def _unpacked(self, group: int) -> list[Picture]:
         """The images of a row group. Raises SampleError."""
