@@ -43,8 +43,8 @@ def predict(
     as_json: bool,
     **reading: Any,
 ) -> None:
-    """Classify the images of SOURCE with the head file HEAD: a folder, one image, a table, a list of
-    files or tar shards.
+    """Classify the images of SOURCE with the head file HEAD: one image, or whatever `extract` takes, such
+    as a folder, a table, a list of files or tar shards.
 
     SOURCE may also be a cache with features such as the head was trained on: then no image is read.
 

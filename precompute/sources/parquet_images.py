@@ -65,6 +65,8 @@ class ParquetImages(DataFile):
 
     def blocks(self, image: ImageColumn, names: list[str], *, with_paths: bool) -> Iterator[Block]:
         """See `DataFile`."""
+        from pyarrow import compute
+
         self._look_at(image)
         paths = f"{image.name}.path" if with_paths and image.has_path else None
         wanted = [*names, *([paths] if paths else [])]
@@ -84,7 +86,7 @@ class ParquetImages(DataFile):
                     for name in names:
                         pending.columns[name] += strings_of(batch.column(name), name, first, self.shown)
                     if paths:
-                        inside = self._pyarrow.compute.struct_field(batch.column(image.name), "path")
+                        inside = compute.struct_field(batch.column(image.name), "path")
                         pending.paths += strings_of(inside, paths, first, self.shown)
                     if pending.rows >= BLOCK_ROWS:
                         yield from pending.taken()
