@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Command, make_image, make_photos, rows_there
+from conftest import Command, make_image, make_photos, rows_there, run_command
 from contracts import SourceContract
 from forks import Forks
 from hub_files import (
@@ -188,6 +188,14 @@ def test_every_command_takes_them(photos: Path, tmp_path: Path, precompute: Comm
     else:
         assert cache.ids == ids(opened(source))[:5]
         assert set(cache.labels) == set(range(len(cache.classes)))
+
+
+@pytest.mark.slow
+def test_a_process_that_has_loaded_nothing_else_reads_them(tmp_path: Path, form: str) -> None:
+    source = write_form(form, tmp_path, make_photos(tmp_path / "photos"))
+    done = run_command(tmp_path, "extract", source, "-b", "tiny", "-o", "a.h5", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["computed"] == 24
 
 
 # Ids, labels, splits and further columns

@@ -60,21 +60,8 @@ def open_name(
 ) -> EmbeddedImages:
     """The images of a data set by its name. Raises SourceError and Stopped."""
     wanted = understood(name)
-    origin, roots = name, [os.path.abspath(wanted.name)]
     local = os.path.isdir(wanted.name)
-    if local and not wanted.config:
-        origin = MARK + os.path.abspath(wanted.name)
-        files = parquet_below(wanted.name)
-        if is_saved(wanted.name):
-            parts = saved_parts(wanted.name)
-        elif files:
-            parts = parquet_parts(wanted.name, files)
-        else:
-            parts, cache = _loaded(name, wanted)
-            roots.append(cache)
-    else:
-        parts, cache = _loaded(name, wanted)
-        roots = [cache]
+    parts, roots = _parts(name, wanted)
     if wanted.split is not None:
         words = [part.word for part in parts]
         parts = [part for part in parts if part.word == wanted.split]
@@ -83,7 +70,22 @@ def open_name(
                 f"{ascii_name(name)} has no split {ascii_name(wanted.split)!r}.",
                 hint=f"It has: {', '.join(map(ascii_name, words)) or 'none'}.",
             )
-    return open_parts(name, parts, kind, reading=reading, limit=limit, stop=stop, roots=tuple(roots), origin=origin)
+    origin = name.replace(wanted.name, os.path.abspath(wanted.name), 1) if local else name
+    return open_parts(name, parts, kind, reading=reading, limit=limit, stop=stop, roots=roots, origin=origin)
+
+
+def _parts(source: str, wanted: Wanted) -> tuple[list[Part], tuple[str, ...]]:
+    """The splits, and the folders in which images that have a path alone may lie. Raises SourceError."""
+    if not os.path.isdir(wanted.name):
+        parts, cache = _loaded(source, wanted)
+        return parts, (cache,)
+    folder = os.path.abspath(wanted.name)
+    if is_saved(folder):
+        return saved_parts(wanted.name), (folder,)
+    if wanted.config is None and (files := parquet_below(wanted.name)):
+        return parquet_parts(wanted.name, files), (folder,)
+    parts, cache = _loaded(source, wanted)
+    return parts, (folder, cache)
 
 
 def _loaded(source: str, wanted: Wanted) -> tuple[list[Part], str]:
