@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from precompute.errors import SampleError, SourceError
-from precompute.sources.embedded import Block, DataFile, ImageColumn, Picture
+from precompute.sources.data_files import Block, DataFile, ImageColumn, Picture
 from precompute.sources.entries import BLOCK_ROWS, MAX_STRING_BYTES
 from precompute.sources.files import MAX_FILE_BYTES
 from precompute.sources.parquet import MAX_CHUNK_BYTES, check_names, needed, strings_of

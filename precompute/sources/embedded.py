@@ -7,13 +7,9 @@ and different, else the number of its row. Ids of a data set with splits begin w
 
 from __future__ import annotations
 
-import json
 import os
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, BinaryIO
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import xxhash
@@ -21,113 +17,12 @@ from numpy.typing import NDArray
 
 from precompute.errors import SampleError, SourceError, Stopped
 from precompute.sources.base import FileKind, Raw, Reading, Source, Table, ascii_name
+from precompute.sources.data_files import Block, DataFile, Part
+from precompute.sources.embedded_columns import class_names, columns_of, kind_of
 from precompute.sources.entries import MAX_STRING_BYTES, Entries, Rows
-from precompute.sources.files import mtime_ns, read_file
-from precompute.sources.header import choose
+from precompute.sources.files import read_file
 from precompute.sources.labels import splits_in_names
-from precompute.sources.parquet import is_text, plain_type
-from precompute.sources.text import open_regular
-
-IMAGE_NAMES = ("image", "img")
-
-
-@dataclass(frozen=True)
-class ImageColumn:
-    """The column that holds the images: a struct with `bytes` and perhaps `path`, or plain bytes."""
-
-    name: str
-    is_struct: bool
-    has_path: bool
-
-
-@dataclass(frozen=True)
-class Block:
-    """Some rows as they are listed. paths: those of the images, "" for none; None: none has one · columns: by name."""
-
-    rows: int
-    paths: Sequence[str] | None
-    columns: Mapping[str, Sequence[str]]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """What a row holds of its image: the bytes, or the path of a file, or neither."""
-
-    data: bytes | None
-    path: bytes | None
-
-
-class DataFile(ABC):
-    """A file of rows, one of whose columns are images. It is opened anew for each reading, and must not have changed.
-
-    schema: pyarrow's, of its columns · rows: their number · status: the file as it was listed.
-    """
-
-    schema: Any
-    rows: int
-
-    def __init__(self, path: str, shown: str) -> None:
-        self.path, self.shown = path, shown
-        with open_regular(path, shown) as file:
-            self.status = os.fstat(file.fileno())
-
-    @abstractmethod
-    def blocks(self, image: ImageColumn, names: list[str], *, with_paths: bool) -> Iterator[Block]:
-        """All rows in order, of the columns `names`, and perhaps the paths of the images, without the images.
-
-        Once it is through, `read` knows where they are.
-        """
-
-    @abstractmethod
-    def read(self, row: int) -> Picture:
-        """The image of one row, from any thread. Raises SampleError."""
-
-    def sizes(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Bytes of the images of `rows`, 0 where they are not known without reading them."""
-        return np.zeros(len(rows), dtype=np.int64)
-
-    @abstractmethod
-    def embedded(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Whether the image of each row surely lies in this file, and so is the same while the file is."""
-
-    def opened(self) -> BinaryIO:
-        """The file, to be listed. Raises SourceError where it has changed."""
-        file = open_regular(self.path, self.shown)
-        if self._changed(file):
-            file.close()
-            raise SourceError(f"{self.shown} has changed while it was listed.", hint="Run the same command again.")
-        return file
-
-    def sample_file(self) -> BinaryIO:
-        """The file, for one sample. Raises SampleError where it has changed or gone."""
-        try:
-            file = open_regular(self.path, self.shown)
-        except SourceError as error:
-            reason = "UNREADABLE" if os.path.lexists(self.path) else "VANISHED"
-            raise SampleError(f"the data file: {error.message}", reason=reason) from error
-        if self._changed(file):
-            file.close()
-            raise SampleError("the data file has changed since it was listed", reason="UNREADABLE")
-        return file
-
-    def stamp(self) -> int:
-        """64 bits that follow from the file's size and modification time."""
-        return xxhash.xxh3_64_intdigest(b"%d %d" % (self.status.st_size, mtime_ns(self.status)))
-
-    def _changed(self, file: BinaryIO) -> bool:
-        now = os.fstat(file.fileno())
-        same = ("st_dev", "st_ino", "st_size", "st_mtime_ns")
-        return any(getattr(now, name) != getattr(self.status, name) for name in same)
-
-
-@dataclass(frozen=True)
-class Part:
-    """A split of a data set. word: its name, "" where there are no splits · features: as the data set describes them,
-    by column: `{"_type": "ClassLabel", "names": [...]}`."""
-
-    word: str
-    files: tuple[DataFile, ...]
-    features: Mapping[str, Any] = field(default_factory=dict)
+from precompute.sources.parquet import is_text
 
 
 class EmbeddedImages(Source):
@@ -229,34 +124,6 @@ def open_parts(
     )  # fmt: skip
 
 
-def has_images(schema: Any, reading: Reading) -> bool:
-    """Whether a Parquet file is to be read for its images, not as a table of paths, which may be bytes, too."""
-    asked = reading.columns.get("path")
-    if asked is None and "path" in schema.names:
-        return False
-    described = features_of(schema)
-
-    def counts(name: str, kind: Any) -> bool:
-        feature = described.get(name)
-        said_so = name in IMAGE_NAMES or (isinstance(feature, dict) and feature.get("_type") == "Image")
-        return asked in (None, name) and (_is_struct(kind) or (_is_bytes(kind) and said_so))
-
-    return any(counts(one.name, one.type) for one in schema)
-
-
-@dataclass(frozen=True)
-class _Columns:
-    """What is read of a file. parts: names of the columns that hold id, label and split · further: of those kept."""
-
-    image: ImageColumn
-    parts: Mapping[str, str]
-    further: tuple[str, ...]
-
-    @property
-    def names(self) -> list[str]:
-        return list(dict.fromkeys([*self.parts.values(), *self.further]))
-
-
 class _Listing:
     """The rows of all parts, as entries of a table."""
 
@@ -274,7 +141,7 @@ class _Listing:
         hashes: list[NDArray[np.uint64]] = []
         for part in self._parts:
             for file in part.files:
-                image = self._columns(part, file).image
+                image = columns_of(part, file, self._reading, has_splits=self._has_splits).image
                 for block in file.blocks(image, [], with_paths=True) if image.has_path else ():
                     self._ask_to_stop()
                     if block.paths is None or not all(map(_may_be_id, block.paths)):
@@ -292,9 +159,9 @@ class _Listing:
         for part in self._parts:
             first = number
             for file in part.files:
-                columns = self._columns(part, file)
-                classes = {name: names for name in columns.names if (names := _class_names(part, file, name))}
-                texts = frozenset(name for name in columns.names if name in classes or is_text(_kind(file, name)))
+                columns = columns_of(part, file, self._reading, has_splits=self._has_splits)
+                classes = {name: names for name in columns.names if (names := class_names(part, file, name))}
+                texts = frozenset(name for name in columns.names if name in classes or is_text(kind_of(file, name)))
                 for block in file.blocks(columns.image, columns.names, with_paths=with_paths):
                     self._ask_to_stop()
                     values = dict(block.columns)
@@ -314,43 +181,6 @@ class _Listing:
                         )
                     )
                     number += block.rows
-
-    def _columns(self, part: Part, file: DataFile) -> _Columns:
-        """Which columns of `file` are read. Raises SourceError."""
-        image = self._image(file)
-        named = {**self._reading.columns, "path": image.name}
-        header = file.schema.names
-        if "label" not in named and "label" not in header:
-            labels = [name for name in header if _class_names(part, file, name)]
-            named |= {"label": labels[0]} if len(labels) == 1 else {}
-        chosen = choose(header, replace(self._reading, columns=named), file.shown)
-        taken = {what: header[place] for what, place in chosen.parts.items() if what != "path"}
-        if "id" not in named:
-            taken.pop("id", None)
-        if "split" not in named and self._has_splits:
-            taken.pop("split", None)
-        for name in (*taken.values(), *chosen.further):
-            plain_type(_kind(file, name), name, file.shown)
-        return _Columns(image, taken, tuple(chosen.further))
-
-    def _image(self, file: DataFile) -> ImageColumn:
-        """The column asked for, else the only one of structs with bytes, else `image` or `img`."""
-        asked = self._reading.columns.get("path")
-        kinds = {one.name: one.type for one in file.schema}
-        found = [name for name, kind in kinds.items() if _is_struct(kind)]
-        if len(found) != 1:
-            found = [name for name in IMAGE_NAMES if name in kinds and _is_image(kinds[name])]
-        name = asked if asked is not None else found[0] if len(found) == 1 else None
-        if name is None or name not in kinds or not _is_image(kinds[name]):
-            what = "no column of images" if asked is None else f"no images in {ascii_name(asked)!r}"
-            columns = ", ".join(ascii_name(f"{one} ({kind})")[:100] for one, kind in list(kinds.items())[:20])
-            raise SourceError(
-                f"{file.shown} has {what}: bytes, or a struct of bytes and path. Its columns: {columns}.",
-                hint="Name the column that holds them: --path-column NAME.",
-            )
-        kind = kinds[name]
-        is_struct = _is_struct(kind)
-        return ImageColumn(name, is_struct, is_struct and kind.get_field_index("path") >= 0)
 
     def _named(self, values: Sequence[str], name: str, names: Sequence[str], first: int) -> list[str]:
         """Class names for numbers of classes; "" for -1, which stands for none. first: number of the first row."""
@@ -388,53 +218,6 @@ def numbered(word: str, first: int, rows: int) -> list[str]:
 def _may_be_id(path: str) -> bool:
     """An absolute path is of one machine, or of the cache of a library."""
     return path[:1] not in ("", "/") and "\0" not in path and len(path.encode()) <= MAX_STRING_BYTES
-
-
-def _kind(file: DataFile, name: str) -> Any:
-    return file.schema.field(name).type
-
-
-def _class_names(part: Part, file: DataFile, name: str) -> list[str]:
-    """Names of the classes that the numbers in a column stand for; none where it holds something else."""
-    from pyarrow import types
-
-    feature = (part.features or features_of(file.schema)).get(name)
-    names = feature.get("names") if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" else None
-    if not (isinstance(names, list) and all(isinstance(one, str) for one in names)):
-        return []
-    return names if file.schema.names.count(name) == 1 and types.is_integer(_kind(file, name)) else []
-
-
-def features_of(schema: Any) -> dict[str, Any]:
-    """What Hugging Face's datasets wrote about the columns of a file; {} where there is nothing of the kind."""
-    try:
-        stored = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-        found = stored["info"]["features"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _is_struct(kind: Any) -> bool:
-    """Of bytes and perhaps path."""
-    from pyarrow import types
-
-    if not types.is_struct(kind) or kind.get_field_index("bytes") < 0:
-        return False
-    place = kind.get_field_index("path")
-    return _is_bytes(kind.field("bytes").type) and (
-        place < 0 or types.is_string(kind.field(place).type) or types.is_large_string(kind.field(place).type)
-    )
-
-
-def _is_bytes(kind: Any) -> bool:
-    from pyarrow import types
-
-    return bool(types.is_binary(kind) or types.is_large_binary(kind))
-
-
-def _is_image(kind: Any) -> bool:
-    return _is_bytes(kind) or _is_struct(kind)
 
 
 def _is_below(path: str, root: str) -> bool:

@@ -14,7 +14,8 @@ from typing import Any
 from precompute.errors import SourceError
 from precompute.sources.arrow_images import ArrowImages
 from precompute.sources.base import FileKind, Reading, ascii_name
-from precompute.sources.embedded import EmbeddedImages, Part, open_parts
+from precompute.sources.data_files import Part
+from precompute.sources.embedded import EmbeddedImages, open_parts
 from precompute.sources.parquet_images import ParquetImages
 from precompute.sources.text import open_regular
 

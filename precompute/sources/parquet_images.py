@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from precompute.errors import SampleError, SourceError
-from precompute.sources.embedded import Block, DataFile, ImageColumn, Picture
+from precompute.sources.data_files import Block, DataFile, ImageColumn, Picture
 from precompute.sources.entries import BLOCK_ROWS
 from precompute.sources.parquet import MAX_CHUNK_BYTES, check_names, check_sizes, needed, parquet_errors, strings_of
 from precompute.sources.parquet_footer import row_groups

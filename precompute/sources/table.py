@@ -15,7 +15,7 @@ from typing import Any
 
 from precompute.errors import SourceError
 from precompute.sources.base import PARTS, FileKind, Reading, Source, ascii_name
-from precompute.sources.embedded import has_images
+from precompute.sources.embedded_columns import has_images
 from precompute.sources.entries import BLOCK_ROWS, Entries, Rows, root_of
 from precompute.sources.header import choose
 from precompute.sources.hf_folder import open_file
