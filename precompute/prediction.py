@@ -103,7 +103,7 @@ def predict_each(
             "predict needs one head or more.", hint="Such as: precompute predict photos.safetensors photos"
         )
     opened = [Answers(os.fspath(path), load_head(path)) for path in heads]
-    if not isinstance(source, Source) and _is_hdf5(source):
+    if isinstance(source, str | os.PathLike) and _is_hdf5(source):
         given: dict[str, Any] = {"backbone": backbone, "weights": weights, "batch_size": batch_size, "workers": workers}
         given |= {"root": root, "columns": columns or None, "augment": augment}
         if says_nothing := [name for name, value in given.items() if value is not None]:

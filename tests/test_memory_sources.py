@@ -15,8 +15,8 @@ from contracts import SourceContract
 from PIL import Image
 from torchvision.datasets import FashionMNIST, ImageFolder
 
-from precompute import extract, open_cache
-from precompute.errors import SourceError
+from precompute import extract, open_cache, predict, train_head
+from precompute.errors import SourceError, UsageError
 from precompute.sources.base import Source
 from precompute.sources.memory import dataset, encoded_images, source_of
 
@@ -131,9 +131,53 @@ def test_what_is_no_image_fails_with_its_reason_and_costs_nothing_else(png_photo
     found = extract(Broken([(one, "a") for one in pixels(png_photos)]), tmp_path / "c.h5", backbone="tiny")
     assert found.failures == {"UNREADABLE": 1}
     assert "ZeroDivisionError: the program's own mistake" in found.failed[0][2]
-    for wrong in (3, {"a": 1}, [], ["path.jpg"], object()):
+    for wrong in (3, {"a": 1}, [], ["path.jpg", 3], object()):
         with pytest.raises(SourceError, match="is no source"):
             extract(wrong, tmp_path / "b.h5", backbone="tiny")
+
+
+def test_a_list_of_paths_has_the_features_of_the_folder(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extract(photos, tmp_path / "folder.h5", backbone="tiny")
+    monkeypatch.chdir(photos)
+    names = sorted(str(path.relative_to(photos)) for path in photos.rglob("*.*"))
+    extract([*map(Path, names[::2]), *names[1::2]], tmp_path / "a.h5", backbone="tiny")
+    extract(names, tmp_path / "b.h5", backbone="tiny", root=str(photos))
+    folder = open_cache(tmp_path / "folder.h5")
+    for out in ("a.h5", "b.h5"):
+        ours = open_cache(tmp_path / out)
+        assert (ours.ids, ours.classes) == (folder.ids, ())
+        assert ours.features().tobytes() == folder.features().tobytes()
+    assert extract(names, tmp_path / "a.h5", backbone="tiny").reused == 24
+    assert extract(names[:5], tmp_path / "c.h5", backbone="tiny", limit=3).rows == 3
+
+
+def test_a_list_of_paths_may_name_files_anywhere_and_misses_some(photos: Path, tmp_path: Path) -> None:
+    other = tmp_path / "elsewhere" / "a.png"
+    other.parent.mkdir()
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(other)
+    paths = [other, photos / "train/cats/1.png", photos / "nowhere.png"]
+    found = extract(paths, tmp_path / "a.h5", backbone="tiny")
+    assert (found.computed, found.failures) == (2, {"VANISHED": 1})
+    assert open_cache(tmp_path / "a.h5").ids == sorted(map(str, paths))
+    with pytest.raises(SourceError, match="None of the 1 files"):
+        extract([tmp_path / "nowhere.png"], tmp_path / "b.h5", backbone="tiny")
+    with pytest.raises(SourceError, match="the id .* in paths 1 and 2"):
+        extract([other, str(other)], tmp_path / "b.h5", backbone="tiny")
+    with pytest.raises(SourceError, match="leads out of"):
+        extract([other], tmp_path / "b.h5", backbone="tiny", root=str(photos))
+    with pytest.raises(UsageError, match="--label-column cannot be used with a list of paths"):
+        extract([other], tmp_path / "b.h5", backbone="tiny", columns={"label": "x"})
+    with pytest.raises(UsageError, match="is one of the samples"):
+        extract([other], other, backbone="tiny", overwrite=True)
+    train_head(_labelled(photos, tmp_path), tmp_path / "head")
+    assert len(predict(tmp_path / "head", paths[:2]).items) == 2
+
+
+def _labelled(photos: Path, place: Path) -> Path:
+    extract(photos, place / "labelled.h5", backbone="tiny")
+    return place / "labelled.h5"
 
 
 @pytest.mark.slow

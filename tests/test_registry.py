@@ -43,6 +43,8 @@ pytestmark = pytest.mark.usefixtures("tiny_made_once")
         ("data-{000..099}.tar", "a pattern of tar shards"),
         ("one.tar.gz", "a pattern of tar shards"),
         ("s3://bucket/{0..9}.tar", "a pattern of tar shards"),
+        ("hf-dataset:owner/name", "a data set of Hugging Face"),
+        ("torchvision:MNIST", "a data set of torchvision"),
     ],
 )
 def test_a_source_is_recognised_by_its_name(

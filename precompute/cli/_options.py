@@ -135,10 +135,15 @@ source_options = _decorators(
     click.option(
         "--root",
         type=click.Path(),
-        help="Folder that paths in a table or list are relative to.  [default: the one it lies in]",
+        help="Folder that paths in a table or list are relative to, by default the one it lies in; or that holds the "
+        "files of torchvision:NAME.",
     ),
-    click.option("--path-column", metavar="NAME", help="Column of a table with the paths.  [default: path]"),
-    click.option("--id-column", metavar="NAME", help="With the ids.  [default: id, else the paths as written]"),
+    click.option(
+        "--path-column",
+        metavar="NAME",
+        help="Column of a table with the paths, or of a data set with the images.  [default: path; image]",
+    ),
+    click.option("--id-column", metavar="NAME", help="With the ids.  [default: in a table id, else the paths]"),
     click.option("--label-column", metavar="NAME", help="With the classes.  [default: label, if there is one]"),
     click.option(
         "--split-column",

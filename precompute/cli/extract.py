@@ -62,7 +62,8 @@ def extract(
     SOURCE is a folder: class sub-folders give labels, train, val and test folders above them give the split, and files
     are recognised by their content. Or a table (.csv, .tsv, .parquet) with a column `path` and, if you have them, `id`,
     `label` and `split`. Or a list of files, one path a line: a .txt, @FILE, or - for standard input.
-    Or WebDataset shards: 'shards/*.tar' or 'data-{000..099}.tar', in quotation marks.
+    Or WebDataset shards: 'shards/*.tar' or 'data-{000..099}.tar', in quotation marks. Or a data set of Hugging Face: a
+    folder of save_to_disk or of Parquet files, or hf-dataset:NAME. Or torchvision:NAME with --root.
 
     Run the same command again after an interruption, or after adding, editing or deleting images: only what is missing
     is computed.
@@ -72,6 +73,8 @@ def extract(
       precompute extract photos -b resnet18 -o photos.h5
       precompute extract digits -b tiny -o digits.h5
       precompute extract labels.csv --root photos --label-column species -b resnet18 -o species.h5
+      precompute extract hf-dataset:AI-Lab-Makerere/beans -b resnet18 -o beans.h5
+      precompute extract torchvision:FashionMNIST --root data -b resnet18 -o fashion.h5
       precompute extract photos -b vit_b_16 --weights IMAGENET1K_SWAG_LINEAR_V1 -o vit.h5
       precompute extract photos -b resnet50 --weights my-weights.pth --layer layer3 --pooling mean -o l3.h5
       precompute extract photos -b resnet50 --layer layer3:mean --layer layer4:mean --layer avgpool -o layers.h5

@@ -47,8 +47,8 @@ def predict(
     as_json: bool,
     **reading: Any,
 ) -> None:
-    """Give the images of SOURCE a class, several labels or a number by the head file HEAD: a folder, one image, a
-    table, a list of files or tar shards.
+    """Give the images of SOURCE a class, several labels or a number by the head file HEAD: one image, or whatever
+    `extract` takes, such as a folder, a table, a list of files or tar shards.
 
     SOURCE may also be a cache with features such as the head was trained on: then no image is read.
 

@@ -137,7 +137,7 @@ def _samples_of(
     )
     bad = np.concatenate([found.damaged, found.pending])
     samples: FolderSource | KnownSamples
-    if not isinstance(source, Source) and kind_of(os.fsdecode(source)).by_path:
+    if isinstance(source, str | os.PathLike) and kind_of(os.fsdecode(source)).by_path:
         samples = _in_folder(old.path, os.fsencode(source), table, bad)
         there = any(os.path.exists(samples.path(row)) for row in bad[:1000])
     else:

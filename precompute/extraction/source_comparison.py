@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from precompute.cache import Cache
 from precompute.errors import SampleError
@@ -47,7 +48,7 @@ def compare_source(
 ) -> SourceComparison:
     """Read every file of `source` that `cache` has a row for and compare its SHA-256 with the row's.
 
-    Size and modification time are not looked at. `progress` is called with 1 for each row. source, root, columns: see
+    Size and modification time are not looked at. `progress` is called with a number of rows. source, root, columns: see
     `extract`. Raises SourceError where the source is missing or holds no images.
     """
     samples = open_source(source, IMAGES, reading=Reading.of(root, columns))
@@ -56,28 +57,43 @@ def compare_source(
     rows = positions(samples.table.ids, ids)
 
     def differs(row: int) -> bool | None:
-        """None where the file is not listed or cannot be read."""
-        if rows[row] < 0:
-            return None
+        """None where the file cannot be read."""
         try:
             data = samples.read(int(rows[row])).data
         except SampleError:
             return None
         return bool(hashlib.sha256(data).digest() != digests[row].tobytes())
 
-    changed, gone = [], []
+    changed, gone = list[int](), np.flatnonzero(rows < 0).tolist()
     threads = workers or cores()
-    pending: deque[Future[bool | None]] = deque()
+    pending: deque[tuple[int, Future[bool | None]]] = deque()
+    todo = _in_order(samples, rows)
+    if progress is not None and gone:
+        progress(len(gone))
     with ThreadPoolExecutor(threads) as pool:
-        for row in range(len(cache)):
-            while len(pending) < READ_AHEAD * threads and (following := row + len(pending)) < len(cache):
-                pending.append(pool.submit(differs, following))
-            answer = pending.popleft().result()
+        while True:
+            while len(pending) < READ_AHEAD * threads and (following := next(todo, None)) is not None:
+                pending.append((following, pool.submit(differs, following)))
+            if not pending:
+                break
+            row, future = pending.popleft()
+            answer = future.result()
             if answer is None:
-                gone.append(os.fsdecode(bytes(ids[row])))
+                gone.append(row)
             elif answer:
-                changed.append(os.fsdecode(bytes(ids[row])))
+                changed.append(row)
             if progress is not None:
                 progress(1)
+    names = {row: os.fsdecode(bytes(ids[row])) for row in (*changed, *gone)}
     new = [os.fsdecode(bytes(name)) for name in samples.table.ids[~np.isin(samples.table.ids, ids)]]
-    return SourceComparison(tuple(changed), tuple(gone), tuple(new))
+    ordered = [tuple(names[row] for row in sorted(found)) for found in (changed, gone)]
+    return SourceComparison(ordered[0], ordered[1], tuple(new))
+
+
+def _in_order(samples: Source, rows: NDArray[np.int64]) -> Iterator[int]:
+    """Rows of a cache that the source has, in the order in which it reads them best. rows: theirs in the source."""
+    there = np.flatnonzero(rows >= 0)
+    row_of = np.full(len(samples), -1, dtype=np.int64)
+    row_of[rows[there]] = there
+    for part in samples.order(np.sort(rows[there])):
+        yield from row_of[part].tolist()

@@ -11,7 +11,7 @@ import os
 import posixpath
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,16 +39,29 @@ SHOWN = 60  # letters of a string in a message
 class Rows:
     """Some rows of a table: their numbers in it, and columns of strings as they are written; None: it has none.
 
-    further: columns that are kept, by name · texts: those of them that are strings whatever they look like.
+    paths: None where the samples are no files, which have ids then · further: columns that are kept, by name · texts:
+    those of them that are strings whatever they look like.
     """
 
     numbers: Sequence[int]
-    paths: Sequence[str]
+    paths: Sequence[str] | None
     ids: Sequence[str] | None = None
     labels: Sequence[str] | None = None
     splits: Sequence[str] | None = None
     further: Mapping[str, Sequence[str]] = field(default_factory=dict)
     texts: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Listed:
+    """All rows in the order of ids.
+
+    table: its stamps are 0 · numbers: (N,) int64, those of the rows · paths: (N,), None where each is the id.
+    """
+
+    table: Table
+    numbers: NDArray[np.int64]
+    paths: NDArray[np.bytes_] | None
 
 
 class NamedFiles(FilesSource):
@@ -101,9 +114,12 @@ class Entries:
 
     def add(self, rows: Rows) -> None:
         """Take up to BLOCK_ROWS of them. Raises SourceError, with the row."""
-        paths = [self._path(path, number) for path, number in zip(rows.paths, rows.numbers, strict=True)]
-        names = rows.paths if rows.ids is None else rows.ids
+        paths = None
+        if rows.paths is not None:
+            paths = [self._path(path, number) for path, number in zip(rows.paths, rows.numbers, strict=True)]
+        names = rows.ids if rows.ids is not None else rows.paths or ()
         ids = [self._string(name, "id", number) for name, number in zip(names, rows.numbers, strict=True)]
+        paths = ids if paths is None else paths
         alike = paths == ids
         self._own_ids = self._own_ids or not alike
         self._rows += len(ids)
@@ -131,6 +147,18 @@ class Entries:
 
         Raises SourceError for no rows, an id that stands twice, and where none of the files is there; Stopped.
         """
+        listed = self.listed(kind, limit)
+        table, paths = listed.table, listed.paths
+        sizes, mtimes, unseen = self._stamps(table.ids if paths is None else paths, kind, stop)
+        made = NamedFiles(listing, self.root, replace(table, sizes=sizes, mtimes=mtimes), paths)
+        made.unseen = unseen
+        return made
+
+    def listed(self, kind: FileKind, limit: int | None) -> Listed:
+        """What was added, the first `limit` by id, and nothing is left here.
+
+        Raises SourceError for no rows, and for an id that stands twice.
+        """
         if not self._ids:
             raise SourceError(f"{self.shown} names no {kind.plural}.", hint=f"Give it a {self.unit} for each of them.")
         numbers, ids = np.concatenate(self._numbers), np.concatenate(self._ids)
@@ -142,14 +170,11 @@ class Entries:
         numbers, ids = numbers[order], ids[order]
         self._check_unique(ids, numbers)
         ids = ids[:limit]
-        paths = None if paths is None else paths[order][:limit]
         labels, classes = self._ordered_classes(labels[order][:limit])
-        sizes, mtimes, unseen = self._stamps(ids if paths is None else paths, kind, stop)
         further = {name: column.array()[order][:limit] for name, column in self._further.items()}
+        sizes, mtimes = np.zeros((2, len(ids)), dtype=np.int64)
         table = Table(ids, sizes, mtimes, labels, splits[order][:limit].copy(), classes, further)
-        made = NamedFiles(listing, self.root, table, paths)
-        made.unseen = unseen
-        return made
+        return Listed(table, numbers[:limit], None if paths is None else paths[order][:limit])
 
     def _path(self, path: str, number: int) -> bytes:
         """The path relative to the root, without `.`, `..` and the like."""

@@ -6,7 +6,7 @@ Ids are the paths as they are written; there are no labels. Empty lines are skip
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import BinaryIO
 
@@ -38,6 +38,33 @@ def open_list(
     with open_regular(listing, entries.shown) as file:
         _read(file, entries)
     return entries.source(listing, kind, limit=limit, stop=stop)
+
+
+def open_paths(
+    paths: Sequence[str | os.PathLike[str]],
+    kind: FileKind,
+    *,
+    reading: Reading,
+    limit: int | None,
+    stop: Callable[[], int] | None,
+) -> NamedFiles:
+    """The files that a program lists; relative paths begin in the working folder, or in the root.
+
+    A program may name files anywhere, where a text may not lead out of its root: without a root that is the deepest
+    folder that holds all of them. Raises SourceError and Stopped.
+    """
+    names = [os.fspath(path) for path in paths]
+    whole, root = names, reading.root
+    if root is None:
+        whole = [os.path.abspath(name) for name in names]
+        root = os.path.commonpath([os.path.dirname(path) for path in whole])
+    entries = Entries("the list of paths", "path", root)
+    for first in range(0, len(names), BLOCK_ROWS):
+        ids = names[first : first + BLOCK_ROWS]
+        entries.add(Rows(range(first + 1, first + len(ids) + 1), whole[first : first + BLOCK_ROWS], ids=ids))
+    made = entries.source(None, kind, limit=limit, stop=stop)
+    made.name = f"a list of {len(names):,} paths"
+    return made
 
 
 def _read(file: BinaryIO, entries: Entries) -> None:

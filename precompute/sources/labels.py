@@ -1,9 +1,16 @@
-"""What the folders above an image say of it: its split and its class."""
+"""What the folders above an image say of it: its split and its class; and what names of files say of a split."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import os
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from precompute.sources.base import ascii_name
 
 SPLIT_NAMES = {
     **dict.fromkeys((b"train", b"training", b"trn"), 1),
@@ -11,6 +18,9 @@ SPLIT_NAMES = {
     **dict.fromkeys((b"test", b"testing", b"tst", b"eval", b"evaluation"), 3),
 }
 """Folder names (in any case) that mean a split, with the split's code: 1 train, 2 val, 3 test."""
+
+SPLIT_IN_NAME = re.compile(rb"([a-z]+)(?:[-_.]?[0-9]+(?:[-_.](?:of[-_.])?[0-9]+)*)?")
+"""`train`, `train-000`, `val_00000-of-00100`; what else follows the word may make it mean something else."""
 
 Tops = tuple[bytes, ...]
 
@@ -48,3 +58,20 @@ def label_folders(tops: Mapping[int, Tops], taken: Collection[int]) -> Labels:
         classes=classes,
         mixed=mixed,
     )
+
+
+def splits_in_names(names: Sequence[bytes]) -> tuple[NDArray[np.uint8], list[str]]:
+    """(files,) split codes from the names of files; none where they do not say one all alike, with a note."""
+    codes = [_split_code(name) for name in names]
+    notes = []
+    if any(codes) and not all(codes):
+        one, other = (ascii_name(os.fsdecode(name)) for name in (names[codes.index(max(codes))], names[codes.index(0)]))
+        notes.append(f"no splits: {one} is named after one, {other} is not")
+        codes = [0] * len(names)
+    return np.array(codes, dtype=np.uint8), notes
+
+
+def _split_code(name: bytes) -> int:
+    folder, slash, _ = name.lower().partition(b"/")
+    found = SPLIT_IN_NAME.fullmatch(folder)
+    return SPLIT_NAMES.get(folder if slash else found[1] if found else b"", 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,13 @@ class HeldSource(Source):
         return Raw(data, int(self.table.sizes[row]), int(self.table.mtimes[row]))
 
 
+def is_paths(samples: Any) -> bool:
+    """Whether it is a list of paths of files."""
+    return (
+        isinstance(samples, list | tuple) and bool(samples) and all(isinstance(one, str | PathLike) for one in samples)
+    )
+
+
 def source_of(samples: Any) -> Source:
     """The source that `samples` are: an array (n, h, w) or (n, h, w, 3) of uint8; a list of the bytes of image files;
     or anything with a length that gives (image, label) by number, as torch's datasets do, without a transform.
@@ -47,7 +55,8 @@ def source_of(samples: Any) -> Source:
         return dataset(samples)
     raise SourceError(
         f"A {type(samples).__name__} is no source.",
-        hint="Give a path, an array of uint8, a list of the bytes of images, or a dataset of (image, label).",
+        hint="Give a path, a list of paths, an array of uint8, a list of the bytes of images, or a dataset of "
+        "(image, label).",
     )
 
 

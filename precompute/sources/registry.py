@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from precompute.errors import SourceError, UsageError
-from precompute.sources import file_list, folder, images_array, shards, table
+from precompute.sources import file_list, folder, hf_folder, hf_name, images_array, shards, table, torchvision_sets
 from precompute.sources.base import FileKind, Reading, Source, ascii_name
-from precompute.sources.memory import source_of
+from precompute.sources.memory import is_paths, source_of
 
 
 class Opener(Protocol):
@@ -41,11 +41,16 @@ class SourceKind:
     by_path: bool = False
 
 
+ROOT = frozenset({"--root"})
+
 KINDS: tuple[SourceKind, ...] = (
-    SourceKind("a list of files", file_list.recognises, file_list.open_list, frozenset({"--root"})),
-    SourceKind("a table", table.recognises, table.open_table, frozenset({"--root", *table.COLUMN_OPTIONS})),
+    SourceKind("a list of files", file_list.recognises, file_list.open_list, ROOT),
+    SourceKind("a table", table.recognises, table.open_table, ROOT | table.COLUMN_OPTIONS),
     SourceKind("a pattern of tar shards", shards.recognises, shards.open_pattern),
     SourceKind("an array of images", images_array.recognises, images_array.open_images),
+    SourceKind("a data set of Hugging Face", hf_name.recognises, hf_name.open_name, table.COLUMN_OPTIONS),
+    SourceKind("a data set of torchvision", torchvision_sets.recognises, torchvision_sets.open_set, ROOT),
+    SourceKind("a folder of datasets", hf_folder.recognises, hf_folder.open_folder, table.COLUMN_OPTIONS),
     SourceKind("a file", os.path.isfile, folder.open_folder, many=False, by_path=True),
     SourceKind("a folder", lambda _: True, folder.open_folder, by_path=True),
 )
@@ -66,13 +71,16 @@ def open_source(
     stop: Callable[[], int] | None = None,
     alone: bool = True,
 ) -> Source:
-    """The samples of this kind in `source`: what a path leads to, a source that the caller made, or what
-    `precompute.sources.memory` makes one of.
+    """The samples of this kind in `source`: what a path leads to, the files of a list of paths, a source that the
+    caller made, or what `precompute.sources.memory` makes one of.
 
     alone: whether it may be one file. Raises SourceError; UsageError for options that this kind of source does not
     know, and for a limit on a source that cannot be cut; Stopped.
     """
     reading = reading or Reading()
+    if is_paths(source):
+        _refuse_options(reading, ROOT, "a list of paths", "which the source is")
+        return file_list.open_paths(source, kind, reading=reading, limit=limit, stop=stop)
     if not isinstance(source, str | os.PathLike):
         made = source if isinstance(source, Source) else source_of(source)
         return _made_by_the_caller(made, reading, limit)
@@ -80,14 +88,18 @@ def open_source(
     found = kind_of(name)
     if not (found.many or alone):
         raise SourceError(f"{ascii_name(name)} is a file.", hint=f"Name the folder that holds the {kind.plural}.")
-    if strange := [option for option in reading.given() if option not in found.options]:
-        raise UsageError(
-            f"{' and '.join(strange)} cannot be used with {found.what}, which {ascii_name(name)} is.",
-            hint=f"Leave {'it' if len(strange) == 1 else 'them'} out.",
-        )
+    _refuse_options(reading, found.options, found.what, f"which {ascii_name(name)} is")
     opened = found.open(name, kind, reading=reading, limit=limit, stop=stop)
     opened.reading = reading
     return opened
+
+
+def _refuse_options(reading: Reading, known: frozenset[str], what: str, which: str) -> None:
+    if strange := [option for option in reading.given() if option not in known]:
+        raise UsageError(
+            f"{' and '.join(strange)} cannot be used with {what}, {which}.",
+            hint=f"Leave {'it' if len(strange) == 1 else 'them'} out.",
+        )
 
 
 def _made_by_the_caller(source: Source, reading: Reading, limit: int | None) -> Source:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from precompute.errors import SampleError, SourceError, Stopped
 from precompute.sources.base import FileKind, Raw, Reading, Source, Table, ascii_name
 from precompute.sources.files import MAX_FILE_BYTES, identity_of, mtime_ns
-from precompute.sources.labels import SPLIT_NAMES
+from precompute.sources.labels import splits_in_names
 from precompute.sources.tar_index import ShardIndex, drop_oldest, header_check, index_shard
 from precompute.sources.tree import Ignored
 
@@ -34,8 +34,6 @@ ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")  # all 
 ADDRESS = re.compile(r"(pipe:|[A-Za-z][A-Za-z0-9+.-]*://)")
 BRACES = re.compile(r"\{([^{}]*)\}")
 RANGE = re.compile(r"([0-9]{1,18})\.\.([0-9]{1,18})")
-SPLIT_IN_NAME = re.compile(rb"([a-z]+)(?:[-_.]?[0-9]+(?:[-_.](?:of[-_.])?[0-9]+)*)?")
-"""`train`, `train-000`, `val_00000-of-00100`; what else follows the word may make it mean something else."""
 
 
 @dataclass(frozen=True)
@@ -321,7 +319,7 @@ class _Found:
         self._refuse_twins(ids, rows, shards)
         rows = rows[:limit]
         labels, classes = self._labels(rows)
-        splits, notes = _splits([self.shards.name(path) for path in self.shards.paths])
+        splits, notes = splits_in_names([self.shards.name(path) for path in self.shards.paths])
         if classes and (unlabelled := int((labels < 0).sum())):
             notes.append(f"{unlabelled} {self.kind.plural} have no .cls beside them and so no label")
         sizes, offsets, heads, checks = (
@@ -359,23 +357,6 @@ class _Found:
         renumbered = np.full(len(names) + 1, -1, dtype=np.int32)
         renumbered[used] = np.arange(len(used))
         return renumbered[labels], tuple(names[label] for label in used)
-
-
-def _splits(names: Sequence[bytes]) -> tuple[NDArray[np.uint8], list[str]]:
-    """(shards,) split codes from the names of shards; none where they do not say one all alike, with a note."""
-    codes = [_split_code(name) for name in names]
-    notes = []
-    if any(codes) and not all(codes):
-        one, other = (ascii_name(os.fsdecode(name)) for name in (names[codes.index(max(codes))], names[codes.index(0)]))
-        notes.append(f"no splits: {one} is named after one, {other} is not")
-        codes = [0] * len(names)
-    return np.array(codes, dtype=np.uint8), notes
-
-
-def _split_code(name: bytes) -> int:
-    folder, slash, _ = name.lower().partition(b"/")
-    found = SPLIT_IN_NAME.fullmatch(folder)
-    return SPLIT_NAMES.get(folder if slash else found[1] if found else b"", 0)
 
 
 def _stamps(size: int, mtime: int, checks: NDArray[np.uint64]) -> NDArray[np.int64]:

@@ -1,6 +1,7 @@
 """A table of files, `.csv`, `.tsv` or `.parquet`: a column of paths, and where there are any, of ids, labels, splits.
 
-All of them are strings, also where they look like numbers: "007" stays "007".
+All of them are strings, also where they look like numbers: "007" stays "007". A Parquet file may hold the images
+themselves in place of paths: `embedded` reads it.
 """
 
 from __future__ import annotations
@@ -13,15 +14,17 @@ from operator import itemgetter
 from typing import Any
 
 from precompute.errors import SourceError
-from precompute.sources.base import PARTS, FileKind, Reading, ascii_name
-from precompute.sources.entries import BLOCK_ROWS, Entries, NamedFiles, Rows, root_of
+from precompute.sources.base import PARTS, FileKind, Reading, Source, ascii_name
+from precompute.sources.embedded_columns import has_images
+from precompute.sources.entries import BLOCK_ROWS, Entries, Rows, root_of
 from precompute.sources.header import choose
-from precompute.sources.parquet import parquet_rows
+from precompute.sources.hf_folder import open_file
+from precompute.sources.parquet import parquet_rows, schema_of
 from precompute.sources.text import open_regular, text_lines
 
 DIALECTS = {".csv": "excel", ".tsv": "excel-tab"}
 PARQUET = ".parquet"
-COLUMN_OPTIONS = (*(f"--{part}-column" for part in PARTS), "--keep-column")
+COLUMN_OPTIONS = frozenset({*(f"--{part}-column" for part in PARTS), "--keep-column"})
 
 
 def recognises(name: str) -> bool:
@@ -31,9 +34,11 @@ def recognises(name: str) -> bool:
 
 def open_table(
     name: str, kind: FileKind, *, reading: Reading, limit: int | None, stop: Callable[[], int] | None
-) -> NamedFiles:
-    """The files that a table names. Raises SourceError and Stopped."""
+) -> Source:
+    """The files that a table names, or the images that a Parquet file holds. Raises SourceError and Stopped."""
     shown = ascii_name(name)
+    if _extension(name) == PARQUET and has_images(schema_of(name, shown), reading):
+        return open_file(name, kind, reading=reading, limit=limit, stop=stop)
     is_text = _extension(name) in DIALECTS
     entries = Entries(shown, "line" if is_text else "row", root_of(name, reading.root))
     rows = _text_rows if is_text else parquet_rows
