@@ -24,7 +24,7 @@ from precompute.errors import SampleError, SourceError, Stopped
 from precompute.sources.base import FileKind, Raw, Reading, Source, Table, ascii_name
 from precompute.sources.files import MAX_FILE_BYTES, identity_of, mtime_ns
 from precompute.sources.labels import SPLIT_NAMES
-from precompute.sources.tar_index import ShardIndex, drop_oldest, header_check, index_shard
+from precompute.sources.tar_index import INDEXES, ShardIndex, header_check, index_shard
 from precompute.sources.tree import Ignored
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -172,7 +172,7 @@ def open_shards(
     found = _Found(shards, kind, stop)
     for number, path in enumerate(shards.paths):
         found.add(number, path)
-    drop_oldest()
+    INDEXES.drop_oldest()
     if not sum(map(len, found.ids)):
         about = "; ".join(found.ignored.lines())
         raise SourceError(

@@ -18,12 +18,10 @@ import os
 import posixpath
 import stat
 import tarfile
-import tempfile
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,6 +31,7 @@ from numpy.typing import NDArray
 from precompute.errors import SourceError
 from precompute.sources.base import FileKind, ascii_name
 from precompute.sources.tree import Ignored
+from precompute.system.kept_files import KeptFiles
 
 BLOCK = tarfile.BLOCKSIZE
 END = bytes(BLOCK)  # tar writes it twice
@@ -48,8 +47,8 @@ COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\
 VERSION = 1  # of a kept index
 KEPT_FROM = 512  # members: fewer are listed in a moment
 KEPT_BYTES = 2**30  # of all kept indexes together: about 40 million samples
-DIGEST_BYTES = 16
-SUFFIX = ".index"
+KEPT_NUMBER = 2**20
+INDEXES = KeptFiles("shards", ".index", largest=KEPT_BYTES, most=KEPT_NUMBER, total=KEPT_BYTES)
 COLUMNS = ("names", "offsets", "heads", "sizes", "checks", "labels", "classes")
 
 
@@ -99,14 +98,14 @@ def index_shard(descriptor: int, path: bytes, kind: FileKind, check: Callable[[]
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         raise OSError(None, "not an ordinary file")
-    place, about = _kept_path(path), _about(path, status, kind)
-    kept = _load(place, about)
+    name, about = _kept_name(path), _about(path, status, kind)
+    kept = _load(name, about)
     if kept is not None:
         return kept
     index = _scan(_Window(descriptor, status.st_size), ascii_name(os.fsdecode(path)), kind, check)
     if index.members >= KEPT_FROM and not index.damage:
         with contextlib.suppress(OSError):  # it only saves time: a full or read-only disk is no reason to stop
-            _keep(place, about, index)
+            _keep(name, about, index)
     return index
 
 
@@ -340,14 +339,8 @@ def _name_problem(name: bytes, stem: bytes, dot: bytes) -> str:
     return "" if dot else "without an extension"
 
 
-def _folder() -> Path:
-    """`$XDG_CACHE_HOME/precompute/shards`, by default below ~/.cache."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(base, "precompute", "shards")
-
-
-def _kept_path(path: bytes) -> Path:
-    return _folder() / (hashlib.sha256(os.path.realpath(path)).hexdigest()[:32] + SUFFIX)
+def _kept_name(path: bytes) -> str:
+    return hashlib.sha256(os.path.realpath(path)).hexdigest()[:32]
 
 
 def _about(path: bytes, status: os.stat_result, kind: FileKind) -> dict[str, Any]:
@@ -360,65 +353,28 @@ def _about(path: bytes, status: os.stat_result, kind: FileKind) -> dict[str, Any
     }
 
 
-def _load(place: Path, about: dict[str, Any]) -> ShardIndex | None:
+def _load(name: str, about: dict[str, Any]) -> ShardIndex | None:
     """The kept index; None where there is none, or it is of another file, not whole, or no file of ours."""
+    content = INDEXES.read(name)
+    if content is None:
+        return None
     try:
-        # Whatever has taken its place: a FIFO is not waited for, a link not followed
-        descriptor = os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-        with open(descriptor, "rb", buffering=0) as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode) or status.st_size > KEPT_BYTES:
-                return None
-            content = file.readall() or b""
-            if _digest(content[DIGEST_BYTES:]) != content[:DIGEST_BYTES]:
-                return None
-            with np.load(io.BytesIO(content[DIGEST_BYTES:]), allow_pickle=False) as arrays:
-                columns = {name: arrays[name] for name in COLUMNS}
-                stored = json.loads(arrays["about"].tobytes())
-            if stored["about"] != about:
-                return None
-            os.utime(descriptor)  # so that what is used stays
-            ignored = Ignored(Counter(stored["ignored"]["counts"]), stored["ignored"]["names"])
-            return ShardIndex(**columns, ignored=ignored, members=stored["members"])
+        with np.load(io.BytesIO(content.data), allow_pickle=False) as arrays:
+            columns = {name: arrays[name] for name in COLUMNS}
+            stored = json.loads(arrays["about"].tobytes())
+        if stored["about"] != about:
+            return None
+        ignored = Ignored(Counter(stored["ignored"]["counts"]), stored["ignored"]["names"])
+        return ShardIndex(**columns, ignored=ignored, members=stored["members"])
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
         return None
 
 
-def _keep(place: Path, about: dict[str, Any], index: ShardIndex) -> None:
-    """Keep `index` under `place`, in one step. Raises OSError."""
+def _keep(name: str, about: dict[str, Any], index: ShardIndex) -> None:
+    """Keep `index` under `name`. Raises OSError."""
     ignored = {"counts": index.ignored.counts, "names": index.ignored.names}
     text = json.dumps({"about": about, "ignored": ignored, "members": index.members})
     content = io.BytesIO()
     columns: dict[str, Any] = {name: getattr(index, name) for name in COLUMNS}
     np.savez_compressed(content, about=np.frombuffer(text.encode("ascii"), np.uint8), **columns)
-    place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor, temporary = tempfile.mkstemp(dir=place.parent, suffix=".new")
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(_digest(content.getbuffer()))
-            file.write(content.getbuffer())
-        os.replace(temporary, place)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-
-
-def drop_oldest() -> None:
-    """Remove the kept indexes that were used longest ago, until the others take no more than KEPT_BYTES."""
-    ages = []
-    for path in _folder().glob(f"*{SUFFIX}"):
-        with contextlib.suppress(OSError):  # another process was quicker
-            status = path.stat()
-            ages.append((status.st_mtime, status.st_size, path))
-    total = 0
-    for _, size, path in sorted(ages, reverse=True):
-        total += size
-        if total > KEPT_BYTES:
-            with contextlib.suppress(OSError):
-                path.unlink()
-
-
-def _digest(content: bytes | memoryview) -> bytes:
-    """Against accidents: the folder is the user's own."""
-    return xxhash.xxh3_128_digest(content)
+    INDEXES.write(name, content.getbuffer())
