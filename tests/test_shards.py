@@ -34,7 +34,9 @@ from precompute.errors import SampleError, SourceError, Stopped
 from precompute.inputs.images.formats import IMAGES
 from precompute.sources import tar_index
 from precompute.sources.base import Source
-from precompute.sources.shards import ShardSource, expand_braces, find_shards, open_shards
+from precompute.sources.braces import expand_braces
+from precompute.sources.shard_files import _state
+from precompute.sources.shards import ShardSource, find_shards, open_shards
 from precompute.system import kept_files
 
 Members = dict[str, bytes] | Sequence[tuple[str | tarfile.TarInfo, bytes]]
@@ -726,7 +728,7 @@ def test_a_compressed_shard_is_refused(tmp_path: Path, compress: Callable[[bytes
 def test_commands_and_addresses_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str) -> None:
     monkeypatch.chdir(tmp_path)
     for asked in (pattern, ["a.tar", pattern]):
-        with pytest.raises(SourceError, match="read from files") as caught:
+        with pytest.raises(SourceError, match="read from files|without user, password") as caught:
             open_images(asked)
         assert "secret" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
@@ -898,7 +900,9 @@ def test_an_index_that_is_not_whole_is_made_again(large: Path, kept: Path, harm:
     assert np.array_equal(found.ids, expected.ids)
     assert np.array_equal(found.mtimes, expected.mtimes)
     assert place.is_file() and not place.is_symlink()
-    assert tar_index._load(place.stem, tar_index._about(os.fsencode(large), large.stat(), IMAGES)) is not None
+    assert (
+        tar_index._load(place.stem, tar_index._about(os.fsencode(large), _state(large.stat()), IMAGES, ())) is not None
+    )
 
 
 def test_a_cache_folder_that_cannot_be_written_is_no_error(

@@ -126,11 +126,13 @@ source_options = _decorators(
     click.option(
         "--root",
         type=click.Path(),
-        help="Folder that paths in a table or list are relative to.  [default: the one it lies in]",
+        help="Folder or s3://bucket/prefix that paths in a table or list are relative to.  [default: where it lies]",
     ),
     click.option("--path-column", metavar="NAME", help="Column of a table with the paths.  [default: path]"),
     click.option("--id-column", metavar="NAME", help="With the ids.  [default: id, else the paths as written]"),
-    click.option("--label-column", metavar="NAME", help="With the classes.  [default: label, if there is one]"),
+    click.option(
+        "--label-column", metavar="NAME", help="With the classes.  [default: label, if there is one; of shards .cls]"
+    ),
     click.option(
         "--split-column",
         metavar="NAME",
@@ -145,7 +147,11 @@ keep_option = click.option(
     "keep",
     metavar="NAME",
     multiple=True,
-    help="Also store this column of the table: groups, targets, texts. Several times: several columns.",
+    help="Also store this column of the table, or field of the .json in shards: groups, targets, texts. Several times: "
+    "several columns.",
+)
+shard_option = click.option(
+    "--shard", "part", metavar="I/N", help="Only part I of N of the images, for jobs that share the work."
 )
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace whatever ordinary file has that name.")
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from precompute.cli._options import computation, keep_option, layer_lines, source_options, taken_apart
+from precompute.cli._options import computation, keep_option, layer_lines, shard_option, source_options, taken_apart
 from precompute.cli._output import duration, json_option, note, print_json, print_pairs
 
 if TYPE_CHECKING:
@@ -18,19 +18,21 @@ if TYPE_CHECKING:
 @computation
 @source_options
 @keep_option
+@shard_option
 @click.option("-o", "--output", type=click.Path(), help="The feature file that is planned; its rows are reused.")
 @json_option
 @click.pass_context
 def plan(ctx: click.Context, /, source: str, output: str | None, as_json: bool, **options: Any) -> None:
     """Say what `precompute extract` with the same arguments would take, and write nothing.
 
-    SOURCE is a folder, a table, a list of files or tar shards. Some images, spread over it, are run through the very
-    engine for up to 10 seconds; time and memory are measured, not guessed.
+    SOURCE is a folder, a table, a list of files or tar shards, here or in an object store. Some images, spread over it,
+    are run through the very engine for up to 10 seconds; time and memory are measured, not guessed.
 
     \b
     Examples:
       precompute plan photos -b resnet50
       precompute plan photos -b vit_b_16 --precision bf16 -o photos.h5
+      precompute plan photos -b resnet50 --shard 1/4
 
     \b
     Exit status: 0, or 1 where the disk has no room for the file.

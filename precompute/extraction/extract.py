@@ -57,8 +57,8 @@ def extract(
     """Run a frozen backbone once over the images below `source` and keep its features in the HDF5 file `out`.
 
     source: a folder; a table of files (.csv, .tsv, .parquet); a list of files (.txt, "@NAME", "-" for standard input);
-    tar shards ("shards/*.tar"); a .npz or .npy file of images; an array, a list of encoded images or a dataset of
-    (image, label) (see `precompute.sources.memory.source_of`); or a `precompute.sources.base.Source` of your own, with
+    tar shards ("shards/*.tar"); any of these in an object store ("s3://bucket/prefix"); a .npz or .npy file of images;
+    an array, a list of encoded images or a dataset of (image, label) (see `precompute.sources.memory.source_of`); or a `precompute.sources.base.Source` of your own, with
     a backbone whose preprocessing reads it.
 
     Only what `out` does not hold yet is computed; an interrupted run goes on where it was. The file appears under

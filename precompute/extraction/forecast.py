@@ -26,6 +26,7 @@ from precompute.extraction.setup import prepare
 from precompute.extraction.timing import StageClock
 from precompute.inputs.images.formats import IMAGES
 from precompute.sources.base import Reading, Source
+from precompute.sources.part import part_of
 from precompute.sources.registry import open_source
 from precompute.system import peak_memory
 
@@ -98,6 +99,7 @@ def forecast(
     root: str | None = None,
     columns: Mapping[str, str] | None = None,
     keep: Sequence[str] = (),
+    part: str | None = None,
 ) -> Forecast:
     """Run some images of `source`, spread over it, through the engine that `extract` would take; write nothing.
 
@@ -111,6 +113,8 @@ def forecast(
         backbone, weights, layer, pooling, transform or {}, engine, precision, compile, dtype, device, batch_size
     )
     samples = open_source(source, IMAGES, reading=Reading.of(root, columns, keep), alone=False)
+    if part is not None:
+        samples = part_of(samples, part)
     output = None if out is None else CacheOutput(os.path.realpath(out))
     folder = "." if output is None else os.path.dirname(output.path)
     if not os.path.isdir(folder):

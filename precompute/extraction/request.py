@@ -21,6 +21,7 @@ from precompute.extraction.matching import make_plan, up_to_date
 from precompute.extraction.output import CacheOutput
 from precompute.inputs.images.transform import DECODER
 from precompute.sources.base import Reading, Source
+from precompute.sources.remote.address import absolute
 from precompute.system import version_of
 
 DECIDING = ("precompute", "torch", "torchvision", "openvino")
@@ -67,7 +68,7 @@ class Request:
         reuse: Sequence[str] = (),
     ) -> dict[str, Any]:
         """What a run's record says for later ones. `weights_file` is that of `Backbone`, `reading` of the source."""
-        root = {} if reading.root is None else {"root": os.path.abspath(reading.root)}
+        root = {} if reading.root is None else {"root": absolute(reading.root)}
         columns = {"columns": dict(reading.columns)} if reading.columns else {}
         keep = {"keep": list(reading.keep)} if reading.keep else {}
         return {

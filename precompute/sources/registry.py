@@ -11,6 +11,8 @@ from precompute.errors import SourceError, UsageError
 from precompute.sources import file_list, folder, images_array, shards, table
 from precompute.sources.base import FileKind, Reading, Source, ascii_name
 from precompute.sources.memory import source_of
+from precompute.sources.remote import folder as remote
+from precompute.sources.remote.address import address_of, is_address
 
 
 class Opener(Protocol):
@@ -44,8 +46,9 @@ class SourceKind:
 KINDS: tuple[SourceKind, ...] = (
     SourceKind("a list of files", file_list.recognises, file_list.open_list, frozenset({"--root"})),
     SourceKind("a table", table.recognises, table.open_table, frozenset({"--root", *table.COLUMN_OPTIONS})),
-    SourceKind("a pattern of tar shards", shards.recognises, shards.open_pattern),
+    SourceKind("a pattern of tar shards", shards.recognises, shards.open_pattern, shards.COLUMN_OPTIONS),
     SourceKind("an array of images", images_array.recognises, images_array.open_images),
+    SourceKind("an object store", remote.recognises, remote.open_prefix),
     SourceKind("a file", os.path.isfile, folder.open_folder, many=False, by_path=True),
     SourceKind("a folder", lambda _: True, folder.open_folder, by_path=True),
 )
@@ -77,6 +80,8 @@ def open_source(
         made = source if isinstance(source, Source) else source_of(source)
         return _made_by_the_caller(made, reading, limit)
     name = os.fsdecode(source)
+    if is_address(name):
+        address_of(name)  # before any message: one with a password is refused, and not shown
     found = kind_of(name)
     if not (found.many or alone):
         raise SourceError(f"{ascii_name(name)} is a file.", hint=f"Name the folder that holds the {kind.plural}.")

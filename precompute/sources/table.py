@@ -13,8 +13,8 @@ from operator import itemgetter
 from typing import Any
 
 from precompute.errors import SourceError
-from precompute.sources.base import PARTS, FileKind, Reading, ascii_name
-from precompute.sources.entries import BLOCK_ROWS, Entries, NamedFiles, Rows, root_of
+from precompute.sources.base import PARTS, FileKind, Reading, Source, ascii_name
+from precompute.sources.entries import BLOCK_ROWS, Entries, Rows, root_of
 from precompute.sources.header import choose
 from precompute.sources.parquet import parquet_rows
 from precompute.sources.text import open_regular, text_lines
@@ -31,7 +31,7 @@ def recognises(name: str) -> bool:
 
 def open_table(
     name: str, kind: FileKind, *, reading: Reading, limit: int | None, stop: Callable[[], int] | None
-) -> NamedFiles:
+) -> Source:
     """The files that a table names. Raises SourceError and Stopped."""
     shown = ascii_name(name)
     is_text = _extension(name) in DIALECTS
