@@ -105,12 +105,16 @@ class Server:
     def client(self, method: str, **arguments: Any) -> Any:
         """A request of a client of its own. Raises OSError."""
         import s3fs
+        from botocore.exceptions import BotoCoreError
 
         found = s3fs.S3FileSystem(
             key=KEY, secret=SECRET, endpoint_url=self.environment["AWS_ENDPOINT_URL"], use_listings_cache=False
         )
         found.retries = 1
-        return found.call_s3(method, **arguments)
+        try:
+            return found.call_s3(method, **arguments)
+        except BotoCoreError as error:
+            raise OSError(str(error)) from error
 
 
 class Bucket:

@@ -58,8 +58,8 @@ def extract(
 
     source: a folder; a table of files (.csv, .tsv, .parquet); a list of files (.txt, "@NAME", "-" for standard input);
     tar shards ("shards/*.tar"); any of these in an object store ("s3://bucket/prefix"); a .npz or .npy file of images;
-    an array, a list of encoded images or a dataset of (image, label) (see `precompute.sources.memory.source_of`); or a `precompute.sources.base.Source` of your own, with
-    a backbone whose preprocessing reads it.
+    an array, a list of encoded images or a dataset of (image, label) (see `precompute.sources.memory.source_of`); or a
+    `precompute.sources.base.Source` of your own, with a backbone whose preprocessing reads it.
 
     Only what `out` does not hold yet is computed; an interrupted run goes on where it was. The file appears under
     `out` when it is whole; until then it is `out` + ".partial", which `open_cache` can read meanwhile.
