@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -62,7 +63,8 @@ class Server:
             try:
                 self.client("list_buckets")
                 if self.kind == "seaweedfs":  # a volume must be there before an object can be stored
-                    self.client("create_bucket", Bucket="ready")
+                    with contextlib.suppress(FileExistsError):
+                        self.client("create_bucket", Bucket="ready")
                     self.client("put_object", Bucket="ready", Key="x", Body=b"x")
                 return
             except OSError:
@@ -84,7 +86,7 @@ class Server:
             *("-s3.config=s3.json", f"-s3.port={self.port}", f"-master.port={master}", f"-volume.port={volume}"),
             *(f"-filer.port={filer}", f"-master.port.grpc={grpc[0]}", f"-volume.port.grpc={grpc[1]}"),
             *(f"-filer.port.grpc={grpc[2]}", f"-s3.port.grpc={free_port()}", "-master.volumeSizeLimitMB=64"),
-            "-volume.max=16",
+            "-volume.max=500",
         ]
 
     def stop(self) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from precompute.errors import SourceError
 from precompute.sources.files import MAX_FILE_BYTES
-from precompute.sources.remote.store import Object, Page, Result, Store, Transient, retried, too_large
+from precompute.sources.remote.store import Object, Page, Result, Store, Transient, too_large
 
 INSTALL = {"gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs"}
 ETAGS = ("etag", "ETag", "md5Hash")
@@ -79,7 +79,7 @@ class FsspecStore(Store):
                 raise Transient("it was changed while it was read")
             return data, found
 
-        return retried(once)
+        return self.retried(once)
 
     def _path(self, key: str) -> str:
         system = self.connect()
@@ -111,7 +111,7 @@ class FsspecStore(Store):
             except Exception as error:  # noqa: BLE001 - each package has errors of its own
                 raise OSError(errno.EIO, f"its package gives {type(error).__name__}") from None
 
-        return retried(once)
+        return self.retried(once)
 
 
 def _said(info: dict[str, Any]) -> tuple[int, str | None, str | None, datetime | float | None]:

@@ -1,7 +1,7 @@
 """S3 and what speaks its protocol, through s3fs: its session, credentials and event loop, and one request for a read.
 
 Each answer says which object its bytes are of, so that a row never has the bytes of one version under the stamp of
-another. Only `retried` repeats a request: s3fs and botocore, which would multiply with it, are asked not to.
+another. Only `Store.retried` repeats a request: s3fs and botocore, which would multiply with it, are asked not to.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from precompute.errors import SourceError
 from precompute.sources.files import MAX_FILE_BYTES
-from precompute.sources.remote.store import Object, Page, Store, Transient, retried, too_large
+from precompute.sources.remote.store import Object, Page, Store, Transient, too_large
 
 INSTALL = "pip install 'precompute[s3]'"
 PAGE_KEYS = 1000  # what S3 gives at most
@@ -94,8 +94,12 @@ class S3Store(Store):
             data, answer = self._ask(_body, "get_object", {"Key": key, **part})
         except _BehindTheEndError:
             return b"", self.look_up(key)
+        if size is None:
+            return data, self._object(key, len(data), answer)
         total = answer.get("ContentRange", "").rpartition("/")[2]
-        return data, self._object(key, int(total) if total.isdecimal() else len(data), answer)
+        if not total.isdecimal():
+            raise OSError(errno.EIO, "the store gives no parts of objects")
+        return data, self._object(key, int(total), answer)
 
     def _object(self, key: str, size: int, answer: dict[str, Any]) -> Object:
         # A listing says nothing of versions, so that they can be no part of the stamp
@@ -113,7 +117,7 @@ class S3Store(Store):
             except _failures() as error:
                 raise _translated(error) from None
 
-        return retried(once)
+        return self.retried(once)
 
 
 class _BehindTheEndError(OSError):

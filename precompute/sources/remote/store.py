@@ -60,6 +60,7 @@ class Store(ABC):
 
     address: Address
     started: int = field(default_factory=time.time_ns)
+    _silent: float = field(default=0.0, repr=False, compare=False)  # since when nothing was answered; 0: it answers
 
     @abstractmethod
     def pages(self, prefix: str, after: str = "") -> Iterator[Page]:
@@ -87,6 +88,32 @@ class Store(ABC):
             return False
         return True
 
+    def retried(self, call: Callable[[], Result]) -> Result:
+        """What `call` returns. After Transient it is tried again, at growing distances.
+
+        Raises TimeoutError where it failed for RETRY_SECONDS, or where the store answered nothing at all in that time:
+        then each of many requests need not be waited for once more.
+        """
+        wait, since = FIRST_WAIT, 0.0
+        while True:
+            try:
+                result = call()
+            except Transient as error:
+                now = time.monotonic()
+                since = since or now
+                self._silent = self._silent or now
+                if now >= min(since, self._silent) + RETRY_SECONDS:
+                    text = f"the store does not answer, for {RETRY_SECONDS:.0f} s ({error})"
+                    raise TimeoutError(errno.ETIMEDOUT, text) from None
+            except OSError:
+                self._silent = 0.0  # a refusal is an answer
+                raise
+            else:
+                self._silent = 0.0
+                return result
+            time.sleep(wait * random.uniform(0.5, 1))  # not all threads at the same moment
+            wait = min(2 * wait, LONGEST_WAIT)
+
     def stamp(self, etag: str | None, version: str | None, modified: datetime | float | None) -> int:
         """63 bits from what a store says of an object: ETag, version, and time of modification in whole seconds.
 
@@ -106,26 +133,10 @@ def open_store(address: Address) -> Store:
 
     store: S3Store | FsspecStore = (S3Store if address.protocol in ("s3", "s3a") else FsspecStore)(address)
     try:
-        retried(store.connect)
+        store.retried(store.connect)
     except OSError as error:
         raise source_error(address.shown, error) from None
     return store
-
-
-def retried(call: Callable[[], Result]) -> Result:
-    """What `call` returns, which is tried again after Transient, at growing distances and for RETRY_SECONDS."""
-    wait, deadline = FIRST_WAIT, 0.0
-    while True:
-        try:
-            return call()
-        except Transient as error:
-            now = time.monotonic()
-            deadline = deadline or now + RETRY_SECONDS
-            if now >= deadline:
-                text = f"the store does not answer, for {RETRY_SECONDS:.0f} s ({error})"
-                raise TimeoutError(errno.ETIMEDOUT, text) from None
-        time.sleep(wait * random.uniform(0.5, 1))  # not all threads at the same moment
-        wait = min(2 * wait, LONGEST_WAIT)
 
 
 def source_error(shown: str, error: OSError) -> SourceError:
