@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import itertools
 import json
 import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +25,7 @@ import pytest
 
 KEY, SECRET = "AKIDOFTHETESTS", "s3cr3t/of+the/tests"
 WAIT_SECONDS = 120  # a busy machine
+Answer = tuple[int, dict[str, str], bytes]
 
 
 def free_port() -> int:
@@ -117,6 +123,103 @@ class Server:
             return found.call_s3(method, **arguments)
         except BotoCoreError as error:
             raise OSError(str(error)) from error
+
+
+class Proxy:
+    """Stands in front of a server and answers some requests in ways of its own.
+
+    faults: taken in turn, one a request; each gets the handler and the server's answer (status, headers, body), and
+    says whether it has answered.
+    """
+
+    def __init__(self, server: Server, faults: Sequence[Callable[[BaseHTTPRequestHandler, Answer], bool]]) -> None:
+        turns = itertools.cycle(faults)
+        lock = threading.Lock()
+        seen = self.seen = list[str]()
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                with lock:
+                    fault = next(turns)
+                    seen.append(self.path)
+                connection = HTTPConnection("127.0.0.1", server.port)
+                connection.request("GET", self.path, headers=dict(self.headers))
+                got = connection.getresponse()
+                answer = got.status, dict(got.getheaders()), got.read()
+                connection.close()
+                if not fault(self, answer):
+                    reply(self, *answer)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        class Quiet(ThreadingHTTPServer):
+            daemon_threads = True
+
+            def handle_error(self, *_: object) -> None:
+                pass  # connections are reset on purpose
+
+        self._server = Quiet(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Proxy:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+def reply(handler: BaseHTTPRequestHandler, status: int, headers: Mapping[str, str], body: bytes) -> None:
+    handler.send_response_only(status)
+    for name, value in headers.items():
+        if name.lower() not in ("connection", "transfer-encoding", "content-length"):
+            handler.send_header(name, value)
+    handler.send_header("Content-Length", str(len(body)))
+    handler.end_headers()
+    handler.wfile.write(body)
+
+
+def passes(handler: BaseHTTPRequestHandler, answer: Answer) -> bool:
+    del handler, answer
+    return False
+
+
+def resets(handler: BaseHTTPRequestHandler, answer: Answer) -> bool:
+    del answer
+    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    handler.connection.close()
+    handler.close_connection = True
+    return True
+
+
+def cuts(handler: BaseHTTPRequestHandler, answer: Answer) -> bool:
+    status, headers, body = answer
+    handler.send_response_only(status)
+    for name, value in {**headers, "Content-Length": str(len(body) + 7)}.items():
+        if name.lower() not in ("connection", "transfer-encoding"):
+            handler.send_header(name, value)
+    handler.end_headers()
+    handler.wfile.write(body)
+    handler.wfile.flush()
+    handler.connection.shutdown(socket.SHUT_RDWR)
+    handler.close_connection = True
+    return True
+
+
+def refuses(status: int, code: str) -> Callable[[BaseHTTPRequestHandler, Answer], bool]:
+    def refuse(handler: BaseHTTPRequestHandler, answer: Answer) -> bool:
+        del answer
+        body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{SECRET}</Message></Error>".encode()
+        reply(handler, status, {"Content-Type": "application/xml"}, body)
+        return True
+
+    return refuse
 
 
 class Bucket:

@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
@@ -18,14 +19,16 @@ import pytest
 from conftest import ROOT, Command, list_images, run_python
 from contracts import SourceContract
 from listings import FORMS, rows_of_folder, write_listing
-from object_store import KEY, SECRET, Bucket, Server, set_environment
+from object_store import KEY, SECRET, Bucket, Proxy, Server, cuts, passes, refuses, resets, set_environment
 from test_parts import columns_equal
 from test_shards import picture, shards_of, write_shard
 
-from precompute import extract, forecast, open_cache, predict, repair, train_head
+from precompute import extract, forecast, load_backbone, open_cache, predict, repair, train_head
 from precompute.cache import Status
 from precompute.errors import SampleError, SourceError, UsageError
+from precompute.extraction.pipeline import decoded_blocks
 from precompute.extraction.source_comparison import compare_source
+from precompute.extraction.timing import StageClock
 from precompute.inputs.images.formats import IMAGES
 from precompute.sources import tar_index
 from precompute.sources.base import Reading, Source
@@ -353,6 +356,79 @@ def test_one_object_that_is_gone_is_a_sample_and_a_bucket_that_is_gone_ends_the_
     assert not source.alive()
     with pytest.raises(SourceError, match="went away"):
         extract(source, tmp_path / "b.h5", backbone="tiny")
+
+
+def test_failures_that_pass_are_not_noticed(
+    photos: Path, tmp_path: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = bucket.upload(photos)
+    extract(url, tmp_path / "plain.h5", backbone="tiny")
+    passing = [refuses(503, "SlowDown"), refuses(500, "InternalError"), resets, cuts, refuses(400, "RequestTimeout")]
+    faults = [one for fault in passing for one in (fault, passes)]
+    with Proxy(bucket.server, faults) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        made = extract(url, tmp_path / "a.h5", backbone="tiny", on_error="stop")
+        assert made.computed == 24
+        assert len(proxy.seen) > 24
+    columns_equal(tmp_path / "a.h5", tmp_path / "plain.h5")
+
+
+@pytest.mark.parametrize(("status", "code"), [(403, "AccessDenied"), (400, "ExpiredToken"), (404, "NoSuchBucket")])
+def test_failures_for_good_are_not_repeated_and_their_text_is_not_shown(
+    photos: Path, tmp_path: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, status: int, code: str
+) -> None:
+    url = bucket.upload(photos)
+    with Proxy(bucket.server, [refuses(status, code)]) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        with pytest.raises(SourceError, match=f"{code}|expired|does not exist") as caught:
+            extract(url, tmp_path / "a.h5", backbone="tiny")
+        assert len(proxy.seen) == 1
+    assert SECRET not in str(caught.value)
+    assert not list(tmp_path.glob("a.h5*"))
+
+
+def test_credentials_that_end_in_mid_run_stop_it(
+    photos: Path, tmp_path: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = bucket.upload(photos)
+    ends = [passes] * 12 + [refuses(400, "ExpiredToken")] * 1000
+    with Proxy(bucket.server, ends) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        with pytest.raises(SourceError, match="went away"):
+            extract(url, tmp_path / "a.h5", backbone="tiny", batch_size=4)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", bucket.server.environment["AWS_ENDPOINT_URL"])
+    extract(url, tmp_path / "a.h5", backbone="tiny", batch_size=4)
+    extract(url, tmp_path / "fresh.h5", backbone="tiny", batch_size=4)
+    columns_equal(tmp_path / "a.h5", tmp_path / "fresh.h5")
+
+
+def test_a_public_bucket_needs_no_credentials(photos: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = bucket.upload(photos)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    with pytest.raises(SourceError, match="no credentials were found"):
+        open_images(url)
+    code = (
+        "from precompute.inputs.images.formats import IMAGES\nfrom precompute.sources.registry import open_source\n"
+        f"print(len(open_source({url!r}, IMAGES)))\n"
+    )
+    done = run_python(code, FSSPEC_S3_ANON="true")
+    assert done.stdout == "24\n", done.stderr
+
+
+def test_reads_begin_before_a_thread_is_free_to_decode(photos: Path, tmp_path: Path, bucket: Bucket) -> None:
+    """All 24 are asked for before the first is answered, with one worker."""
+    source, arrived = open_images(bucket.upload(photos)), threading.Barrier(24)
+    read = source.read
+
+    def wait_for_all(row: int) -> Any:
+        arrived.wait(60)
+        return read(row)
+
+    source.read = wait_for_all  # type: ignore[method-assign]
+    rows = np.arange(24)
+    blocks = list(decoded_blocks(source, rows, 4, load_backbone("tiny").preprocess, 1, None, StageClock(on_cpu=True)))
+    assert [item.row for block in blocks for item in block.decoded] == rows.tolist()
 
 
 def test_a_store_that_does_not_answer_is_waited_for_as_long_as_is_said(
