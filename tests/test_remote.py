@@ -130,7 +130,9 @@ def assert_same_but_for_stamps(one: Path, other: Path) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("where", ["beside", pytest.param("local", marks=pytest.mark.slow), "root"])
+@pytest.mark.parametrize(
+    "where", ["beside", pytest.param("local", marks=pytest.mark.slow), pytest.param("root", marks=pytest.mark.slow)]
+)
 def test_tables_and_lists_of_objects(photos: Path, tmp_path: Path, bucket: Bucket, form: str, where: str) -> None:
     url = bucket.upload(photos, "photos")
     rows = rows_of_folder(photos)
@@ -218,6 +220,7 @@ def test_what_changed_is_computed_and_the_rest_kept(photos: Path, tmp_path: Path
     assert_same_but_for_stamps(tmp_path / "a.h5", tmp_path / "folder.h5")
 
 
+@pytest.mark.slow
 def test_every_command_takes_a_store(photos: Path, tmp_path: Path, bucket: Bucket, precompute: Command) -> None:
     url = bucket.upload(photos, "photos")
     extract(url, tmp_path / "a.h5", backbone="tiny")
@@ -342,6 +345,7 @@ def test_a_shard_that_changes_while_it_is_listed_or_after(tmp_path: Path, bucket
     assert caught.value.reason == "VANISHED"
 
 
+@pytest.mark.slow
 def test_one_object_that_is_gone_is_a_sample_and_a_bucket_that_is_gone_ends_the_run(
     photos: Path, tmp_path: Path, bucket: Bucket
 ) -> None:
@@ -387,6 +391,7 @@ def test_failures_for_good_are_not_repeated_and_their_text_is_not_shown(
     assert not list(tmp_path.glob("a.h5*"))
 
 
+@pytest.mark.slow
 def test_credentials_that_end_in_mid_run_stop_it(
     photos: Path, tmp_path: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -402,6 +407,7 @@ def test_credentials_that_end_in_mid_run_stop_it(
     columns_equal(tmp_path / "a.h5", tmp_path / "fresh.h5")
 
 
+@pytest.mark.slow
 def test_a_public_bucket_needs_no_credentials(photos: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     url = bucket.upload(photos)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):

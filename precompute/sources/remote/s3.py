@@ -6,6 +6,7 @@ another. Only `Store.retried` repeats a request: s3fs and botocore, which would 
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import threading
@@ -39,7 +40,7 @@ NOT_FOUND = ("NoSuchKey", "NoSuchBucket", "NoSuchVersion", "404")
 
 @dataclass
 class _Connection:
-    """A client of one process: after a fork there is another loop."""
+    """A client of one process, with a loop of its own: that of fsspec is gone after a fork, without its knowing."""
 
     process: int
     loop: Any
@@ -149,11 +150,13 @@ def _connect(address: Any) -> _Connection:
     except ImportError as error:
         raise SourceError(f"{address.shown} needs s3fs.", hint=f"Install it: {INSTALL}") from error
     try:
-        system = s3fs.S3FileSystem(use_listings_cache=False, skip_instance_cache=True, config_kwargs=CONFIG)
-        client = sync(system.loop, system.set_session)
+        loop = asyncio.new_event_loop()
+        threading.Thread(target=loop.run_forever, name="s3", daemon=True).start()
+        system = s3fs.S3FileSystem(loop=loop, use_listings_cache=False, skip_instance_cache=True, config_kwargs=CONFIG)
+        client = sync(loop, system.set_session)
     except _failures() as error:
         raise _translated(error) from None
-    return _Connection(os.getpid(), system.loop, client, system)
+    return _Connection(os.getpid(), loop, client, system)
 
 
 def _failures() -> tuple[type[Exception], ...]:
