@@ -14,7 +14,7 @@ from test_extraction import assert_same
 from precompute import extract, open_cache, repair, verify
 from precompute.errors import SourceError, Stopped, UsageError
 from precompute.inputs.images.formats import IMAGES
-from precompute.sources import entries
+from precompute.sources import further
 from precompute.sources.base import Reading
 from precompute.sources.registry import open_source
 
@@ -164,7 +164,7 @@ def test_a_column_that_cannot_be_kept_is_refused(
 
 
 def test_one_long_value_does_not_fill_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(entries, "PADDED_BYTES", 2**20)
+    monkeypatch.setattr(further, "PADDED_BYTES", 2**20)
     make_image(1).save(tmp_path / "a.png")
     rows = [{"path": "a.png", "id": str(number), "x": "y" * (4000 if number == 7 else 1)} for number in range(1000)]
     with pytest.raises(SourceError, match="1,000 values of 'x' so far, the longest of 4,000 bytes"):

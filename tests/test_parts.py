@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -114,6 +115,11 @@ def test_the_command(photos: Path, tmp_path: Path, precompute: Command) -> None:
     done = precompute("extract", "photos", "-b", "tiny", "--reuse", "1.h5", "--reuse", "2.h5", "-o", "all.h5")
     assert done.returncode == 3  # a broken image
     assert "nothing new" in done.stdout
+    done = precompute("plan", "photos", "-b", "tiny", "--shard", "2/2", "-o", "2.h5", "--json")
+    assert done.returncode == 0, done.stderr
+    assert (json.loads(done.stdout)["images"], len(open_cache(tmp_path / "2.h5"))) == (13, 13)
+    assert json.loads(done.stdout)["to_read"] <= 1
+    assert precompute("plan", "photos", "-b", "tiny", "--shard", "3/2").returncode == 2
     done = precompute("info", "2.h5")
     assert "--shard 2/2" in done.stdout
     assert np.array_equal(open_cache(tmp_path / "all.h5").ok, open_cache(tmp_path / "all.h5").status == 1)

@@ -29,7 +29,7 @@ from precompute import extract, open_cache
 from precompute.cache import Status
 from precompute.errors import CacheFormatError, SourceError, Stopped, UsageError
 from precompute.inputs.images.formats import IMAGES
-from precompute.sources import entries
+from precompute.sources import entries, further
 from precompute.sources.base import Reading, Source
 from precompute.sources.labels import SPLIT_NAMES
 from precompute.sources.registry import open_source
@@ -460,7 +460,7 @@ def test_what_is_no_ordinary_file_is_not_waited_for(tmp_path: Path) -> None:
 
 
 def test_one_long_name_does_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(entries, "PADDED_BYTES", 2**20)
+    monkeypatch.setattr(further, "PADDED_BYTES", 2**20)
     rows = [{"path": f"{number}.jpg"} for number in range(1000)]
     with pytest.raises(SourceError, match="the longest of 4,000 bytes and most far shorter"):
         listed(write_listing(tmp_path / "all.csv", [*rows, {"path": "x" * 4000}]))

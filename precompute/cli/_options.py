@@ -135,8 +135,8 @@ source_options = _decorators(
     click.option(
         "--root",
         type=click.Path(),
-        help="Folder that paths in a table or list are relative to, by default the one it lies in; or that holds the "
-        "files of torchvision:NAME.",
+        help="Folder or s3://bucket/prefix that paths in a table or list are relative to, by default where it lies; "
+        "or folder with the files of torchvision:NAME.",
     ),
     click.option(
         "--path-column",
@@ -144,7 +144,9 @@ source_options = _decorators(
         help="Column of a table with the paths, or of a data set with the images.  [default: path; image]",
     ),
     click.option("--id-column", metavar="NAME", help="With the ids.  [default: in a table id, else the paths]"),
-    click.option("--label-column", metavar="NAME", help="With the classes.  [default: label, if there is one]"),
+    click.option(
+        "--label-column", metavar="NAME", help="With the classes.  [default: label, if there is one; of shards .cls]"
+    ),
     click.option(
         "--split-column",
         metavar="NAME",
@@ -159,7 +161,11 @@ keep_option = click.option(
     "keep",
     metavar="NAME",
     multiple=True,
-    help="Also store this column of the table: groups, targets, texts. Several times: several columns.",
+    help="Also store this column of the table, or field of the .json in shards: groups, targets, texts. Several times: "
+    "several columns.",
+)
+shard_option = click.option(
+    "--shard", "part", metavar="I/N", help="Only part I of N of the images, for jobs that share the work."
 )
 task_option = click.option(
     "--task",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from precompute.cli._options import computation, keep_option, layer_lines, source_options, taken_apart
+from precompute.cli._options import computation, keep_option, layer_lines, shard_option, source_options, taken_apart
 from precompute.cli._output import (
     duration,
     finished,
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     help="What a broken image does.",
 )
 @click.option("--limit", type=int, help="Only the first N images, by id.")
-@click.option("--shard", "part", metavar="I/N", help="Only part I of N of the images, for jobs that share the work.")
+@shard_option
 @click.option("--reuse", multiple=True, type=click.Path(), help="Copy rows of this feature file too; may be repeated.")
 @click.option("--allow-skipped", is_flag=True, help="Exit with 0 also where images were skipped.")
 @click.option(
@@ -63,7 +63,8 @@ def extract(
     are recognised by their content. Or a table (.csv, .tsv, .parquet) with a column `path` and, if you have them, `id`,
     `label` and `split`. Or a list of files, one path a line: a .txt, @FILE, or - for standard input.
     Or WebDataset shards: 'shards/*.tar' or 'data-{000..099}.tar', in quotation marks. Or a data set of Hugging Face: a
-    folder of save_to_disk or of Parquet files, or hf-dataset:NAME. Or torchvision:NAME with --root.
+    folder of save_to_disk or of Parquet files, or hf-dataset:NAME. Or torchvision:NAME with --root. Folders, tables,
+    lists and shards may lie in an object store: s3://bucket/prefix.
 
     Run the same command again after an interruption, or after adding, editing or deleting images: only what is missing
     is computed.
@@ -75,6 +76,7 @@ def extract(
       precompute extract labels.csv --root photos --label-column species -b resnet18 -o species.h5
       precompute extract hf-dataset:AI-Lab-Makerere/beans -b resnet18 -o beans.h5
       precompute extract torchvision:FashionMNIST --root data -b resnet18 -o fashion.h5
+      precompute extract s3://bucket/photos -b resnet18 -o photos.h5
       precompute extract photos -b vit_b_16 --weights IMAGENET1K_SWAG_LINEAR_V1 -o vit.h5
       precompute extract photos -b resnet50 --weights my-weights.pth --layer layer3 --pooling mean -o l3.h5
       precompute extract photos -b resnet50 --layer layer3:mean --layer layer4:mean --layer avgpool -o layers.h5

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from precompute.cli._options import computation, keep_option, layer_lines, source_options, taken_apart
+from precompute.cli._options import computation, keep_option, layer_lines, shard_option, source_options, taken_apart
 from precompute.cli._output import duration, json_option, note, print_json, print_pairs
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 @computation
 @source_options
 @keep_option
+@shard_option
 @click.option("-o", "--output", type=click.Path(), help="The feature file that is planned; its rows are reused.")
 @json_option
 @click.pass_context
@@ -32,6 +33,7 @@ def plan(ctx: click.Context, /, source: str, output: str | None, as_json: bool, 
       precompute plan photos -b resnet50
       precompute plan photos -b resnet50 --views 8 --augment flip,crop,color
       precompute plan photos -b vit_b_16 --precision bf16 -o photos.h5
+      precompute plan photos -b resnet50 --shard 1/4
 
     \b
     Exit status: 0, or 1 where the disk has no room for the file.

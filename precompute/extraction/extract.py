@@ -60,9 +60,10 @@ def extract(
     """Run a frozen backbone once over the images below `source` and keep its features in the HDF5 file `out`.
 
     source: a folder; a table of files (.csv, .tsv, .parquet); a list of files (.txt, "@NAME", "-" for standard input);
-    tar shards ("shards/*.tar"); a .npz or .npy file of images; a data set of Hugging Face (a folder of save_to_disk or
-    of Parquet files, "hf-dataset:NAME") or of torchvision ("torchvision:NAME" with `root`); a list of paths, an array,
-    a list of encoded images or a dataset of (image, label) (see `precompute.sources.memory.source_of`); or a
+    tar shards ("shards/*.tar"); any of these in an object store ("s3://bucket/prefix"); a .npz or .npy file of images;
+    a data set of Hugging Face (a folder of save_to_disk or of Parquet files, "hf-dataset:NAME") or of torchvision
+    ("torchvision:NAME" with `root`); a list of paths, an array, a list of encoded images or a dataset of (image, label)
+    (see `precompute.sources.memory.source_of`); or a
     `precompute.sources.base.Source` of your own, with a backbone whose preprocessing reads it.
 
     Only what `out` does not hold yet is computed; an interrupted run goes on where it was. The file appears under

@@ -27,6 +27,7 @@ from precompute.extraction.timing import StageClock
 from precompute.inputs.images.augmentation import augment_names
 from precompute.inputs.images.formats import IMAGES
 from precompute.sources.base import Reading, Source
+from precompute.sources.part import part_of
 from precompute.sources.registry import open_source
 from precompute.system import peak_memory
 
@@ -108,6 +109,7 @@ def forecast(
     keep: Sequence[str] = (),
     views: int = 1,
     augment: str | Sequence[str] | None = None,
+    part: str | None = None,
 ) -> Forecast:
     """Run some images of `source`, spread over it, through the engine that `extract` would take; write nothing.
 
@@ -122,6 +124,8 @@ def forecast(
         *(views, augment_names(augment)),
     )
     samples = open_source(source, IMAGES, reading=Reading.of(root, columns, keep), alone=False)
+    if part is not None:
+        samples = part_of(samples, part)
     output = None if out is None else CacheOutput(os.path.realpath(out))
     folder = "." if output is None else os.path.dirname(output.path)
     if not os.path.isdir(folder):

@@ -17,6 +17,7 @@ from threadpoolctl import ThreadpoolController
 
 from precompute.engines.base import Features, Tensors
 from precompute.errors import SampleError, SourceError
+from precompute.extraction.read_ahead import read_ahead
 from precompute.extraction.timing import StageClock
 from precompute.inputs.base import Preprocess
 from precompute.sources.base import Source
@@ -101,14 +102,15 @@ def decoded_blocks(
     Raises SourceError where the whole source has gone away.
     """
     block, full = Block(), samples_at_once(size, preprocess.views)
-    waiting = 2 * -(-size // preprocess.views) + workers
-    with decode_threads(workers) as pool:
+    waiting = max(2 * -(-size // preprocess.views) + workers, source.reads_at_once)
+    with read_ahead(source) as ahead, decode_threads(workers) as pool:
         pending: deque[Future[Decoded]] = deque()
         todo = (row for part in source.order(rows) for row in part.tolist())
         try:
             while True:
                 while len(pending) < waiting and (row := next(todo, None)) is not None:
-                    pending.append(pool.submit(read, source, row, preprocess, claim))
+                    ahead.begin(row)
+                    pending.append(pool.submit(read, ahead, row, preprocess, claim))
                 if not pending:
                     break
                 since = time.perf_counter()

@@ -22,6 +22,7 @@ from precompute.extraction.output import CacheOutput
 from precompute.inputs.images.augmentation import DRAWS, augment_names, check_views
 from precompute.inputs.images.transform import DECODER
 from precompute.sources.base import Reading, Source
+from precompute.sources.remote.address import absolute
 from precompute.system import version_of
 from precompute.system.code import is_code
 
@@ -78,7 +79,7 @@ class Request:
         reuse: Sequence[str] = (),
     ) -> dict[str, Any]:
         """What a run's record says for later ones. `weights_file` is that of `Backbone`, `reading` of the source."""
-        root = {} if reading.root is None else {"root": os.path.abspath(reading.root)}
+        root = {} if reading.root is None else {"root": absolute(reading.root)}
         columns = {"columns": dict(reading.columns)} if reading.columns else {}
         keep = {"keep": list(reading.keep)} if reading.keep else {}
         return {

@@ -107,7 +107,8 @@ class Source(ABC):
     name: for messages, without credentials · table: what there is, listed once · reading: as it was asked for · gaps:
     prefixes of ids that could not be listed, and so do not count as deleted · unseen: rows that could not be looked
     at, and so do not count as changed · notes: how the source was understood, where that may surprise · ignored: lines
-    on entries that are no samples.
+    on entries that are no samples · reads_at_once: how many reads are best under way where each waits for a network,
+    in threads of their own; 0: the threads that decode also read.
     """
 
     name: str
@@ -117,6 +118,7 @@ class Source(ABC):
     unseen: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
+    reads_at_once: int = 0
 
     def __len__(self) -> int:
         return len(self.table)

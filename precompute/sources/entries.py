@@ -19,15 +19,16 @@ from numpy.typing import NDArray
 from precompute.errors import SourceError, Stopped
 from precompute.sources.base import FileKind, Table, ascii_name
 from precompute.sources.files import EARLIEST, FilesSource, mtime_ns
-from precompute.sources.further import FurtherColumn
+from precompute.sources.further import FurtherColumn, check_width
 from precompute.sources.labels import SPLIT_NAMES
+from precompute.sources.remote.address import absolute, address_of, is_address
+from precompute.sources.remote.named import NamedObjects, objects_named
 from precompute.sources.tree import STOP_ENTRIES, pseudo_file_systems
 
 BLOCK_ROWS = 16_384
 """So many rows at most are Python objects."""
 
 MAX_STRING_BYTES = 4096  # of a path, an id or a label: what Linux takes for a path
-PADDED_BYTES, PADDED_TIMES = 2**30, 32  # columns may be larger than the one, or so many times their strings, not both
 PATHS = "Paths are relative to the folder that it lies in, or to --root FOLDER."
 ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 """What the look for a file that is not there gives; all else, such as a lost permission, may be over tomorrow."""
@@ -78,7 +79,7 @@ class NamedFiles(FilesSource):
 
     @property
     def origin(self) -> str:
-        return "-" if self._listing is None else os.path.abspath(self._listing)
+        return "-" if self._listing is None else absolute(self._listing)
 
     def path(self, row: int) -> bytes:
         return os.path.join(self.root, bytes(self._paths[row]))
@@ -100,7 +101,11 @@ class Entries:
     def __init__(self, shown: str, unit: str, root: str) -> None:
         self.shown, self.unit = shown, unit
         self.root = os.fsencode(root)
-        self._inside = os.path.abspath(self.root)
+        self._bucket = address_of(root) if is_address(root) else None
+        if self._bucket is None:
+            self._inside = os.path.abspath(self.root)
+        else:  # of what is below / for this purpose, as if buckets were folders
+            self._inside = os.fsencode(f"/{self._bucket.bucket}/{self._bucket.key}".rstrip("/"))
         self._numbers: list[NDArray[np.int64]] = []
         self._ids: list[NDArray[np.bytes_]] = []
         self._paths: list[NDArray[np.bytes_]] = []
@@ -142,15 +147,21 @@ class Entries:
 
     def source(
         self, listing: str | None, kind: FileKind, *, limit: int | None, stop: Callable[[], int] | None
-    ) -> NamedFiles:
-        """The files, looked up on the disk; those that are not there keep their rows, and fail when they are read.
+    ) -> NamedFiles | NamedObjects:
+        """The files, looked up on the disk or in the store; those that are not there keep their rows, and fail later.
 
         Raises SourceError for no rows, an id that stands twice, and where none of the files is there; Stopped.
         """
         listed = self.listed(kind, limit)
         table, paths = listed.table, listed.paths
-        sizes, mtimes, unseen = self._stamps(table.ids if paths is None else paths, kind, stop)
-        made = NamedFiles(listing, self.root, replace(table, sizes=sizes, mtimes=mtimes), paths)
+        named = table.ids if paths is None else paths
+        made: NamedFiles | NamedObjects
+        if self._bucket is not None:
+            store, sizes, mtimes, unseen = objects_named(self._bucket, named, lambda: self._check_stop(stop))
+            made = NamedObjects(listing, store, self._bucket, replace(table, sizes=sizes, mtimes=mtimes), paths)
+        else:
+            sizes, mtimes, unseen = self._stamps(named, kind, stop)
+            made = NamedFiles(listing, self.root, replace(table, sizes=sizes, mtimes=mtimes), paths)
         made.unseen = unseen
         return made
 
@@ -179,6 +190,8 @@ class Entries:
     def _path(self, path: str, number: int) -> bytes:
         """The path relative to the root, without `.`, `..` and the like."""
         inside = path
+        if self._bucket is not None:  # an address of its own below the root stands for a path
+            inside = path = path.replace(f"{self._bucket.protocol}://", "/", 1) if is_address(path) else path
         if path.startswith(("/", ".")) or path.endswith("/") or "//" in path or "/." in path:
             inside = posixpath.normpath(path)
             if inside.startswith("/"):
@@ -231,12 +244,7 @@ class Entries:
         return SourceError(f"{self.shown}, {self.unit} {number:,} {what}", hint=hint)
 
     def _check_width(self, what: str, width: int, letters: int) -> None:
-        """Raise SourceError where a column as wide as its longest string would be nearly all padding, and large."""
-        if self._rows * width > max(PADDED_BYTES, PADDED_TIMES * letters):
-            raise SourceError(
-                f"{self.shown} has {self._rows:,} {what} so far, the longest of {width:,} bytes and most far shorter.",
-                hint="Each row takes as much memory as the longest. Shorten that one.",
-            )
+        check_width(self.shown, what, rows=self._rows, width=width, letters=letters)
 
     def _check_unique(self, ids: NDArray[np.bytes_], numbers: NDArray[np.int64]) -> None:
         twice = np.flatnonzero(ids[1:] == ids[:-1])
@@ -269,12 +277,7 @@ class Entries:
         sizes, mtimes = np.zeros(len(paths), dtype=np.int64), np.full(len(paths), EARLIEST, dtype=np.int64)
         there, unseen = 0, list[int]()
         for start in range(0, len(paths), STOP_ENTRIES):
-            if stop is not None and (signum := stop()):
-                raise Stopped(
-                    f"Stopped while the files of {self.shown} were looked up, {start:,} of {len(paths):,}.",
-                    signum=signum,
-                    hint="Nothing was computed or written yet. Run the same command again.",
-                )
+            self._check_stop(stop)
             for row, path in enumerate(paths[start : start + STOP_ENTRIES].tolist(), start):
                 try:
                     status = os.stat(prefix + path)
@@ -291,6 +294,14 @@ class Entries:
                 hint=PATHS,
             )
         return sizes, mtimes, tuple(unseen)
+
+    def _check_stop(self, stop: Callable[[], int] | None) -> None:
+        if stop is not None and (signum := stop()):
+            raise Stopped(
+                f"Stopped while the files of {self.shown} were looked up.",
+                signum=signum,
+                hint="Nothing was computed or written yet. Run the same command again.",
+            )
 
     def _check_root(self, kind: FileKind) -> None:
         shown = ascii_name(os.fsdecode(self.root))

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import BinaryIO
 
-from precompute.sources.base import FileKind, Reading, ascii_name
-from precompute.sources.entries import BLOCK_ROWS, Entries, NamedFiles, Rows, root_of
+from precompute.sources.base import FileKind, Reading, Source, ascii_name
+from precompute.sources.entries import BLOCK_ROWS, Entries, Rows, root_of
 from precompute.sources.text import open_regular, text_lines
 
 STREAM = "-"
@@ -26,7 +26,7 @@ def recognises(name: str) -> bool:
 
 def open_list(
     name: str, kind: FileKind, *, reading: Reading, limit: int | None, stop: Callable[[], int] | None
-) -> NamedFiles:
+) -> Source:
     """The files that a list names. Raises SourceError and Stopped."""
     if name == STREAM:
         entries = Entries("standard input", "line", reading.root or ".")
@@ -47,7 +47,7 @@ def open_paths(
     reading: Reading,
     limit: int | None,
     stop: Callable[[], int] | None,
-) -> NamedFiles:
+) -> Source:
     """The files that a program lists; relative paths begin in the working folder, or in the root.
 
     A program may name files anywhere, where a text may not lead out of its root: without a root that is the deepest

@@ -87,7 +87,7 @@ def list_folder(
                 hint=f"Name a folder of {kind.plural}.",
             )
         if stat.S_ISDIR(status.st_mode):
-            collect(base, found, _asked_to_stop(shown, found, stop))
+            collect(base, found, asked_to_stop(shown, found, stop))
         elif stat.S_ISREG(status.st_mode):
             found.files.names.append(b"")
             found.files.sizes.append(status.st_size)
@@ -111,7 +111,7 @@ def list_folder(
     return _listing(base, found, limit)
 
 
-def _asked_to_stop(shown: str, found: Found, stop: Callable[[], int] | None) -> Callable[[], None]:
+def asked_to_stop(shown: str, found: Found, stop: Callable[[], int] | None) -> Callable[[], None]:
     """A function that raises Stopped once `stop` gives a signal's number."""
 
     def check() -> None:
@@ -126,7 +126,22 @@ def _asked_to_stop(shown: str, found: Found, stop: Callable[[], int] | None) -> 
 
 
 def _listing(root: bytes, found: Found, limit: int | None) -> FolderSource:
-    """Columns and labels. The limit cuts columns; what a folder's name means is decided by the whole source."""
+    table, notes = tabulated(found, limit)
+    return FolderSource(
+        root,
+        table,
+        kind=found.kind,
+        gaps=tuple(found.unread),
+        notes=notes,
+        ignored=found.ignored,
+    )
+
+
+def tabulated(found: Found, limit: int | None) -> tuple[Table, tuple[str, ...]]:
+    """Columns and labels of what was found, and how its folders were understood, where that may surprise.
+
+    The limit cuts columns; what a folder's name means is decided by the whole source.
+    """
     ids, sizes, mtimes, places = found.files.columns()
     tops = dict(enumerate(found.tops))
     holding = {place: tops[place] for place in np.flatnonzero(np.bincount(places)).tolist()}
@@ -150,14 +165,7 @@ def _listing(root: bytes, found: Found, limit: int | None) -> FolderSource:
         splits=np.array([known.split.get(place, 0) for place in tops], dtype=np.uint8)[places],
         classes=known.classes,
     )
-    return FolderSource(
-        root,
-        table,
-        kind=found.kind,
-        gaps=tuple(found.unread),
-        notes=tuple(notes),
-        ignored=found.ignored,
-    )
+    return table, tuple(notes)
 
 
 def open_folder(

@@ -9,9 +9,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from precompute.errors import SourceError
+
+PADDED_BYTES, PADDED_TIMES = 2**30, 32  # columns may be larger than the one, or so many times their strings, not both
 WHOLE = re.compile(r"-?(0|[1-9][0-9]*)")
 NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]*)?([eE][-+]?[0-9]+)?|[nN]a[nN]")
 """Numbers as programs write them. 007 and 00.5 are none, but names."""
+
+
+def check_width(shown: str, what: str, *, rows: int, width: int, letters: int) -> None:
+    """Raise SourceError where a column as wide as its longest string would be nearly all padding, and large."""
+    if rows * width > max(PADDED_BYTES, PADDED_TIMES * letters):
+        raise SourceError(
+            f"{shown} has {rows:,} {what} so far, the longest of {width:,} bytes and most far shorter.",
+            hint="Each row takes as much memory as the longest. Shorten that one.",
+        )
 
 
 class FurtherColumn:

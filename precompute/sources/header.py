@@ -30,12 +30,17 @@ def choose(header: Sequence[str], reading: Reading, shown: str) -> Chosen:
     further = {}
     for name in dict.fromkeys(reading.keep):
         further[name] = _place(header, name, shown, "Name one of them: --keep-column NAME.")
-        if not name or not name.isprintable() or "/" in name:
-            raise SourceError(
-                f"{shown} has a column {ascii_name(name)!r}, a name that cannot stand in a feature file.",
-                hint="Give it a name that is printable and holds no /.",
-            )
+        check_name(name, shown)
     return Chosen(parts, further)
+
+
+def check_name(name: str, shown: str) -> None:
+    """Raise SourceError for a column that is to be kept and cannot have its name there."""
+    if not name or not name.isprintable() or "/" in name:
+        raise SourceError(
+            f"{shown} has a column {ascii_name(name)!r}, a name that cannot stand in a feature file.",
+            hint="Give it a name that is printable and holds no /.",
+        )
 
 
 def _place(header: Sequence[str], name: str, shown: str, hint: str) -> int:

@@ -17,6 +17,7 @@ from precompute.sources.array_files import ArrayFile, Columns, NumPyFile
 from precompute.sources.array_table import table_of
 from precompute.sources.base import FileKind, Raw, Reading, Source, Table, ascii_name
 from precompute.sources.files import identity_of
+from precompute.sources.remote.address import is_address
 
 ENDINGS = (".npy", ".npz")
 MEMORY_BYTES = 2**30  # that a compressed array may take, which cannot be read a row at a time
@@ -91,7 +92,7 @@ def stamp(image: NDArray[np.uint8]) -> int:
 
 def recognises(name: str) -> bool:
     """What ends in .npy or .npz; a folder of such a name is a folder."""
-    return name.lower().endswith(ENDINGS) and not os.path.isdir(name)
+    return name.lower().endswith(ENDINGS) and not (os.path.isdir(name) or is_address(name))
 
 
 def open_images(

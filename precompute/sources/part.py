@@ -34,6 +34,7 @@ class PartOfSource(Source):
         self.table = Table(**cut)
         self.name = f"{whole.name} (part {number} of {of})"
         self.reading, self.gaps, self.notes, self.ignored = whole.reading, whole.gaps, whole.notes, whole.ignored
+        self.reads_at_once = whole.reads_at_once
         self.unseen = tuple(row - self._first for row in whole.unseen if bounds[0] <= row < bounds[1])
 
     @property

@@ -11,6 +11,8 @@ from precompute.errors import SourceError, UsageError
 from precompute.sources import file_list, folder, hf_folder, hf_name, images_array, shards, table, torchvision_sets
 from precompute.sources.base import FileKind, Reading, Source, ascii_name
 from precompute.sources.memory import is_paths, source_of
+from precompute.sources.remote import folder as remote
+from precompute.sources.remote.address import address_of, is_address
 
 
 class Opener(Protocol):
@@ -46,8 +48,9 @@ ROOT = frozenset({"--root"})
 KINDS: tuple[SourceKind, ...] = (
     SourceKind("a list of files", file_list.recognises, file_list.open_list, ROOT),
     SourceKind("a table", table.recognises, table.open_table, ROOT | table.COLUMN_OPTIONS),
-    SourceKind("a pattern of tar shards", shards.recognises, shards.open_pattern),
+    SourceKind("a pattern of tar shards", shards.recognises, shards.open_pattern, shards.COLUMN_OPTIONS),
     SourceKind("an array of images", images_array.recognises, images_array.open_images),
+    SourceKind("an object store", remote.recognises, remote.open_prefix),
     SourceKind("a data set of Hugging Face", hf_name.recognises, hf_name.open_name, table.COLUMN_OPTIONS),
     SourceKind("a data set of torchvision", torchvision_sets.recognises, torchvision_sets.open_set, ROOT),
     SourceKind("a folder of datasets", hf_folder.recognises, hf_folder.open_folder, table.COLUMN_OPTIONS),
@@ -85,6 +88,8 @@ def open_source(
         made = source if isinstance(source, Source) else source_of(source)
         return _made_by_the_caller(made, reading, limit)
     name = os.fsdecode(source)
+    if is_address(name):
+        address_of(name)  # before any message: one with a password is refused, and not shown
     found = kind_of(name)
     if not (found.many or alone):
         raise SourceError(f"{ascii_name(name)} is a file.", hint=f"Name the folder that holds the {kind.plural}.")

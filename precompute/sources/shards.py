@@ -1,16 +1,14 @@
 """WebDataset shards: tar files of samples, read at random through an index of where each image lies.
 
 A sample is what has one name up to its first dot, as webdataset groups it; its image is the member with an image's
-extension, its label the text of `.cls`. Nothing else in a shard is read, and nothing is unpickled.
+extension, its label the text of `.cls` or a field of `.json`. Nothing else in a shard is read, nothing is unpickled.
 """
 
 from __future__ import annotations
 
 import glob
-import itertools
 import os
 import re
-import stat
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,18 +20,21 @@ from numpy.typing import NDArray
 
 from precompute.errors import SampleError, SourceError, Stopped
 from precompute.sources.base import FileKind, Raw, Reading, Source, Table, ascii_name
-from precompute.sources.files import MAX_FILE_BYTES, identity_of, mtime_ns
+from precompute.sources.braces import expand_braces
+from precompute.sources.described import DescribedSamples
+from precompute.sources.files import MAX_FILE_BYTES, identity_of
 from precompute.sources.labels import splits_in_names
-from precompute.sources.tar_index import ShardIndex, drop_oldest, header_check, index_shard
+from precompute.sources.remote.address import is_address
+from precompute.sources.remote.shards import find_remote
+from precompute.sources.shard_files import LocalShards, ShardFiles, ShardState
+from precompute.sources.tar_index import INDEXES, ShardIndex, header_check, index_shard
 from precompute.sources.tree import Ignored
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
-MAX_SHARDS = 1_000_000
+COLUMN_OPTIONS = frozenset({"--label-column", "--split-column", "--keep-column"})
 ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")  # all but the first are refused
 ADDRESS = re.compile(r"(pipe:|[A-Za-z][A-Za-z0-9+.-]*://)")
-BRACES = re.compile(r"\{([^{}]*)\}")
-RANGE = re.compile(r"([0-9]{1,18})\.\.([0-9]{1,18})")
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Shards:
     """What a pattern stands for.
 
     base: the folder that shards are named relative to · shown, origin: the pattern, for messages and for the record ·
-    paths: different · wild: patterns with an absolute folder that further shards would match.
+    paths: different · wild: patterns with an absolute folder that further shards would match · files: where they lie.
     """
 
     base: str
@@ -49,6 +50,7 @@ class Shards:
     origin: str
     paths: tuple[bytes, ...]
     wild: tuple[str, ...] = ()
+    files: ShardFiles = field(default_factory=LocalShards)
 
     def name(self, path: bytes) -> bytes:
         """`train-000` for `shards/train-000.tar` of `shards/*.tar`."""
@@ -56,7 +58,7 @@ class Shards:
 
 
 class ShardSource(Source):
-    """The images of tar shards. Rows are read with `pread`, each through a descriptor of its own for that moment.
+    """The images of tar shards.
 
     table: ids are `SHARD/NAME`, such as `train-000/0001.jpg` · sizes: bytes of the image · mtimes: a digest of the
     shard's size and modification time and of the image's tar headers. A member's own time is not enough, since writers
@@ -79,7 +81,8 @@ class ShardSource(Source):
         self.table = table
         self.gaps, self.notes, self.ignored = gaps, notes, ignored
         self._places = places
-        self._files = frozenset(filter(None, map(identity_of, shards.paths)))
+        self._files = frozenset(filter(None, map(identity_of, shards.paths if shards.files.local else ())))
+        self.reads_at_once = shards.files.reads_at_once
 
     @property
     def origin(self) -> str:
@@ -96,29 +99,18 @@ class ShardSource(Source):
         size, check = int(self.table.sizes[row]), self._places.checks[row]
         if size > MAX_FILE_BYTES:
             raise SampleError(f"{size:,} bytes, more than {MAX_FILE_BYTES:,}", reason="UNREADABLE")
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            try:
-                status = os.fstat(descriptor)
-                if not stat.S_ISREG(status.st_mode):
-                    raise SampleError("the shard is not an ordinary file", reason="UNREADABLE")
-                same = offset + head + size <= status.st_size  # asked before memory is taken
-                same = same and header_check(_read_all(descriptor, head, offset)) == check
-                data = _read_all(descriptor, size, offset + head) if same else b""
-            finally:
-                os.close(descriptor)
-        except OSError as error:
-            reason = "VANISHED" if isinstance(error, FileNotFoundError | NotADirectoryError) else "UNREADABLE"
-            raise SampleError(f"the shard: {error.strerror or error}", reason=reason) from error
-        if not same or len(data) != size:
+        content, state = self.shards.files.part(path, offset, head + size)
+        if len(content) != head + size or header_check(content[:head]) != check:
             raise SampleError("the shard has changed since it was listed", reason="UNREADABLE")
-        (stamp,) = _stamps(status.st_size, mtime_ns(status), self._places.checks[row : row + 1])
-        return Raw(data, size, int(stamp))
+        (stamp,) = _stamps(state, self._places.checks[row : row + 1])
+        return Raw(content[head:], size, int(stamp))
 
     def alive(self) -> bool:
-        return any(map(os.path.exists, self.shards.paths))
+        return self.shards.files.alive(self.shards.paths)
 
     def reads(self, path: str) -> bool:
+        if not self.shards.files.local:
+            return False
         folder, name = os.path.split(path)
         whole = os.path.join(os.path.realpath(folder), name)
         return (
@@ -147,16 +139,22 @@ def open_pattern(
     name: str, kind: FileKind, *, reading: Reading, limit: int | None, stop: Callable[[], int] | None
 ) -> ShardSource:
     """`open_shards`, as the registry calls it."""
-    del reading  # there is nothing to choose
-    return open_shards(name, kind, limit=limit, stop=stop)
+    return open_shards(name, kind, reading=reading, limit=limit, stop=stop)
 
 
 def open_shards(
-    pattern: Paths, kind: FileKind, *, limit: int | None = None, stop: Callable[[], int] | None = None
+    pattern: Paths,
+    kind: FileKind,
+    *,
+    reading: Reading | None = None,
+    limit: int | None = None,
+    stop: Callable[[], int] | None = None,
 ) -> ShardSource:
     """List the images in WebDataset shards; the first `limit` of them by id.
 
-    pattern: `shards/*.tar`, `data-{000..099}.tar`, one .tar file, or a list of files.
+    pattern: `shards/*.tar`, `data-{000..099}.tar`, one .tar file, or a list of files; also s3://bucket/shards/*.tar.
+    reading: its columns "label" and "split", and what it keeps, are fields of the `.json` beside each image; without
+    "label", labels are the text of `.cls`.
 
     An id is the shard's path below the pattern's fixed folder, without `.tar`, and the member's name. The image of a
     sample is the member with one of `kind.extensions`; of several, one whose whole extension it is (`a.jpg` before
@@ -167,10 +165,10 @@ def open_shards(
     Raises SourceError where nothing is found, and for addresses, compressed tar files and ids that come twice; Stopped.
     """
     shards = find_shards(pattern)
-    found = _Found(shards, kind, stop)
+    found = _Found(shards, kind, stop, reading or Reading())
     for number, path in enumerate(shards.paths):
         found.add(number, path)
-    drop_oldest()
+    INDEXES.drop_oldest()
     if not sum(map(len, found.ids)):
         about = "; ".join(found.ignored.lines())
         raise SourceError(
@@ -190,6 +188,9 @@ def find_shards(pattern: Paths) -> Shards:
         shown = f"{len(paths):,} shards in {base}"
         return _shards(Shards(base, shown, shown, ()), paths)
     text = os.fspath(pattern)
+    if is_address(text):
+        found, paths, files = find_remote(text)
+        return _shards(Shards(found.url, found.shown, text, (), files=files), paths)
     _refuse_address(text)
     if os.path.isdir(text):
         hint = f"Name its tar files: {os.path.join(ascii_name(text), '*.tar')}"
@@ -208,36 +209,6 @@ def find_shards(pattern: Paths) -> Shards:
         missing = "does not exist" if paths else "matches no file"
         raise SourceError(f"{ascii_name(text)} {missing}.", hint="Check the path for a typing error.")
     return _shards(Shards(folder or ".", text, os.path.abspath(text), (), tuple(wild)), paths)
-
-
-def expand_braces(text: str) -> list[str]:
-    """`a{00..02}` -> a00, a01, a02; `{a,b}` -> a, b; several multiply. Raises SourceError for more than MAX_SHARDS."""
-    parts: list[Sequence[str]] = []
-    count, end = 1, 0
-    for group in BRACES.finditer(text):
-        numbers = RANGE.fullmatch(group[1])
-        first, last = numbers.groups() if numbers else ("", "")
-        if not first and "," not in group[1]:
-            continue  # as in a shell, it stands for itself
-        number = abs(int(last) - int(first)) + 1 if first else group[1].count(",") + 1
-        count *= number
-        if count > MAX_SHARDS:
-            raise SourceError(
-                f"{ascii_name(text)} stands for more than {MAX_SHARDS:,} shards.",
-                hint="Check the numbers in its braces.",
-            )
-        parts += [[text[end : group.start()]], _numbers(first, last) if first else group[1].split(",")]
-        end = group.end()
-    return ["".join(one) for one in itertools.product(*parts, [text[end:]])]
-
-
-def _numbers(first: str, last: str) -> list[str]:
-    """As wide as the wider of the two where one of them begins with a zero."""
-    start, stop = int(first), int(last)
-    padded = any(len(end) > 1 and end.startswith("0") for end in (first, last))
-    width = max(len(first), len(last)) if padded else 0
-    step = 1 if start <= stop else -1
-    return [f"{number:0{width}}" for number in range(start, stop + step, step)]
 
 
 def _refuse_address(text: str) -> None:
@@ -267,6 +238,7 @@ class _Found:
     shards: Shards
     kind: FileKind
     stop: Callable[[], int] | None
+    reading: Reading
     ids: list[NDArray[np.bytes_]] = field(default_factory=list)
     indexes: list[ShardIndex] = field(default_factory=list)
     stamps: list[NDArray[np.int64]] = field(default_factory=list)
@@ -274,17 +246,21 @@ class _Found:
     gaps: list[bytes] = field(default_factory=list)
     ignored: Ignored = field(default_factory=Ignored)
 
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Those of each `.json` that are read."""
+        columns = self.reading.columns
+        asked = [*(columns[part] for part in ("label", "split") if part in columns), *self.reading.keep]
+        return tuple(dict.fromkeys(asked))
+
     def add(self, number: int, path: bytes) -> None:
         """Index one shard; one that cannot be read becomes a gap."""
         self._check()
-        prefix = self.shards.name(path) + b"/"
+        prefix, files = self.shards.name(path) + b"/", self.shards.files
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            try:
-                status = os.fstat(descriptor)
-                index = index_shard(descriptor, path, self.kind, self._check)
-            finally:
-                os.close(descriptor)
+            with files.opened(path) as shard:
+                shown = ascii_name(os.fsdecode(path))
+                index = index_shard(shard, files.real(path), self.kind, self.fields, shown, self._check)
         except OSError as error:
             why = "do not exist" if isinstance(error, FileNotFoundError) else f"are not readable ({error.strerror})"
             self.ignored.add(f"shards that {why}", path)
@@ -300,7 +276,7 @@ class _Found:
             self.ignored.counts[about] += count - len(names)
         self.ids.append(np.char.add(prefix, index.names) if len(index.names) else np.zeros(0, "S1"))
         self.indexes.append(index)
-        self.stamps.append(_stamps(status.st_size, mtime_ns(status), index.checks))
+        self.stamps.append(_stamps(shard.state, index.checks))
         self.numbers.append(number)
 
     def _check(self) -> None:
@@ -318,17 +294,24 @@ class _Found:
         shards = np.repeat(np.array(self.numbers, dtype=np.int32), [len(ids) for ids in self.ids])
         self._refuse_twins(ids, rows, shards)
         rows = rows[:limit]
-        labels, classes = self._labels(rows)
-        splits, notes = splits_in_names([self.shards.name(path) for path in self.shards.paths])
+        described = DescribedSamples(self.indexes, self.fields, rows, ascii_name(self.shards.shown))
+        label, split = (self.reading.columns.get(part) for part in ("label", "split"))
+        labels, classes = self._labels(rows) if label is None else described.labels(label)
+        by_shard, notes = splits_in_names([self.shards.name(path) for path in self.shards.paths])
+        splits = by_shard[shards[rows]]
+        if split is not None:
+            splits, notes = described.splits(split, ids[rows]), []
         if classes and (unlabelled := int((labels < 0).sum())):
-            notes.append(f"{unlabelled} {self.kind.plural} have no .cls beside them and so no label")
+            missing = ".cls beside them" if label is None else f"{ascii_name(label)!r} in their .json"
+            notes.append(f"{unlabelled} {self.kind.plural} have no {missing} and so no label")
+        further = {name: described.column(name) for name in dict.fromkeys(self.reading.keep)}
         sizes, offsets, heads, checks = (
             np.concatenate([getattr(index, name) for index in self.indexes])[rows]
             for name in ("sizes", "offsets", "heads", "checks")
         )
         return ShardSource(
             self.shards,
-            Table(ids[rows], sizes, np.concatenate(self.stamps)[rows], labels, splits[shards[rows]], classes),
+            Table(ids[rows], sizes, np.concatenate(self.stamps)[rows], labels, splits, classes, further),
             Places(shards[rows], offsets, heads, checks),
             gaps=tuple(self.gaps),
             notes=tuple(notes),
@@ -359,15 +342,7 @@ class _Found:
         return renumbered[labels], tuple(names[label] for label in used)
 
 
-def _stamps(size: int, mtime: int, checks: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """(n,) second stamps of images with these header checks in a shard of `size` bytes and `mtime` ns."""
-    shard = np.uint64(xxhash.xxh3_64_intdigest(struct.pack("<qq", size, mtime)))
+def _stamps(state: ShardState, checks: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """(n,) second stamps of images with these header checks in a shard of this state."""
+    shard = np.uint64(xxhash.xxh3_64_intdigest(struct.pack("<qq", state.size, state.stamp)))
     return ((checks ^ shard) >> np.uint64(1)).astype(np.int64)
-
-
-def _read_all(descriptor: int, size: int, offset: int) -> bytes:
-    """`size` bytes from `offset` on; fewer at the end of the file."""
-    parts = [os.pread(descriptor, size, offset)]
-    while parts[-1] and (done := sum(map(len, parts))) < size:
-        parts.append(os.pread(descriptor, size - done, offset + done))
-    return parts[0] if len(parts) == 1 else b"".join(parts)

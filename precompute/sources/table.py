@@ -20,6 +20,7 @@ from precompute.sources.entries import BLOCK_ROWS, Entries, Rows, root_of
 from precompute.sources.header import choose
 from precompute.sources.hf_folder import open_file
 from precompute.sources.parquet import parquet_rows, schema_of
+from precompute.sources.remote.address import is_address
 from precompute.sources.text import open_regular, text_lines
 
 DIALECTS = {".csv": "excel", ".tsv": "excel-tab"}
@@ -37,7 +38,7 @@ def open_table(
 ) -> Source:
     """The files that a table names, or the images that a Parquet file holds. Raises SourceError and Stopped."""
     shown = ascii_name(name)
-    if _extension(name) == PARQUET and has_images(schema_of(name, shown), reading):
+    if _extension(name) == PARQUET and not is_address(name) and has_images(schema_of(name, shown), reading):
         return open_file(name, kind, reading=reading, limit=limit, stop=stop)
     is_text = _extension(name) in DIALECTS
     entries = Entries(shown, "line" if is_text else "row", root_of(name, reading.root))

@@ -5,7 +5,8 @@ damage in the middle for the end of the file, and as much memory for a header as
 into samples as webdataset does: by folder and name up to the first dot.
 
 The index of a large file is kept in the user's cache folder, named after the file's path. It counts as long as size,
-time and inode of the file are the same; `ShardIndex.checks` proves each member again when it is read.
+time and inode of the file (in a store, size and ETag) are the same; `ShardIndex.checks` proves each member again when
+it is read.
 """
 
 from __future__ import annotations
@@ -16,14 +17,11 @@ import io
 import json
 import os
 import posixpath
-import stat
 import tarfile
-import tempfile
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,11 +30,13 @@ from numpy.typing import NDArray
 
 from precompute.errors import SourceError
 from precompute.sources.base import FileKind, ascii_name
+from precompute.sources.json_fields import MAX_JSON_BYTES, Field, fields_of
+from precompute.sources.shard_files import OpenShard, ShardState
 from precompute.sources.tree import Ignored
+from precompute.system.kept_files import KeptFiles
 
 BLOCK = tarfile.BLOCKSIZE
 END = bytes(BLOCK)  # tar writes it twice
-WINDOW = 4096  # bytes read at once: a label and the header behind it
 MAX_HEAD = 64 * 1024  # bytes of all headers of one member: they are read again with each sample
 MAX_NAME = 1024  # bytes: ids have a fixed length, so that one long name would widen all of them
 MAX_LABEL = 255  # bytes, as in the name of a folder
@@ -45,12 +45,12 @@ MAX_PADDING = 2**20  # zeros behind the end; GNU tar fills a record, of 10 KiB b
 STOP_MEMBERS = 512  # after so many members `check` is called again
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
-VERSION = 1  # of a kept index
+VERSION = 2  # of a kept index
 KEPT_FROM = 512  # members: fewer are listed in a moment
 KEPT_BYTES = 2**30  # of all kept indexes together: about 40 million samples
-DIGEST_BYTES = 16
-SUFFIX = ".index"
-COLUMNS = ("names", "offsets", "heads", "sizes", "checks", "labels", "classes")
+KEPT_NUMBER = 2**20
+INDEXES = KeptFiles("shards", ".index", largest=KEPT_BYTES, most=KEPT_NUMBER, total=KEPT_BYTES)
+COLUMNS = ("names", "offsets", "heads", "sizes", "checks", "labels", "classes", "values", "texts", "present")
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,10 @@ class ShardIndex:
 
     names: (n,) fixed-length bytes, unique, without a leading `./` · offsets: (n,) int64, of a member's first header ·
     heads: (n,) int32, bytes of its headers; its data follow · sizes: (n,) int64, bytes of its data · checks: (n,)
-    uint64, XXH3 of its headers · labels: (n,) int32, index into `classes` or -1 · classes: in no order · members: of
-    any kind · damage: what is wrong with the file behind the last of them, "" for a whole file.
+    uint64, XXH3 of its headers · labels: (n,) int32, index into `classes` or -1 · classes: in no order · values:
+    (n, fields) fixed-length bytes, of the fields that were asked for of each `.json` · texts, present: (fields,) bool,
+    whether any is a text, and there · members: of any kind · damage: what is wrong with the file behind the last of
+    them, "" for a whole file.
     """
 
     names: NDArray[np.bytes_]
@@ -70,6 +72,9 @@ class ShardIndex:
     checks: NDArray[np.uint64]
     labels: NDArray[np.int32]
     classes: NDArray[np.bytes_]
+    values: NDArray[np.bytes_]
+    texts: NDArray[np.bool_]
+    present: NDArray[np.bool_]
     ignored: Ignored
     members: int
     damage: str = ""
@@ -90,23 +95,23 @@ class Member:
     problem: str
 
 
-def index_shard(descriptor: int, path: bytes, kind: FileKind, check: Callable[[], None]) -> ShardIndex:
+def index_shard(
+    shard: OpenShard, real: bytes, kind: FileKind, fields: tuple[str, ...], shown: str, check: Callable[[], None]
+) -> ShardIndex:
     """The index of the open file, from the user's cache folder where it is kept there; else it is made, and kept.
 
-    check: called now and then; what it raises ends the listing. Raises OSError, and SourceError for a file that is
-    compressed or holds a name twice.
+    real: what names the file wherever a path to it starts · fields: of each `.json` · check: called now and then; what
+    it raises ends the listing. Raises OSError, and SourceError for a file that is compressed or holds a name twice,
+    and for fields that cannot be used.
     """
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
-        raise OSError(None, "not an ordinary file")
-    place, about = _kept_path(path), _about(path, status, kind)
-    kept = _load(place, about)
+    name, about = _kept_name(real, fields), _about(real, shard.state, kind, fields)
+    kept = _load(name, about)
     if kept is not None:
         return kept
-    index = _scan(_Window(descriptor, status.st_size), ascii_name(os.fsdecode(path)), kind, check)
+    index = _scan(_Window(shard), shown, kind, fields, check)
     if index.members >= KEPT_FROM and not index.damage:
         with contextlib.suppress(OSError):  # it only saves time: a full or read-only disk is no reason to stop
-            _keep(place, about, index)
+            _keep(name, about, index)
     return index
 
 
@@ -116,18 +121,18 @@ def header_check(head: bytes | memoryview) -> int:
 
 
 class _Window:
-    """Parts of an open file, read WINDOW bytes at a time."""
+    """Parts of an open file, read as many bytes at once as is best there."""
 
-    def __init__(self, descriptor: int, size: int) -> None:
-        self.size = size
-        self._descriptor = descriptor
+    def __init__(self, shard: OpenShard) -> None:
+        self.size = shard.state.size
+        self._shard = shard
         self._start, self._data = 0, b""
 
     def at(self, offset: int, size: int) -> bytes:
         """Up to `size` bytes from `offset` on; fewer at the end of the file."""
         inside = offset - self._start
         if not 0 <= inside <= len(self._data) - size:
-            self._start, self._data, inside = offset, os.pread(self._descriptor, max(size, WINDOW), offset), 0
+            self._start, self._data, inside = offset, self._shard.read(offset, max(size, self._shard.window)), 0
         return self._data[inside : inside + size]
 
 
@@ -232,14 +237,14 @@ def _check_end(tar: _Window, place: int) -> None:
         raise Damage(f"more bytes behind its end at byte {place:,}, such as of a second tar file, are not read")
 
 
-def _scan(tar: _Window, shown: str, kind: FileKind, check: Callable[[], None]) -> ShardIndex:
+def _scan(tar: _Window, shown: str, kind: FileKind, fields: tuple[str, ...], check: Callable[[], None]) -> ShardIndex:
     for magic, name in COMPRESSED.items():
         if tar.at(0, len(magic)) == magic:
             raise SourceError(
                 f"{shown} is compressed ({name}), so no sample in it can be read on its own.",
                 hint="Unpack it to a plain .tar first: images are compressed already.",
             )
-    samples, damage, members = _Samples(tar, shown, kind), "", 0
+    samples, damage, members = _Samples(tar, shown, kind, fields), "", 0
     try:
         for members, member in enumerate(_members(tar), 1):
             if members % STOP_MEMBERS == 1:
@@ -252,14 +257,19 @@ def _scan(tar: _Window, shown: str, kind: FileKind, check: Callable[[], None]) -
 
 @dataclass
 class _Samples:
-    """The samples of one tar file, by key: the best image so far, and the label. bare: keys without an image yet."""
+    """The samples of one tar file, by key: the best image so far, the label, and what its `.json` says.
+
+    bare: keys without an image yet.
+    """
 
     tar: _Window
     shown: str
     kind: FileKind
+    fields: tuple[str, ...] = ()
     images: dict[bytes, tuple[bool, bytes, Member, int]] = field(default_factory=dict)
     labels: dict[bytes, tuple[int, Member]] = field(default_factory=dict)
     classes: dict[bytes, int] = field(default_factory=dict)
+    described: dict[bytes, tuple[list[Field], Member]] = field(default_factory=dict)
     bare: set[bytes] = field(default_factory=set)
     ignored: Ignored = field(default_factory=Ignored)
 
@@ -279,6 +289,8 @@ class _Samples:
         else:
             if extension == b"cls":
                 self._add_label(key, member)
+            elif extension == b"json" and self.fields:
+                self._describe(key, member)
             if key not in self.images:
                 self.bare.add(key)
 
@@ -304,6 +316,17 @@ class _Samples:
             self.labels[key] = -1, member
             self.ignored.add(f"labels that are not one line of 1 to {MAX_LABEL} bytes", member.name)
 
+    def _describe(self, key: bytes, member: Member) -> None:
+        if key in self.described:
+            raise self._twice(self.described[key][1], member)
+        where = f"{self.shown}, {ascii_name(os.fsdecode(member.name))}"
+        if member.size > MAX_JSON_BYTES:
+            raise SourceError(
+                f"{where} has {member.size:,} bytes, more than {MAX_JSON_BYTES:,}.", hint="Write the shard again."
+            )
+        content = self.tar.at(member.offset + member.head, member.size)
+        self.described[key] = fields_of(content, self.fields, where), member
+
     def _twice(self, one: Member, other: Member) -> SourceError:
         name = ascii_name(os.fsdecode(other.name))
         return SourceError(
@@ -316,6 +339,11 @@ class _Samples:
             self.ignored.add(f"samples without {self.kind.single}", key)
         rows = sorted((name, key) for key, (_, name, _, _) in self.images.items())
         found = [self.images[key] for _, key in rows]
+        none: list[Field] = [("", False, False)] * len(self.fields)
+        described = [self.described[key][0] if key in self.described else none for _, key in rows]
+        values = [[value.encode() for value, _, _ in one] for one in described]
+        texts = [any(one[place][1] for one in described) for place in range(len(self.fields))]
+        present = [any(one[place][2] for one in described) for place in range(len(self.fields))]
         return ShardIndex(
             names=np.array([name for name, _ in rows], dtype=np.bytes_),
             offsets=np.array([member.offset for _, _, member, _ in found], dtype=np.int64),
@@ -324,6 +352,9 @@ class _Samples:
             checks=np.array([check for _, _, _, check in found], dtype=np.uint64),
             labels=np.array([self.labels.get(key, (-1,))[0] for _, key in rows], dtype=np.int32),
             classes=np.array(list(self.classes), dtype=np.bytes_),
+            values=np.array(values, dtype=np.bytes_).reshape(len(rows), len(self.fields)),
+            texts=np.array(texts, dtype=np.bool_),
+            present=np.array(present, dtype=np.bool_),
             ignored=self.ignored,
             members=members,
             damage=damage,
@@ -340,85 +371,44 @@ def _name_problem(name: bytes, stem: bytes, dot: bytes) -> str:
     return "" if dot else "without an extension"
 
 
-def _folder() -> Path:
-    """`$XDG_CACHE_HOME/precompute/shards`, by default below ~/.cache."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(base, "precompute", "shards")
+def _kept_name(real: bytes, fields: tuple[str, ...]) -> str:
+    asked = json.dumps(fields).encode() if fields else b""
+    return hashlib.sha256(real + b"\0" + asked).hexdigest()[:32]
 
 
-def _kept_path(path: bytes) -> Path:
-    return _folder() / (hashlib.sha256(os.path.realpath(path)).hexdigest()[:32] + SUFFIX)
-
-
-def _about(path: bytes, status: os.stat_result, kind: FileKind) -> dict[str, Any]:
+def _about(real: bytes, state: ShardState, kind: FileKind, fields: tuple[str, ...]) -> dict[str, Any]:
     """What must be the same for a kept index to count."""
     return {
         "version": VERSION,
-        "path": os.fsdecode(os.path.realpath(path)),
-        "file": [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns],
+        "path": os.fsdecode(real),
+        "file": list(state.identity),
         "extensions": [os.fsdecode(extension) for extension in sorted(kind.extensions)],
+        "fields": list(fields),
     }
 
 
-def _load(place: Path, about: dict[str, Any]) -> ShardIndex | None:
+def _load(name: str, about: dict[str, Any]) -> ShardIndex | None:
     """The kept index; None where there is none, or it is of another file, not whole, or no file of ours."""
+    content = INDEXES.read(name)
+    if content is None:
+        return None
     try:
-        # Whatever has taken its place: a FIFO is not waited for, a link not followed
-        descriptor = os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-        with open(descriptor, "rb", buffering=0) as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode) or status.st_size > KEPT_BYTES:
-                return None
-            content = file.readall() or b""
-            if _digest(content[DIGEST_BYTES:]) != content[:DIGEST_BYTES]:
-                return None
-            with np.load(io.BytesIO(content[DIGEST_BYTES:]), allow_pickle=False) as arrays:
-                columns = {name: arrays[name] for name in COLUMNS}
-                stored = json.loads(arrays["about"].tobytes())
-            if stored["about"] != about:
-                return None
-            os.utime(descriptor)  # so that what is used stays
-            ignored = Ignored(Counter(stored["ignored"]["counts"]), stored["ignored"]["names"])
-            return ShardIndex(**columns, ignored=ignored, members=stored["members"])
+        with np.load(io.BytesIO(content.data), allow_pickle=False) as arrays:
+            columns = {name: arrays[name] for name in COLUMNS}
+            stored = json.loads(arrays["about"].tobytes())
+        if stored["about"] != about:
+            return None
+        ignored = Ignored(Counter(stored["ignored"]["counts"]), stored["ignored"]["names"])
+        return ShardIndex(**columns, ignored=ignored, members=stored["members"])
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
         return None
 
 
-def _keep(place: Path, about: dict[str, Any], index: ShardIndex) -> None:
-    """Keep `index` under `place`, in one step. Raises OSError."""
+def _keep(name: str, about: dict[str, Any], index: ShardIndex) -> None:
+    """Keep `index` under `name`. Raises OSError."""
     ignored = {"counts": index.ignored.counts, "names": index.ignored.names}
     text = json.dumps({"about": about, "ignored": ignored, "members": index.members})
     content = io.BytesIO()
     columns: dict[str, Any] = {name: getattr(index, name) for name in COLUMNS}
     np.savez_compressed(content, about=np.frombuffer(text.encode("ascii"), np.uint8), **columns)
-    place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor, temporary = tempfile.mkstemp(dir=place.parent, suffix=".new")
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(_digest(content.getbuffer()))
-            file.write(content.getbuffer())
-        os.replace(temporary, place)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-
-
-def drop_oldest() -> None:
-    """Remove the kept indexes that were used longest ago, until the others take no more than KEPT_BYTES."""
-    ages = []
-    for path in _folder().glob(f"*{SUFFIX}"):
-        with contextlib.suppress(OSError):  # another process was quicker
-            status = path.stat()
-            ages.append((status.st_mtime, status.st_size, path))
-    total = 0
-    for _, size, path in sorted(ages, reverse=True):
-        total += size
-        if total > KEPT_BYTES:
-            with contextlib.suppress(OSError):
-                path.unlink()
-
-
-def _digest(content: bytes | memoryview) -> bytes:
-    """Against accidents: the folder is the user's own."""
-    return xxhash.xxh3_128_digest(content)
+    INDEXES.write(name, content.getbuffer())

@@ -9,12 +9,19 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from precompute.errors import SourceError
+from precompute.sources.remote.address import is_address
+from precompute.sources.remote.store import download
 
 MAX_LINE_BYTES = 16 * 2**20  # so much of a line is read: a file without line ends would not fit into memory
 
 
 def open_regular(path: str, shown: str) -> BinaryIO:
-    """Open the ordinary file at `path`; a FIFO or a device is not waited for. Raises SourceError."""
+    """Open the ordinary file at `path`; a FIFO or a device is not waited for. Of an object in a store, a copy.
+
+    Raises SourceError.
+    """
+    if is_address(path):
+        return download(path, shown)
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError as error:
