@@ -146,7 +146,8 @@ def random_crop(pixels: Any, transform: Transform, draw: Any) -> torch.Tensor:
     mode = InterpolationMode(transform.interpolation)
     found = functional.resized_crop(pixels, top, left, rows, columns, size, mode, antialias=True)
     if not isinstance(found, torch.Tensor):
-        return functional.pil_to_tensor(found)
+        made: torch.Tensor = functional.pil_to_tensor(found)
+        return made
     # A part that has the size already is handed on as it is, in memory that the next picture is decoded into
     return found.clone() if (rows, columns) == (transform.crop, transform.crop) else found
 
