@@ -17,6 +17,7 @@ from torch import nn
 
 from precompute.heads import MLPHead, MLPSearch, RowView
 from precompute.heads.mlp import fitting
+from precompute.heads.mlp.criteria import CrossEntropy
 from precompute.heads.mlp.network import Stack, logits_of
 from precompute.heads.mlp.samples import Samples
 
@@ -55,7 +56,7 @@ def test_a_stack_trains_as_torch_s_own_modules_do(batch_norm: bool) -> None:
     for _ in range(15):
         x = torch.from_numpy(rng.normal(3, 2, size=(20, 6))).float()
         y = torch.from_numpy(rng.integers(0, 3, 20))
-        stack.step(fitting._loss(stack.training_logits(x), y, class_weight, 0.1), 1.0)
+        stack.step(CrossEntropy(class_weight).loss(stack.training_logits(x), y, 0.1), 1.0)
         for module, optimizer in zip(modules, optimizers, strict=True):
             optimizer.zero_grad()
             nn.functional.cross_entropy(module(x), y, class_weight, label_smoothing=0.1).backward()
