@@ -23,11 +23,11 @@ def text(value: str) -> np.bytes_:
     return np.bytes_(value.encode())
 
 
-def write(path: str, mistake: str = "", views: int = 1, rows: int = 24, width: int = 8) -> None:
+def write(path: str, mistake: str = "", rows: int = 24, width: int = 8, views: int = 1) -> None:
     label = (np.arange(rows) % 3).astype("<i4")
     features = np.random.default_rng(0).normal(size=(rows, width)).astype("<f4") + 3 * np.eye(3, width)[label]
     features, axes = features.astype("<f4"), ["channel"]
-    if (views := int(views)) > 1 or mistake == "views":  # the plain view first, and others near it
+    if views > 1 or mistake == "views":  # the plain view first, and others near it
         noise = np.random.default_rng(1).normal(size=(rows, views - 1, width)).astype("<f4")
         features, axes = np.concatenate([features[:, None], features[:, None] + noise], axis=1), ["view", "channel"]
     ids = np.array([b"sample/%03d" % row for row in range(rows)][:: -1 if mistake == "order" else 1])
@@ -78,4 +78,4 @@ def write(path: str, mistake: str = "", views: int = 1, rows: int = 24, width: i
 
 
 if __name__ == "__main__":
-    write(*sys.argv[1:])
+    write(*sys.argv[1:3], views=int(sys.argv[3]) if len(sys.argv) > 3 else 1)

@@ -29,7 +29,7 @@ from precompute.heads import (
     RowView,
     ViewRows,
 )
-from precompute.heads.linear import logistic
+from precompute.heads.linear import logistic_base
 from precompute.heads.mlp.samples import Samples, moments
 from precompute.training.views import fit_rows, mean_over
 
@@ -170,14 +170,14 @@ def test_views_that_are_all_alike_change_nothing(name: str) -> None:
 
 def test_views_of_a_sample_are_in_one_fold(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    real = logistic.folds
+    real = logistic_base.folds
 
     def spied(y: Any, *, groups: Any, **options: Any) -> Any:
         found = real(y, groups=groups, **options)
         seen.extend(found)
         return found
 
-    monkeypatch.setattr(logistic, "folds", spied)
+    monkeypatch.setattr(logistic_base, "folds", spied)
     fit_rows(LogisticHead(), JITTERED, V, np.arange(90), LABEL)
     assert len(seen) == 5
     for train, test in seen:
