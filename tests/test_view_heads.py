@@ -16,7 +16,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from precompute import compare, export_features, extract, few_shot, load_head, open_cache, predict, train_head
+from precompute import (
+    compare,
+    export_features,
+    extract,
+    few_shot,
+    load_head,
+    open_cache,
+    predict,
+    predict_each,
+    train_head,
+)
 from precompute.errors import HeadMismatchError, UsageError
 from precompute.heads import (
     CentroidHead,
@@ -307,6 +317,80 @@ def test_few_shot_trains_on_views_or_on_the_plain_one(head: str, views: Path, pl
     (chosen,) = few_shot([views], plain_view=True, **options)
     assert chosen.points == on_plain.points
     assert [point.shots for point in on_views.points] == [3, 8]
+
+
+# Several labels and numbers
+
+
+@pytest.fixture(scope="module")
+def table(photos: Path) -> Path:
+    """A cache of the same photos with views, three columns of 0 and 1 that the folders do not tell, and a number."""
+    rng = np.random.default_rng(7)
+    names = sorted(str(path.relative_to(photos)) for path in photos.rglob("*.png"))
+    names += sorted(str(path.relative_to(photos)) for path in photos.rglob("*.jpg"))
+    names.remove("val/cats/again.png")  # of neighbours that are equally near either may be among the k
+    lines = ["path,split,one,two,three,amount"]
+    for number, name in enumerate(names):
+        marks = ",".join(map(str, rng.integers(0, 2, 3)))
+        lines.append(f"{name},{('train', 'train', 'val', 'test')[number % 4]},{marks},{rng.normal():.4f}")
+    (photos.parent / "marks.csv").write_text("\n".join(lines) + "\n")
+    out = photos.parent / "marks.h5"
+    keep = ["one", "two", "three", "amount"]
+    extract(photos.parent / "marks.csv", out, views=4, augment="flip,crop", root=photos, keep=keep, **OPTIONS)
+    return out
+
+
+TARGETS: dict[str, dict[str, Any]] = {
+    "labels": {"label_column": ["one", "two", "three"]},
+    "number": {"label_column": "amount", "task": "number"},
+}
+SAID = {"labels": "probabilities", "number": "number"}
+
+
+@pytest.mark.parametrize(
+    ("task", "head"),
+    [("labels", head) for head in ("logistic", "ridge", "mlp", "knn")]
+    + [("number", head) for head in ("ridge", "mlp", "knn")],
+)
+def test_labels_and_numbers_are_learned_from_views_and_averaged_over_them(
+    task: str, head: str, table: Path, photos: Path, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"head": head, **TARGETS[task]}
+    plain = train_head(table, tmp_path / "plain.safetensors", **options)
+    mean = train_head(table, tmp_path / "mean.safetensors", average_views=True, **options)
+    cache, saved = open_cache(table), load_head(tmp_path / "mean.safetensors")
+    say = saved.head.predict if task == "number" else saved.head.predict_proba
+    expected = np.mean([say(RowView(cache.features()[:, view])) for view in range(4)], axis=0)
+    of_cache = predict(tmp_path / "mean.safetensors", table)
+    said = np.array([getattr(item, SAID[task]) for item in of_cache.items])
+    np.testing.assert_allclose(said, expected, rtol=1e-5, atol=1e-6)
+    of_images = predict(tmp_path / "mean.safetensors", photos, batch_size=8)  # kNN jumps where a neighbour changes
+    by_id = {item.id: getattr(item, SAID[task]) for item in of_images.items}
+    np.testing.assert_allclose(said, [by_id[item.id] for item in of_cache.items], rtol=1e-3, atol=1e-3)
+    assert mean.scores.keys() == plain.scores.keys()
+    assert train_head(table, plain_view=True, **options).scores.keys() == plain.scores.keys()
+    if task == "labels":  # thresholds are those of the mean that is predicted
+        assert all(
+            set(item.labels)
+            == {n for n, p, t in zip(saved.head.labels_, ps, saved.head.thresholds_, strict=True) if p > t}
+            for item, ps in zip(of_cache.items, said, strict=True)
+        )
+    # One of the plain view and one that averages over views, in one pass
+    heads = [tmp_path / "plain.safetensors", tmp_path / "mean.safetensors"]
+    together = predict_each(heads, photos, batch_size=8)
+    assert together[1].items == of_images.items
+    alone = predict(tmp_path / "plain.safetensors", photos, batch_size=8)
+    for one, other in zip(together[0].items, alone.items, strict=True):
+        np.testing.assert_allclose(getattr(one, SAID[task]), getattr(other, SAID[task]), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("task", TARGETS)
+@pytest.mark.parametrize("average", [False, True])
+def test_few_shot_curves_of_labels_and_numbers_on_views(task: str, average: bool, table: Path) -> None:
+    (curve,) = few_shot([table], shots=(4, 8), draws=2, head="ridge", average_views=average, **TARGETS[task])
+    (again,) = few_shot([table], shots=(4, 8), draws=2, head="ridge", average_views=average, **TARGETS[task])
+    assert curve.points == again.points
+    assert any("views" in note for note in curve.notes)
 
 
 def test_features_of_views_are_exported(views: Path, tmp_path: Path) -> None:
