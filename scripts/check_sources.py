@@ -6,12 +6,14 @@ PHOTOS is a folder SPLIT/CLASS/FILE, such as hymenoptera. For each form: extract
 process of its own that is killed (SIGKILL) in the middle and run again; and brought up to date after one photo was
 added, one edited and one deleted. Prints a row for each form, and exits with 1 where features, labels or splits are
 not those of the folder, or a resumed or updated file is not as a fresh one, bit for bit. Arrays are decoded already, so
-they are compared with a folder of the same pixels as PNG files. A further form is one function and one line in FORMS.
+they are compared with a folder of the same pixels as PNG files. The S3 forms lie in a real server on loopback, which
+the script starts. A further form is one function and one line in FORMS.
 """
 
 from __future__ import annotations
 
 import argparse
+import atexit
 import importlib
 import os
 import shutil
@@ -35,6 +37,7 @@ from precompute.cache import Cache
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 listings: Any = importlib.import_module("listings")
 hub_files: Any = importlib.import_module("hub_files")
+object_store: Any = importlib.import_module("object_store")
 
 PIXELS = 256  # edge of the pictures of an array, which all have one size
 KILL_FROM, TRIES, BATCH = 24, 20, 8
@@ -96,6 +99,48 @@ def as_hub(form: str) -> Callable[[Path, Path], Written]:
     return write
 
 
+class ObjectStore:
+    """Forms that lie in a bucket of a server, which runs until the script ends."""
+
+    def __init__(self) -> None:
+        self._server: Any = None
+        self._buckets: dict[Path, tuple[Any, dict[str, bytes]]] = {}
+
+    def holds(self, form: Callable[[Path, Path], Written] | None) -> Callable[[Path, Path], Written]:
+        """form: writes below its place what then lies in the bucket beside the photos; None for the photos alone."""
+
+        def write(photos: Path, place: Path) -> Written:
+            written = Written(str(photos)) if form is None else form(photos, place)
+            bucket, there = self._bucket(place)
+            now = {
+                path.relative_to(place).as_posix(): path.read_bytes()
+                for top in (photos, place / "shards", *place.glob("all.*"))
+                for path in ([top] if top.is_file() else sorted(top.rglob("*")))
+                if path.is_file()
+            }
+            for name in there.keys() - now.keys():
+                bucket.delete(name)
+                del there[name]
+            for name, data in now.items():
+                if there.get(name) != data:  # what stays as it is keeps its stamps
+                    bucket.put(name, data)
+                    there[name] = data
+            moved = {name: value.replace(str(place), bucket.url) for name, value in written.options.items()}
+            return Written(written.source.replace(str(place), bucket.url), moved)
+
+        return write
+
+    def _bucket(self, place: Path) -> tuple[Any, dict[str, bytes]]:
+        if self._server is None:
+            self._server = object_store.Server(place / "server")
+            atexit.register(self._server.stop)
+            os.environ.update(self._server.environment)
+        if place not in self._buckets:
+            self._buckets[place] = object_store.Bucket(self._server, f"bucket-{len(self._buckets)}"), {}
+        return self._buckets[place]
+
+
+STORE = ObjectStore()
 FORMS: dict[str, Callable[[Path, Path], Written]] = {
     "folder": as_folder,
     "csv": as_listing("csv"),
@@ -105,6 +150,9 @@ FORMS: dict[str, Callable[[Path, Path], Written]] = {
     "hf save_to_disk": as_hub("saved"),
     "hf parquet folder": as_hub("hub"),
     "hf parquet file": as_hub("table"),
+    "s3 prefix": STORE.holds(None),
+    "s3 csv": STORE.holds(as_listing("csv")),
+    "s3 shards": STORE.holds(as_shards),
     "npz": as_arrays,
 }
 DECODED, UNLABELLED = ("npz",), ("file list",)
