@@ -293,8 +293,8 @@ def test_heads_are_refused_and_run_nothing(hostile: Path, tried: Path) -> None:
     reasons = {
         "spec_code": "names a backbone that is code: canary_module:make",
         r"spec_(foreign_weights|huge_transform)": "no longer at",
-        "ridge-regression": "predicts numbers",
-        r"spec_(none|no_object)|logistic|mlp|knn|ridge|centroid": "does not say which features it was trained on",
+        r"spec_(none|no_object)": "does not say which features it was trained on",
+        r"(multilabel-)?(logistic|mlp|knn|ridge)|centroid|(mlp|knn|ridge)-regression": "does not say which features",
         "folder|loop": "cannot be read: ",
         "fifo|zero": "is not a regular file",
         r"\w*": "is not (a whole head file|a head that this precompute reads): .",
