@@ -56,6 +56,7 @@ AUTO_CASES: dict[str, tuple[list[Any], str]] = {
     "whole floats with gaps": (rows_of(1.0, 2.0, np.nan), CLASSES),
     "fractions": (rows_of(1.0, 2.5, np.nan), NUMBER),
     "fractions as text": (rows_of("1", "2.5", ""), NUMBER),
+    "fractions with blanks around": (rows_of(" 1", " 2.5 ", ""), NUMBER),
     "names that look like numbers": (rows_of("007", "2.5"), CLASSES),
     "fractions and a name": (rows_of("1.5", "tall"), CLASSES),
     "0 and 1": (rows_of(0, 1), CLASSES),
@@ -74,6 +75,13 @@ def test_the_task_is_found_from_the_values(case: str, own: bool, tmp_path: Path)
     assert own or "column x" in note
     empty = [(isinstance(v, str) and not v) or (isinstance(v, float) and np.isnan(v)) for v in values]
     assert target.known.tolist() == [not one for one in empty]
+
+
+def test_a_gap_that_is_written_as_nan_is_none_among_numbers_alone(tmp_path: Path) -> None:
+    cache = cache_of(tmp_path, x=rows_of("nan", "2.5", "NaN", "3"), y=rows_of("nan", "aish", "roti"))
+    target, _ = found(cache, "x")
+    assert (target.task, target.known.tolist()) == (NUMBER, rows_of(False, True, False, True))
+    assert found(cache, "y")[0].names == ("aish", "nan", "roti")
 
 
 @given(st.lists(st.one_of(st.integers(-5, 5), st.floats(-5, 5).map(lambda x: round(x, 2))), min_size=2, max_size=20))
