@@ -232,3 +232,18 @@ def test_a_hold_out_keeps_pictures_together_and_has_every_label_on_both_sides(ta
             assert abs(target.values[held].mean() - number.mean()) < 0.2
         again, _ = parts_of(cache, whole_rows(cache, "features"), seed, target=target)
         assert np.array_equal(again[HOLDOUT], held)
+
+
+def test_a_hold_out_of_numbers_is_a_fifth_of_the_groups_too(tmp_path: Path) -> None:
+    """Groups are stratified by their means: the numbers in each would put every group into a stratum of its own."""
+    n = 120
+    number = np.random.default_rng(0).permutation(n) + 0.5
+    np.savez(tmp_path / "a.npz", features=np.random.default_rng(1).normal(size=(n, 3)), number=number)
+    import_features(tmp_path / "a.npz", tmp_path / "a.h5")
+    cache = open_cache(tmp_path / "a.h5")
+    target, _ = found(cache, "number")
+    patient = np.arange(n) // 6
+    for seed in range(5):
+        parts, _ = parts_of(cache, whole_rows(cache, "features"), seed, patient, target)
+        assert len(parts[HOLDOUT]) == n // 5
+        assert not set(patient[parts["train"]]) & set(patient[parts[HOLDOUT]])

@@ -418,6 +418,11 @@ def test_the_commands(cards: Path, tmp_path: Path, precompute: Command) -> None:
     done = precompute("few-shot", cards, *arguments, "--shots", "20,60", "--draws", "2")
     assert done.returncode == 0, done.stderr
     assert "images in all" in done.stdout
+    done = precompute("few-shot", cards, "--label-separator", " ", "--shots", "2", "--draws", "1", "--json")
+    assert (json.loads(done.stdout)["task"], json.loads(done.stdout)["head"]) == ("labels", "logistic")
+    done = precompute("few-shot", cards, *arguments, "--shots", "2000")
+    assert "has only 296 different training images" in done.stderr
+    assert "--shots 296" in done.stderr
     exported = export_features(cards, tmp_path / "cards.csv")
     assert exported.columns[3:] == ("ace", "card_count", "jack", "king", "labels", "nine", "queen", "ten")
     with open(tmp_path / "cards.csv", newline="") as file:
