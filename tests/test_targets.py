@@ -15,6 +15,7 @@ from sklearn.utils.multiclass import type_of_target
 from precompute import import_features, open_cache
 from precompute.cache import Cache
 from precompute.errors import TrainingError, UsageError
+from precompute.heads.base.labels import label_strata
 from precompute.training.relabelling import Relabelling
 from precompute.training.splits import HOLDOUT, parts_of, whole_rows
 from precompute.training.targets import CLASSES, LABELS, NUMBER, Target, check_target
@@ -247,3 +248,20 @@ def test_a_hold_out_of_numbers_is_a_fifth_of_the_groups_too(tmp_path: Path) -> N
         parts, _ = parts_of(cache, whole_rows(cache, "features"), seed, patient, target)
         assert len(parts[HOLDOUT]) == n // 5
         assert not set(patient[parts["train"]]) & set(patient[parts[HOLDOUT]])
+
+
+def test_samples_of_which_each_has_a_label_of_its_own_are_held_out_too(tmp_path: Path) -> None:
+    n = 60
+    for text in ("own{0}", "own{0};{1}"):  # no label that two samples have, and two such labels
+        tags = [text.format(row, "ab"[row % 2]) + ";" for row in range(n)]
+        np.savez(tmp_path / "b.npz", features=np.random.default_rng(1).normal(size=(n, 3)), tags=np.array(tags))
+        import_features(tmp_path / "b.npz", tmp_path / "b.h5", overwrite=True)
+        cache = open_cache(tmp_path / "b.h5")
+        target, _ = found(cache, "tags")
+        parts, _ = parts_of(cache, whole_rows(cache, "features"), 0, target=target)
+        assert len(parts[HOLDOUT]) == n // 5
+    Y = np.array([[1, 1, 0], [0, 1, 1], [0, 0, 1], [0, 0, 1]], dtype=bool)
+    assert label_strata(Y).tolist() == [1, 1, 2, 2]
+    assert label_strata(Y[1:]).tolist() == [2, 2, 2]
+    assert label_strata(Y[:2]).tolist() == [1, 1]
+    assert label_strata(np.array([[1, 1, 0], [0, 1, 1], [0, 0, 1], [1, 0, 0]], dtype=bool)).tolist() == [0, 3, 3, 0]
