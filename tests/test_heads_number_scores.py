@@ -103,6 +103,15 @@ def test_what_does_not_fit_is_refused(y: Any, predicted: Any, message: str) -> N
         evaluate_numbers([1.0, 2.0], [1.0, 2.0], groups=[1])
 
 
+def test_numbers_whose_squares_vanish_have_no_r2_and_still_survive_json() -> None:
+    y = np.arange(20) * 1e-300
+    scores = evaluate_numbers(y, y[::-1])
+    assert scores.r2 is None
+    assert "squares" in scores.undefined["r2"]
+    assert scores.mae == pytest.approx(1e-299)
+    json.dumps(scores.to_dict(), allow_nan=False)
+
+
 def test_copies_drawn_together_leave_the_intervals_as_wide_as_without_them() -> None:
     y, predicted = predictions(1, 200)
     plain, four = evaluate_numbers(y, predicted), np.repeat(np.arange(200), 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_diabetes
 from sklearn.linear_model import LinearRegression, Ridge
+from sklearn.metrics import r2_score
 from sklearn.model_selection import cross_val_score
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.neural_network import MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from precompute.heads import KNNRegressionHead, MLPRegressionHead, RidgeRegressionHead, RowView
+from precompute.heads import KNNRegressionHead, MLPRegressionHead, RidgeRegressionHead, RowView, load_head, save_head
+from precompute.heads.persistence.export import to_sklearn
 
 X, Y = load_diabetes(return_X_y=True)
 TRAIN, TEST = np.arange(300), np.arange(300, 442)
@@ -91,6 +94,22 @@ def test_the_units_of_y_do_not_matter(head: Any, scale: float, shift: float) -> 
     plain = head.fit(X[TRAIN], Y[TRAIN]).predict(X[TEST])
     other = head.fit(X[TRAIN], scale * Y[TRAIN] + shift).predict(X[TEST])
     np.testing.assert_allclose((other - shift) / scale, plain, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(1.0, 1e9), (1.0, -1e10), (20.0, 1950.0), (1e-12, 0.0), (1e30, 0.0)])
+def test_features_of_float32_predict_numbers_that_are_large_and_differ_by_little(
+    head: Any, scale: float, shift: float, tmp_path: Path
+) -> None:
+    """As well as their standardised form; also from a file, and as scikit-learn's model."""
+    few, y = X.astype(np.float32), (Y - Y.mean()) / Y.std()
+    expected = r2_score(y[TEST], head.fit(few[TRAIN], y[TRAIN]).predict(few[TEST]))
+    numbers = scale * y + shift
+    head.fit(few[TRAIN], numbers[TRAIN])
+    save_head(tmp_path / "head.safetensors", head, metadata={})
+    for one in (head, load_head(tmp_path / "head.safetensors").head):
+        assert r2_score(numbers[TEST], one.predict(few[TEST])) == pytest.approx(expected, abs=0.01)
+    if isinstance(head, RidgeRegressionHead):
+        assert r2_score(numbers[TEST], to_sklearn(head).predict(few[TEST])) == pytest.approx(expected, abs=0.01)
 
 
 def test_targets_that_are_all_the_same_are_predicted(head: Any) -> None:

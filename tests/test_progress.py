@@ -123,3 +123,13 @@ def test_a_log_gets_a_line_now_and_then(digits: Path, precompute: Command, monke
     assert any(re.search(r"train-head: 3 of 45 +values of C; best so far C = .*; about 0:\d\d left", x) for x in lines)
     assert any(re.search(r"\d+ of 1,000 steps at C = ", line) for line in lines)
     assert done.stdout.startswith("{")
+
+
+def test_a_loop_that_ends_again_and_again_has_one_last_line(
+    digits: Path, precompute: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fit of each label counts its own steps at the same C."""
+    monkeypatch.setattr(_output, "QUIET_SECONDS", 0.0)
+    done = precompute("train-head", digits, "--task", "labels", "--C", "0.1", "--json")
+    assert done.returncode == 0, done.stderr
+    assert len([line for line in done.stderr.splitlines() if "steps at C = 0.1" in line]) == 1

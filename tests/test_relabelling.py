@@ -136,6 +136,8 @@ WRONG = {
     "no label": ({"labels": "empty.csv", "expect": 2}, "names 1 of the 120 samples"),
     "no cell": ({"labels": "short.csv"}, "line 3: 'p001' has no label"),
     "two labels": ({"labels": "twice.csv"}, "line 3: 'p000' has two labels, 'a' and 'b'"),
+    "a comma too many": ({"labels": "comma.csv"}, "line 3: 'p001' has more fields than the first line"),
+    "two columns of labels": ({"labels": "columns.csv"}, "has two columns 'label'"),
     "another header": ({"labels": "header.csv"}, "must have the columns id and label"),
 }
 
@@ -149,6 +151,8 @@ def test_what_does_not_fit_is_said_and_nothing_is_written(
     (place / "empty.csv").write_text("id,label\np000,a\np001,\n")
     (place / "short.csv").write_text("id,label\np000,a\np001\n")
     (place / "twice.csv").write_text("id,label\np000,a\np000,b\n")
+    (place / "comma.csv").write_text("id,label\np000,2\np001,1,5\n")
+    (place / "columns.csv").write_text("id,label,label\np000,a,b\np001,b,a\n")
     (place / "header.csv").write_text("name,label\np000,a\n")
     options, message = WRONG[case]
     with pytest.raises(UsageError, match=message):

@@ -15,6 +15,7 @@ from sklearn.utils.multiclass import type_of_target
 from precompute import import_features, open_cache
 from precompute.cache import Cache
 from precompute.errors import TrainingError, UsageError
+from precompute.heads.base.labels import label_strata
 from precompute.training.relabelling import Relabelling
 from precompute.training.splits import HOLDOUT, parts_of, whole_rows
 from precompute.training.targets import CLASSES, LABELS, NUMBER, Target, check_target
@@ -56,6 +57,7 @@ AUTO_CASES: dict[str, tuple[list[Any], str]] = {
     "whole floats with gaps": (rows_of(1.0, 2.0, np.nan), CLASSES),
     "fractions": (rows_of(1.0, 2.5, np.nan), NUMBER),
     "fractions as text": (rows_of("1", "2.5", ""), NUMBER),
+    "fractions with blanks around": (rows_of(" 1", " 2.5 ", ""), NUMBER),
     "names that look like numbers": (rows_of("007", "2.5"), CLASSES),
     "fractions and a name": (rows_of("1.5", "tall"), CLASSES),
     "0 and 1": (rows_of(0, 1), CLASSES),
@@ -74,6 +76,13 @@ def test_the_task_is_found_from_the_values(case: str, own: bool, tmp_path: Path)
     assert own or "column x" in note
     empty = [(isinstance(v, str) and not v) or (isinstance(v, float) and np.isnan(v)) for v in values]
     assert target.known.tolist() == [not one for one in empty]
+
+
+def test_a_gap_that_is_written_as_nan_is_none_among_numbers_alone(tmp_path: Path) -> None:
+    cache = cache_of(tmp_path, x=rows_of("nan", "2.5", "NaN", "3"), y=rows_of("nan", "aish", "roti"))
+    target, _ = found(cache, "x")
+    assert (target.task, target.known.tolist()) == (NUMBER, rows_of(False, True, False, True))
+    assert found(cache, "y")[0].names == ("aish", "nan", "roti")
 
 
 @given(st.lists(st.one_of(st.integers(-5, 5), st.floats(-5, 5).map(lambda x: round(x, 2))), min_size=2, max_size=20))
@@ -224,3 +233,35 @@ def test_a_hold_out_keeps_pictures_together_and_has_every_label_on_both_sides(ta
             assert abs(target.values[held].mean() - number.mean()) < 0.2
         again, _ = parts_of(cache, whole_rows(cache, "features"), seed, target=target)
         assert np.array_equal(again[HOLDOUT], held)
+
+
+def test_a_hold_out_of_numbers_is_a_fifth_of_the_groups_too(tmp_path: Path) -> None:
+    """Groups are stratified by their means: the numbers in each would put every group into a stratum of its own."""
+    n = 120
+    number = np.random.default_rng(0).permutation(n) + 0.5
+    np.savez(tmp_path / "a.npz", features=np.random.default_rng(1).normal(size=(n, 3)), number=number)
+    import_features(tmp_path / "a.npz", tmp_path / "a.h5")
+    cache = open_cache(tmp_path / "a.h5")
+    target, _ = found(cache, "number")
+    patient = np.arange(n) // 6
+    for seed in range(5):
+        parts, _ = parts_of(cache, whole_rows(cache, "features"), seed, patient, target)
+        assert len(parts[HOLDOUT]) == n // 5
+        assert not set(patient[parts["train"]]) & set(patient[parts[HOLDOUT]])
+
+
+def test_samples_of_which_each_has_a_label_of_its_own_are_held_out_too(tmp_path: Path) -> None:
+    n = 60
+    for text in ("own{0}", "own{0};{1}"):  # no label that two samples have, and two such labels
+        tags = [text.format(row, "ab"[row % 2]) + ";" for row in range(n)]
+        np.savez(tmp_path / "b.npz", features=np.random.default_rng(1).normal(size=(n, 3)), tags=np.array(tags))
+        import_features(tmp_path / "b.npz", tmp_path / "b.h5", overwrite=True)
+        cache = open_cache(tmp_path / "b.h5")
+        target, _ = found(cache, "tags")
+        parts, _ = parts_of(cache, whole_rows(cache, "features"), 0, target=target)
+        assert len(parts[HOLDOUT]) == n // 5
+    Y = np.array([[1, 1, 0], [0, 1, 1], [0, 0, 1], [0, 0, 1]], dtype=bool)
+    assert label_strata(Y).tolist() == [1, 1, 2, 2]
+    assert label_strata(Y[1:]).tolist() == [2, 2, 2]
+    assert label_strata(Y[:2]).tolist() == [1, 1]
+    assert label_strata(np.array([[1, 1, 0], [0, 1, 1], [0, 0, 1], [1, 0, 0]], dtype=bool)).tolist() == [0, 3, 3, 0]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from precompute.evaluation.learning_curve import spread_of
 from precompute.extraction.executors.local import LocalExecutor
 from precompute.heads import RidgeRegressionHead, choose_thresholds
 from precompute.training.kinds import HEADS_OF, task_of
+from precompute.training.relabelling import Relabelling
 
 RANKS = ("ace", "jack", "king", "nine", "queen", "ten")
 QUICK: dict[str, dict[str, Any]] = {
@@ -128,6 +131,21 @@ def test_text_columns_and_a_table_give_the_same_head(cards: Path, playing_cards:
         assert np.array_equal(other.head.coef_, own.head.coef_)
         assert other.labels == own.labels
         assert other.scores["test"].to_dict() == own.scores["test"].to_dict()
+
+
+@pytest.mark.parametrize("labels", [("king;", "king;"), ("king;", "ace;")])
+def test_a_file_that_a_table_names_in_two_ways_has_one_label(
+    labels: tuple[str, str], cards: Path, playing_cards: Path, tmp_path: Path
+) -> None:
+    photo = playing_cards / open_cache(cards).ids[0]
+    names = str(photo), os.path.relpath(photo, tmp_path)
+    rows = "".join(f"{name},{label}\n" for name, label in zip(names, labels, strict=True))
+    (tmp_path / "labels.csv").write_text(f"path,label\n{rows}")
+    agree = (
+        contextlib.nullcontext() if labels[0] == labels[1] else pytest.raises(UsageError, match="two values, 'king;'")
+    )
+    with agree:
+        Relabelling.of(table=tmp_path / "labels.csv").apply(open_cache(cards))
 
 
 @pytest.mark.parametrize("head", sorted(HEADS_OF["labels"]))
@@ -400,6 +418,11 @@ def test_the_commands(cards: Path, tmp_path: Path, precompute: Command) -> None:
     done = precompute("few-shot", cards, *arguments, "--shots", "20,60", "--draws", "2")
     assert done.returncode == 0, done.stderr
     assert "images in all" in done.stdout
+    done = precompute("few-shot", cards, "--label-separator", " ", "--shots", "2", "--draws", "1", "--json")
+    assert (json.loads(done.stdout)["task"], json.loads(done.stdout)["head"]) == ("labels", "logistic")
+    done = precompute("few-shot", cards, *arguments, "--shots", "2000")
+    assert "has only 296 different training images" in done.stderr
+    assert "--shots 296" in done.stderr
     exported = export_features(cards, tmp_path / "cards.csv")
     assert exported.columns[3:] == ("ace", "card_count", "jack", "king", "labels", "nine", "queen", "ten")
     with open(tmp_path / "cards.csv", newline="") as file:

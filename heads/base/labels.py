@@ -84,11 +84,17 @@ def label_strata(Y: Indicators) -> npt.NDArray[np.intp]:
     """One number (n,) for each sample of `Y` (n, L), to stratify by: its rarest label, L for a sample without any.
 
     Folds and hold-outs that are stratified by it have samples of rare labels on both sides, as far as there are two.
+    A label of a single sample does not count, and samples that would be alone in their stratum are in L: where each has
+    a label of its own, as tags often are, nothing could be held out otherwise.
     """
-    count = Y.sum(axis=0)
+    count, rest = Y.sum(axis=0), Y.shape[1]
     by_frequency = np.argsort(count, kind="stable")
-    first = Y[:, by_frequency].argmax(axis=1)
-    strata: npt.NDArray[np.intp] = np.where(Y.any(axis=1), by_frequency[first], Y.shape[1])
+    by_frequency = by_frequency[count[by_frequency] > 1]
+    if not len(by_frequency):
+        return np.full(len(Y), rest)
+    ordered = Y[:, by_frequency]
+    strata: npt.NDArray[np.intp] = np.where(ordered.any(axis=1), by_frequency[ordered.argmax(axis=1)], rest)
+    strata[np.bincount(strata)[strata] == 1] = rest
     return strata
 
 

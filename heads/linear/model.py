@@ -23,16 +23,19 @@ __all__ = ["LinearClassifier", "LinearModel", "log_probabilities", "probabilitie
 
 
 class LinearModel(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
-    """Fitted `coef_` (outputs, d), `intercept_` (outputs,), both float32 or both float64, and `n_features_in_`."""
+    """Fitted `coef_` (outputs, d), `intercept_` (outputs,), both float32 or both float64, and `n_features_in_`.
+
+    The intercept of a regression is always float64: numbers may be large and differ by little.
+    """
 
     coef_: npt.NDArray[np.floating]
     intercept_: npt.NDArray[np.floating]
 
     def _linear(self, X: Features) -> npt.NDArray[np.floating]:
-        """coef_ x + intercept_, (n, outputs), float64 where the head or `X` is and else float32."""
+        """coef_ x + intercept_, (n, outputs), float64 where any of the three is and else float32."""
         check_is_fitted(self)
         view = check_features(self, X)
-        scores = np.empty((len(view), len(self.coef_)), np.result_type(view.working_dtype, self.coef_))
+        scores = np.empty((len(view), len(self.coef_)), np.result_type(view.working_dtype, self.coef_, self.intercept_))
         for rows, block in view.blocks():
             scores[rows] = block @ self.coef_.T + self.intercept_
         return scores

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.base import RegressorMixin
 
+from precompute.heads.base.file_checks import check_arrays
 from precompute.heads.base.inputs import check_pair, weighted_rows
 from precompute.heads.base.numbers import check_numbers_of, check_two_samples
 from precompute.heads.linear.ridge_base import RidgeBase
@@ -35,7 +36,7 @@ class RidgeRegressionHead(RegressorMixin, RidgeBase):  # type: ignore[misc]  # s
     Attributes
     ----------
     coef_ : (t, d) for t targets, 1 where y is (n,); float64 where `X` was, else float32
-    intercept_ : (t,), as `coef_`
+    intercept_ : (t,) float64: float32 could not tell targets apart that are large and differ by little
     alpha_, alpha_source_ : as in `RidgeHead`, but that the default is for samples that are all one group
     trials_ : list of {"alpha", "squared_error"}
     one_target_ : bool, whether y was (n,), so that `predict` gives (n,)
@@ -68,6 +69,7 @@ class RidgeRegressionHead(RegressorMixin, RidgeBase):  # type: ignore[misc]  # s
         self._check_parameters()
         view, given = check_numbers_of(self, X, y, reset=True)
         targets, self.one_target_ = given.reshape(len(given), -1), given.ndim == 1
+        middle = targets.mean(axis=0)  # what is left keeps its digits, however large the targets are
         weighted = weighted_rows(view, sample_weight, groups)
         check_two_samples(self, weighted, len(view))
         held = None
@@ -76,21 +78,28 @@ class RidgeRegressionHead(RegressorMixin, RidgeBase):  # type: ignore[misc]  # s
             held_targets = held_targets.reshape(len(held_targets), -1)
             if held_targets.shape[1] != targets.shape[1]:
                 raise ValueError(f"validation has {held_targets.shape[1]} targets, and y has {targets.shape[1]}.")
-            held = (chosen_on, RealTargets(held_targets))
+            held = (chosen_on, RealTargets(held_targets - middle))
         group = self._left_out_together(weighted, len(view))
         only_default = "all samples are one group" if group is not None and group.max() == 0 else None
-        self._solve(weighted, RealTargets(weighted.of(targets)), 1.0, group, held, only_default)
+        self._solve(weighted, RealTargets(weighted.of(targets - middle)), 1.0, group, held, only_default)
+        self.intercept_ = self.intercept_ + middle
         return self
 
     def predict(self, X: Features) -> npt.NDArray[np.float64]:
         """Predicted targets (n,) or (n, t), as y was, of features (n, d)."""
-        predicted = self._linear(X).astype(np.float64)
+        predicted = self._linear(X).astype(np.float64, copy=False)
         return predicted[:, 0] if self.one_target_ else predicted
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags
+
+    def _restore_coefficients(self, arrays: dict[str, Array], outputs: int) -> None:
+        n_features = arrays["coef"].shape[-1] if "coef" in arrays else 0
+        either = ("float32", "float64")  # of each
+        check_arrays(arrays, {"coef": ((outputs, n_features), either), "intercept": ((outputs,), either)})
+        self.coef_, self.intercept_, self.n_features_in_ = arrays["coef"], arrays["intercept"], n_features
 
     def _restore(self, arrays: dict[str, Array], fitted: dict[str, Any]) -> None:
         width = len(arrays["intercept"]) if "intercept" in arrays else 0

@@ -114,9 +114,10 @@ def _ridge(head: Any) -> list[Any]:
 
 def _ridge_regression(head: Any) -> list[Any]:
     model = Ridge(alpha=head.alpha_)
-    model.coef_, model.intercept_ = head.coef_, head.intercept_
+    coef = head.coef_.astype(np.float64)  # so that nothing of the intercept is rounded
+    model.coef_, model.intercept_ = coef, head.intercept_
     if head.one_target_:
-        model.coef_, model.intercept_ = head.coef_[0], float(head.intercept_[0])
+        model.coef_, model.intercept_ = coef[0], float(head.intercept_[0])
     return [model]
 
 

@@ -126,7 +126,7 @@ def _log_lines(what: str, unit: str) -> Callable[[int, int, str], None]:
         nonlocal last, told
         if time.monotonic() - last >= LOG_SECONDS or (done == total and told != total):
             last, told = time.monotonic(), done
-            note(f"{what}: {done:,} of {total:,} {unit} {extra}".rstrip())
+            note(" ".join(filter(None, (f"{what}: {done:,} of {total:,}", unit, extra))))
 
     return log
 
@@ -136,7 +136,10 @@ def training_progress(what: str) -> Iterator[None]:
     """Show what fits, searches and comparisons inside report, once they have taken QUIET_SECONDS."""
     from precompute.heads.base.progress import Progress, listening
 
-    began = time.monotonic()
+    began, ended = (
+        time.monotonic(),
+        set[str](),
+    )  # what has been counted to its end, such as the steps of one label's fit
     levels: dict[str, Progress] = {}  # what is counted now, and inside which other counts
     draw: Callable[[int, int, str], None] | None = None
 
@@ -146,15 +149,16 @@ def training_progress(what: str) -> Iterator[None]:
         for inner in names[names.index(now.what) + 1 :] if now.what in names else ():
             del levels[inner]
         levels[now.what] = now
-        elapsed = time.monotonic() - began
-        if elapsed >= QUIET_SECONDS:
+        elapsed, is_end = time.monotonic() - began, now.done >= now.total
+        if elapsed >= QUIET_SECONDS and not (is_end and now.what in ended):
             draw = draw or stack.enter_context(progress_bar(what, ""))
             outer, *inner_levels = levels.values()
             parts = [outer.what, outer.note, *(f"{one.done:,} of {one.total:,} {one.what}" for one in inner_levels)]
             if outer.done:
                 parts.append(f"about {duration(elapsed / outer.done * (outer.total - outer.done))} left")
             draw(outer.done, outer.total, "; ".join(filter(None, parts)))
-        if now.done >= now.total:
+        if is_end:
+            ended.add(now.what)
             del levels[now.what]
 
     with contextlib.ExitStack() as stack, listening(show):

@@ -92,7 +92,7 @@ def few_shot(
         asked = {
             **settings,
             "shots": [point.shots for point in curves[0].points],
-            "head": curves[0].head,
+            **{name: getattr(curves[0], name) for name in ("task", "head")},
             "label_column": columns if len(columns) > 1 else next(iter(columns), None),
         }
         print_json({"curves": [curve.to_dict() for curve in curves], "plot": plot, **asked})

@@ -280,7 +280,8 @@ def _check_sizes(path: str, target: Target, pool: Rows, shots: list[int]) -> lis
         )
     if max(shots) > sizes.max():
         raise TrainingError(
-            lacks, hint=f"Give fewer shots: --shots {','.join(str(n) for n in shots if n <= sizes.max()) or '1'}"
+            lacks,
+            hint=f"Give fewer shots: --shots {','.join(str(n) for n in shots if n <= sizes.max()) or sizes.max()}",
         )
     if not (short := [f"{name} ({size})" for name, size in zip(names, sizes, strict=True) if size < max(shots)]):
         return []

@@ -148,8 +148,10 @@ def _written(value: float) -> str:
 def _task_of(values: Values, separator: str | None) -> str:
     if separator is not None or (not values.numbers and any(SEPARATOR in text for text in values.texts)):
         return LABELS
-    if values.numbers or all(map(DECIMAL.fullmatch, values.texts)):
-        return CLASSES if all(float(text).is_integer() for text in values.texts) else NUMBER
+    texts = [text.strip() for text in values.texts]
+    texts = [text for text in texts if text.lower() != "nan"]  # as pandas writes what is missing, when it is asked to
+    if values.numbers or all(map(DECIMAL.fullmatch, texts)):
+        return CLASSES if all(float(text).is_integer() for text in texts) else NUMBER
     return CLASSES
 
 
@@ -163,7 +165,8 @@ def _numbers(values: Values) -> tuple[Target, str]:
         if abs(number) > LARGEST:  # infinity among them
             raise UsageError(
                 f"{values.example(place)} has {text!r} in {values.origin}, which is no number of up to {LARGEST:g}.",
-                hint="Correct it, leave it empty (such samples are left out), or choose another --task.",
+                hint="Correct it (decimals have a point), leave it empty (such samples are left out), or choose "
+                "another --task.",
             )
         found[place] = number
     numbers = found[values.codes]

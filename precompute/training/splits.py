@@ -70,7 +70,8 @@ def parts_of(
     if not usable.any():
         raise TrainingError(
             f"{cache.path} holds no labelled features.",
-            hint="Put the images into one folder for each class (photos/cats, photos/dogs) and extract again.",
+            hint="Put the images into one folder for each class (photos/cats, photos/dogs) and extract again, or give "
+            "labels by --label-column or --labels.",
         )
     split = cache.split
     parts = {name: np.flatnonzero(usable & (split == name)) for name in SPLITS[1:]}

@@ -43,8 +43,15 @@ def read_table(
                     + f". Got {reader.fieldnames} instead.",
                     hint=f"Write lines such as `id,{value}` and `ants/1.jpg,{value}7`.",
                 )
+            if twice := [column for column in (key, value) if header.count(column) > 1]:
+                raise UsageError(f"{name} has two columns {twice[0]!r}.", hint="Give each column a name of its own.")
             values: dict[str, str] = {}
             for row in reader:
+                if None in row:
+                    raise UsageError(
+                        f"{name}, line {reader.line_num}: {row[key]!r} has more fields than the first line.",
+                        hint='Write a value that holds a comma in quotes: "1,5".',
+                    )
                 identity, found = row[key], row[value]
                 if found is None or not (found or empty) or values.setdefault(identity, found) != found:
                     what = f"two {value}s, {values[identity]!r} and {found!r}" if found else f"no {value}"
@@ -83,20 +90,26 @@ def _by_path(cache: Cache, table: Table, ids: list[str]) -> dict[str, str]:
     """Values by id."""
     known: dict[str, str] = {}
     for path, value in table.values.items():
-        name = posixpath.normpath(path) if path else ""
-        if known.setdefault(name, value) != value:
-            raise UsageError(
-                f"{table.name} gives {name!r} two values, {known[name]!r} and {value!r}.",
-                hint="Give each path one.",
-            )
+        _put(known, posixpath.normpath(path) if path else "", value, table)
     if any(name in known for name in ids):
         return known
     base = os.path.realpath(os.path.dirname(os.path.abspath(table.name)))
     for root in _roots(cache):
-        inside = {os.path.relpath(os.path.join(base, path), root): value for path, value in known.items() if path}
+        inside: dict[str, str] = {}
+        for path, value in known.items():
+            if path:
+                _put(inside, os.path.relpath(os.path.join(base, path), root), value, table)
         if any(name in inside for name in ids):
             return inside
     return known
+
+
+def _put(known: dict[str, str], name: str, value: str, table: Table) -> None:
+    """Raises UsageError where `name` has another value already: the table may write one path in several ways."""
+    if known.setdefault(name, value) != value:
+        raise UsageError(
+            f"{table.name} gives {name!r} two values, {known[name]!r} and {value!r}.", hint="Give each path one."
+        )
 
 
 def _roots(cache: Cache) -> list[str]:

@@ -57,20 +57,22 @@ class Target:
         """(n,) what a draw among `rows` keeps the shares of. groups: (n,) what stays together.
 
         A class; the rarest label of each sample or group, so that rare ones come into both parts (after K. Sechidis et
-        al., ECML PKDD 2011); for numbers a tenth of their order.
+        al., ECML PKDD 2011); for numbers a tenth of their order, of the means of groups where there are any.
         """
         if self.task == CLASSES:
             return self.values[rows].astype(np.int64)
+        unit = np.arange(len(rows)) if groups is None else np.unique(groups, return_inverse=True)[1]
         if self.task == LABELS:
-            unit = np.arange(len(rows)) if groups is None else np.unique(groups, return_inverse=True)[1]
             any_has = np.zeros((len(rows), len(self.names)), bool)
             np.logical_or.at(any_has, unit, self.values[rows] == 1)
             return label_strata(any_has)[unit].astype(np.int64)
-        distinct, code = np.unique(self.values[rows], return_inverse=True)
+        size = np.bincount(unit)
+        means = np.bincount(unit, self.values[rows] / size[unit])
+        distinct, code = np.unique(means, return_inverse=True)
         below = np.cumsum(np.bincount(code, minlength=len(distinct))) - np.bincount(code, minlength=len(distinct))
-        bins = int(np.clip(len(rows) // BIN_LEAST, 1, BINS))
-        of_value: Rows = below * bins // max(1, len(rows))
-        return of_value[code]
+        bins = int(np.clip(len(means) // BIN_LEAST, 1, BINS))
+        of_value: Rows = below * bins // max(1, len(means))
+        return of_value[code][unit]
 
     def digest(self, into: Any) -> None:
         """Add names and values to a hash of hashlib."""
@@ -134,7 +136,7 @@ def _check_classes(target: Target, parts: dict[str, Rows], path: str) -> None:
         only = target.names[next(iter(present["train"]))]
         raise TrainingError(
             f"All training images of {path} have one class, {only!r}; there is nothing to tell apart.",
-            hint="Add a folder with images of a second class beside it, and extract again.",
+            hint="Add a folder with images of a second class beside it, and extract again; or name another column.",
         )
     for split, found in present.items():
         if unseen := sorted(target.names[label] for label in found - present["train"]):
