@@ -84,7 +84,7 @@ def test_the_library_gives_the_vectors() -> None:
 # A stranger's writer
 
 
-@pytest.mark.parametrize("views", [1, 5])
+@pytest.mark.parametrize("views", [1, pytest.param(5, marks=pytest.mark.slow)])
 def test_a_strangers_file_is_accepted(views: int, tmp_path: Path) -> None:
     source = ROOT / "tests" / "stranger.py"
     imports = {

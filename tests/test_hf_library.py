@@ -160,6 +160,7 @@ def run(place: Path, source: str, out: str, **environment: str) -> subprocess.Co
     )
 
 
+@pytest.mark.slow
 def test_a_name_is_loaded_from_the_hub_and_later_without_it(tmp_path: Path) -> None:
     photos = make_photos(tmp_path / "photos")
     extract(photos, tmp_path / "folder.h5", backbone="tiny")

@@ -257,6 +257,7 @@ def test_keys_that_no_file_could_have_are_ignored_and_named(bucket: Bucket) -> N
     assert lines == ["2 hidden", "6 keys that are no paths"]
 
 
+@pytest.mark.slow
 def test_more_objects_than_a_page_holds(bucket: Bucket) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda number: bucket.put(f"p/{number:05}.png", b"x"), range(1003)))
@@ -437,6 +438,7 @@ def test_reads_begin_before_a_thread_is_free_to_decode(photos: Path, tmp_path: P
     assert [item.row for block in blocks for item in block.decoded] == rows.tolist()
 
 
+@pytest.mark.slow
 def test_a_store_that_does_not_answer_is_waited_for_as_long_as_is_said(
     bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:

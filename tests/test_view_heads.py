@@ -310,7 +310,7 @@ def test_heads_on_views_are_compared_with_others_on_the_same_images(views: Path,
     assert abs(averaged.accuracies[0] - c.scores["val"].accuracy) < 0.05
 
 
-@pytest.mark.parametrize("head", ["logistic", "mlp", "ridge"])
+@pytest.mark.parametrize("head", ["logistic", pytest.param("mlp", marks=pytest.mark.slow), "ridge"])
 def test_few_shot_trains_on_views_or_on_the_plain_one(head: str, views: Path, plain: Path) -> None:
     options: dict[str, Any] = {"shots": (3, 8), "draws": 2, "head": head}
     (on_views,), (on_plain,) = few_shot([views], **options), few_shot([plain], **options)
