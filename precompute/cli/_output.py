@@ -136,10 +136,8 @@ def training_progress(what: str) -> Iterator[None]:
     """Show what fits, searches and comparisons inside report, once they have taken QUIET_SECONDS."""
     from precompute.heads.base.progress import Progress, listening
 
-    began, ended = (
-        time.monotonic(),
-        set[str](),
-    )  # what has been counted to its end, such as the steps of one label's fit
+    began = time.monotonic()
+    ended = set[str]()  # what has been counted to its end, such as the steps of one label's fit
     levels: dict[str, Progress] = {}  # what is counted now, and inside which other counts
     draw: Callable[[int, int, str], None] | None = None
 
