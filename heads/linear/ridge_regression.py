@@ -69,9 +69,10 @@ class RidgeRegressionHead(RegressorMixin, RidgeBase):  # type: ignore[misc]  # s
         self._check_parameters()
         view, given = check_numbers_of(self, X, y, reset=True)
         targets, self.one_target_ = given.reshape(len(given), -1), given.ndim == 1
-        middle = targets.mean(axis=0)  # what is left keeps its digits, however large the targets are
         weighted = weighted_rows(view, sample_weight, groups)
         check_two_samples(self, weighted, len(view))
+        targets = weighted.of(targets)
+        middle = targets.mean(axis=0)  # what is left keeps its digits, however large the targets are
         held = None
         if validation is not None:
             chosen_on, held_targets = check_numbers_of(self, *check_pair(validation), reset=False)
@@ -81,7 +82,7 @@ class RidgeRegressionHead(RegressorMixin, RidgeBase):  # type: ignore[misc]  # s
             held = (chosen_on, RealTargets(held_targets - middle))
         group = self._left_out_together(weighted, len(view))
         only_default = "all samples are one group" if group is not None and group.max() == 0 else None
-        self._solve(weighted, RealTargets(weighted.of(targets - middle)), 1.0, group, held, only_default)
+        self._solve(weighted, RealTargets(targets - middle), 1.0, group, held, only_default)
         self.intercept_ = self.intercept_ + middle
         return self
 
