@@ -27,6 +27,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """photos; a.h5 of the folder, t.h5 of a table in sub/ with photos as --root."""
     place = tmp_path_factory.mktemp("tables")
     make_photos(place / "photos")
+    (place / "link").symlink_to("photos")
     extract(place / "photos", place / "a.h5", backbone="tiny")
     ids = open_cache(place / "a.h5").ids
     write(place / "sub" / "t.csv", "path", [(name, "x") for name in ids])
@@ -50,6 +51,8 @@ def numbers_of(cache: Cache, table: Path) -> tuple[list[float], str]:
         ("photos/train/labels.csv", "../{}"),
         ("elsewhere/labels.csv", "../photos/{}"),
         ("elsewhere/labels.csv", "{root}/photos/{}"),
+        ("elsewhere/labels.csv", "{root}/link/{}"),
+        ("elsewhere/labels.csv", "../link/{}"),
     ],
 )
 def test_paths_are_ids_or_lead_to_the_files(name: str, where: str, written: str, place: Path) -> None:

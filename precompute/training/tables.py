@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import os
 import posixpath
 from collections.abc import Sequence
@@ -94,14 +95,23 @@ def _by_path(cache: Cache, table: Table, ids: list[str]) -> dict[str, str]:
     if any(name in known for name in ids):
         return known
     base = os.path.realpath(os.path.dirname(os.path.abspath(table.name)))
-    for root in _roots(cache):
-        inside: dict[str, str] = {}
-        for path, value in known.items():
-            if path:
-                _put(inside, os.path.relpath(os.path.join(base, path), root), value, table)
-        if any(name in inside for name in ids):
-            return inside
+    for place in (
+        _as_written,
+        functools.lru_cache(None)(os.path.realpath),
+    ):  # the second where links lead to the source
+        for root in _roots(cache):
+            inside: dict[str, str] = {}
+            for path, value in known.items():
+                if path:
+                    folder, name = os.path.split(os.path.normpath(os.path.join(base, path)))
+                    _put(inside, os.path.relpath(os.path.join(place(folder), name), root), value, table)
+            if any(name in inside for name in ids):
+                return inside
     return known
+
+
+def _as_written(folder: str) -> str:
+    return folder
 
 
 def _put(known: dict[str, str], name: str, value: str, table: Table) -> None:
