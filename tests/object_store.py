@@ -145,12 +145,14 @@ class Proxy:
                     fault = next(turns)
                     seen.append(self.path)
                 connection = HTTPConnection("127.0.0.1", server.port)
-                connection.request("GET", self.path, headers=dict(self.headers))
+                connection.request(self.command, self.path, headers=dict(self.headers))
                 got = connection.getresponse()
                 answer = got.status, dict(got.getheaders()), got.read()
                 connection.close()
                 if not fault(self, answer):
                     reply(self, *answer)
+
+            do_HEAD = do_GET  # noqa: N815 - the base class calls it so
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -177,12 +179,15 @@ class Proxy:
 
 def reply(handler: BaseHTTPRequestHandler, status: int, headers: Mapping[str, str], body: bytes) -> None:
     handler.send_response_only(status)
+    asked_for_head = handler.command == "HEAD"  # then the length is that of the object, and no body follows
     for name, value in headers.items():
-        if name.lower() not in ("connection", "transfer-encoding", "content-length"):
+        if name.lower() not in ("connection", "transfer-encoding", *(() if asked_for_head else ("content-length",))):
             handler.send_header(name, value)
-    handler.send_header("Content-Length", str(len(body)))
+    if not asked_for_head:
+        handler.send_header("Content-Length", str(len(body)))
     handler.end_headers()
-    handler.wfile.write(body)
+    if not asked_for_head:
+        handler.wfile.write(body)
 
 
 def passes(handler: BaseHTTPRequestHandler, answer: Answer) -> bool:

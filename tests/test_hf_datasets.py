@@ -271,6 +271,19 @@ def test_classes_have_the_names_that_the_data_set_gives_them(tmp_path: Path) -> 
     assert kept.table.columns["label"].tolist() == [b"wasp", b"ant", b"wasp"]
 
 
+def test_of_several_columns_of_classes_none_is_the_label_and_a_note_says_so(tmp_path: Path) -> None:
+    rows = [{"image": one["image"], "kind": 0, "age": 1} for one in items(1, 2)]
+    folder = save(tmp_path / "a", rows, None)
+    classes = {"_type": "ClassLabel", "names": ["x", "y"]}
+    (folder / "dataset_info.json").write_text(json.dumps({"features": {"kind": classes, "age": classes}}))
+    source = opened(tmp_path / "a")
+    assert labels_of(source) == [None, None]
+    assert "no labels: kind, age are columns of classes; see --label-column" in source.notes
+    source = opened(tmp_path / "a", label="age")
+    assert labels_of(source) == ["y", "y"]
+    assert not any("no labels" in note for note in source.notes)
+
+
 def test_the_only_column_of_classes_is_the_label_whatever_its_name(tmp_path: Path) -> None:
     table = arrow_table([{**one, "label": "b"} for one in items(1, 2)], ["a", "b"]).rename_columns(["image", "fine"])
     described = json.dumps({"info": {"features": {"fine": {"names": ["a", "b"], "_type": "ClassLabel"}}}})
@@ -358,6 +371,9 @@ def test_other_names_are_taken_where_it_is_said_to_be_a_data_set(tmp_path: Path)
     for place in ("default/train/0000.parquet", "default/test/0000.parquet", ".cache/x.parquet"):
         write_parquet(tmp_path / "a" / place, items(1, 2), None)
     assert kind_of(str(tmp_path / "a")).what == "a folder"
+    with pytest.raises(SourceError, match="holds no images") as caught:
+        opened(tmp_path / "a")
+    assert f"{MARK}{tmp_path / 'a'}" in caught.value.hint
     source = opened(f"{MARK}{tmp_path / 'a'}")
     assert ids(source) == ["test/1.png", "test/2.png", "train/1.png", "train/2.png"]
     assert source.table.splits.tolist() == [3, 3, 1, 1]
@@ -381,6 +397,18 @@ def test_other_names_are_taken_where_it_is_said_to_be_a_data_set(tmp_path: Path)
 )
 def test_a_name_has_a_config_a_revision_and_a_split(text: str, wanted: Wanted) -> None:
     assert understood(MARK + text) == wanted
+
+
+def test_the_origin_is_the_folder_whatever_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path / "dataset", items(1), None)
+    monkeypatch.chdir(tmp_path)
+    assert opened(f"{MARK}dataset").origin == f"{MARK}{tmp_path}/dataset"
+
+
+def test_an_address_is_no_name_and_not_shown() -> None:
+    with pytest.raises(SourceError, match="not for addresses") as caught:
+        opened(f"{MARK}https://me:secret@hub/name")
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["", ":x", "a@", "a#x@y", "a:b:c", "a\0"])
@@ -494,3 +522,14 @@ def test_few_row_groups_are_kept_and_rows_come_file_by_file(tmp_path: Path) -> N
         assert source.read(row).data
     (file,) = source._files  # type: ignore[attr-defined]
     assert len(file._kept) == parquet_images.KEPT_GROUPS
+
+
+def test_few_row_groups_are_kept_of_all_files_together(tmp_path: Path) -> None:
+    for number in range(6):
+        seeds = range(2 * number, 2 * number + 2)
+        write_parquet(tmp_path / f"train-{number:05}-of-00006.parquet", items(*seeds), None, rows_per_group=1)
+    source = opened(tmp_path)
+    for row in range(12):
+        assert source.read(row).data
+    kept = {id(file._kept): file._kept for file in source._files}  # type: ignore[attr-defined]
+    assert sum(map(len, kept.values())) == parquet_images.KEPT_GROUPS

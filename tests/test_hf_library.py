@@ -169,6 +169,7 @@ def test_a_name_is_loaded_from_the_hub_and_later_without_it(tmp_path: Path) -> N
     with Hub(folder, "me/photos") as hub:
         done = run(tmp_path, f"{MARK}me/photos", "a.h5", HF_ENDPOINT=hub.url)
         assert done.returncode == 0, done.stderr
+        assert "examples" not in done.stderr  # nobody sees the library's bars
         told = json.loads(done.stdout)
         assert (told["rows"], told["computed"], told["classes"]) == (24, 24, 2)
         assert by_digest(tmp_path / "a.h5") == by_digest(tmp_path / "folder.h5")

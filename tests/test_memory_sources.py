@@ -110,6 +110,8 @@ def test_labels_come_from_targets_classes_or_items(png_photos: Path) -> None:
     assert [dataset(plain).label_name(row) for row in range(4)] == ["cow", "ant", "cow", "bee"]
     plain.targets = torch.tensor([0, 0, 1, 1])  # type: ignore[attr-defined]
     assert [dataset(plain).label_name(row) for row in range(4)] == ["ant", "ant", "bee", "bee"]
+    plain.targets = [0, -1, None, 1]  # type: ignore[attr-defined]
+    assert [dataset(plain).label_name(row) for row in range(4)] == ["ant", None, None, "bee"]
     assert dataset(Pairs(given)).table.classes == ()
     assert [dataset(Pairs([(one, None) for one in given])).label_name(row) for row in range(4)] == [None] * 4
 

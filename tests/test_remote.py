@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -25,7 +26,8 @@ from test_shards import picture, shards_of, write_shard
 
 from precompute import extract, forecast, load_backbone, open_cache, predict, repair, train_head
 from precompute.cache import Status
-from precompute.errors import SampleError, SourceError, UsageError
+from precompute.errors import SampleError, SourceError, Stopped, UsageError
+from precompute.extraction import pipeline
 from precompute.extraction.pipeline import decoded_blocks
 from precompute.extraction.source_comparison import compare_source
 from precompute.extraction.timing import StageClock
@@ -297,7 +299,7 @@ def test_addresses_with_secrets_are_refused_and_not_shown(tmp_path: Path, addres
         ("s3://BUCKET/nothing", "nothing lies below it"),
         ("s3://BUCKET/none-*.tar", "matches no object"),
         ("s3://BUCKET/none.csv", "No such object"),
-        ("s3://BUCKET/none.tar", "holds no images"),
+        ("s3://BUCKET/none.tar", "No such object"),
         ("s3://BUCKET/a/../b", "`..`"),
         ("nosuch://bucket/b", "cannot be opened"),
     ],
@@ -390,6 +392,92 @@ def test_failures_for_good_are_not_repeated_and_their_text_is_not_shown(
         assert len(proxy.seen) == 1
     assert SECRET not in str(caught.value)
     assert not list(tmp_path.glob("a.h5*"))
+
+
+@pytest.mark.parametrize("name", ["a.tar", "{a,b}.tar"])
+def test_a_shard_that_is_refused_says_what_to_check(bucket: Bucket, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    with Proxy(bucket.server, [refuses(403, "InvalidAccessKeyId")]) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        with pytest.raises(SourceError, match=r"a\.tar cannot be read: the store refuses it") as caught:
+            open_images(f"{bucket.url}/{name}")
+    assert "Check the credentials" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "said"),
+    [(501, "NotImplemented", "the store answers NotImplemented"), (301, "PermanentRedirect", "AWS_DEFAULT_REGION")],
+)
+def test_answers_that_never_change_are_not_waited_for(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch, status: int, code: str, said: str
+) -> None:
+    """Such as an address of http that redirects to https: botocore asks for the region of the bucket, and so on."""
+    with Proxy(bucket.server, [refuses(status, code)]) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        with pytest.raises(SourceError, match=said):
+            open_images(bucket.url)
+
+
+@pytest.mark.parametrize("how", ["resets", "hangs"])
+def test_a_stop_is_not_kept_waiting_by_a_store_that_does_not_answer(
+    photos: Path, tmp_path: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    url = bucket.upload(photos)
+    over, asked = threading.Event(), count()
+
+    def away(handler: Any, answer: Any) -> bool:
+        return resets(handler, answer) if how == "resets" else over.wait(120)
+
+    def stop() -> int:
+        """Asked more often than there are batches, so while nothing comes."""
+        return signal.SIGINT if next(asked) > 100 else 0
+
+    with Proxy(bucket.server, [passes] * 20 + [away] * 100_000) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        monkeypatch.setattr(pipeline, "STOP_SECONDS", 0.01)
+        with pytest.raises(Stopped):
+            extract(url, tmp_path / "a.h5", backbone="tiny", batch_size=2, stop=stop)
+        over.set()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", bucket.server.environment["AWS_ENDPOINT_URL"])
+    made = extract(url, tmp_path / "a.h5", backbone="tiny", batch_size=2)
+    assert not made.failures
+    columns_equal(tmp_path / "a.h5", extract(url, tmp_path / "fresh.h5", backbone="tiny", batch_size=2).path)
+
+
+def test_stores_of_a_process_share_a_thread(bucket: Bucket) -> None:
+    bucket.put("a.png", picture(1))
+    for _ in range(4):
+        open_images(bucket.url)
+    assert [thread.name for thread in threading.enumerate()].count("s3") == 1
+
+
+def test_a_list_of_addresses_in_a_program(photos: Path, tmp_path: Path, bucket: Bucket) -> None:
+    url = bucket.upload(photos, "photos")
+    given = sorted(f"{bucket.url}/{name}" for name in bucket.names())
+    made = extract(given, tmp_path / "list.h5", backbone="tiny")
+    extract(url, tmp_path / "prefix.h5", backbone="tiny")
+    assert open_cache(made.path).ids == given
+    np.testing.assert_array_equal(
+        open_cache(made.path).features("embed.4"), open_cache(tmp_path / "prefix.h5").features("embed.4")
+    )
+    for other, said in ((str(photos / "1.png"), "1 files"), (f"{given[0][:-5]}/../../x.png", "empty part")):
+        with pytest.raises(SourceError, match=said):
+            open_source([*given, other], IMAGES)
+    with pytest.raises(SourceError, match="leads out"):
+        open_source([*given, "s3://another/1.png"], IMAGES)
+
+
+def test_what_is_read_from_a_disk_alone_says_so(tmp_path: Path, bucket: Bucket) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table({"image": [picture(1)], "label": ["a"]}), tmp_path / "a.parquet")
+    bucket.put("a.parquet", (tmp_path / "a.parquet").read_bytes())
+    np.save(tmp_path / "a.npy", np.zeros((1, 8, 8), np.uint8))
+    bucket.put("a.npy", (tmp_path / "a.npy").read_bytes())
+    for name in ("a.parquet", "a.npy"):
+        with pytest.raises(SourceError) as caught:
+            open_images(f"{bucket.url}/{name}")
+        assert "from a disk alone" in str(caught.value)
 
 
 @pytest.mark.slow

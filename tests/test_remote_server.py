@@ -153,7 +153,7 @@ def test_a_wrong_key_is_an_error_before_anything_is_made(
 ) -> None:
     for name, value in wrong.items():
         monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name)
-    with pytest.raises(SourceError, match=r"the store refuses it|no credentials were found|holds no images") as caught:
+    with pytest.raises(SourceError, match=r"the store refuses it|no credentials were found") as caught:
         extract(f"{bucket.url}/{source}", tmp_path / "a.h5", backbone="tiny")
     for secret in (KEY, SECRET, *wrong.values()):
         assert not secret or secret not in str(caught.value)

@@ -150,6 +150,15 @@ def test_one_long_value_does_not_fill_the_memory(tmp_path: Path, monkeypatch: py
     path = shard(tmp_path / "a.tar", {"y": "x" * 4000}, *({"y": ""} for _ in range(40)))
     with pytest.raises(SourceError, match="most far shorter"):
         open_fields(path, label="y")
+    shard(tmp_path / "b.tar", [])  # no object, which is an error of its own: it is not reached
+    with pytest.raises(SourceError, match="most far shorter"):
+        open_fields(tmp_path / "*.tar", label="y")
+
+
+def test_nan_is_no_label(tmp_path: Path) -> None:
+    source = open_fields(shard(tmp_path / "a.tar", {"y": float("nan")}, {"y": 1}), "y", label="y")
+    assert source.table.classes == (b"1",)
+    assert np.isnan(source.table.columns["y"][0])
 
 
 def test_a_limit_cuts_the_fields_too(tmp_path: Path) -> None:

@@ -413,6 +413,32 @@ def test_a_bad_table_changes_nothing_of_a_finished_file(photos: Path, tmp_path: 
     assert {path.name for path in tmp_path.glob("a.h5*")} <= {"a.h5", "a.h5.precompute.lock"}
 
 
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_other_separators_are_named(tmp_path: Path, separator: str) -> None:
+    (tmp_path / "a.csv").write_text(f"path{separator}label\nx.png{separator}a\n")
+    with pytest.raises(SourceError, match="has one column") as caught:
+        listed(tmp_path / "a.csv")
+    assert repr(separator) in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "address", ["s3://KEY:hush@bucket/1.png", "https://b.s3.amazonaws.com/1.png?X-Amz-Signature=hush"]
+)
+@pytest.mark.parametrize("root", [None, "s3://bucket"])
+def test_an_address_with_a_secret_is_refused_and_not_shown(tmp_path: Path, address: str, root: str | None) -> None:
+    (tmp_path / "a.csv").write_text(f"path\n1.png\n{address}\n")
+    with pytest.raises(SourceError, match="line 3 holds an address that is none") as caught:
+        open_source(tmp_path / "a.csv", IMAGES, reading=Reading.of(root, {}))
+    assert "hush" not in str(caught.value)
+
+
+def test_an_address_below_a_folder_says_how_to_name_the_root(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("path\ns3://bucket/1.png\n")
+    with pytest.raises(SourceError, match="line 2 holds an address that begins with s3://") as caught:
+        listed(tmp_path / "a.csv")
+    assert "--root PROTOCOL://BUCKET/PREFIX" in caught.value.hint
+
+
 @pytest.mark.parametrize("ends", ["\n", "\r\n"])
 @pytest.mark.parametrize("form", ["csv", "tsv", "txt"])
 def test_a_byte_order_mark_and_the_line_ends_of_windows(photos: Path, form: str, ends: str) -> None:
@@ -555,6 +581,16 @@ def test_blocks_are_joined_in_the_order_of_ids(tmp_path: Path, monkeypatch: pyte
 
 @needs_pyarrow
 class TestParquet:
+    def test_nan_is_no_label_and_a_gap_in_a_column(self, photos: Path) -> None:
+        pyarrow = pytest.importorskip("pyarrow")
+        from pyarrow import parquet
+
+        paths, numbers = [row["path"] for row in rows_of_folder(photos)][:3], pyarrow.array([1.5, float("nan"), None])
+        parquet.write_table(pyarrow.table({"path": paths, "label": numbers, "x": numbers}), photos / "a.parquet")
+        source = open_source(photos / "a.parquet", IMAGES, reading=Reading(keep=("x",)))
+        assert source.table.classes == (b"1.5",)
+        assert np.isnan(source.table.columns["x"]).tolist() == [row != 0 for row in range(3)]
+
     def write(self, path: Path, /, **columns: Any) -> Path:
         import pyarrow
         from pyarrow import parquet

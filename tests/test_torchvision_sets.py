@@ -17,7 +17,7 @@ from conftest import SHARED, Command, make_image, make_photos
 from contracts import SourceContract
 
 from precompute import extract, open_cache
-from precompute.errors import SourceError, UsageError
+from precompute.errors import SourceError
 from precompute.inputs.images.formats import IMAGES
 from precompute.sources.base import Reading, Source
 from precompute.sources.registry import kind_of, open_source
@@ -123,8 +123,18 @@ def test_what_is_missing_and_how_to_get_it_is_said(tmp_path: Path, precompute: C
     done = precompute("extract", "torchvision:FashionMNIST", "--root", "data", "-b", "tiny", "-o", "a.h5")
     assert done.returncode == 0, done.stderr
     assert "read again in each run" in done.stdout + done.stderr
-    with pytest.raises(UsageError, match="cannot be cut"):
-        opened("FashionMNIST", tmp_path / "data", limit=2)
+    with pytest.raises(SourceError, match="no ImageFolder") as caught:
+        opened("ImageFolder", tmp_path / "nowhere")
+    assert "download" not in caught.value.hint  # which it does not know
+
+
+def test_a_limit_gives_the_first_by_id(tmp_path: Path) -> None:
+    write_mnist(tmp_path)
+    whole, cut = opened("FashionMNIST", tmp_path), opened("FashionMNIST", tmp_path, limit=3)
+    assert cut.table.ids.tolist() == whole.table.ids[:3].tolist()
+    assert [cut.label_name(row) for row in range(3)] == [whole.label_name(row) for row in range(3)]
+    assert cut.table.splits.tolist() == whole.table.splits[:3].tolist()
+    assert [cut.read(row).data for row in range(3)] == [whole.read(row).data for row in range(3)]
 
 
 @pytest.mark.parametrize("name", ["", "Nothing", "fashionmnist", "VisionDataset", "__init__", "CocoDetection", "../x"])

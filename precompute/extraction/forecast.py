@@ -141,12 +141,12 @@ def forecast(
             missing = make_plan(samples, output, open_olds(output, prepared.spec), refuse=False).missing
         clock = StageClock(on_cpu=choice.kind == "cpu")
         start = time.monotonic()
-        moments, failed, counts = [], 0, []
+        moments, failed, counts = list[float](), 0, list[int]()
         over = start + SECONDS
         for block in LocalExecutor(conduct.workers).blocks(
             Work(samples, model, decision),
             spread(everything, MEASURED),
-            stop=lambda: time.monotonic() > over,
+            stop=lambda: bool(moments) and time.monotonic() > over,
             clock=clock,
         ):
             moments.append(time.monotonic())

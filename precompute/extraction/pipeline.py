@@ -22,6 +22,7 @@ from precompute.extraction.timing import StageClock
 from precompute.inputs.base import Preprocess
 from precompute.sources.base import Source
 
+STOP_SECONDS = 0.5  # of a sample that does not come, after which the end of the run is asked about
 BLOCK_SAMPLES = 4096  # samples of known bytes and broken ones count here, too
 MOST_PASSES = 8  # of a block, so that the inputs that wait for its last one stay few
 Claim = Callable[[bytes, int], bool]
@@ -93,40 +94,60 @@ def decoded_blocks(
     workers: int,
     claim: Claim | None,
     clock: StageClock,
+    stop: Callable[[], object] | None = None,
 ) -> Generator[Block, None, None]:
     """Decoded samples in blocks for forward passes of `size` inputs each, with all that lies between them.
 
     A block holds as many samples as fill whole passes with all of their views; the last one may have fewer. They
     come in the order of `Source.order`, read and decoded by `workers` threads; for `claim` see `Executor`. Where
-    nothing is to be decoded, blocks end all the same, so that no more than BLOCK_SAMPLES wait.
+    nothing is to be decoded, blocks end all the same, so that no more than BLOCK_SAMPLES wait. `stop` is asked while a
+    sample does not come, as from a network that does not answer: then those that have come are the last.
     Raises SourceError where the whole source has gone away.
     """
     block, full = Block(), samples_at_once(size, preprocess.views)
     waiting = max(2 * -(-size // preprocess.views) + workers, source.reads_at_once)
-    with read_ahead(source) as ahead, decode_threads(workers) as pool:
-        pending: deque[Future[Decoded]] = deque()
-        todo = (row for part in source.order(rows) for row in part.tolist())
-        try:
-            while True:
-                while len(pending) < waiting and (row := next(todo, None)) is not None:
-                    ahead.begin(row)
-                    pending.append(pool.submit(read, ahead, row, preprocess, claim))
-                if not pending:
-                    break
-                since = time.perf_counter()
-                item = pending.popleft().result()
-                clock.waited_images += time.perf_counter() - since
-                clock.read += item.read_seconds
-                clock.decode += item.decode_seconds
-                block.add(item, source)
-                if len(block.decoded) == full or len(block) >= BLOCK_SAMPLES:
+    try:
+        with read_ahead(source) as ahead, decode_threads(workers) as pool:
+            pending: deque[Future[Decoded]] = deque()
+            todo = (row for part in source.order(rows) for row in part.tolist())
+            try:
+                while True:
+                    while len(pending) < waiting and (row := next(todo, None)) is not None:
+                        ahead.begin(row)
+                        pending.append(pool.submit(read, ahead, row, preprocess, claim))
+                    if not pending:
+                        break
+                    since = time.perf_counter()
+                    item = _outcome(pending.popleft(), stop)
+                    if item is None:
+                        break
+                    clock.waited_images += time.perf_counter() - since
+                    clock.read += item.read_seconds
+                    clock.decode += item.decode_seconds
+                    block.add(item, source)
+                    if len(block.decoded) == full or len(block) >= BLOCK_SAMPLES:
+                        yield block
+                        block = Block()
+                if len(block):
                     yield block
-                    block = Block()
-            if len(block):
-                yield block
-        finally:
-            for future in pending:
-                future.cancel()
+            finally:
+                for future in pending:
+                    future.cancel()
+                source.patient(False)  # what is still being read is not needed any more
+    finally:
+        source.patient(True)
+
+
+def _outcome(future: Future[Decoded], stop: Callable[[], object] | None) -> Decoded | None:
+    """The sample; None where a stop is asked for before it comes."""
+    while True:
+        try:
+            return future.result(STOP_SECONDS)
+        except TimeoutError:
+            if future.done():  # in the last moment
+                return future.result()
+            if stop is not None and stop():
+                return None
 
 
 def samples_at_once(size: int, views: int) -> int:

@@ -117,7 +117,13 @@ def _fill(rows: RowRun, missing: NDArray[np.int64], conduct: Conduct) -> Outcome
     done, computed, copied, failures = total - len(missing), 0, 0, 0
     failed: list[tuple[str, str, str]] = []
     signals: list[int] = []  # the one that asked to stop, if one has
-    for step in rows.steps(missing, stop=lambda: bool(signals), clock=clock, audit=audit):
+
+    def stopped() -> bool:
+        if not signals and conduct.stop is not None and (signum := conduct.stop()):
+            signals.append(signum)
+        return bool(signals)
+
+    for step in rows.steps(missing, stop=stopped, clock=clock, audit=audit):
         done += step.done
         computed += step.computed
         copied += step.copied
@@ -126,8 +132,7 @@ def _fill(rows: RowRun, missing: NDArray[np.int64], conduct: Conduct) -> Outcome
         seconds = time.monotonic() - began
         if conduct.progress is not None:
             conduct.progress(Progress(done, total, computed, failures, seconds))
-        if conduct.stop is not None and not signals and (signum := conduct.stop()):
-            signals.append(signum)
+        stopped()
         if step.failed and conduct.on_error == "stop":
             identity, reason, detail = step.failed[0]
             rows.writer.sync()

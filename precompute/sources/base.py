@@ -140,6 +140,10 @@ class Source(ABC):
         """False once the whole source has gone away, so that its samples have not vanished one by one."""
         return True
 
+    def patient(self, waits: bool) -> None:
+        """Whether reads, those under way too, wait for a network that does not answer; at first they do."""
+        del waits
+
     def reads(self, path: str) -> bool:
         """Whether the file at `path` is one of the samples, or would be one if it were made."""
         del path

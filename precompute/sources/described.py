@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from typing import Any
 
 import numpy as np
@@ -20,28 +21,49 @@ from precompute.sources.tar_index import ShardIndex
 BLOCK_ROWS = 16_384  # so many are Python objects at once
 
 
+@dataclass
+class ShardField:
+    """One field in all shards. columns: its values by shard, each as wide as its longest."""
+
+    name: str
+    columns: list[NDArray[np.bytes_]] = dataclass_field(default_factory=list)
+    present: bool = False
+    is_text: bool = False
+    _rows: int = 0
+    _letters: int = 0
+    _widest: int = 1
+
+    def add(self, index: ShardIndex, place: int, shown: str) -> None:
+        """Take the values of one shard. Raises SourceError where all of them would be nearly all padding, and large."""
+        values = index.values[:, place]
+        lengths = np.char.str_len(values)
+        width = max(1, int(lengths.max(initial=0)))
+        self._rows += len(values)
+        self._letters += int(lengths.sum())
+        self._widest = max(self._widest, width)
+        what = f"values of {ascii_name(self.name)!r}"
+        check_width(shown, what, rows=self._rows, width=self._widest, letters=self._letters)
+        self.columns.append(values.astype(f"S{width}"))
+        self.present = self.present or bool(index.present[place])
+        self.is_text = self.is_text or bool(index.texts[place])
+
+
 @dataclass(frozen=True)
 class DescribedSamples:
-    """indexes: of all shards, with the values of `fields` · rows: (N,) of all their images together."""
+    """fields: what is known of each, by its name · rows: (N,) of all images of all shards together."""
 
-    indexes: Sequence[ShardIndex]
-    fields: tuple[str, ...]
+    fields: Mapping[str, ShardField]
     rows: NDArray[np.int64]
     shown: str
 
     def _values(self, name: str) -> NDArray[np.bytes_]:
         """(N,) as they are written. Raises SourceError where no sample has such a field."""
-        place = self.fields.index(name)
-        if not any(index.present[place] for index in self.indexes):
+        if not self.fields[name].present:
             raise SourceError(
                 f"No .json in {self.shown} has a field {ascii_name(name)!r}.",
                 hint="Write a .json beside each image, or name another field.",
             )
-        columns = [index.values[:, place] for index in self.indexes]
-        rows, widest = sum(map(len, columns)), max(column.dtype.itemsize for column in columns)
-        letters = sum(int(np.char.str_len(column).sum()) for column in columns)
-        check_width(self.shown, f"values of {ascii_name(name)!r}", rows=rows, width=widest, letters=letters)
-        values: NDArray[np.bytes_] = np.concatenate(columns)[self.rows]
+        values: NDArray[np.bytes_] = np.concatenate(self.fields[name].columns)[self.rows]
         return values
 
     def labels(self, name: str) -> tuple[NDArray[np.int32], tuple[bytes, ...]]:
@@ -69,8 +91,7 @@ class DescribedSamples:
     def column(self, name: str) -> NDArray[Any]:
         """(N,) as `FurtherColumn` reads it."""
         check_name(name, self.shown)
-        place = self.fields.index(name)
-        column = FurtherColumn(is_text=any(bool(index.texts[place]) for index in self.indexes))
+        column = FurtherColumn(is_text=self.fields[name].is_text)
         values = self._values(name)
         for start in range(0, len(values), BLOCK_ROWS):
             encoded = values[start : start + BLOCK_ROWS].tolist()

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from precompute.errors import SampleError, SourceError, Stopped
 from precompute.sources.base import FileKind, Raw, Reading, Source, Table, ascii_name
 from precompute.sources.data_files import Block, DataFile, Part
-from precompute.sources.embedded_columns import class_names, columns_of, kind_of
+from precompute.sources.embedded_columns import class_names, columns_of, kind_of, label_columns
 from precompute.sources.entries import MAX_STRING_BYTES, Entries, Rows
 from precompute.sources.files import read_file
 from precompute.sources.labels import splits_in_names
@@ -132,7 +132,14 @@ class _Listing:
         self._parts, self._reading, self._stop = parts, reading, stop
         codes, notes = splits_in_names([os.fsencode(part.word) for part in parts])
         self._has_splits = bool(codes.any())
-        self.notes = tuple(notes)
+        self.notes = (*notes, *self._open_choice())
+
+    def _open_choice(self) -> Iterator[str]:
+        """A note where several columns may be the labels, and none is said to be."""
+        files = ((part, file) for part in self._parts for file in part.files)
+        names = next((label_columns(part, file) for part, file in files), [])
+        if len(names) > 1 and "label" not in self._reading.columns:
+            yield f"no labels: {', '.join(map(ascii_name, names))} are columns of classes; see --label-column"
 
     def paths_are_ids(self) -> bool:
         """Whether each image has a path of its own, that may be an id; False where it does not matter."""

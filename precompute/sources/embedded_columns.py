@@ -34,8 +34,8 @@ def columns_of(part: Part, file: DataFile, reading: Reading, *, has_splits: bool
     image = _image(file, reading.columns.get("path"))
     named = {**reading.columns, "path": image.name}
     header = file.schema.names
-    if "label" not in named and "label" not in header:
-        labels = [name for name in header if class_names(part, file, name)]
+    if "label" not in named:
+        labels = label_columns(part, file)
         named |= {"label": labels[0]} if len(labels) == 1 else {}
     chosen = choose(header, replace(reading, columns=named), file.shown)
     taken = {what: header[place] for what, place in chosen.parts.items() if what != "path"}
@@ -46,6 +46,12 @@ def columns_of(part: Part, file: DataFile, reading: Reading, *, has_splits: bool
     for name in (*taken.values(), *chosen.further):
         plain_type(kind_of(file, name), name, file.shown)
     return Columns(image, taken, tuple(chosen.further))
+
+
+def label_columns(part: Part, file: DataFile) -> list[str]:
+    """Columns that may be the labels: `label`, else those of classes."""
+    header = file.schema.names
+    return ["label"] if "label" in header else [name for name in header if class_names(part, file, name)]
 
 
 def has_images(schema: Any, reading: Reading) -> bool:

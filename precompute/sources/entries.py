@@ -189,9 +189,7 @@ class Entries:
 
     def _path(self, path: str, number: int) -> bytes:
         """The path relative to the root, without `.`, `..` and the like."""
-        inside = path
-        if self._bucket is not None:  # an address of its own below the root stands for a path
-            inside = path = path.replace(f"{self._bucket.protocol}://", "/", 1) if is_address(path) else path
+        inside = path = self._below_buckets(path, number) if is_address(path) else path
         if path.startswith(("/", ".")) or path.endswith("/") or "//" in path or "/." in path:
             inside = posixpath.normpath(path)
             if inside.startswith("/"):
@@ -203,6 +201,20 @@ class Entries:
                     PATHS,
                 )
         return self._string(inside, "path", number)
+
+    def _below_buckets(self, address: str, number: int) -> str:
+        """An address below the root as a path, as if buckets were folders; what is wrong shows no secret in it."""
+        try:
+            found = address_of(address)
+        except SourceError as error:
+            raise self._wrong(f"holds an address that is none. {error.message}", number, error.hint) from None
+        if self._bucket is None or found.protocol != self._bucket.protocol:
+            raise self._wrong(
+                f"holds an address that begins with {found.protocol}://, which is not below the root.",
+                number,
+                "Name what all addresses are below, and have paths below it alone: --root PROTOCOL://BUCKET/PREFIX.",
+            )
+        return f"/{found.bucket}/{found.key}"
 
     def _string(self, text: str, what: str, number: int, *, empty: bool = False) -> bytes:
         try:

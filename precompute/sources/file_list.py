@@ -10,8 +10,10 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import BinaryIO
 
+from precompute.errors import SourceError
 from precompute.sources.base import FileKind, Reading, Source, ascii_name
 from precompute.sources.entries import BLOCK_ROWS, Entries, Rows, root_of
+from precompute.sources.remote.address import address_of, is_address
 from precompute.sources.text import open_regular, text_lines
 
 STREAM = "-"
@@ -51,11 +53,19 @@ def open_paths(
     """The files that a program lists; relative paths begin in the working folder, or in the root.
 
     A program may name files anywhere, where a text may not lead out of its root: without a root that is the deepest
-    folder that holds all of them. Raises SourceError and Stopped.
+    folder that holds all of them, or their bucket. Raises SourceError and Stopped.
     """
     names = [os.fspath(path) for path in paths]
     whole, root = names, reading.root
-    if root is None:
+    addresses = sum(map(is_address, names))
+    if root is None and 0 < addresses < len(names):
+        raise SourceError(
+            f"The list of paths names {addresses:,} addresses in a store and {len(names) - addresses:,} files.",
+            hint="Give each kind a list of its own.",
+        )
+    if root is None and addresses:
+        root = address_of(names[0]).root
+    elif root is None:
         whole = [os.path.abspath(name) for name in names]
         root = os.path.commonpath([os.path.dirname(path) for path in whole])
     entries = Entries("the list of paths", "path", root)

@@ -104,10 +104,10 @@ def list_folder(
         ) from error
     if not found.files:
         about = "; ".join(found.ignored.lines())
-        raise SourceError(
-            f"{shown} holds no {kind.plural}{f' ({about})' if about else ' (it is empty)'}.",
-            hint=f"Name a folder with {kind.formats} files, in sub-folders of any depth.",
-        )
+        hint = f"Name a folder with {kind.formats} files, in sub-folders of any depth."
+        if any(name.endswith(".parquet") for names in found.ignored.names.values() for name in names):
+            hint += f" Where its Parquet files hold them: hf-dataset:{shown}"
+        raise SourceError(f"{shown} holds no {kind.plural} ({about or 'it is empty'}).", hint=hint)
     return _listing(base, found, limit)
 
 

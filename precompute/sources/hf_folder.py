@@ -16,7 +16,7 @@ from precompute.sources.arrow_images import ArrowImages
 from precompute.sources.base import FileKind, Reading, ascii_name
 from precompute.sources.data_files import Part
 from precompute.sources.embedded import EmbeddedImages, open_parts
-from precompute.sources.parquet_images import ParquetImages
+from precompute.sources.parquet_images import KeptGroups, ParquetImages
 from precompute.sources.text import open_regular
 
 SPLITS, STATE, INFO = "dataset_dict.json", "state.json", "dataset_info.json"
@@ -54,7 +54,7 @@ def open_file(
     name: str, kind: FileKind, *, reading: Reading, limit: int | None, stop: Callable[[], int] | None
 ) -> EmbeddedImages:
     """The images in one Parquet file. Raises SourceError and Stopped."""
-    part = Part("", (ParquetImages(name, ascii_name(name)),))
+    part = Part("", (ParquetImages(name, ascii_name(name), KeptGroups()),))
     root = reading.root if reading.root is not None else os.path.dirname(name) or "."
     return _opened(name, [part], kind, reading, limit, stop, root=root)
 
@@ -75,7 +75,11 @@ def parquet_parts(folder: str, paths: Sequence[str]) -> list[Part]:
     words: dict[str, list[str]] = {}
     for path in sorted(paths):
         words.setdefault(_word(os.path.relpath(path, folder)), []).append(path)
-    return [Part(word, tuple(ParquetImages(path, ascii_name(path)) for path in files)) for word, files in words.items()]
+    kept = KeptGroups()
+    return [
+        Part(word, tuple(ParquetImages(path, ascii_name(path), kept) for path in files))
+        for word, files in words.items()
+    ]
 
 
 def parquet_below(folder: str) -> list[str]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +52,8 @@ def understood(source: str) -> Wanted:
     text = source.removeprefix(MARK)
     if os.path.isdir(text):
         return Wanted(text)
+    if "://" in text:  # it may hold a password
+        raise SourceError("hf-dataset: is for names on the hub and folders, not for addresses.", hint=SYNTAX)
     found = FORM.fullmatch(text)
     if found is None or "\0" in text:
         raise SourceError(f"{ascii_name(source)} is no name of a data set.", hint=SYNTAX)
@@ -71,7 +75,8 @@ def open_name(
                 f"{ascii_name(name)} has no split {ascii_name(wanted.split)!r}.",
                 hint=f"It has: {', '.join(map(ascii_name, words)) or 'none'}.",
             )
-    origin = name.replace(wanted.name, os.path.abspath(wanted.name), 1) if local else name
+    behind = name[len(MARK) + len(wanted.name) :]
+    origin = f"{MARK}{os.path.abspath(wanted.name)}{behind}" if local else name
     return open_parts(name, parts, kind, reading=reading, limit=limit, stop=stop, roots=roots, origin=origin)
 
 
@@ -97,10 +102,11 @@ def _loaded(source: str, wanted: Wanted) -> tuple[list[Part], str]:
     except ImportError as error:
         raise SourceError(f"{shown} needs datasets: {error}.", hint=f"Install it: {INSTALL}") from error
     try:
-        builder = datasets.load_dataset_builder(wanted.name, wanted.config, revision=wanted.revision)
-        _check_builder(builder, shown)
-        builder.download_and_prepare()
-        built: dict[str, Any] = dict(builder.as_dataset())
+        with _bars_on_terminals_alone(datasets):
+            builder = datasets.load_dataset_builder(wanted.name, wanted.config, revision=wanted.revision)
+            _check_builder(builder, shown)
+            builder.download_and_prepare()
+            built: dict[str, Any] = dict(builder.as_dataset())
     except SourceError:
         raise
     except Exception as error:  # of the network, the hub, the data set or a library below: of any class
@@ -115,6 +121,20 @@ def _loaded(source: str, wanted: Wanted) -> tuple[list[Part], str]:
         files = tuple(ArrowImages(path, ascii_name(path)) for path in paths)
         parts.append(Part(str(word), files, one.features.to_dict()))
     return parts, str(datasets.config.HF_CACHE_HOME)
+
+
+@contextmanager
+def _bars_on_terminals_alone(datasets: Any) -> Iterator[None]:
+    """A download may take hours, so the library's own bars stay where someone sees them, and fill no log."""
+    asked = "HF_DATASETS_DISABLE_PROGRESS_BARS" in os.environ
+    quiet = not (asked or sys.stderr.isatty() or datasets.are_progress_bars_disabled())
+    if quiet:
+        datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if quiet:
+            datasets.enable_progress_bars()
 
 
 def _check_builder(builder: Any, shown: str) -> None:

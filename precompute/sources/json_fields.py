@@ -30,7 +30,7 @@ def fields_of(content: bytes, names: tuple[str, ...], shown: str) -> list[Field]
 
 
 def _text(value: object, where: str) -> tuple[str, bool]:
-    if value is None:
+    if value is None or value != value:  # noqa: PLR0124 - NaN, which is what a data frame writes for none
         return "", False
     if isinstance(value, bool):
         return str(int(value)), False

@@ -17,6 +17,8 @@ from precompute.sources.array_table import table_of
 from precompute.sources.base import Raw, Source, Table
 from precompute.sources.images_array import bmp, images_of
 
+NO_CLASS = -1  # what data sets write for an item without a label
+
 
 class HeldSource(Source):
     """Samples of a program, which says by a function what the bytes of each are.
@@ -76,6 +78,7 @@ def dataset(samples: Any, *, ids: Any = None, splits: Any = None, name: str | No
 
     Images are PIL's, or arrays or tensors of uint8 (h, w), (h, w, 3) or (3, h, w); so it has no transform that makes
     floats. Labels are its `targets` where it has them, named by its `classes`; else each item is asked for once more.
+    None is no label, nor is -1 where there are `classes`.
     It does not say whether an item has changed, so a second run reads all of them again, and computes what is new.
     Raises SourceError.
     """
@@ -84,8 +87,10 @@ def dataset(samples: Any, *, ids: Any = None, splits: Any = None, name: str | No
     targets = getattr(samples, "targets", None)
     labels = [_label(samples, number) for number in range(count)] if targets is None else _plain(targets)
     classes = getattr(samples, "classes", None)
-    if classes is not None and all(isinstance(label, int) and 0 <= label < len(classes) for label in labels):
-        labels = [str(classes[label]) for label in labels]
+    if classes is not None and all(label is None or isinstance(label, int) for label in labels):
+        labels = [None if label == NO_CLASS else label for label in labels]
+        if all(label is None or 0 <= label < len(classes) for label in labels):
+            labels = [None if label is None else str(classes[label]) for label in labels]
     labels = ["" if label is None else label for label in labels]
     table, order = table_of(Columns(name, count, ids=ids, labels=labels, splits=splits))
     table.mtimes[:] = time.time_ns()  # another number in every run: nothing is taken for unchanged

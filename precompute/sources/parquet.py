@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,15 +17,21 @@ INSTALL = "pip install 'precompute[parquet]'"
 MAX_CHUNK_BYTES = 2**30  # what one column of one row group may take when it is unpacked
 
 
-def parquet_rows(path: str, shown: str, reading: Reading) -> Iterator[Rows]:
+def parquet_rows(
+    path: str, shown: str, reading: Reading, refuse: Callable[[Any], None] | None = None
+) -> Iterator[Rows]:
     """The columns of the file at `path` that `reading` names.
 
+    refuse: is shown the schema first, and may raise SourceError.
     Strings stay in dictionaries until their lengths are known, so that a small file cannot fill the memory.
     Raises SourceError for what is no Parquet file, for types that are no strings or numbers, and without pyarrow.
     """
     _, parquet = needed(shown)
     with open_regular(path, shown) as raw, parquet_errors(shown):
         schema = parquet.ParquetFile(raw).schema_arrow
+        check_names(schema)
+        if refuse is not None:
+            refuse(schema)
         chosen = choose(schema.names, reading, shown)
         parts = {f"{part}s": schema.names[place] for part, place in chosen.parts.items()}
         wanted = list(dict.fromkeys([*parts.values(), *chosen.further]))
@@ -117,7 +123,7 @@ def is_text(kind: Any) -> bool:
 
 
 def strings_of(column: Any, name: str, first: int, shown: str) -> list[str]:
-    """The values of a batch; "" where there is none. first: number of its first row."""
+    """The values of a batch; "" where there is none, as for NaN. first: number of its first row."""
     import pyarrow
     from pyarrow import compute, types
 
@@ -134,4 +140,6 @@ def strings_of(column: Any, name: str, first: int, shown: str) -> list[str]:
     column = column.dictionary_decode() if folded else column
     if types.is_boolean(column.type):
         column = column.cast(pyarrow.uint8())
+    if types.is_floating(column.type):
+        column = compute.if_else(compute.is_nan(column), None, column)  # what a data frame has for none
     return list(compute.fill_null(column.cast(pyarrow.string()), "").to_pylist())

@@ -40,10 +40,39 @@ class _Pending:
         self.columns: dict[str, list[str]] = {name: [] for name in self._names}
 
 
-class ParquetImages(DataFile):
-    """See `DataFile`. Raises SourceError for what is no Parquet file, and without pyarrow."""
+class KeptGroups:
+    """The last few row groups that were unpacked, of all files of a source together."""
 
-    def __init__(self, path: str, shown: str) -> None:
+    def __init__(self) -> None:
+        self._groups: OrderedDict[tuple[str, int], list[Picture]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def get(self, path: str, group: int) -> list[Picture] | None:
+        """The images of a group; None where it is not there any more."""
+        with self._lock:
+            pictures = self._groups.get((path, group))
+            if pictures is not None:
+                self._groups.move_to_end((path, group))
+            return pictures
+
+    def put(self, path: str, group: int, pictures: list[Picture]) -> None:
+        """Keep a group, in place of those that were asked for longest ago."""
+        with self._lock:
+            self._groups[path, group] = pictures
+            sizes = {place: sum(len(one.data or b"") for one in kept) for place, kept in self._groups.items()}
+            while len(self._groups) > 1 and (len(self._groups) > KEPT_GROUPS or sum(sizes.values()) > KEPT_BYTES):
+                oldest, _ = self._groups.popitem(last=False)
+                del sizes[oldest]
+
+
+class ParquetImages(DataFile):
+    """See `DataFile`. kept: of all files of the source. Raises SourceError for what is no Parquet file, and without
+    pyarrow."""
+
+    def __init__(self, path: str, shown: str, kept: KeptGroups) -> None:
         super().__init__(path, shown)
         self._pyarrow, self._parquet = needed(shown)
         with self.opened() as raw, parquet_errors(shown):
@@ -59,9 +88,8 @@ class ParquetImages(DataFile):
             )
         self._image = ImageColumn("", False, False)
         self._whole = np.zeros(len(self._groups), dtype=bool)  # groups of which each row has bytes
-        self._kept: OrderedDict[int, list[Picture]] = OrderedDict()
+        self._kept = kept
         self._locks = [threading.Lock() for _ in self._groups]
-        self._lock = threading.Lock()
 
     def blocks(self, image: ImageColumn, names: list[str], *, with_paths: bool) -> Iterator[Block]:
         """See `DataFile`."""
@@ -107,13 +135,10 @@ class ParquetImages(DataFile):
         group = int(np.searchsorted(self._firsts, row, side="right")) - 1
         place = row - int(self._firsts[group])
         with self._locks[group]:
-            with self._lock:
-                pictures = self._kept.get(group)
-                if pictures is not None:
-                    self._kept.move_to_end(group)
+            pictures = self._kept.get(self.path, group)
             if pictures is None:
                 pictures = self._unpacked(group)
-                self._keep(group, pictures)
+                self._kept.put(self.path, group, pictures)
         return pictures[place]
 
     def _look_at(self, image: ImageColumn) -> None:
@@ -146,11 +171,3 @@ class ParquetImages(DataFile):
         if len(found) != int(self._firsts[group + 1] - self._firsts[group]):
             raise SampleError("the data file has fewer rows than it says", reason="UNREADABLE")
         return found
-
-    def _keep(self, group: int, pictures: list[Picture]) -> None:
-        with self._lock:
-            self._kept[group] = pictures
-            sizes = {number: sum(len(one.data or b"") for one in kept) for number, kept in self._kept.items()}
-            while len(self._kept) > 1 and (len(self._kept) > KEPT_GROUPS or sum(sizes.values()) > KEPT_BYTES):
-                oldest, _ = self._kept.popitem(last=False)
-                del sizes[oldest]

@@ -55,6 +55,10 @@ class PartOfSource(Source):
         """See `Source`."""
         return self.whole.alive()
 
+    def patient(self, waits: bool) -> None:
+        """See `Source`."""
+        self.whole.patient(waits)
+
     def reads(self, path: str) -> bool:
         """See `Source`."""
         return self.whole.reads(path)

@@ -55,6 +55,10 @@ class ShardFiles(ABC):
     def alive(self, paths: Sequence[bytes]) -> bool:
         """Whether any shard is still there."""
 
+    def patient(self, waits: bool) -> None:
+        """See `Source`."""
+        del waits
+
     @abstractmethod
     def real(self, path: bytes) -> bytes:
         """What names the file wherever a path to it starts."""

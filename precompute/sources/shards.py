@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 from precompute.errors import SampleError, SourceError, Stopped
 from precompute.sources.base import FileKind, Raw, Reading, Source, Table, ascii_name
 from precompute.sources.braces import expand_braces
-from precompute.sources.described import DescribedSamples
+from precompute.sources.described import DescribedSamples, ShardField
 from precompute.sources.files import MAX_FILE_BYTES, identity_of
 from precompute.sources.labels import splits_in_names
 from precompute.sources.remote.address import is_address
 from precompute.sources.remote.shards import find_remote
+from precompute.sources.remote.store import source_error
 from precompute.sources.shard_files import LocalShards, ShardFiles, ShardState
 from precompute.sources.tar_index import INDEXES, ShardIndex, header_check, index_shard
 from precompute.sources.tree import Ignored
@@ -108,6 +109,9 @@ class ShardSource(Source):
     def alive(self) -> bool:
         return self.shards.files.alive(self.shards.paths)
 
+    def patient(self, waits: bool) -> None:
+        self.shards.files.patient(waits)
+
     def reads(self, path: str) -> bool:
         if not self.shards.files.local:
             return False
@@ -169,6 +173,8 @@ def open_shards(
     for number, path in enumerate(shards.paths):
         found.add(number, path)
     INDEXES.drop_oldest()
+    if found.failure is not None and not found.ids and not shards.files.local:
+        raise source_error(ascii_name(os.fsdecode(shards.paths[0])), found.failure)
     if not sum(map(len, found.ids)):
         about = "; ".join(found.ignored.lines())
         raise SourceError(
@@ -245,13 +251,18 @@ class _Found:
     numbers: list[int] = field(default_factory=list)
     gaps: list[bytes] = field(default_factory=list)
     ignored: Ignored = field(default_factory=Ignored)
+    described: dict[str, ShardField] = field(default_factory=dict)
+    failure: OSError | None = None  # why the first shard that could not be read at all was not
+
+    def __post_init__(self) -> None:
+        columns = self.reading.columns
+        asked = [*(columns[part] for part in ("label", "split") if part in columns), *self.reading.keep]
+        self.described = {name: ShardField(name) for name in asked}
 
     @property
     def fields(self) -> tuple[str, ...]:
         """Those of each `.json` that are read."""
-        columns = self.reading.columns
-        asked = [*(columns[part] for part in ("label", "split") if part in columns), *self.reading.keep]
-        return tuple(dict.fromkeys(asked))
+        return tuple(self.described)
 
     def add(self, number: int, path: bytes) -> None:
         """Index one shard; one that cannot be read becomes a gap."""
@@ -265,6 +276,7 @@ class _Found:
             why = "do not exist" if isinstance(error, FileNotFoundError) else f"are not readable ({error.strerror})"
             self.ignored.add(f"shards that {why}", path)
             self.gaps.append(prefix)
+            self.failure = self.failure or error
             return
         if index.damage:
             self.ignored.add("damaged shards, used up to the damage", path + b": " + index.damage.encode())
@@ -275,7 +287,9 @@ class _Found:
                 self.ignored.add(about, prefix + os.fsencode(name))
             self.ignored.counts[about] += count - len(names)
         self.ids.append(np.char.add(prefix, index.names) if len(index.names) else np.zeros(0, "S1"))
-        self.indexes.append(index)
+        for place, name in enumerate(self.fields):
+            self.described[name].add(index, place, ascii_name(self.shards.shown))
+        self.indexes.append(replace(index, values=index.values[:0]))  # those of all shards together may be large
         self.stamps.append(_stamps(shard.state, index.checks))
         self.numbers.append(number)
 
@@ -294,7 +308,7 @@ class _Found:
         shards = np.repeat(np.array(self.numbers, dtype=np.int32), [len(ids) for ids in self.ids])
         self._refuse_twins(ids, rows, shards)
         rows = rows[:limit]
-        described = DescribedSamples(self.indexes, self.fields, rows, ascii_name(self.shards.shown))
+        described = DescribedSamples(self.described, rows, ascii_name(self.shards.shown))
         label, split = (self.reading.columns.get(part) for part in ("label", "split"))
         labels, classes = self._labels(rows) if label is None else described.labels(label)
         by_shard, notes = splits_in_names([self.shards.name(path) for path in self.shards.paths])

@@ -24,6 +24,7 @@ from precompute.sources.remote.address import is_address
 from precompute.sources.text import open_regular, text_lines
 
 DIALECTS = {".csv": "excel", ".tsv": "excel-tab"}
+OTHER_SEPARATORS = {".csv": {";", "\t", "|"}, ".tsv": {";", ",", "|"}}
 PARQUET = ".parquet"
 COLUMN_OPTIONS = frozenset({*(f"--{part}-column" for part in PARTS), "--keep-column"})
 
@@ -40,10 +41,17 @@ def open_table(
     shown = ascii_name(name)
     if _extension(name) == PARQUET and not is_address(name) and has_images(schema_of(name, shown), reading):
         return open_file(name, kind, reading=reading, limit=limit, stop=stop)
+
+    def refuse(schema: Any) -> None:
+        if has_images(schema, reading):
+            raise SourceError(
+                f"{shown} holds {kind.plural} itself, which are read from a disk alone.",
+                hint="Copy it to a disk, and name that.",
+            )
+
     is_text = _extension(name) in DIALECTS
     entries = Entries(shown, "line" if is_text else "row", root_of(name, reading.root))
-    rows = _text_rows if is_text else parquet_rows
-    for block in rows(name, shown, reading):
+    for block in _text_rows(name, shown, reading) if is_text else parquet_rows(name, shown, reading, refuse):
         entries.add(block)
     return entries.source(name, kind, limit=limit, stop=stop)
 
@@ -55,6 +63,12 @@ def _text_rows(path: str, shown: str, reading: Reading) -> Iterator[Rows]:
         header = next(rows, None)
         if header is None:
             raise SourceError(f"{shown} is empty.", hint="Its first line names its columns, of which one is `path`.")
+        if len(header) == 1 and (others := OTHER_SEPARATORS[_extension(path)] & {*header[0]}):
+            raise SourceError(
+                f"{shown} has one column, {ascii_name(header[0])[:200]!r}.",
+                hint=f"Are others separated by {' or '.join(map(repr, sorted(others)))}? In a .csv they are by commas, "
+                "in a .tsv by tabs.",
+            )
         chosen = choose(header, reading, shown)
         parts = len(chosen.parts)
         places = [*chosen.parts.values(), *chosen.further.values()]

@@ -59,15 +59,17 @@ UNPICKLED = ("CIFAR10", "CIFAR100", "LSUN", "LSUNClass")
 
 @dataclass(frozen=True)
 class Joined:
-    """Several data sets one behind the other. targets: names of the classes of all items."""
+    """Items of several data sets one behind the other. rows: which of them all · targets: names of their classes."""
 
     parts: tuple[Any, ...]
+    rows: tuple[int, ...]
     targets: tuple[str, ...]
 
     def __len__(self) -> int:
-        return len(self.targets)
+        return len(self.rows)
 
-    def __getitem__(self, number: int) -> Any:
+    def __getitem__(self, place: int) -> Any:
+        number = self.rows[place]
         ends = list(accumulate(map(len, self.parts)))
         part = bisect.bisect_right(ends, number)
         return self.parts[part][number - (ends[part - 1] if part else 0)]
@@ -97,12 +99,12 @@ def open_set(
     if reading.root is None:
         raise UsageError(f"{name} needs the folder that holds its files.", hint="Name it: --root FOLDER.")
     parts = {split: _part(wanted, reading.root, given) for split, given in SETS[wanted].items()}
-    targets = tuple(label for part in parts.values() for label in _labels(part))
+    targets = [label for part in parts.values() for label in _labels(part)]
     ids = [one for split, part in parts.items() for one in numbered(split, 0, len(part))]
     splits = [split for split, part in parts.items() for _ in range(len(part))]
-    if limit is not None and limit < len(ids):
-        raise UsageError(f"{name} has {len(ids):,} samples, and cannot be cut.", hint="Leave --limit out.")
-    made = dataset(Joined(tuple(parts.values()), targets), ids=ids, splits=splits, name=name)
+    rows = tuple(sorted(range(len(ids)), key=ids.__getitem__)[:limit])
+    joined = Joined(tuple(parts.values()), rows, tuple(targets[row] for row in rows))
+    made = dataset(joined, ids=[ids[row] for row in rows], splits=[splits[row] for row in rows], name=name)
     made.notes = (f"{wanted} is decoded by torchvision, and read again in each run",)
     return made
 
@@ -116,10 +118,12 @@ def _part(name: str, root: str, given: dict[str, Any]) -> Any:
     except Exception as error:  # torchvision's own, of many classes: what is missing, damaged or not installed
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         arguments = ", ".join([f"{root!r}", *(f"{key}={value!r}" for key, value in given.items()), "download=True"])
+        fetch = f'python -c "import torchvision; torchvision.datasets.{name}({arguments})"'
         raise SourceError(
             f"torchvision finds no {name} in {shown}: {reason}",
-            hint="Download or unpack it there once: "
-            f'python -c "import torchvision; torchvision.datasets.{name}({arguments})"',
+            hint="Name a folder of class folders: --root FOLDER."
+            if name == "ImageFolder"
+            else f"Download or unpack it there once: {fetch}",
         ) from error
 
 

@@ -46,9 +46,9 @@ class Executor(ABC):
         """Read, decode and compute `rows`, ascending and each once; finished samples come in blocks, in any order.
 
         claim: asked with the SHA-256 of a sample's bytes and its row, from any thread, before it is decoded; where it
-        says no, the row comes back under `same` · stop: asked after each block; once it is true nothing further is
-        begun, and what is under way comes out · clock: counts the time of each stage · keep: for these rows the tensors
-        are still there when the features are.
+        says no, the row comes back under `same` · stop: asked after each block, and while no sample comes; once it is
+        true nothing further is begun, and what is in the engine comes out · clock: counts the time of each stage ·
+        keep: for these rows the tensors are still there when the features are.
 
         Bounded in memory, whatever the number of rows. Closing it early leaves no batch under way and no thread behind.
         A sample that cannot be read or decoded comes back under `failed`. Raises SourceError where the whole source has

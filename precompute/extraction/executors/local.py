@@ -41,7 +41,7 @@ class LocalExecutor(Executor):
         clock, stop = clock or StageClock(), stop or (lambda: False)
         clock.workers = self.workers
         passes = _Passes(engine, clock, keep)
-        decoded = decoded_blocks(work.source, rows, engine.batch_size, preprocess, self.workers, claim, clock)
+        decoded = decoded_blocks(work.source, rows, engine.batch_size, preprocess, self.workers, claim, clock, stop)
         stopped = False
         try:
             with contextlib.closing(decoded):

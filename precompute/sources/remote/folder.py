@@ -21,6 +21,7 @@ from precompute.sources.tree import Found
 READS_AT_ONCE = 32  # a request waits some 30 ms for its answer, and takes a processor 1 ms
 MAX_KEY_BYTES = 1024  # what S3 allows
 DOT = "."
+ARRAYS = (".npz", ".npy")
 
 
 class RemoteSource(Source):
@@ -50,6 +51,10 @@ class RemoteSource(Source):
     def alive(self) -> bool:
         """See `Source`."""
         return self._store.answers(self.address.prefix)
+
+    def patient(self, waits: bool) -> None:
+        """See `Source`."""
+        self._store.patient(waits)
 
 
 def recognises(name: str) -> bool:
@@ -81,10 +86,11 @@ def open_prefix(
         raise source_error(address.shown, error) from None
     if not found.files:
         about = "; ".join(found.ignored.lines())
-        raise SourceError(
-            f"{address.shown} holds no {kind.plural}{f' ({about})' if about else ' (nothing lies below it)'}.",
-            hint=f"Name a prefix of {kind.formats} objects, of any depth; one object alone is no source.",
-        )
+        hint = f"Name a prefix of {kind.formats} objects, of any depth; one object alone is no source."
+        if address.key.lower().endswith(ARRAYS):
+            hint = "Arrays are read from a disk alone: copy it to one, and name that."
+        about = about or "nothing lies below it"
+        raise SourceError(f"{address.shown} holds no {kind.plural} ({about}).", hint=hint)
     table, notes = tabulated(found, limit)
     source = RemoteSource(store, address, table)
     source.gaps, source.notes, source.ignored = tuple(found.unread), notes, tuple(found.ignored.lines())

@@ -11,6 +11,7 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import wait
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,13 +35,35 @@ PASSING = {
 }
 """Codes of S3 for what may be over in a moment, whatever the HTTP status."""
 
+STOP_SECONDS = 0.5  # of an answer that does not come, after which the end of the run is asked about
+REDIRECTED = "it is answered by redirections: check AWS_DEFAULT_REGION, and http or https in AWS_ENDPOINT_URL"
 EXPIRED = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired")
 NOT_FOUND = ("NoSuchKey", "NoSuchBucket", "NoSuchVersion", "404")
 
 
+class _Loops:
+    """An event loop in a thread for each process. Fsspec's is not used: after a fork it is gone, and does not know."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: Any = None
+        self._process = 0
+
+    def one(self) -> Any:
+        """The loop of this process, which runs until its end."""
+        with self._lock:
+            if self._process != os.getpid():
+                self._loop, self._process = asyncio.new_event_loop(), os.getpid()
+                threading.Thread(target=self._loop.run_forever, name="s3", daemon=True).start()
+            return self._loop
+
+
+_LOOPS = _Loops()
+
+
 @dataclass
 class _Connection:
-    """A client of one process, with a loop of its own: that of fsspec is gone after a fork, without its knowing."""
+    """A client of one process."""
 
     process: int
     loop: Any
@@ -54,12 +77,6 @@ class S3Store(Store):
 
     _connection: _Connection | None = field(default=None, repr=False, compare=False)
     _lock: Any = field(default_factory=threading.Lock, repr=False, compare=False)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"address": self.address, "started": self.started}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]  # with a lock and a connection of its own
 
     def connect(self) -> _Connection:
         """The client of this process. Raises SourceError without s3fs, and OSError for wrong settings."""
@@ -108,13 +125,17 @@ class S3Store(Store):
 
     def _ask(self, how: Callable[..., Any], method: str, arguments: dict[str, Any]) -> Any:
         """What the store answers. Raises OSError."""
-        from fsspec.asyn import sync
 
         def once() -> Any:
             connection = self.connect()
-            call = getattr(connection.client, method)
+            request = how(getattr(connection.client, method), {"Bucket": self.address.bucket, **arguments})
+            under_way = asyncio.run_coroutine_threadsafe(request, connection.loop)
+            while not wait((under_way,), STOP_SECONDS).done:
+                if self._given_up.is_set():
+                    under_way.cancel()
+                    raise Transient("nothing")
             try:
-                return sync(connection.loop, how, call, {"Bucket": self.address.bucket, **arguments})
+                return under_way.result()
             except _failures() as error:
                 raise _translated(error) from None
 
@@ -150,8 +171,7 @@ def _connect(address: Any) -> _Connection:
     except ImportError as error:
         raise SourceError(f"{address.shown} needs s3fs.", hint=f"Install it: {INSTALL}") from error
     try:
-        loop = asyncio.new_event_loop()
-        threading.Thread(target=loop.run_forever, name="s3", daemon=True).start()
+        loop = _LOOPS.one()
         system = s3fs.S3FileSystem(loop=loop, use_listings_cache=False, skip_instance_cache=True, config_kwargs=CONFIG)
         client = sync(loop, system.set_session)
     except _failures() as error:
@@ -164,7 +184,7 @@ def _failures() -> tuple[type[Exception], ...]:
     import aiohttp
     from botocore.exceptions import BotoCoreError, ClientError
 
-    return (BotoCoreError, ClientError, aiohttp.ClientError, OSError, TimeoutError)
+    return (BotoCoreError, ClientError, aiohttp.ClientError, OSError, TimeoutError, RecursionError)
 
 
 def _translated(error: Exception) -> Exception:  # noqa: PLR0911 - a table
@@ -174,6 +194,8 @@ def _translated(error: Exception) -> Exception:  # noqa: PLR0911 - a table
 
     if isinstance(error, wrong.ClientError):
         return _refusal(error)
+    if isinstance(error, RecursionError):  # botocore follows a redirection to a region by asking for it, and so on
+        return PermissionError(errno.EACCES, REDIRECTED)
     if isinstance(error, wrong.NoCredentialsError | wrong.PartialCredentialsError):
         return PermissionError(errno.EACCES, "no credentials were found")
     if isinstance(error, wrong.SSLError):
@@ -193,13 +215,15 @@ def _refusal(error: Any) -> Exception:
     code = str(answer.get("Error", {}).get("Code", ""))
     status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     named = code if code.isalnum() else f"HTTP {status}"
-    if code in PASSING or status >= 500 or status == 429:
+    if code in PASSING or (status >= 500 and status != 501) or status == 429:
         return Transient(named)
     if code == "InvalidRange" or status == 416:
         return _BehindTheEndError(errno.EINVAL, "it has become shorter")
     if code in NOT_FOUND or status == 404:
         what = "the bucket does not exist" if code == "NoSuchBucket" else "No such object"
         return FileNotFoundError(errno.ENOENT, what)
+    if 301 <= status <= 308 and status != 304:
+        return PermissionError(errno.EACCES, REDIRECTED)
     if status in (400, 401, 403):
         what = "the credentials have expired" if code in EXPIRED else f"the store refuses it ({named})"
         return PermissionError(errno.EACCES, what)

@@ -48,6 +48,10 @@ class RemoteShards(ShardFiles):
         """See `ShardFiles`."""
         return any(self._store.answers(self._key(path)) for path in paths[:1])
 
+    def patient(self, waits: bool) -> None:
+        """See `ShardFiles`."""
+        self._store.patient(waits)
+
     def real(self, path: bytes) -> bytes:
         """See `ShardFiles`."""
         return path

@@ -8,12 +8,13 @@ from __future__ import annotations
 import errno
 import random
 import tempfile
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import xxhash
 
@@ -61,6 +62,13 @@ class Store(ABC):
     address: Address
     started: int = field(default_factory=time.time_ns)
     _silent: float = field(default=0.0, repr=False, compare=False)  # since when nothing was answered; 0: it answers
+    _given_up: threading.Event = field(default_factory=threading.Event, repr=False, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"address": self.address, "started": self.started}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]  # with locks and a connection of its own
 
     @abstractmethod
     def pages(self, prefix: str, after: str = "") -> Iterator[Page]:
@@ -88,11 +96,19 @@ class Store(ABC):
             return False
         return True
 
+    def patient(self, waits: bool) -> None:
+        """Whether requests, those under way too, wait for a store that does not answer, as they do at first."""
+        if waits:
+            self._silent = 0.0
+            self._given_up.clear()
+        else:
+            self._given_up.set()
+
     def retried(self, call: Callable[[], Result]) -> Result:
         """What `call` returns. After Transient it is tried again, at growing distances.
 
         Raises TimeoutError where it failed for RETRY_SECONDS, or where the store answered nothing at all in that time:
-        then each of many requests need not be waited for once more.
+        then each of many requests need not be waited for once more. Also once `patient` says not to wait.
         """
         wait, since = FIRST_WAIT, 0.0
         while True:
@@ -101,8 +117,8 @@ class Store(ABC):
             except Transient as error:
                 now = time.monotonic()
                 since = since or now
-                self._silent = self._silent or now
-                if now >= min(since, self._silent) + RETRY_SECONDS:
+                silent = self._silent = self._silent or now  # another thread may be answered in the next moment
+                if now >= min(since, silent) + RETRY_SECONDS:
                     text = f"the store does not answer, for {RETRY_SECONDS:.0f} s ({error})"
                     raise TimeoutError(errno.ETIMEDOUT, text) from None
             except OSError:
@@ -111,7 +127,8 @@ class Store(ABC):
             else:
                 self._silent = 0.0
                 return result
-            time.sleep(wait * random.uniform(0.5, 1))  # not all threads at the same moment
+            if self._given_up.wait(wait * random.uniform(0.5, 1)):  # not all threads at the same moment
+                raise TimeoutError(errno.ETIMEDOUT, "the store did not answer before the run was stopped")
             wait = min(2 * wait, LONGEST_WAIT)
 
     def stamp(self, etag: str | None, version: str | None, modified: datetime | float | None) -> int:
