@@ -38,8 +38,8 @@ class Progress:
 @dataclass(frozen=True)
 class Conduct:
     """workers: threads that read and decode, by default one for each core · on_error: "skip" or "stop" · progress:
-    called after each batch · stop: asked after each batch, and while no sample comes; a signal's number ends the run,
-    resumable · executor: who computes the rows, `LocalExecutor(workers)` by default.
+    called after each batch · stop: asked after each batch, and of a source in a network while no sample comes; a
+    signal's number ends the run, resumable · executor: who computes the rows, `LocalExecutor(workers)` by default.
 
     Raises UsageError for values out of range.
     """

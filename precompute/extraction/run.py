@@ -118,9 +118,13 @@ def _fill(rows: RowRun, missing: NDArray[np.int64], conduct: Conduct) -> Outcome
     failed: list[tuple[str, str, str]] = []
     signals: list[int] = []  # the one that asked to stop, if one has
 
-    def stopped() -> bool:
+    def ask() -> None:
         if not signals and conduct.stop is not None and (signum := conduct.stop()):
             signals.append(signum)
+
+    def stopped() -> bool:
+        if rows.source.reads_at_once:  # a network may not answer for long: not only after each batch
+            ask()
         return bool(signals)
 
     for step in rows.steps(missing, stop=stopped, clock=clock, audit=audit):
@@ -132,7 +136,7 @@ def _fill(rows: RowRun, missing: NDArray[np.int64], conduct: Conduct) -> Outcome
         seconds = time.monotonic() - began
         if conduct.progress is not None:
             conduct.progress(Progress(done, total, computed, failures, seconds))
-        stopped()
+        ask()
         if step.failed and conduct.on_error == "stop":
             identity, reason, detail = step.failed[0]
             rows.writer.sync()
