@@ -43,7 +43,7 @@ def run_fuzzer(folder: Path, target: str, number: int, *, jobs: int = 1) -> dict
 
 
 @pytest.mark.parametrize(
-    "target", [pytest.param(name, marks=() if name in ("cache", "head") else pytest.mark.slow) for name in SHARES]
+    "target", [pytest.param(name, marks=() if name == "cache" else pytest.mark.slow) for name in SHARES]
 )
 def test_mutated_files_never_crash_hang_or_lie(tmp_path: Path, target: str) -> None:
     run_fuzzer(tmp_path, target, SHARES[target][0])

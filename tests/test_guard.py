@@ -102,6 +102,7 @@ def noise(folder: Path, count: int, first: int = 0) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_few_images_prove_nothing(tmp_path: Path) -> None:
     result = extract(noise(tmp_path / "photos", IMAGES - 1), tmp_path / "a.h5", backbone="tiny")
     assert (result.engine, result.precision) == ("openvino", "fp32")

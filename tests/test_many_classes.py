@@ -58,9 +58,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    "kind", [kind if kind == "centroid" else pytest.param(kind, marks=pytest.mark.slow) for kind in HEADS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", HEADS)
 def test_every_head_trains_on_many_classes_and_is_saved(kind: str, cache: Path, tmp_path: Path) -> None:
     # A UserWarning of a library, such as "more than 50% unique classes", is an error.
     environment = {"PYTHONWARNINGS": "error::UserWarning"}
