@@ -183,7 +183,7 @@ def read(source: Source, row: int, preprocess: Preprocess, claim: Claim | None) 
         waited, busy = time.perf_counter() - began, time.thread_time()
         digest = hashlib.sha256(raw.data).digest()
         if claim is None or claim(digest, row):
-            tensors = preprocess.all_views(raw.data)
+            tensors = preprocess.all_views(raw.data, digest)
     except SampleError as error:
         failed = error
     busy = time.thread_time() - busy if busy else 0.0

@@ -38,8 +38,12 @@ class Preprocess(ABC):
         Raises SampleError with the reason why these bytes are no sample.
         """
 
-    def all_views(self, raw: bytes) -> tuple[Tensors, ...]:
-        """What `host` gives for each view of one sample, in order; for whoever makes all of them from one decoding."""
+    def all_views(self, raw: bytes, digest: bytes | None = None) -> tuple[Tensors, ...]:
+        """What `host` gives for each view of one sample, in order; for whoever makes all of them from one decoding.
+
+        digest: SHA-256 of `raw`, from whoever has it already.
+        """
+        del digest
         return tuple(self.host(raw, view) for view in range(self.views))
 
     def augment_spec(self) -> dict[str, Any] | None:

@@ -45,10 +45,10 @@ class ImagePreprocess(Preprocess):
     def host(self, raw: bytes, view: int = 0) -> tuple[torch.Tensor, ...]:
         return self.all_views(raw)[view] if view else (decode(raw, self.transform).permute(1, 2, 0),)
 
-    def all_views(self, raw: bytes) -> tuple[tuple[torch.Tensor, ...], ...]:
+    def all_views(self, raw: bytes, digest: bytes | None = None) -> tuple[tuple[torch.Tensor, ...], ...]:
         if self.augmentation is None:
             return (self.host(raw),)
-        digest = hashlib.sha256(raw).digest()
+        digest = digest or hashlib.sha256(raw).digest()
         made = decode_views(raw, self.transform, self.augmentation, digest, self.views)
         return tuple((pixels.permute(1, 2, 0),) for pixels in made)
 
