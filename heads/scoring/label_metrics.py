@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from precompute.heads.base.inputs import as_numpy
+from precompute.heads.base.labels import check_indicators
 from precompute.heads.scoring.strata import placements
 
 if TYPE_CHECKING:
@@ -24,7 +26,25 @@ if TYPE_CHECKING:
     Values = npt.NDArray[np.float64]
     Indicators = npt.NDArray[np.bool_]
 
-__all__ = ["LabelCounts", "Ranking", "check_probabilities", "macro", "macro_first_order", "micro", "micro_first_order"]
+__all__ = [
+    "LabelCounts",
+    "Ranking",
+    "check_labels_pair",
+    "check_probabilities",
+    "macro",
+    "macro_first_order",
+    "micro",
+    "micro_first_order",
+]
+
+
+def check_labels_pair(Y: Any, proba: Any) -> tuple[Indicators, Array]:
+    """Labels and probabilities (n, L) both. Raises ValueError for other shapes, and for what is neither."""
+    p = check_probabilities(np.asarray(as_numpy(proba)))
+    truth = check_indicators(Y, len(p))
+    if truth.shape != p.shape:
+        raise ValueError(f"Y and proba must have the same shape. Got {truth.shape} and {p.shape} instead.")
+    return truth, p
 
 
 def check_probabilities(proba: Array) -> Array:

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from precompute.heads.base.inputs import as_numpy
-from precompute.heads.base.labels import INITIAL_THRESHOLD, check_indicators, check_label_names, check_thresholds
+from precompute.heads.base.labels import INITIAL_THRESHOLD, check_label_names, check_thresholds
 from precompute.heads.scoring.bootstrap import LARGE, REPLICATES, group_numbers, intervals
 from precompute.heads.scoring.label_metrics import (
     LabelCounts,
     Ranking,
-    check_probabilities,
+    check_labels_pair,
     macro,
     macro_first_order,
     micro,
@@ -96,11 +95,8 @@ def evaluate_labels(
 
     Raises ValueError for shapes that do not fit, Y that is not 0 and 1, and what is no probability.
     """
-    p = check_probabilities(np.asarray(as_numpy(proba)))
-    truth = check_indicators(Y, len(p))
+    truth, p = check_labels_pair(Y, proba)
     n, n_labels = p.shape
-    if truth.shape != p.shape:
-        raise ValueError(f"Y and proba must have the same shape. Got {truth.shape} and {p.shape} instead.")
     names = check_label_names(labels, n_labels).tolist()
     above = np.full(n_labels, INITIAL_THRESHOLD) if thresholds is None else check_thresholds(thresholds, n_labels)
     outcomes = _Outcomes(truth, p, LabelCounts(truth, p > above))

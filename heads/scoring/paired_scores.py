@@ -13,6 +13,7 @@ from precompute.heads.scoring.bootstrap import ENDS, LARGE, REPLICATES, gathered
 from precompute.heads.scoring.label_metrics import Ranking, check_probabilities, macro, macro_first_order
 from precompute.heads.scoring.label_scores import AREAS_MOST
 from precompute.heads.scoring.number_scores import check_numbers_pair
+from precompute.heads.scoring.paired import LEVEL
 from precompute.heads.scoring.strata import mean_replicates
 
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     Index = npt.NDArray[np.intp]
 
 __all__ = ["PairedScores", "paired_labels", "paired_numbers"]
-
-LEVEL = 0.05  # of a test whose interval has 95%
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from precompute.heads.base.inputs import as_numpy
-from precompute.heads.base.labels import INITIAL_THRESHOLD, check_indicators
-from precompute.heads.scoring.label_metrics import check_probabilities
+from precompute.heads.base.labels import INITIAL_THRESHOLD
+from precompute.heads.scoring.label_metrics import check_labels_pair
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -25,10 +24,7 @@ def choose_thresholds(Y: npt.ArrayLike, proba: npt.ArrayLike) -> npt.NDArray[np.
 
     Raises ValueError for shapes that do not fit, Y that is not 0 and 1, and what is no probability.
     """
-    p = check_probabilities(np.asarray(as_numpy(proba)))
-    truth = check_indicators(Y, len(p))
-    if truth.shape != p.shape:
-        raise ValueError(f"Y and proba must have the same shape. Got {truth.shape} and {p.shape} instead.")
+    truth, p = check_labels_pair(Y, proba)
     return np.array([_best(own, score) for own, score in zip(truth.T, p.T.astype(np.float64), strict=True)])
 
 
