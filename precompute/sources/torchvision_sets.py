@@ -9,10 +9,11 @@ import bisect
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
-from precompute.errors import SourceError, UsageError
+from precompute.errors import SourceError, UsageError, reason_of
 from precompute.sources.base import FileKind, Reading, Source, ascii_name
 from precompute.sources.embedded import numbered
 from precompute.sources.memory import dataset
@@ -68,11 +69,14 @@ class Joined:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @cached_property
+    def _ends(self) -> list[int]:
+        return list(accumulate(map(len, self.parts)))
+
     def __getitem__(self, place: int) -> Any:
         number = self.rows[place]
-        ends = list(accumulate(map(len, self.parts)))
-        part = bisect.bisect_right(ends, number)
-        return self.parts[part][number - (ends[part - 1] if part else 0)]
+        part = bisect.bisect_right(self._ends, number)
+        return self.parts[part][number - (self._ends[part - 1] if part else 0)]
 
 
 def recognises(name: str) -> bool:
@@ -116,11 +120,10 @@ def _part(name: str, root: str, given: dict[str, Any]) -> Any:
     try:
         return getattr(datasets, name)(root, **given)
     except Exception as error:  # torchvision's own, of many classes: what is missing, damaged or not installed
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         arguments = ", ".join([f"{root!r}", *(f"{key}={value!r}" for key, value in given.items()), "download=True"])
         fetch = f'python -c "import torchvision; torchvision.datasets.{name}({arguments})"'
         raise SourceError(
-            f"torchvision finds no {name} in {shown}: {reason}",
+            f"torchvision finds no {name} in {shown}: {reason_of(error)}",
             hint="Name a folder of class folders: --root FOLDER."
             if name == "ImageFolder"
             else f"Download or unpack it there once: {fetch}",

@@ -95,10 +95,7 @@ def _by_path(cache: Cache, table: Table, ids: list[str]) -> dict[str, str]:
     if any(name in known for name in ids):
         return known
     base = os.path.realpath(os.path.dirname(os.path.abspath(table.name)))
-    for place in (
-        _as_written,
-        functools.lru_cache(None)(os.path.realpath),
-    ):  # the second where links lead to the source
+    for place in (str, functools.cache(os.path.realpath)):  # as written; and where links lead, as to the source
         for root in _roots(cache):
             inside: dict[str, str] = {}
             for path, value in known.items():
@@ -108,10 +105,6 @@ def _by_path(cache: Cache, table: Table, ids: list[str]) -> dict[str, str]:
             if any(name in inside for name in ids):
                 return inside
     return known
-
-
-def _as_written(folder: str) -> str:
-    return folder
 
 
 def _put(known: dict[str, str], name: str, value: str, table: Table) -> None:

@@ -53,7 +53,7 @@ class FsspecStore(Store):
         while todo:
             folder = todo.pop()
             try:
-                entries = self._ask(lambda system, path: system.ls(path, detail=True, refresh=True), folder)
+                entries = self._listed(folder)
             except PermissionError:
                 if folder == prefix.removesuffix("/"):
                     raise
@@ -64,7 +64,7 @@ class FsspecStore(Store):
             todo += sorted((key for key, one in below if one["type"] == "directory"), reverse=True)
 
     def look_up(self, key: str) -> Object:
-        return self._object(key, self._info(key))
+        return self._object(key, self.retried(lambda: self._info(key)))
 
     def read(self, key: str, start: int = 0, size: int | None = None) -> tuple[bytes, Object]:
         def once() -> tuple[bytes, Object]:
@@ -73,7 +73,9 @@ class FsspecStore(Store):
             end = found.size if size is None else min(start + size, found.size)
             if end - start > MAX_FILE_BYTES:  # asked before memory is taken
                 raise too_large(found.size)
-            data = self._ask(lambda system, path: system.cat_file(path, start, end), key) if end > start else b""
+            data = b""
+            if end > start:
+                data = self._once(lambda system, path: system.cat_file(path, start, end), key)
             after = self._info(key)
             if _said(before) != _said(after) or len(data) != max(end - start, 0):
                 raise Transient("it was changed while it was read")
@@ -89,29 +91,30 @@ class FsspecStore(Store):
     def _key(self, path: str) -> str:
         return path.removeprefix(self._path("").rstrip("/")).strip("/")
 
+    def _listed(self, folder: str) -> list[dict[str, Any]]:
+        return self.retried(
+            lambda: list(self._once(lambda system, path: system.ls(path, detail=True, refresh=True), folder))
+        )
+
     def _info(self, key: str) -> dict[str, Any]:
-        return dict(self._ask(lambda system, path: system.info(path, refresh=True), key))
+        return dict(self._once(lambda system, path: system.info(path, refresh=True), key))
 
     def _object(self, key: str, info: dict[str, Any]) -> Object:
         etag, version, modified = _said(info)[1:]
         return Object(key, int(info["size"] or 0), self.stamp(etag, version, modified))
 
-    def _ask(self, call: Callable[[Any, str], Result], key: str) -> Result:
-        """What the file system answers. Raises OSError."""
-
-        def once() -> Result:
-            try:
-                return call(self.connect(), self._path(key))
-            except FileNotFoundError:
-                raise FileNotFoundError(errno.ENOENT, "No such object") from None
-            except PermissionError:
-                raise PermissionError(errno.EACCES, "the store refuses it") from None
-            except (OSError, TimeoutError) as error:
-                raise Transient(type(error).__name__) from None
-            except Exception as error:  # noqa: BLE001 - each package has errors of its own
-                raise OSError(errno.EIO, f"its package gives {type(error).__name__}") from None
-
-        return self.retried(once)
+    def _once(self, call: Callable[[Any, str], Result], key: str) -> Result:
+        """What the file system answers. Raises OSError, and Transient for what `retried` repeats."""
+        try:
+            return call(self.connect(), self._path(key))
+        except FileNotFoundError:
+            raise FileNotFoundError(errno.ENOENT, "No such object") from None
+        except PermissionError:
+            raise PermissionError(errno.EACCES, "the store refuses it") from None
+        except OSError as error:
+            raise Transient(type(error).__name__) from None
+        except Exception as error:  # noqa: BLE001 - each package has errors of its own
+            raise OSError(errno.EIO, f"its package gives {type(error).__name__}") from None
 
 
 def _said(info: dict[str, Any]) -> tuple[int, str | None, str | None, datetime | float | None]:
