@@ -46,7 +46,16 @@ __all__ = [
     "UsageError",
     "WeightsError",
     "naming",
+    "reason_of",
 ]
+
+
+REASON_LETTERS = 200
+
+
+def reason_of(error: BaseException) -> str:
+    """The first line of what an error of a library says, no longer than fits into a message; else its class."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:REASON_LETTERS]
 
 
 class PrecomputeError(Exception):

@@ -18,7 +18,7 @@ from torch import fx, nn
 from precompute.backbones.whole import WholeNetwork
 from precompute.engines.base import Engine, EngineChoice, Features, Tensors, buffers_of, fill
 from precompute.engines.folding import fold_batch_norms
-from precompute.errors import DeviceError
+from precompute.errors import DeviceError, reason_of
 from precompute.inputs.base import Preprocess
 
 REFERENCE_BATCH = 4  # as fast an image as more are, on CPUs
@@ -124,8 +124,7 @@ class TorchEngine(Engine):
             pass  # `_compute` knows what to do
         except Exception as error:  # noqa: BLE001 - a compiler that is missing or broken shows in many ways
             self._run = self._module
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            self.notes += (f"torch.compile failed, so it is not used: {lines[0][:200]}",)
+            self.notes += (f"torch.compile failed, so it is not used: {reason_of(error)}",)
 
     def _slot(self, example: Tensors, device: torch.device) -> _Slot:
         host = buffers_of(example, self.batch_size, pin_memory=self._cuda)

@@ -8,7 +8,6 @@ with the size of the file.
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from precompute.errors import SampleError, SourceError
+from precompute.errors import SampleError, SourceError, reason_of
 from precompute.sources.data_files import Block, DataFile, ImageColumn, Picture
 from precompute.sources.entries import BLOCK_ROWS, MAX_STRING_BYTES
-from precompute.sources.files import MAX_FILE_BYTES
+from precompute.sources.files import MAX_FILE_BYTES, read_at
 from precompute.sources.parquet import MAX_CHUNK_BYTES, check_names, needed, strings_of
 
 MAGIC = b"ARROW1\0\0"  # in front of the stream where the file also has a footer
@@ -107,7 +106,7 @@ class ArrowImages(DataFile):
             if size > limit:
                 raise SampleError(f"{size:,} bytes, more than {limit:,}", reason="UNREADABLE")
             with self.sample_file() as file:
-                data = _read(file.fileno(), int(spans.starts[row]), size)
+                data = read_at(file.fileno(), size, int(spans.starts[row]))
             if len(data) < size:
                 raise SampleError("the data file has become shorter", reason="UNREADABLE")
             return Picture(data, None) if is_image else Picture(None, data)
@@ -123,10 +122,10 @@ class ArrowImages(DataFile):
         """Find all batches. Returns the schema."""
         import pyarrow
 
-        place = len(MAGIC) if _read(descriptor, 0, len(MAGIC)) == MAGIC else 0
+        place = len(MAGIC) if read_at(descriptor, len(MAGIC), 0) == MAGIC else 0
         schema, kinds = None, 0
         while place < size:
-            head = _read(descriptor, place, 8)
+            head = read_at(descriptor, 8, place)
             if len(head) < 8 or head[:4] != struct.pack("<I", CONTINUATION):
                 raise Damage(f"is damaged at byte {place:,}: no Arrow message begins there")
             (length,) = struct.unpack("<i", head[4:])
@@ -134,7 +133,7 @@ class ArrowImages(DataFile):
                 return schema
             if not 0 < length <= min(MAX_HEAD_BYTES, size - place - 8):
                 raise Damage(f"is cut short or damaged at byte {place:,}")
-            message = _read(descriptor, place + 8, length)
+            message = read_at(descriptor, length, place + 8)
             kind, header, body = _message(message)
             start = place + 8 + length
             if not 0 <= body <= size - start:
@@ -146,7 +145,7 @@ class ArrowImages(DataFile):
                     schema = pyarrow.ipc.read_schema(pyarrow.py_buffer(head + message))
                     check_names(schema)
                 except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-                    raise Damage(f"has no schema that can be read: {str(error).splitlines()[0][:200]}") from error
+                    raise Damage(f"has no schema that can be read: {reason_of(error)}") from error
                 kinds = sum(_buffers_of(field.type) for field in schema)
             elif kind == DICTIONARIES:
                 raise Damage("has columns of dictionaries, which are not read")
@@ -181,8 +180,7 @@ class _Inside:
             array = pyarrow.Array.from_buffers(kind, self._batch.rows, buffers)
             array.validate(full=True)
         except (pyarrow.ArrowException, ValueError) as error:
-            reason = str(error).splitlines()[0][:200]
-            raise Damage(f"is damaged in the column {name!r}: {reason}") from error
+            raise Damage(f"is damaged in the column {name!r}: {reason_of(error)}") from error
         return array
 
     def spans(self, name: str, child: str | None) -> Spans:
@@ -241,7 +239,7 @@ class _Inside:
         start, size = self._batch.buffers[buffer]
         if size > MAX_CHUNK_BYTES:
             raise Damage(f"has a column of {size:,} bytes in one batch, more than {MAX_CHUNK_BYTES:,}")
-        content = _read(self._descriptor, start, size)
+        content = read_at(self._descriptor, size, start)
         if len(content) < size:
             raise Damage("is cut short")
         return content
@@ -315,11 +313,3 @@ def _field(data: bytes, table: int, number: int) -> int:
     slot = 4 + 2 * number
     offset = struct.unpack_from("<H", data, vtable + slot)[0] if slot + 2 <= size else 0
     return table + offset if offset else 0
-
-
-def _read(descriptor: int, start: int, size: int) -> bytes:
-    """`size` bytes from `start` on; fewer at the end of the file."""
-    parts = [os.pread(descriptor, size, start)]
-    while parts[-1] and (done := sum(map(len, parts))) < size:
-        parts.append(os.pread(descriptor, size - done, start + done))
-    return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from precompute.errors import UsageError
+from precompute.errors import Stopped, UsageError
 
 
 @dataclass(frozen=True)
@@ -161,6 +161,16 @@ class Source(ABC):
     def sample_name(self, row: int) -> str:
         """The same for a terminal."""
         return ascii_name(self.id_of(row))
+
+
+def check_stop(stop: Callable[[], int] | None, doing: str) -> None:
+    """Raise Stopped once `stop` gives a signal's number. doing: such as "photos was being listed"."""
+    if stop is not None and (signum := stop()):
+        raise Stopped(
+            f"Stopped while {doing}.",
+            signum=signum,
+            hint="Nothing was computed or written yet. Run the same command again.",
+        )
 
 
 def ascii_name(name: str) -> str:

@@ -15,8 +15,8 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from precompute.errors import SampleError, SourceError, Stopped
-from precompute.sources.base import FileKind, Raw, Reading, Source, Table, ascii_name
+from precompute.errors import SampleError, SourceError
+from precompute.sources.base import FileKind, Raw, Reading, Source, Table, ascii_name, check_stop
 from precompute.sources.data_files import Block, DataFile, Part
 from precompute.sources.embedded_columns import class_names, columns_of, kind_of, label_columns
 from precompute.sources.entries import MAX_STRING_BYTES, Entries, Rows
@@ -202,12 +202,7 @@ class _Listing:
             ) from error
 
     def _ask_to_stop(self) -> None:
-        if self._stop is not None and (signum := self._stop()):
-            raise Stopped(
-                f"Stopped while {self.shown} was being listed.",
-                signum=signum,
-                hint="Nothing was computed or written yet. Run the same command again.",
-            )
+        check_stop(self._stop, f"{self.shown} was being listed")
 
 
 def _ids(part: Part, block: Block, first: int) -> list[str]:

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from precompute.errors import SourceError, Stopped
-from precompute.sources.base import FileKind, Table, ascii_name
+from precompute.errors import SourceError
+from precompute.sources.base import FileKind, Table, ascii_name, check_stop
 from precompute.sources.files import EARLIEST, FilesSource, mtime_ns
 from precompute.sources.further import FurtherColumn, check_width
 from precompute.sources.labels import SPLIT_NAMES
@@ -157,7 +157,8 @@ class Entries:
         named = table.ids if paths is None else paths
         made: NamedFiles | NamedObjects
         if self._bucket is not None:
-            store, sizes, mtimes, unseen = objects_named(self._bucket, named, lambda: self._check_stop(stop))
+            doing = f"the objects of {self.shown} were looked up"
+            store, sizes, mtimes, unseen = objects_named(self._bucket, named, lambda: check_stop(stop, doing))
             made = NamedObjects(listing, store, self._bucket, replace(table, sizes=sizes, mtimes=mtimes), paths)
         else:
             sizes, mtimes, unseen = self._stamps(named, kind, stop)
@@ -289,7 +290,7 @@ class Entries:
         sizes, mtimes = np.zeros(len(paths), dtype=np.int64), np.full(len(paths), EARLIEST, dtype=np.int64)
         there, unseen = 0, list[int]()
         for start in range(0, len(paths), STOP_ENTRIES):
-            self._check_stop(stop)
+            check_stop(stop, f"the files of {self.shown} were looked up, {start:,} of {len(paths):,}")
             for row, path in enumerate(paths[start : start + STOP_ENTRIES].tolist(), start):
                 try:
                     status = os.stat(prefix + path)
@@ -306,14 +307,6 @@ class Entries:
                 hint=PATHS,
             )
         return sizes, mtimes, tuple(unseen)
-
-    def _check_stop(self, stop: Callable[[], int] | None) -> None:
-        if stop is not None and (signum := stop()):
-            raise Stopped(
-                f"Stopped while the files of {self.shown} were looked up.",
-                signum=signum,
-                hint="Nothing was computed or written yet. Run the same command again.",
-            )
 
     def _check_root(self, kind: FileKind) -> None:
         shown = ascii_name(os.fsdecode(self.root))

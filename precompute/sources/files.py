@@ -42,6 +42,14 @@ def read_file(path: bytes) -> Raw:
         raise SampleError(error.strerror or str(error), reason=reason) from error
 
 
+def read_at(descriptor: int, size: int, offset: int) -> bytes:
+    """`size` bytes from `offset` on; fewer at the end of the file. Raises OSError."""
+    parts = [os.pread(descriptor, size, offset)]
+    while parts[-1] and (done := sum(map(len, parts))) < size:
+        parts.append(os.pread(descriptor, size - done, offset + done))
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
 def identity_of(path: bytes) -> tuple[int, int] | None:
     """Which folder or file lies there: of a disk that was unmounted only the empty mount point is left."""
     try:

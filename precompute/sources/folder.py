@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from precompute.errors import SourceError, Stopped
-from precompute.sources.base import FileKind, Reading, Table, ascii_name
+from precompute.errors import SourceError
+from precompute.sources.base import FileKind, Reading, Table, ascii_name, check_stop
 from precompute.sources.files import FilesSource, mtime_ns
 from precompute.sources.labels import label_folders
 from precompute.sources.tree import Found, Ignored, collect
@@ -115,12 +115,7 @@ def asked_to_stop(shown: str, found: Found, stop: Callable[[], int] | None) -> C
     """A function that raises Stopped once `stop` gives a signal's number."""
 
     def check() -> None:
-        if stop is not None and (signum := stop()):
-            raise Stopped(
-                f"Stopped while {shown} was being listed, with {len(found.files):,} {found.kind.plural} found.",
-                signum=signum,
-                hint="Nothing was computed or written yet. Run the same command again.",
-            )
+        check_stop(stop, f"{shown} was being listed, with {len(found.files):,} {found.kind.plural} found")
 
     return check
 

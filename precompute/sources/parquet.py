@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, BinaryIO
 
-from precompute.errors import SourceError
+from precompute.errors import SourceError, reason_of
 from precompute.sources.base import Reading
 from precompute.sources.entries import BLOCK_ROWS, MAX_STRING_BYTES, Rows
 from precompute.sources.header import choose
 from precompute.sources.parquet_footer import RowGroup, row_groups
-from precompute.sources.text import open_regular
 
 INSTALL = "pip install 'precompute[parquet]'"
 MAX_CHUNK_BYTES = 2**30  # what one column of one row group may take when it is unpacked
 
 
-def parquet_rows(
-    path: str, shown: str, reading: Reading, refuse: Callable[[Any], None] | None = None
-) -> Iterator[Rows]:
-    """The columns of the file at `path` that `reading` names.
+def parquet_rows(raw: BinaryIO, shown: str, reading: Reading) -> Iterator[Rows]:
+    """The columns of an open file that `reading` names.
 
-    refuse: is shown the schema first, and may raise SourceError.
     Strings stay in dictionaries until their lengths are known, so that a small file cannot fill the memory.
     Raises SourceError for what is no Parquet file, for types that are no strings or numbers, and without pyarrow.
     """
     _, parquet = needed(shown)
-    with open_regular(path, shown) as raw, parquet_errors(shown):
-        schema = parquet.ParquetFile(raw).schema_arrow
-        check_names(schema)
-        if refuse is not None:
-            refuse(schema)
+    schema = schema_of(raw, shown)
+    with parquet_errors(shown):
         chosen = choose(schema.names, reading, shown)
         parts = {f"{part}s": schema.names[place] for part, place in chosen.parts.items()}
         wanted = list(dict.fromkeys([*parts.values(), *chosen.further]))
@@ -50,10 +43,10 @@ def parquet_rows(
             first += len(batch)
 
 
-def schema_of(path: str, shown: str) -> Any:
-    """pyarrow's schema of a Parquet file. Raises SourceError as `parquet_rows` does."""
+def schema_of(raw: BinaryIO, shown: str) -> Any:
+    """pyarrow's schema of an open Parquet file. Raises SourceError as `parquet_rows` does."""
     _, parquet = needed(shown)
-    with open_regular(path, shown) as raw, parquet_errors(shown):
+    with parquet_errors(shown):
         schema = parquet.ParquetFile(raw).schema_arrow
         check_names(schema)
         return schema
@@ -82,9 +75,8 @@ def parquet_errors(shown: str) -> Iterator[None]:
     try:
         yield
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise SourceError(
-            f"{shown} cannot be read as Parquet: {reason}.",
+            f"{shown} cannot be read as Parquet: {reason_of(error)}.",
             hint="Write it again; the columns of paths, ids, labels and splits hold strings or whole numbers.",
         ) from error
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from precompute.errors import SourceError
+from precompute.sources.files import read_at
 
 MAGIC = b"PAR1"
 MAX_FOOTER_BYTES = 64 * 2**20
@@ -40,14 +41,14 @@ class RowGroup:
 def row_groups(file: BinaryIO, shown: str) -> tuple[RowGroup, ...]:
     """All row groups of an open Parquet file. Raises SourceError for a footer that is damaged."""
     size = os.fstat(file.fileno()).st_size
-    tail = os.pread(file.fileno(), 8, max(0, size - 8))
+    tail = read_at(file.fileno(), 8, max(0, size - 8))
     length = int.from_bytes(tail[:4], "little")
     if tail[4:] != MAGIC or length > size - 12:
         raise _damaged(shown, "no footer at its end")
     if length > MAX_FOOTER_BYTES:
         raise _damaged(shown, f"a footer of {length:,} bytes")
     try:
-        found = _Reader(os.pread(file.fileno(), length, size - 8 - length)).struct()
+        found = _Reader(read_at(file.fileno(), length, size - 8 - length)).struct()
         return tuple(_group(one) for one in found.get(4, ()))
     except (IndexError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise _damaged(shown, "a footer that is damaged") from error

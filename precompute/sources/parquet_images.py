@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from precompute.errors import SampleError, SourceError
+from precompute.errors import SampleError, SourceError, reason_of
 from precompute.sources.data_files import Block, DataFile, ImageColumn, Picture
 from precompute.sources.entries import BLOCK_ROWS
 from precompute.sources.parquet import MAX_CHUNK_BYTES, check_names, check_sizes, needed, parquet_errors, strings_of
@@ -166,8 +166,7 @@ class ParquetImages(DataFile):
                     if total > MAX_CHUNK_BYTES:
                         raise SampleError(f"a row group of more than {MAX_CHUNK_BYTES:,} bytes", reason="UNREADABLE")
         except (self._pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-            raise SampleError(f"the data file: {reason}", reason="UNREADABLE") from error
+            raise SampleError(f"the data file: {reason_of(error)}", reason="UNREADABLE") from error
         if len(found) != int(self._firsts[group + 1] - self._firsts[group]):
             raise SampleError("the data file has fewer rows than it says", reason="UNREADABLE")
         return found

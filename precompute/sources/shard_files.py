@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from precompute.errors import SampleError
-from precompute.sources.files import mtime_ns
+from precompute.sources.files import mtime_ns, read_at
 
 WINDOW = 4096  # bytes read at once: a label and the header behind it
 
@@ -90,7 +90,7 @@ class LocalShards(ShardFiles):
                 if not stat.S_ISREG(status.st_mode):
                     raise SampleError("the shard is not an ordinary file", reason="UNREADABLE")
                 there = offset + size <= status.st_size  # asked before memory is taken
-                return _read_all(descriptor, size, offset) if there else b"", _state(status)
+                return read_at(descriptor, size, offset) if there else b"", _state(status)
             finally:
                 os.close(descriptor)
         except OSError as error:
@@ -119,11 +119,3 @@ class _OpenFile(OpenShard):
 def _state(status: os.stat_result) -> ShardState:
     identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
     return ShardState(status.st_size, mtime_ns(status), identity)
-
-
-def _read_all(descriptor: int, size: int, offset: int) -> bytes:
-    """`size` bytes from `offset` on; fewer at the end of the file."""
-    parts = [os.pread(descriptor, size, offset)]
-    while parts[-1] and (done := sum(map(len, parts))) < size:
-        parts.append(os.pread(descriptor, size - done, offset + done))
-    return parts[0] if len(parts) == 1 else b"".join(parts)

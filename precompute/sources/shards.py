@@ -18,8 +18,8 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from precompute.errors import SampleError, SourceError, Stopped
-from precompute.sources.base import FileKind, Raw, Reading, Source, Table, ascii_name
+from precompute.errors import SampleError, SourceError
+from precompute.sources.base import FileKind, Raw, Reading, Source, Table, ascii_name, check_stop
 from precompute.sources.braces import expand_braces
 from precompute.sources.described import DescribedSamples, ShardField
 from precompute.sources.files import MAX_FILE_BYTES, identity_of
@@ -294,12 +294,7 @@ class _Found:
         self.numbers.append(number)
 
     def _check(self) -> None:
-        if self.stop is not None and (signum := self.stop()):
-            raise Stopped(
-                f"Stopped while {ascii_name(self.shards.shown)} was being listed.",
-                signum=signum,
-                hint="Nothing was computed or written yet. Run the same command again.",
-            )
+        check_stop(self.stop, f"{ascii_name(self.shards.shown)} was being listed")
 
     def source(self, limit: int | None) -> ShardSource:
         """All shards in one table, ordered by id."""

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterator
 from itertools import islice
 from operator import itemgetter
-from typing import Any
+from typing import Any, BinaryIO
 
 from precompute.errors import SourceError
 from precompute.sources.base import PARTS, FileKind, Reading, Source, ascii_name
@@ -19,7 +19,7 @@ from precompute.sources.embedded_columns import has_images
 from precompute.sources.entries import BLOCK_ROWS, Entries, Rows, root_of
 from precompute.sources.header import choose
 from precompute.sources.hf_folder import open_file
-from precompute.sources.parquet import parquet_rows, schema_of
+from precompute.sources.parquet import needed, parquet_rows, schema_of
 from precompute.sources.remote.address import is_address
 from precompute.sources.text import open_regular, text_lines
 
@@ -39,47 +39,46 @@ def open_table(
 ) -> Source:
     """The files that a table names, or the images that a Parquet file holds. Raises SourceError and Stopped."""
     shown = ascii_name(name)
-    if _extension(name) == PARQUET and not is_address(name) and has_images(schema_of(name, shown), reading):
-        return open_file(name, kind, reading=reading, limit=limit, stop=stop)
-
-    def refuse(schema: Any) -> None:
-        if has_images(schema, reading):
-            raise SourceError(
-                f"{shown} holds {kind.plural} itself, which are read from a disk alone.",
-                hint="Copy it to a disk, and name that.",
-            )
-
     is_text = _extension(name) in DIALECTS
-    entries = Entries(shown, "line" if is_text else "row", root_of(name, reading.root))
-    for block in _text_rows(name, shown, reading) if is_text else parquet_rows(name, shown, reading, refuse):
-        entries.add(block)
+    if not is_text:
+        needed(shown)
+    with open_regular(name, shown) as file:
+        if not is_text and has_images(schema_of(file, shown), reading):
+            if is_address(name):
+                raise SourceError(
+                    f"{shown} holds {kind.plural} itself, which are read from a disk alone.",
+                    hint="Copy it to a disk, and name that.",
+                )
+            return open_file(name, kind, reading=reading, limit=limit, stop=stop)
+        entries = Entries(shown, "line" if is_text else "row", root_of(name, reading.root))
+        for block in _text_rows(file, name, shown, reading) if is_text else parquet_rows(file, shown, reading):
+            entries.add(block)
     return entries.source(name, kind, limit=limit, stop=stop)
 
 
-def _text_rows(path: str, shown: str, reading: Reading) -> Iterator[Rows]:
-    with open_regular(path, shown) as file:
-        table = csv.reader(text_lines(file, shown), DIALECTS[_extension(path)], strict=True)
-        rows = _records(table, shown)
-        header = next(rows, None)
-        if header is None:
-            raise SourceError(f"{shown} is empty.", hint="Its first line names its columns, of which one is `path`.")
-        if len(header) == 1 and (others := OTHER_SEPARATORS[_extension(path)] & {*header[0]}):
-            raise SourceError(
-                f"{shown} has one column, {ascii_name(header[0])[:200]!r}.",
-                hint=f"Are others separated by {' or '.join(map(repr, sorted(others)))}? In a .csv they are by commas, "
-                "in a .tsv by tabs.",
-            )
-        chosen = choose(header, reading, shown)
-        parts = len(chosen.parts)
-        places = [*chosen.parts.values(), *chosen.further.values()]
-        pick = itemgetter(*places, 0)  # of a single one it gives no tuple
-        numbered = ((table.line_num, *pick(row)[:-1]) for row in rows)
-        while block := list(islice(numbered, BLOCK_ROWS)):
-            numbers, *columns = zip(*block, strict=True)
-            strings: dict[str, Any] = {
-                f"{part}s": values for part, values in zip(chosen.parts, columns[:parts], strict=True)
-            }
-            yield Rows(numbers, **strings, further=dict(zip(chosen.further, columns[parts:], strict=True)))
+def _text_rows(file: BinaryIO, path: str, shown: str, reading: Reading) -> Iterator[Rows]:
+    table = csv.reader(text_lines(file, shown), DIALECTS[_extension(path)], strict=True)
+    rows = _records(table, shown)
+    header = next(rows, None)
+    if header is None:
+        raise SourceError(f"{shown} is empty.", hint="Its first line names its columns, of which one is `path`.")
+    if len(header) == 1 and (others := OTHER_SEPARATORS[_extension(path)] & {*header[0]}):
+        raise SourceError(
+            f"{shown} has one column, {ascii_name(header[0])[:200]!r}.",
+            hint=f"Are others separated by {' or '.join(map(repr, sorted(others)))}? In a .csv they are by commas, "
+            "in a .tsv by tabs.",
+        )
+    chosen = choose(header, reading, shown)
+    parts = len(chosen.parts)
+    places = [*chosen.parts.values(), *chosen.further.values()]
+    pick = itemgetter(*places, 0)  # of a single one it gives no tuple
+    numbered = ((table.line_num, *pick(row)[:-1]) for row in rows)
+    while block := list(islice(numbered, BLOCK_ROWS)):
+        numbers, *columns = zip(*block, strict=True)
+        strings: dict[str, Any] = {
+            f"{part}s": values for part, values in zip(chosen.parts, columns[:parts], strict=True)
+        }
+        yield Rows(numbers, **strings, further=dict(zip(chosen.further, columns[parts:], strict=True)))
 
 
 def _records(table: Any, shown: str) -> Iterator[list[str]]:
