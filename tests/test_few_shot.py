@@ -16,8 +16,10 @@ from scipy import stats
 
 from precompute import extract, open_cache
 from precompute.errors import TrainingError, UsageError
-from precompute.evaluation.learning_curve import few_shot, point_of, pool_of, shuffled, spread_of
+from precompute.evaluation.draws import drawn, pool_of, spread_of
+from precompute.evaluation.learning_curve import few_shot, point_of
 from precompute.heads import LogisticHead
+from precompute.training.targets import CLASSES, Target
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,8 @@ def test_a_picture_is_drawn_once_and_never_tested_on(
     assert leaked == sum(group in set(groups[test]) for group in groups[train])
     pictures = list(zip(groups[pool], labels[pool], strict=True))
     assert len(set(pictures)) == len(pictures)
-    order = shuffled(pool, labels, np.random.default_rng(seed))
+    target = Target(CLASSES, tuple("abcd"), labels, np.ones(len(labels), bool))
+    order = drawn(pool, target, np.random.default_rng(seed))
     assert [len(set(labels[rows])) for rows in order] == [1] * len(order)
     assert sorted(np.concatenate(order) if order else []) == sorted(pool)
 

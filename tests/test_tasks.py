@@ -29,7 +29,7 @@ from precompute import (
     train_head,
 )
 from precompute.errors import HeadMismatchError, TrainingError, UsageError
-from precompute.evaluation.learning_curve import spread_of
+from precompute.evaluation.draws import spread_of
 from precompute.extraction.executors.local import LocalExecutor
 from precompute.heads import RidgeRegressionHead, choose_thresholds
 from precompute.training.kinds import HEADS_OF, task_of

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,18 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from precompute.cache import Cache, open_cache
-from precompute.errors import TrainingError, UsageError
-from precompute.heads import (
-    LogisticHead,
-    MLPSearch,
-    MultilabelLogisticHead,
-    RowView,
-    choose_thresholds,
-    save_head,
-)
+from precompute.errors import UsageError
+from precompute.heads import save_head
 from precompute.heads.persistence.head_file import HEAD
 from precompute.system.output import check_output
 from precompute.training.calibration import FITTED_ON, Calibration
+from precompute.training.fitting import Seen, fit_head
 from precompute.training.groups import group_names, join
 from precompute.training.kinds import DEFAULT_HEAD, check_asked, head_of_task, make_head
 from precompute.training.leaks import Leaks
@@ -33,15 +26,12 @@ from precompute.training.relabelling import Relabelling
 from precompute.training.scoring import score_head
 from precompute.training.splits import digest_groups, parts_of, whole_rows
 from precompute.training.targets import AUTO, CLASSES, LABELS, NAMES, Rows, Target, check_target
-from precompute.training.views import AVERAGED, check_views, fit_rows, predicted, trained_features, view_notes
+from precompute.training.views import AVERAGED, check_views, trained_features, view_notes
 
 # Long, and of no use to whoever has the head: the report and --json hold them.
 NOT_IN_FILE = {"choices", "leaks", "without_leaks", "two_labels"}
 # Classes up to which a head file holds what scores say of each class and pair of classes: about 3 MB a split.
 MOST_IN_FILE = 1000
-DEFAULT_THRESHOLDS = (
-    "a label is predicted above the probability 0.5: thresholds are chosen on val where there is a test split too"
-)
 NOT_OF_MANY = {"confusion", "per_class", "per_label"}
 
 
@@ -208,8 +198,8 @@ def train_head(
     notes += check_target(target, parts, cache.path)
     # What a temperature is fitted on must not have been trained on, and C's choice ends in training on val too
     selection = "val" if "val" in parts and "test" in parts and not calibrated else None
-    seen = _Seen(cache, layer, features, views, average_views)
-    fitted = _fit(head, estimator, seen, target, parts, together, selection)
+    seen = Seen(cache, layer, features, views, average_views)
+    fitted = fit_head(head, estimator, seen, target, parts, together, selection)
     estimator, parts = fitted.estimator, fitted.parts
     notes += fitted.notes
     scored = score_head(
@@ -250,85 +240,6 @@ def _check_task(task: str, *, calibrated: bool, protocol: str | None) -> None:
             f"{given[0]} is for --task {CLASSES}, and this target is {NAMES[task]}.",
             hint=f"Leave out {given[0]}, or give --task {CLASSES}.",
         )
-
-
-@dataclass(frozen=True)
-class _Fitted:
-    """estimator: what is scored and saved · parts: without val where that was trained on · rows: see `Training`."""
-
-    estimator: Any
-    parts: dict[str, Rows]
-    rows: dict[str, int]
-    choices: dict[str, Any]
-    used_validation: bool
-    notes: list[str]
-    seconds: float
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """What a head sees of a cache. features, views: what it is fitted on · average: predict by the mean over views."""
-
-    cache: Cache
-    layer: str
-    features: NDArray[np.floating]
-    views: int
-    average: bool
-
-
-def _fit(
-    kind: str,
-    estimator: Any,
-    seen: _Seen,
-    target: Target,
-    parts: dict[str, Rows],
-    together: NDArray[np.int64],
-    selection: str | None,
-) -> _Fitted:
-    """Fit on train. selection: the split that chooses, None where nothing may.
-
-    Raises TrainingError for settings or labels that the head cannot be fitted with.
-    """
-    trains_on_val = isinstance(estimator, LogisticHead | MultilabelLogisticHead)
-    # Thresholds are chosen on what was not trained on, so there C is chosen inside train.
-    given = None if trains_on_val and target.task == LABELS else selection
-    train, validation = parts["train"], None
-    if given:
-        validation = (RowView(seen.cache.plain_features(seen.layer), parts[given]), target.of(parts[given]))
-    options: dict[str, Any] = {"label_names": target.names} if target.task == LABELS else {}
-    began = time.monotonic()
-    try:
-        fit_rows(
-            *(estimator, seen.features, seen.views, train, target.of(train)),
-            groups=together[train],
-            validation=validation,
-            **options,
-        )
-    except ValueError as error:
-        raise TrainingError(
-            f"The {kind} head cannot be trained: {error}",
-            hint="Check the settings and the cache: precompute info CACHE.",
-        ) from error
-    seconds = time.monotonic() - began
-    rows, notes, left = {split: len(found) for split, found in parts.items()}, [], dict(parts)
-    used_validation = estimator.used_validation()
-    if target.task == LABELS:
-        notes.append(_set_thresholds(estimator, seen, target, parts[selection]) if selection else DEFAULT_THRESHOLDS)
-    choices = estimator.choices()
-    if isinstance(estimator, MLPSearch):
-        estimator = estimator.best_estimator_
-    if used_validation and trains_on_val:
-        left["train"] = np.union1d(left["train"], left.pop("val"))
-        notes.append("val chose C and was then trained on as well, so it has no score; choices hold that of each C")
-    chosen = used_validation or (target.task == LABELS and selection is not None)
-    return _Fitted(estimator, left, rows, choices, chosen, notes, seconds)
-
-
-def _set_thresholds(estimator: Any, seen: _Seen, target: Target, rows: Rows) -> str:
-    """Take those of the best F1 on these samples; a line that says so."""
-    proba = predicted(estimator.predict_proba, seen.cache, seen.layer, rows, average=seen.average)
-    estimator.set_thresholds(choose_thresholds(target.of(rows), proba))
-    return "val chose the threshold of each label, by its F1"
 
 
 def _together(
