@@ -437,7 +437,7 @@ def test_an_image_may_be_a_file_in_the_folder(tmp_path: Path, photos: Path) -> N
         assert (made.computed, made.failures) == (7, {})
         again = extract(source, tmp_path / f"{source.name}.h5", backbone="tiny")
         assert again.computed == 0
-        assert again.copied >= 6  # nothing tells whether the files have changed, so they are read again
+        assert again.copied >= 6  # whether the files have changed is not known, so they are read again
         with pytest.raises(UsageError, match="is one of the samples"):
             extract(source, (source if source.is_dir() else photos) / "train/cats/new.jpg", backbone="tiny")
 
