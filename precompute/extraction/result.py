@@ -126,8 +126,8 @@ class Extraction:
         stages = None if self.stages is None else self.stages.to_dict()
         audit = None if self.audit is None else self.audit.to_dict()
         settings = asdict(replace(self, stages=None, audit=None))
-        told = {"passes": self.passes, "start_seconds": self.start_seconds, "failed": failed}
-        return {**settings, **told, "stages": stages, "audit": audit}
+        counts = {"passes": self.passes, "start_seconds": self.start_seconds, "failed": failed}
+        return {**settings, **counts, "stages": stages, "audit": audit}
 
 
 def summary(path: str, source: Source, run: Run, *, earlier: bool = True, began: float) -> Extraction:
