@@ -26,6 +26,7 @@ __all__ = [
     "SURE",
     "LabelTraining",
     "MultilabelHead",
+    "check_balanced",
     "check_indicators",
     "check_label_names",
     "check_thresholds",
@@ -199,6 +200,12 @@ class MultilabelHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         tags.target_tags.single_output = False
         tags.target_tags.two_d_labels = True
         return tags
+
+
+def check_balanced(class_weight: Any) -> None:
+    """Raise ValueError unless it is None, or "balanced": no mapping says which label a class belongs to."""
+    if class_weight not in (None, "balanced"):
+        raise ValueError(f"class_weight must be None or 'balanced'. Got {class_weight!r} instead.")
 
 
 def check_thresholds(thresholds: Any, n_labels: int) -> npt.NDArray[np.float64]:

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.special import expit, log_expit
 
 from precompute.heads.base.arrays import arrays_on
-from precompute.heads.base.labels import SURE, MultilabelHead, label_strata, varying
+from precompute.heads.base.labels import SURE, MultilabelHead, check_balanced, label_strata, varying
 from precompute.heads.base.threads import one_pool
 from precompute.heads.linear.certificate import certify_labels
 from precompute.heads.linear.design import Design, working_dtype
@@ -65,8 +65,7 @@ class MultilabelLogisticHead(MultilabelHead, LogisticBase):
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
-        if self.class_weight not in (None, "balanced"):
-            raise ValueError(f"class_weight must be None or 'balanced'. Got {self.class_weight!r} instead.")
+        check_balanced(self.class_weight)
 
     def fit(
         self,

@@ -9,7 +9,7 @@ import torch
 
 from precompute.heads.base.arrays import usable_device
 from precompute.heads.base.inputs import check_number
-from precompute.heads.base.labels import SURE, MultilabelHead, label_strata
+from precompute.heads.base.labels import SURE, MultilabelHead, check_balanced, label_strata
 from precompute.heads.mlp.criteria import LabelEntropy
 from precompute.heads.mlp.mlp_base import MLPBase
 from precompute.heads.mlp.samples import stopping_split
@@ -83,8 +83,7 @@ class MultilabelMLPHead(MultilabelHead, MLPBase):
     def _check_parameters(self) -> None:
         super()._check_parameters()
         check_number("label_smoothing", self.label_smoothing, low=0, high=1)
-        if self.class_weight not in (None, "balanced"):
-            raise ValueError(f"class_weight must be None or 'balanced'. Got {self.class_weight!r} instead.")
+        check_balanced(self.class_weight)
 
     def fit(
         self,
