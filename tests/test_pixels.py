@@ -16,7 +16,8 @@ from conftest import make_image, make_photos
 
 from precompute import extract, load_backbone, open_cache
 from precompute.errors import CacheError, CacheKeyError, SampleError, SourceError, UsageError
-from precompute.finetuning.labelled_images import FEATURES, LabelledImages, open_images
+from precompute.finetuning.data import Data
+from precompute.finetuning.labelled_images import FEATURES, open_images
 from precompute.finetuning.pixels import STEPS_AHEAD, PixelActivations
 from precompute.heads import RowView
 from precompute.inputs.images.augmentation import Augmentation
@@ -39,7 +40,7 @@ def features(photos: Path) -> Path:
 
 
 @pytest.fixture
-def images(photos: Path, features: Path, tmp_path: Path) -> Iterator[LabelledImages]:
+def images(photos: Path, features: Path, tmp_path: Path) -> Iterator[Data]:
     made = open_images(photos, tmp_path / "out.safetensors", backbone="tiny", features=features, workers=2)
     yield made
     made.activations.close()
@@ -50,7 +51,7 @@ def view(rows: Any, number: int) -> Any:
 
 
 def test_the_plain_view_is_what_a_file_of_the_input_holds(
-    photos: Path, features: Path, images: LabelledImages, tmp_path: Path
+    photos: Path, features: Path, images: Data, tmp_path: Path
 ) -> None:
     extract(photos, tmp_path / "input.h5", backbone="tiny", layer="input", precision="fp32")
     stored = open_cache(tmp_path / "input.h5")
@@ -58,7 +59,9 @@ def test_the_plain_view_is_what_a_file_of_the_input_holds(
     made = images.activations.batch(ROWS, view(ROWS, 0))
     assert made.dtype == torch.float32
     assert np.array_equal(made.numpy(), stored.features("input"))
-    assert images.layer == open_cache(features).layers[0]
+    assert (images.layer, images.key) == ("input", stored.key)
+    assert images.frozen is not None
+    assert np.array_equal(images.frozen, open_cache(features).features())
 
 
 @pytest.mark.parametrize("layer", ["body.2", "embed.1"])
@@ -75,7 +78,7 @@ def test_the_frozen_part_gives_what_a_file_of_its_last_layer_holds(
     made.activations.close()
 
 
-def test_a_view_follows_from_the_image_and_its_number_alone(images: LabelledImages, photos: Path) -> None:
+def test_a_view_follows_from_the_image_and_its_number_alone(images: Data, photos: Path) -> None:
     """Compared with the augmentation itself, on the bytes of one image."""
     row = 7
     raw = (photos / images.cache.ids[row]).read_bytes()
@@ -90,7 +93,7 @@ def test_a_view_follows_from_the_image_and_its_number_alone(images: LabelledImag
     assert not torch.equal(images.activations.batch(np.array([row]), np.array([0]))[0], expected)
 
 
-def test_steps_come_in_order_whatever_the_threads_do(images: LabelledImages) -> None:
+def test_steps_come_in_order_whatever_the_threads_do(images: Data) -> None:
     draws = np.random.default_rng(0)
     plan = [(draws.integers(24, size=5), draws.integers(images.activations.views, size=5)) for _ in range(9)]
     expected = [images.activations.batch(*step) for step in plan]
@@ -99,7 +102,7 @@ def test_steps_come_in_order_whatever_the_threads_do(images: LabelledImages) -> 
     assert all(torch.equal(one, other) for one, other in zip(made, expected, strict=True))
 
 
-def test_few_steps_are_read_ahead_and_closing_leaves_nothing_under_way(images: LabelledImages) -> None:
+def test_few_steps_are_read_ahead_and_closing_leaves_nothing_under_way(images: Data) -> None:
     asked = []
 
     def plan() -> Iterator[tuple[Any, Any]]:
@@ -123,7 +126,7 @@ def test_closing_ends_the_threads(photos: Path, features: Path, tmp_path: Path) 
     assert threading.active_count() == before
 
 
-def test_plain_images_are_an_array_that_scoring_reads(images: LabelledImages) -> None:
+def test_plain_images_are_an_array_that_scoring_reads(images: Data) -> None:
     plain = images.activations.plain
     whole = images.activations.batch(ROWS, view(ROWS, 0)).numpy()
     assert (plain.shape, plain.ndim, len(plain), plain.dtype) == (whole.shape, 4, 24, whole.dtype)

@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from precompute.backbones.layers import INPUT
 from precompute.backbones.load import Backbone, load_backbone
-from precompute.cache import Cache, difference, open_cache
+from precompute.cache import Cache, difference, key_of, open_cache
 from precompute.errors import CacheError, CacheKeyError, UsageError
 from precompute.extraction.conduct import Progress
 from precompute.extraction.extract import extract
 from precompute.extraction.matching import positions
 from precompute.extraction.repair import KnownSamples, table_of
+from precompute.finetuning.data import Data
 from precompute.finetuning.pixels import MANY_VIEWS, PixelActivations
 from precompute.inputs.base import Preprocess
 from precompute.inputs.images.augmentation import Augmentation, augment_names
@@ -42,26 +43,6 @@ PRECISION, STORAGE = "fp32", "float32"  # of activations that are computed and n
 SHOWN = 3  # ids that an error names
 
 
-@dataclass(frozen=True)
-class LabelledImages:
-    """What a training from images works on.
-
-    cache: the feature file, whose rows are those of `activations` · layer: in it, what enters the classifier ·
-    backbone: cut at the layer that the frozen part ends with, plain views alone · notes: what the user should know.
-    """
-
-    cache: Cache
-    layer: str
-    backbone: Backbone
-    activations: PixelActivations
-    notes: tuple[str, ...] = ()
-
-    @property
-    def spec(self) -> dict[str, Any]:
-        """The settings of the activations, as in a file that held them."""
-        return self.backbone.spec(precision=PRECISION, storage=STORAGE)
-
-
 def open_images(
     source: str | os.PathLike[str] | Source | Any,
     out: str | os.PathLike[str],
@@ -79,34 +60,44 @@ def open_images(
     root: str | None = None,
     columns: Mapping[str, str] | None = None,
     keep: Sequence[str] = (),
-) -> LabelledImages:
+) -> Data:
     """The images of `source` as activations of the layer `freeze_to`, or of the network's input where that is None.
 
     out: the output of the training, beside whose name (and FEATURES) the feature file is made, or brought up to date,
     unless `features` names one. augment: the steps that views are made by, AUGMENT by default, "none" for plain images
-    alone. device: of the frozen part. For the rest see `extract`.
+    alone. device: of the frozen part. For the rest see `extract`. Whoever asked closes the activations.
     Raises what `extract` and `load_backbone` raise; CacheKeyError and CacheError where `features` is of another network
     or other images.
     """
-    samples = open_source(source, IMAGES, reading=Reading.of(root, columns, keep), alone=False)
+    samples = open_samples(source, root, columns, keep)
     given: dict[str, Any] = {"weights": weights, "transform": dict(transform or {})}
     plain = load_backbone(backbone, **given)
     (tap,) = plain.taps
     if features is None:
         path = f"{os.fspath(out)}{FEATURES}"
-        run = {"device": device, "workers": workers, "progress": progress, "stop": stop}
+        run: dict[str, Any] = {"device": device, "workers": workers, "progress": progress, "stop": stop}
         extract(samples, path, backbone=backbone, precision=PRECISION, **given, **run)
         cache = open_cache(path)
     else:
         cache = open_cache(features)
         _check_network(cache, plain)
-    known = _check_images(cache, samples)
+    _check_images(cache, samples)
     cut = load_backbone(backbone, **given, layer=freeze_to or INPUT, pooling="none")
     preprocess, notes = _views(cut.preprocess, augment)
-    activations = PixelActivations(
-        known, cache.column("samples/digest"), cut, preprocess=preprocess, device=device, workers=workers
+    activations = activations_of(cache, samples, cut, preprocess=preprocess, device=device, workers=workers)
+    spec = cut.spec(precision=PRECISION, storage=STORAGE)
+    return Data(
+        cache=cache,
+        backbone=cut,
+        layer=cut.taps[0].layer,
+        activations=activations,
+        spec=spec,
+        key=key_of(spec),
+        weights_source=cut.source,
+        name=os.path.basename(cache.path),
+        frozen=cache.plain_features(tap.layer),
+        notes=notes,
     )
-    return LabelledImages(cache, tap.layer, cut, activations, notes)
 
 
 def _check_network(cache: Cache, plain: Backbone) -> None:
@@ -125,8 +116,27 @@ def _check_network(cache: Cache, plain: Backbone) -> None:
         )
 
 
-def _check_images(cache: Cache, samples: Source) -> KnownSamples:
-    """The samples of `cache` read from `samples`. Raises CacheError where either lists others."""
+def open_samples(source: Any, root: str | None, columns: Mapping[str, str] | None, keep: Sequence[str] = ()) -> Source:
+    """The images of `source`, see `extract`."""
+    return open_source(source, IMAGES, reading=Reading.of(root, columns, keep), alone=False)
+
+
+def activations_of(
+    cache: Cache,
+    samples: Source,
+    backbone: Backbone,
+    *,
+    preprocess: Preprocess | None = None,
+    device: str = "cpu",
+    workers: int | None = None,
+) -> PixelActivations:
+    """Those of the rows of `cache`, computed from the images of `samples` with the same ids; see `PixelActivations`."""
+    known, digests = KnownSamples(table_of(cache), samples), cache.column("samples/digest")
+    return PixelActivations(known, digests, backbone, preprocess=preprocess, device=device, workers=workers)
+
+
+def _check_images(cache: Cache, samples: Source) -> None:
+    """Raise CacheError where either lists images that the other does not."""
     known = KnownSamples(table_of(cache), samples)
     gone = [row for row in np.flatnonzero(cache.ok).tolist() if not known.holds(row)]
     new = np.flatnonzero(positions(known.table.ids, samples.table.ids) < 0).tolist()
@@ -138,7 +148,6 @@ def _check_images(cache: Cache, samples: Source) -> KnownSamples:
             f"{', '.join(names)}{', ...' if len(gone or new) > SHOWN else ''}.",
             hint="Bring the file up to date with `precompute extract`, or leave --features out.",
         )
-    return known
 
 
 def _views(preprocess: Preprocess, augment: str | Sequence[str] | None) -> tuple[Preprocess, tuple[str, ...]]:

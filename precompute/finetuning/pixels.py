@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import math
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
@@ -27,20 +27,17 @@ from precompute.engines.devices import default_batch, make_engine
 from precompute.errors import SampleError, SourceError
 from precompute.extraction.pipeline import decode_threads
 from precompute.extraction.read_ahead import ReadAhead, read_ahead
+from precompute.finetuning.activations import Plan, Rows
 from precompute.inputs.base import Preprocess
 from precompute.sources.base import Source
 from precompute.system import cores
-
-Rows = NDArray[np.int64]
-Step = tuple[Rows, Rows]
-"""Rows (B,) and the view (B,) of each."""
 
 MANY_VIEWS = 2**20
 """How many views an augmentation is asked for: so many that an image hardly meets one of them twice."""
 
 WAYS_OUT = (
-    "The checkpoint is kept: bring the image back as it was and run the same command again. To go on with other images, "
-    "bring the feature file up to date (precompute extract) and start anew with --overwrite."
+    "The checkpoint is kept: bring the image back as it was and run the same command again. To go on with other "
+    "images, bring the feature file up to date (precompute extract) and start anew with --overwrite."
 )
 STEPS_AHEAD = 2  # of training, whose images may be decoded and wait
 
@@ -92,7 +89,7 @@ class PixelActivations:
         with contextlib.closing(self.batches([(rows, views)])) as made:
             return next(made)
 
-    def batches(self, plan: Iterable[Step]) -> Generator[torch.Tensor, None, None]:
+    def batches(self, plan: Plan) -> Generator[torch.Tensor, None, None]:
         """The activations (B, *shape) of each step of `plan`, in order, with the images of later ones decoded ahead.
 
         Bounded in memory, whatever the plan. Closing it early leaves nothing under way. Raises SampleError, which names
@@ -199,10 +196,11 @@ class PlainPixels:
             raise ValueError(f"cannot reshape an array of shape {self.shape} into {wanted}")
         return PlainPixels(self._activations, (len(self), *full))
 
-    def __getitem__(self, chosen: slice | NDArray[np.integer[Any]]) -> NDArray[np.float32]:
+    def __getitem__(self, chosen: int | slice | NDArray[np.integer[Any]]) -> NDArray[np.float32]:
+        if isinstance(chosen, int | np.integer):
+            one: NDArray[np.float32] = self[np.array([chosen])][0]
+            return one
         rows = np.arange(len(self))[chosen]
-        if not isinstance(rows, np.ndarray):
-            return self[np.array([rows])][0]
         if not len(rows):
             return np.empty((0, *self.shape[1:]), self.dtype)
         made = self._activations.batch(rows, np.zeros(len(rows), np.int64))
