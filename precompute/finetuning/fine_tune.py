@@ -7,7 +7,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from precompute.backbones.load import Backbone
-from precompute.backbones.tail import tail_of
+from precompute.backbones.tail import own_tail, tail_of
 from precompute.cache import Cache, open_cache
 from precompute.cache.lock import WriteLock, lock_path
 from precompute.engines.devices import check_device
@@ -25,7 +25,7 @@ from precompute.extraction.rebuild import Origin, rebuild_backbone
 from precompute.finetuning.activations import ActivationRows, Activations, CachedActivations
 from precompute.finetuning.checkpoint import NEW_SUFFIX, SUFFIX, Checkpoint, State
 from precompute.finetuning.loop import Conduct, Trainer, Watch, check_arrays, criterion_of, entry_of, measure
-from precompute.finetuning.network import TailNetwork, prepared, seeded
+from precompute.finetuning.network import TailNetwork, prepared
 from precompute.finetuning.settings import TailSettings
 from precompute.finetuning.start import (
     Frozen,
@@ -151,6 +151,7 @@ def fine_tune(
     checkpoint_seconds: float = 30.0,
     overwrite: bool = False,
     stop: Callable[[], int] | None = None,
+    stepping: contextlib.AbstractContextManager[None] | None = None,
     watch: Watch | None = None,
     **wanted: Any,
 ) -> Tuning:
@@ -168,8 +169,8 @@ def fine_tune(
     out: the file of the tail. While it is trained, `OUT.checkpoint` holds its state, every `checkpoint_seconds`: the
     same call goes on from there, with the same result on a CPU, byte for byte. overwrite: replace whatever file has
     the name of the output, and a checkpoint of another training.
-    stop: asked after each step, a signal's number ends the training, resumable. watch: called with epoch, step (from 0)
-    and loss of each step.
+    stop: asked after each step, a signal's number ends the training, resumable; stepping: entered for that time.
+    watch: called with epoch, step (from 0) and loss of each step.
 
     Raises TrainingError for a loss that is not finite, too little memory, and labels that nothing can be learned from;
     HeadError and its kinds for output and checkpoint, CacheLockedError where another process writes the output;
@@ -194,7 +195,7 @@ def fine_tune(
     settings.check()
     data = open_cached(source, layer, backbone=backbone, weights=weights)
     try:
-        how = Conduct(seconds=checkpoint_seconds, stop=stop, watch=watch)
+        how = Conduct(seconds=checkpoint_seconds, stop=stop, stepping=stepping, watch=watch)
         return tune(data, out, asked, settings, how, tail=tail, overwrite=overwrite)
     finally:
         data.activations.close()
@@ -298,7 +299,7 @@ class _Run:
         frozen = self._frozen(module)
         state, linear = kept or self._begun(frozen)
         network = TailNetwork(module, linear.layer)
-        how = Conduct(checkpoint, conduct.seconds, conduct.stop, conduct.watch)
+        how = replace(conduct, checkpoint=checkpoint)
         trainer = Trainer(
             network,
             self.data.activations,
@@ -327,10 +328,7 @@ class _Run:
     def _tail(self) -> nn.Module:
         if self.factory is None:
             return tail_of(self.data.backbone, self.data.layer)
-        from precompute.backbones.tail import own_tail
-
-        with seeded(self.settings.seed):
-            return own_tail(self.factory, self.data.backbone, self.data.layer)
+        return own_tail(self.factory, self.data.backbone, self.data.layer, seed=self.settings.seed)
 
     def _described(self) -> dict[str, Any]:
         """What a checkpoint belongs to."""
