@@ -75,6 +75,12 @@ class Wanted:
     average_views: bool = False
     calibrated: bool = False
 
+    def columns(self, also: Sequence[str] = ()) -> tuple[str, ...]:
+        """The further columns that it takes from a cache, behind those of `also`."""
+        labels = (self.label_column,) if isinstance(self.label_column, str) else self.label_column or ()
+        named = (*also, *labels, self.split_column, self.groups_column)
+        return tuple(name for name in dict.fromkeys(named) if name is not None)
+
     def check(self) -> Relabelling:
         """Raise UsageError for what contradicts itself; where target and splits come from."""
         if self.similarity is not None and not 0 < self.similarity <= 1:
@@ -196,6 +202,7 @@ def fine_tune(
     asked = Wanted(**wanted)
     asked.check()
     settings = resolved(settings)
+    keep = keep if features is not None else asked.columns(keep)
     images = ImageOptions(freeze_to, augment, features, transform, workers, root, columns, keep, progress, stop)
     if isinstance(source, Cache) or (isinstance(source, str | os.PathLike) and is_hdf5(source)):
         images.refuse(source)
@@ -338,6 +345,8 @@ class _Run:
             )
         views = view_notes(self.cache, self.views, average=wanted.average_views)
         self.notes = [*data.notes, *labelled, *views, *notes, *check_target(self.target, self.parts, self.cache.path)]
+        if settings.precision != "fp32":
+            self.notes.append(f"trained in mixed precision, fp32 and {settings.precision}; scored in fp32")
         # What a temperature is fitted on must not have chosen anything.
         can_choose = "val" in self.parts and "test" in self.parts and not wanted.calibrated
         self.selection = "val" if can_choose else None
