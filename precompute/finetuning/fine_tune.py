@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -220,7 +220,7 @@ def fine_tune(
         data.activations.close()
 
 
-def _is_cache(source: Any) -> bool:
+def _is_cache(source: Any) -> TypeGuard[Cache | str | os.PathLike[str]]:
     """Whether activations are meant, and not images; a name of a feature file that is none is one that is missing."""
     if not isinstance(source, str | os.PathLike):
         return isinstance(source, Cache)
