@@ -84,10 +84,10 @@ def check(name: str, weights: str, paths: Sequence[Path], *, every: bool) -> Ite
 
 def make_scores_differ(network: nn.Module) -> None:
     """torchvision's new ViT has a classifier of zeros, which says nothing."""
-    classifier = network.get_submodule(final_classifier(network))
+    weight = network.get_submodule(final_classifier(network)).get_parameter("weight")
     with torch.no_grad():
-        if not classifier.weight.any():
-            classifier.weight.normal_(generator=torch.Generator().manual_seed(0))
+        if not weight.any():
+            weight.normal_(generator=torch.Generator().manual_seed(0))
 
 
 def images_of(backbone: Backbone, paths: Sequence[Path]) -> torch.Tensor:
