@@ -29,8 +29,8 @@ def show_cuts(source: str, backbone: str | None, *, as_json: bool, **options: An
 
 def _table(found: CutCosts) -> None:
     note(
-        f"{found.samples:,} samples; an epoch: {found.batch_size} at a time on {found.device}, from a few timed steps on "
-        "random activations, without reading the file"
+        f"{found.samples:,} samples. The seconds are measured: a few training steps of {found.batch_size} random "
+        f"activations on {found.device}."
     )
     rows = (
         (

@@ -73,7 +73,7 @@ def cut_costs(
     A few samples of random numbers run through the network, to find where it can be cut, and a few training steps of
     each tail are timed. The arguments are those of `fine_tune`, and so are the errors.
     """
-    if not 1 <= batch_size:
+    if batch_size < 1:
         raise UsageError(f"batch_size must be 1 or more. Got {batch_size!r} instead.", hint="See --batch-size.")
     check_device(device)
     if is_hdf5(source):
