@@ -359,6 +359,20 @@ class Headless(nn.Module):
         return self.last(self.conv(images)) * self.scale
 
 
+class Untraceable(nn.Module):
+    """Looks at its values, and changes them in place first; its own names are those of attributes of a tail."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.token = nn.Conv2d(3, 4, 1), nn.Parameter(torch.ones(4, 1, 1))
+        self.norm, self.drop = nn.BatchNorm2d(4), nn.Dropout(0.5)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        images.relu_()
+        x = self.drop(self.norm(self.layer(images))) * self.token
+        return x.mean((2, 3)) if x.sum() > -1e9 else x.amax((2, 3))
+
+
 def backbone_of(network: nn.Module) -> Backbone:
     """`tiny`'s preprocessing in front of another network."""
     return replace(load_backbone("tiny"), network=network.eval().requires_grad_(False), name="a:b", taps=())
@@ -406,6 +420,29 @@ def test_without_a_classifier_the_output_is_the_features() -> None:
     assert tail.width == 4 * 16 * 16
     with torch.no_grad():
         assert relative(tail(backbone.network.conv(images)), backbone.network(images).flatten(1)) <= TOLERANCE
+
+
+def test_a_network_that_cannot_be_traced_is_a_tail_behind_its_input() -> None:
+    torch.manual_seed(0)
+    backbone = backbone_of(Untraceable())
+    images = batch_for(backbone)
+    tail = tail_of(backbone, "input")
+    assert (tail.layer, tail.shape, tail.width) == ("input", (3, 32, 32), 4)
+    assert tail.state_dict().keys() == backbone.network.state_dict().keys()
+    again = copy.deepcopy(tail)
+    nn.Sequential(tail).train()
+    before = images.clone()
+    nn.functional.cross_entropy(tail(images), torch.tensor([0, 1, 2])).backward()
+    assert torch.equal(images, before)
+    with torch.no_grad():
+        assert torch.equal(tail(images), backbone.network(images.clone()))
+        for parameter in again.parameters():
+            parameter.zero_()
+        assert not again(images).any()
+        assert torch.equal(tail(images), backbone.network(images.clone()))
+    assert all(parameter.grad is not None for parameter in tail.parameters())
+    with pytest.raises(BackboneError, match="cannot trace"):
+        tail_of(backbone, "layer")
 
 
 # Proposals
