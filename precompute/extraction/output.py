@@ -13,14 +13,14 @@ HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
 def is_hdf5(path: str | os.PathLike[str]) -> bool:
-    """Whether it is a file that begins as HDF5 does. What cannot be read is none: whoever lists the source says why."""
+    """Whether there is a file of HDF5; False where it cannot be read."""
     if not os.path.isfile(path):  # a pipe is not opened
         return False
     try:
         with open(path, "rb") as file:
             return file.read(len(HDF5_SIGNATURE)) == HDF5_SIGNATURE
     except OSError:
-        return False
+        return False  # whoever opens it says why
 
 
 class OpenFiles:
