@@ -133,7 +133,7 @@ def command(photos: Path, out: str, features: Path, *more: str) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("when", [1, 7, 23])
+@pytest.mark.parametrize("when", [1, 7, 16])
 def test_killed_and_run_again_it_gives_the_same_bytes(photos: Path, features: Path, tmp_path: Path, when: int) -> None:
     """SIGKILL once the checkpoint has been written so many times, in the middle of an epoch."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -145,7 +145,7 @@ def test_killed_and_run_again_it_gives_the_same_bytes(photos: Path, features: Pa
         seen: set[int] = set()
         while len(seen) < when and running.poll() is None:
             if kept.exists():
-                seen.add(kept.stat().st_ino)
+                seen.add(kept.stat().st_mtime_ns)
             time.sleep(0.0005)
         running.send_signal(signal.SIGKILL)
     assert kept.exists()
@@ -222,13 +222,13 @@ def write_table(photos: Path, path: Path) -> None:
         for number, image in enumerate(sorted(photos.rglob("*.*g"))):
             split, kind = image.parts[-3], image.parts[-2]
             marks = ";".join(name for bit, name in ((1, "a"), (2, "b")) if number & bit) or ";"
-            writer.writerow((image, split, kind, number / 7, marks, number // 4))
+            writer.writerow((image.relative_to(photos), split, kind, number / 7, marks, number // 4))
 
 
 @pytest.mark.parametrize(
     ("options", "task"),
     [
-        ({"label_column": "kind"}, "classes"),
+        ({"label_column": "kind", "split_column": "split"}, "classes"),
         ({"label_column": "size", "task": "number"}, "number"),
         ({"label_column": "marks", "task": "labels", "groups_column": "series"}, "labels"),
     ],
@@ -237,10 +237,11 @@ def write_table(photos: Path, path: Path) -> None:
 def test_what_a_table_says_is_learned(photos: Path, tmp_path: Path, options: dict[str, Any], task: str) -> None:
     write_table(photos, tmp_path / "table.csv")
     out = tmp_path / "net.safetensors"
-    result = fine_tune(tmp_path / "table.csv", out, backbone="tiny", **{**QUICK, "epochs": 1}, **options)
+    given = {**QUICK, "epochs": 1, "root": str(photos), **options}
+    result = fine_tune(tmp_path / "table.csv", out, backbone="tiny", **given)
     assert result.task == task
     assert result.rows["train"] == 40
-    found = predict(out, tmp_path / "table.csv", columns={"label": str(options["label_column"])})
+    found = predict(out, tmp_path / "table.csv", root=str(photos), columns={"label": options["label_column"]})
     assert len(found.items) == 80
     assert found.scored == 80
 
