@@ -165,21 +165,21 @@ OF_TORCHVISION = {
     "name", [name if name != "googlenet" else pytest.param(name, marks=pytest.mark.slow) for name in CLASSIFIERS]
 )
 def test_body_then_tail_is_the_uncut_network_at_every_place(name: str, load: Callable[..., Backbone]) -> None:
-    check_every_place(load(name), CLASSIFIERS[name])
+    check_places(load(name), CLASSIFIERS[name])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OF_TORCHVISION)
 def test_body_then_tail_is_the_uncut_network_at_places_of_large_networks(name: str) -> None:
-    """At every place of most, at every sixth of those with more than a hundred; scripts/check_tails.py takes all."""
-    check_every_place(load_network(name), OF_TORCHVISION[name])
+    """At some sixteen of each, from the input on; scripts/check_tails.py takes all."""
+    check_places(load_network(name), OF_TORCHVISION[name], most=16)
 
 
-def check_every_place(backbone: Backbone, classifier: str) -> None:
+def check_places(backbone: Backbone, classifier: str, *, most: int = 1000) -> None:
     """Also with one sample and with another number of them than the cut was found with, laid out as channels_last."""
     images = batch_for(backbone)
     crossings = Crossings.of(backbone)
-    places = crossings.places[:: 6 if len(crossings.places) > 100 else 1]
+    places = crossings.places[:: max(1, len(crossings.places) // most)]
     layers = [place.layer for place in places]
     assert layers[0] == "input"
     given = activations(backbone, layers, images)
