@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -11,10 +13,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import Command
 from torch import nn
 from torchvision.models.vision_transformer import VisionTransformer
 
-from precompute import load_backbone
+from precompute import extract, load_backbone, open_cache
 from precompute.backbones.crossing import Crossings, cuts, example_input
 from precompute.backbones.load import Backbone
 from precompute.backbones.proposals import price, propose
@@ -162,21 +165,21 @@ OF_TORCHVISION = {
     "name", [name if name != "googlenet" else pytest.param(name, marks=pytest.mark.slow) for name in CLASSIFIERS]
 )
 def test_body_then_tail_is_the_uncut_network_at_every_place(name: str, load: Callable[..., Backbone]) -> None:
-    check_every_place(load(name), CLASSIFIERS[name])
+    check_places(load(name), CLASSIFIERS[name])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OF_TORCHVISION)
 def test_body_then_tail_is_the_uncut_network_at_places_of_large_networks(name: str) -> None:
-    """At every place of most, at every sixth of those with more than a hundred; scripts/check_tails.py takes all."""
-    check_every_place(load_network(name), OF_TORCHVISION[name])
+    """At some sixteen of each, from the input on; scripts/check_tails.py takes all."""
+    check_places(load_network(name), OF_TORCHVISION[name], most=16)
 
 
-def check_every_place(backbone: Backbone, classifier: str) -> None:
+def check_places(backbone: Backbone, classifier: str, *, most: int = 1000) -> None:
     """Also with one sample and with another number of them than the cut was found with, laid out as channels_last."""
     images = batch_for(backbone)
     crossings = Crossings.of(backbone)
-    places = crossings.places[:: 6 if len(crossings.places) > 100 else 1]
+    places = crossings.places[:: max(1, len(crossings.places) // most)]
     layers = [place.layer for place in places]
     assert layers[0] == "input"
     given = activations(backbone, layers, images)
@@ -206,8 +209,10 @@ def test_gradients_are_those_of_the_uncut_network_with_its_body_frozen(
     target = torch.tensor([0, 2, 1])
     nn.functional.cross_entropy(network(images), target).backward()
     expected = dict(network.named_parameters())
-    for layer, activation in activations(backbone, list(cuts(backbone)), images).items():
-        tail = tail_of(backbone, layer)
+    crossings = Crossings.of(backbone)
+    layers = [place.layer for place in crossings.places[:: 4 if name == "resnet18" else 1]]
+    for layer, activation in activations(backbone, layers, images).items():
+        tail = tail_of(backbone, layer, crossings=crossings)
         nn.functional.cross_entropy(classifier(tail(activation)), target).backward()
         assert dict(tail.named_parameters()).keys() <= expected.keys()
         for parameter, value in tail.named_parameters():
@@ -235,6 +240,14 @@ def test_a_tail_holds_what_lies_behind_under_the_network_s_names_and_as_copies()
     assert isinstance(again, Tail)
     assert (again.layer, again.shape, again.width) == ("layer3", (256, 4, 4), 512)
     tail.load_state_dict({name: state[name] for name in tail.state_dict()})
+
+
+def test_the_layers_where_a_cut_is_possible() -> None:
+    assert cuts(load_network("resnet18")) == (
+        *("input", "conv1", "bn1", "relu", "maxpool", "layer1.0.add", "layer1.0", "layer1.1.add", "layer1"),
+        *("layer2.0.add", "layer2.0", "layer2.1.add", "layer2", "layer3.0.add", "layer3.0", "layer3.1.add", "layer3"),
+        *("layer4.0.add", "layer4.0"),
+    )
 
 
 def test_behind_the_input_lies_everything_but_the_classifier() -> None:
@@ -571,3 +584,39 @@ def test_a_tail_of_one_s_own_that_will_not_do_is_refused(name: str, message: str
 def test_a_tail_of_one_s_own_has_a_name_of_two_parts() -> None:
     with pytest.raises(UsageError, match=r"package\.module:factory"):
         own_tail("own_tails.good", load_backbone("tiny"), "body")
+
+
+# --cut auto
+
+
+def test_the_command_says_where_to_cut_and_the_lines_to_run_next(
+    photos: Path, tmp_path: Path, precompute: Command
+) -> None:
+    options = (photos, "-b", "tiny", "--mean", "0.5,0.5,0.5", "--cut", "auto")
+    shown = precompute("fine-tune", *options)
+    assert shown.returncode == 0, shown.stderr
+    proposals = propose(load_backbone("tiny"))
+    for one in proposals:
+        assert re.search(rf"{one.layer} .*{' x '.join(map(str, one.shape))}.*{one.parameters:,}", shown.stdout)
+    found = json.loads(precompute("fine-tune", *options, "--json").stdout)
+    assert (found["backbone"], found["samples"]) == ("tiny", 24)
+    assert [one["layer"] for one in found["cuts"]] == [one.layer for one in proposals]
+    assert [one["bytes"] for one in found["cuts"]] == [24 * one.bytes_per_sample for one in proposals]
+    for line in found["commands"]:
+        assert line in shown.stdout
+        done = precompute(*shlex.split(line)[1:])
+        assert done.returncode == 0, done.stderr
+    stored = tmp_path / "photos-body.h5"
+    assert open_cache(stored).features().nbytes == found["cuts"][-1]["bytes"]
+
+
+def test_cuts_are_proposed_for_images_and_a_named_network(photos: Path, tmp_path: Path, precompute: Command) -> None:
+    extract(photos, tmp_path / "a.h5", backbone="tiny", layer="body")
+    for options, message in (
+        ((photos,), "needs a network: -b NAME"),
+        ((tmp_path / "a.h5", "-b", "tiny"), "holds features already"),
+        ((photos, "-b", "tiny", "--batch-size", "0"), "batch_size must be 1 or more"),
+    ):
+        done = precompute("fine-tune", *options, "--cut", "auto")
+        assert done.returncode == 2
+        assert message in done.stderr

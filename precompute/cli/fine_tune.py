@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from precompute.cli._cuts import show_cuts
 from precompute.cli._options import (
     SEED,
     Seconds,
@@ -57,6 +58,9 @@ if TYPE_CHECKING:
     help="For images: a cache of them with what enters the classifier.  [default: OUTPUT.features.h5, made first]",
 )
 @click.option("--tail", metavar="PACKAGE.MODULE:FACTORY", help="Layers of your own in place of those behind the cut.")
+@click.option(
+    "--cut", type=click.Choice(["auto"]), help="For images: say where to cut, and what each cut costs; train nothing."
+)
 @task_option
 @click.option("--epochs", type=int, default=30, show_default=True, help="At most.")
 @click.option("--learning-rate", type=float, default=1e-4, show_default=True, help="AdamW's, at its highest.")
@@ -111,6 +115,7 @@ if TYPE_CHECKING:
 def fine_tune(
     source: str,
     output: str | None,
+    cut: str | None,
     per_class: bool,
     plot: str | None,
     overwrite: bool,
@@ -138,11 +143,15 @@ def fine_tune(
       precompute fine-tune deep.h5 --layer layer3 -o tail.safetensors --plot curves.png
       precompute fine-tune deep.h5 --epochs 10 --learning-rate 3e-5 --dropout 0.2
       precompute fine-tune deep.h5 --device cuda --precision bf16 --batch-size 128
+      precompute fine-tune photos -b resnet18 --cut auto
       precompute fine-tune photos -b resnet18 -o full.safetensors
       precompute fine-tune photos -b resnet18 --freeze-to layer2 --augment flip,crop,color -o deep.safetensors
       precompute fine-tune photos -b resnet50 --device cuda --batch-size 64 -o full.safetensors
       precompute fine-tune deep.h5 --tail mypackage.tails:two_convolutions -o tail.safetensors
     """
+    if cut is not None:
+        show_cuts(source, given, as_json=as_json)
+        return
     from precompute.finetuning.fine_tune import fine_tune as run
 
     if plot is not None:
