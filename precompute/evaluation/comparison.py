@@ -134,7 +134,7 @@ def _side(head: str | os.PathLike[str], path: str | os.PathLike[str]) -> Side:
     saved, name = load_head(head), os.fspath(head)
     cache, target, _ = Relabelling.of_head(saved.metadata, name, task_of(saved.head)).apply(open_cache(path))
     codes = split_codes(saved.metadata, cache, target, name)
-    layer = trained_layer(saved, cache, name)
+    cache, layer = trained_layer(saved, cache, name)
     return Side(name, saved, cache, target, layer, codes, whole_rows(cache, layer))
 
 
