@@ -75,10 +75,10 @@ def fit_attention(
         for tensor in _start(queries, grid.channels, criterion.outputs, dtype, seeds[1])
     )
     parameters = [weight, query, bias]  # the first decays
-    optimizer = AdamW(
-        *(torch.tensor(value, dtype=dtype, device=device) for value in (settings.learning_rate, settings.weight_decay)),
-        parameters,
+    rate, decay = (
+        torch.tensor(value, dtype=dtype, device=device) for value in (settings.learning_rate, settings.weight_decay)
     )
+    optimizer = AdamW(rate, decay, parameters)
     measured = train.at_most(MEASURED, rng)
     run = Run(settings, *moments, score=criterion.score)
     fit = Fit(run, *as_arrays(query, weight, bias))

@@ -84,7 +84,7 @@ def _products(X: Array, root: Array, targets: Array) -> tuple[Callable[[Float], 
             correlation += block.T @ targets[rows]
         return lambda B: gram @ B, correlation
     rows_of = (X * root[:, None]).astype(np.float64 if X.size <= DOUBLE_VALUES else np.float32, copy=False)
-    correlation += rows_of.T @ targets.astype(rows_of.dtype)
+    correlation[:] = rows_of.T @ targets.astype(rows_of.dtype)
     return lambda B: (rows_of.T @ (rows_of @ B.astype(rows_of.dtype))).astype(np.float64), correlation
 
 

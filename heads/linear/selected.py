@@ -69,7 +69,8 @@ class _Sample:
     def standardised(self, rows: Array) -> Array:
         """All rows, standardised by the moments of these."""
         mean, scale = spread([RowView(self.X, rows)], self.weight[rows])
-        return (self.X - mean.astype(self.X.dtype)) / scale.astype(self.X.dtype)
+        found: Array = (self.X - mean.astype(self.X.dtype)) / scale.astype(self.X.dtype)
+        return found
 
     def ranking(self, Z: Array, rows: Array) -> npt.NDArray[np.intp]:
         """Features (d,), the most relevant first, by these rows of standardised `Z` and no others."""
@@ -140,7 +141,7 @@ class SelectedHead(LinearClassifier):
         self._fractions()
         self._strengths()
         if self.layers is not None:
-            if not isinstance(self.layers, Sequence) or isinstance(self.layers, str) or not self.layers:
+            if not isinstance(self.layers, tuple | list) or not self.layers:
                 raise ValueError(f"layers must be widths, such as (64, 128). Got {self.layers!r} instead.")
             for width in self.layers:
                 check_number("every width in layers", width, whole=True, low=1)

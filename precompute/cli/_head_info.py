@@ -34,6 +34,7 @@ def describe_head(path: str) -> dict[str, Any]:
     """JSON-ready: what the head at `path` is, takes and gives, and how it was trained and scored."""
     from precompute.heads import load_head
     from precompute.training.kinds import task_of
+    from precompute.training.layers import saved_inputs
 
     saved = load_head(path)
     task = task_of(saved.head)
@@ -51,6 +52,7 @@ def describe_head(path: str) -> dict[str, Any]:
         "temperature": saved.metadata.get("temperature"),
         "average_views": saved.metadata.get("average_views"),
         "layer": saved.metadata.get("layer"),
+        "layers": [one.to_dict() for one in saved_inputs(saved.metadata, path, int(saved.head.n_features_in_))],
         "key": saved.metadata.get("key"),
         "spec": _object(saved.metadata.get("spec")),
         "weights": _object(saved.metadata.get("weights_source")),
@@ -76,6 +78,7 @@ def print_head(summary: dict[str, Any]) -> None:
             ("backbone", spec.get("backbone")),
             ("weights", json.dumps(summary["weights"]) if summary["weights"] else None),
             ("layer", summary["layer"]),
+            ("layers", _named([_described(one) for one in summary["layers"]])),
             ("takes", f"{summary['n_features']:,} features, {spec.get('precision')} stored as {spec.get('storage')}"),
             ("transform", json.dumps(spec["transform"]) if "transform" in spec else None),
             ("parameters", ", ".join(f"{name} {value}" for name, value in summary["parameters"].items())),
@@ -94,6 +97,11 @@ def _named(names: list[str]) -> str | None:
     if not names:
         return None
     return f"{len(names):,}: " + ", ".join(names[:MOST_CLASSES]) + (", ..." if len(names) > MOST_CLASSES else "")
+
+
+def _described(layer: dict[str, Any]) -> str:
+    shape = " x ".join(map(str, layer["shape"]))
+    return f"{layer['name']} ({shape}{', averaged over positions' if layer['positions'] else ''})"
 
 
 def _scores(training: dict[str, Any], task: str) -> Iterator[tuple[str, str]]:

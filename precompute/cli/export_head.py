@@ -30,18 +30,26 @@ def export_head(head: str, output: str, overwrite: bool, as_json: bool) -> None:
       precompute export-head photos.safetensors -o photos.joblib
       precompute export-head photos.safetensors -o photos.joblib --json
     """
+    import numpy as np
     import sklearn
 
     from precompute.heads import load_head
     from precompute.heads.persistence.export import EXPORT, write_joblib
     from precompute.system.output import check_output
+    from precompute.training.layers import saved_inputs
 
     check_output(output, EXPORT, overwrite=overwrite, inputs=(head,))
     saved = load_head(head)
-    pipeline = write_joblib(output, saved.head, overwrite=overwrite)
+    layers = saved_inputs(saved.metadata, head, int(saved.head.n_features_in_))
+    multiplied = np.repeat([one.scale for one in layers], [one.width for one in layers]) if layers else None
+    pipeline = write_joblib(output, saved.head, overwrite=overwrite, multiplied=multiplied)
     finished(output)
     if "temperature" in saved.metadata:
         note("Note: the temperature of --calibrate stays behind: classes are the same, not its probabilities")
+    if layers:
+        pooled = " (means over positions)" if any(one.positions for one in layers) else ""
+        names = ", ".join(one.name for one in layers)
+        note(f"Note: it takes the features{pooled} of {names} side by side, in this order")
     note(f"Note: {WARNING}")
     steps = [type(step).__name__ for _, step in pipeline.steps]
     can = [name for name in ("predict", "predict_proba", "decision_function") if hasattr(pipeline, name)]
@@ -54,7 +62,7 @@ def export_head(head: str, output: str, overwrite: bool, as_json: bool) -> None:
         [
             ("pipeline", " -> ".join(steps)),
             ("methods", ", ".join(can)),
-            ("takes", f"features (n, {pipeline.n_features_in_})"),
+            ("takes", f"features (n, {saved.head.n_features_in_})"),
             ("scikit-learn", sklearn.__version__),
             ("saved", output),
         ],

@@ -19,7 +19,7 @@ from precompute.training.calibration import FITTED_ON, Calibration
 from precompute.training.fitting import Seen, fit_head
 from precompute.training.groups import group_names, join
 from precompute.training.kinds import DEFAULT_HEAD, check_asked, fit_to_layer, head_of_task, make_head
-from precompute.training.layers import JoinedCache, chosen_layers, inputs_of
+from precompute.training.layers import JoinedCache, with_layers
 from precompute.training.leaks import Leaks
 from precompute.training.membership import split_record
 from precompute.training.published import find_protocol
@@ -40,14 +40,14 @@ NOT_OF_MANY = {"confusion", "per_class", "per_label"}
 class Training:
     """A fitted head and how good it is.
 
-    head: the estimator; its classes are the class names · task: "classes", "labels" or "number" · rows: samples by
-    split, as used · scores: by split, of the kind that the task has · leaks, without_leaks: what each split shares with
-    the training images, and its scores without those, where any are left · two_labels: ids of pictures that occur under
-    several classes, or with other labels or numbers · groups: how many the user's groups are after joining those that
-    share a picture, None where none were given · calibration: None without split val ·
-    selected_on: the scored split that chose a setting (its score flatters), None where every score is clean ·
-    choices: what the fit decided, such as C and how · protocol: the number that a published protocol asks for ·
-    notes: what the reader of the scores should know ·
+    layer, layers: whose features it takes; of several layers `layer` has all their names · head: the estimator; its
+    classes are the class names · task: "classes", "labels" or "number" · rows: samples by split, as used · scores: by
+    split, of the kind that the task has · leaks, without_leaks: what each split shares with the training images, and
+    its scores without those, where any are left · two_labels: ids of pictures that occur under several classes, or with
+    other labels or numbers · groups: how many the user's groups are after joining those that share a picture, None
+    where none were given · calibration: None without split val · selected_on: the scored split that chose a setting
+    (its score flatters), None where every score is clean · choices: what the fit decided, such as C and how ·
+    protocol: the number that a published protocol asks for · notes: what the reader of the scores should know ·
     seconds: fitting, selection included; scoring and reading excluded.
     """
 
@@ -67,6 +67,7 @@ class Training:
     protocol: dict[str, Any] | None
     notes: tuple[str, ...]
     seconds: float
+    layers: tuple[str, ...] = ()
 
     @property
     def classes(self) -> list[str]:
@@ -89,6 +90,7 @@ class Training:
             "head": self.kind,
             "task": self.task,
             "layer": self.layer,
+            "layers": list(self.layers),
             "classes": self.classes,
             **({"labels": self.labels, "thresholds": self.thresholds} if self.task == LABELS else {}),
             "rows": self.rows,
@@ -180,13 +182,9 @@ def train_head(
         check_output(out, HEAD, overwrite=overwrite, inputs=(cache.path, groups_file, labels))
     cache, target, labelled = relabelling.apply(cache)
     _check_task(target.task, calibrated=calibrated, protocol=protocol)
-    names = chosen_layers(cache, layer)
-    several = len(names) > 1
-    head = head_of_task(head, target.task, several=several)
+    cache, layer, pooled = with_layers(cache, layer)
+    head = head_of_task(head, target.task, several=isinstance(cache, JoinedCache))
     estimator = make_head(head, settings, seed=seed, search=search, task=target.task)
-    inputs, pooled = inputs_of(cache, names) if several else ([], [])
-    cache = JoinedCache(cache, inputs) if several else cache
-    layer = cache.name if isinstance(cache, JoinedCache) else names[0] if names else None
     features, views = trained_features(cache, layer, plain=plain_view)
     layer = layer or cache.layers[0]
     fit_to_layer(estimator, cache, layer)
@@ -238,6 +236,7 @@ def train_head(
         protocol=followed.result(scored.scores["test"]) if followed else None,
         notes=(*notes, *scored.notes),
         seconds=fitted.seconds,
+        layers=tuple(one.name for one in cache.inputs) if isinstance(cache, JoinedCache) else (layer,),
     )
     if out is not None:
         metadata = _metadata(cache, layer, target, result, seed, parts, relabelling, average=average_views)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,17 @@ from precompute.heads import RowView
 from precompute.heads.base.inputs import check_number
 from precompute.heads.base.rows import BLOCK_BYTES
 
-__all__ = ["ALL", "JoinedCache", "JoinedFeatures", "LayerInput", "chosen_layers", "inputs_of", "joined", "saved_inputs"]
+__all__ = [
+    "ALL",
+    "JoinedCache",
+    "JoinedFeatures",
+    "LayerInput",
+    "joined",
+    "joined_as_saved",
+    "lengths_of",
+    "saved_inputs",
+    "with_layers",
+]
 
 ALL = "all"
 JOIN = " + "  # between the names of layers, where the features of several stand for one layer
@@ -176,8 +187,8 @@ class JoinedCache(Cache):
 
     def scaled(self, rows: Rows) -> JoinedCache:
         """The same with each layer divided by the length of its spread over the plain view of these rows."""
-        plain = replace_scales(self.inputs, [1.0] * len(self.inputs))
-        view = RowView(JoinedCache(self.cache, plain).plain_features(self.name), rows)  # type: ignore[arg-type]
+        plain = _replaced(self.inputs, [1.0] * len(self.inputs))
+        view = RowView(JoinedCache(self.cache, plain).plain_features(self.name), rows)
         total, squares = np.zeros(view.shape[1]), np.zeros(view.shape[1])
         first: Array | None = None
         for _, block in view.blocks():
@@ -187,19 +198,36 @@ class JoinedCache(Cache):
             total += wide.sum(axis=0)
             squares += (wide**2).sum(axis=0)
         variance = np.maximum(squares / len(view) - (total / len(view)) ** 2, 0)
-        ends = np.cumsum([0, *(one.width for one in plain)])
-        lengths = [math.sqrt(variance[start:stop].sum()) for start, stop in zip(ends[:-1], ends[1:], strict=True)]
-        return JoinedCache(
-            self.cache, replace_scales(plain, [1 / length if length > LEAST_SPREAD else 1.0 for length in lengths])
-        )
+        return JoinedCache(self.cache, _replaced(plain, [1 / length for length in lengths_of(variance, plain)]))
 
 
-def replace_scales(inputs: Sequence[LayerInput], scales: Sequence[float]) -> list[LayerInput]:
+def lengths_of(variance: Array, inputs: Sequence[LayerInput]) -> list[float]:
+    """The length of each layer's spread, by the variance (d,) of each feature; 1 where nothing varies."""
+    ends = np.cumsum([0, *(one.width for one in inputs)])
+    lengths = [math.sqrt(variance[start:stop].sum()) for start, stop in pairwise(ends)]
+    return [length if length > LEAST_SPREAD else 1.0 for length in lengths]
+
+
+def _replaced(inputs: Sequence[LayerInput], scales: Sequence[float]) -> list[LayerInput]:
     """The same layers with other scales."""
     return [replace(one, scale=scale) for one, scale in zip(inputs, scales, strict=True)]
 
 
-def chosen_layers(cache: Cache, layer: str | Sequence[str] | None) -> tuple[str, ...]:
+def with_layers(cache: Cache, layer: str | Sequence[str] | None) -> tuple[Cache, str | None, list[str]]:
+    """The cache and the name of its layer that holds the features of `layer`, and what there is to say of them.
+
+    layer: a name, several, "all", or None for the only one. Of several it is a `JoinedCache`, not scaled.
+    Raises UsageError for layers that cannot be joined, CacheError for one that is not there.
+    """
+    names = _chosen(cache, layer)
+    if len(names) < 2:
+        return cache, names[0] if names else None, []
+    inputs, notes = _inputs_of(cache, names)
+    several = JoinedCache(cache, inputs)
+    return several, several.name, notes
+
+
+def _chosen(cache: Cache, layer: str | Sequence[str] | None) -> tuple[str, ...]:
     """The layers that are meant: all for "all"; none where None leaves it to the cache, which must hold one.
 
     Raises UsageError where "all" are one, where one is named twice, or "all" beside others.
@@ -219,7 +247,7 @@ def chosen_layers(cache: Cache, layer: str | Sequence[str] | None) -> tuple[str,
     return cache.layers
 
 
-def inputs_of(cache: Cache, names: Sequence[str]) -> tuple[list[LayerInput], list[str]]:
+def _inputs_of(cache: Cache, names: Sequence[str]) -> tuple[list[LayerInput], list[str]]:
     """How each of these layers becomes features, and what there is to say of it.
 
     Raises UsageError where it cannot be told which axes are positions, CacheError for a layer that is not there.
@@ -276,7 +304,10 @@ def saved_inputs(metadata: dict[str, Any], head: str, n_features: int) -> tuple[
 
 
 def joined_as_saved(inputs: Sequence[LayerInput], cache: Cache, head: str) -> JoinedCache:
-    """`cache` with the features that a saved head takes. Raises HeadMismatchError where its layers have other shapes."""
+    """`cache` with the features that a saved head takes.
+
+    Raises HeadMismatchError where its layers have other shapes.
+    """
     for one in inputs:
         shape = cache.plain_features(one.name).shape[1:] if one.name in cache.layers else None
         if shape != one.shape:
