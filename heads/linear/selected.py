@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 __all__ = ["FRACTIONS", "SelectedHead"]
 
 FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # of all features; the last chooses none
-# One value per decade: features are standardised, so this is from what suits thousands of them to what suits ten.
-STRENGTHS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+# One value per decade: features are standardised, so this is from what suits thousands of them to what suits a few.
+STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 DEFAULT_FRACTION, DEFAULT_C = 1.0, 1e-3  # where there are too few samples to choose on
 SAMPLE_BYTES = 2**29  # of float32 features that a choice is made on; of more rows, as many at random
 LOOSE, MOST_STEPS = 1e-4, 200  # of the fits that a choice is made by: what they gain after that moves no score
@@ -345,7 +345,7 @@ class SelectedHead(LinearClassifier):
         return self.source_.startswith("validation")
 
     def _arrays(self) -> dict[str, Array]:
-        return {**super()._arrays(), "kept": self.kept_}
+        return {"kept": self.kept_, **super()._arrays()}
 
     def _restore(self, arrays: dict[str, Array], fitted: dict[str, Any]) -> None:
         kept = arrays.get("kept")

@@ -52,9 +52,9 @@ def to_sklearn(head: Head, *, multiplied: npt.NDArray[np.floating] | None = None
     It takes features (n, d) as the head does, no images. `predict` agrees, but where two classes are as good as equal;
     so does `predict_proba`, which scikit-learn's RidgeClassifier and Ridge do not have. Of several labels that is a
     list of arrays (n, 2), one for each label, but (n, L) of an MLPClassifier. It holds nothing of precompute, so it can
-    be pickled and loaded where only scikit-learn is. multiplied: (d,) what each feature is multiplied by before the head
-    sees it, which a first step of the pipeline does. Before it is returned it is compared with the head on rows that
-    resemble the training features.
+    be pickled and loaded where only scikit-learn is. Before it is returned it is compared with the head on rows that
+    resemble the training features. multiplied: (d,) what each feature is multiplied by before the head sees it, which a
+    first step of the pipeline does.
 
     Raises HeadError where scikit-learn has no equal, naming what it lacks; NotFittedError.
     """
