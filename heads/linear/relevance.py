@@ -2,10 +2,10 @@
 
 Standardised features X (n, d), targets T (n, K) less their mean, weights w (n,) that add up to 1. Sought is the matrix
 B (d, K) that minimises 1/2 sum_i w_i |t_i - x_i B|^2 + lambda sum_j |B_j|, where |B_j| is the norm of all weights of
-feature j: a feature is used for every class or for none (Yuan and Lin, "Model selection and estimation in regression with grouped
-variables", 2006; scikit-learn's MultiTaskLasso). Head2Toe (Evci et al., ICML 2022) ranks features by these norms. Plain
-ridge weights would not do: of features that say the same, such as those of neighbouring layers, ridge gives each a
-small share and a unique one the whole, while the group lasso takes one of them.
+feature j: a feature is used for every class or for none (Yuan and Lin, "Model selection and estimation in regression
+with grouped variables", 2006; scikit-learn's MultiTaskLasso). Head2Toe (Evci et al., ICML 2022) ranks features by these
+norms. Ridge weights would do worse: of features that say the same, such as those of neighbouring layers, ridge gives
+each a small share and a unique one the whole, while the group lasso takes one of them.
 
 Features without weight are ranked too, by how near they are to having one: where all weights are optimal, feature j has
 none as long as |x_j' residual| is below lambda. So the ranking is total, as one by gradient descent would be.

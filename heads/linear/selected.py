@@ -52,6 +52,7 @@ FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # of all features; the last 
 STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 DEFAULT_FRACTION, DEFAULT_C = 1.0, 1e-3  # where there are too few samples to choose on
 SAMPLE_BYTES = 2**29  # of float32 features that a choice is made on; of more rows, as many at random
+RISING = 2  # values of C in a row with a higher log loss than the one before end a path: weaker penalties cost most
 LOOSE, MOST_STEPS = 1e-4, 200  # of the fits that a choice is made by: what they gain after that moves no score
 TRIAL = {"fraction", "C", "accuracy", "log_loss"}
 
@@ -106,7 +107,8 @@ class SelectedHead(LinearClassifier):
     fraction_, C_ : what was used
     source_ : "given", "validation, then fitted on both", "5-fold cross-validation", or "default: too few samples for
         cross-validation"
-    trials_ : one dict for each pair: "fraction", "C", "accuracy" and "log_loss" on what was held out
+    trials_ : one dict for each pair that was tried on every split: "fraction", "C", "accuracy" and "log_loss" on what
+        was held out. Of a fraction no larger C is tried on a split once the log loss has risen twice
     n_iter_, converged_ : of the final fit
     """
 
@@ -248,10 +250,9 @@ class SelectedHead(LinearClassifier):
             check_classes_with_weight(self, sample.label[train], self.classes_)
             trials.append(self._trials(sample, train, test))
         counted = np.array([sample.weight[test].sum() for _, test in parts])
-        for fraction in sorted(set(fractions)):
-            for C in sorted(set(strengths)):
-                hits, losses = counted @ np.array([one[fraction, C] for one in trials]) / counted.sum()
-                self.trials_.append({"fraction": fraction, "C": C, "accuracy": float(hits), "log_loss": float(losses)})
+        for fraction, C in sorted(set.intersection(*(set(one) for one in trials))):
+            hits, losses = counted @ np.array([one[fraction, C] for one in trials]) / counted.sum()
+            self.trials_.append({"fraction": fraction, "C": C, "accuracy": float(hits), "log_loss": float(losses)})
         best = min(self.trials_, key=lambda trial: trial["log_loss"])  # the first of equal ones
         self.fraction_, self.C_ = best["fraction"], best["C"]
 
@@ -272,7 +273,10 @@ class SelectedHead(LinearClassifier):
         return parts, f"{len(parts)}-fold cross-validation" if parts else TOO_FEW
 
     def _trials(self, sample: _Sample, train: Array, test: Array) -> dict[tuple[float, float], Array]:
-        """Accuracy and log loss on `test` for each pair (fraction, C), of what only `train` has chosen and fitted."""
+        """Accuracy and log loss on `test` for each pair (fraction, C), of what only `train` has chosen and fitted.
+
+        Without the weak penalties that were worse and worse.
+        """
         Z = sample.standardised(train)
         order = sample.ranking(Z, train)
         held, trained = among(test, len(Z)), among(train, len(Z))
@@ -290,7 +294,8 @@ class SelectedHead(LinearClassifier):
                 tol=LOOSE,
                 max_iter=MOST_STEPS,
                 time_budget=None,
-                whole=True,
+                whole=False,
+                rising=RISING,
             )[0]:
                 found[fraction, trial["C"]] = np.array([trial["accuracy"], trial["log_loss"]])
         return found
