@@ -211,11 +211,15 @@ def columns_taken(options: dict[str, Any]) -> dict[str, Any]:
     return {**rest, "columns": {part: name for part, name in columns.items() if name is not None}}
 
 
+def one_or_several(names: Sequence[str]) -> str | list[str] | None:
+    """What an option that may be given again names: nothing, one, or several."""
+    return names[0] if len(names) == 1 else list(names) or None
+
+
 def taken_apart(options: dict[str, Any]) -> dict[str, Any]:
     """Options as `extract` takes them: those of the transform that were given, in a dictionary of their own."""
     options = transform_taken(columns_taken(options))
-    layers = list(options.pop("layer"))
-    return {**options, "layer": layers[0] if len(layers) == 1 else layers or None}
+    return {**options, "layer": one_or_several(options.pop("layer"))}
 
 
 def transform_taken(options: dict[str, Any]) -> dict[str, Any]:

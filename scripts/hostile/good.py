@@ -59,6 +59,7 @@ def make_cache(path: Path, table: Samples | None = None) -> None:
 def make_heads(folder: Path) -> list[Path]:
     """One head of every kind; the logistic one stands first."""
     from precompute.heads import (
+        AttentiveHead,
         CentroidHead,
         KNNHead,
         KNNRegressionHead,
@@ -71,6 +72,7 @@ def make_heads(folder: Path) -> list[Path]:
         MultilabelRidgeHead,
         RidgeHead,
         RidgeRegressionHead,
+        SelectedHead,
         save_head,
     )
 
@@ -84,6 +86,8 @@ def make_heads(folder: Path) -> list[Path]:
         "knn": KNNHead(k=3).fit(features.astype(np.float16), labels),
         "ridge": RidgeHead().fit(features, labels),
         "centroid": CentroidHead().fit(features, labels),
+        "selected": SelectedHead(fraction=0.5, C=1.0, layers=(3, 1)).fit(features, labels),
+        "attentive": AttentiveHead(tokens=2, queries=2, max_epochs=2).fit(features, labels),
         "multilabel-logistic": MultilabelLogisticHead(C=1.0).fit(features, several, label_names=names),
         "multilabel-ridge": MultilabelRidgeHead().fit(features, several, label_names=names),
         "multilabel-knn": MultilabelKNNHead(k=3).fit(features.astype(np.float16), several, label_names=names),
