@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from precompute.backbones.load import Backbone
-from precompute.cache import Cache, difference, open_cache, plain_spec, status_name
+from precompute.cache import Cache, as_read, difference, open_cache, plain_spec, status_name
 from precompute.engines.choice import Asked, candidates, choose
 from precompute.engines.machine import Machine
 from precompute.errors import HeadFormatError, HeadMismatchError, UsageError
@@ -114,7 +114,7 @@ def predict_each(
         return _of_cache(opened, source, progress, began)
     samples = open_source(source, IMAGES, reading=Reading.of(root, columns))
     model, precision, storage = rebuild(opened, backbone=backbone, weights=weights, augment=augment)
-    asked = Asked(precision=precision, device=device, batch_size=batch_size, dtype=storage.name)
+    asked = Asked(precision=precision, device=device, batch_size=batch_size, dtype=storage)
     says_labels = "label" in (columns or {})
     return _of_images(opened, samples, model, asked, storage, workers, progress, began, says_labels=says_labels)
 
@@ -124,7 +124,7 @@ def _of_images(
     samples: Source,
     model: Backbone,
     asked: Asked,
-    storage: np.dtype[Any],
+    storage: str,
     workers: int | None,
     progress: Progress | None,
     began: float,
@@ -148,8 +148,8 @@ def _of_images(
                 ids = [samples.id_of(row) for row in rows]
                 # Rounded as in the cache, so that a prediction equals one from cached features.
                 of_taps: list[NDArray[np.float32]] = [
-                    features.astype(storage).astype(np.float32).reshape(len(rows), views, -1)
-                    for features in block.features
+                    as_read(features, storage, tap.axes).reshape(len(rows), views, -1)
+                    for features, tap in zip(block.features, model.stored, strict=True)
                 ]
                 for head, truth in zip(heads, truths, strict=True):
                     head.add(rows, ids, partial(_of_view, of_taps[place[head.layer]]), truth)
@@ -214,8 +214,8 @@ def rebuild(
     backbone: str | None = None,
     weights: str | None = None,
     augment: str | Sequence[str] | None = None,
-) -> tuple[Backbone, str, np.dtype[Any]]:
-    """The backbone that heads were trained on, its precision and the dtype its features were stored in.
+) -> tuple[Backbone, str, str]:
+    """The backbone that heads were trained on, its precision and how its features were stored.
 
     It makes the views that a head averages over, else the plain one.
     Raises HeadMismatchError where weights, transform or layer differ from those of the training, or the heads among
@@ -250,7 +250,7 @@ def rebuild(
                 f"The head {head.path} takes {head.n_features} features; {model.name} gives {shapes[head.layer]}.",
                 hint="Train the head again.",
             )
-    return model, spec["precision"], np.dtype(spec["storage"])
+    return model, spec["precision"], spec["storage"]
 
 
 def _common_spec(heads: Sequence[Answers], *, plain: bool) -> dict[str, Any]:
