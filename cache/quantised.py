@@ -54,7 +54,7 @@ class QuantisedRows:
     def values(self) -> NDArray[np.float32]:
         """What they stand for, of the shape of `codes`: in float32 the product, rounded, then the sum, rounded."""
         across = [1] * len(self.row_shape)
-        across[self.channel] = -1
+        across[self.channel] = self.scales.shape[-2]
         lows, steps = (self.scales[..., part].reshape(*self.scales.shape[:-2], *across) for part in (0, 1))
         found = self.codes.astype(np.float32)
         with np.errstate(over="ignore", invalid="ignore"):  # scales of a stranger
@@ -64,7 +64,7 @@ class QuantisedRows:
 
     def finite(self) -> NDArray[np.bool_]:
         """(k,) bool: whether every value of a row is a number, and no step below 0."""
-        lows, steps = (self.scales[..., part].reshape(len(self), -1) for part in (0, 1))
+        lows, steps = (self.scales[..., part].reshape(len(self), math.prod(self.scales.shape[1:-1])) for part in (0, 1))
         with np.errstate(over="ignore", invalid="ignore"):
             good = np.isfinite(lows + LEVELS * steps) & np.isfinite(lows) & (steps >= 0)
         return np.asarray(good.all(axis=1))
@@ -221,7 +221,7 @@ class QuantisedFeatures:
     def _values(self, rows: Any) -> NDArray[np.float32]:
         chosen = self.stored[rows]
         values = chosen.values()
-        return values.reshape(*chosen.scales.shape[:-2], -1) if self._flat else values
+        return values.reshape(*chosen.scales.shape[:-2], math.prod(self.stored.row_shape)) if self._flat else values
 
     def reshape(self, *shape: int | tuple[int, ...]) -> QuantisedFeatures:
         """The same with activations as rows of numbers (..., d), or with a row for each view of each sample.

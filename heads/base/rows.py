@@ -139,6 +139,7 @@ class ViewRows(RowView):
 
     def __init__(self, features: npt.NDArray[Any] | LazyArray, rows: npt.ArrayLike | None = None) -> None:
         super().__init__(features[:, 0], rows)
+        self._views = features  # as they were given
         self.views = features.shape[1]
         self._of_views = features.reshape(-1, self.shape[1])  # (N * views, d)
         self._every: RowView | None = None
@@ -146,8 +147,7 @@ class ViewRows(RowView):
     def take(self, chosen: npt.ArrayLike) -> ViewRows:
         """The view of some of its samples, by their positions."""
         positions = np.asarray(chosen, dtype=np.intp)
-        features = self._of_views.reshape(-1, self.views, self.shape[1])
-        return ViewRows(features, positions if self.rows is None else self.rows[positions])
+        return ViewRows(self._views, positions if self.rows is None else self.rows[positions])
 
     def every(self) -> RowView:
         """All views (n * views, d), those of a sample side by side."""
