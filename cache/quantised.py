@@ -143,18 +143,19 @@ class QuantisedFeatures:
 
     dtype: np.dtype[np.float32] = np.dtype(np.float32)
 
-    def __init__(self, stored: QuantisedRows, *, flat: bool = False) -> None:
+    def __init__(self, stored: QuantisedRows, *, kept: int | None = None) -> None:
         self.stored = stored
-        self._flat = flat  # whether an activation is shown as one row of numbers
+        self._kept = kept  # so many axes stand in front of one that holds all others; None where they are as they are
 
     @property
     def _leading(self) -> tuple[int, ...]:
+        """In front of the axes of one activation."""
         return self.stored.scales.shape[:-2]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        one = self.stored.row_shape
-        return (*self._leading, math.prod(one)) if self._flat else (*self._leading, *one)
+        whole = self.stored.codes.shape
+        return whole if self._kept is None else (*whole[: self._kept], math.prod(whole[self._kept :]))
 
     @property
     def ndim(self) -> int:
@@ -198,8 +199,8 @@ class QuantisedFeatures:
 
     def __getitem__(self, index: Any) -> Any:
         first, *rest = index if isinstance(index, tuple) and index else (index,)
-        if rest and len(self._leading) == 2 and isinstance(rest[0], int | np.integer):
-            view = QuantisedFeatures(self.stored[:, rest[0]], flat=self._flat)
+        if rest and len(self._leading) == 2 and self._kept != 1 and isinstance(rest[0], int | np.integer):
+            view = QuantisedFeatures(self.stored[:, rest[0]], kept=None if self._kept is None else 1)
             whole = isinstance(first, slice) and first == slice(None)
             return view if whole and len(rest) == 1 else view[(first, *rest[1:])]
         if isinstance(first, list):
@@ -219,25 +220,29 @@ class QuantisedFeatures:
         return values[(slice(None),) * kept + tuple(rest)] if rest else values
 
     def _values(self, rows: Any) -> NDArray[np.float32]:
-        chosen = self.stored[rows]
-        values = chosen.values()
-        return values.reshape(*chosen.scales.shape[:-2], math.prod(self.stored.row_shape)) if self._flat else values
+        values = self.stored[rows].values()
+        if self._kept is None:
+            return values
+        return values.reshape(*values.shape[: values.ndim - self.stored.codes.ndim + self._kept], self.shape[-1])
 
     def reshape(self, *shape: int | tuple[int, ...]) -> QuantisedFeatures:
-        """The same with activations as rows of numbers (..., d), or with a row for each view of each sample.
+        """The same with other axes in front of an activation, and its own as they are or flattened to one; or with a
+        row of numbers for each sample.
 
         Raises ValueError for another shape.
         """
         given: tuple[Any, ...] = shape[0] if len(shape) == 1 and isinstance(shape[0], tuple) else shape
         rest = abs(math.prod(given)) or 1  # of all but -1
-        wanted = tuple(self.size // rest if extent == -1 else extent for extent in given)
-        one, width = self.stored.row_shape, math.prod(self.stored.row_shape)
-        stored, n = self.stored, self.size // width
-        if wanted in ((*self._leading, *one), (*self._leading, width)):
-            return QuantisedFeatures(stored, flat=len(wanted) == len(self._leading) + 1)
-        if wanted in ((n, *one), (n, width)):
-            codes, scales = stored.codes.reshape(n, *one), stored.scales.reshape(n, *stored.scales.shape[-2:])
-            return QuantisedFeatures(QuantisedRows(codes, scales, stored.channel), flat=len(wanted) == 2)
+        wanted = tuple(self.size // rest if extent == -1 else int(extent) for extent in given)
+        one, n = self.stored.row_shape, math.prod(self._leading)
+        for own, lead in ((one, wanted[: -len(one)]), ((math.prod(one),), wanted[:-1])):
+            if lead and wanted == (*lead, *own) and math.prod(lead) == n:
+                scales = self.stored.scales
+                rows = self.stored.codes.reshape(*lead, *one), scales.reshape(*lead, *scales.shape[-2:])
+                kept = None if own == one else len(lead)
+                return QuantisedFeatures(QuantisedRows(*rows, self.stored.channel), kept=kept)
+        if wanted == (len(self), self.size // len(self)):
+            return QuantisedFeatures(self.stored, kept=1)
         raise ValueError(f"Features of 8 bits {self.shape} cannot be seen as {given}. Take rows first: features[rows].")
 
 

@@ -364,7 +364,15 @@ def test_they_are_shown_in_other_shapes_without_being_computed(name: str, reques
             assert isinstance(flat, QuantisedFeatures)
             np.testing.assert_array_equal(np.asarray(flat), array.reshape(*map(int, shape), *one))
             np.testing.assert_array_equal(flat[[3, 1]], np.asarray(flat)[[3, 1]])
+    samples = features.reshape(26, -1)
+    assert isinstance(samples, QuantisedFeatures)
+    np.testing.assert_array_equal(samples[[3, 1]], array.reshape(26, -1)[[3, 1]])
+    np.testing.assert_array_equal(samples[5], array.reshape(26, -1)[5])
+    np.testing.assert_array_equal(samples[2:4, 7], array.reshape(26, -1)[2:4, 7])
+    again = features.reshape(-1, 3072).reshape(*lead, 3072)
+    np.testing.assert_array_equal(again[2:4], array.reshape(*lead, 3072)[2:4])
     if name == "views":
+        np.testing.assert_array_equal(again[:, 2][4:6], array.reshape(*lead, 3072)[4:6, 2])
         view = features[:, 1]
         assert isinstance(view, QuantisedFeatures)
         np.testing.assert_array_equal(np.asarray(view), array[:, 1])
