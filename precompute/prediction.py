@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from precompute.backbones.layers import INPUT
 from precompute.backbones.load import Backbone
-from precompute.cache import Cache, difference, open_cache, plain_spec, status_name
+from precompute.cache import Cache, as_read, difference, open_cache, plain_spec, status_name
 from precompute.engines.choice import Asked, candidates, choose
 from precompute.engines.machine import Machine
 from precompute.errors import HeadFormatError, HeadMismatchError, UsageError
@@ -129,7 +129,7 @@ def predict_each(
     ready = [Answers(one.path, one.attach(model, tail=tail, device=device_of(device))) for one in opened]
     # What enters the network is no computation that another engine would be faster at
     engine = "torch" if all(tap.layer == INPUT for tap in model.taps) else "auto"
-    asked = Asked(engine, precision=precision, device=device, batch_size=batch_size, dtype=storage.name)
+    asked = Asked(engine, precision=precision, device=device, batch_size=batch_size, dtype=storage)
     says_labels = "label" in (columns or {})
     return _of_images(ready, samples, model, asked, storage, workers, progress, began, says_labels=says_labels)
 
@@ -139,7 +139,7 @@ def _of_images(
     samples: Source,
     model: Backbone,
     asked: Asked,
-    storage: np.dtype[Any],
+    storage: str,
     workers: int | None,
     progress: Progress | None,
     began: float,
@@ -163,8 +163,8 @@ def _of_images(
                 ids = [samples.id_of(row) for row in rows]
                 # Rounded as in the cache, so that a prediction equals one from cached features.
                 of_taps: list[NDArray[np.float32]] = [
-                    features.astype(storage).astype(np.float32).reshape(len(rows), views, -1)
-                    for features in block.features
+                    as_read(features, storage, tap.axes).reshape(len(rows), views, -1)
+                    for features, tap in zip(block.features, model.stored, strict=True)
                 ]
                 for head, truth in zip(heads, truths, strict=True):
                     head.add(rows, ids, partial(head.of_view, [of_taps[place[one]] for one in head.layers]), truth)
@@ -216,8 +216,8 @@ def rebuild(
     backbone: str | None = None,
     weights: str | None = None,
     augment: str | Sequence[str] | None = None,
-) -> tuple[Backbone, str, np.dtype[Any]]:
-    """The backbone that heads were trained on, its precision and the dtype its features were stored in.
+) -> tuple[Backbone, str, str]:
+    """The backbone that heads were trained on, its precision and how its features were stored.
 
     It makes the views that a head averages over, else the plain one.
     Raises HeadMismatchError where weights, transform or layer differ from those of the training, or the heads among
@@ -244,7 +244,7 @@ def rebuild(
                 hint="Train it again.",
             )
         head.check_shapes(model.name, shapes)
-    return model, spec["precision"], np.dtype(spec["storage"])
+    return model, spec["precision"], spec["storage"]
 
 
 def _common_spec(heads: Sequence[HeadFile], *, plain: bool) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from precompute.cache import Cache
+from precompute.cache import Cache, Features
 from precompute.errors import TrainingError
 from precompute.heads import (
     LogisticHead,
@@ -49,7 +49,7 @@ class Seen:
 
     cache: Cache
     layer: str
-    features: NDArray[np.floating]
+    features: Features
     views: int
     average: bool
 

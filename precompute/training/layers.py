@@ -115,7 +115,7 @@ class JoinedFeatures:
 
     dtype = np.dtype(np.float32)
 
-    def __init__(self, inputs: Sequence[LayerInput], stored: Sequence[Array], lead: tuple[int, ...]) -> None:
+    def __init__(self, inputs: Sequence[LayerInput], stored: Sequence[Any], lead: tuple[int, ...]) -> None:
         self.inputs, self._stored, self._lead = tuple(inputs), tuple(stored), lead
         self._views = [RowView(array) for array in stored]
         self.shape = (*lead, sum(one.width for one in inputs))
@@ -181,7 +181,7 @@ class JoinedCache(Cache):
         """As `Cache.features`; of `name` the `JoinedFeatures`."""
         if layer != self.name:
             return self.cache.features(layer)
-        stored = [self.cache.features(one.name) for one in self.inputs]
+        stored: list[Any] = [self.cache.features(one.name) for one in self.inputs]
         lead = stored[0].shape[: 2 if self.views > 1 else 1]
         return JoinedFeatures(self.inputs, stored, lead)
 

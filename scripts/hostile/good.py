@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,23 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from precompute.cache import Layer, RowWriter, Samples, Status, create
+from precompute.cache import Layer, RowWriter, Samples, Status, create, quantise
+from precompute.cache.quantised import QuantisedRows
 
 ROWS, WIDTH = 6, 5
+MAPS = (3, 2, 2)
 SPEC: dict[str, Any] = {
     "backbone": "tiny",
     "layers": [{"name": "flatten", "pooling": "none", "axes": ["channel"]}],
     "storage": "float32",
+}
+INT8_SPEC: dict[str, Any] = {
+    "backbone": "tiny",
+    "layers": [
+        {"name": "maps", "pooling": "none", "axes": ["channel", "height", "width"]},
+        {"name": "vector", "pooling": "mean", "axes": ["channel"]},
+    ],
+    "storage": "int8",
 }
 CANARY = b"a-canary-that-nobody-may-read"
 
@@ -50,6 +61,30 @@ def make_cache(path: Path, table: Samples | None = None) -> None:
             np.arange(ROWS),
             {"flatten": features},
             digests=digests,
+            statuses=statuses,
+            sizes=table.sizes,
+            mtimes=table.mtimes,
+        )
+
+
+def make_int8_cache(path: Path, forge: Callable[[QuantisedRows], None] | None = None) -> None:
+    """The same samples with a layer of 8 bits and a vector; `forge` changes rows before their checksums are made."""
+    table, values = samples(), np.random.default_rng(1).normal(size=(ROWS, *MAPS)).astype(np.float32)
+    statuses = np.full(ROWS, Status.OK, dtype=np.uint8)
+    statuses[4], values[4] = Status.TRUNCATED, np.nan
+    maps = quantise(values, INT8_SPEC["layers"][0]["axes"])
+    if forge is not None:
+        forge(maps)
+    layers = {
+        "maps": Layer(MAPS, np.dtype("u1"), ("channel", "height", "width"), "none"),
+        "vector": Layer(MAPS[:1], np.dtype("f2"), ("channel",), "mean"),
+    }
+    layout = create(str(path), spec=INT8_SPEC, samples=table, layers=layers)
+    with RowWriter(str(path), layout) as writer:
+        writer.write(
+            np.arange(ROWS),
+            {"maps": maps, "vector": values.mean(axis=(2, 3))},
+            digests=np.stack([np.frombuffer(hashlib.sha256(bytes([row])).digest(), np.uint8) for row in range(ROWS)]),
             statuses=statuses,
             sizes=table.sizes,
             mtimes=table.mtimes,
