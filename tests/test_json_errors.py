@@ -25,6 +25,7 @@ NEEDED = {
     "extract": ("nowhere", "-b", "tiny", "-o", "a.h5"),
     "plan": ("nowhere", "-b", "tiny"),
     "train-head": ("nowhere.h5",),
+    "fine-tune": ("nowhere.h5",),
     "few-shot": ("nowhere.h5",),
     "compare": ("a.safetensors", "b.safetensors", "nowhere.h5"),
     "predict": ("nowhere.safetensors", "nowhere"),

@@ -56,26 +56,7 @@ def _decorators(*decorators: Callable[[Command], Command]) -> Callable[[Command]
     return apply
 
 
-computation = _decorators(
-    click.option(
-        "-b", "--backbone", required=True, help="tiny, a torchvision classification model, or package.module:factory."
-    ),
-    click.option(
-        "--weights", default="DEFAULT", show_default=True, help="Entry, `random[:SEED]`, or a .pth/.safetensors file."
-    ),
-    click.option(
-        "--layer",
-        multiple=True,
-        help="Node to take instead of what enters the final classifier, NAME or NAME:POOLING. Several times: several "
-        "layers in one pass. all-blocks: the output of each stage or block.",
-    ),
-    click.option(
-        "--pooling",
-        type=click.Choice(["auto", "none", "mean"]),
-        default="auto",
-        show_default=True,
-        help="mean: the average over positions, be it of a map or of tokens (without a class token).",
-    ),
+transform_options = _decorators(
     click.option("--resize", type=int, help="Shorter side in pixels, before the crop."),
     click.option("--crop", type=int, help="Side of the square cut from the centre, in pixels."),
     click.option("--interpolation", type=click.Choice(["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"])),
@@ -87,6 +68,30 @@ computation = _decorators(
     ),
     click.option("--mean", type=Triple(), help="Subtracted, on a scale of 0 to 1."),
     click.option("--std", type=Triple(), help="Divided by, on a scale of 0 to 1."),
+)
+"""How an image becomes what enters the network; `transform_taken` sorts what they give."""
+
+computation = _decorators(
+    click.option(
+        "-b", "--backbone", required=True, help="tiny, a torchvision classification model, or package.module:factory."
+    ),
+    click.option(
+        "--weights", default="DEFAULT", show_default=True, help="Entry, `random[:SEED]`, or a .pth/.safetensors file."
+    ),
+    click.option(
+        "--layer",
+        multiple=True,
+        help="Node to take instead of what enters the final classifier, NAME or NAME:POOLING. Several times: several "
+        "layers in one pass. all-blocks: the output of each stage or block; input: what enters the network.",
+    ),
+    click.option(
+        "--pooling",
+        type=click.Choice(["auto", "none", "mean"]),
+        default="auto",
+        show_default=True,
+        help="mean: the average over positions, be it of a map or of tokens (without a class token).",
+    ),
+    transform_options,
     click.option(
         "--engine",
         type=click.Choice(["auto", "torch", "openvino"]),
@@ -213,10 +218,12 @@ def one_or_several(names: Sequence[str]) -> str | list[str] | None:
 
 def taken_apart(options: dict[str, Any]) -> dict[str, Any]:
     """Options as `extract` takes them: those of the transform that were given, in a dictionary of their own."""
-    options = columns_taken(options)
-    transform = {name: options.pop(name) for name in TRANSFORM}
-    return {
-        **options,
-        "layer": one_or_several(options.pop("layer")),
-        "transform": {name: value for name, value in transform.items() if value is not None},
-    }
+    options = transform_taken(columns_taken(options))
+    return {**options, "layer": one_or_several(options.pop("layer"))}
+
+
+def transform_taken(options: dict[str, Any]) -> dict[str, Any]:
+    """Options with those of the transform that were given in a dictionary of their own."""
+    rest = {name: value for name, value in options.items() if name not in TRANSFORM}
+    given = {name: options[name] for name in TRANSFORM if options[name] is not None}
+    return {**rest, "transform": given}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -137,12 +136,6 @@ class Answers:
     @property
     def n_features(self) -> int:
         return int(self.saved.head.n_features_in_)
-
-    def takes(self, shapes: dict[str, tuple[int, ...]]) -> bool:
-        """Whether activations of these shapes, by layer, make its features."""
-        if self._inputs:
-            return all(shapes[one.name] == one.shape for one in self._inputs)
-        return math.prod(shapes[self.layers[0]]) == self.n_features
 
     def of_view(self, activations: Sequence[Any], view: int) -> Any:
         """Its features (n, d) of one view of the activations (n, views, ...) of each of its layers."""
