@@ -7,7 +7,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -105,8 +105,8 @@ class Tuning(Training):
     on the same images.
     """
 
-    before: dict[str, Any] = field(default_factory=dict)
-    paired: dict[str, Any] = field(default_factory=dict)
+    before: dict[str, Any]
+    paired: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -531,6 +531,7 @@ class _Run:
             task=task,
             kind=KIND,
             layer=self.data.layer,
+            layers=(self.data.layer,),
             rows={split: len(rows) for split, rows in self.parts.items()},
             scores=scored.scores,
             leaks=scored.leaks,

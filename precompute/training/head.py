@@ -67,7 +67,7 @@ class Training:
     protocol: dict[str, Any] | None
     notes: tuple[str, ...]
     seconds: float
-    layers: tuple[str, ...] = ()
+    layers: tuple[str, ...]
 
     @property
     def classes(self) -> list[str]:
