@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from precompute.errors import PrecomputeError
     from precompute.evaluation.comparison import Comparison, compare
     from precompute.evaluation.learning_curve import FewShotCurve, FewShotPoint, few_shot
+    from precompute.evaluation.rank import Ranked, Ranking, rank
     from precompute.export import Exported, export_features
     from precompute.external.features import Imported, import_features
     from precompute.extraction.conduct import Progress
@@ -75,6 +76,8 @@ __all__ = [
     "Prediction",
     "Predictions",
     "Progress",
+    "Ranked",
+    "Ranking",
     "RidgeHead",
     "RidgeRegressionHead",
     "SavedHead",
@@ -92,6 +95,7 @@ __all__ = [
     "open_cache",
     "predict",
     "predict_each",
+    "rank",
     "repair",
     "save_head",
     "train_head",
@@ -114,6 +118,7 @@ _HOMES = {
         *("SavedHead", "Scores", "load_head", "save_head"),
     ),
     "precompute.evaluation.learning_curve": ("FewShotCurve", "FewShotPoint", "few_shot"),
+    "precompute.evaluation.rank": ("Ranked", "Ranking", "rank"),
     "precompute.prediction": ("Prediction", "Predictions", "predict", "predict_each"),
     "precompute.extraction.repair": ("repair",),
     "precompute.extraction.conduct": ("Progress",),

@@ -24,6 +24,7 @@ from precompute.heads import MLPHead
 NEEDED = {
     "extract": ("nowhere", "-b", "tiny", "-o", "a.h5"),
     "plan": ("nowhere", "-b", "tiny"),
+    "rank": ("nowhere", "-b", "tiny"),
     "train-head": ("nowhere.h5",),
     "few-shot": ("nowhere.h5",),
     "compare": ("a.safetensors", "b.safetensors", "nowhere.h5"),

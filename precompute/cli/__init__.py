@@ -25,6 +25,7 @@ from precompute.cli.import_features import import_features
 from precompute.cli.info import info
 from precompute.cli.plan import plan
 from precompute.cli.predict import predict
+from precompute.cli.rank import rank
 from precompute.cli.train_head import train_head
 from precompute.cli.verify import verify
 
@@ -52,6 +53,7 @@ def cli(debug: bool) -> None:  # noqa: ARG001 - `main` looks for it
 for command in (
     extract,
     plan,
+    rank,
     train_head,
     few_shot,
     compare,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from precompute.evaluation.learning_curve import FewShotCurve
+    from precompute.evaluation.rank import Ranking
 
 INSTALL = "pip install 'precompute[plot]'"
 SIGNATURES = {".pdf": b"%PDF-", ".png": b"\x89PNG\r\n\x1a\n", ".svg": b"<?xml"}
@@ -136,6 +137,36 @@ def plot_few_shot(
     # R2 has no lower end: a bad fit on few images would squeeze all that is of interest.
     axes.set_ylim(max(-1.0, min(0.0, axes.get_ylim()[0])) if task == "number" else 0, scale)
     axes.legend(frameon=False)
+    _save(figure, output, _suffix(path))
+
+
+def plot_ranking(
+    ranking: Ranking, path: str | os.PathLike[str], *, title: str | None = None, overwrite: bool = False
+) -> None:
+    """Draw the score of each candidate with its 95% interval, the best on top; beside it that of the k-NN vote.
+
+    Those that cannot be told apart from the best have another colour. Raises UsageError as `plot_history` does.
+    """
+    output = check_plot(path, overwrite=overwrite)
+    shown = ranking.candidates[::-1]
+    names = [ranking.name_of(one) for one in shown]
+    figure = _figure(4.5 + 0.075 * max(map(len, names)), 1.5 + 0.3 * len(shown))
+    axes = figure.subplots()
+    scale, score, _ = AXES[ranking.task]
+    for group, color, label in ((True, TRAIN, "not told apart from the best"), (False, "0.45", "behind the best")):
+        chosen = [place for place, one in enumerate(shown) if (one.group == 1) == group]
+        if chosen:
+            values = [scale * shown[place].score for place in chosen]
+            ends = [[scale * end for end in shown[place].interval] for place in chosen]
+            below = [max(0.0, value - low) for value, (low, _) in zip(values, ends, strict=True)]
+            above = [max(0.0, high - value) for value, (_, high) in zip(values, ends, strict=True)]
+            axes.errorbar(values, chosen, xerr=[below, above], fmt="o", color=color, capsize=2, label=label)
+    knn = [scale * one.knn for one in shown]
+    axes.plot(knn, range(len(shown)), "x", color=HELD, label="k-NN vote")
+    axes.set_yticks(range(len(shown)), names)
+    axes.set_ylim(-0.6, len(shown) - 0.4)
+    axes.set(xlabel=score.replace("test images", f"{ranking.tried:,} images, cross-validated"), title=title)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
     _save(figure, output, _suffix(path))
 
 
