@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from precompute.cache import Cache, open_cache, verify
     from precompute.errors import PrecomputeError
     from precompute.evaluation.comparison import Comparison, compare
+    from precompute.evaluation.depth import depth
+    from precompute.evaluation.depth_result import Depth
     from precompute.evaluation.learning_curve import FewShotCurve, FewShotPoint, few_shot
     from precompute.evaluation.rank import Ranked, Ranking, rank
     from precompute.export import Exported, export_features
@@ -55,6 +57,7 @@ __all__ = [
     "Cache",
     "CentroidHead",
     "Comparison",
+    "Depth",
     "Exported",
     "Extraction",
     "FewShotCurve",
@@ -85,6 +88,7 @@ __all__ = [
     "Training",
     "__version__",
     "compare",
+    "depth",
     "export_features",
     "extract",
     "few_shot",
@@ -118,6 +122,8 @@ _HOMES = {
         *("SavedHead", "Scores", "load_head", "save_head"),
     ),
     "precompute.evaluation.learning_curve": ("FewShotCurve", "FewShotPoint", "few_shot"),
+    "precompute.evaluation.depth": ("depth",),
+    "precompute.evaluation.depth_result": ("Depth",),
     "precompute.evaluation.rank": ("Ranked", "Ranking", "rank"),
     "precompute.prediction": ("Prediction", "Predictions", "predict", "predict_each"),
     "precompute.extraction.repair": ("repair",),

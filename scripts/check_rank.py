@@ -5,7 +5,8 @@
 Each backbone is extracted over all of SOURCE, and a logistic head is trained on the training part, scored on what is
 held back (by the real commands' library calls): that is the order to find. Then `rank` tries a sample, once for each
 seed. Prints a table for each source: the full score with its interval, the place and score by rank, and below it
-Kendall's tau between the two orders, whether rank's group of ties holds the best of the full probes, and seconds of both.
+Kendall's tau between the two orders, whether the best of the full probes is among those that rank ties with its
+best, and seconds of both.
 For small sets the sample may be all training images; what is saved then is little, and the table says so.
 """
 

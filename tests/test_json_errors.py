@@ -27,6 +27,7 @@ NEEDED = {
     "rank": ("nowhere", "-b", "tiny"),
     "train-head": ("nowhere.h5",),
     "few-shot": ("nowhere.h5",),
+    "depth": ("nowhere", "-b", "tiny", "-o", "d"),
     "compare": ("a.safetensors", "b.safetensors", "nowhere.h5"),
     "predict": ("nowhere.safetensors", "nowhere"),
     "export": ("nowhere.h5", "-o", "a.npz"),

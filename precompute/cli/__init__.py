@@ -17,6 +17,7 @@ from precompute.cli._streams import Terminal, hold_descriptors
 from precompute.cli.backbones import backbones
 from precompute.cli.compare import compare
 from precompute.cli.demo import demo
+from precompute.cli.depth import depth
 from precompute.cli.export import export
 from precompute.cli.export_head import export_head
 from precompute.cli.extract import extract
@@ -56,6 +57,7 @@ for command in (
     rank,
     train_head,
     few_shot,
+    depth,
     compare,
     predict,
     export,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -139,7 +139,18 @@ class Trial:
         return paired_numbers(self.true, one, other, **options)
 
 
-def separated(found: Sequence[Paired | PairedScores]) -> list[bool]:
+class Compared(Protocol):
+    """A difference, and whether it is more than chance; `higher_is_better` is True where it is not said."""
+
+    @property
+    def difference(self) -> float: ...
+    @property
+    def p_value(self) -> float: ...
+    @property
+    def distinct(self) -> bool: ...
+
+
+def separated(found: Sequence[Compared]) -> list[bool]:
     """Which of several comparisons with one leader, each `leader less other`, the leader wins by more than chance.
 
     Holm's procedure (Scandinavian Journal of Statistics 6, 1979): with many candidates one would else be below 0.05 by

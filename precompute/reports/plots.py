@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
+    from precompute.evaluation.depth_result import Depth
     from precompute.evaluation.learning_curve import FewShotCurve
     from precompute.evaluation.rank import Ranking
 
@@ -137,6 +138,42 @@ def plot_few_shot(
     # R2 has no lower end: a bad fit on few images would squeeze all that is of interest.
     axes.set_ylim(max(-1.0, min(0.0, axes.get_ylim()[0])) if task == "number" else 0, scale)
     axes.legend(frameon=False)
+    _save(figure, output, _suffix(path))
+
+
+def plot_depth(
+    found: Depth, path: str | os.PathLike[str], *, title: str | None = None, overwrite: bool = False
+) -> None:
+    """Draw accuracy over labelled images a class, a line for each method with its 95% interval over draws.
+
+    All labels stand at their mean number a class. What uses the pretrained weights is drawn through, the rest dashed.
+    Raises UsageError as `plot_history` does.
+    """
+    output = check_plot(path, overwrite=overwrite)
+    figure = _figure(7.6, 4.4)
+    axes = figure.subplots()
+    ticks: dict[float, str] = {}
+    for number, method in enumerate(found.methods):
+        color, marker = COLORS[number % len(COLORS)], MARKERS[number % len(MARKERS)]
+        points = [point for point in found.points if point.method == method.name]
+        at = [float(p.shots) if isinstance(p.shots, int) else p.labels / found.n_classes for p in points]
+        ticks |= {place: str(point.shots) for place, point in zip(at, points, strict=True)}
+        style = "-" if method.pretrained else "--"
+        scores = [100 * point.score for point in points]
+        axes.plot(at, scores, color=color, marker=marker, linestyle=style, label=method.name)
+        ends = [(place, *p.interval) for place, p in zip(at, points, strict=True) if p.interval is not None]
+        if ends:
+            places, low, high = zip(*ends, strict=True)
+            axes.fill_between(
+                places, [100 * v for v in low], [100 * v for v in high], color=color, alpha=0.12, linewidth=0
+            )
+    axes.set_xscale("log")
+    axes.set_xticks(list(ticks), list(ticks.values()))
+    axes.minorticks_off()
+    axes.axhline(100 / found.n_classes, color="0.4", linewidth=1, linestyle=":", label="chance")
+    axes.set(xlabel="labelled images a class", ylabel=f"accuracy on {found.tested:,} images (%)", title=title)
+    axes.set_ylim(0, 100)
+    figure.legend(loc="outside right upper", frameon=False)
     _save(figure, output, _suffix(path))
 
 
