@@ -37,7 +37,7 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic in newer re
             return value
         numbers: list[int | str] = []
         for word in value.split(","):
-            if word != ALL and not (word.isascii() and word.isdecimal() and 0 < int(word)):
+            if word != ALL and not (word.isascii() and word.isdecimal() and int(word) > 0):
                 self.fail(f"{value!r} is not a list such as 1,5,20,all", param, ctx)
             numbers.append(word if word == ALL else int(word))
         return tuple(numbers)
