@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from precompute.backbones.layers import INPUT
 from precompute.backbones.load import Backbone
 from precompute.cache import Cache, difference, open_cache, plain_spec, status_name
 from precompute.engines.choice import Asked, candidates, choose
@@ -20,9 +21,11 @@ from precompute.errors import HeadFormatError, HeadMismatchError, UsageError
 from precompute.extraction.executors.base import Work
 from precompute.extraction.executors.local import LocalExecutor
 from precompute.extraction.output import HDF5_SIGNATURE
-from precompute.extraction.rebuild import Origin, rebuild_backbone
+from precompute.extraction.rebuild import rebuild_backbone
 from precompute.extraction.sampling import sample_of
-from precompute.heads import RowView, load_head
+from precompute.finetuning.device import device_of
+from precompute.finetuning.opening import HeadFile, open_head
+from precompute.heads import RowView
 from precompute.inputs.images.formats import IMAGES
 from precompute.sources.base import Reading, Source
 from precompute.sources.registry import open_source
@@ -50,12 +53,14 @@ def predict(
     root: str | None = None,
     columns: Mapping[str, str] | None = None,
     augment: str | Sequence[str] | None = None,
+    tail: str | None = None,
 ) -> Predictions:
     """Classes, labels or numbers of the images of `source` (see `extract`; also one image alone), or of the rows of a
-    cache, by a saved head.
+    cache, by a saved head, tail or whole network.
 
-    A cache must hold features such as the head was trained on; no image is read and no backbone is made, so `backbone`,
-    `weights`, `batch_size`, `workers`, `root` and `columns` are refused then. Rows without features are among `failed`.
+    A cache must hold features such as the head was trained on; no image is read, so `batch_size`, `workers`, `root` and
+    `columns` are refused then, and for a head, which needs no backbone, `backbone` and `weights` as well. Rows without
+    features are among `failed`.
 
     Backbone, layer, transform and precision come from the head file; the weights are found again where they came
     from, or at `weights`, and must have the digest that the head was trained with.
@@ -68,13 +73,15 @@ def predict(
     every other head the plain one, also where it was trained on several.
 
     backbone: must be given, as a confirmation, for a head whose backbone is code of the user's own, and so must augment
-    where it averages over views that code of the user's own makes. progress: called with (done, total).
+    where it averages over views that code of the user's own makes, and tail where that is a module of the user's own.
+    progress: called with (done, total).
     root, columns: see `extract`.
     Raises HeadFormatError, HeadMismatchError, BackboneError, WeightsError, SourceError, DeviceError; of a cache
     CacheError and UsageError.
     """
     given: dict[str, Any] = {"backbone": backbone, "weights": weights, "device": device, "batch_size": batch_size}
     given |= {"workers": workers, "progress": progress, "root": root, "columns": columns, "augment": augment}
+    given |= {"tail": tail}
     return predict_each([head], source, **given)[0]
 
 
@@ -91,32 +98,40 @@ def predict_each(
     root: str | None = None,
     columns: Mapping[str, str] | None = None,
     augment: str | Sequence[str] | None = None,
+    tail: str | None = None,
 ) -> list[Predictions]:
-    """What `predict` gives, by each of several heads in one pass: an image is read and computed once.
+    """What `predict` gives, by each of several heads and tails in one pass: an image is read and computed once.
 
-    The heads must have been trained on the features of one backbone, with the same weights, transform and precision;
-    their layers may differ. Raises what `predict` does, HeadMismatchError where the heads' features differ.
+    They must have been trained on the features of one backbone, with the same weights, transform and precision; their
+    layers may differ. Raises what `predict` does, HeadMismatchError where their features differ.
     """
     began = time.monotonic()
     if not heads:
         raise UsageError(
             "predict needs one head or more.", hint="Such as: precompute predict photos.safetensors photos"
         )
-    opened = [Answers(os.fspath(path), load_head(path)) for path in heads]
+    opened = [open_head(path) for path in heads]
     if isinstance(source, str | os.PathLike) and _is_hdf5(source):
-        given: dict[str, Any] = {"backbone": backbone, "weights": weights, "batch_size": batch_size, "workers": workers}
-        given |= {"root": root, "columns": columns or None, "augment": augment}
-        if says_nothing := [name for name, value in given.items() if value is not None]:
+        of_network = {"backbone": backbone, "weights": weights}
+        needless: dict[str, Any] = {} if any(head.is_tail for head in opened) else dict(of_network)
+        needless |= {"batch_size": batch_size, "workers": workers, "root": root, "columns": columns or None}
+        needless |= {"augment": augment}
+        if says_nothing := [name for name, value in needless.items() if value is not None]:
             raise UsageError(
                 f"{os.fspath(source)} holds features, so {says_nothing[0]} says nothing.",
                 hint=f"Leave out --{says_nothing[0].replace('_', '-')}, or name a folder of images.",
             )
-        return _of_cache(opened, source, progress, began)
+        where = device_of(device)
+        ready = [Answers(one.path, one.alone(**of_network, tail=tail, device=where)) for one in opened]
+        return _of_cache(ready, source, progress, began)
     samples = open_source(source, IMAGES, reading=Reading.of(root, columns))
     model, precision, storage = rebuild(opened, backbone=backbone, weights=weights, augment=augment)
-    asked = Asked(precision=precision, device=device, batch_size=batch_size, dtype=storage.name)
+    ready = [Answers(one.path, one.attach(model, tail=tail, device=device_of(device))) for one in opened]
+    # What enters the network is no computation that another engine would be faster at
+    engine = "torch" if all(tap.layer == INPUT for tap in model.taps) else "auto"
+    asked = Asked(engine, precision=precision, device=device, batch_size=batch_size, dtype=storage.name)
     says_labels = "label" in (columns or {})
-    return _of_images(opened, samples, model, asked, storage, workers, progress, began, says_labels=says_labels)
+    return _of_images(ready, samples, model, asked, storage, workers, progress, began, says_labels=says_labels)
 
 
 def _of_images(
@@ -209,7 +224,7 @@ def _of_cache(
 
 
 def rebuild(
-    heads: Sequence[Answers],
+    heads: Sequence[HeadFile],
     *,
     backbone: str | None = None,
     weights: str | None = None,
@@ -222,15 +237,12 @@ def rebuild(
     themselves.
     """
     first = heads[0]
-    origin = Origin(f"The head {first.path}", "was trained", "on", HeadMismatchError, HeadFormatError)
-    alone = (
-        len({head.layer for head in heads}) == 1 and len({str(head.saved.metadata.get("key")) for head in heads}) == 1
-    )
+    alone = len({head.layer for head in heads}) == 1 and len({str(head.metadata.get("key")) for head in heads}) == 1
     plain = not any(head.averages for head in heads)
     model, spec = rebuild_backbone(
-        first.saved.metadata.get("spec") if alone else _common_spec(heads, plain=plain),
-        first.saved.metadata.get("weights_source", {}),
-        origin,
+        first.metadata.get("spec") if alone else _common_spec(heads, plain=plain),
+        first.metadata.get("weights_source", {}),
+        first.origin,
         backbone=backbone,
         weights=weights,
         layers={head.layer for head in heads},
@@ -241,19 +253,14 @@ def rebuild(
     for head in heads:
         if head.averages and head.averages != model.preprocess.views:
             raise HeadFormatError(
-                f"The head {head.path} averages over {head.averages} views and was trained on "
-                f"{model.preprocess.views}.",
-                hint="Train the head again.",
+                f"{head.origin.file} averages over {head.averages} views and was trained on {model.preprocess.views}.",
+                hint="Train it again.",
             )
-        if int(np.prod(shapes[head.layer])) != head.n_features:
-            raise HeadMismatchError(
-                f"The head {head.path} takes {head.n_features} features; {model.name} gives {shapes[head.layer]}.",
-                hint="Train the head again.",
-            )
+        head.check_shape(model.name, shapes[head.layer])
     return model, spec["precision"], np.dtype(spec["storage"])
 
 
-def _common_spec(heads: Sequence[Answers], *, plain: bool) -> dict[str, Any]:
+def _common_spec(heads: Sequence[HeadFile], *, plain: bool) -> dict[str, Any]:
     """The settings of heads that differ in nothing but their layers, with all of these.
 
     plain: views make no difference, as the plain one is enough.
@@ -278,13 +285,13 @@ def _clash(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return one != other and one.get("name") == other.get("name")
 
 
-def _spec_and_layer(head: Answers, *, plain: bool) -> tuple[dict[str, Any], dict[str, Any]]:
-    spec = head.saved.metadata.get("spec")
+def _spec_and_layer(head: HeadFile, *, plain: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    spec = head.metadata.get("spec")
     spec = plain_spec(spec) if plain and isinstance(spec, dict) else spec
     layers = spec.get("layers") if isinstance(spec, dict) else None
     for layer in layers if isinstance(layers, list) else ():
         if isinstance(layer, dict) and layer.get("name") == head.layer and isinstance(spec, dict):
             return spec, layer
     raise HeadFormatError(
-        f"The head {head.path} does not say which features it was trained on.", hint="Use one that precompute made."
+        f"{head.origin.file} does not say which features it was trained on.", hint="Use one that precompute made."
     )

@@ -26,13 +26,17 @@ ROOMS: dict[str, str] = {
     "extraction": "errors system sources inputs backbones engines cache",
     "heads": "errors system",
     "training": "errors system cache heads",
-    "evaluation": "errors system sources inputs backbones cache extraction heads training",
+    "finetuning": "errors system sources inputs backbones engines cache extraction heads training",
+    "evaluation": "errors system sources inputs backbones cache extraction heads training finetuning",
     "reports": "errors system evaluation",
-    "prediction": "errors system sources inputs backbones engines cache extraction heads training",
+    "prediction": "errors system sources inputs backbones engines cache extraction heads training finetuning",
     "external": "errors system sources cache extraction",
     "export": "errors system cache heads training",
     "demo": "errors system cache extraction heads training evaluation",
-    "cli": "errors system backbones cache extraction heads training evaluation reports prediction export external demo",
+    "cli": (
+        "errors system backbones cache extraction heads training finetuning evaluation reports prediction export "
+        "external demo"
+    ),
     "__main__": "cli",
     # Inside heads/: what stands on what
     "heads.base": "errors system",

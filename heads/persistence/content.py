@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     Arrays = dict[str, npt.NDArray[Any]]
 
-__all__ = ["restore", "serialise"]
+__all__ = ["describe_names", "json_object", "rebuild_classes", "rebuild_names", "restore", "serialise"]
 
 # Of an array of class names, each of which takes as much as the longest.
 MAX_CLASSES_BYTES = 1 << 29
@@ -49,7 +49,7 @@ def restore(arrays: Arrays, strings: dict[str, str]) -> tuple[Any, dict[str, Any
     """The head, fitted, and the caller's metadata."""
     if set(strings) != STRINGS:
         raise ValueError(f"its metadata must have the keys {sorted(STRINGS)}, and has {sorted(strings)}")
-    params, fitted, classes, metadata = (_json_object(strings, k) for k in ("params", "fitted", "classes", "metadata"))
+    params, fitted, classes, metadata = (json_object(strings, k) for k in ("params", "fitted", "classes", "metadata"))
     kind = strings["head"]
     if kind not in KINDS:
         raise ValueError(f"its kind of head, {kind!r}, is unknown")
@@ -57,9 +57,9 @@ def restore(arrays: Arrays, strings: dict[str, str]) -> tuple[Any, dict[str, Any
     fitted = {**dict.fromkeys(getattr(head, "_LATER", ())), **fitted}
     check_keys("fitted", fitted, {name.removesuffix("_") for name in head._FITTED})
     if isinstance(head, MultilabelHead):
-        head.labels_ = _rebuild_names(classes)
+        head.labels_ = rebuild_names(classes)
     elif is_classifier(head):
-        head.classes_ = _rebuild_classes(classes)
+        head.classes_ = rebuild_classes(classes)
     else:
         check_keys("classes", classes, set())
     head._restore(arrays, fitted)
@@ -106,11 +106,11 @@ def _with_params(head: Any, params: dict[str, Any]) -> Any:
 def _described_names(head: Any) -> dict[str, Any]:
     """Of the classes of a head, or of its labels; none where it predicts numbers."""
     if isinstance(head, MultilabelHead):
-        return _describe_names(head.labels_)
-    return _describe_names(head.classes_) if is_classifier(head) else {}
+        return describe_names(head.labels_)
+    return describe_names(head.classes_) if is_classifier(head) else {}
 
 
-def _describe_names(classes: npt.NDArray[Any]) -> dict[str, Any]:
+def describe_names(classes: npt.NDArray[Any]) -> dict[str, Any]:
     values = classes.tolist()
     if classes.dtype.name in INTEGER_DTYPES:
         return {"dtype": classes.dtype.name, "values": values}
@@ -121,15 +121,15 @@ def _describe_names(classes: npt.NDArray[Any]) -> dict[str, Any]:
     return {"dtype": "str" if classes.dtype.kind == "U" else "object", "values": list(map(str, values))}
 
 
-def _rebuild_classes(described: dict[str, Any]) -> npt.NDArray[Any]:
-    classes = _rebuild_names(described)
+def rebuild_classes(described: dict[str, Any]) -> npt.NDArray[Any]:
+    classes = rebuild_names(described)
     values = described["values"]
     if len(values) < 2 or values != sorted(values):
         raise ValueError("its labels must be at least two, sorted, and all different")
     return classes
 
 
-def _rebuild_names(described: dict[str, Any]) -> npt.NDArray[Any]:
+def rebuild_names(described: dict[str, Any]) -> npt.NDArray[Any]:
     """Names of classes or labels, which all differ, as an array of the dtype that they had."""
     check_keys("classes", described, {"dtype", "values"})
     dtype, values = described["dtype"], described["values"]
@@ -152,7 +152,7 @@ def _rebuild_names(described: dict[str, Any]) -> npt.NDArray[Any]:
     return classes
 
 
-def _json_object(strings: dict[str, str], name: str) -> dict[str, Any]:
+def json_object(strings: dict[str, str], name: str) -> dict[str, Any]:
     value = read_json(strings[name])
     if not isinstance(value, dict):
         raise ValueError(f"its {name} must be a JSON object")

@@ -19,6 +19,9 @@ from precompute.errors import BackboneError
 OUTPUT = "output"
 """The layer name for what the whole module returns."""
 
+INPUT = "input"
+"""The layer name for what enters the network, behind the part of the preprocessing that runs on the device."""
+
 POOLINGS = ("none", "mean")
 ALL_BLOCKS = "all-blocks"
 """The layer name for the output of each stage or block."""
@@ -78,7 +81,7 @@ def _checked(features: object, layer: str) -> torch.Tensor:
 
 def node_names(model: nn.Module) -> list[str]:
     """All nodes of `model` in eval mode, as torchvision names them. Raises BackboneError where fx cannot trace it."""
-    return list(_trace(model)[1].values())
+    return list(trace(model)[1].values())
 
 
 def cut(
@@ -93,7 +96,12 @@ def cut(
     be found; and what `model` raises for such inputs.
     """
     layers = [layer for layer, _ in wanted]
-    body = _cut_graph(model, layers) if _is_cut(model, layers) else model.eval()
+    if INPUT in layers:
+        _check_input(inputs)
+    if set(layers) == {INPUT}:
+        body: nn.Module = _Input().eval()
+    else:
+        body = _cut_graph(model, layers) if _is_cut(model, layers) else model.eval()
     taps, poolings = [], []
     for (layer, pooling), (layout, shape) in zip(wanted, _layouts(body.eval(), layers, inputs), strict=True):
         pool = Pooling()
@@ -112,6 +120,22 @@ def cut(
             taps.append(Tap(layer, pooling, shape, axes))
         poolings.append(pool)
     return Truncated(body, layers, poolings).eval(), tuple(taps)
+
+
+class _Input(nn.Module):
+    """What enters the network; a copy, since the tensor itself may be the memory of a batch."""
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return inputs.clone()
+
+
+def _check_input(inputs: tuple[torch.Tensor, ...]) -> None:
+    if len(inputs) != 1 or not inputs[0].is_floating_point():
+        kinds = ", ".join(f"{tuple(one.shape)} {one.dtype}" for one in inputs)
+        raise BackboneError(
+            f"What enters the network is not one tensor of floats ({kinds}), so it cannot be a layer.",
+            hint=f"Name another layer than {INPUT}.",
+        )
 
 
 def _layouts(
@@ -135,7 +159,7 @@ def _graph_of(body: nn.Module) -> fx.GraphModule | None:
     if isinstance(body, fx.GraphModule):
         return body
     try:
-        return fx.GraphModule(body, _trace(body)[0])
+        return fx.GraphModule(body, trace(body)[0])
     except BackboneError:
         return None
 
@@ -145,26 +169,30 @@ def _is_cut(model: nn.Module, layers: Sequence[str]) -> bool:
     if list(layers) != [OUTPUT]:
         return True
     try:
-        return isinstance(_output_of(_trace(model)[0]).args[0], fx.Node)
+        return isinstance(output_of(trace(model)[0]).args[0], fx.Node)
     except BackboneError:
         return False
 
 
-def _output_of(graph: fx.Graph) -> fx.Node:
+def output_of(graph: fx.Graph) -> fx.Node:
     node: fx.Node = next(node for node in graph.nodes if node.op == "output")
     return node
 
 
 def _cut_graph(model: nn.Module, layers: Sequence[str]) -> fx.GraphModule:
-    graph, qualified = _trace(model)
+    graph, qualified = trace(model)
     names = list(qualified.values())
-    last = _output_of(graph).args[0]
+    last = output_of(graph).args[0]
     if OUTPUT in layers and not isinstance(last, fx.Node):
         raise BackboneError("The output of the backbone is not one tensor.", hint="Leave --layer output out.")
-    nodes = {layer: qualified[last] if layer == OUTPUT and isinstance(last, fx.Node) else layer for layer in layers}
+    nodes = {layer: layer for layer in layers}
+    if isinstance(last, fx.Node) and OUTPUT in nodes:
+        nodes[OUTPUT] = qualified[last]
+    if INPUT in nodes:
+        nodes[INPUT] = next(name for node, name in qualified.items() if node.op == "placeholder")
     for layer in nodes.values():
         if not any(name == layer or name.startswith(f"{layer}.") for name in names):
-            raise _unknown_layer(layer, names)
+            raise unknown_layer(layer, names)
     try:
         body: fx.GraphModule = create_feature_extractor(
             model, return_nodes={node: layer for layer, node in nodes.items()}, suppress_diff_warning=True
@@ -176,7 +204,7 @@ def _cut_graph(model: nn.Module, layers: Sequence[str]) -> fx.GraphModule:
 
 def _keeping(body: fx.GraphModule, layers: Sequence[str]) -> fx.GraphModule:
     """With its outputs in this order; what the network goes on with is copied, or operations in place change it."""
-    output = _output_of(body.graph)
+    output = output_of(body.graph)
     kept: dict[str, fx.Node] = {}
     nodes: Any = output.args[0]  # the dictionary that torchvision makes
     for layer, node in nodes.items():
@@ -190,7 +218,7 @@ def _keeping(body: fx.GraphModule, layers: Sequence[str]) -> fx.GraphModule:
     return body
 
 
-def _unknown_layer(layer: str, names: list[str]) -> BackboneError:
+def unknown_layer(layer: str, names: list[str]) -> BackboneError:
     parts = {name[:dot] for name in names for dot, letter in enumerate(name) if letter == "."}
     close = difflib.get_close_matches(layer, [*names, *sorted(parts)], n=5, cutoff=0.4)
     also = f" Close: {', '.join(close)}." if close else ""
@@ -208,7 +236,7 @@ def blocks(model: nn.Module) -> list[str]:
     of them all is looked into); where a network has no such parts (VGG), its poolings. Raises BackboneError where it
     has neither.
     """
-    graph, qualified = _trace(model)
+    graph, qualified = trace(model)
     names = list(dict.fromkeys(qualified.values()))
     try:
         classifier = final_classifier(model)
@@ -246,7 +274,7 @@ def default_layer(model: nn.Module) -> tuple[str, str, int]:
     skipped, since it hands on what it gets. In front of a 1x1 convolution that acts as classifier (SqueezeNet) the
     map is averaged over its positions. Raises BackboneError where no such layer exists.
     """
-    graph, names = _trace(model)
+    graph, names = trace(model)
     modules = dict(model.named_modules())
     node = _classifier_node(graph, modules)
     classifier = modules[node.target]
@@ -262,11 +290,11 @@ def default_layer(model: nn.Module) -> tuple[str, str, int]:
 
 def final_classifier(model: nn.Module) -> str:
     """The name of the module that `default_layer` takes for the final classifier, such as `fc`. Raises as that does."""
-    return str(_classifier_node(_trace(model)[0], dict(model.named_modules())).target)
+    return str(_classifier_node(trace(model)[0], dict(model.named_modules())).target)
 
 
 def _classifier_node(graph: fx.Graph, modules: dict[str, nn.Module]) -> fx.Node:
-    node = _output_of(graph)
+    node = output_of(graph)
     while node.op != "call_module" or not isinstance(modules[str(node.target)], nn.Linear | nn.Conv2d):
         inputs = node.all_input_nodes
         if len(inputs) != 1 or inputs[0].op == "placeholder":
@@ -279,7 +307,7 @@ def _is_dropout(node: fx.Node) -> bool:
     return node.op == "call_function" and node.target in (nn.functional.dropout, nn.functional.dropout2d)
 
 
-def _trace(model: nn.Module) -> tuple[fx.Graph, dict[fx.Node, str]]:
+def trace(model: nn.Module) -> tuple[fx.Graph, dict[fx.Node, str]]:
     """The graph of `model` in eval mode and torchvision's name for each node, by torchvision's own tracer."""
     # The defaults that create_feature_extractor's documentation states, so that both see the same nodes
     whole = [kind for kind in vars(torchvision.ops).values() if isinstance(kind, type) and issubclass(kind, nn.Module)]

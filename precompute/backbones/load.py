@@ -33,13 +33,15 @@ VIEW = "view"
 class Backbone:
     """A frozen network cut at some layers, ready to run.
 
-    module: the network's input -> for each tap (B, *shape) · taps: ascending by layer · weights: SHA-256 of the state
+    module: the network's input -> for each tap (B, *shape) · network: the whole network, which shares its parameters
+    with `module` · taps: ascending by layer · weights: SHA-256 of the state
     dict · source: where the weights came from, as JSON, enough to load them again · notes: choices worth telling ·
     file: path, size and mtime_ns of the weights' file as it was before it was read, None where they are no file.
     """
 
     name: str
     module: nn.Module
+    network: nn.Module
     taps: tuple[Tap, ...]
     preprocess: Preprocess
     weights: str
@@ -133,7 +135,7 @@ def load_backbone(
         wanted = _wanted(loaded.model, [layer] if isinstance(layer, str) else layer, pooling)
     digest = weights_digest(loaded.model)
     module, taps = _cut(name, loaded.model, wanted, preprocess)
-    return Backbone(name, module, taps, preprocess, digest, loaded.source, notes, loaded.file)
+    return Backbone(name, module, loaded.model, taps, preprocess, digest, loaded.source, notes, loaded.file)
 
 
 def _wanted(model: nn.Module, given: Sequence[str], pooling: str) -> list[tuple[str, str]]:

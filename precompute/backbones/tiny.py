@@ -54,14 +54,14 @@ class _Residual(nn.Module):
 
 
 class TinyBackbone(nn.Module):
-    """A small residual network: (N, 3, 32, 32) normalised RGB, any floating dtype, to (N, 20) class scores.
+    """A small residual network: (N, 3, 32, 32) normalised RGB, any floating dtype, to (N, num_classes) class scores.
 
     What enters `classifier` are the features, (N, 128) and never negative. Colour is dropped first, because both
     training sets are grey. The last 4x4 map is weighed position by position (the global depthwise convolution of
     MobileFaceNet, arXiv:1804.07573) rather than averaged: where a stroke lies tells a 6 from a 9.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, num_classes: int = NUM_CLASSES) -> None:
         super().__init__()
         self.body = nn.Sequential(
             _ConvBlock(1, 32, kernel=5, stride=2),
@@ -78,7 +78,7 @@ class TinyBackbone(nn.Module):
             nn.BatchNorm1d(NUM_FEATURES),
             nn.ReLU(),
         )
-        self.classifier = nn.Linear(NUM_FEATURES, NUM_CLASSES)
+        self.classifier = nn.Linear(NUM_FEATURES, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):  # keeps the scale of what passes through, so random weights are usable
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")

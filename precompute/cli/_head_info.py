@@ -1,4 +1,5 @@
-"""How `info` shows a head file. It may come from anyone, so what is not as `train-head` writes it is left out."""
+"""How `info` shows the file of a head or a tail. It may come from anyone, so what is not as `train-head` and
+`fine-tune` write it is left out."""
 
 from __future__ import annotations
 
@@ -8,11 +9,13 @@ import stat
 from collections.abc import Iterator
 from typing import Any
 
+from precompute.cli._options import shape_words
 from precompute.cli._output import print_pairs
 from precompute.cli._scores import headline
 
 MOST_CLASSES = 20  # or labels that are named; --json has all
 LONGEST_HEADER = 2**32
+INPUT = "input"  # of precompute.backbones.layers, which loads torch
 
 
 def looks_like_head(path: str) -> bool:
@@ -31,29 +34,27 @@ def looks_like_head(path: str) -> bool:
 
 
 def describe_head(path: str) -> dict[str, Any]:
-    """JSON-ready: what the head at `path` is, takes and gives, and how it was trained and scored."""
-    from precompute.heads import load_head
-    from precompute.training.kinds import task_of
+    """JSON-ready: what the head or tail at `path` is, takes and gives, and how it was trained and scored."""
+    from precompute.finetuning.opening import open_head
 
-    saved = load_head(path)
-    task = task_of(saved.head)
-    labels = [str(name) for name in saved.head.labels_] if task == "labels" else []
-    training = _object(saved.metadata.get("training"))
+    file = open_head(path)
+    names, thresholds, about = _of_tail(file.saved) if file.is_tail else _of_head(file.saved, file.task)
+    training = _object(file.metadata.get("training"))
     return {
         "path": path,
-        "kind": type(saved.head).__name__,
-        "task": task,
-        "classes": [str(name) for name in saved.head.classes_] if task == "classes" else [],
-        "labels": labels,
-        "thresholds": dict(zip(labels, map(float, saved.head.thresholds_), strict=True)) if labels else {},
-        "n_features": int(saved.head.n_features_in_),
-        "parameters": saved.head.get_params(),
-        "temperature": saved.metadata.get("temperature"),
-        "average_views": saved.metadata.get("average_views"),
-        "layer": saved.metadata.get("layer"),
-        "key": saved.metadata.get("key"),
-        "spec": _object(saved.metadata.get("spec")),
-        "weights": _object(saved.metadata.get("weights_source")),
+        "kind": about.pop("kind"),
+        "task": file.task,
+        "classes": names if file.task == "classes" else [],
+        "labels": names if file.task == "labels" else [],
+        "thresholds": dict(zip(names, thresholds, strict=True)) if file.task == "labels" else {},
+        "n_features": file.n_features,
+        **about,
+        "temperature": file.metadata.get("temperature"),
+        "average_views": file.metadata.get("average_views"),
+        "layer": file.metadata.get("layer"),
+        "key": file.metadata.get("key"),
+        "spec": _object(file.metadata.get("spec")),
+        "weights": _object(file.metadata.get("weights_source")),
         "training": {
             name: value
             for name, value in training.items()
@@ -63,20 +64,47 @@ def describe_head(path: str) -> dict[str, Any]:
     }
 
 
+def _of_head(saved: Any, task: str) -> tuple[list[str], list[float], dict[str, Any]]:
+    """Names of classes or labels, thresholds of labels, and what there is to say of an estimator."""
+    names = {"classes": "classes_", "labels": "labels_"}.get(task)
+    about = {"kind": type(saved.head).__name__, "parameters": saved.head.get_params(), "tail": None}
+    thresholds = list(map(float, saved.head.thresholds_)) if task == "labels" else []
+    return [str(name) for name in getattr(saved.head, names)] if names else [], thresholds, about
+
+
+def _of_tail(saved: Any) -> tuple[list[str], list[float], dict[str, Any]]:
+    """The same of what was trained behind a layer. No backbone is loaded."""
+    fitted = saved.fitted
+    tail = {
+        "code": saved.factory,
+        "shape": list(saved.shape),
+        "parameters": int(sum(array.size for array in saved.trained.values())),
+        "best_epoch": fitted.best_epoch,
+        "epochs": len(fitted.history) - 1,
+    }
+    kind = "whole network" if saved.layer == INPUT and saved.factory is None else "tail"
+    return list(saved.names), list(fitted.thresholds), {"kind": kind, "parameters": fitted.settings, "tail": tail}
+
+
 def print_head(summary: dict[str, Any]) -> None:
     """The same for people."""
     spec, training = summary["spec"], summary["training"]
-    classes, thresholds = summary["classes"], summary["thresholds"]
+    classes, thresholds, tail = summary["classes"], summary["thresholds"], summary["tail"]
+    takes = f"{summary['n_features']:,} features"
+    if tail is not None:
+        takes = f"{shape_words(tail['shape'])} activations"
     print_pairs(
         summary["path"],
         [
-            ("head", summary["kind"]),
+            ("head" if tail is None else "tail", summary["kind"]),
+            ("trained", tail and f"{tail['parameters']:,} parameters, epoch {tail['best_epoch']} of {tail['epochs']}"),
+            ("code", tail and tail["code"]),
             ("classes", _named(classes)),
             ("labels", _named([f"{label} (above {value:.3f})" for label, value in thresholds.items()])),
             ("backbone", spec.get("backbone")),
             ("weights", json.dumps(summary["weights"]) if summary["weights"] else None),
             ("layer", summary["layer"]),
-            ("takes", f"{summary['n_features']:,} features, {spec.get('precision')} stored as {spec.get('storage')}"),
+            ("takes", f"{takes}, {spec.get('precision')} stored as {spec.get('storage')}"),
             ("transform", json.dumps(spec["transform"]) if "transform" in spec else None),
             ("parameters", ", ".join(f"{name} {value}" for name, value in summary["parameters"].items())),
             ("temperature", summary["temperature"]),

@@ -1,4 +1,5 @@
-"""`precompute compare`: two head files on the same images, and whether their difference is more than chance."""
+"""`precompute compare`: two heads, tails or whole networks on the same images, and whether their difference is more
+than chance."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from precompute.cli._options import SEED
+from precompute.cli._options import SEED, columns_taken, source_options
 from precompute.cli._output import json_option, note, print_json, print_pairs, training_progress
 
 if TYPE_CHECKING:
@@ -21,6 +22,17 @@ if TYPE_CHECKING:
 @click.option("--groups", help="Regular expression that finds an image's group in its id, as for train-head.")
 @click.option("--groups-file", type=click.Path(), help="CSV file with the columns id and group, instead.")
 @click.option("--seed", type=SEED, metavar="INTEGER", default=0, show_default=True, help="Of the bootstrap.")
+@click.option("--source", type=click.Path(), help="The images, for a network that was trained from images.")
+@click.option(
+    "-b", "--backbone", "backbones", multiple=True, help="Confirm a backbone of a tail that is your own code."
+)
+@click.option("--tail", "tails", multiple=True, help="Confirm a tail that is code of your own.")
+@click.option(
+    "--weights-a", help="Where the weights of HEAD_A's backbone are now, if it is a tail and they have moved."
+)
+@click.option("--weights-b", help="The same for HEAD_B.")
+@click.option("--device", default="auto", show_default=True, help="Of tails and networks: auto, cpu, cuda, cuda:1, ...")
+@source_options
 @json_option
 def compare(
     head_a: str,
@@ -30,24 +42,47 @@ def compare(
     groups: str | None,
     groups_file: str | None,
     seed: int,
+    source: str | None,
+    backbones: tuple[str, ...],
+    tails: tuple[str, ...],
+    weights_a: str | None,
+    weights_b: str | None,
+    device: str,
     as_json: bool,
+    **reading: Any,
 ) -> None:
-    """Compare the heads HEAD_A and HEAD_B on images that neither was trained on.
+    """Compare HEAD_A and HEAD_B, each a file of `train-head` or `fine-tune`, on images that neither was trained on.
 
     CACHE_A and CACHE_B hold the features that they were trained on: one file, or two of the same photos, such as those
-    of two backbones; images are matched by id. Scores the images of test that both heads were scored on, else of val,
-    else of the hold-out.
+    of two backbones or two layers; images are matched by id. Scores the images of test that both were scored on, else
+    of val, else of the hold-out.
+
+    What a network takes that was trained from images is in no cache: it is computed from those of --source. Any cache
+    of these images then says which they are, such as the one of --features, or the .features.h5 beside the network.
 
     \b
     Examples:
       precompute compare logistic.safetensors mlp.safetensors photos.h5
       precompute compare resnet18.safetensors vit_b_16.safetensors resnet18.h5 vit_b_16.h5
+      precompute compare head.safetensors tail.safetensors avgpool.h5 layer3.h5
+      precompute compare head.safetensors full.safetensors photos.h5 --source photos
       precompute compare a.safetensors b.safetensors photos.h5 --groups 'patient_(\\d+)' --json
     """
     from precompute.evaluation.comparison import compare as run
 
+    read_as = columns_taken(reading)
+    if source is None and (read_as["root"] or read_as["columns"]):
+        raise click.UsageError("--root and the names of columns belong to --source.")
+    given: dict[str, Any] = {
+        "groups": groups,
+        "groups_file": groups_file,
+        "seed": seed,
+        "weights_a": weights_a,
+        "weights_b": weights_b,
+    }
+    given |= {"backbones": backbones, "tails": tails, "device": device, "source": source}
     with training_progress("compare"):
-        result = run(head_a, head_b, cache_a, cache_b, groups=groups, groups_file=groups_file, seed=seed)
+        result = run(head_a, head_b, cache_a, cache_b, **given, **read_as)
     if as_json:
         print_json(result.to_dict())
     else:

@@ -1,6 +1,10 @@
-"""`precompute export-head`: a head file in, a scikit-learn pipeline in a joblib file out."""
+"""`precompute export-head`: a head file in, a scikit-learn pipeline in a joblib file out; a tail file in, the weights
+of the whole network out."""
 
 from __future__ import annotations
+
+import json
+from typing import Any
 
 import click
 
@@ -12,24 +16,51 @@ WARNING = "a joblib file is a pickle: whoever loads it runs the code in it, so l
 
 @click.command("export-head", no_args_is_help=True)
 @click.argument("head", type=click.Path())
-@click.option("-o", "--output", type=click.Path(), required=True, help="Write the pipeline to this .joblib file.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(),
+    required=True,
+    help="Write to this file: .joblib of a head; .safetensors or .pth of a tail or whole network.",
+)
+@click.option("-b", "--backbone", help="Confirm a backbone that is code of your own, for a tail.")
+@click.option("--weights", help="Where the backbone's weights are now, for a tail; they must be those of the training.")
 @overwrite_option
 @json_option
-def export_head(head: str, output: str, overwrite: bool, as_json: bool) -> None:
-    """Write the head in the file HEAD as a scikit-learn pipeline, for programs without precompute.
+def export_head(
+    head: str, output: str, backbone: str | None, weights: str | None, overwrite: bool, as_json: bool
+) -> None:
+    """Write the head, tail or whole network in the file HEAD for programs without precompute.
 
-    The pipeline consists of scikit-learn's own classes, takes features (no images) and predicts as the head does. Load
-    it with joblib.load, with the version of scikit-learn that wrote it. A head that scikit-learn has no equal of is
-    refused with the reason.
+    A head becomes a scikit-learn pipeline. It consists of scikit-learn's own classes, takes features (no images) and
+    predicts as the head does. Load it with joblib.load, with the version of scikit-learn that wrote it. A head that
+    scikit-learn has no equal of is refused with the reason.
 
     WARNING: a joblib file is a pickle. Whoever loads one runs the code in it, so load only files that you made or
     trust. HEAD itself holds no code, and `precompute predict` needs nothing else.
+
+    A tail or whole network becomes the state dict of the whole network, what was trained and the frozen rest, with the
+    new classifier in place: plain tensors, which torchvision.models.get_model(NAME, num_classes=K) loads strictly. It
+    takes images as `precompute extract` preprocesses them, and gives logits.
 
     \b
     Examples:
       precompute export-head photos.safetensors -o photos.joblib
       precompute export-head photos.safetensors -o photos.joblib --json
+      precompute export-head full.safetensors -o resnet18-photos.pth
     """
+    from precompute.finetuning.opening import is_tail
+
+    if is_tail(head):
+        summary = _network(head, output, backbone, weights, overwrite=overwrite)
+    elif backbone is not None or weights is not None:
+        raise click.UsageError("-b and --weights are for a tail; a head needs no backbone.")
+    else:
+        summary = _pipeline(head, output, overwrite=overwrite)
+    print_json(summary) if as_json else _print(summary)
+
+
+def _pipeline(head: str, output: str, *, overwrite: bool) -> dict[str, Any]:
     import sklearn
 
     from precompute.heads import load_head
@@ -40,22 +71,49 @@ def export_head(head: str, output: str, overwrite: bool, as_json: bool) -> None:
     saved = load_head(head)
     pipeline = write_joblib(output, saved.head, overwrite=overwrite)
     finished(output)
-    if "temperature" in saved.metadata:
-        note("Note: the temperature of --calibrate stays behind: classes are the same, not its probabilities")
+    _note_temperature(saved.metadata)
     note(f"Note: {WARNING}")
     steps = [type(step).__name__ for _, step in pipeline.steps]
     can = [name for name in ("predict", "predict_proba", "decision_function") if hasattr(pipeline, name)]
-    if as_json:
-        summary = {"head": head, "output": output, "steps": steps, "methods": can, "scikit_learn": sklearn.__version__}
-        print_json(summary)
-        return
-    print_pairs(
-        None,
-        [
-            ("pipeline", " -> ".join(steps)),
-            ("methods", ", ".join(can)),
-            ("takes", f"features (n, {pipeline.n_features_in_})"),
-            ("scikit-learn", sklearn.__version__),
-            ("saved", output),
-        ],
-    )
+    takes = f"features (n, {pipeline.n_features_in_})"
+    return {
+        **{"head": head, "output": output, "steps": steps, "methods": can, "takes": takes},
+        "scikit_learn": sklearn.__version__,
+    }
+
+
+def _network(head: str, output: str, backbone: str | None, weights: str | None, *, overwrite: bool) -> dict[str, Any]:
+    from typing import cast
+
+    from precompute.finetuning.opening import open_head
+    from precompute.finetuning.tail_head import TailHead
+    from precompute.finetuning.whole_network import check_network_output, write_network
+
+    check_network_output(output, overwrite=overwrite, inputs=(head, weights))
+    file = open_head(head)
+    model = file.backbone(backbone=backbone, weights=weights)
+    found = cast("TailHead", file.attach(model).head)
+    about = write_network(output, found, model, overwrite=overwrite)
+    finished(output)
+    _note_temperature(file.metadata)
+    return {"head": head, "output": output, **about}
+
+
+def _note_temperature(metadata: dict[str, Any]) -> None:
+    if "temperature" in metadata:
+        note("Note: the temperature of --calibrate stays behind: classes are the same, not its probabilities")
+
+
+def _print(summary: dict[str, Any]) -> None:
+    lines = {
+        "pipeline": " -> ".join(summary.get("steps", ())),
+        "methods": ", ".join(summary.get("methods", ())),
+        "takes": summary.get("takes"),
+        "scikit-learn": summary.get("scikit_learn"),
+        "network": summary.get("backbone"),
+        "outputs": ", ".join(summary.get("outputs", ())),
+        "transform": json.dumps(summary["transform"]) if "transform" in summary else None,
+        "load it into": summary.get("load_with"),
+        "saved": summary["output"],
+    }
+    print_pairs(None, [(name, value) for name, value in lines.items() if value])

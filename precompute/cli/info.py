@@ -1,4 +1,4 @@
-"""`precompute info`: what is in a feature file or a head, or how two feature files differ."""
+"""`precompute info`: what is in a feature file, a head or a tail, or how two feature files differ."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 @click.argument("caches", nargs=-1, required=True, type=click.Path(), metavar="FILE [OTHER]")
 @json_option
 def info(caches: tuple[str, ...], as_json: bool) -> None:
-    """Show what is in FILE, a feature file or a head; with OTHER, in which settings two feature files differ.
+    """Show what is in FILE, a feature file, a head or a tail; with OTHER, in which settings two feature files differ.
 
     \b
     Examples:
       precompute info photos.h5
       precompute info photos.h5.partial
       precompute info photos.safetensors
+      precompute info full.safetensors
       precompute info photos.h5 other.h5
     """
     from precompute.cache import difference, open_cache
@@ -36,7 +37,7 @@ def info(caches: tuple[str, ...], as_json: bool) -> None:
         raise click.UsageError("Name one file, or two to compare.")
     if heads := [path for path in caches if looks_like_head(path)]:
         if len(caches) > 1:
-            raise click.UsageError(f"{heads[0]} is a head; two heads are compared by `precompute compare`.")
+            raise click.UsageError(f"{heads[0]} is a head or a tail; two of them are compared by `precompute compare`.")
         head = describe_head(heads[0])
         print_json(head) if as_json else print_head(head)
         return

@@ -1,4 +1,5 @@
-"""`precompute predict`: head files and images or their features in, classes, labels or numbers out."""
+"""`precompute predict`: files of heads, tails or whole networks, and images or their features in; classes, labels or
+numbers out."""
 
 from __future__ import annotations
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 @click.option("-b", "--backbone", help="Confirm a backbone that is code of your own (package.module:factory).")
 @click.option("--weights", help="Where the backbone's weights are now; they must be those of the training.")
 @click.option("--augment", help="Confirm transforms of your own that a head averages over, as package.module:name.")
+@click.option("--tail", help="Confirm a tail that is code of your own (package.module:factory).")
 @click.option("--format", "style", type=click.Choice(["table", "csv", "jsonl"]), default="table", show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
 @click.option("--batch-size", type=int, help="Images a forward pass.  [default: by engine and device]")
@@ -40,6 +42,7 @@ def predict(
     backbone: str | None,
     weights: str | None,
     augment: str | None,
+    tail: str | None,
     style: str,
     device: str,
     batch_size: int | None,
@@ -47,15 +50,15 @@ def predict(
     as_json: bool,
     **reading: Any,
 ) -> None:
-    """Give the images of SOURCE a class, several labels or a number by the head file HEAD: one image, or whatever
-    `extract` takes, such as a folder, a table, a list of files or tar shards.
+    """Give the images of SOURCE a class, several labels or a number by HEAD, a file of `train-head` or `fine-tune`: one
+    image, or whatever `extract` takes, such as a folder, a table, a list of files or tar shards.
 
-    SOURCE may also be a cache with features such as the head was trained on: then no image is read.
+    SOURCE may also be a cache with features, or activations, such as HEAD was trained on: then no image is read.
 
-    Several heads of one backbone, with the same weights and transform, go over the images together: each is read and
-    computed once. Their layers may differ.
+    Several heads and tails of one backbone, with the same weights and transform, go over the images together: each is
+    read, and the frozen part computed, once. Their layers may differ.
 
-    The head file knows its backbone, layer and transform, and refuses other weights than those of its training. Where
+    The file knows its backbone, layer and transform, and refuses other weights than those of its training. Where
     folders are named after classes, or a table has labels, the accuracy is reported as well; for labels and numbers
     where the head was trained on such labels, where --label-column names them, or by the column of a cache.
 
@@ -65,6 +68,7 @@ def predict(
       precompute predict photos.safetensors one.jpg
       precompute predict photos.safetensors photos.h5
       precompute predict photos.safetensors new-photos --format csv > predictions.csv
+      precompute predict full.safetensors new-photos
       precompute predict ranks.safetensors count.safetensors new-photos --json
     """
     from precompute.prediction import predict_each as run
@@ -77,6 +81,7 @@ def predict(
             backbone=backbone,
             weights=weights,
             augment=augment,
+            tail=tail,
             device=device,
             batch_size=batch_size,
             workers=workers,

@@ -1,8 +1,10 @@
-"""Two heads on the same images: is one better, or is it chance?"""
+"""Two heads, tails or whole networks on the same images: is one better, or is it chance?"""
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,18 +12,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from precompute.cache import Cache, open_cache
-from precompute.errors import TrainingError
+from precompute.errors import HeadMismatchError, TrainingError
+from precompute.finetuning.device import device_of
+from precompute.finetuning.labelled_images import activations_of, open_samples
+from precompute.finetuning.opening import HeadFile, open_head
+from precompute.finetuning.tail_file import OWN_TAIL
 from precompute.heads import (
     Paired,
     PairedScores,
+    RowView,
     SavedHead,
-    load_head,
     paired,
     paired_labels,
     paired_numbers,
 )
+from precompute.sources.base import Source
 from precompute.training.groups import group_names, join
-from precompute.training.kinds import task_of
 from precompute.training.membership import PARTS, split_codes, trained_layer
 from precompute.training.relabelling import Relabelling
 from precompute.training.scoring import answer
@@ -31,13 +37,15 @@ from precompute.training.views import averaged, predicted
 
 TRAIN = PARTS.index("train")
 ORDER = ("test", "val", HOLDOUT)  # test first: it is what chose nothing
+COMPUTED = ("fp32", "float32")  # precision and storage of features that images give again
 SHOWN = 3  # ids that an error names
 KINDS = {CLASSES: "classes", LABELS: "labels", NUMBER: "numbers"}
 
 
 @dataclass(frozen=True)
 class Side:
-    """One head and its cache. codes: (N,) what it used each row for, a place in PARTS · whole: (N,) with features."""
+    """One head and its cache. codes: (N,) what it used each row for, a place in PARTS · whole: (N,) with features ·
+    images: what its features are computed from, as an array (N, *shape), where the cache does not hold them."""
 
     name: str
     saved: SavedHead
@@ -46,6 +54,19 @@ class Side:
     layer: str
     codes: NDArray[np.uint8]
     whole: NDArray[np.bool_]
+    images: Any = None
+
+
+@dataclass(frozen=True)
+class Where:
+    """How a tail finds what it is attached to, and where it runs. weights: where those of its backbone are now ·
+    backbones, tails: code of the user's own that is trusted · source: of images, None for none."""
+
+    weights: str | None
+    backbones: Sequence[str]
+    tails: Sequence[str]
+    device: str
+    source: Source | None
 
 
 @dataclass(frozen=True)
@@ -99,18 +120,41 @@ def compare(
     groups: str | None = None,
     groups_file: str | os.PathLike[str] | None = None,
     seed: int = 0,
+    source: str | os.PathLike[str] | Source | None = None,
+    root: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    weights_a: str | None = None,
+    weights_b: str | None = None,
+    backbones: Sequence[str] = (),
+    tails: Sequence[str] = (),
+    device: str = "auto",
 ) -> Comparison:
-    """Compare two saved heads on the same images, matched by id: the rows of the first of test, val and hold-out that
-    both were scored on.
+    """Compare two saved heads, tails or whole networks on the same images, matched by id: the rows of the first of
+    test, val and hold-out that both were scored on.
 
     cache_a, cache_b: the caches that they were trained on, the same one where only one is given. Images that either
     head was trained on, or whose bytes it was trained on, are not scored. groups, groups_file: which images are one
     observation, as for train_head; identical files always are. seed: of the bootstrap.
+
+    source: the images, for a network that was trained from them: its cache, which may be any of these images, says ids,
+    labels and splits, and each image must have the SHA-256 that stands there. root, columns: see `extract`.
+    weights_a, weights_b: where the weights of a tail's backbone are now. backbones, tails: names of code of the user's
+    own, as a confirmation. device: of tails.
     Raises HeadMismatchError for other features or images than those of the training, TrainingError where classes,
-    labels or images contradict each other or no image is common, UsageError, HeadError, CacheError.
+    labels or images contradict each other or no image is common, UsageError, HeadError, CacheError; of tails and images
+    what `predict` raises.
     """
-    a = _side(head_a, cache_a)
-    b = _side(head_b, cache_a if cache_b is None else cache_b)
+    images = None if source is None else open_samples(source, root, columns)
+    with contextlib.ExitStack() as opened:
+        given = (tuple(backbones), tuple(tails), device_of(device), images)
+        a = _side(head_a, cache_a, Where(weights_a, *given), opened)
+        b = _side(head_b, cache_a if cache_b is None else cache_b, Where(weights_b, *given), opened)
+        return _compared(a, b, groups, groups_file, seed)
+
+
+def _compared(
+    a: Side, b: Side, groups: str | None, groups_file: str | os.PathLike[str] | None, seed: int
+) -> Comparison:
     _check_alike(a, b)
     split = _common_split(a, b)
     (rows_a, rows_b), left_out = _common_rows(a, b, split)
@@ -130,12 +174,60 @@ def compare(
     return Comparison((a.name, b.name), split, result, n_groups, left_out, tuple(notes), a.target.task)
 
 
-def _side(head: str | os.PathLike[str], path: str | os.PathLike[str]) -> Side:
-    saved, name = load_head(head), os.fspath(head)
-    cache, target, _ = Relabelling.of_head(saved.metadata, name, task_of(saved.head)).apply(open_cache(path))
-    codes = split_codes(saved.metadata, cache, target, name)
-    layer = trained_layer(saved, cache, name)
-    return Side(name, saved, cache, target, layer, codes, whole_rows(cache, layer))
+def _side(
+    head: str | os.PathLike[str], path: str | os.PathLike[str], where: Where, opened: contextlib.ExitStack
+) -> Side:
+    file = open_head(head)
+    cache, target, _ = Relabelling.of_head(file.metadata, file.path, file.task).apply(open_cache(path))
+    codes = split_codes(file.metadata, cache, target, file.path)
+    if file.layer not in cache.layers and where.source is not None:
+        return _side_of_images(file, cache, target, codes, where, opened)
+    if file.layer not in cache.layers and file.is_tail:
+        raise HeadMismatchError(
+            f"{file.origin.file} takes the layer {file.layer}; {cache.path} holds {', '.join(cache.layers)}.",
+            hint="Give the cache that it was trained on, or, if it was trained from images, --source IMAGES.",
+        )
+    trusted = _trusted(file, where)
+    saved = file.alone(backbone=trusted, tail=_tail(file, where), weights=where.weights, device=where.device)
+    layer = trained_layer(saved, cache, file.path)
+    return Side(file.path, saved, cache, target, layer, codes, whole_rows(cache, layer))
+
+
+def _side_of_images(
+    file: HeadFile,
+    cache: Cache,
+    target: Target,
+    codes: NDArray[np.uint8],
+    where: Where,
+    opened: contextlib.ExitStack,
+) -> Side:
+    """Of a network whose features are computed from the images of `where.source`."""
+    spec = file.metadata.get("spec")
+    kept_as = [spec.get(name) for name in ("precision", "storage")] if isinstance(spec, dict) else []
+    if kept_as != list(COMPUTED) or file.averages:
+        raise HeadMismatchError(
+            f"{file.origin.file} was trained on stored features of {file.layer} that cannot be computed again here to "
+            "the last bit.",
+            hint="Extract that layer as it was, and give that file as its cache.",
+        )
+    assert where.source is not None  # that is why it is called
+    model = file.backbone(backbone=_trusted(file, where), weights=where.weights)
+    activations = activations_of(cache, where.source, model, device=where.device)
+    opened.callback(activations.close)
+    saved = file.attach(model, tail=_tail(file, where), device=where.device)
+    whole = whole_rows(cache, cache.layers[0])
+    return Side(file.path, saved, cache, target, file.layer, codes, whole, activations.plain)
+
+
+def _trusted(file: HeadFile, where: Where) -> str | None:
+    spec = file.metadata.get("spec")
+    name = spec.get("backbone") if isinstance(spec, dict) else None
+    return name if name in where.backbones else None
+
+
+def _tail(file: HeadFile, where: Where) -> str | None:
+    factory = file.metadata.get(OWN_TAIL)
+    return factory if factory in where.tails else None
 
 
 def _check_alike(a: Side, b: Side) -> None:
@@ -236,6 +328,9 @@ def _paired(
 def _said(side: Side, rows: NDArray[np.int64]) -> NDArray[Any]:
     """Classes (n,), probabilities of labels (n, L) or numbers (n,)."""
     head, task, average = side.saved.head, side.target.task, bool(averaged(side.saved.metadata))
+    if side.images is not None:
+        X = RowView(side.images, rows)
+        return head.predict(X) if task == CLASSES else answer(head, X, task)
     if task == CLASSES and not average:
         return predicted(head.predict, side.cache, side.layer, rows)
     found = predicted(lambda X: answer(head, X, task), side.cache, side.layer, rows, average=average)

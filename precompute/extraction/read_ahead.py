@@ -25,7 +25,9 @@ class ReadAhead(Source):
         """Read `row` now, where the source wants that and there is room. Each row is then read once."""
         size = int(self.table.sizes[row])
         with self._lock:
-            if self._readers is not None and self._bytes + size <= AHEAD_BYTES:
+            if self._readers is None or row in self._begun:
+                return
+            if self._bytes + size <= AHEAD_BYTES:
                 self._bytes += size
                 self._begun[row] = self._readers.submit(self._whole.read, row)
 

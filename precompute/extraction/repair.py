@@ -95,12 +95,25 @@ def repair(
         return summary(path, samples, done, earlier=False, began=began)
 
 
+def table_of(cache: Cache) -> Table:
+    """The table of samples that a file has, as if they had just been listed."""
+    return Table(
+        ids=np.array(cache.column("samples/id")),
+        sizes=np.array(cache.column("samples/size")),
+        mtimes=np.array(cache.column("samples/mtime_ns")),
+        labels=np.array(cache.labels),
+        splits=np.array(cache.column("samples/split"), dtype=np.uint8),
+        classes=tuple(cache.column("classes").tolist()),
+        columns={name: np.array(cache.column(f"columns/{name}")) for name in cache.columns},
+    )
+
+
 class KnownSamples(Source):
     """The samples of a file as if they had just been listed, read from another source by their ids."""
 
     def __init__(self, table: Table, other: Source) -> None:
         self.table = table
-        self.name = other.name
+        self.name, self.reads_at_once = other.name, other.reads_at_once
         self._other = other
         self._rows = positions(other.table.ids, table.ids)
 
@@ -117,6 +130,9 @@ class KnownSamples(Source):
     def alive(self) -> bool:
         return self._other.alive()
 
+    def patient(self, waits: bool) -> None:
+        self._other.patient(waits)
+
     def holds(self, row: int) -> bool:
         """Whether the other source has it."""
         return bool(self._rows[row] >= 0)
@@ -126,15 +142,7 @@ def _samples_of(
     old: Cache, source: str | os.PathLike[str] | Source, found: Verification, reading: Reading
 ) -> FolderSource | KnownSamples:
     """The samples of the file itself, as if they had just been listed."""
-    table = Table(
-        ids=np.array(old.column("samples/id")),
-        sizes=np.array(old.column("samples/size")),
-        mtimes=np.array(old.column("samples/mtime_ns")),
-        labels=np.array(old.labels),
-        splits=np.array(old.column("samples/split"), dtype=np.uint8),
-        classes=tuple(old.column("classes").tolist()),
-        columns={name: np.array(old.column(f"columns/{name}")) for name in old.columns},
-    )
+    table = table_of(old)
     bad = np.concatenate([found.damaged, found.pending])
     samples: FolderSource | KnownSamples
     if isinstance(source, str | os.PathLike) and kind_of(os.fsdecode(source)).by_path:

@@ -93,6 +93,15 @@ def decode_views(
     return plain, *(augmentation.view(picture, transform, digest, number) for number in range(1, views))
 
 
+def decode_view(
+    data: bytes, transform: Transform, augmentation: Augmentation, digest: bytes, number: int
+) -> torch.Tensor:
+    """View `number`, from 1 on, alone: the same as among those of `decode_views`. Raises what that raises."""
+    with _as_sample_errors(data):
+        picture = _picture(data, transform)
+    return augmentation.view(picture, transform, digest, number)
+
+
 @contextmanager
 def _as_sample_errors(data: bytes) -> Iterator[None]:
     """What decoders raise becomes a SampleError with its reason."""

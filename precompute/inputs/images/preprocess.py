@@ -12,7 +12,7 @@ from torch import nn
 
 from precompute.inputs.base import Preprocess
 from precompute.inputs.images.augmentation import Augmentation
-from precompute.inputs.images.decode import decode, decode_views, quiet_pillow
+from precompute.inputs.images.decode import decode, decode_view, decode_views, quiet_pillow
 from precompute.inputs.images.transform import DECODER, Transform
 
 
@@ -43,7 +43,10 @@ class ImagePreprocess(Preprocess):
         return replace(self, views=1, augmentation=None)
 
     def host(self, raw: bytes, view: int = 0) -> tuple[torch.Tensor, ...]:
-        return self.all_views(raw)[view] if view else (decode(raw, self.transform).permute(1, 2, 0),)
+        if not view or self.augmentation is None:
+            return (decode(raw, self.transform).permute(1, 2, 0),)
+        digest = hashlib.sha256(raw).digest()
+        return (decode_view(raw, self.transform, self.augmentation, digest, view).permute(1, 2, 0),)
 
     def all_views(self, raw: bytes, digest: bytes | None = None) -> tuple[tuple[torch.Tensor, ...], ...]:
         if self.augmentation is None:

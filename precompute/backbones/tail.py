@@ -1,0 +1,193 @@
+"""The part of a network behind a cut: from the activation of one layer to the features, trainable."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from precompute.backbones.crossing import Crossings, Place, example_input
+from precompute.backbones.layers import POOLINGS
+from precompute.backbones.layout import BATCH
+from precompute.backbones.load import Backbone
+from precompute.errors import BackboneError
+
+TAIL = "tail"
+"""Under this name fx keeps what a Tail knows of itself, also in copies."""
+
+RESERVED = ("layer", "shape", "width")
+TOLERANCE = 1e-4  # relative L2 between a network and its two parts, far above rounding
+
+
+class Tail(fx.GraphModule):
+    """A network behind one of its layers: (B, *shape) floats -> features (B, width), what enters its classifier.
+
+    layer, shape: the layer and the shape of its activation for one sample. The names in the state dict are those of the
+    whole network, such as `layer4.0.conv1.weight`; it holds only what lies behind the layer, as copies. Its input is
+    never changed in place. The classifier is not part of it, nor dropout directly in front of that.
+
+    Every part stays in eval mode, also under `train()`: BatchNorm keeps the statistics it was trained with, which few
+    images cannot estimate, and dropout and stochastic depth hand on what they get. So training changes parameters only.
+    """
+
+    @property
+    def layer(self) -> str:
+        return str(self.meta[TAIL][0])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.meta[TAIL][1])
+
+    @property
+    def width(self) -> int:
+        return int(self.meta[TAIL][2])
+
+    def train(self, mode: bool = True) -> Tail:  # noqa: ARG002
+        """Does nothing, see the class. Gradients do not depend on it."""
+        for module in self.modules():
+            module.training = False
+        return self
+
+
+def tail_of(backbone: Backbone, layer: str, *, crossings: Crossings | None = None) -> Tail:
+    """What lies behind `layer` of `backbone.network`, up to what enters its final classifier.
+
+    layer: a name as `extract` takes it, or `input`, behind which the whole network lies. crossings: of this backbone,
+    where they are known already. Parameters are copies, in fp32, and require gradients; the backbone stays as it is.
+    Two random samples run through the network and through the tail, whose features must agree.
+
+    Raises BackboneError for unknown layers; for pooled ones; where more than one tensor crosses the cut, with the
+    nearest layers at which one does; where nothing to train lies behind; and where the network cannot be traced.
+    """
+    _check_not_pooled(backbone, layer)
+    crossings = crossings or Crossings.of(backbone)
+    place = crossings.place_of(layer)
+    graph = _graph_behind(crossings, place)
+    _check_names(graph)
+    activation, features = _activation_and_features(backbone, crossings, place)
+    plain = copy.deepcopy(fx.GraphModule(crossings.network, graph)).float()
+    if _changes_its_input(plain, activation):
+        entry = next(iter(plain.graph.nodes))
+        with plain.graph.inserting_after(entry):
+            copied = plain.graph.call_function(torch.clone, (entry,))
+        entry.replace_all_uses_with(copied, delete_user_cb=lambda user: user is not copied)
+    tail = Tail(plain, plain.graph)
+    tail.meta[TAIL] = (layer, place.shape, features.shape[1])
+    tail.train().requires_grad_(True)
+    _check_agrees(tail, activation, features)
+    return tail
+
+
+def _check_not_pooled(backbone: Backbone, layer: str) -> None:
+    name, _, suffix = layer.rpartition(":")
+    pooled = name if suffix in POOLINGS and suffix != "none" else ""
+    pooled = pooled or next((tap.layer for tap in backbone.taps if tap.layer == layer and tap.pooling != "none"), "")
+    if pooled:
+        raise BackboneError(
+            f"The features of the layer {pooled!r} are averaged over its positions; what lies behind needs them whole.",
+            hint=f"Extract it with --layer {pooled}:none.",
+        )
+
+
+def _graph_behind(crossings: Crossings, place: Place) -> fx.Graph:
+    """From the activation to the pooled features, (B, d)."""
+    behind = {place.node}
+    for node in crossings.path:
+        if any(one in behind for one in node.all_input_nodes):
+            behind.add(node)
+    needed = _needed(crossings, place.node, behind)
+    graph = fx.Graph()
+    entry = graph.placeholder("activation")
+    made: dict[fx.Node, Any] = {place.node: entry}
+    for node in crossings.graph.nodes:
+        if node not in needed or node is place.node:
+            continue
+        if node in crossings.shapes and not needed.issuperset(node.all_input_nodes):
+            made[node] = crossings.shapes[node].rebuilt(entry)
+        else:
+            made[node] = graph.node_copy(node, made.__getitem__)
+    graph.output(_pooled(graph, made[crossings.features], crossings))
+    graph.lint()
+    return graph
+
+
+def _needed(crossings: Crossings, cut: fx.Node, behind: set[fx.Node]) -> set[fx.Node]:
+    """The nodes that the part behind the cut runs; a shape of what lies before it is not asked for again."""
+    found, waiting = set(), [crossings.features]
+    while waiting:
+        node = waiting.pop()
+        if node in found:
+            continue
+        found.add(node)
+        before = node in crossings.shapes and not behind.issuperset(
+            one for one in node.all_input_nodes if one in crossings.from_image
+        )
+        if node is not cut and not before:
+            waiting += node.all_input_nodes
+    return found
+
+
+def _pooled(graph: fx.Graph, features: Any, crossings: Crossings) -> fx.Node:
+    shape = crossings.values[crossings.features].shape or ()
+    if crossings.pooling == "mean" and len(shape) == 4:  # in front of a convolution: channels, height, width
+        return graph.call_method("mean", (features, (2, 3)))
+    return features if len(shape) == 2 else graph.call_method("flatten", (features, 1))
+
+
+def _check_names(graph: fx.Graph) -> None:
+    taken = {str(node.target).partition(".")[0] for node in graph.nodes if node.op in ("call_module", "get_attr")}
+    if clash := sorted(taken.intersection(RESERVED)):
+        raise BackboneError(
+            f"The network has a part called {clash[0]!r}, a name that its tail needs for itself.",
+            hint="Rename it in the module that the factory returns.",
+        )
+
+
+class _Keeping(fx.Interpreter):
+    """Runs a graph and keeps what one node gave, as it was then."""
+
+    def __init__(self, module: nn.Module, graph: fx.Graph, wanted: tuple[fx.Node, ...]) -> None:
+        super().__init__(module, graph=graph)
+        self.kept: dict[fx.Node, torch.Tensor] = {}
+        self.wanted = wanted
+
+    def run_node(self, node: fx.Node) -> Any:
+        result = super().run_node(node)
+        if node in self.wanted:
+            self.kept[node] = result.detach().clone()
+        return result
+
+
+def _activation_and_features(
+    backbone: Backbone, crossings: Crossings, place: Place
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the whole network gives for two random samples, at the cut and as features."""
+    runner = _Keeping(crossings.network, crossings.graph, (place.node, crossings.features))
+    with torch.no_grad():
+        runner.run(*example_input(backbone, BATCH, seed=1))
+    features = runner.kept[crossings.features].float()
+    if crossings.pooling == "mean" and features.ndim == 4:
+        features = features.mean((2, 3))
+    return runner.kept[place.node].float(), features.flatten(1)
+
+
+def _changes_its_input(tail: nn.Module, activation: torch.Tensor) -> bool:
+    """Also where the values come out the same: torch counts the operations in place on a tensor."""
+    given = activation.clone()
+    with torch.no_grad():
+        tail(given)
+    return bool(given._version)
+
+
+def _check_agrees(tail: Tail, activation: torch.Tensor, features: torch.Tensor) -> None:
+    with torch.no_grad():
+        given = tail(activation)
+    error = float((given - features).norm() / features.norm().clamp_min(1e-30))
+    if given.shape != features.shape or not error <= TOLERANCE:
+        raise BackboneError(
+            f"The network cut at the layer {tail.layer!r} computes something else than the whole network: relative L2 "
+            f"error {error:.1e}.",
+            hint="It changes values in place that the cut separates, or draws random numbers; cut it elsewhere.",
+        )

@@ -1,0 +1,1 @@
+"""Beyond the head: the network behind a layer, trained with a new output layer."""
