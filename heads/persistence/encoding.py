@@ -133,7 +133,7 @@ def encoded(arrays: Arrays, strings: dict[str, str], form: FileFormat) -> list[b
 
 
 def _bytes_of(array: npt.NDArray[Any]) -> memoryview:
-    return memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def is_head(file: BinaryIO) -> bool:

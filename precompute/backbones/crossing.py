@@ -233,17 +233,32 @@ class Crossings:
     def _shape(self, node: fx.Node) -> tuple[int, ...]:
         return (self.values[node].shape or ())[1:]
 
+    def parameters_behind(self, layer: str) -> int:
+        """How many numbers could be trained behind `layer`, without the classifier."""
+        place = self.order[self.node_of(layer)]
+        behind = {
+            path
+            for node in self.path
+            if place < self.order[node] <= self.order[self.features]
+            for path in self._parameters(node)
+        }
+        return sum(attribute_of(self.network, path).numel() for path in behind)
+
     @cached_property
     def _last_trained(self) -> int:
         """The place of the last node of the path that has parameters, -1 where there is none."""
-        return max((self.order[node] for node in self.path if self._has_parameters(node)), default=-1)
+        return max((self.order[node] for node in self.path if self._parameters(node)), default=-1)
 
-    def _has_parameters(self, node: fx.Node) -> bool:
+    def _parameters(self, node: fx.Node) -> list[str]:
+        """The names of the parameters that this operation uses, also by way of what no image decides."""
         if node.op == "call_module":
-            return any(True for _ in self.network.get_submodule(str(node.target)).parameters())
+            module = self.network.get_submodule(str(node.target))
+            return [f"{node.target}.{name}" for name, _ in module.named_parameters()]
         if node.op == "get_attr":
-            return isinstance(attribute_of(self.network, str(node.target)), nn.Parameter)
-        return any(self._has_parameters(one) for one in node.all_input_nodes if one not in self.from_image)
+            is_one = isinstance(attribute_of(self.network, str(node.target)), nn.Parameter)
+            return [str(node.target)] if is_one else []
+        fixed = [one for one in node.all_input_nodes if one not in self.from_image]
+        return [name for one in fixed for name in self._parameters(one)]
 
     @cached_property
     def _aliases(self) -> dict[fx.Node, str]:

@@ -1,4 +1,4 @@
-"""The part of a network behind a cut: from the activation of one layer to the features, trainable."""
+"""The part of a network behind a cut, or one of the user's own: from the activation of one layer to features."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from precompute.backbones import layers
 from precompute.backbones.crossing import Crossings, Place, example_input
 from precompute.backbones.layers import POOLINGS
 from precompute.backbones.layout import BATCH
 from precompute.backbones.load import Backbone
-from precompute.errors import BackboneError
+from precompute.errors import BackboneError, UsageError
+from precompute.system.code import current_folder_importable, is_code, load_attribute
 
 TAIL = "tail"
 """Under this name fx keeps what a Tail knows of itself, also in copies."""
@@ -191,3 +193,72 @@ def _check_agrees(tail: Tail, activation: torch.Tensor, features: torch.Tensor) 
             f"error {error:.1e}.",
             hint="It changes values in place that the cut separates, or draws random numbers; cut it elsewhere.",
         )
+
+
+def own_tail(name: str, backbone: Backbone, layer: str, *, seed: int = 0) -> nn.Module:
+    """A module of the user's own in place of what lies behind `layer`: (B, *shape) floats -> features (B, d).
+
+    name: `package.module:factory`, also from the current folder. The factory is called with the shape of the activation
+    of one sample, a tuple, after seeding torch with `seed`; the module it returns is tried on two random samples. Any
+    layer will do, pooled ones too, since nothing of the network behind it is used. Parameters become fp32.
+
+    Raises BackboneError where the factory fails, returns no module, or one that does not give (B, d) for (B, *shape),
+    and UsageError where `name` is no such name.
+    """
+    if not is_code(name):
+        raise UsageError(
+            f"A tail of your own is named package.module:factory. Got {name!r} instead.", hint="See --tail."
+        )
+    shape = _shape_at(backbone, layer)
+    module_name, _, attribute = name.partition(":")
+    with current_folder_importable(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            made = load_attribute(name)(shape)
+        except Exception as error:
+            raise BackboneError(
+                f"The tail {name} failed: {type(error).__name__}: {error}",
+                hint=f"Check it with: python -c 'from {module_name} import {attribute}; {attribute}({shape})'",
+            ) from error
+    if not isinstance(made, nn.Module):
+        raise BackboneError(
+            f"The tail {name} returned a {type(made).__name__}.",
+            hint=f"It must return a torch.nn.Module that takes (B, {_words(shape)}) floats and gives (B, d).",
+        )
+    tail = made.cpu().float().eval().requires_grad_(True)
+    _check_own(name, tail, shape)
+    return tail
+
+
+def _shape_at(backbone: Backbone, layer: str) -> tuple[int, ...]:
+    for tap in backbone.taps:
+        if tap.layer == layer:
+            return tap.shape
+    return layers.cut(backbone.network, [(layer, "none")], example_input(backbone, BATCH))[1][0].shape
+
+
+def _check_own(name: str, tail: nn.Module, shape: tuple[int, ...]) -> None:
+    samples = torch.randn(BATCH, *shape, generator=torch.Generator().manual_seed(1))
+    wanted = f"It must give features (B, d), floats, for (B, {_words(shape)})."
+    given = samples.clone()
+    try:
+        with torch.no_grad():
+            features = tail(given)
+    except Exception as error:
+        raise BackboneError(
+            f"The tail {name} does not take activations of {_words(shape)}: {type(error).__name__}: {error}",
+            hint=wanted,
+        ) from error
+    if not isinstance(features, torch.Tensor) or features.ndim != 2 or len(features) != BATCH:
+        what = tuple(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
+        raise BackboneError(f"The tail {name} gives {what} for {BATCH} samples.", hint=wanted)
+    if not features.is_floating_point() or not features.isfinite().all():
+        raise BackboneError(f"The tail {name} gives no finite floats for random activations.", hint=wanted)
+    if not torch.equal(given, samples):
+        raise BackboneError(
+            f"The tail {name} changes its input in place.", hint="Copy it first, or leave inplace=True out."
+        )
+
+
+def _words(shape: tuple[int, ...]) -> str:
+    return ", ".join(map(str, shape))

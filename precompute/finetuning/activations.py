@@ -46,7 +46,7 @@ class Activations(Protocol):
 class CachedActivations:
     """Activations of a cache's layer, which may be larger than memory: rows are read a batch at a time."""
 
-    def __init__(self, cache: Cache, layer: str) -> None:
+    def __init__(self, cache: Cache, layer: str | None) -> None:
         self._cache = cache
         features: Any = cache.features(layer)
         self.views, self.dtype = cache.views, features.dtype
@@ -83,3 +83,18 @@ class CachedActivations:
         if self._touched > RELEASE_BYTES:
             self._touched = 0
             self._cache.release_pages()
+
+
+class ActivationRows:
+    """One view of some rows (n,), as something that is sliced like an array (n, *shape)."""
+
+    def __init__(self, activations: Activations, rows: Rows, view: int = 0) -> None:
+        self._activations, self._rows, self._view = activations, rows, view
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, chosen: slice) -> NDArray[np.float32]:
+        rows = self._rows[chosen]
+        found: NDArray[np.float32] = self._activations.batch(rows, np.full(len(rows), self._view, np.int64)).numpy()
+        return found

@@ -71,5 +71,5 @@ class TailSettings:
         return (1 + math.cos(math.pi * (step - rising) / falling)) / 2
 
     def record(self) -> dict[str, Any]:
-        """JSON-ready, for a file that may be read on another machine."""
-        return asdict(self)
+        """JSON-ready, for a file; less the device, which describes a machine."""
+        return {name: value for name, value in asdict(self).items() if name != "device"}

@@ -2,10 +2,10 @@
 
 Encoded as a head's file is (`precompute.heads.persistence.encoding`), with `format` "precompute-tail". Its arrays are
 float32: `tail.NAME` for each parameter behind the cut, by its name in the whole network, and `output.weight` (K, d) and
-`output.bias` (K,). Its strings, beside those of the encoding, are JSON: `task`, `names` (of the classes or labels), `shape` (of the activation for one
-sample), `fitted` (the fields of `tail_head.Fitted`) and `metadata`, as in a head's file: `spec` names the backbone and
-the digest of its weights, which the file does not hold. No date and no seconds: a training that was killed and
-resumed gives the same bytes. Nothing is ever unpickled.
+`output.bias` (K,). Its strings, beside those of the encoding, are `task` and, as JSON, `names` (of the classes or
+labels), `shape` (of the activation for one sample), `fitted` (the fields of `tail_head.Fitted`) and `metadata`, as in a
+head's file: `spec` names the backbone and the digest of its weights, which the file does not hold. No date and no
+seconds: a training that was killed and resumed gives the same bytes. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from precompute.backbones.load import Backbone
-from precompute.backbones.tail import own_tail, tail_of
+from precompute.backbones.tail import tail_of
 from precompute.errors import HeadError, HeadFormatError, HeadMismatchError, PrecomputeError
 from precompute.finetuning.network import OutputLayer, TailNetwork, seeded
 from precompute.finetuning.tail_head import Fitted, TailHead
@@ -120,7 +120,7 @@ class SavedTail:
             raise HeadMismatchError(
                 f"The tail {self.path} was trained behind {spec.get('backbone')} with weights "
                 f"{spec.get('weights')!s:.12}, not behind {backbone.name} with {backbone.weights:.12}.",
-                hint="Name the weights of then: --weights PATH (their contents are compared, the name does not matter).",
+                hint="Name the weights of then: --weights PATH. Their contents are compared, the name does not matter.",
             )
         module = self._module(backbone, tail)
         expected = {PARAMETER + name: tuple(value.shape) for name, value in kept_state(module, self.factory).items()}
@@ -153,6 +153,8 @@ class SavedTail:
                 f"The tail {self.path} is code: {self.factory}. A file does not decide what code runs.",
                 hint=f"If you trust that code, say so: --tail {self.factory}",
             )
+        from precompute.backbones.tail import own_tail
+
         with seeded(0):  # what it draws is replaced
             return own_tail(self.factory, backbone, self.layer)
 

@@ -182,7 +182,7 @@ def train_head(
     layer = layer or cache.layers[0]
     check_views(cache, views, average=average_views, plain_only=followed is not None)
     whole = whole_rows(cache, layer)
-    digests, together, n_groups = _together(
+    digests, together, n_groups = kept_together(
         cache, np.flatnonzero(whole & target.known), groups, groups_file, groups_column
     )
     parts, notes = parts_of(cache, whole, seed, together, target)
@@ -242,7 +242,7 @@ def _check_task(task: str, *, calibrated: bool, protocol: str | None) -> None:
         )
 
 
-def _together(
+def kept_together(
     cache: Cache, rows: Rows, pattern: str | None, file: str | os.PathLike[str] | None, column: str | None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], int | None]:
     """(N,) the same number for identical files; the same for what must stay together; how many groups those are."""
@@ -253,6 +253,17 @@ def _together(
     together = np.full(len(cache), -1, np.int64)
     together[rows] = join(digests[rows], names)
     return digests, together, len(np.unique(together[rows]))
+
+
+def file_summary(result: dict[str, Any], target: Target) -> dict[str, Any]:
+    """What of a result a head's file holds."""
+    summary = {name: value for name, value in result.items() if name not in NOT_IN_FILE}
+    if len(target.names) > MOST_IN_FILE:
+        summary["scores"] = {
+            split: {name: value for name, value in scores.items() if name not in NOT_OF_MANY}
+            for split, scores in summary["scores"].items()
+        }
+    return summary
 
 
 def _metadata(
@@ -267,12 +278,6 @@ def _metadata(
     average: bool,
 ) -> dict[str, Any]:
     """What `predict` needs, and what a reader of the head file wants to know."""
-    summary = {name: value for name, value in result.to_dict().items() if name not in NOT_IN_FILE}
-    if len(target.names) > MOST_IN_FILE:
-        summary["scores"] = {
-            split: {name: value for name, value in scores.items() if name not in NOT_OF_MANY}
-            for split, scores in summary["scores"].items()
-        }
     calibration = result.calibration
     return {
         "spec": cache.spec,
@@ -283,7 +288,7 @@ def _metadata(
         "weights_source": cache.last_run.get("weights", {}),
         **({"temperature": calibration.temperature} if calibration and calibration.applied else {}),
         "training": {
-            **summary,
+            **file_summary(result.to_dict(), target),
             "seed": seed,
             "cache": os.path.basename(cache.path),
             "split": split_record(cache, target, parts),

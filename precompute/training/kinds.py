@@ -76,8 +76,9 @@ def head_of_task(head: str | None, task: str) -> str:
 
 
 def task_of(head: Any) -> str:
-    """What a fitted head predicts: one of TASKS."""
-    return next((task for task, heads in HEADS_OF.items() if type(head) in heads.values()), CLASSES)
+    """What a fitted head predicts: one of TASKS. Heads of other packages, such as tails, say it themselves."""
+    said: str | None = getattr(head, "task", None)
+    return said or next((task for task, heads in HEADS_OF.items() if type(head) in heads.values()), CLASSES)
 
 
 def make_head(head: str, settings: Mapping[str, Any], *, seed: int, search: bool = False, task: str = CLASSES) -> Any:

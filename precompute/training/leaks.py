@@ -85,14 +85,17 @@ class Leaks:
 
 def find_leaks(
     cache: Cache,
-    layer: str,
+    layer: str | None,
     parts: dict[str, Rows],
     digests: NDArray[np.int64],
     groups: NDArray[np.int64],
     similarity: float | None = None,
     target: Target | None = None,
+    features: NDArray[np.floating] | None = None,
 ) -> dict[str, Leaks]:
     """Leaks of every scored split; of several views it is the plain ones that are compared.
+
+    features: (N, ...) what is compared, None for those of `layer`.
 
     similarity: what makes a suspect; all images are then searched, at any cost. None for SIMILARITY, and a sample of
     the images where all of them would cost more than SEARCH_MOST. target: None for the classes of the cache.
@@ -102,7 +105,7 @@ def find_leaks(
     identical = {split: np.isin(digests[parts[split]], digests[train]) for split in splits}
     grouped = {split: np.isin(groups[parts[split]], groups[train]) & ~identical[split] for split in splits}
     clean = {split: ~identical[split] & ~grouped[split] for split in splits}
-    features = cache.plain_features(layer)
+    features = cache.plain_features(layer) if features is None else features
     width = math.prod(features.shape[1:])
     searched = {}
     for split in splits:

@@ -27,6 +27,7 @@ from precompute.training.targets import CLASSES, LABELS, NUMBER, Rows, Target
 from precompute.training.views import predicted
 
 AnyScores: TypeAlias = Scores | LabelScores | NumberScores
+SCORED = ("val", "test", HOLDOUT)
 
 
 @dataclass(frozen=True)
@@ -88,15 +89,41 @@ def score_head(
     `find_leaks` · calibrated: score the probabilities at the temperature that fits val · average: over the views.
     Raises TrainingError for a head whose probabilities are no numbers.
     """
-    notes: list[str] = []
-    task = target.task
-    splits = [split for split in ("val", "test", HOLDOUT) if split in parts]
-    true = {split: target.of(parts[split]) for split in splits}
 
     def said(X: RowView) -> NDArray[np.floating]:
-        return answer(estimator, X, task)
+        return answer(estimator, X, target.task)
 
+    splits = [split for split in SCORED if split in parts]
     raw = {split: predicted(said, cache, layer, parts[split], average=average) for split in splits}
+    features = cache.plain_features(layer)
+    return score_answers(
+        *(estimator, raw, cache, features, target, parts, digests, together),
+        calibrated=calibrated,
+        similarity=similarity,
+    )
+
+
+def score_answers(
+    estimator: Any,
+    raw: dict[str, NDArray[np.floating]],
+    cache: Cache,
+    features: NDArray[np.floating],
+    target: Target,
+    parts: dict[str, Rows],
+    digests: NDArray[np.int64],
+    together: NDArray[np.int64],
+    *,
+    calibrated: bool,
+    similarity: float | None,
+) -> Scored:
+    """`score_head` for what a head has said already, by split: as `answer` gives it, for the rows of `parts`.
+
+    features: (N, ...) by which near-duplicates are found.
+    """
+    notes: list[str] = []
+    task = target.task
+    splits = [split for split in SCORED if split in parts]
+    true = {split: target.of(parts[split]) for split in splits}
     can_calibrate = task == CLASSES and FITTED_ON in splits
     calibration = calibrate(true, raw, estimator.classes_, apply=calibrated) if can_calibrate else None
     if calibrated and calibration:
@@ -105,7 +132,7 @@ def score_head(
             f"not calibrated: {why}" if why else "val chose the temperature: its log loss and calibration flatter"
         )
     answers = {split: scaled(p, calibration) for split, p in raw.items()}
-    leaks = find_leaks(cache, layer, parts, digests, together, similarity, target)
+    leaks = find_leaks(cache, None, parts, digests, together, similarity, target, features)
     doubtful = two_labels(cache, target, np.concatenate(list(parts.values())), digests)
     notes += leak_notes(leaks, doubtful, task)
 
