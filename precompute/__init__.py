@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from precompute.extraction.repair import repair
     from precompute.extraction.result import Extraction
     from precompute.heads import (
+        AttentiveHead,
         CentroidHead,
         KNNHead,
         KNNRegressionHead,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
         RidgeRegressionHead,
         SavedHead,
         Scores,
+        SelectedHead,
         load_head,
         save_head,
     )
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from precompute.training.head import Training, train_head
 
 __all__ = [
+    "AttentiveHead",
     "Backbone",
     "Cache",
     "CentroidHead",
@@ -85,6 +88,7 @@ __all__ = [
     "RidgeRegressionHead",
     "SavedHead",
     "Scores",
+    "SelectedHead",
     "Training",
     "__version__",
     "compare",
@@ -119,7 +123,7 @@ _HOMES = {
         *("CentroidHead", "KNNHead", "LogisticHead", "MLPHead", "RidgeHead", "RidgeRegressionHead"),
         *("MultilabelKNNHead", "MultilabelLogisticHead", "MultilabelMLPHead", "MultilabelRidgeHead"),
         *("KNNRegressionHead", "MLPRegressionHead", "LabelScores", "NumberScores"),
-        *("SavedHead", "Scores", "load_head", "save_head"),
+        *("AttentiveHead", "SelectedHead", "SavedHead", "Scores", "load_head", "save_head"),
     ),
     "precompute.evaluation.learning_curve": ("FewShotCurve", "FewShotPoint", "few_shot"),
     "precompute.evaluation.depth": ("depth",),

@@ -174,6 +174,10 @@ def _votes(head: Any) -> dict[str, Any]:
     return {"metric": "cosine", "weights": weights, "algorithm": "brute"}
 
 
+def _attentive(head: Any) -> list[Any]:
+    raise no_equal(head, "it weighs positions by attention, which no class of scikit-learn does")
+
+
 def _binarizer(head: Any, **options: Any) -> LabelBinarizer:
     labels = np.repeat(head.classes_, 2)  # scikit-learn warns of labels that are all different
     return LabelBinarizer(**options).fit(labels)
@@ -185,6 +189,8 @@ _STEPS = {
     "knn": _knn,
     "ridge": _ridge,
     "centroid": _centroid,
+    "selected": _logistic,
+    "attentive": _attentive,
     "multilabel-logistic": multilabel_linear,
     "multilabel-ridge": multilabel_linear,
     "multilabel-knn": lambda head: multilabel_knn(head, **_votes(head)),
