@@ -61,6 +61,7 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic in newer re
 @click.option("--groups-file", type=click.Path(), help="CSV file with the columns id and group, instead.")
 @click.option("--epochs", type=click.IntRange(min=1), help="At most, where a network is trained.  [default: 30]")
 @click.option("--learning-rate", type=float, help="Where a network is trained.  [default: 1e-4]")
+@click.option("--augment", metavar="STEP,...|none", help="Views to train everything on.  [default: crop,flip]")
 @click.option("--train-batch", type=click.IntRange(min=1), help="Images a step there.  [default: 32]")
 @source_options
 @computing(

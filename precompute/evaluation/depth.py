@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from precompute.cache import Cache, canonical_json
-from precompute.errors import TrainingError, UsageError
+from precompute.errors import Stopped, TrainingError, UsageError
 from precompute.evaluation.depth_methods import methods_of, names_of
 from precompute.evaluation.depth_result import ALL, Depth, DepthMethod, DepthPoint, standing
 from precompute.evaluation.draws import drawn, pool_of
@@ -76,6 +76,7 @@ def depth(
     groups: str | None = None,
     groups_file: str | os.PathLike[str] | None = None,
     training: Mapping[str, Any] | None = None,
+    augment: str | None = None,
     transform: Mapping[str, Any] | None = None,
     engine: str = "auto",
     precision: str = "auto",
@@ -94,7 +95,8 @@ def depth(
     weights, transform, engine to columns: as for `extract`. shots: numbers of images of each class, and "all". draws:
     how often they are drawn, the same draws for every method; all labels are one draw. methods: names as
     `precompute depth --help` lists them, by default all but scratch. groups, groups_file: as for `train_head`, for the
-    hold-out of a source without splits. training: values of `TailSettings` for the methods that train a network.
+    hold-out of a source without splits. training: values of `TailSettings` for the methods that train a network;
+    augment: the views that images are trained in where everything is, see `fine_tune`.
 
     Images are drawn from split train and scored on test, or on val where there is no test; without either on a
     stratified hold-out of a fifth. Byte-identical images never stand on both sides, and count once among those drawn.
@@ -107,14 +109,12 @@ def depth(
     records, folder = _folder(out)
     opened = open_source(source, IMAGES, reading=Reading.of(root, columns), stop=stop, alone=False)
     run = {"engine": engine, "precision": precision, "device": device, "batch_size": batch_size, "workers": workers}
-    ground = Ground(opened, folder, backbone, weights, dict(transform or {}), run, progress, stop)
+    ground = Ground(opened, folder, records, backbone, weights, dict(transform or {}), run, progress, stop)
     if say is not None:
         say(f"head: features of {len(opened):,} images")
-    began = time.monotonic()
     cache = ground.extract("head")
-    seconds = time.monotonic() - began
     task = _task(cache, seed, groups, groups_file)
-    chosen, notes = methods_of(names, ground, cache, dict(training or {}))
+    chosen, notes = methods_of(names, ground, cache, dict(training or {}), augment)
     notes = [*task.notes, *notes]
     numbers, more = _numbers(task, shots)
     notes += more
@@ -124,7 +124,8 @@ def depth(
         if say is not None:
             say(f"{method.name}: {len(numbers)} numbers of labels, {draws} draws each")
         due = _fits(method, task, numbers, draws, seed)
-        costs[method.name] = _run(method, due, task, records, seconds if method.name == "head" else None)
+        _run(method, due, task, records, stop)
+        costs[method.name] = DepthMethod(method.name, method.pretrained, *ground.cost(method.file), method.command())
         for fit in due:
             found.setdefault((method.name, fit.shots), []).append((fit.rows, records.get(fit.key) or {}))
     return _depth(ground, task, chosen, numbers, found, costs, draws, seed, notes)
@@ -210,28 +211,27 @@ def _fits(method: Method, task: Task, numbers: Sequence[int | str], draws: int, 
     return fits
 
 
-def _run(method: Method, due: list[Fit], task: Task, records: Records, extracted: float | None) -> DepthMethod:
-    """Fit what has no record yet. extracted: seconds that preparing it took already."""
+def _run(method: Method, due: list[Fit], task: Task, records: Records, stop: Callable[[], int] | None) -> None:
+    """Fit what has no record yet. Raises Stopped between two fits."""
     missing = [fit for fit in due if records.get(fit.key) is None]
-    prepared_key = {"prepared": method.name, "settings": due[0].key["settings"], "data": task.digest}
-    prepared = records.get(prepared_key)
+    if not missing:
+        return
     with contextlib.closing(method):
-        if missing or prepared is None:
-            began = time.monotonic()
-            size = method.prepare(task.cache)
-            seconds = time.monotonic() - began + (extracted or 0.0)
-            if prepared is None:  # a later run takes what an earlier one computed
-                prepared = {"seconds": seconds, "bytes": size}
-                records.add(prepared_key, prepared)
+        method.prepare(task.cache)
         for number, fit in enumerate(missing):
-            report(f"fits of {method.name}", number, len(missing))
+            report("fits", number, len(missing), method.name)
+            if stop is not None and (signum := stop()):
+                raise Stopped(
+                    f"Stopped with {number:,} of {len(missing):,} fits of {method.name} done.",
+                    signum=signum,
+                    hint="What is finished is kept. Run the same command again to go on.",
+                )
             began = time.monotonic()
             answers = method.fit_and_score(fit.rows, task.test, task.target, _seed(fit))
             right = answers == task.target.values[task.test]
             result = {"right": np.packbits(right).tobytes().hex(), "seconds": time.monotonic() - began}
             records.add(fit.key, result)
-        report(f"fits of {method.name}", len(missing), len(missing) or 1)
-    return DepthMethod(method.name, method.pretrained, prepared["seconds"], prepared["bytes"], method.command())
+        report("fits", len(missing), len(missing), method.name)
 
 
 def _seed(fit: Fit) -> int:

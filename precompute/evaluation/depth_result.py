@@ -47,8 +47,11 @@ class DepthPoint:
 
 @dataclass(frozen=True)
 class DepthMethod:
-    """What a method costs once. pretrained: whether it uses the backbone's weights · seconds: to prepare, None where a
-    run that was killed did it · bytes: of the files that it needs · command: that does it with all labels."""
+    """What a method costs once.
+
+    pretrained: whether it uses the backbone's weights · seconds: to make the feature file that it stands on, None where
+    this folder has no record of it · bytes: of that file · command: that does it with all labels.
+    """
 
     name: str
     pretrained: bool

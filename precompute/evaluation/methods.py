@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from precompute.cache import Cache, open_cache
 from precompute.errors import TrainingError
 from precompute.evaluation.draws import spread_of
+from precompute.evaluation.records import Records
 from precompute.extraction.conduct import Progress
 from precompute.extraction.extract import extract
 from precompute.heads import RowView
@@ -32,12 +33,13 @@ Answers = NDArray[np.int64]  # (n,) places in the names of the classes
 class Ground:
     """What all methods stand on.
 
-    source: the images · folder: for files · backbone, weights: the network · transform: replaces values of its own ·
-    run: how features are computed, as `extract` takes it · progress, stop: of extractions.
+    source: the images · folder: for files · records: of that folder · backbone, weights: the network · transform:
+    replaces values of its own · run: how features are computed, as `extract` takes it · progress, stop: of extractions.
     """
 
     source: Source
     folder: str
+    records: Records
     backbone: str
     weights: str
     transform: dict[str, Any]
@@ -46,20 +48,33 @@ class Ground:
     stop: Callable[[], int] | None = None
 
     def extract(self, name: str, **options: Any) -> Cache:
-        """The feature file NAME.h5 of all images, computed or found up to date. Raises what `extract` raises."""
+        """The feature file NAME.h5 of all images, computed or found up to date, and written down what it took.
+
+        Raises what `extract` raises.
+        """
         path = os.path.join(self.folder, f"{name}.h5")
         given = {"backbone": self.backbone, "weights": self.weights, "transform": self.transform, **self.run, **options}
-        extract(self.source, path, progress=self.progress, stop=self.stop, **given)
+        done = extract(self.source, path, progress=self.progress, stop=self.stop, **given)
+        if done.computed and done.forward_seconds:  # what an earlier run had computed is counted at the same pace
+            seconds = done.start_seconds + done.rows * done.forward_seconds / done.computed
+            self.records.add({"file": name}, {"seconds": seconds, "bytes": done.bytes})
         return open_cache(path)
+
+    def cost(self, name: str) -> tuple[float | None, int]:
+        """Seconds and bytes of a feature file; None and 0 where this folder has no record of making it."""
+        found = self.records.get({"file": name}) or {"seconds": None, "bytes": 0}
+        return found["seconds"], found["bytes"]
 
 
 class Method(ABC):
     """One way to learn from labelled images.
 
-    name: for tables · pretrained: whether it uses the weights of the backbone, so that it is transfer.
+    name: for tables · file: the feature file that it stands on, without its suffix · pretrained: whether it uses the
+    weights of the backbone, so that it is transfer.
     """
 
     name: str
+    file: str
     pretrained: bool = True
 
     @abstractmethod
@@ -67,8 +82,8 @@ class Method(ABC):
         """JSON-ready, with all that decides a result beside rows, seed, and the reference's own settings."""
 
     @abstractmethod
-    def prepare(self, reference: Cache) -> int:
-        """Compute what every fit needs; the bytes that it keeps. Raises what `extract` raises."""
+    def prepare(self, reference: Cache) -> None:
+        """Compute what every fit needs. Raises what `extract` raises."""
 
     @abstractmethod
     def fit_and_score(self, train: Rows, test: Rows, target: Target, seed: int) -> Answers:
@@ -86,7 +101,7 @@ class HeadOnFeatures(Method):
     """A logistic head on one layer's features: raw pixels, random weights, or the pretrained backbone."""
 
     def __init__(self, name: str, ground: Ground, *, pretrained: bool = True, **options: Any) -> None:
-        self.name, self.pretrained = name, pretrained
+        self.name, self.file, self.pretrained = name, name, pretrained
         self._ground, self._options = ground, options
         self._cache: Cache | None = None
 
@@ -94,12 +109,11 @@ class HeadOnFeatures(Method):
         """See `Method`."""
         return {"head": "logistic", "features": self._options}
 
-    def prepare(self, reference: Cache) -> int:
+    def prepare(self, reference: Cache) -> None:
         """See `Method`."""
         is_reference = os.path.basename(reference.path) == f"{self.name}.h5"
         self._cache = reference if is_reference else self._ground.extract(self.name, **self._options)
         check_same_images(reference, self._cache)
-        return self._cache.layout.file_size
 
     def fit_and_score(self, train: Rows, test: Rows, target: Target, seed: int) -> Answers:
         """See `Method`. Features are divided by their spread over the drawn images, as in `few_shot`."""

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
-from precompute.errors import TrainingError, UsageError
+from precompute.errors import Stopped, TrainingError, UsageError
 from precompute.evaluation.candidates import (
     Candidate,
     Computation,
@@ -229,6 +229,9 @@ def rank(
         tried = []
         for number, (one, name) in enumerate(layers):
             report("layers tried", number, len(layers))
+            if stop is not None and (signum := stop()):
+                hint = "With -o FOLDER the features are kept. Run the same command again."
+                raise Stopped(f"Stopped with {number} of {len(layers)} layers tried.", signum=signum, hint=hint)
             tried.append(_try(one, name, usable, trial))
         report("layers tried", len(layers), len(layers))
     ranked = _in_order(tried, trial)
