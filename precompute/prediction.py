@@ -20,7 +20,7 @@ from precompute.engines.machine import Machine
 from precompute.errors import HeadFormatError, HeadMismatchError, UsageError
 from precompute.extraction.executors.base import Work
 from precompute.extraction.executors.local import LocalExecutor
-from precompute.extraction.output import HDF5_SIGNATURE
+from precompute.extraction.output import is_hdf5
 from precompute.extraction.rebuild import rebuild_backbone
 from precompute.extraction.sampling import sample_of
 from precompute.finetuning.device import device_of
@@ -111,7 +111,7 @@ def predict_each(
             "predict needs one head or more.", hint="Such as: precompute predict photos.safetensors photos"
         )
     opened = [open_head(path) for path in heads]
-    if isinstance(source, str | os.PathLike) and _is_hdf5(source):
+    if isinstance(source, str | os.PathLike) and is_hdf5(source):
         of_network = {"backbone": backbone, "weights": weights}
         needless: dict[str, Any] = {} if any(head.is_tail for head in opened) else dict(of_network)
         needless |= {"batch_size": batch_size, "workers": workers, "root": root, "columns": columns or None}
@@ -187,16 +187,6 @@ def _of_view(X: NDArray[np.float32], view: int) -> NDArray[np.float32]:
 def _view_of_cache(cache: Cache, layer: str, rows: NDArray[np.int64], view: int) -> RowView:
     features = cache.features(layer)
     return RowView(features[:, view] if cache.views > 1 else features, rows)
-
-
-def _is_hdf5(path: str | os.PathLike[str]) -> bool:
-    if not os.path.isfile(path):  # a pipe is not opened
-        return False
-    try:
-        with open(path, "rb") as file:
-            return file.read(len(HDF5_SIGNATURE)) == HDF5_SIGNATURE
-    except OSError:
-        return False  # whoever lists the source says why
 
 
 def _of_cache(

@@ -26,6 +26,7 @@ NEEDED = {
     "plan": ("nowhere", "-b", "tiny"),
     "rank": ("nowhere", "-b", "tiny"),
     "train-head": ("nowhere.h5",),
+    "fine-tune": ("nowhere.h5",),
     "few-shot": ("nowhere.h5",),
     "depth": ("nowhere", "-b", "tiny", "-o", "d"),
     "compare": ("a.safetensors", "b.safetensors", "nowhere.h5"),

@@ -15,9 +15,10 @@ import torch
 from conftest import make_image, make_photos
 
 from precompute import extract, load_backbone, open_cache
+from precompute.cache import key_of, plain_spec
 from precompute.errors import CacheError, CacheKeyError, SampleError, SourceError, UsageError
 from precompute.finetuning.data import Data
-from precompute.finetuning.labelled_images import FEATURES, open_images
+from precompute.finetuning.labelled_images import FEATURES, ImageOptions, open_images
 from precompute.finetuning.pixels import STEPS_AHEAD, PixelActivations
 from precompute.heads import RowView
 from precompute.inputs.images.augmentation import Augmentation
@@ -41,9 +42,13 @@ def features(photos: Path) -> Path:
 
 @pytest.fixture
 def images(photos: Path, features: Path, tmp_path: Path) -> Iterator[Data]:
-    made = open_images(photos, tmp_path / "out.safetensors", backbone="tiny", features=features, workers=2)
+    made = opened(photos, tmp_path / "out.safetensors", features=features, workers=2)
     yield made
     made.activations.close()
+
+
+def opened(photos: Path, out: Path, **options: Any) -> Data:
+    return open_images(photos, out, ImageOptions(**options), backbone="tiny")
 
 
 def view(rows: Any, number: int) -> Any:
@@ -55,11 +60,12 @@ def test_the_plain_view_is_what_a_file_of_the_input_holds(
 ) -> None:
     extract(photos, tmp_path / "input.h5", backbone="tiny", layer="input", precision="fp32")
     stored = open_cache(tmp_path / "input.h5")
-    assert images.spec == stored.spec
+    assert plain_spec(images.spec) == stored.spec
+    assert images.spec["augment"] == Augmentation.of(["crop", "flip"]).spec()
     made = images.activations.batch(ROWS, view(ROWS, 0))
     assert made.dtype == torch.float32
     assert np.array_equal(made.numpy(), stored.features("input"))
-    assert (images.layer, images.key) == ("input", stored.key)
+    assert (images.layer, images.key, images.name) == ("input", key_of(images.spec), "features.h5")
     assert images.frozen is not None
     assert np.array_equal(images.frozen, open_cache(features).features())
 
@@ -70,9 +76,9 @@ def test_the_frozen_part_gives_what_a_file_of_its_last_layer_holds(
 ) -> None:
     extract(photos, tmp_path / "layer.h5", backbone="tiny", layer=layer, precision="fp32")
     stored = open_cache(tmp_path / "layer.h5")
-    made = open_images(photos, tmp_path / "o", backbone="tiny", features=features, freeze_to=layer, workers=1)
+    made = opened(photos, tmp_path / "o", features=features, freeze_to=layer, workers=1)
     assert made.activations.shape == stored.features(layer).shape[1:]
-    assert made.spec == stored.spec
+    assert plain_spec(made.spec) == stored.spec
     for rows in (ROWS, ROWS[::-1][:5]):
         assert np.array_equal(made.activations.batch(rows, view(rows, 0)).numpy(), stored.features(layer)[rows])
     made.activations.close()
@@ -120,7 +126,7 @@ def test_few_steps_are_read_ahead_and_closing_leaves_nothing_under_way(images: D
 
 def test_closing_ends_the_threads(photos: Path, features: Path, tmp_path: Path) -> None:
     before = threading.active_count()
-    made = open_images(photos, tmp_path / "o", backbone="tiny", features=features, workers=3)
+    made = opened(photos, tmp_path / "o", features=features, workers=3)
     made.activations.batch(ROWS, view(ROWS, 1))
     made.activations.close()
     assert threading.active_count() == before
@@ -144,19 +150,19 @@ def test_plain_images_are_an_array_that_scoring_reads(images: Data) -> None:
 
 
 def test_none_trains_on_the_plain_images(photos: Path, features: Path, tmp_path: Path) -> None:
-    made = open_images(photos, tmp_path / "o", backbone="tiny", features=features, augment="none")
+    made = opened(photos, tmp_path / "o", features=features, augment="none")
     assert made.activations.views == 1
     made.activations.close()
 
 
 def test_the_features_are_made_beside_the_output_and_found_again(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "full.safetensors"
-    made = open_images(photos, out, backbone="tiny")
+    made = opened(photos, out)
     made.activations.close()
     path = Path(f"{out}{FEATURES}")
     assert made.cache.path == str(path)
     before = path.stat().st_mtime_ns
-    open_images(photos, out, backbone="tiny").activations.close()
+    opened(photos, out).activations.close()
     assert path.stat().st_mtime_ns == before
 
 
@@ -164,7 +170,7 @@ def test_a_file_of_the_users_under_that_name_is_left_as_it_is(photos: Path, tmp_
     path = tmp_path / f"full.safetensors{FEATURES}"
     path.write_bytes(b"mine")
     with pytest.raises(CacheError, match="is left as it is"):
-        open_images(photos, tmp_path / "full.safetensors", backbone="tiny")
+        opened(photos, tmp_path / "full.safetensors")
     assert path.read_bytes() == b"mine"
 
 
@@ -174,15 +180,16 @@ def test_a_file_of_the_users_under_that_name_is_left_as_it_is(photos: Path, tmp_
         ({"weights": "random"}, "weights: "),
         ({"transform": {"resize": 40}}, "transform.resize: 40 -> 32"),
         ({"layer": "body.2"}, "layers: body.2 -> embed.4"),
+        ({"views": 2, "augment": "flip"}, "views: 2 -> 1"),
     ],
-    ids=["weights", "transform", "layer"],
+    ids=["weights", "transform", "layer", "views"],
 )
 def test_features_of_another_network_are_refused(
     photos: Path, tmp_path: Path, made_with: dict[str, Any], difference: str
 ) -> None:
     extract(photos, tmp_path / "other.h5", backbone="tiny", **made_with)
     with pytest.raises(CacheKeyError, match="not those of this network") as raised:
-        open_images(photos, tmp_path / "o", backbone="tiny", features=tmp_path / "other.h5")
+        opened(photos, tmp_path / "o", features=tmp_path / "other.h5")
     assert difference in raised.value.message
 
 
@@ -195,7 +202,7 @@ def test_features_of_other_images_are_refused(photos: Path, features: Path, tmp_
         make_image(99).save(folder / "val" / "dogs" / "new.png")
     name = {"removed": "val/dogs/3.png", "added": "val/dogs/new.png"}[change]
     with pytest.raises(CacheError, match=name):
-        open_images(folder, tmp_path / "o", backbone="tiny", features=features)
+        opened(folder, tmp_path / "o", features=features)
 
 
 @pytest.mark.parametrize(
@@ -209,7 +216,7 @@ def test_features_of_other_images_are_refused(photos: Path, features: Path, tmp_
 )
 def test_an_image_that_is_not_what_it_was_is_named(features: Path, tmp_path: Path, damage: Any, message: str) -> None:
     folder = make_photos(tmp_path / "photos")
-    made = open_images(folder, tmp_path / "o", backbone="tiny", features=features)
+    made = opened(folder, tmp_path / "o", features=features)
     damage(folder / "train" / "cats" / "0.jpg")
     with pytest.raises(SampleError, match=message) as raised:
         list(made.activations.batches([(ROWS, view(ROWS, 1)), (ROWS, view(ROWS, 2))]))
@@ -219,7 +226,7 @@ def test_an_image_that_is_not_what_it_was_is_named(features: Path, tmp_path: Pat
 
 def test_a_source_that_went_away_is_one_error_of_its_own(features: Path, tmp_path: Path) -> None:
     folder = make_photos(tmp_path / "photos")
-    made = open_images(folder, tmp_path / "o", backbone="tiny", features=features)
+    made = opened(folder, tmp_path / "o", features=features)
     folder.rename(tmp_path / "elsewhere")
     with pytest.raises(SourceError, match="went away"):
         made.activations.batch(ROWS, view(ROWS, 0))
@@ -228,7 +235,7 @@ def test_a_source_that_went_away_is_one_error_of_its_own(features: Path, tmp_pat
 
 def test_a_step_of_augmentation_that_there_is_none_of(photos: Path, features: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="augment must name"):
-        open_images(photos, tmp_path / "o", backbone="tiny", features=features, augment="none,flip")
+        opened(photos, tmp_path / "o", features=features, augment="none,flip")
 
 
 class Counting(Source):

@@ -22,6 +22,7 @@ from precompute.cli.export import export
 from precompute.cli.export_head import export_head
 from precompute.cli.extract import extract
 from precompute.cli.few_shot import few_shot
+from precompute.cli.fine_tune import fine_tune
 from precompute.cli.import_features import import_features
 from precompute.cli.info import info
 from precompute.cli.plan import plan
@@ -56,6 +57,7 @@ for command in (
     plan,
     rank,
     train_head,
+    fine_tune,
     few_shot,
     depth,
     compare,

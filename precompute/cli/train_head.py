@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -226,10 +226,13 @@ def train_head(
     if as_json:
         print_json({**result.to_dict(), "cache": cache, "output": output})
     else:
-        _report(result, output, per_class=per_class)
+        report_training(result, output, per_class=per_class)
 
 
-def _report(result: Training, output: str | None, *, per_class: bool) -> None:
+def report_training(
+    result: Training, output: str | None, *, per_class: bool, more: Iterable[tuple[str, object]] = ()
+) -> None:
+    """Print notes, scores and what was chosen. more: pairs of a name and a value of this command alone."""
     for line in result.notes:
         note(f"Note: {line}")
     if result.selected_on:
@@ -248,6 +251,7 @@ def _report(result: Training, output: str | None, *, per_class: bool) -> None:
             ("trained on", f"{result.rows['train']:,} images in {result.seconds:.2f} s"),
             ("searched", _searched(result.choices)),
             *_settings(result.head.summary()),
+            *more,
             *leak_lines(result),
             *calibration_lines(result),
             ("saved", output),

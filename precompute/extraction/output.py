@@ -12,6 +12,17 @@ from precompute.system.output import Kind, Output, check_beside, check_output
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
+def is_hdf5(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a file of HDF5; False where it cannot be read."""
+    if not os.path.isfile(path):  # a pipe is not opened
+        return False
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(HDF5_SIGNATURE)) == HDF5_SIGNATURE
+    except OSError:
+        return False  # whoever opens it says why
+
+
 class OpenFiles:
     """Feature files by name, each opened once: checked, mapped, its table of samples compared with its digest."""
 

@@ -96,5 +96,6 @@ class ActivationRows:
 
     def __getitem__(self, chosen: slice) -> NDArray[np.float32]:
         rows = self._rows[chosen]
-        found: NDArray[np.float32] = self._activations.batch(rows, np.full(len(rows), self._view, np.int64)).numpy()
+        made = self._activations.batch(rows, np.full(len(rows), self._view, np.int64))
+        found: NDArray[np.float32] = made.cpu().numpy()
         return found

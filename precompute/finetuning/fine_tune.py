@@ -6,8 +6,8 @@ import contextlib
 import hashlib
 import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,17 +15,21 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from precompute.backbones.load import Backbone
-from precompute.backbones.tail import tail_of
+from precompute.backbones.tail import own_tail, tail_of
 from precompute.cache import Cache, open_cache
 from precompute.cache.lock import WriteLock, lock_path
 from precompute.engines.devices import check_device
 from precompute.errors import CacheFormatError, HeadFormatError, HeadMismatchError, UsageError
+from precompute.extraction.conduct import Progress
+from precompute.extraction.output import is_hdf5
 from precompute.extraction.rebuild import Origin, rebuild_backbone
-from precompute.finetuning.activations import ActivationRows, Activations, CachedActivations
+from precompute.finetuning.activations import ActivationRows, CachedActivations
 from precompute.finetuning.checkpoint import NEW_SUFFIX, SUFFIX, Checkpoint, State
+from precompute.finetuning.data import Data
+from precompute.finetuning.device import device_of
+from precompute.finetuning.labelled_images import ImageOptions, open_images
 from precompute.finetuning.loop import Conduct, Trainer, Watch, check_arrays, criterion_of, entry_of, measure
-from precompute.finetuning.network import TailNetwork, prepared, seeded
+from precompute.finetuning.network import TailNetwork, prepared
 from precompute.finetuning.settings import TailSettings
 from precompute.finetuning.start import (
     Frozen,
@@ -38,6 +42,7 @@ from precompute.finetuning.start import (
 from precompute.finetuning.tail_file import OWN_TAIL, TAIL, save_tail
 from precompute.finetuning.tail_head import Fitted, TailHead
 from precompute.heads import RowView, choose_thresholds, paired, paired_labels, paired_numbers
+from precompute.sources.base import Source
 from precompute.system.output import Output, check_output
 from precompute.training.calibration import FITTED_ON
 from precompute.training.fitting import DEFAULT_THRESHOLDS
@@ -50,29 +55,6 @@ from precompute.training.targets import AUTO, CLASSES, LABELS, NUMBER, Rows, che
 from precompute.training.views import AVERAGED, check_views, mean_over, view_notes
 
 KIND = "tail"
-
-
-@dataclass(frozen=True)
-class Data:
-    """What a tail is trained on, whichever way it comes.
-
-    cache: of the ids, labels, splits and digests, whose rows are those of the activations · cache_layer: the layer of
-    it whose rows must be whole · backbone, layer: where it is cut · activations: of that layer · frozen: (N, d) what
-    the frozen tail makes of the plain views, where that is there already; None to compute it · spec, key,
-    weights_source: of the activations, for the file · name: of the record · notes: what the reader should know.
-    """
-
-    cache: Cache
-    cache_layer: str
-    backbone: Backbone
-    layer: str
-    activations: Activations
-    spec: dict[str, Any]
-    key: str
-    weights_source: dict[str, Any]
-    name: str
-    frozen: Any | None = None
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -129,7 +111,7 @@ class Tuning(Training):
 
 
 def fine_tune(
-    source: Cache | str | os.PathLike[str],
+    source: Cache | str | os.PathLike[str] | Source | Any,
     out: str | os.PathLike[str] | None = None,
     *,
     layer: str | None = None,
@@ -147,29 +129,51 @@ def fine_tune(
     schedule: str = "cosine",
     seed: int = 0,
     device: str = "cpu",
-    precision: str = "fp32",
+    precision: str = AUTO,
     checkpoint_seconds: float = 30.0,
     overwrite: bool = False,
+    freeze_to: str | None = None,
+    augment: str | Sequence[str] | None = None,
+    features: str | os.PathLike[str] | None = None,
+    transform: Mapping[str, Any] | None = None,
+    workers: int | None = None,
+    root: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    keep: Sequence[str] = (),
+    progress: Callable[[Progress], None] | None = None,
     stop: Callable[[], int] | None = None,
+    stepping: contextlib.AbstractContextManager[None] | None = None,
     watch: Watch | None = None,
     **wanted: Any,
 ) -> Tuning:
-    """Train the network behind `layer` with a new output layer on a cache of its activations, and score it.
+    """Train the network behind a layer with a new output layer, and score it: on a cache of that layer's activations,
+    or on images, for which it may also be the whole network.
 
     LP-FT (Kumar et al., ICLR 2022): first the linear head that `train-head` would fit on what the frozen tail gives,
     then tail and head together at a small rate. See `TailSettings` for what the settings mean. The epoch of the lowest
     loss on the selection set is kept, and the linear head alone counts as epoch 0: by that loss, fine-tuning never ends
     worse than it began. The selection set is val where there is a test split too, else a hold-out of train.
 
-    source: a cache with the unpooled activations of `layer`; with several views an epoch draws one of each sample's.
+    source: a cache with the unpooled activations of `layer`; with several views an epoch draws one of each sample's. Or
+    images, as `extract` takes them; then the following hold.
+    backbone, weights: its name, which must be given, and weights, as for `extract`, as are transform, workers, root,
+    columns and keep. freeze_to: the layer up to which the network stays as it is, by default none. augment: what the
+    views are made by, of which each epoch draws another of each image: by default "crop,flip", "none" for plain images.
+    features: a cache of these images with what enters the network's classifier. By default it is made first, at `out` +
+    ".features.h5", and left there: `compare` takes it, and so does `train-head`, and the same command uses it again.
+    progress: called while it is made. An image that has changed since is an error.
+
+    Of a cache:
     wanted: the options of `train_head` named in `Wanted`.
     backbone, weights: as for `predict`: a confirmation for code of the user's own, and where the weights are now.
     tail: `package.module:factory` of a tail of the user's own, see `precompute.backbones.tail.own_tail`.
     out: the file of the tail. While it is trained, `OUT.checkpoint` holds its state, every `checkpoint_seconds`: the
     same call goes on from there, with the same result on a CPU, byte for byte. overwrite: replace whatever file has
     the name of the output, and a checkpoint of another training.
-    stop: asked after each step, a signal's number ends the training, resumable. watch: called with epoch, step (from 0)
-    and loss of each step.
+    stop: asked after each step, a signal's number ends the training, resumable; stepping: entered for that time.
+    watch: called with epoch, step (from 0) and loss of each step.
+
+    device: "auto" is CUDA where it is there. precision: "fp32", "bf16" (mixed, on CUDA), or "auto", bf16 there.
 
     Raises TrainingError for a loss that is not finite, too little memory, and labels that nothing can be learned from;
     HeadError and its kinds for output and checkpoint, CacheLockedError where another process writes the output;
@@ -191,13 +195,66 @@ def fine_tune(
     )
     asked = Wanted(**wanted)
     asked.check()
-    settings.check()
-    data = open_cached(source, layer, backbone=backbone, weights=weights)
+    settings = resolved(settings)
+    images = ImageOptions(freeze_to, augment, features, transform, workers, root, columns, keep, progress, stop)
+    if isinstance(source, Cache) or (isinstance(source, str | os.PathLike) and is_hdf5(source)):
+        images.refuse(source)
+        data = open_cached(source, layer, backbone=backbone, weights=weights)
+    else:
+        _check_images(source, out, asked, layer=layer, backbone=backbone, features=features, overwrite=overwrite)
+        data = open_images(source, out, images, backbone=str(backbone), weights=weights, device=settings.device)
     try:
-        how = Conduct(seconds=checkpoint_seconds, stop=stop, watch=watch)
+        if tail is not None:
+            data = replace(data, frozen=None)  # what is there is that of the network's own tail
+        how = Conduct(seconds=checkpoint_seconds, stop=stop, stepping=stepping, watch=watch)
         return tune(data, out, asked, settings, how, tail=tail, overwrite=overwrite)
     finally:
         data.activations.close()
+
+
+def resolved(settings: TailSettings) -> TailSettings:
+    """With a device that is there, and the precision that runs on it. Raises UsageError and DeviceError."""
+    device = device_of(settings.device)
+    on_cuda = torch.device(device).type == "cuda"
+    precision = ("bf16" if on_cuda else "fp32") if settings.precision == AUTO else settings.precision
+    found = replace(settings, device=device, precision=precision)
+    found.check()
+    return found
+
+
+def _check_images(
+    source: Any,
+    out: str | os.PathLike[str] | None,
+    wanted: Wanted,
+    *,
+    layer: str | None,
+    backbone: str | None,
+    features: str | os.PathLike[str] | None,
+    overwrite: bool,
+) -> None:
+    """Raise what can be known before features are computed."""
+    shown = source if isinstance(source, str | os.PathLike) else "The source"
+    if backbone is None:
+        raise UsageError(
+            f"{shown} holds images, so the network must be named.",
+            hint="Such as -b resnet18. To train on stored activations, give the cache that holds them.",
+        )
+    if layer is not None:
+        raise UsageError(
+            f"{shown} holds images, so --layer says nothing.",
+            hint="Name the layer up to which the network stays as it is by --freeze-to.",
+        )
+    if wanted.average_views:
+        raise UsageError(
+            "A network that is trained from images predicts from the plain image.", hint="Leave --average-views out."
+        )
+    if out is None and features is None:
+        raise UsageError(
+            "What enters the classifier is computed first, and needs a file.",
+            hint="Name the output, -o OUT, beside which it is put, or a file that holds it already, --features CACHE.",
+        )
+    if out is not None:  # before the work, not after it
+        check_output(out, TAIL, overwrite=overwrite, inputs=(features, wanted.groups_file, wanted.labels))
 
 
 def open_cached(
@@ -298,7 +355,7 @@ class _Run:
         frozen = self._frozen(module)
         state, linear = kept or self._begun(frozen)
         network = TailNetwork(module, linear.layer)
-        how = Conduct(checkpoint, conduct.seconds, conduct.stop, conduct.watch)
+        how = replace(conduct, checkpoint=checkpoint)
         trainer = Trainer(
             network,
             self.data.activations,
@@ -327,10 +384,7 @@ class _Run:
     def _tail(self) -> nn.Module:
         if self.factory is None:
             return tail_of(self.data.backbone, self.data.layer)
-        from precompute.backbones.tail import own_tail
-
-        with seeded(self.settings.seed):
-            return own_tail(self.factory, self.data.backbone, self.data.layer)
+        return own_tail(self.factory, self.data.backbone, self.data.layer, seed=self.settings.seed)
 
     def _described(self) -> dict[str, Any]:
         """What a checkpoint belongs to."""
@@ -370,9 +424,10 @@ class _Run:
         if self.data.frozen is not None:
             return Frozen(self.data.frozen, 1)
         train = self.parts["train"]
+        views = self.views if self.cache.views > 1 else 1  # those of images are too many to see all
         others = np.sort(np.concatenate([np.zeros(0, np.int64), *self.scored.values()]))
         others_views = self.data.activations.views if self.wanted.average_views else 1
-        asked = sorted([(train, self.views), (others, others_views)], key=lambda one: -one[1])
+        asked = sorted([(train, views), (others, others_views)], key=lambda one: -one[1])
         folder = None if self.output is None else os.path.dirname(self.output.path) or "."
         return frozen_features(tail, self.data.activations, len(self.cache), asked, folder)
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from precompute.backbones.crossing import Crossings
 from precompute.backbones.layers import INPUT
 from precompute.backbones.load import Backbone, load_backbone
 from precompute.cache import Cache, difference, key_of, open_cache
@@ -43,51 +44,71 @@ PRECISION, STORAGE = "fp32", "float32"  # of activations that are computed and n
 SHOWN = 3  # ids that an error names
 
 
+@dataclass(frozen=True)
+class ImageOptions:
+    """What a training from images takes, and one from a cache does not; see `fine_tune` for the meaning.
+
+    stop: of the extraction before it.
+    """
+
+    freeze_to: str | None = None
+    augment: str | Sequence[str] | None = None
+    features: str | os.PathLike[str] | None = None
+    transform: Mapping[str, Any] | None = None
+    workers: int | None = None
+    root: str | None = None
+    columns: Mapping[str, str] | None = None
+    keep: Sequence[str] = ()
+    progress: Callable[[Progress], None] | None = None
+    stop: Callable[[], int] | None = None
+
+    def refuse(self, cache: Any) -> None:
+        """Raise UsageError for what says nothing of a cache."""
+        names = ("freeze_to", "augment", "features", "transform", "workers", "root", "columns", "keep")
+        for name in names:
+            if getattr(self, name):
+                shown = cache.path if isinstance(cache, Cache) else os.fspath(cache)
+                hint = "To train behind another layer, extract that one." if name == "freeze_to" else "Leave it out."
+                raise UsageError(f"{shown} holds activations, so {name} says nothing.", hint=hint)
+
+
 def open_images(
     source: str | os.PathLike[str] | Source | Any,
-    out: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None,
+    options: ImageOptions,
     *,
     backbone: str,
-    weights: str = "DEFAULT",
-    transform: Mapping[str, Any] | None = None,
-    freeze_to: str | None = None,
-    augment: str | Sequence[str] | None = None,
-    features: str | os.PathLike[str] | None = None,
+    weights: str | None = None,
     device: str = "cpu",
-    workers: int | None = None,
-    progress: Callable[[Progress], None] | None = None,
-    stop: Callable[[], int] | None = None,
-    root: str | None = None,
-    columns: Mapping[str, str] | None = None,
-    keep: Sequence[str] = (),
 ) -> Data:
-    """The images of `source` as activations of the layer `freeze_to`, or of the network's input where that is None.
+    """The images of `source` as activations of the layer `options.freeze_to`, or of the network's input.
 
-    out: the output of the training, beside whose name (and FEATURES) the feature file is made, or brought up to date,
-    unless `features` names one. augment: the steps that views are made by, AUGMENT by default, "none" for plain images
-    alone. device: of the frozen part. For the rest see `extract`. Whoever asked closes the activations.
-    Raises what `extract` and `load_backbone` raise; CacheKeyError and CacheError where `features` is of another network
-    or other images.
+    out: the output of the training, beside whose name the feature file is made, or brought up to date, unless
+    `options.features` names one. device: of the frozen part. Whoever asked closes the activations.
+    Raises what `extract` and `load_backbone` raise; CacheKeyError and CacheError where the features are of another
+    network or other images.
     """
-    samples = open_samples(source, root, columns, keep)
-    given: dict[str, Any] = {"weights": weights, "transform": dict(transform or {})}
+    samples = open_samples(source, options.root, options.columns, options.keep)
+    given: dict[str, Any] = {"weights": weights or "DEFAULT", "transform": dict(options.transform or {})}
     plain = load_backbone(backbone, **given)
-    (tap,) = plain.taps
-    if features is None:
-        path = f"{os.fspath(out)}{FEATURES}"
-        run: dict[str, Any] = {"device": device, "workers": workers, "progress": progress, "stop": stop}
-        extract(samples, path, backbone=backbone, precision=PRECISION, **given, **run)
-        cache = open_cache(path)
-    else:
-        cache = open_cache(features)
+    cut = load_backbone(backbone, **given, layer=options.freeze_to or INPUT, pooling="none")
+    if options.freeze_to is not None:
+        Crossings.of(cut).place_of(options.freeze_to)  # before the features, not after them
+    preprocess, notes = _views(cut.preprocess, options.augment)
+    if options.features is not None:
+        cache = open_cache(options.features)
         _check_network(cache, plain)
+    else:
+        assert out is not None  # whoever calls has looked
+        cache = _made(samples, f"{os.fspath(out)}{FEATURES}", backbone, given, device, options)
+        notes = (*notes, f"what enters the classifier is kept in {cache.path}")
     _check_images(cache, samples)
-    cut = load_backbone(backbone, **given, layer=freeze_to or INPUT, pooling="none")
-    preprocess, notes = _views(cut.preprocess, augment)
-    activations = activations_of(cache, samples, cut, preprocess=preprocess, device=device, workers=workers)
-    spec = cut.spec(precision=PRECISION, storage=STORAGE)
+    activations = activations_of(cache, samples, cut, preprocess=preprocess, device=device, workers=options.workers)
+    layer = plain.taps[0].layer
+    spec = replace(cut, preprocess=preprocess).spec(precision=PRECISION, storage=STORAGE)
     return Data(
         cache=cache,
+        cache_layer=layer,
         backbone=cut,
         layer=cut.taps[0].layer,
         activations=activations,
@@ -95,9 +116,27 @@ def open_images(
         key=key_of(spec),
         weights_source=cut.source,
         name=os.path.basename(cache.path),
-        frozen=cache.plain_features(tap.layer),
+        frozen=cache.plain_features(layer).reshape(len(cache), -1),
         notes=notes,
     )
+
+
+def _made(
+    samples: Source, path: str, backbone: str, given: dict[str, Any], device: str, options: ImageOptions
+) -> Cache:
+    """What enters the classifier of each image, computed as far as it is not there yet."""
+    extract(
+        samples,
+        path,
+        backbone=backbone,
+        precision=PRECISION,
+        device=device,
+        workers=options.workers,
+        progress=options.progress,
+        stop=options.stop,
+        **given,
+    )
+    return open_cache(path)
 
 
 def _check_network(cache: Cache, plain: Backbone) -> None:
@@ -108,6 +147,8 @@ def _check_network(cache: Cache, plain: Backbone) -> None:
     (tap,) = plain.taps
     if not lines and (tap.layer not in cache.layers or cache.plain_features(tap.layer).shape[1:] != tap.shape):
         lines = [f"layers: {', '.join(cache.layers)} -> {tap.layer} {tap.pooling}"]
+    if cache.views > 1:
+        lines.append(f"views: {cache.views} -> 1")
     if lines:
         raise CacheKeyError(
             f"The features in {cache.path} are not those of this network (there -> now):",

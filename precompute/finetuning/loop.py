@@ -41,12 +41,14 @@ class Conduct:
     """How a training behaves, which changes no result.
 
     checkpoint: None to keep nothing · seconds: between two of them · stop: asked after each step; a signal's number
-    ends the training, resumable · watch: called with epoch, step and loss of each step.
+    ends the training, resumable · stepping: entered for the time in which `stop` is asked · watch: called with epoch,
+    step and loss of each step.
     """
 
     checkpoint: Checkpoint | None = None
     seconds: float = 30.0
     stop: Callable[[], int] | None = None
+    stepping: contextlib.AbstractContextManager[None] | None = None
     watch: Watch | None = None
 
 
@@ -128,7 +130,8 @@ class Trainer:
         """
         state, settings = self.state, self.settings
         began_finished = self.finished
-        with reporting_memory(settings.batch_size, settings.device), torch.enable_grad():
+        stepping = self.conduct.stepping or contextlib.nullcontext()
+        with reporting_memory(settings.batch_size, settings.device), torch.enable_grad(), stepping:
             if not began_finished:
                 check_memory(self.network, self.activations.shape, settings)
             while not self.finished:

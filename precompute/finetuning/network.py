@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,14 +75,6 @@ class TailNetwork(nn.Module):
         features = self.features(activations)
         outputs: torch.Tensor = self.output(features if dropped is None else features * dropped)
         return outputs
-
-
-@contextlib.contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Inside, torch draws from this seed; afterwards as if nothing had been drawn."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
 
 
 def n_parameters(network: nn.Module) -> int:

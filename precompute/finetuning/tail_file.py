@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from precompute.backbones.load import Backbone
-from precompute.backbones.tail import tail_of
+from precompute.backbones.tail import own_tail, tail_of
 from precompute.errors import HeadError, HeadFormatError, HeadMismatchError, PrecomputeError
-from precompute.finetuning.network import OutputLayer, TailNetwork, seeded
+from precompute.finetuning.network import OutputLayer, TailNetwork
 from precompute.finetuning.tail_head import Fitted, TailHead
 from precompute.heads import SavedHead
 from precompute.heads.base.file_checks import check_keys
@@ -153,10 +153,7 @@ class SavedTail:
                 f"The tail {self.path} is code: {self.factory}. A file does not decide what code runs.",
                 hint=f"If you trust that code, say so: --tail {self.factory}",
             )
-        from precompute.backbones.tail import own_tail
-
-        with seeded(0):  # what it draws is replaced
-            return own_tail(self.factory, backbone, self.layer)
+        return own_tail(tail, backbone, self.layer)  # what it draws is replaced
 
     def _check_width(self, network: TailNetwork, width: int, name: str) -> None:
         """Raise HeadMismatchError where the tail does not take what it was trained on, or gives something else."""
