@@ -74,7 +74,7 @@ def describe(name: str) -> Entry:
 
 
 def layer_names(name: str) -> list[str]:
-    """Every node at which `name` can be cut, in the order of execution."""
+    """Every layer of `name` whose features can be had, in the order of execution, from `input` on."""
     families.check_name(name)
     model = families.run_factory(name)[0] if families.is_factory(name) else families.build(name, seed=None)
-    return layers.node_names(model)
+    return layers.layer_names(model)

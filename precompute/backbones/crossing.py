@@ -235,14 +235,17 @@ class Crossings:
 
     def parameters_behind(self, layer: str) -> int:
         """How many numbers could be trained behind `layer`, without the classifier."""
-        place = self.order[self.node_of(layer)]
-        behind = {
-            path
-            for node in self.path
-            if place < self.order[node] <= self.order[self.features]
-            for path in self._parameters(node)
-        }
-        return sum(attribute_of(self.network, path).numel() for path in behind)
+        place, end = self.order[self.node_of(layer)], self.order[self.features]
+        return sum(attribute_of(self.network, path).numel() for path in self._parameters_between(place, end))
+
+    def parameters_before(self, node: fx.Node) -> set[str]:
+        """The names of the parameters that what crosses at `node` depends on."""
+        return self._parameters_between(-1, self.order[node])
+
+    def _parameters_between(self, first: int, last: int) -> set[str]:
+        """Of the nodes of the path behind the place `first`, up to and with the place `last`."""
+        inside = (node for node in self.path if first < self.order[node] <= last)
+        return {path for node in inside for path in self._parameters(node)}
 
     @cached_property
     def _last_trained(self) -> int:

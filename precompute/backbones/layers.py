@@ -84,6 +84,16 @@ def node_names(model: nn.Module) -> list[str]:
     return list(trace(model)[1].values())
 
 
+def layer_names(model: nn.Module) -> list[str]:
+    """The nodes of `model` in the order of execution, with `input` for what enters it, where that is one tensor.
+
+    Raises BackboneError where fx cannot trace it.
+    """
+    names = trace(model)[1]
+    inputs = [node for node in names if node.op == "placeholder"]
+    return [INPUT if [node] == inputs else name for node, name in names.items()]
+
+
 def cut(
     model: nn.Module, wanted: Sequence[tuple[str, str]], inputs: tuple[torch.Tensor, ...]
 ) -> tuple[Truncated, tuple[Tap, ...]]:

@@ -9,7 +9,7 @@ import torch
 from torch import fx, nn
 
 from precompute.backbones import layers
-from precompute.backbones.crossing import Crossings, Place, example_input
+from precompute.backbones.crossing import Crossings, Place, attribute_of, example_input
 from precompute.backbones.layers import POOLINGS
 from precompute.backbones.layout import BATCH
 from precompute.backbones.load import Backbone
@@ -57,8 +57,9 @@ def tail_of(backbone: Backbone, layer: str, *, crossings: Crossings | None = Non
     """What lies behind `layer` of `backbone.network`, up to what enters its final classifier.
 
     layer: a name as `extract` takes it, or `input`, behind which the whole network lies. crossings: of this backbone,
-    where they are known already. Parameters are copies, in fp32, and require gradients; the backbone stays as it is.
-    Two random samples run through the network and through the tail, whose features must agree.
+    where they are known already. Parameters are copies, in fp32, and require gradients, but for those that the part in
+    front of the cut uses as well, or the two parts would no longer be one network. The backbone stays as it is. Two
+    random samples run through the network and through the tail, whose features must agree.
 
     Raises BackboneError for unknown layers; for pooled ones; where more than one tensor crosses the cut, with the
     nearest layers at which one does; where nothing to train lies behind; and where the network cannot be traced.
@@ -77,9 +78,17 @@ def tail_of(backbone: Backbone, layer: str, *, crossings: Crossings | None = Non
         entry.replace_all_uses_with(copied, delete_user_cb=lambda user: user is not copied)
     tail = Tail(plain, plain.graph)
     tail.meta[TAIL] = (layer, place.shape, features.shape[1])
-    tail.train().requires_grad_(True)
+    tail.train()
+    _require_gradients(tail, crossings, place)
     _check_agrees(tail, activation, features)
     return tail
+
+
+def _require_gradients(tail: Tail, crossings: Crossings, place: Place) -> None:
+    network = crossings.network
+    shared = {id(attribute_of(network, name)) for name in crossings.parameters_before(place.node)}
+    for name, parameter in tail.named_parameters():
+        parameter.requires_grad_(id(attribute_of(network, name)) not in shared)
 
 
 def _check_not_pooled(backbone: Backbone, layer: str) -> None:

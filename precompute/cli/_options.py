@@ -67,7 +67,7 @@ computation = _decorators(
         "--layer",
         multiple=True,
         help="Node to take instead of what enters the final classifier, NAME or NAME:POOLING. Several times: several "
-        "layers in one pass. all-blocks: the output of each stage or block.",
+        "layers in one pass. all-blocks: the output of each stage or block; input: what enters the network.",
     ),
     click.option(
         "--pooling",
