@@ -15,7 +15,7 @@ from precompute.cache import Cache, open_cache
 from precompute.cache.key import spec_layers
 from precompute.evaluation.methods import Answers, Ground, Method, check_same_images, fit_and_answer
 from precompute.finetuning.activations import ActivationRows, Activations, CachedActivations
-from precompute.finetuning.labelled_images import open_images
+from precompute.finetuning.labelled_images import ImageOptions, open_images
 from precompute.finetuning.on_rows import Given, calibrate, fit_on_rows
 from precompute.finetuning.settings import TailSettings
 from precompute.finetuning.tail_head import TailHead
@@ -183,16 +183,17 @@ class Everything(_Trained):
     def prepare(self, reference: Cache) -> None:
         """See `Method`."""
         cache = reference if self.pretrained else self._ground.extract(self.file, weights="random")
-        opened = open_images(
-            self._ground.source,
-            os.path.join(self._ground.folder, self.name),
-            backbone=self._ground.backbone,
-            weights=self._weights,
-            transform=self._ground.transform,
+        options = ImageOptions(
             augment=self._augment,
             features=cache.path,
-            device=self._device,
+            transform=self._ground.transform,
             workers=self._ground.run["workers"],
+        )
+        opened = open_images(
+            *(self._ground.source, None, options),
+            backbone=self._ground.backbone,
+            weights=self._weights,
+            device=self._device,
         )
         self._given, self._backbone, self._reference = opened.activations, opened.backbone, open_cache(cache.path)
         check_same_images(reference, self._reference)

@@ -227,15 +227,11 @@ def _run(method: Method, due: list[Fit], task: Task, records: Records, stop: Cal
                     hint="What is finished is kept. Run the same command again to go on.",
                 )
             began = time.monotonic()
-            answers = method.fit_and_score(fit.rows, task.test, task.target, _seed(fit))
+            answers = method.fit_and_score(fit.rows, task.test, task.target, fit.key["seed"][0])
             right = answers == task.target.values[task.test]
             result = {"right": np.packbits(right).tobytes().hex(), "seconds": time.monotonic() - began}
             records.add(fit.key, result)
         report("fits", len(missing), len(missing), method.name)
-
-
-def _seed(fit: Fit) -> int:
-    return int(np.random.default_rng(fit.key["seed"]).integers(2**31))
 
 
 def _depth(

@@ -61,9 +61,12 @@ class Ground:
         return open_cache(path)
 
     def cost(self, name: str) -> tuple[float | None, int]:
-        """Seconds and bytes of a feature file; None and 0 where this folder has no record of making it."""
-        found = self.records.get({"file": name}) or {"seconds": None, "bytes": 0}
-        return found["seconds"], found["bytes"]
+        """Seconds and bytes of a feature file; None where this folder has no record of making it."""
+        found = self.records.get({"file": name})
+        if found is not None:
+            return found["seconds"], found["bytes"]
+        path = os.path.join(self.folder, f"{name}.h5")
+        return None, os.path.getsize(path) if os.path.exists(path) else 0
 
 
 class Method(ABC):
