@@ -28,6 +28,7 @@ from precompute.system.output import check_beside, sync_folder
 CHECKPOINT_FORMAT = FileFormat("precompute-checkpoint", "checkpoint", ("1",), 16 << 30, range(9))
 SUFFIX, NEW_SUFFIX = ".checkpoint", ".checkpoint.new"
 SIGNED = b'{"__metadata__":{"format":"precompute-checkpoint"'
+MOST = 2**31  # epochs, and steps of one
 STRINGS = {"format", "version", "training", "state", "digest"}
 
 Arrays = dict[str, NDArray[Any]]
@@ -137,8 +138,8 @@ def _is_ours(content: bytes) -> bool:
 
 def _restored(state: dict[str, Any], arrays: Arrays) -> State:
     check_keys("state", state, vars(State()).keys() - {"arrays"})
-    check_number("epoch", state["epoch"], whole=True, low=1)
-    check_number("step", state["step"], whole=True, low=0)
+    for name, low in (("epoch", 1), ("step", 0)):
+        check_number(name, state[name], whole=True, low=low, high=MOST)
     check_number("best_epoch", state["best_epoch"], whole=True, low=0, high=state["epoch"])
     check_number("best_loss", state["best_loss"], low=0)
     sums, history = state["sums"], state["history"]

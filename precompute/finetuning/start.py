@@ -92,9 +92,9 @@ def frozen_features(
         for start in range(0, len(rows), size)
     ]
     plan = ((np.repeat(rows, views), np.tile(np.arange(views), len(rows))) for rows, views in blocks)
-    file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - it lives as long as its mapping
     most, done, width = asked[0][1], 0, 0
     with (
+        tempfile.TemporaryFile(dir=folder) as file,  # which lives on in its mapping
         torch.inference_mode(),
         naming(folder or tempfile.gettempdir()),
         contextlib.closing(activations.batches(plan)) as batches,
@@ -108,8 +108,8 @@ def frozen_features(
             done += len(rows)
             report("samples through the frozen tail", done, sum(len(rows) for rows, _ in asked))
         os.truncate(file.fileno(), n_rows * most * width * 4)
-    shape = (n_rows, width) if most == 1 else (n_rows, most, width)
-    return Frozen(np.memmap(file, np.float32, mode="r", shape=shape), most)
+        shape = (n_rows, width) if most == 1 else (n_rows, most, width)
+        return Frozen(np.memmap(file, np.float32, mode="r", shape=shape), most)
 
 
 def _runs(rows: Rows, *, together: bool) -> Iterator[tuple[int, int]]:
