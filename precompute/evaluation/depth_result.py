@@ -161,9 +161,8 @@ class Depth:
         last = hurting[-1]
         which = " and ".join(self.method(name).phrase for name in last.hurts)
         at = ", ".join(str(one.shots) for one in hurting)
-        return (
-            f"Transfer hurts: {which} beat{'s' if len(last.hurts) == 1 else ''} the pretrained head (at {at} a class)."
-        )
+        beat = "beat" if last.hurts[0] == "pixels" or len(last.hurts) > 1 else "beats"
+        return f"Transfer hurts: {which} {beat} the pretrained head (at {at} a class)."
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -191,7 +190,7 @@ def standing(
         return OverDraws.of([right.mean() for right in a], [right.mean() for right in b])
 
     mean = {name: float(np.mean([right.mean() for right in found])) for name, found in rights.items()}
-    order = sorted(rights, key=lambda name: (-mean[name], costs[name]))
+    order = sorted(rights, key=lambda name: -mean[name])  # of equal ones the first, which is the cheaper kind
     best, rest = order[0], order[1:]
     behind = separated([compared(best, other) for other in rest])
     tied = (best, *(name for name, lost in zip(rest, behind, strict=True) if not lost))
