@@ -199,15 +199,14 @@ def test_what_cannot_be_told_apart_is_said_so_and_the_cheapest_is_named() -> Non
     right = rng.random(200) < 0.9
     nearly = right.copy()
     nearly[:2] = ~nearly[:2]
-    costs = {"head": 5.0, "everything": 500.0, "pixels": 1.0}
     coin = rng.random(200) < 0.5
-    found = standing("all", {"head": [nearly], "everything": [right], "pixels": [coin]}, costs, np.arange(200))
+    found = standing("all", {"pixels": [coin], "head": [nearly], "everything": [right]}, np.arange(200))
     assert set(found.tied) == {"head", "everything"}
     assert found.cheapest == "head"
     assert found.order[-1] == "pixels"
     assert found.hurts == ()
     draws = {"head": [right, nearly, right], "pixels": [coin, coin, ~coin]}
-    again = standing(5, draws, costs, np.arange(200))
+    again = standing(5, draws, np.arange(200))
     assert again.order == ("head", "pixels")
 
 

@@ -254,8 +254,7 @@ def _depth(
             at = point_of(0, scores)
             labels = max(len(rows) for rows, _ in found[one.name, n])
             points.append(DepthPoint(one.name, n, labels, at.scores, at.score, at.interval, seconds[one.name]))
-        total = {name: value + (costs[name].seconds or 0.0) for name, value in seconds.items()}
-        standings.append(standing(n, rights, total, task.groups[task.test]))
+        standings.append(standing(n, rights, task.groups[task.test]))
     return Depth(
         source=ground.source.name,
         backbone=ground.backbone,

@@ -147,7 +147,9 @@ class Depth:
         elif cheapest.name == best.name:
             found += f" is the best and the cheapest of {len(last.tied)} that chance cannot tell apart"
         else:
-            found += f" is the cheapest that cannot be told from the best, {best.phrase}"
+            top = self.point(best.name, last.shots)
+            assert top is not None
+            found += f" is the cheapest that cannot be told from the best, {best.phrase} ({top.score:.1%})"
         return f"{found}. {self.transfer}"
 
     @property
@@ -173,11 +175,10 @@ class Depth:
 def standing(
     shots: int | str,
     rights: dict[str, list[NDArray[np.bool_]]],
-    costs: dict[str, float],
     groups: NDArray[np.int64],
 ) -> Standing:
-    """Which methods are ahead. rights: by method, for each draw which of the test images were right, (n,) · costs:
-    seconds in all, by method · groups: (n,) what is one observation among the test images.
+    """Which methods are ahead. rights: by method, the cheapest kind first, for each draw which of the test images were
+    right, (n,) · groups: (n,) what is one observation among the test images.
 
     Over several draws by Student's t of the paired differences, and for a single one by McNemar's test on the images;
     corrected after Holm for the number of methods.
@@ -198,4 +199,4 @@ def standing(
     if HEAD in rights and (blind := [name for name in BLIND if name in rights]):
         wins = separated([compared(name, HEAD) for name in blind])
         hurts = tuple(name for name, won in zip(blind, wins, strict=True) if won)
-    return Standing(shots, tuple(order), tied, min(tied, key=costs.__getitem__), hurts)
+    return Standing(shots, tuple(order), tied, next(name for name in rights if name in tied), hurts)
