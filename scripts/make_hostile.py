@@ -1,4 +1,4 @@
-"""Make the hostile set: caches, heads, weights, images and a folder of photos as a stranger with bad intent sends them.
+"""Make the hostile set: caches, heads, tails, weights, images and photos, as a stranger with bad intent sends them.
 
     python scripts/make_hostile.py FOLDER
 
@@ -20,6 +20,7 @@ from hostile.good import CANARY, make_cache, samples
 from hostile.heads import hostile_heads
 from hostile.images import make_images, make_largest
 from hostile.photos import make_photos
+from hostile.tails import hostile_tails
 from hostile.weights import hostile_weights
 
 
@@ -39,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     (folder / "canary.txt").write_text(CANARY.decode())
     make_caches(folder / "caches", canary, fifo)
     hostile_heads(folder / "heads", ran)
+    hostile_tails(folder / "tails", ran)
     hostile_weights(folder / "weights", ran)
     make_images(folder / "images")
     make_photos(folder / "photos", folder / "canary.txt")

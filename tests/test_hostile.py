@@ -50,6 +50,15 @@ def load_one_head(path: Path) -> dict[str, Any]:
     return {"predictions": len(predict(path, path.parent.parent / "photos" / "plain" / "good.jpg").items)}
 
 
+def load_one_tail(path: Path) -> dict[str, Any]:
+    from precompute.backbones.load import load_backbone
+    from precompute.finetuning.tail_file import load_tail
+
+    saved = load_tail(path)
+    head: Any = saved.attach(load_backbone("tiny", layer="body")).head
+    return {"classes": head.predict(np.zeros((1, *saved.shape), np.float32)).tolist()}
+
+
 def load_one_checkpoint(path: Path) -> dict[str, Any]:
     from precompute.backbones.load import load_backbone
 
@@ -67,6 +76,7 @@ def decode_one(path: Path) -> dict[str, Any]:
 FUNCTIONS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "caches": open_one,
     "heads": load_one_head,
+    "tails": load_one_tail,
     "weights": load_one_checkpoint,
     "images": decode_one,
 }
@@ -119,6 +129,7 @@ def warm_up() -> None:
     """Import what the functions import, which is no case's memory or time."""
     from precompute.backbones.load import load_backbone
     from precompute.cache import open_cache, verify  # noqa: F401
+    from precompute.finetuning import tail_file
     from precompute.inputs.images.decode import decode
     from precompute.inputs.images.transform import Transform
     from precompute.prediction import predict  # noqa: F401
@@ -126,7 +137,7 @@ def warm_up() -> None:
     buffer = io.BytesIO()
     make_image(0).save(buffer, "PNG")
     decode(buffer.getvalue(), Transform())
-    load_backbone("tiny")
+    tail_file.tail_of(load_backbone("tiny", layer="body"), "body")
 
 
 def memory(name: str) -> int:
@@ -284,6 +295,32 @@ def test_caches_are_refused_by_name_or_hold_only_right_rows(hostile: Path, tried
 
 
 # Heads and weights
+
+
+@pytest.mark.slow
+def test_tails_are_refused_and_run_nothing(hostile: Path, tried: Path) -> None:
+    cases = outcomes("tails", hostile, tried)
+    assert len(cases) > 50
+    reasons = {
+        "folder|loop": "cannot be read: ",
+        "fifo|zero": "is not a regular file",
+        "factory": "is code: canary_module:make",
+        "spec_\\w+|weights_other": "was trained behind",
+        r"arrays_(missing|more|other)|layer_behind": "does not hold the parameters of the tail",
+        "layer_nowhere": "no layer",
+        "layer_number": "no layer|does not hold",
+        "width": "takes 7 features",
+        r"shape_(other|huge)": "does not take|holds more than",
+        r"\w*": "is not (a whole tail file|a tail that this precompute reads): .",
+    }
+    for file, told in cases.items():
+        name = file.removesuffix(".safetensors")
+        if name == "good":
+            assert told["classes"], told
+            continue
+        why = next(why for pattern, why in reasons.items() if re.fullmatch(pattern, name))
+        assert told["error"] in ("HeadFormatError", "HeadMismatchError", "HeadError", "BackboneError"), told
+        assert re.search(why, told["message"]), told
 
 
 @pytest.mark.slow

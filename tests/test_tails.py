@@ -1,536 +1,430 @@
-"""Cuts: what lies behind a layer computes, from its activation, what the uncut network does, and can be trained."""
+"""Tails: trained from a linear head on, as from pixels, the same again bit for bit, whatever the target is."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
-import re
+import csv
+import json
+import math
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from conftest import Command, make_image, make_photos
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
-from torchvision.models.vision_transformer import VisionTransformer
+from torch.nn import functional
 
-from precompute import load_backbone
-from precompute.backbones.crossing import Crossings, cuts, example_input
-from precompute.backbones.load import Backbone
-from precompute.backbones.proposals import price, propose
-from precompute.backbones.tail import Tail, own_tail, tail_of
-from precompute.errors import BackboneError, UsageError
+from precompute import extract, load_backbone, open_cache, train_head
+from precompute.backbones.layers import final_classifier
+from precompute.cache.lock import WriteLock
+from precompute.errors import BackboneError, CacheError, CacheLockedError, HeadError, TrainingError, UsageError
+from precompute.finetuning.activations import CachedActivations
+from precompute.finetuning.batches import batches_of, dropout_of, n_batches
+from precompute.finetuning.fine_tune import Tuning, fine_tune
+from precompute.finetuning.network import OutputLayer, TailNetwork
+from precompute.finetuning.settings import TailSettings
+from precompute.finetuning.tail_file import load_tail
+from precompute.heads import LogisticHead, MultilabelLogisticHead, RidgeRegressionHead, RowView
+from precompute.training.splits import digest_groups
 
-TOLERANCE = 1e-5  # relative L2, of fp32
-MAX_LAYERS = 64
+LAYER = "body.4"
+SHORT = {"epochs": 2, "batch_size": 8}
 
 
-def small_vit() -> nn.Module:
-    """Four blocks of 24 channels on 4 x 4 patches of 8 pixels, the class token learned."""
-    torch.manual_seed(0)
-    made = VisionTransformer(
-        image_size=32, patch_size=8, num_layers=5, num_heads=3, hidden_dim=24, mlp_dim=48, num_classes=7
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 photos each in train, val and test of two classes, table.csv, deep.h5, and views.h5 with 3 views of each."""
+    place = tmp_path_factory.mktemp("tails")
+    make_photos(place / "photos", per_class=12)
+    for label in ("cats", "dogs"):
+        (place / "photos/test" / label).mkdir(parents=True)
+        for number in range(12):
+            make_image(500 + number + 20 * (label == "dogs")).save(place / f"photos/test/{label}/{number}.png")
+    extract(place / "photos", place / "deep.h5", backbone="tiny", layer=[LAYER, "embed"])
+    extract(
+        place / "photos", place / "views.h5", backbone="tiny", layer=LAYER, views=3, augment="flip,crop", batch_size=8
     )
-    nn.init.normal_(made.heads.head.weight)  # torchvision's is zero
-    return made.eval()
+    cache = open_cache(place / "deep.h5")
+    red = [float(np.asarray(make_image(number)).mean()) for number in range(len(cache))]
+    for name, values in {
+        "labels": ["a;b" if number % 3 == 0 else "b" if number % 3 == 1 else ";" for number in range(len(cache))],
+        "numbers": [f"{1000 + value:.3f}" for value in red],
+    }.items():
+        with (place / f"{name}.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([("id", "label"), *zip(cache.ids, values, strict=True)])
+    return place
 
 
-class Awkward(nn.Module):
-    """Residual connections that jump far, sums in place, shapes of what lies before, an unused branch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU(inplace=True))
-        self.one, self.two = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
-        self.norm, self.relu = nn.BatchNorm2d(8), nn.ReLU(inplace=True)
-        self.unused = nn.Conv2d(8, 2, 1)
-        self.scale = nn.Parameter(torch.tensor([0.5]))
-        self.token = nn.Parameter(torch.randn(1, 1, 8))
-        self.register_buffer("shift", torch.randn(8))
-        self.mix = nn.Linear(8, 8)
-        self.fc = nn.Linear(8, 3)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        count, _, height, width = images.shape
-        stem = self.stem(images)
-        self.unused(stem)
-        x = self.relu(self.norm(self.one(stem)))
-        x = self.two(x)
-        x = x.add_(stem)
-        tokens = x.reshape(count, 8, (height // 2) * (width // 2)).transpose(1, 2)
-        tokens = torch.cat([self.token.expand(count, -1, -1), tokens], dim=1)
-        tokens = self.mix(tokens) * self.scale + self.shift
-        tokens = tokens + self.token.to(images.device, images.dtype).expand(count, 1, -1)
-        return self.fc(tokens.mean(1))
+def tuned(folder: Path, out: Path | None = None, **options: Any) -> Tuning:
+    return fine_tune(folder / "deep.h5", out, **{"layer": LAYER, **SHORT, **options})
 
 
-def awkward() -> nn.Module:
-    torch.manual_seed(1)
-    made = Awkward()
-    made(torch.randn(8, 3, 32, 32))  # BatchNorm's statistics are not those it begins with
-    return made.eval()
+@pytest.mark.parametrize("task", ["two classes", "three classes", "labels", "number"])
+def test_the_network_begins_with_the_predictions_of_the_linear_head(task: str) -> None:
+    rng = np.random.default_rng(0)
+    features = rng.normal(3, 2, (60, 5)).astype(np.float32)
+    mean, scale, expected = 0.0, 1.0, None
+    if task == "number":
+        truth = 1e4 + 50 * features[:, 0]
+        head: Any = RidgeRegressionHead().fit(features, truth)
+        mean, scale = float(truth.mean()), float(truth.std())
+        layer = OutputLayer.of_head(head, "number", mean, scale)
+        expected = head.predict(features)
+    elif task == "labels":
+        head = MultilabelLogisticHead().fit(features, (features[:, :2] > 3).astype(int))
+        layer, expected = OutputLayer.of_head(head, "labels"), head.predict_proba(features)
+    else:
+        names = np.array(["a", "b", "c"])[np.digitize(features[:, 0], [3.0] if task == "two classes" else [2.0, 4.0])]
+        head = LogisticHead().fit(features, names)
+        layer, expected = OutputLayer.of_head(head, "classes"), head.predict_proba(features)
+    outputs = TailNetwork(nn.Identity(), layer)(torch.from_numpy(features)).detach()
+    found = {
+        "labels": outputs.sigmoid,
+        "number": lambda: outputs[:, 0] * scale + mean,
+    }.get(task, lambda: outputs.softmax(dim=1))()
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.fixture
-def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Backbone]]:
-    """Loads any backbone at 32 pixels where it is small; `vit` and `awkward` are those of this module."""
-    (tmp_path / "tail_networks.py").write_text("from test_tails import awkward, small_vit\n")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
-
-    def load(name: str, **options: object) -> Backbone:
-        return load_network(name, **options)
-
-    yield load
-    sys.modules.pop("tail_networks", None)
-
-
-NETWORKS = {
-    "tiny": ("tiny", {}),
-    "resnet18": ("resnet18", {"weights": "random:1", "transform": {"resize": 64, "crop": 64}}),
-    "vit": ("tail_networks:small_vit", {"transform": {"resize": 32, "crop": 32}}),
-    "awkward": ("tail_networks:awkward", {"transform": {"resize": 32, "crop": 32}}),
-    "googlenet": ("googlenet", {"weights": "random:1", "transform": {"resize": 64, "crop": 64}}),
-}
-
-
-SMALLER = (
-    *("resnet50", "inception_v3", "shufflenet_v2_x0_5", "regnet_y_400mf", "mobilenet_v2", "efficientnet_b0"),
-    *("squeezenet1_1", "mnasnet0_5", "swin_t", "swin_v2_t", "convnext_tiny", "densenet121", "vgg11"),
+@given(
+    n=st.integers(1, 60), views=st.integers(1, 4), size=st.integers(1, 20), seed=st.integers(0, 99), e=st.integers(1, 9)
 )
-"""They take other sizes than their own, and compute what they do there in less time."""
+def test_an_epoch_has_each_sample_once_and_rereads_as_it_was(n: int, views: int, size: int, seed: int, e: int) -> None:
+    rows = np.arange(0, 3 * n, 3)
+    batches = batches_of(rows, views, size, seed, e)
+    assert len(batches) == n_batches(n, size)
+    assert sorted(np.concatenate([part for part, _ in batches]).tolist()) == rows.tolist()
+    assert all((np.diff(part) > 0).all() for part, _ in batches)
+    assert all(((drawn >= 0) & (drawn < views)).all() for _, drawn in batches)
+    for (a, b), (c, d) in zip(batches, batches_of(rows, views, size, seed, e), strict=True):
+        assert (a == c).all()
+        assert (b == d).all()
 
 
-def load_network(name: str, **options: object) -> Backbone:
-    size = {"transform": {"resize": 96, "crop": 96}} if name in SMALLER else {}
-    known, given = NETWORKS.get(name, (name, {"weights": "random:1", **size}))
-    return load_backbone(known, **{**given, **options})
+def test_epochs_and_steps_draw_differently() -> None:
+    first, second = (np.concatenate([rows for rows, _ in batches_of(np.arange(200), 3, 16, 0, e)]) for e in (1, 2))
+    assert (first != second).any()
+    one, two = (dropout_of((8, 32), 0.5, 0, 1, step) for step in (0, 1))
+    assert one is not None
+    assert two is not None
+    assert not torch.equal(one, two)
+    assert set(one.unique().tolist()) == {0.0, 2.0}
 
 
-def batch_for(backbone: Backbone, count: int = 3) -> torch.Tensor:
-    (images,) = example_input(backbone, count, seed=5)
-    return images
-
-
-def uncut(backbone: Backbone, images: torch.Tensor, classifier: str) -> torch.Tensor:
-    """What enters the classifier of the whole network, seen by a hook."""
-    seen: list[torch.Tensor] = []
-    network = copy.deepcopy(backbone.network)
-    hook = network.get_submodule(classifier).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
+def reference_losses(
+    cache_path: Path, backbone: Any, layer: str, photos: Path, steps: int, settings: TailSettings
+) -> list[float]:
+    """The losses of the same training from pixels, in plain PyTorch: the whole network, frozen before `layer`."""
+    cache = open_cache(cache_path)
+    network = copy.deepcopy(backbone.network).float().eval()
+    classifier = final_classifier(network)
+    parent, _, name = classifier.rpartition(".")
+    features: list[torch.Tensor] = []
+    network.get_submodule(classifier).register_forward_pre_hook(lambda _, given: features.append(given[0].detach()))
+    pixels = torch.stack([backbone.preprocess.host((photos / name).read_bytes(), 0)[0] for name in cache.ids])
+    inputs = backbone.preprocess.device()(pixels.float())
     with torch.no_grad():
-        network(images)
-    hook.remove()
-    return seen[0].mean(dim=(2, 3)) if seen[0].ndim == 4 else seen[0]
+        for start in range(0, len(inputs), 16):
+            network(inputs[start : start + 16])
+    frozen = torch.cat(features).numpy()
+    train = np.flatnonzero(cache.split == "train")
+    names = np.array(cache.classes)[cache.labels[train]]
+    head = LogisticHead(random_state=settings.seed).fit(frozen[train], names, groups=digest_groups(cache)[train])
+    start_layer = OutputLayer.of_head(head, "classes")
+    linear = nn.Linear(frozen.shape[1], len(cache.classes))
+    linear.load_state_dict({key: torch.from_numpy(value) for key, value in vars(start_layer).items()})
+    setattr(network.get_submodule(parent) if parent else network, name, linear)
+    behind = tuple(name for name, _ in network.named_parameters() if is_behind(name, layer, network))
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name in behind)
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [one for one in trained if one.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [one for one in trained if one.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate)
+    per_epoch = math.ceil(len(train) / settings.batch_size)
+    warm, total = round(settings.warmup * per_epoch), settings.epochs * per_epoch
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda at: (at + 1) / warm if at < warm else 0.5 * (1 + math.cos(math.pi * (at - warm) / (total - warm))),
+    )
+    losses: list[float] = []
+    labels = torch.from_numpy(cache.labels.astype(np.int64))
+    epoch = 0
+    while len(losses) < steps:
+        epoch += 1
+        for rows, _ in batches_of(train, 1, settings.batch_size, settings.seed, epoch):
+            loss = functional.cross_entropy(network(inputs[rows]), labels[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            scheduler.step()
+            losses.append(loss.item())
+    return losses[:steps]
 
 
-def activations(backbone: Backbone, layers: list[str], images: torch.Tensor) -> dict[str, torch.Tensor]:
-    """What `extract` stores, of all layers, some at a time."""
-    found = {}
-    options = {"weights": "random:1"} if not backbone.is_code and backbone.name != "tiny" else {}
-    transform = backbone.preprocess.transform
-    for start in range(0, len(layers), MAX_LAYERS):
-        part = load_backbone(
-            backbone.name,
-            layer=layers[start : start + MAX_LAYERS],
-            transform={"resize": transform.resize, "crop": transform.crop},
-            **options,
-        )
-        with torch.no_grad():
-            outputs = part.module(images)
-        found |= {tap.layer: output for tap, output in zip(part.taps, outputs, strict=True)}
-    return found
-
-
-def relative(given: torch.Tensor, expected: torch.Tensor) -> float:
-    return float((given - expected).norm() / expected.norm())
-
-
-CLASSIFIERS = {"tiny": "classifier", "resnet18": "fc", "vit": "heads.head", "awkward": "fc", "googlenet": "fc"}
-OF_TORCHVISION = {
-    **dict.fromkeys(("resnet50", "inception_v3", "shufflenet_v2_x0_5", "regnet_y_400mf"), "fc"),
-    **dict.fromkeys(("mobilenet_v2", "efficientnet_b0", "squeezenet1_1", "mnasnet0_5"), "classifier.1"),
-    **dict.fromkeys(("vit_b_16",), "heads.head"),
-    **dict.fromkeys(("swin_t", "swin_v2_t"), "head"),
-    **dict.fromkeys(("convnext_tiny",), "classifier.2"),
-    **dict.fromkeys(("densenet121",), "classifier"),
-    **dict.fromkeys(("vgg11",), "classifier.6"),
-    **dict.fromkeys(("maxvit_t",), "classifier.5"),
-}
+def is_behind(name: str, layer: str, network: nn.Module) -> bool:
+    """Whether a parameter of a sequential network stands behind a module, by the order in which both are registered."""
+    order = [name for name, _ in network.named_modules()]
+    last = max(place for place, module in enumerate(order) if module == layer or module.startswith(f"{layer}."))
+    return order.index(name.rpartition(".")[0]) > last
 
 
 @pytest.mark.parametrize(
-    "name", [name if name != "googlenet" else pytest.param(name, marks=pytest.mark.slow) for name in CLASSIFIERS]
-)
-def test_body_then_tail_is_the_uncut_network_at_every_place(name: str, load: Callable[..., Backbone]) -> None:
-    check_every_place(load(name), CLASSIFIERS[name])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", OF_TORCHVISION)
-def test_body_then_tail_is_the_uncut_network_at_places_of_large_networks(name: str) -> None:
-    """At every place of most, at every sixth of those with more than a hundred; scripts/check_tails.py takes all."""
-    check_every_place(load_network(name), OF_TORCHVISION[name])
-
-
-def check_every_place(backbone: Backbone, classifier: str) -> None:
-    """Also with one sample and with another number of them than the cut was found with, laid out as channels_last."""
-    images = batch_for(backbone)
-    crossings = Crossings.of(backbone)
-    places = crossings.places[:: 6 if len(crossings.places) > 100 else 1]
-    layers = [place.layer for place in places]
-    assert layers[0] == "input"
-    given = activations(backbone, layers, images)
-    expected = uncut(backbone, images, classifier)
-    for place in places:
-        tail = tail_of(backbone, place.layer, crossings=crossings)
-        activation = given[place.layer]
-        assert (tail.layer, tail.shape, tail.width) == (place.layer, activation.shape[1:], expected.shape[1])
-        before = activation.clone()
-        with torch.no_grad():
-            assert relative(tail(activation), expected) <= TOLERANCE, place.layer
-            assert torch.equal(activation, before), place.layer
-            assert relative(tail(activation[:1]), expected[:1]) <= TOLERANCE, place.layer
-            if activation.ndim == 4:
-                last = activation.contiguous(memory_format=torch.channels_last)
-                assert relative(tail(last), expected) <= TOLERANCE, place.layer
-
-
-@pytest.mark.parametrize("name", ["tiny", "resnet18", "vit", "awkward"])
-def test_gradients_are_those_of_the_uncut_network_with_its_body_frozen(
-    name: str, load: Callable[..., Backbone]
-) -> None:
-    backbone = load(name)
-    images = batch_for(backbone)
-    network = copy.deepcopy(backbone.network).requires_grad_(True)
-    classifier = network.get_submodule(CLASSIFIERS[name])
-    target = torch.tensor([0, 2, 1])
-    nn.functional.cross_entropy(network(images), target).backward()
-    expected = dict(network.named_parameters())
-    for layer, activation in activations(backbone, list(cuts(backbone)), images).items():
-        tail = tail_of(backbone, layer)
-        nn.functional.cross_entropy(classifier(tail(activation)), target).backward()
-        assert dict(tail.named_parameters()).keys() <= expected.keys()
-        for parameter, value in tail.named_parameters():
-            if not value.requires_grad:  # the part in front of the cut uses it as well
-                assert (name, parameter, value.grad) == ("awkward", "token", None)
-                continue
-            assert value.grad is not None, (layer, parameter)
-            error = float((value.grad - expected[parameter].grad).norm())
-            assert error <= 1e-4 * float(expected[parameter].grad.norm()) + 1e-7, (layer, parameter)
-
-
-def test_a_tail_holds_what_lies_behind_under_the_network_s_names_and_as_copies() -> None:
-    backbone = load_network("resnet18")
-    tail = tail_of(backbone, "layer3")
-    state = backbone.network.state_dict()
-    assert tail.state_dict().keys() == {name for name in state if name.startswith("layer4.")}
-    assert all(torch.equal(value, state[name]) for name, value in tail.state_dict().items())
-    with torch.no_grad():
-        for parameter in tail.parameters():
-            assert parameter.requires_grad
-            parameter.add_(1)
-    assert all(torch.equal(value, state[name]) for name, value in backbone.network.state_dict().items())
-    assert not any(parameter.requires_grad for parameter in backbone.network.parameters())
-    again = copy.deepcopy(tail)
-    assert isinstance(again, Tail)
-    assert (again.layer, again.shape, again.width) == ("layer3", (256, 4, 4), 512)
-    tail.load_state_dict({name: state[name] for name in tail.state_dict()})
-
-
-def test_behind_the_input_lies_everything_but_the_classifier() -> None:
-    backbone = load_network("resnet18")
-    whole = tail_of(backbone, "input")
-    assert whole.shape == (3, 64, 64)
-    names = {name for name in backbone.network.state_dict() if not name.startswith("fc.")}
-    assert whole.state_dict().keys() == names
-
-
-def test_training_mode_leaves_statistics_and_dropout_alone() -> None:
-    network = nn.Sequential(tail_of(load_network("mobilenet_v2"), "features.17"), nn.Dropout(0.5))
-    network.train()
-    assert network[1].training
-    assert not any(part.training for part in network[0].modules())
-    before = {name: value.clone() for name, value in network[0].state_dict().items()}
-    network(torch.randn(4, *network[0].shape)).sum().backward()
-    assert all(torch.equal(value, before[name]) for name, value in network[0].state_dict().items())
-
-
-REFUSED = {
-    ("resnet18", "layer3.0.bn1"): ("also needs 'layer2'", r"before: layer2\.1\.add, layer2; behind: layer3\.0\.add"),
-    ("resnet18", "layer3.0.downsample"): ("also needs 'layer3.0.bn2'", "before: .*layer2; behind: layer3.0.add"),
-    ("resnet18", "layer4"): ("no parameters to train", r"lie before: .*layer4\.0\.$"),
-    ("resnet18", "avgpool"): ("no parameters to train", "layer4.0"),
-    ("resnet18", "flatten"): ("nothing is left to train but the head", "layer4.0"),
-    ("resnet18", "fc"): ("nothing is left to train but the head", "layer4.0"),
-    ("resnet18", "output"): ("nothing is left to train but the head", "layer4.0"),
-    ("resnet18", "layer5"): ("no layer 'layer5'.* Close: .*layer4", "precompute backbones NAME --layers"),
-    ("resnet18", "layer3:mean"): ("'layer3' are averaged over its positions", "--layer layer3:none"),
-    ("vit", "encoder.layers.encoder_layer_1.ln_1"): (
-        "also needs",
-        "before: .*encoder_layer_1.add; behind: .*encoder_layer_1,",
-    ),
-    ("vit", "encoder.layers.encoder_layer_1.getitem_1"): ("do not depend on the layer", "before: "),
-    ("vit", "class_token"): ("do not depend on the layer", "before: "),
-    ("awkward", "one"): ("also needs 'stem'", "before: .*stem; behind: "),
-    ("awkward", "unused"): ("do not depend on the layer", "before: .*stem; behind: "),
-    ("awkward", "getattr"): ("do not depend on the layer", "nearest"),
-}
-
-
-@pytest.mark.parametrize(("name", "layer"), REFUSED)
-def test_where_a_cut_is_not_possible_the_nearest_places_are_named(
-    name: str, layer: str, load: Callable[..., Backbone]
-) -> None:
-    message, hint = REFUSED[name, layer]
-    with pytest.raises(BackboneError, match=message) as caught:
-        tail_of(load(name), layer)
-    assert re.search(hint, caught.value.hint), caught.value.hint
-
-
-class Shared(nn.Module):
-    """One convolution, used twice."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.last, self.fc = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), nn.Linear(3, 2)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        x = self.conv(images).relu()
-        x = self.last(self.conv(x))
-        return self.fc(x.mean((2, 3)))
-
-
-class Ignored(nn.Module):
-    """Changes a tensor in place and goes on with it under its old name."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.last, self.fc = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), nn.Linear(3, 2)
-        self.relu = nn.ReLU(inplace=True)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        x = self.conv(images)
-        self.relu(x)
-        return self.fc(self.last(x).mean((2, 3)))
-
-
-class Clash(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.layer, self.fc = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), nn.Linear(3, 2)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.fc(self.layer(self.stem(images)).mean((2, 3)))
-
-
-class Growing(nn.Module):
-    """Needs the number of images, plus one, behind its convolution."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.last, self.fc = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), nn.Linear(3, 2)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        count = images.shape[0] + 1
-        return self.fc(self.last(self.conv(images)).mean((2, 3)) * count)
-
-
-class Dependent(nn.Module):
-    """A number that is no shape, but follows from what the image shows, crosses."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.last, self.fc = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), nn.Linear(3, 2)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        largest = images.amax().item()
-        return self.fc(self.last(self.conv(images)).mean((2, 3)) * largest)
-
-
-class Headless(nn.Module):
-    """A map is its output."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.last = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 4, 2, stride=2)
-        self.scale = nn.Parameter(torch.ones(4, 1, 1))
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.last(self.conv(images)) * self.scale
-
-
-def backbone_of(network: nn.Module) -> Backbone:
-    """`tiny`'s preprocessing in front of another network."""
-    return replace(load_backbone("tiny"), network=network.eval().requires_grad_(False), name="a:b", taps=())
-
-
-def test_what_both_parts_use_is_not_trained() -> None:
-    torch.manual_seed(0)
-    tail = tail_of(backbone_of(Shared()), "relu")
-    trained = {name for name, parameter in tail.named_parameters() if parameter.requires_grad}
-    assert trained == {"last.weight", "last.bias"}
-    assert "conv.weight" in tail.state_dict()
-
-
-def test_a_change_in_place_that_the_cut_separates_is_refused() -> None:
-    torch.manual_seed(0)
-    with pytest.raises(BackboneError, match="computes something else than the whole network"):
-        tail_of(backbone_of(Ignored()), "conv")
-
-
-def test_a_name_that_a_tail_needs_is_refused() -> None:
-    with pytest.raises(BackboneError, match="a part called 'layer'"):
-        tail_of(backbone_of(Clash()), "stem")
-
-
-def test_a_number_computed_from_the_number_of_images_is_computed_again() -> None:
-    torch.manual_seed(0)
-    backbone = backbone_of(Growing())
-    images = batch_for(backbone, 7)
-    tail = tail_of(backbone, "conv")
-    with torch.no_grad():
-        given = tail(backbone.network.conv(images))
-        assert relative(given, uncut(backbone, images, "fc")) <= TOLERANCE
-
-
-def test_a_number_that_the_image_decides_crosses_a_cut() -> None:
-    with pytest.raises(BackboneError, match="also needs 'item'"):
-        tail_of(backbone_of(Dependent()), "conv")
-
-
-def test_without_a_classifier_the_output_is_the_features() -> None:
-    torch.manual_seed(0)
-    backbone = backbone_of(Headless())
-    images = batch_for(backbone)
-    tail = tail_of(backbone, "conv")
-    assert tail.width == 4 * 16 * 16
-    with torch.no_grad():
-        assert relative(tail(backbone.network.conv(images)), backbone.network(images).flatten(1)) <= TOLERANCE
-
-
-# Proposals
-
-
-def test_proposals_of_a_resnet_and_of_a_transformer(load: Callable[..., Backbone]) -> None:
-    assert [one.layer for one in propose(load("resnet18"))] == ["layer2", "layer3"]
-    blocks = [f"encoder.layers.encoder_layer_{number}" for number in (0, 2, 3)]
-    assert [one.layer for one in propose(load("vit"))] == blocks
-    assert [one.layer for one in propose(load("tiny"))] == ["body.3", "body"]
-
-
-def test_what_a_proposal_says_is_what_its_tail_is() -> None:
-    backbone = load_network("resnet18")
-    whole = sum(parameter.numel() for parameter in tail_of(backbone, "input").parameters())
-    proposals = propose(backbone)
-    shares = []
-    for one in proposals:
-        tail = tail_of(backbone, one.layer)
-        assert one.shape == tail.shape
-        assert one.bytes_per_sample == 2 * tail.shape[0] * tail.shape[1] * tail.shape[2]
-        assert one.bytes_per_sample_int8 == one.bytes_per_sample // 2 + 8 * tail.shape[0]
-        assert one.parameters == sum(parameter.numel() for parameter in tail.parameters())
-        assert one.share == one.parameters / whole
-        shares.append(one.gflops_share)
-    assert 1 > shares[0] > shares[1] > 0
-    # Each 3x3 convolution of layer4 at 2x2, the first of fewer channels, and the 1x1 beside them
-    expected = (256 * 512 * 9 + 3 * 512 * 512 * 9 + 256 * 512) * 4 / 1e9
-    assert proposals[1].gflops == pytest.approx(expected)
-
-
-def test_prices_are_for_all_samples_and_views() -> None:
-    backbone = load_backbone("tiny")
-    proposals = propose(backbone)
-    for one, proposal in zip(price(backbone, proposals, samples=100, views=3), proposals, strict=True):
-        assert one.proposal == proposal
-        assert (one.bytes, one.bytes_int8) == (300 * proposal.bytes_per_sample, 300 * proposal.bytes_per_sample_int8)
-        assert one.seconds > 0
-        assert one.to_dict()["layer"] == proposal.layer
-
-
-def test_a_network_that_can_be_cut_nowhere_has_no_proposals() -> None:
-    with pytest.raises(BackboneError, match="no layer of a:b behind which") as caught:
-        propose(backbone_of(nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 2))))
-    assert "train-head" in caught.value.hint
-
-
-# A tail of one's own
-
-
-OWN = """
-import torch
-from torch import nn
-
-def good(shape):
-    return nn.Sequential(nn.Conv2d(shape[0], 5, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-
-def pooled(shape):
-    return nn.Linear(*shape, 4)
-
-def whole(shape):
-    return nn.Conv2d(shape[0], 5, 1)
-
-def other(shape):
-    return nn.Linear(7, 5)
-
-def inplace(shape):
-    return nn.Sequential(nn.ReLU(inplace=True), nn.Flatten())
-
-def nothing(shape):
-    return None
-
-def failing(shape):
-    raise OSError("no such file")
-
-class Infinite(nn.Module):
-    def forward(self, x):
-        return x.flatten(1) / 0
-
-def infinite(shape):
-    return Infinite()
-"""
-
-
-@pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    (tmp_path / "own_tails.py").write_text(OWN)
-    monkeypatch.chdir(tmp_path)
-    yield
-    sys.modules.pop("own_tails", None)
-
-
-@pytest.mark.usefixtures("own")
-def test_a_tail_of_one_s_own_gets_the_shape_and_a_seed() -> None:
-    backbone = load_backbone("tiny", layer="body")
-    state = torch.random.get_rng_state()
-    tails = [own_tail("own_tails:good", backbone, "body", seed=seed) for seed in (0, 0, 1)]
-    assert torch.equal(torch.random.get_rng_state(), state)
-    weights = [tail.state_dict()["0.weight"] for tail in tails]
-    assert torch.equal(weights[0], weights[1])
-    assert not torch.equal(weights[0], weights[2])
-    assert all(parameter.requires_grad for parameter in tails[0].parameters())
-    assert tails[0](torch.randn(3, 192, 4, 4)).shape == (3, 5)
-    mean = load_backbone("tiny", layer="body:mean")
-    assert own_tail("own_tails:pooled", mean, "body")(torch.randn(3, 192)).shape == (3, 4)
-
-
-@pytest.mark.usefixtures("own")
-@pytest.mark.parametrize(
-    ("name", "message"),
+    ("name", "layer", "options"),
     [
-        ("whole", r"gives \(2, 5, 4, 4\) for 2 samples"),
-        ("other", "does not take activations of 192, 4, 4"),
-        ("inplace", "changes its input in place"),
-        ("nothing", "returned a NoneType"),
-        ("failing", "OSError: no such file"),
-        ("missing", "has no attribute 'missing'"),
-        ("infinite", "no finite floats"),
+        ("tiny", "body.3", {}),
+        ("resnet18", "layer3", {"weights": "random:0", "transform": {"resize": 48, "crop": 48}}),
     ],
 )
-def test_a_tail_of_one_s_own_that_will_not_do_is_refused(name: str, message: str) -> None:
-    with pytest.raises(BackboneError, match=message):
-        own_tail(f"own_tails:{name}", load_backbone("tiny", layer="body"), "body")
+def test_losses_are_those_of_training_from_pixels_with_the_body_frozen(
+    tmp_path: Path, name: str, layer: str, options: dict[str, Any]
+) -> None:
+    photos = make_photos(tmp_path / "photos", per_class=10)
+    extract(photos, tmp_path / "deep.h5", backbone=name, layer=layer, dtype="float32", precision="fp32", **options)
+    losses: list[float] = []
+    settings = TailSettings(epochs=4, batch_size=8, learning_rate=1e-3)
+    tuning = fine_tune(
+        tmp_path / "deep.h5",
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        watch=lambda epoch, step, loss: losses.append(loss),
+    )
+    assert tuning.rows["train"] == 20
+    transform = options.get("transform")
+    backbone = load_backbone(name, weights=options.get("weights", "DEFAULT"), transform=transform)
+    expected = reference_losses(tmp_path / "deep.h5", backbone, layer, photos, len(losses), settings)
+    assert len(losses) == 12
+    np.testing.assert_allclose(losses, expected, atol=1e-4, rtol=0)
 
 
-def test_a_tail_of_one_s_own_has_a_name_of_two_parts() -> None:
-    with pytest.raises(UsageError, match=r"package\.module:factory"):
-        own_tail("own_tails.good", load_backbone("tiny"), "body")
+def test_the_same_seed_gives_the_same_file_and_another_seed_another(folder: Path, tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        tuned(folder, tmp_path / f"{name}.safetensors", seed=seed, dropout=0.3, label_smoothing=0.1)
+    a, b, c = ((tmp_path / f"{name}.safetensors").read_bytes() for name in "abc")
+    assert a == b
+    assert a != c
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.safetensors", "b.safetensors", "c.safetensors"]
+
+
+def test_a_saved_tail_predicts_as_the_one_that_was_trained(folder: Path, tmp_path: Path) -> None:
+    tuning = tuned(folder, tmp_path / "tail.safetensors")
+    saved = load_tail(tmp_path / "tail.safetensors")
+    head: Any = saved.attach(load_backbone("tiny", layer=LAYER)).head
+    cache = open_cache(folder / "deep.h5")
+    X = np.array(cache.features(LAYER), dtype=np.float32)
+    expected = tuning.head.predict_proba(X)
+    for given_as in (X, X.reshape(len(X), -1), RowView(cache.features(LAYER))):
+        np.testing.assert_array_equal(head.predict_proba(given_as), expected)
+    assert head.predict(X).tolist() == [tuning.classes[place] for place in expected.argmax(axis=1)]
+    assert head.n_features_in_ == X[0].size
+    assert saved.metadata["layer"] == LAYER
+    assert "seconds" not in json.dumps(saved.metadata)
+
+
+def test_only_what_is_behind_the_cut_is_trained_and_saved(folder: Path, tmp_path: Path) -> None:
+    tuned(folder, tmp_path / "tail.safetensors", learning_rate=1e-2, patience=2)
+    names = {name for name in load_tail(tmp_path / "tail.safetensors").trained if name.startswith("tail.")}
+    network = load_backbone("tiny").network
+    behind = {f"tail.{name}" for name, _ in network.named_parameters() if is_behind(name, LAYER, network)}
+    assert names == {name for name in behind if "classifier" not in name}
+    assert names
+    before = load_backbone("tiny").weights
+    assert before == open_cache(folder / "deep.h5").spec["weights"]
+
+
+def test_batch_norm_keeps_its_statistics(folder: Path) -> None:
+    head = tuned(folder).head
+    whole = dict(load_backbone("tiny").network.named_buffers())
+    buffers = {name: value for name, value in head.network.tail.named_buffers() if "running" in name}
+    assert buffers
+    for name, value in buffers.items():
+        torch.testing.assert_close(value, whole[name], rtol=0, atol=0)
+
+
+def test_fine_tuning_never_ends_worse_on_what_it_is_chosen_by_than_the_linear_head(folder: Path) -> None:
+    tuning = tuned(folder, learning_rate=0.5, epochs=3)
+    losses = [entry["validation_loss"] for entry in tuning.choices["history"]]
+    assert tuning.choices["best_epoch"] == int(np.argmin(losses)) == 0, "a rate that distorts everything"
+    assert tuning.scores["val"].log_loss == pytest.approx(tuning.before["val"].log_loss, abs=1e-4)
+    assert any("linear head is kept" in note for note in tuning.notes)
+    assert tuning.paired["test"].difference == 0
+
+
+def test_patience_ends_the_training(folder: Path) -> None:
+    tuning = tuned(folder, learning_rate=0.5, epochs=9, patience=2)
+    assert tuning.choices["epochs"] == 2
+
+
+def test_the_selection_set_is_val_or_a_hold_out_that_keeps_groups_together(folder: Path, tmp_path: Path) -> None:
+    with_test = tuned(folder)
+    assert (with_test.choices["stopped_on"], with_test.selected_on) == ("given", "val")
+    calibrated = tuned(folder, calibrated=True)
+    assert calibrated.choices["stopped_on"].startswith("none: too few")
+    assert calibrated.selected_on is None
+    many = make_photos(tmp_path / "many", per_class=50)
+    extract(many, tmp_path / "many.h5", backbone="tiny", layer=LAYER)
+    held = fine_tune(tmp_path / "many.h5", epochs=1, groups="([0-9])[.]")
+    assert (held.choices["stopped_on"], held.selected_on) == ("held out", None)
+    assert held.groups == 10
+    assert held.rows == {"train": 100, "val": 100}
+
+
+def test_several_labels(folder: Path, tmp_path: Path) -> None:
+    tuning = tuned(folder, tmp_path / "labels.safetensors", labels=folder / "labels.csv")
+    assert tuning.labels == ["a", "b"]
+    head: Any = load_tail(tmp_path / "labels.safetensors").attach(load_backbone("tiny", layer=LAYER)).head
+    cache = open_cache(folder / "deep.h5")
+    test = np.flatnonzero(cache.split == "test")
+    X = RowView(cache.features(LAYER), test)
+    assert head.thresholds_.tolist() == list(tuning.thresholds.values())
+    assert head.predict(X).tolist() == (head.predict_proba(X) > head.thresholds_).astype(int).tolist()
+    assert tuning.scores["test"].n == len(test)
+    assert 0 <= tuning.before["test"].mean_average_precision <= 1
+    assert tuning.choices["history"][0]["validation_loss"] > 0
+
+
+def test_a_number_in_its_own_units(folder: Path, tmp_path: Path) -> None:
+    tuning = tuned(folder, tmp_path / "number.safetensors", labels=folder / "numbers.csv", epochs=3)
+    head: Any = load_tail(tmp_path / "number.safetensors").attach(load_backbone("tiny", layer=LAYER)).head
+    cache = open_cache(folder / "deep.h5")
+    test = np.flatnonzero(cache.split == "test")
+    predicted = head.predict(RowView(cache.features(LAYER), test))
+    with (folder / "numbers.csv").open() as file:
+        known = {row["id"]: float(row["label"]) for row in csv.DictReader(file)}
+    true = np.array([known[cache.ids[row]] for row in test])
+    assert tuning.scores["test"].mae == pytest.approx(np.abs(predicted - true).mean())
+    assert 900 < predicted.mean() < 1300
+    first = tuning.choices["history"][0]
+    assert first["validation_absolute_error"] == pytest.approx(tuning.before["val"].mae, rel=1e-3)
+
+
+def test_views_are_drawn_and_scores_are_of_the_plain_one_or_the_mean(folder: Path) -> None:
+    plain = fine_tune(folder / "views.h5", **SHORT)
+    assert "trained on 3 views" in " ".join(plain.notes)
+    cache = open_cache(folder / "views.h5")
+    test = np.flatnonzero(cache.split == "test")
+    of_views = [plain.head.predict_proba(RowView(cache.features()[:, view], test)) for view in range(3)]
+    true = np.array(cache.classes)[cache.labels[test]]
+    share = (plain.head.classes_[of_views[0].argmax(axis=1)] == true).mean()
+    assert plain.scores["test"].accuracy == pytest.approx(share)
+    averaged = fine_tune(folder / "views.h5", average_views=True, **SHORT)
+    share = (averaged.head.classes_[np.mean(of_views, axis=0).argmax(axis=1)] == true).mean()
+    assert averaged.scores["test"].accuracy == pytest.approx(share)
+    alone = fine_tune(folder / "views.h5", plain_view=True, **SHORT)
+    assert alone.choices["history"] != plain.choices["history"]
+
+
+def test_activations_are_those_of_the_cache(folder: Path) -> None:
+    cache = open_cache(folder / "views.h5")
+    activations = CachedActivations(cache, LAYER)
+    rows, views = np.array([3, 5, 40]), np.array([2, 0, 1])
+    expected = np.asarray(cache.features())[rows, views].astype(np.float32)
+    np.testing.assert_array_equal(activations.batch(rows, views).numpy(), expected)
+    plan = [(rows, views), (rows[:1], views[:1])]
+    with contextlib.closing(activations.batches(iter(plan))) as batches:
+        np.testing.assert_array_equal(next(batches).numpy(), expected)
+    assert activations.shape == expected.shape[1:]
+
+
+def test_near_duplicates_and_the_linear_head_are_those_of_the_features_in_front_of_the_classifier(
+    folder: Path, tmp_path: Path
+) -> None:
+    tuning = tuned(folder, similarity=0.7)
+    extract(folder / "photos", tmp_path / "a.h5", backbone="tiny", dtype="float32")
+    head = train_head(tmp_path / "a.h5", similarity=0.7, C=1.0)  # one that does not train on val
+    assert tuning.leaks["test"].near
+    assert {near.id for near in tuning.leaks["test"].near} == {near.id for near in head.leaks["test"].near}
+    assert tuning.choices["linear"]["head"] == "logistic"
+
+
+def test_a_tail_of_the_users_own(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_tails.py").write_text(
+        "from torch import nn\n"
+        "def small(shape):\n"
+        "    return nn.Sequential(nn.Conv2d(shape[0], 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten())\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    tuning = tuned(folder, tmp_path / "own.safetensors", tail="my_tails:small")
+    saved = load_tail(tmp_path / "own.safetensors")
+    assert saved.factory == "my_tails:small"
+    backbone = load_backbone("tiny", layer=LAYER)
+    with pytest.raises(HeadError, match="A file does not decide what code runs"):
+        saved.attach(backbone)
+    head: Any = saved.attach(backbone, tail="my_tails:small").head
+    X = RowView(open_cache(folder / "deep.h5").features(LAYER))
+    np.testing.assert_array_equal(head.predict_proba(X), tuning.head.predict_proba(X))
+    again = tuned(folder, tmp_path / "again.safetensors", tail="my_tails:small")
+    assert again.choices["history"] == tuning.choices["history"]
+    assert (tmp_path / "own.safetensors").read_bytes() == (tmp_path / "again.safetensors").read_bytes()
+
+
+def test_a_loss_that_is_not_finite_says_where_and_what_to_try(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"not finite in epoch \d+, step \d+ of 3") as caught:
+        tuned(folder, tmp_path / "a.safetensors", learning_rate=9e5, warmup=0, checkpoint_seconds=1e-9)
+    assert "smaller --learning-rate" in caught.value.hint
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_batch_that_cannot_fit_names_one_that_does(folder: Path) -> None:
+    with pytest.raises(TrainingError, match="samples needs .* GiB of memory") as caught:
+        tuned(folder, batch_size=10**9)
+    size = int(caught.value.hint.removeprefix("Try --batch-size ").partition(",")[0])
+    assert 1 <= size < 10**9
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"layer": "body.3"}, CacheError, "holds the layers"),
+        ({"layer": None}, CacheError, "one of them must be named"),
+        ({"epochs": 0}, UsageError, "epochs"),
+        ({"schedule": "linear"}, UsageError, "schedule"),
+        ({"precision": "bf16"}, UsageError, "Mixed precision is for CUDA"),
+        ({"similarity": 2}, UsageError, "similarity"),
+        ({"backbone": "resnet18"}, HeadError, "not with resnet18"),
+        ({"average_views": True}, UsageError, "one view"),
+        ({"weights": "random:0"}, HeadError, "other features"),
+    ],
+    ids=lambda value: str(sorted(value)) if isinstance(value, dict) else None,
+)
+def test_what_cannot_be_trained_is_refused(
+    folder: Path, options: dict[str, Any], error: type[Exception], match: str
+) -> None:
+    with pytest.raises(error, match=match):
+        tuned(folder, **options)
+
+
+def test_pooled_activations_are_refused(folder: Path, tmp_path: Path) -> None:
+    extract(folder / "photos", tmp_path / "pooled.h5", backbone="tiny", layer=f"{LAYER}:mean")
+    with pytest.raises(BackboneError, match="averaged over its positions"):
+        fine_tune(tmp_path / "pooled.h5")
+
+
+def test_the_command(precompute: Command, folder: Path, tmp_path: Path) -> None:
+    command = ["fine-tune", folder / "deep.h5", "--layer", LAYER, "--epochs", 2, "-o", "a.safetensors"]
+    done = precompute(*command, "--plot", "curves.svg", "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert set(told["before"]) == set(told["scores"]) == set(told["paired"]) == {"val", "test"}
+    assert [entry["epoch"] for entry in told["choices"]["history"]] == [0, 1, 2]
+    again = precompute(*command)
+    assert again.returncode == 0, again.stderr
+    assert "by the linear head alone" in again.stdout
+    refused = precompute(*command[:-1], "curves.svg")
+    assert refused.returncode == 1
+    assert "is not a tail" in refused.stderr
+
+
+def test_only_one_process_writes_an_output(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "a.safetensors"
+    with WriteLock(str(out)), pytest.raises(CacheLockedError, match="is being written by process"):
+        tuned(folder, out)

@@ -56,6 +56,7 @@ MAX_STRING_BYTES = 1 << 20  # of a metadata string in the header
 # many values it holds, and is limited by that.
 MAX_TEXT_BYTES, MAX_TEXT_VALUES = 64 << 20, 4_000_000
 NO_DIGEST = "0" * 64
+READ_BYTES = 1 << 20
 # safetensors' names; arrays are little endian. All sizes divide 8, and an array stands after those of wider numbers.
 DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I32": "<i4"}
 CODES = {np.dtype(dtype): code for code, dtype in DTYPES.items()}
@@ -164,10 +165,13 @@ def decode(file: BinaryIO, size: int, form: FileFormat = HEAD_FORMAT) -> tuple[A
         raise ValueError("it is no safetensors file, or it is cut short (the length of its header is impossible)")
     text = file.read(length)
     shapes, strings = _parse_header(text, size - 8 - length, form)
+    if size > MAX_FILE_BYTES:  # such a file is read twice, so that one that is not whole takes no memory
+        _check_digest(prefix, text, iter(lambda: file.read(READ_BYTES), b""))
+        file.seek(8 + length)
     data = bytearray(size - 8 - length)
     if len(text) != length or _fill(file, data) != len(data) or file.read(1):
         raise ValueError("it changed while it was read")
-    _check_digest(prefix, text, data)
+    _check_digest(prefix, text, [data])
     arrays = {}
     for name, (start, shape, dtype) in shapes.items():
         if name.startswith(TEXT):
@@ -254,13 +258,14 @@ def _ascii(name: str, value: bytes) -> str:
         raise ValueError(f"its array {name!r} is no ASCII text") from None
 
 
-def _check_digest(prefix: bytes, text: bytes, data: bytearray) -> None:
+def _check_digest(prefix: bytes, text: bytes, data: Iterable[bytes | bytearray]) -> None:
     found = DIGEST.findall(text)
     if len(found) != 1:
         raise ValueError("it has no digest, or more than one")
     hasher = hashlib.sha256(prefix)
     hasher.update(DIGEST.sub(f'"digest":"{NO_DIGEST}"'.encode(), text))
-    hasher.update(data)
+    for part in data:
+        hasher.update(part)
     if hasher.hexdigest().encode() != found[0]:
         raise ValueError("it is damaged: its contents do not match its digest")
 

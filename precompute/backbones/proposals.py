@@ -17,7 +17,7 @@ from precompute.backbones.crossing import Crossings, example_input
 from precompute.backbones.layers import INPUT, Tap
 from precompute.backbones.layout import BATCH
 from precompute.backbones.load import Backbone
-from precompute.backbones.tail import Tail, tail_of
+from precompute.backbones.tail import Tail, UntracedTail, tail_of
 from precompute.errors import BackboneError
 
 MOST, LEAST = 0.97, 0.01
@@ -125,7 +125,7 @@ def price(
     return tuple(prices)
 
 
-def step_seconds(tail: Tail, batch_size: int, device: str = "cpu") -> float:
+def step_seconds(tail: Tail | UntracedTail, batch_size: int, device: str = "cpu") -> float:
     """The median time of a training step, forward, backward and update, on random activations."""
     network = nn.Sequential(tail, nn.Linear(tail.width, 2)).to(device)
     optimizer = torch.optim.AdamW(network.parameters())
@@ -190,7 +190,7 @@ def _int8_bytes(tap: Tap) -> int:
     return prod(tap.shape) + SCALE_BYTES * channels
 
 
-def _cost(tail: Tail) -> tuple[int, float]:
+def _cost(tail: Tail | UntracedTail) -> tuple[int, float]:
     """Parameters, and 10^9 multiply-adds for one sample."""
     counter = FlopCounterMode(display=False)
     with counter:  # with gradients: without them torch takes fused attention, which the counter does not know

@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from precompute.backbones import layers
 from precompute.backbones.crossing import Crossings, Place, attribute_of, example_input
-from precompute.backbones.layers import POOLINGS
+from precompute.backbones.layers import INPUT, POOLINGS
 from precompute.backbones.layout import BATCH
 from precompute.backbones.load import Backbone
 from precompute.errors import BackboneError, UsageError
@@ -53,7 +53,41 @@ class Tail(fx.GraphModule):
         return self
 
 
-def tail_of(backbone: Backbone, layer: str, *, crossings: Crossings | None = None) -> Tail:
+class UntracedTail(nn.Module):
+    """A whole network that torch.fx cannot trace, as the tail behind `input`; otherwise as `Tail`, names included.
+
+    Its output counts as the features, as it does for `extract`.
+    """
+
+    def __init__(self, network: nn.Module, shape: tuple[int, ...], width: int, *, copies: bool) -> None:
+        super().__init__()
+        self._modules, self._parameters, self._buffers = network._modules, network._parameters, network._buffers
+        self._non_persistent_buffers_set = network._non_persistent_buffers_set
+        self._whole = (network,)  # in a tuple it is no part of this module, which would change the names
+        self._about, self._copies = (shape, width), copies
+
+    @property
+    def layer(self) -> str:
+        return INPUT
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._about[0]
+
+    @property
+    def width(self) -> int:
+        return self._about[1]
+
+    def forward(self, activation: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = self._whole[0](activation.clone() if self._copies else activation)
+        return features.flatten(1)
+
+    def train(self, mode: bool = True) -> UntracedTail:  # noqa: ARG002
+        """Does nothing, as with `Tail`."""
+        return self
+
+
+def tail_of(backbone: Backbone, layer: str, *, crossings: Crossings | None = None) -> Tail | UntracedTail:
     """What lies behind `layer` of `backbone.network`, up to what enters its final classifier.
 
     layer: a name as `extract` takes it, or `input`, behind which the whole network lies. crossings: of this backbone,
@@ -62,10 +96,16 @@ def tail_of(backbone: Backbone, layer: str, *, crossings: Crossings | None = Non
     random samples run through the network and through the tail, whose features must agree.
 
     Raises BackboneError for unknown layers; for pooled ones; where more than one tensor crosses the cut, with the
-    nearest layers at which one does; where nothing to train lies behind; and where the network cannot be traced.
+    nearest layers at which one does; where nothing to train lies behind; and where the network cannot be traced, unless
+    the layer is `input`.
     """
     _check_not_pooled(backbone, layer)
-    crossings = crossings or Crossings.of(backbone)
+    try:
+        crossings = crossings or Crossings.of(backbone)
+    except BackboneError:
+        if layer != INPUT:
+            raise
+        return _untraced(backbone)
     place = crossings.place_of(layer)
     graph = _graph_behind(crossings, place)
     _check_names(graph)
@@ -82,6 +122,27 @@ def tail_of(backbone: Backbone, layer: str, *, crossings: Crossings | None = Non
     _require_gradients(tail, crossings, place)
     _check_agrees(tail, activation, features)
     return tail
+
+
+def _untraced(backbone: Backbone) -> UntracedTail:
+    """The whole network as it is. Raises BackboneError where it does not make one tensor into one."""
+    inputs = example_input(backbone, BATCH, seed=1)
+    network = copy.deepcopy(backbone.network).float().eval().requires_grad_(True)
+    if len(inputs) != 1 or not inputs[0].is_floating_point():
+        raise BackboneError(
+            f"What enters {backbone.name} is not one tensor of floats, so it has no tail behind {INPUT!r}.",
+            hint="Train a head with train-head.",
+        )
+    given = inputs[0].float()
+    before = given._version
+    with torch.no_grad():
+        features = network(given)
+    if not isinstance(features, torch.Tensor) or features.ndim < 2 or len(features) != BATCH:
+        raise BackboneError(
+            f"The output of {backbone.name} is not one tensor (B, ...).", hint="Let the factory return the features."
+        )
+    shape, width = tuple(given.shape[1:]), features.flatten(1).shape[1]
+    return UntracedTail(network, shape, width, copies=given._version != before)
 
 
 def _require_gradients(tail: Tail, crossings: Crossings, place: Place) -> None:

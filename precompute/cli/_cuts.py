@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from precompute.cli._options import transform_taken
 from precompute.cli._output import duration, note, print_json, print_table, printable
 
 if TYPE_CHECKING:
@@ -14,13 +15,25 @@ if TYPE_CHECKING:
 COLUMNS = ("layer", "activation", "float16", "int8", "an epoch", "trained", "of the network")
 
 
-def show_cuts(source: str, backbone: str | None, *, as_json: bool, **options: Any) -> None:
-    """Print the proposed cuts of `backbone` and what each costs for SOURCE; nothing is computed or written."""
+def show_cuts(source: str, given: dict[str, Any], *, as_json: bool) -> None:
+    """Print the proposed cuts of a backbone and what each costs for SOURCE; nothing is computed or written.
+
+    given: the options of fine-tune.
+    """
     from precompute.finetuning.cut_costs import cut_costs
 
-    if backbone is None:
-        raise click.UsageError("--cut auto needs a backbone: -b NAME.")
-    found = cut_costs(source, backbone, **options)
+    if given["backbone"] is None:
+        raise click.UsageError("--cut auto needs a network: -b NAME.")
+    found = cut_costs(
+        source,
+        given["backbone"],
+        weights=given["weights"],
+        transform=transform_taken(given)["transform"],
+        batch_size=given["batch_size"],
+        device=given["device"],
+        root=given["root"],
+        columns={part: name for part in ("path", "id") if (name := given[f"{part}_column"]) is not None},
+    )
     if as_json:
         print_json(found.to_dict())
     else:

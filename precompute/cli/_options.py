@@ -56,6 +56,21 @@ def _decorators(*decorators: Callable[[Command], Command]) -> Callable[[Command]
     return apply
 
 
+transform_options = _decorators(
+    click.option("--resize", type=int, help="Shorter side in pixels, before the crop."),
+    click.option("--crop", type=int, help="Side of the square cut from the centre, in pixels."),
+    click.option("--interpolation", type=click.Choice(["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"])),
+    click.option(
+        "--fast-decode",
+        is_flag=True,
+        default=None,
+        help="Decode JPEG far larger than the input at 1/2, 1/4 or 1/8; slightly other features, so part of the key.",
+    ),
+    click.option("--mean", type=Triple(), help="Subtracted, on a scale of 0 to 1."),
+    click.option("--std", type=Triple(), help="Divided by, on a scale of 0 to 1."),
+)
+"""How an image becomes what enters the network; `transform_taken` sorts what they give."""
+
 computation = _decorators(
     click.option(
         "-b", "--backbone", required=True, help="tiny, a torchvision classification model, or package.module:factory."
@@ -76,17 +91,7 @@ computation = _decorators(
         show_default=True,
         help="mean: the average over positions, be it of a map or of tokens (without a class token).",
     ),
-    click.option("--resize", type=int, help="Shorter side in pixels, before the crop."),
-    click.option("--crop", type=int, help="Side of the square cut from the centre, in pixels."),
-    click.option("--interpolation", type=click.Choice(["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"])),
-    click.option(
-        "--fast-decode",
-        is_flag=True,
-        default=None,
-        help="Decode JPEG far larger than the input at 1/2, 1/4 or 1/8; slightly other features, so part of the key.",
-    ),
-    click.option("--mean", type=Triple(), help="Subtracted, on a scale of 0 to 1."),
-    click.option("--std", type=Triple(), help="Divided by, on a scale of 0 to 1."),
+    transform_options,
     click.option(
         "--engine",
         type=click.Choice(["auto", "torch", "openvino"]),
@@ -220,11 +225,13 @@ def columns_taken(options: dict[str, Any]) -> dict[str, Any]:
 
 def taken_apart(options: dict[str, Any]) -> dict[str, Any]:
     """Options as `extract` takes them: those of the transform that were given, in a dictionary of their own."""
-    options = columns_taken(options)
-    transform = {name: options.pop(name) for name in TRANSFORM}
+    options = transform_taken(columns_taken(options))
     layers = list(options.pop("layer"))
-    return {
-        **options,
-        "layer": layers[0] if len(layers) == 1 else layers or None,
-        "transform": {name: value for name, value in transform.items() if value is not None},
-    }
+    return {**options, "layer": layers[0] if len(layers) == 1 else layers or None}
+
+
+def transform_taken(options: dict[str, Any]) -> dict[str, Any]:
+    """Options with those of the transform that were given in a dictionary of their own."""
+    rest = {name: value for name, value in options.items() if name not in TRANSFORM}
+    given = {name: options[name] for name in TRANSFORM if options[name] is not None}
+    return {**rest, "transform": given}

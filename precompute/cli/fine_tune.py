@@ -1,13 +1,14 @@
-"""`precompute fine-tune`: a file of activations in, a trained tail and its scores out."""
+"""`precompute fine-tune`: activations or images in, a trained tail or whole network and its scores out."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from precompute.cli._cuts import show_cuts
 from precompute.cli._options import (
     SEED,
     Seconds,
@@ -15,23 +16,51 @@ from precompute.cli._options import (
     label_separator_option,
     overwrite_option,
     task_option,
+    transform_options,
+    transform_taken,
 )
-from precompute.cli._output import finished, json_option, print_json, stop_on_signal, training_progress
+from precompute.cli._output import (
+    duration,
+    finished,
+    json_option,
+    print_json,
+    progress_bar,
+    stop_on_signal,
+    training_progress,
+)
 from precompute.cli._scores import headline
 from precompute.cli._signals import Signals
 from precompute.cli.train_head import report_training
 
 if TYPE_CHECKING:
+    from precompute.extraction.conduct import Progress
     from precompute.finetuning.fine_tune import Tuning
 
 
 @click.command("fine-tune", no_args_is_help=True)
-@click.argument("cache", type=click.Path())
+@click.argument("source", type=click.Path())
 @click.option("-o", "--output", type=click.Path(), help="Save the tail to this .safetensors file.")
 @click.option("--layer", help="Behind which layer of the cache to train, where it holds several.")
-@click.option("-b", "--backbone", help="Needed, as a confirmation, where the backbone is code of your own.")
-@click.option("--weights", help="Where the backbone's weights are now, if not where they were.")
+@click.option("-b", "--backbone", help="The network, for images. Of a cache, to confirm one that is code of your own.")
+@click.option("--weights", help="Its weights, as for extract. Of a cache, where they are now, if they have moved.")
+@click.option(
+    "--freeze-to", metavar="LAYER", help="For images: train only what lies behind this layer.  [default: all]"
+)
+@click.option(
+    "--augment",
+    metavar="STEP,...",
+    help="For images: what each epoch's views are made by, as for extract, or none. Leave flip out where left and "
+    "right differ, as in digits.  [default: crop,flip]",
+)
+@click.option(
+    "--features",
+    type=click.Path(),
+    help="For images: a cache of them with what enters the classifier.  [default: OUTPUT.features.h5, made first]",
+)
 @click.option("--tail", metavar="PACKAGE.MODULE:FACTORY", help="Layers of your own in place of those behind the cut.")
+@click.option(
+    "--cut", type=click.Choice(["auto"]), help="For images: say where to cut, and what each cut costs; train nothing."
+)
 @task_option
 @click.option("--epochs", type=int, default=30, show_default=True, help="At most.")
 @click.option("--learning-rate", type=float, default=1e-4, show_default=True, help="AdamW's, at its highest.")
@@ -47,13 +76,13 @@ if TYPE_CHECKING:
 @click.option(
     "--seed", type=SEED, metavar="INTEGER", default=0, show_default=True, help="Of hold-out, batches, views, dropout."
 )
-@click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu, cuda, cuda:1, ...")
+@click.option("--device", default="cpu", show_default=True, help="Where to compute: auto, cpu, cuda, cuda:1, ...")
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "bf16"]),
-    default="fp32",
+    type=click.Choice(["auto", "fp32", "bf16"]),
+    default="auto",
     show_default=True,
-    help="bf16: mixed, on CUDA.",
+    help="Of the training; auto is bf16, mixed, on CUDA, and fp32 on a CPU.",
 )
 @click.option(
     "--checkpoint-seconds", type=Seconds(), default=30.0, show_default=True, help="From one checkpoint to the next."
@@ -76,25 +105,37 @@ if TYPE_CHECKING:
 @click.option("--calibrate", "calibrated", is_flag=True, help="Probabilities at the temperature that fits val best.")
 @click.option("--per-class", is_flag=True, help="Precision, recall and F1 of each class or label.")
 @click.option("--plot", type=click.Path(), help="Draw loss and accuracy by epoch (.png, .svg, .pdf).")
+@transform_options
+@click.option("--workers", type=int, help="For images: decoding threads.  [default: one for each core]")
+@click.option("--root", type=click.Path(), help="For images: as for extract.")
+@click.option("--path-column", metavar="NAME", help="For images: as for extract.")
+@click.option("--id-column", metavar="NAME", help="For images: as for extract.")
 @overwrite_option
 @json_option
 def fine_tune(
-    cache: str,
+    source: str,
     output: str | None,
+    cut: str | None,
     per_class: bool,
     plot: str | None,
     overwrite: bool,
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Train what lies behind a layer, on its activations in CACHE, and score it on images it has not seen.
+    """Train what lies behind a layer, or a whole network, and score it on images it has not seen.
 
     First the linear head that train-head would fit on what the frozen layers give, then these layers and the head
     together at a small rate (LP-FT). The epoch with the lowest loss on val, or on a hold-out where there is no split
     test, is kept; the linear head alone is epoch 0. Scores stand beside those of that head on the same images.
 
-    CACHE holds unpooled activations of a layer. With --views each epoch draws one of the views of each image. A
-    training that was killed goes on where it was by the same command: OUTPUT.checkpoint holds its state meanwhile.
+    SOURCE is a cache with unpooled activations of a layer, which takes the least time. With --views each epoch draws
+    one of the views of each image.
+
+    Or SOURCE holds images, whatever extract takes: then all of the network -b is trained, or what lies behind
+    --freeze-to, on other views of each image in each epoch. What enters the classifier is computed first, and kept
+    beside OUTPUT, since the linear head is fitted on it. See docs/whole-networks.md.
+
+    A training that was killed goes on where it was by the same command: OUTPUT.checkpoint holds its state meanwhile.
 
     \b
     Examples:
@@ -102,22 +143,43 @@ def fine_tune(
       precompute fine-tune deep.h5 --layer layer3 -o tail.safetensors --plot curves.png
       precompute fine-tune deep.h5 --epochs 10 --learning-rate 3e-5 --dropout 0.2
       precompute fine-tune deep.h5 --device cuda --precision bf16 --batch-size 128
+      precompute fine-tune photos -b resnet18 --cut auto
+      precompute fine-tune photos -b resnet18 -o full.safetensors
+      precompute fine-tune photos -b resnet18 --freeze-to layer2 --augment flip,crop,color -o deep.safetensors
+      precompute fine-tune photos -b resnet50 --device cuda --batch-size 64 -o full.safetensors
       precompute fine-tune deep.h5 --tail mypackage.tails:two_convolutions -o tail.safetensors
     """
+    if cut is not None:
+        show_cuts(source, given, as_json=as_json)
+        return
     from precompute.finetuning.fine_tune import fine_tune as run
 
     if plot is not None:
         from precompute.reports.plots import check_plot
 
-        check_plot(plot, overwrite=overwrite, inputs=(cache, given["groups_file"], given["labels"], output))
-    options = {**given, "label_column": given["label_column"] or None}
-    with training_progress("fine-tune"), stop_on_signal() as stop:
-        result = run(cache, output, overwrite=overwrite, stop=stop, stepping=_gently(stop), **options)
+        check_plot(plot, overwrite=overwrite, inputs=(source, given["groups_file"], given["labels"], output))
+    columns = {part: name for part in ("path", "id") if (name := given.pop(f"{part}_column")) is not None}
+    options = {**transform_taken(given), "columns": columns, "label_column": given["label_column"] or None}
+    with training_progress("fine-tune"), stop_on_signal() as stop, contextlib.ExitStack() as bar:
+        draw: Callable[[int, int, str], None] | None = None
+
+        def show(now: Progress) -> None:
+            nonlocal draw
+            stop.batches_begin()
+            draw = draw or bar.enter_context(progress_bar("extract", "samples"))
+            draw(now.done, now.total, f"{now.rate:.1f} images/s, {duration(now.remaining)} left")
+            if now.done == now.total:  # the training has a bar of its own
+                stop.batches_end()
+                bar.close()
+                draw = None
+
+        options |= {"overwrite": overwrite, "stop": stop, "stepping": _gently(stop), "progress": show}
+        result = run(source, output, **options)
     finished(output)
     if plot is not None:
         _draw(result, plot, overwrite=overwrite)
     if as_json:
-        print_json({**result.to_dict(), "cache": cache, "output": output})
+        print_json({**result.to_dict(), "source": source, "output": output})
     else:
         report_training(result, output, per_class=per_class, more=_changes(result))
 

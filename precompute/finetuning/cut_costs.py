@@ -4,32 +4,35 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from precompute.backbones.crossing import Crossings
 from precompute.backbones.load import load_backbone
 from precompute.backbones.proposals import Price, price, propose
-from precompute.engines.devices import check_device
 from precompute.errors import UsageError
 from precompute.extraction.output import is_hdf5
+from precompute.finetuning.device import device_of
 from precompute.inputs.images.formats import IMAGES
 from precompute.sources.base import Reading
 from precompute.sources.registry import open_source
+
+STORED = ("--dtype", "float16")
+"""Half of what fp32 on a CPU would store; the bytes that are shown."""
 
 
 @dataclass(frozen=True)
 class CutCosts:
     """The cuts that are proposed, in the order of execution, each with its price.
 
-    commands: what to run next, for the last of them, which stores and trains least · name: of the backbone · weights:
-    as they were given.
+    name: of the backbone · options: what else `extract` must be given, as on the command line · commands: what to run
+    next, for the last of them, which stores and trains least.
     """
 
     source: str
     name: str
-    weights: str
+    options: tuple[str, ...]
     samples: int
     batch_size: int
     device: str
@@ -38,17 +41,16 @@ class CutCosts:
     @property
     def commands(self) -> tuple[str, str]:
         layer = self.prices[-1].proposal.layer
-        weights = () if self.weights == "DEFAULT" else ("--weights", self.weights)
         stored = f"{os.path.basename(os.path.normpath(self.source)) or 'samples'}-{layer}.h5"
-        extract = ("precompute", "extract", self.source, "-b", self.name, *weights, "--layer", layer, "-o", stored)
-        return shlex.join(extract), shlex.join(("precompute", "fine-tune", stored, "-o", "tail.safetensors"))
+        extract = ("extract", self.source, "-b", self.name, *self.options, "--layer", layer, *STORED, "-o", stored)
+        train = ("fine-tune", stored, "-o", "tail.safetensors")
+        return shlex.join(("precompute", *extract)), shlex.join(("precompute", *train))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return {
             "source": self.source,
             "backbone": self.name,
-            "weights": self.weights,
             "samples": self.samples,
             "batch_size": self.batch_size,
             "device": self.device,
@@ -61,7 +63,7 @@ def cut_costs(
     source: str | os.PathLike[str],
     backbone: str,
     *,
-    weights: str = "DEFAULT",
+    weights: str | None = None,
     transform: Mapping[str, Any] | None = None,
     batch_size: int = 32,
     device: str = "cpu",
@@ -75,15 +77,28 @@ def cut_costs(
     """
     if batch_size < 1:
         raise UsageError(f"batch_size must be 1 or more. Got {batch_size!r} instead.", hint="See --batch-size.")
-    check_device(device)
     if is_hdf5(source):
         raise UsageError(
             f"{os.fspath(source)} holds features already; cuts are proposed before they are computed.",
             hint="Name the images that it was made of, and the backbone: fine-tune SOURCE -b NAME --cut auto.",
         )
-    samples = len(open_source(source, IMAGES, reading=Reading.of(root, columns, ()), alone=False))
-    model = load_backbone(backbone, weights=weights, transform=transform)
+    device = device_of(device)
+    reading = Reading.of(root, columns, ())
+    samples = len(open_source(source, IMAGES, reading=reading, alone=False))
+    model = load_backbone(backbone, weights=weights or "DEFAULT", transform=transform)
     crossings = Crossings.of(model)
     proposals = propose(model, crossings=crossings)
     prices = price(model, proposals, samples=samples, batch_size=batch_size, device=device, crossings=crossings)
-    return CutCosts(os.fspath(source), backbone, weights, samples, batch_size, device, prices)
+    options = _options(weights, transform or {}, reading)
+    return CutCosts(os.fspath(source), backbone, options, samples, batch_size, device, prices)
+
+
+def _options(weights: str | None, transform: Mapping[str, Any], reading: Reading) -> tuple[str, ...]:
+    found = [] if weights is None else ["--weights", weights]
+    for name, value in transform.items():
+        option = f"--{name.replace('_', '-')}"
+        words = map(str, value) if isinstance(value, Sequence) and not isinstance(value, str) else [str(value)]
+        found += [option] if value is True else [option, ",".join(words)]
+    for option, value in reading.given().items():
+        found += [option, value]
+    return tuple(found)

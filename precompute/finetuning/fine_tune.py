@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -55,6 +55,7 @@ from precompute.training.targets import AUTO, CLASSES, LABELS, NUMBER, Rows, che
 from precompute.training.views import AVERAGED, check_views, mean_over, view_notes
 
 KIND = "tail"
+NAMES_OF_CACHES = (".h5", ".hdf5")
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,12 @@ class Wanted:
     plain_view: bool = False
     average_views: bool = False
     calibrated: bool = False
+
+    def columns(self, also: Sequence[str] = ()) -> tuple[str, ...]:
+        """The further columns that it takes from a cache, behind those of `also`."""
+        labels = (self.label_column,) if isinstance(self.label_column, str) else self.label_column or ()
+        named = (*also, *labels, self.split_column, self.groups_column)
+        return tuple(name for name in dict.fromkeys(named) if name is not None)
 
     def check(self) -> Relabelling:
         """Raise UsageError for what contradicts itself; where target and splits come from."""
@@ -154,30 +161,30 @@ def fine_tune(
     loss on the selection set is kept, and the linear head alone counts as epoch 0: by that loss, fine-tuning never ends
     worse than it began. The selection set is val where there is a test split too, else a hold-out of train.
 
-    source: a cache with the unpooled activations of `layer`; with several views an epoch draws one of each sample's. Or
-    images, as `extract` takes them; then the following hold.
-    backbone, weights: its name, which must be given, and weights, as for `extract`, as are transform, workers, root,
-    columns and keep. freeze_to: the layer up to which the network stays as it is, by default none. augment: what the
-    views are made by, of which each epoch draws another of each image: by default "crop,flip", "none" for plain images.
-    features: a cache of these images with what enters the network's classifier. By default it is made first, at `out` +
-    ".features.h5", and left there: `compare` takes it, and so does `train-head`, and the same command uses it again.
-    progress: called while it is made. An image that has changed since is an error.
+    source: a cache with the unpooled activations of `layer`; with several views an epoch draws one of each sample's.
+    backbone, weights are then as for `predict`: a confirmation for code of the user's own, and where the weights are.
 
-    Of a cache:
-    wanted: the options of `train_head` named in `Wanted`.
-    backbone, weights: as for `predict`: a confirmation for code of the user's own, and where the weights are now.
+    source: or images, as `extract` takes them. backbone, which must be given, weights, transform, workers, root,
+    columns and keep are then as for `extract`. freeze_to: the layer up to which the network stays as it is, by default
+    none. augment: what views are made by, of which each epoch draws another of each image: by default "crop,flip",
+    "none" for plain images. features: a cache of these images with what enters the network's classifier. By default it
+    is made first, at `out` + ".features.h5", and left there: `compare` and `train_head` take it, and the same call uses
+    it again. progress: called while it is made. An image that has changed since is an error.
+
+    wanted: the options of `train_head` named in `Wanted`; their columns are those of the cache, or of the source's
+    table.
     tail: `package.module:factory` of a tail of the user's own, see `precompute.backbones.tail.own_tail`.
     out: the file of the tail. While it is trained, `OUT.checkpoint` holds its state, every `checkpoint_seconds`: the
     same call goes on from there, with the same result on a CPU, byte for byte. overwrite: replace whatever file has
     the name of the output, and a checkpoint of another training.
     stop: asked after each step, a signal's number ends the training, resumable; stepping: entered for that time.
     watch: called with epoch, step (from 0) and loss of each step.
-
     device: "auto" is CUDA where it is there. precision: "fp32", "bf16" (mixed, on CUDA), or "auto", bf16 there.
 
     Raises TrainingError for a loss that is not finite, too little memory, and labels that nothing can be learned from;
     HeadError and its kinds for output and checkpoint, CacheLockedError where another process writes the output;
-    BackboneError for a layer that cannot be cut at; CacheError, HeadMismatchError, DeviceError, UsageError, Stopped.
+    BackboneError for a layer that cannot be cut at; CacheError, HeadMismatchError, DeviceError, UsageError, Stopped;
+    of images SampleError, SourceError and what `extract` raises.
     """
     settings = TailSettings(
         epochs=epochs,
@@ -196,8 +203,9 @@ def fine_tune(
     asked = Wanted(**wanted)
     asked.check()
     settings = resolved(settings)
+    keep = keep if features is not None else asked.columns(keep)
     images = ImageOptions(freeze_to, augment, features, transform, workers, root, columns, keep, progress, stop)
-    if isinstance(source, Cache) or (isinstance(source, str | os.PathLike) and is_hdf5(source)):
+    if _is_cache(source):
         images.refuse(source)
         data = open_cached(source, layer, backbone=backbone, weights=weights)
     else:
@@ -210,6 +218,13 @@ def fine_tune(
         return tune(data, out, asked, settings, how, tail=tail, overwrite=overwrite)
     finally:
         data.activations.close()
+
+
+def _is_cache(source: Any) -> TypeGuard[Cache | str | os.PathLike[str]]:
+    """Whether activations are meant, and not images; a name of a feature file that is none is one that is missing."""
+    if not isinstance(source, str | os.PathLike):
+        return isinstance(source, Cache)
+    return is_hdf5(source) or os.fspath(source).endswith(NAMES_OF_CACHES)
 
 
 def resolved(settings: TailSettings) -> TailSettings:
@@ -236,7 +251,7 @@ def _check_images(
     shown = source if isinstance(source, str | os.PathLike) else "The source"
     if backbone is None:
         raise UsageError(
-            f"{shown} holds images, so the network must be named.",
+            f"{shown} is no feature file; to train on images, the network must be named.",
             hint="Such as -b resnet18. To train on stored activations, give the cache that holds them.",
         )
     if layer is not None:
@@ -338,6 +353,8 @@ class _Run:
             )
         views = view_notes(self.cache, self.views, average=wanted.average_views)
         self.notes = [*data.notes, *labelled, *views, *notes, *check_target(self.target, self.parts, self.cache.path)]
+        if settings.precision != "fp32":
+            self.notes.append(f"trained in mixed precision, fp32 and {settings.precision}; scored in fp32")
         # What a temperature is fitted on must not have chosen anything.
         can_choose = "val" in self.parts and "test" in self.parts and not wanted.calibrated
         self.selection = "val" if can_choose else None

@@ -64,7 +64,7 @@ class ImageOptions:
 
     def refuse(self, cache: Any) -> None:
         """Raise UsageError for what says nothing of a cache."""
-        names = ("freeze_to", "augment", "features", "transform", "workers", "root", "columns", "keep")
+        names = ("freeze_to", "augment", "features", "transform", "workers", "root", "columns")
         for name in names:
             if getattr(self, name):
                 shown = cache.path if isinstance(cache, Cache) else os.fspath(cache)

@@ -30,7 +30,6 @@ from precompute.finetuning.tail_head import Fitted, TailHead
 from precompute.heads import SavedHead
 from precompute.heads.base.file_checks import check_keys
 from precompute.heads.base.inputs import check_number
-from precompute.heads.base.memory import available_bytes
 from precompute.heads.persistence.content import (
     describe_names,
     json_object,
@@ -232,8 +231,11 @@ def load_tail(path: str | os.PathLike[str]) -> SavedTail:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise ValueError("it is not a regular file")
-            _check_memory(name, min(status.st_size, TAIL_FORMAT.max_bytes))
             return _restore(name, *decode(file, status.st_size, TAIL_FORMAT))
+    except MemoryError as error:
+        raise HeadError(
+            f"The tail {name!r} needs more memory than there is.", hint="Load it on a machine with more memory."
+        ) from error
     except OSError as error:
         raise HeadError(
             f"The tail {name!r} cannot be read: {error.strerror}.",
@@ -249,15 +251,6 @@ def load_tail(path: str | os.PathLike[str]) -> SavedTail:
             f"{name!r} is not a whole tail file: {error}.",
             hint="Copy it again from where it was whole, or train the tail again.",
         ) from error
-
-
-def _check_memory(name: str, size: int) -> None:
-    available = available_bytes()
-    if available is not None and size > available:
-        raise HeadError(
-            f"The tail {name!r} has {size / 2**30:,.1f} GiB, and {available / 2**30:,.1f} GiB of memory are there.",
-            hint="Load it on a machine with more memory.",
-        )
 
 
 def _restore(path: str, arrays: Arrays, strings: dict[str, str]) -> SavedTail:

@@ -99,6 +99,33 @@ def make_heads(folder: Path) -> list[Path]:
     return paths
 
 
+def make_tail(path: Path, metadata: dict[str, Any] | None = None) -> None:
+    """A tail of tiny behind its last maps, as if it had been trained."""
+    import torch
+
+    from precompute import load_backbone
+    from precompute.backbones.tail import tail_of
+    from precompute.finetuning.network import OutputLayer, TailNetwork
+    from precompute.finetuning.tail_file import save_tail
+    from precompute.finetuning.tail_head import Fitted, TailHead
+
+    backbone = load_backbone("tiny", layer="body")
+    tail = tail_of(backbone, "body")
+    generator = np.random.default_rng(0)
+    weight = generator.normal(size=(3, tail.width)).astype(np.float32)
+    with torch.no_grad():
+        for parameter in tail.parameters():
+            parameter.mul_(1.5)
+    network = TailNetwork(tail, OutputLayer(weight, np.zeros(3, np.float32)))
+    entry = {"epoch": 0, "train_loss": 1.0, "train_accuracy": 0.5, "validation_loss": 1.0, "validation_accuracy": 0.5}
+    fitted = Fitted([entry, {**entry, "epoch": 1}], 1, "held out", {"C": 1.0}, {"epochs": 1})
+    head = TailHead(network, tail.shape, "classes", ("ants", "bees", "wasps"), fitted)
+    spec = backbone.spec(precision="fp32", storage="float32")
+    default = {"spec": spec, "key": "0" * 64, "layer": "body", "shape": list(tail.shape)}
+    default["weights_source"] = {"kind": "embedded"}
+    save_tail(path, head, metadata=default if metadata is None else {**default, **metadata})
+
+
 def make_weights(folder: Path) -> list[Path]:
     """A small state dict in torch's format of today, its older one, and as safetensors."""
     import torch
