@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 import torch
@@ -24,6 +26,7 @@ from torch import nn
 
 from precompute import Depth, depth, extract, few_shot, load_backbone, open_cache
 from precompute.backbones.tail import tail_of
+from precompute.cli import cli
 from precompute.errors import BackboneError, TrainingError, UsageError
 from precompute.evaluation.depth_methods import NAMES, names_of
 from precompute.evaluation.depth_result import OverDraws, standing
@@ -142,6 +145,10 @@ def test_every_method_answers(graded: Path, tmp_path: Path, precompute: Command)
     assert [len(found["points"]), len(found["standings"])] == [2 * len(names), 2]
     assert all(0 <= score <= 1 for point in found["points"] for score in point["scores"])
     assert all((tmp_path / "d" / f"{name}.h5").exists() for name in ("layers", "map", "tail-body"))
+    for method in found["methods"]:
+        _, name, *words = shlex.split(method["command"])
+        if method["name"] not in ("all-layers", "attentive"):  # values that train-head alone knows
+            cli.commands[name].make_context(name, words, parent=click.Context(cli))
     assert {method["name"] for method in found["methods"] if not method["pretrained"]} == {
         *("pixels", "random", "scratch")
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
+import shlex
 from typing import Any
 
 import numpy as np
@@ -59,7 +59,9 @@ class AllLayers(Method):
 
     def command(self) -> str:
         """See `Method`."""
-        return f"precompute train-head {os.path.join(self._ground.folder, 'layers.h5')} --layer all -o head.safetensors"
+        return shlex.join(
+            ["precompute", "train-head", self._ground.path(self.file), "--layer", "all", "-o", "head.safetensors"]
+        )
 
 
 class Attentive(Method):
@@ -94,8 +96,9 @@ class Attentive(Method):
 
     def command(self) -> str:
         """See `Method`."""
-        path = os.path.join(self._ground.folder, "map.h5")
-        return f"precompute train-head {path} --head attentive -o head.safetensors"
+        return shlex.join(
+            ["precompute", "train-head", self._ground.path(self.file), "--head", "attentive", "-o", "head.safetensors"]
+        )
 
 
 class _Trained(Method):
@@ -157,8 +160,8 @@ class Tail(_Trained):
 
     def command(self) -> str:
         """See `Method`."""
-        path = os.path.join(self._ground.folder, f"tail-{self._layer}.h5")
-        return f"precompute fine-tune {path} --layer {self._layer} -o tail.safetensors"
+        path = self._ground.path(self.file)
+        return shlex.join(["precompute", "fine-tune", path, "--layer", self._layer, "-o", "tail.safetensors"])
 
 
 class Everything(_Trained):
@@ -209,6 +212,9 @@ class Everything(_Trained):
 
     def command(self) -> str:
         """See `Method`."""
-        weights = "" if self._weights == "DEFAULT" else f" --weights {self._weights}"
-        name = self._ground.backbone
-        return f"precompute fine-tune {self._ground.source.name} -b {name}{weights} -o {self.name}.safetensors"
+        ground = self._ground
+        words = ["precompute", "fine-tune", ground.source.name, "-b", ground.backbone]
+        words += [] if self._weights == "DEFAULT" else ["--weights", self._weights]
+        for name in ("resize", "crop"):
+            words += [f"--{name}", str(ground.transform[name])] if name in ground.transform else []
+        return shlex.join([*words, "-o", f"{self.name}.safetensors"])

@@ -7,6 +7,7 @@ the test rows, as often as there are draws. Row numbers are those of the referen
 from __future__ import annotations
 
 import os
+import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -47,12 +48,16 @@ class Ground:
     progress: Callable[[Progress], None] | None = None
     stop: Callable[[], int] | None = None
 
+    def path(self, name: str) -> str:
+        """Of a feature file in the folder."""
+        return os.path.join(self.folder, f"{name}.h5")
+
     def extract(self, name: str, **options: Any) -> Cache:
         """The feature file NAME.h5 of all images, computed or found up to date, and written down what it took.
 
         Raises what `extract` raises.
         """
-        path = os.path.join(self.folder, f"{name}.h5")
+        path = self.path(name)
         given = {"backbone": self.backbone, "weights": self.weights, "transform": self.transform, **self.run, **options}
         done = extract(self.source, path, progress=self.progress, stop=self.stop, **given)
         if done.computed and done.forward_seconds:  # what an earlier run had computed is counted at the same pace
@@ -65,7 +70,7 @@ class Ground:
         found = self.records.get({"file": name})
         if found is not None:
             return found["seconds"], found["bytes"]
-        path = os.path.join(self.folder, f"{name}.h5")
+        path = self.path(name)
         return None, os.path.getsize(path) if os.path.exists(path) else 0
 
 
@@ -126,7 +131,7 @@ class HeadOnFeatures(Method):
 
     def command(self) -> str:
         """See `Method`."""
-        return f"precompute train-head {os.path.join(self._ground.folder, self.name)}.h5 -o head.safetensors"
+        return shlex.join(["precompute", "train-head", self._ground.path(self.file), "-o", "head.safetensors"])
 
 
 def fit_and_answer(make: Callable[[], Any], features: NDArray[Any], train: Rows, test: Rows, target: Target) -> Answers:
