@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from precompute.cache import Cache, open_cache, verify
     from precompute.errors import PrecomputeError
     from precompute.evaluation.comparison import Comparison, compare
+    from precompute.evaluation.depth import depth
+    from precompute.evaluation.depth_result import Depth
     from precompute.evaluation.learning_curve import FewShotCurve, FewShotPoint, few_shot
+    from precompute.evaluation.rank import Ranked, Ranking, rank
     from precompute.export import Exported, export_features
     from precompute.external.features import Imported, import_features
     from precompute.extraction.conduct import Progress
@@ -57,6 +60,7 @@ __all__ = [
     "Cache",
     "CentroidHead",
     "Comparison",
+    "Depth",
     "Exported",
     "Extraction",
     "FewShotCurve",
@@ -78,6 +82,8 @@ __all__ = [
     "Prediction",
     "Predictions",
     "Progress",
+    "Ranked",
+    "Ranking",
     "RidgeHead",
     "RidgeRegressionHead",
     "SavedHead",
@@ -86,6 +92,7 @@ __all__ = [
     "Training",
     "__version__",
     "compare",
+    "depth",
     "export_features",
     "extract",
     "few_shot",
@@ -96,6 +103,7 @@ __all__ = [
     "open_cache",
     "predict",
     "predict_each",
+    "rank",
     "repair",
     "save_head",
     "train_head",
@@ -118,6 +126,9 @@ _HOMES = {
         *("AttentiveHead", "SelectedHead", "SavedHead", "Scores", "load_head", "save_head"),
     ),
     "precompute.evaluation.learning_curve": ("FewShotCurve", "FewShotPoint", "few_shot"),
+    "precompute.evaluation.depth": ("depth",),
+    "precompute.evaluation.depth_result": ("Depth",),
+    "precompute.evaluation.rank": ("Ranked", "Ranking", "rank"),
     "precompute.prediction": ("Prediction", "Predictions", "predict", "predict_each"),
     "precompute.extraction.repair": ("repair",),
     "precompute.extraction.conduct": ("Progress",),

@@ -24,9 +24,11 @@ from precompute.heads import MLPHead
 NEEDED = {
     "extract": ("nowhere", "-b", "tiny", "-o", "a.h5"),
     "plan": ("nowhere", "-b", "tiny"),
+    "rank": ("nowhere", "-b", "tiny"),
     "train-head": ("nowhere.h5",),
     "fine-tune": ("nowhere.h5",),
     "few-shot": ("nowhere.h5",),
+    "depth": ("nowhere", "-b", "tiny", "-o", "d"),
     "compare": ("a.safetensors", "b.safetensors", "nowhere.h5"),
     "predict": ("nowhere.safetensors", "nowhere"),
     "export": ("nowhere.h5", "-o", "a.npz"),

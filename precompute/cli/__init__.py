@@ -17,6 +17,7 @@ from precompute.cli._streams import Terminal, hold_descriptors
 from precompute.cli.backbones import backbones
 from precompute.cli.compare import compare
 from precompute.cli.demo import demo
+from precompute.cli.depth import depth
 from precompute.cli.export import export
 from precompute.cli.export_head import export_head
 from precompute.cli.extract import extract
@@ -26,6 +27,7 @@ from precompute.cli.import_features import import_features
 from precompute.cli.info import info
 from precompute.cli.plan import plan
 from precompute.cli.predict import predict
+from precompute.cli.rank import rank
 from precompute.cli.train_head import train_head
 from precompute.cli.verify import verify
 
@@ -53,9 +55,11 @@ def cli(debug: bool) -> None:  # noqa: ARG001 - `main` looks for it
 for command in (
     extract,
     plan,
+    rank,
     train_head,
     fine_tune,
     few_shot,
+    depth,
     compare,
     predict,
     export,

@@ -137,6 +137,18 @@ computation = _decorators(
 """From --backbone to --workers; `taken_apart` sorts what they give."""
 
 
+def computing(*names: str) -> Callable[[Command], Command]:
+    """Some of the options of `computation`, by their parameters' names, for commands that leave the others open."""
+
+    def apply(command: Command) -> Command:
+        every = computation(lambda: None).__click_params__  # type: ignore[attr-defined]  # click's own place for them
+        chosen = [option for option in every if option.name in names]
+        command.__click_params__ = [*getattr(command, "__click_params__", []), *chosen]  # type: ignore[attr-defined]
+        return command
+
+    return apply
+
+
 source_options = _decorators(
     click.option(
         "--root",

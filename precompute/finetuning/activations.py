@@ -96,6 +96,5 @@ class ActivationRows:
 
     def __getitem__(self, chosen: slice) -> NDArray[np.float32]:
         rows = self._rows[chosen]
-        made = self._activations.batch(rows, np.full(len(rows), self._view, np.int64))
-        found: NDArray[np.float32] = made.cpu().numpy()
+        found: NDArray[np.float32] = self._activations.batch(rows, np.full(len(rows), self._view, np.int64)).numpy()
         return found

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
+    from precompute.evaluation.depth_result import Depth
     from precompute.evaluation.learning_curve import FewShotCurve
+    from precompute.evaluation.rank import Ranking
 
 INSTALL = "pip install 'precompute[plot]'"
 SIGNATURES = {".pdf": b"%PDF-", ".png": b"\x89PNG\r\n\x1a\n", ".svg": b"<?xml"}
@@ -136,6 +138,72 @@ def plot_few_shot(
     # R2 has no lower end: a bad fit on few images would squeeze all that is of interest.
     axes.set_ylim(max(-1.0, min(0.0, axes.get_ylim()[0])) if task == "number" else 0, scale)
     axes.legend(frameon=False)
+    _save(figure, output, _suffix(path))
+
+
+def plot_depth(
+    found: Depth, path: str | os.PathLike[str], *, title: str | None = None, overwrite: bool = False
+) -> None:
+    """Draw accuracy over labelled images a class, a line for each method with its 95% interval over draws.
+
+    All labels stand at their mean number a class. What uses the pretrained weights is drawn through, the rest dashed.
+    Raises UsageError as `plot_history` does.
+    """
+    output = check_plot(path, overwrite=overwrite)
+    figure = _figure(7.6, 4.4)
+    axes = figure.subplots()
+    ticks: dict[float, str] = {}
+    for number, method in enumerate(found.methods):
+        color, marker = COLORS[number % len(COLORS)], MARKERS[number % len(MARKERS)]
+        points = [point for point in found.points if point.method == method.name]
+        at = [float(p.shots) if isinstance(p.shots, int) else p.labels / found.n_classes for p in points]
+        ticks |= {place: str(point.shots) for place, point in zip(at, points, strict=True)}
+        style = "-" if method.pretrained else "--"
+        scores = [100 * point.score for point in points]
+        axes.plot(at, scores, color=color, marker=marker, linestyle=style, label=method.name)
+        ends = [(place, *p.interval) for place, p in zip(at, points, strict=True) if p.interval is not None]
+        if ends:
+            places, low, high = zip(*ends, strict=True)
+            axes.fill_between(
+                places, [100 * v for v in low], [100 * v for v in high], color=color, alpha=0.12, linewidth=0
+            )
+    axes.set_xscale("log")
+    axes.set_xticks(list(ticks), list(ticks.values()))
+    axes.minorticks_off()
+    axes.axhline(100 / found.n_classes, color="0.4", linewidth=1, linestyle=":", label="chance")
+    axes.set(xlabel="labelled images a class", ylabel=f"accuracy on {found.tested:,} images (%)", title=title)
+    axes.set_ylim(0, 100)
+    figure.legend(loc="outside right upper", frameon=False)
+    _save(figure, output, _suffix(path))
+
+
+def plot_ranking(
+    ranking: Ranking, path: str | os.PathLike[str], *, title: str | None = None, overwrite: bool = False
+) -> None:
+    """Draw the score of each candidate with its 95% interval, the best on top; beside it that of the k-NN vote.
+
+    Those that cannot be told apart from the best have another colour. Raises UsageError as `plot_history` does.
+    """
+    output = check_plot(path, overwrite=overwrite)
+    shown = ranking.candidates[::-1]
+    names = [ranking.name_of(one) for one in shown]
+    figure = _figure(4.5 + 0.075 * max(map(len, names)), 1.5 + 0.3 * len(shown))
+    axes = figure.subplots()
+    scale, score, _ = AXES[ranking.task]
+    for group, color, label in ((True, TRAIN, "not told apart from the best"), (False, "0.45", "behind the best")):
+        chosen = [place for place, one in enumerate(shown) if (one.group == 1) == group]
+        if chosen:
+            values = [scale * shown[place].score for place in chosen]
+            ends = [[scale * end for end in shown[place].interval] for place in chosen]
+            below = [max(0.0, value - low) for value, (low, _) in zip(values, ends, strict=True)]
+            above = [max(0.0, high - value) for value, (_, high) in zip(values, ends, strict=True)]
+            axes.errorbar(values, chosen, xerr=[below, above], fmt="o", color=color, capsize=2, label=label)
+    knn = [scale * one.knn for one in shown]
+    axes.plot(knn, range(len(shown)), "x", color=HELD, label="k-NN vote")
+    axes.set_yticks(range(len(shown)), names)
+    axes.set_ylim(-0.6, len(shown) - 0.4)
+    axes.set(xlabel=score.replace("test images", f"{ranking.tried:,} images, cross-validated"), title=title)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
     _save(figure, output, _suffix(path))
 
 
