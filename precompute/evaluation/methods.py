@@ -134,8 +134,11 @@ class HeadOnFeatures(Method):
         return shlex.join(["precompute", "train-head", self._ground.path(self.file), "-o", "head.safetensors"])
 
 
-def fit_and_answer(make: Callable[[], Any], features: NDArray[Any], train: Rows, test: Rows, target: Target) -> Answers:
-    """Fit a head on `train` of `features` (N, ...) and ask it about `test`. Raises TrainingError."""
+def fit_and_answer(make: Callable[[], Any], features: Any, train: Rows, test: Rows, target: Target) -> Answers:
+    """Fit a head on `train` of `features`, an array (N, ...) or what reads like one, and ask it about `test`.
+
+    Raises TrainingError.
+    """
     X = np.asarray(features[train], dtype=np.float32)
     scale = spread_of(X.reshape(len(train), -1))
     head = make()

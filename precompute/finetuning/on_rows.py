@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from precompute.errors import TrainingError
@@ -30,7 +29,7 @@ class Given:
     activations: Activations
     target: Target
     together: Rows
-    frozen: NDArray[Any] | None = None
+    frozen: Any | None = None
 
 
 def fit_on_rows(
