@@ -12,13 +12,25 @@ from typing import Any
 import h5py
 import numpy as np
 
-from precompute.cache.columns import FORMAT, SAMPLE, VERSION, VIEW, VIEWS, Column, Layout, column_types
+from precompute.cache.columns import (
+    FORMAT,
+    INT8,
+    SAMPLE,
+    VERSION,
+    VIEW,
+    VIEWS,
+    Column,
+    Layout,
+    channel_axis,
+    column_types,
+    scales_shape,
+)
 from precompute.cache.key import key_of_bytes, spec_layers
 from precompute.errors import CacheFormatError, CacheLockedError
 
 MAX_ATTRIBUTE_BYTES = 64 * 1024  # HDF5's own limit for an attribute in an object header
 MAX_SPEC_BYTES = 64_000  # what surely fits into one, its name and type included
-KNOWN_FEATURES = frozenset({VIEWS})  # of the format, by the names that `requires` may hold
+KNOWN_FEATURES = frozenset({VIEWS, INT8})  # of the format, by the names that `requires` may hold
 MAX_ID_BYTES = 64 * 1024
 MAX_LAYERS = 64
 MAX_PROVENANCE_BYTES = 16 * 1024 * 1024  # it is read at once; precompute writes 256 KiB
@@ -112,9 +124,9 @@ def _check(path: str, file: h5py.File, status: os.stat_result) -> Layout:
         columns[name] = column = _column(path, file, name, size)
         if column.shape != shape or column.dtype != dtype:
             raise _refuse(path, f"`{name}` is {column.dtype} {column.shape}, not {dtype} {shape}")
-    layers = _layers(path, file, spec, rows, size)
+    layers = _layers(path, file, spec, rows, size, eight_bits=_eight_bits(path, file, spec, requires))
     _check_views(path, spec, layers, requires)
-    columns |= {column.name: column for pair in layers.values() for column in pair}
+    columns |= {column.name: column for several in layers.values() for column in several}
     further = _further(path, file, rows, size)
     columns |= {column.name: column for column, _ in further}
     classes = columns["classes"] = _column(path, file, "classes", size)
@@ -182,8 +194,20 @@ def _text(path: str, item: h5py.File | h5py.Dataset, name: str) -> bytes:
     return bytes(_attribute(path, item, name, "S"))
 
 
-def _layers(path: str, file: h5py.File, spec: dict[str, Any], rows: int, size: int) -> dict[str, tuple[Column, Column]]:
-    """Features and checksums of each layer in the order of `spec`, with which their attributes must agree."""
+def _eight_bits(path: str, file: h5py.File, spec: dict[str, Any], requires: list[str]) -> bool:
+    """Whether layers with positions are codes of 8 bits, with scales beside them."""
+    if (INT8 in requires) != (spec.get("storage") == INT8):
+        raise _refuse(path, f"its attribute `requires` does not say whether it holds 8 bits, but {requires}")
+    if INT8 in requires:
+        _hard_link(path, file, "scales", h5py.h5g.GROUP)
+    return INT8 in requires
+
+
+def _layers(
+    path: str, file: h5py.File, spec: dict[str, Any], rows: int, size: int, *, eight_bits: bool
+) -> dict[str, tuple[Column, ...]]:
+    """Features, checksums and, of codes, scales of each layer in the order of `spec`, with which their attributes must
+    agree."""
     if not 1 <= (count := len(file["features"])) <= MAX_LAYERS:  # asked before any name is read
         raise _refuse(path, f"it holds {count} layers")
     try:
@@ -192,12 +216,15 @@ def _layers(path: str, file: h5py.File, spec: dict[str, Any], rows: int, size: i
         raise _refuse(path, f"its spec does not say what its layers are: {error}") from error
     if set(file["features"]) != named.keys():
         raise _refuse(path, f"it does not hold the layers that its spec names: {', '.join(map(ascii, named))}")
-    layers = {}
+    coded = {layer for layer, (axes, _) in named.items() if eight_bits and channel_axis(axes) is not None}
+    if eight_bits and not coded:
+        raise _refuse(path, "its attribute `requires` names int8, and none of its layers has channels with positions")
+    layers: dict[str, tuple[Column, ...]] = {}
     for layer, (axes, pooling) in named.items():
         features = _column(path, file, f"features/{layer}", size)
         sums = _column(path, file, f"checksums/{layer}", size)
         shaped = len(features.shape) >= 2 and features.shape[0] == rows and all(features.shape)
-        if features.dtype.str not in ("<f2", "<f4") or not shaped:
+        if features.dtype.str not in (("|u1",) if layer in coded else ("<f2", "<f4")) or not shaped:
             raise _refuse(path, f"`features/{layer}` is {features.dtype} {features.shape}")
         if sums.dtype.str != "<u8" or sums.shape != (rows,):
             raise _refuse(path, f"`checksums/{layer}` is {sums.dtype} {sums.shape}")
@@ -208,19 +235,27 @@ def _layers(path: str, file: h5py.File, spec: dict[str, Any], rows: int, size: i
         if len(axes) != len(features.shape) - 1:
             raise _refuse(path, f"`features/{layer}` has {len(features.shape)} dimensions, and its axes are other ones")
         layers[layer] = features, sums
+        if layer in coded:
+            layers[layer] += (_scales(path, file, features, axes, size),)
     return layers
 
 
-def _check_views(
-    path: str, spec: dict[str, Any], layers: dict[str, tuple[Column, Column]], requires: list[str]
-) -> None:
+def _scales(path: str, file: h5py.File, features: Column, axes: tuple[str, ...], size: int) -> Column:
+    scales = _column(path, file, features.name.replace("features", "scales", 1), size)
+    wanted = (features.shape[0], *(scales_shape(features.shape[1:], axes) or ()))
+    if scales.dtype.str != "<f4" or scales.shape != wanted:
+        raise _refuse(path, f"`{scales.name}` is {scales.dtype} {scales.shape}, not float32 {wanted}")
+    return scales
+
+
+def _check_views(path: str, spec: dict[str, Any], layers: dict[str, tuple[Column, ...]], requires: list[str]) -> None:
     """Refuse a file whose axes of views are not what its `spec` and its `requires` say."""
     axes = [named for named, _ in spec_layers(spec).values()]
     if any(VIEW in named[1:] for named in axes) or len({named[0] == VIEW for named in axes}) > 1:
         raise _refuse(path, "views are the second axis of all of its layers, or of none")
     if (axes[0][0] == VIEW) != (VIEWS in requires):
         raise _refuse(path, f"its attribute `requires` does not say whether it holds views, but {requires}")
-    found = {features.shape[1] for features, _ in layers.values()} if VIEWS in requires else {1}
+    found = {features.shape[1] for features, *_ in layers.values()} if VIEWS in requires else {1}
     short = VIEWS in requires and (1 in found or any(len(named) < 2 for named in axes))
     if found != {spec.get("views", 1)} or short:
         raise _refuse(path, f"its layers hold {', '.join(map(str, sorted(found)))} views, and its spec has other words")

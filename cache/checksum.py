@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
+from precompute.cache.quantised import QuantisedRows, Rows
+
 _HEADER = np.dtype([("digest", "u1", 32), ("size", "<i8"), ("mtime", "<i8"), ("status", "u1")])  # packed: 49 bytes
 
 
@@ -18,7 +20,8 @@ def row_checksum(digest: bytes, size: int, mtime: int, status: int, row: bytes |
     """XXH3 (64 bits) of the row, seeded with XXH3 of (digest || size || mtime || status); 1 where that is 0.
 
     digest: the 32 bytes of /samples/digest · size, mtime: as 8 bytes each, little-endian · status: one byte · row: the
-    stored bytes. Size and mtime are in it because a file with both unchanged is taken for the one of the row.
+    stored bytes, of 8 bits codes and then scales. Size and mtime are in it because a file with both unchanged is taken
+    for the one of the row.
     """
     return xxh3_64_intdigest(row, xxh3_64_intdigest(digest + struct.pack("<qqB", size, mtime, status))) or 1
 
@@ -28,7 +31,7 @@ def row_checksums(
     sizes: NDArray[np.int64],
     mtimes: NDArray[np.int64],
     statuses: NDArray[np.uint8],
-    rows: NDArray[np.floating],
+    rows: Rows,
 ) -> NDArray[np.uint64]:
     """`row_checksum` of (k, 32) digests, (k,) sizes, mtimes and statuses, and (k, ...) rows, as (k,) uint64.
 
@@ -48,8 +51,9 @@ def row_checksums(
     return sums
 
 
-def _bytes_of_each(rows: NDArray[Any]) -> list[memoryview]:
-    """The stored bytes of each row, without a copy."""
+def _bytes_of_each(stored: Rows) -> list[memoryview]:
+    """The stored bytes of each row, without a copy but for those of 8 bits, which lie in two places."""
+    rows = stored.stored_bytes() if isinstance(stored, QuantisedRows) else stored
     data, width = bytes_of(rows), rows.nbytes // max(1, len(rows))
     return [data[start : start + width] for start in range(0, len(rows) * width, width or 1)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,20 +20,29 @@ VIEW = "view"
 """The word for the second axis where samples have several views."""
 VIEWS = "views"
 """What such a file requires of its readers."""
+CHANNEL = "channel"
+"""The word for the axis of channels, which have a scale each in a file of 8 bits."""
+INT8 = "int8"
+"""What a file of 8 bits requires of its readers, and the storage that its `spec` names."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """How one layer's features are stored: shape of one row, dtype (float16 or float32), what its axes are, pooling.
+    """How one layer's features are stored: shape of one row, dtype, what its axes are, pooling.
 
-    axes: one word for each axis of `shape`: `channel`, `height`, `width`, `token`, `view`, or `axis1` and so on where
-    nothing is known.
+    dtype: float16, float32, or uint8 for codes of 8 bits · axes: one word for each axis of `shape`: `channel`,
+    `height`, `width`, `token`, `view`, or `axis1` and so on where nothing is known.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     axes: tuple[str, ...]
     pooling: str
+
+    @property
+    def scales(self) -> tuple[int, ...] | None:
+        """The shape of one row's scales; None where it has none."""
+        return scales_shape(self.shape, self.axes) if self.dtype == np.uint8 else None
 
 
 @dataclass(frozen=True)
@@ -105,3 +115,18 @@ def column_types(samples: int, id_bytes: int) -> dict[str, tuple[tuple[int, ...]
         "samples/split": ((samples,), np.dtype("u1")),
         "samples/status": ((samples,), np.dtype("u1")),
     }
+
+
+def channel_axis(axes: Sequence[str]) -> int | None:
+    """The axis of channels of a layer that may be stored in 8 bits, counted from the end; None of any other.
+
+    Such a layer has one axis of channels, and others beside it, which are positions; `view` is none of them.
+    """
+    own = tuple(axes[1:] if axes[:1] == (VIEW,) else axes)
+    return own.index(CHANNEL) - len(own) if len(own) > 1 and own.count(CHANNEL) == 1 else None
+
+
+def scales_shape(shape: tuple[int, ...], axes: Sequence[str]) -> tuple[int, ...] | None:
+    """([V,] C, 2), of the scales of one row of this shape; None where its axes have none."""
+    channel = channel_axis(axes)
+    return None if channel is None else (*shape[: axes[0] == VIEW], shape[channel], 2)

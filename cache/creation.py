@@ -19,6 +19,7 @@ from precompute.cache.check import MAX_SPEC_BYTES, read_layout
 from precompute.cache.checksum import bytes_of, column_digest, table_digest
 from precompute.cache.columns import (
     FORMAT,
+    INT8,
     PROVENANCE_BYTES,
     SAMPLE,
     VERSION,
@@ -127,7 +128,7 @@ def create(
     with _timeless(path, interval) as file:
         _set_text(file, "format", FORMAT)
         file.attrs["version"] = np.int64(VERSION)
-        _set_text(file, "requires", json.dumps([VIEWS] if holds_views(layers) else []))
+        _set_text(file, "requires", json.dumps(_required(layers)))
         _set_text(file, "key", key_of(spec))
         _set_text(file, "spec", canonical_json(spec))
         _set_text(file, "table", table_digest(ids, labels, splits, classes))
@@ -166,6 +167,12 @@ def create(
     return layout
 
 
+def _required(layers: Mapping[str, Layer]) -> list[str]:
+    """What a reader must know."""
+    eight_bits = any(layer.scales for layer in layers.values())
+    return [*([VIEWS] if holds_views(layers) else []), *([INT8] if eight_bits else [])]
+
+
 def holds_views(layers: Mapping[str, Layer]) -> bool:
     """Whether the second axis of the features is one of views."""
     return any(layer.axes[:1] == (VIEW,) for layer in layers.values())
@@ -190,6 +197,8 @@ def _column_types(
     kinds = column_types(rows, max(1, samples.ids.dtype.itemsize))
     for name, layer in layers.items():
         kinds[f"features/{name}"] = ((rows, *layer.shape), layer.dtype.newbyteorder("<"))
+        if layer.scales is not None:
+            kinds[f"scales/{name}"] = ((rows, *layer.scales), np.dtype("<f4"))
         kinds[f"checksums/{name}"] = ((rows,), np.dtype("<u8"))
     for name, values in columns.items():
         kinds[f"columns/{name}"] = (values.shape, _text_type(values) if values.dtype.kind == "S" else values.dtype)
@@ -207,6 +216,10 @@ def _check_spec(path: str, spec: Spec, layers: Mapping[str, Layer]) -> None:
     for name, layer in layers.items():
         if "/" in name or len(layer.axes) != len(layer.shape):
             raise ValueError(f"The layer {name!r} must have a name without / and one word for each of its axes.")
+        if layer.dtype == np.uint8 and (layer.scales is None or spec.get("storage") != INT8):
+            raise ValueError(
+                f"The layer {name!r} of 8 bits needs channels with positions, and storage {INT8!r} in spec."
+            )
 
 
 def _stored(name: str, values: NDArray[Any], rows: int) -> NDArray[Any]:

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from precompute.cache import provenance
 from precompute.cache.check import read_layout
 from precompute.cache.checksum import column_digest, table_digest
-from precompute.cache.columns import VIEW, Column, Layout
+from precompute.cache.columns import INT8, VIEW, Column, Layout, channel_axis
 from precompute.cache.key import spec_layers
 from precompute.cache.provenance import Record
+from precompute.cache.quantised import Features, QuantisedFeatures, QuantisedRows, Rows
 from precompute.cache.status import SPLITS, UNKNOWN_SPLIT, Status
 from precompute.errors import CacheError, CacheFormatError
 from precompute.system import physical_memory, use_huge_pages
@@ -132,22 +133,51 @@ class Cache:
         """Names of the source's further columns: `column("columns/NAME")` reads one."""
         return tuple(name.partition("/")[2] for name in self.layout.further)
 
-    def features(self, layer: str | None = None) -> NDArray[np.floating]:
+    def features(self, layer: str | None = None) -> Features:
         """The features of `layer`, (N, *shape) float16 or float32, memory-mapped; the only layer where None is given.
 
-        (N, views, *shape) where each sample has several `views`.
+        (N, views, *shape) where each sample has several `views`. A layer of 8 bits is a `QuantisedFeatures`, which
+        gives float32 for the rows that are asked for.
         Rows whose sample failed hold NaN; rows not computed yet hold zeros. `ok` tells which rows to use.
         Raises CacheError for a layer that the file does not hold, or for None where it holds several.
         """
+        stored = self.stored(layer)
+        return QuantisedFeatures(stored) if isinstance(stored, QuantisedRows) else stored
+
+    def stored(self, layer: str | None = None) -> Rows:
+        """The rows of `layer` as they are stored, memory-mapped: an array, or of 8 bits codes and scales.
+
+        For whoever copies or checks rows; some of them are taken by a slice or an array. Raises as `features`.
+        """
+        name = self._layer(layer)
+        values = self.column(f"features/{name}")
+        if self.storage(name) != INT8:
+            return values
+        channel = channel_axis(spec_layers(self.spec)[name][0])
+        assert channel is not None  # checked on opening
+        return QuantisedRows(values, self.column(f"scales/{name}"), channel)
+
+    def storage(self, layer: str | None = None) -> str:
+        """How a layer is stored: "float32", "float16" or "int8". Raises as `features`."""
+        name = self._layer(layer)
+        return INT8 if f"scales/{name}" in self.layout.columns else self.layout.columns[f"features/{name}"].dtype.name
+
+    def row_bytes(self, layer: str) -> int:
+        """Bytes that a row of `layer` takes in the file."""
+        columns = self.layout.columns
+        scales = columns.get(f"scales/{layer}")
+        return columns[f"features/{layer}"].row_bytes + (0 if scales is None else scales.row_bytes)
+
+    def _layer(self, layer: str | None) -> str:
         if layer is None and len(self.layers) == 1:
             layer = self.layers[0]
-        if layer not in self.layers:
+        if layer is None or layer not in self.layers:
             raise CacheError(
                 f"{self.path} holds the layers {', '.join(self.layers)}; "
                 + ("one of them must be named." if layer is None else f"{layer!r} is not one of them."),
                 hint="Name one of these layers (--layer), or extract again with --layer to another output.",
             )
-        return self.column(f"features/{layer}")
+        return layer
 
     @property
     def views(self) -> int:
@@ -155,10 +185,11 @@ class Cache:
         axes, _ = next(iter(spec_layers(self.spec).values()))
         return self.layout.columns[f"features/{self.layers[0]}"].shape[1] if axes[0] == VIEW else 1
 
-    def plain_features(self, layer: str | None = None) -> NDArray[np.floating]:
+    def plain_features(self, layer: str | None = None) -> Features:
         """The features of the plain view, view 0, (N, *shape): all of them where there is one. See `features`."""
         features = self.features(layer)
-        return features[:, 0] if self.views > 1 else features
+        plain: Features = features[:, 0] if self.views > 1 else features
+        return plain
 
     @property
     def ids(self) -> list[str]:

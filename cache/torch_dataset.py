@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
+
+from precompute.cache.quantised import Features
 
 GATHERED_BYTES = 64 * 1024
 """Rows up to this are read a batch at a time. A batch of longer ones is so large that the C library gives its memory
@@ -20,7 +23,7 @@ class FeatureFile(Protocol):
     @property
     def labels(self) -> NDArray[np.int32]: ...
 
-    def features(self, layer: str | None = None) -> NDArray[np.floating]: ...
+    def features(self, layer: str | None = None) -> Features: ...
 
 
 class FeatureDataset(Dataset[tuple[torch.Tensor, int]]):
@@ -52,7 +55,7 @@ class FeatureDataset(Dataset[tuple[torch.Tensor, int]]):
 
     def __getitems__(self, indices: list[int]) -> list[tuple[torch.Tensor, int]]:
         """One gather for a whole batch of short rows (torch's DataLoader calls this where it exists)."""
-        if 4 * self._features[0].size > GATHERED_BYTES:
+        if 4 * math.prod(self._features.shape[1:]) > GATHERED_BYTES:
             return [self[index] for index in indices]
         rows = self.rows[indices]
         batch = torch.from_numpy(np.asarray(self._features[rows], dtype=np.float32))

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from precompute.cache.checksum import row_checksums
+from precompute.cache.quantised import QuantisedRows, Rows
 from precompute.cache.reader import Cache
 from precompute.cache.status import Status
 
@@ -56,13 +57,13 @@ def verify(
     pending = statuses == Status.PENDING
     damaged = np.zeros(len(cache), dtype=bool)
     for layer in cache.layers if layers is None else layers:
-        features, checksums = cache.features(layer), cache.column(f"checksums/{layer}")
-        height = max(1, BLOCK_BYTES // cache.layout.columns[f"features/{layer}"].row_bytes)
+        stored, checksums = cache.stored(layer), cache.column(f"checksums/{layer}")
+        height = max(1, BLOCK_BYTES // cache.row_bytes(layer))
         for start in range(0, len(cache), height):
             block = slice(start, start + height)
             # Checksums before and after: a row that a writer is at work on is not there yet, and not damaged.
             before = np.array(checksums[block])
-            rows, status = features[block], np.array(statuses[block])
+            rows, status = stored[block], np.array(statuses[block])
             bad = before != row_checksums(digests[block], sizes[block], mtimes[block], status, rows)
             bad |= ~finite(rows) & (status == Status.OK)
             pending[block] |= (before == 0) | (before != checksums[block])
@@ -84,8 +85,10 @@ def _ascending(ids: NDArray[np.bytes_]) -> bool:
     return bool(np.all(ids[:-1] < ids[1:]))
 
 
-def finite(rows: NDArray[np.floating]) -> NDArray[np.bool_]:
+def finite(rows: Rows) -> NDArray[np.bool_]:
     """(k,) bool of (k, ...) rows; by their bits, since NumPy's isfinite of float16 takes nine times as long."""
+    if isinstance(rows, QuantisedRows):
+        return rows.finite()
     exponent = EXPONENTS[rows.dtype.itemsize]
     bits = rows.reshape(len(rows), -1).view(f"<u{rows.dtype.itemsize}")
     largest: NDArray[np.unsignedinteger] = (bits & exponent).max(axis=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import pairwise
@@ -14,8 +15,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from precompute.cache import provenance
 from precompute.cache.checksum import bytes_of, row_checksums
-from precompute.cache.columns import Layout
+from precompute.cache.columns import Column, Layout
+from precompute.cache.key import spec_layers
 from precompute.cache.provenance import Record
+from precompute.cache.quantised import QuantisedRows, Rows, quantise
 from precompute.cache.reader import Cache, view
 from precompute.errors import naming
 from precompute.system import sync_data, write_at
@@ -51,19 +54,19 @@ class RowWriter:
     def write(
         self,
         rows: NDArray[np.int64],
-        features: dict[str, NDArray[np.floating]],
+        features: Mapping[str, Rows],
         *,
         digests: NDArray[np.uint8],
         statuses: NDArray[np.uint8],
         sizes: NDArray[np.int64],
         mtimes: NDArray[np.int64],
     ) -> None:
-        """Write k rows: features by layer (k, *shape), digests (k, 32), and (k,) statuses, sizes and mtimes."""
-        columns, runs = self.layout.columns, _runs(rows)
-        stored = {
-            layer: np.ascontiguousarray(values, dtype=columns[f"features/{layer}"].dtype)
-            for layer, values in features.items()
-        }
+        """Write k rows: features by layer (k, *shape), digests (k, 32), and (k,) statuses, sizes and mtimes.
+
+        Of a layer of 8 bits, floats (see `quantise`) or rows as they are stored.
+        """
+        runs = _runs(rows)
+        stored = {layer: self._as_stored(layer, values) for layer, values in features.items()}
 
         def checksums() -> dict[str, NDArray[np.uint64]]:
             return {layer: row_checksums(digests, sizes, mtimes, statuses, stored[layer]) for layer in stored}
@@ -71,7 +74,11 @@ class RowWriter:
         beside = sum(values.nbytes for values in stored.values()) >= HASHED_BESIDE
         hashing = self._hasher.submit(checksums) if beside else None
         for layer, values in stored.items():
-            self._scatter(f"features/{layer}", runs, values)
+            if isinstance(values, QuantisedRows):
+                self._scatter(f"features/{layer}", runs, values.codes)
+                self._scatter(f"scales/{layer}", runs, values.scales)
+            else:
+                self._scatter(f"features/{layer}", runs, values)
         self._scatter("samples/digest", runs, digests)
         self._scatter("samples/status", runs, statuses)
         self._scatter("samples/size", runs, sizes)
@@ -80,6 +87,14 @@ class RowWriter:
             self._scatter(f"checksums/{layer}", runs, sums)
         if time.monotonic() - self._synced > SYNC_SECONDS:
             self.sync()
+
+    def _as_stored(self, layer: str, values: Rows) -> Rows:
+        column: Column = self.layout.columns[f"features/{layer}"]
+        if isinstance(values, QuantisedRows):
+            return values
+        if column.dtype == np.uint8:
+            return quantise(values, spec_layers(self.layout.spec)[layer][0])
+        return np.ascontiguousarray(values, dtype=column.dtype)
 
     def forget(self, rows: NDArray[np.int64]) -> None:
         """Mark rows as not there, before they are computed again, so that no reader takes half of each for a row."""

@@ -13,6 +13,7 @@ if __name__ != "precompute.heads":
     raise ImportError(f"This package is named precompute.heads, not {__name__}. Use `import precompute.heads`.")
 
 if TYPE_CHECKING:
+    from precompute.heads.attentive.head import AttentiveHead
     from precompute.heads.base.labels import label_strata
     from precompute.heads.base.progress import Progress, listening
     from precompute.heads.base.rows import RowView, ViewRows
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from precompute.heads.linear.multilabel_ridge import MultilabelRidgeHead
     from precompute.heads.linear.ridge import RidgeHead
     from precompute.heads.linear.ridge_regression import RidgeRegressionHead
+    from precompute.heads.linear.selected import SelectedHead
     from precompute.heads.mlp.head import MLPHead
     from precompute.heads.mlp.multilabel import MultilabelMLPHead
     from precompute.heads.mlp.regression import MLPRegressionHead
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from precompute.heads.scoring.thresholds import choose_thresholds
 
 __all__ = [
+    "AttentiveHead",
     "CentroidHead",
     "KNNHead",
     "KNNRegressionHead",
@@ -62,6 +65,7 @@ __all__ = [
     "RowView",
     "SavedHead",
     "Scores",
+    "SelectedHead",
     "ViewRows",
     "choose_thresholds",
     "evaluate",
@@ -81,6 +85,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "attentive.head": ("AttentiveHead",),
     "base.progress": ("Progress", "listening"),
     "base.rows": ("RowView", "ViewRows"),
     "base.labels": ("label_strata",),
@@ -90,6 +95,7 @@ _HOMES = {
     "linear.multilabel_ridge": ("MultilabelRidgeHead",),
     "linear.ridge": ("RidgeHead",),
     "linear.ridge_regression": ("RidgeRegressionHead",),
+    "linear.selected": ("SelectedHead",),
     "mlp.head": ("MLPHead",),
     "mlp.multilabel": ("MultilabelMLPHead",),
     "mlp.regression": ("MLPRegressionHead",),

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from precompute.extraction.repair import repair
     from precompute.extraction.result import Extraction
     from precompute.heads import (
+        AttentiveHead,
         CentroidHead,
         KNNHead,
         KNNRegressionHead,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
         RidgeRegressionHead,
         SavedHead,
         Scores,
+        SelectedHead,
         load_head,
         save_head,
     )
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from precompute.training.head import Training, train_head
 
 __all__ = [
+    "AttentiveHead",
     "Backbone",
     "Cache",
     "CentroidHead",
@@ -79,6 +82,7 @@ __all__ = [
     "RidgeRegressionHead",
     "SavedHead",
     "Scores",
+    "SelectedHead",
     "Training",
     "__version__",
     "compare",
@@ -111,7 +115,7 @@ _HOMES = {
         *("CentroidHead", "KNNHead", "LogisticHead", "MLPHead", "RidgeHead", "RidgeRegressionHead"),
         *("MultilabelKNNHead", "MultilabelLogisticHead", "MultilabelMLPHead", "MultilabelRidgeHead"),
         *("KNNRegressionHead", "MLPRegressionHead", "LabelScores", "NumberScores"),
-        *("SavedHead", "Scores", "load_head", "save_head"),
+        *("AttentiveHead", "SelectedHead", "SavedHead", "Scores", "load_head", "save_head"),
     ),
     "precompute.evaluation.learning_curve": ("FewShotCurve", "FewShotPoint", "few_shot"),
     "precompute.prediction": ("Prediction", "Predictions", "predict", "predict_each"),

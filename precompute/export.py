@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from precompute.cache import Cache, open_cache
+from precompute.cache import Cache, Features, open_cache
 from precompute.errors import CacheError, UsageError
 from precompute.heads.base.rows import BLOCK_BYTES
 from precompute.system.output import Kind, check_output
@@ -43,7 +43,7 @@ class _Content:
     """Of the rows that are written: features (N, *shape) of the whole cache and which `rows` of it, text columns
     (n,) of str or numbers (n,) or (n, k)."""
 
-    features: NDArray[np.floating]
+    features: Features
     rows: NDArray[np.intp]
     columns: dict[str, NDArray[Any]]
     progress: Callable[[int, int], None] | None
@@ -70,8 +70,9 @@ def export_features(
     """Write the rows of `cache` that have features to `path`, which ends in .npz, .csv or .parquet.
 
     id, label (a class' name, "" for none), split ("none", "train", "val", "test") and further columns come first. An
-    .npz file has them as arrays (n,) beside `features` (n, *shape) in the dtype they are stored in; a .csv file has
-    the features in columns f0, f1, ..., with as many digits as give the same numbers back; a .parquet file has lists.
+    .npz file has them as arrays (n,) beside `features` (n, *shape) in the dtype they are stored in, of 8 bits as
+    float32; a .csv file has the features in columns f0, f1, ..., with as many digits as give the same numbers back; a
+    .parquet file has lists.
     Every row is compared with its checksum first. Memory does not grow with the cache, but for ids and other columns.
 
     Of several views a .npz file holds (n, views, *shape); the others have one view after the other. plain_view: the

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from precompute.backbones.layers import INPUT
 from precompute.backbones.load import Backbone
-from precompute.cache import Cache, difference, open_cache, plain_spec, status_name
+from precompute.cache import Cache, as_read, difference, open_cache, plain_spec, status_name
 from precompute.engines.choice import Asked, candidates, choose
 from precompute.engines.machine import Machine
 from precompute.errors import HeadFormatError, HeadMismatchError, UsageError
@@ -129,7 +129,7 @@ def predict_each(
     ready = [Answers(one.path, one.attach(model, tail=tail, device=device_of(device))) for one in opened]
     # What enters the network is no computation that another engine would be faster at
     engine = "torch" if all(tap.layer == INPUT for tap in model.taps) else "auto"
-    asked = Asked(engine, precision=precision, device=device, batch_size=batch_size, dtype=storage.name)
+    asked = Asked(engine, precision=precision, device=device, batch_size=batch_size, dtype=storage)
     says_labels = "label" in (columns or {})
     return _of_images(ready, samples, model, asked, storage, workers, progress, began, says_labels=says_labels)
 
@@ -139,7 +139,7 @@ def _of_images(
     samples: Source,
     model: Backbone,
     asked: Asked,
-    storage: np.dtype[Any],
+    storage: str,
     workers: int | None,
     progress: Progress | None,
     began: float,
@@ -163,11 +163,11 @@ def _of_images(
                 ids = [samples.id_of(row) for row in rows]
                 # Rounded as in the cache, so that a prediction equals one from cached features.
                 of_taps: list[NDArray[np.float32]] = [
-                    features.astype(storage).astype(np.float32).reshape(len(rows), views, -1)
-                    for features in block.features
+                    as_read(features, storage, tap.axes).reshape(len(rows), views, -1)
+                    for features, tap in zip(block.features, model.stored, strict=True)
                 ]
                 for head, truth in zip(heads, truths, strict=True):
-                    head.add(rows, ids, partial(_of_view, of_taps[place[head.layer]]), truth)
+                    head.add(rows, ids, partial(head.of_view, [of_taps[place[one]] for one in head.layers]), truth)
             for item in block.failed:
                 assert item.error is not None  # that is what puts it here
                 failed.append((item.row, (samples.id_of(item.row), item.error.reason, item.error.message)))
@@ -179,11 +179,6 @@ def _of_images(
     return [head.result(reasons, decision.warnings, seconds) for head in heads]
 
 
-def _of_view(X: NDArray[np.float32], view: int) -> NDArray[np.float32]:
-    """One view (n, d) of features (n, views, d)."""
-    return X[:, view]
-
-
 def _view_of_cache(cache: Cache, layer: str, rows: NDArray[np.int64], view: int) -> RowView:
     features = cache.features(layer)
     return RowView(features[:, view] if cache.views > 1 else features, rows)
@@ -193,15 +188,17 @@ def _of_cache(
     heads: Sequence[Answers], path: str | os.PathLike[str], progress: Progress | None, began: float
 ) -> list[Predictions]:
     with open_cache(path) as cache:
-        layers = {head.path: trained_layer(head.saved, cache, head.path) for head in heads}
-        whole = np.logical_and.reduce([whole_rows(cache, layer) for layer in sorted(set(layers.values()))])
+        trained = {head.path: trained_layer(head.saved, cache, head.path) for head in heads}
+        whole = np.logical_and.reduce(
+            [whole_rows(one, layer) for layer, one in {layer: one for one, layer in trained.values()}.items()]
+        )
         truths = [head.truth_of_cache(cache) for head in heads]
         ids, rows = cache.column("samples/id"), np.flatnonzero(whole)
         for start in range(0, len(rows), AT_ONCE):
             chosen = rows[start : start + AT_ONCE]
             names = [os.fsdecode(bytes(name)) for name in ids[chosen].tolist()]
             for head, truth in zip(heads, truths, strict=True):
-                head.add(chosen.tolist(), names, partial(_view_of_cache, cache, layers[head.path], chosen), truth)
+                head.add(chosen.tolist(), names, partial(_view_of_cache, *trained[head.path], chosen), truth)
             if progress is not None:
                 progress(start + len(chosen), len(rows))
         status = cache.status
@@ -219,15 +216,15 @@ def rebuild(
     backbone: str | None = None,
     weights: str | None = None,
     augment: str | Sequence[str] | None = None,
-) -> tuple[Backbone, str, np.dtype[Any]]:
-    """The backbone that heads were trained on, its precision and the dtype its features were stored in.
+) -> tuple[Backbone, str, str]:
+    """The backbone that heads were trained on, its precision and how its features were stored.
 
     It makes the views that a head averages over, else the plain one.
     Raises HeadMismatchError where weights, transform or layer differ from those of the training, or the heads among
     themselves.
     """
     first = heads[0]
-    alone = len({head.layer for head in heads}) == 1 and len({str(head.metadata.get("key")) for head in heads}) == 1
+    alone = len({head.layers for head in heads}) == 1 and len({str(head.metadata.get("key")) for head in heads}) == 1
     plain = not any(head.averages for head in heads)
     model, spec = rebuild_backbone(
         first.metadata.get("spec") if alone else _common_spec(heads, plain=plain),
@@ -235,7 +232,7 @@ def rebuild(
         first.origin,
         backbone=backbone,
         weights=weights,
-        layers={head.layer for head in heads},
+        layers={layer for head in heads for layer in head.layers},
         augment=augment,
         plain=plain,
     )
@@ -246,8 +243,8 @@ def rebuild(
                 f"{head.origin.file} averages over {head.averages} views and was trained on {model.preprocess.views}.",
                 hint="Train it again.",
             )
-        head.check_shape(model.name, shapes[head.layer])
-    return model, spec["precision"], np.dtype(spec["storage"])
+        head.check_shapes(model.name, shapes)
+    return model, spec["precision"], spec["storage"]
 
 
 def _common_spec(heads: Sequence[HeadFile], *, plain: bool) -> dict[str, Any]:
@@ -256,18 +253,17 @@ def _common_spec(heads: Sequence[HeadFile], *, plain: bool) -> dict[str, Any]:
     plain: views make no difference, as the plain one is enough.
     Raises HeadMismatchError where they differ in more, HeadFormatError where one has none.
     """
-    specs = [_spec_and_layer(head, plain=plain) for head in heads]
-    common, layers = {**specs[0][0], "layers": []}, [specs[0][1]]
-    for head, (spec, layer) in zip(heads[1:], specs[1:], strict=True):
+    specs = [_spec_and_layers(head, plain=plain) for head in heads]
+    common, layers = {**specs[0][0], "layers": []}, list(specs[0][1])
+    for head, (spec, own) in zip(heads[1:], specs[1:], strict=True):
         lines = [str(line) for line in difference(common, {**spec, "layers": []})]
-        lines += [f"{layer['name']} is pooled in another way" for one in layers if _clash(one, layer)]
+        lines += [f"{layer['name']} is pooled in another way" for layer in own for one in layers if _clash(one, layer)]
         if lines:
             raise HeadMismatchError(
                 "\n".join([f"{heads[0].path} and {head.path} were trained on different features.", *lines]),
                 hint="Predict by heads of one backbone, with the same weights and transform, or by one at a time.",
             )
-        if layer not in layers:
-            layers.append(layer)
+        layers += [layer for layer in own if layer not in layers]
     return {**common, "layers": layers}
 
 
@@ -275,13 +271,14 @@ def _clash(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return one != other and one.get("name") == other.get("name")
 
 
-def _spec_and_layer(head: HeadFile, *, plain: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+def _spec_and_layers(head: HeadFile, *, plain: bool) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     spec = head.metadata.get("spec")
     spec = plain_spec(spec) if plain and isinstance(spec, dict) else spec
     layers = spec.get("layers") if isinstance(spec, dict) else None
-    for layer in layers if isinstance(layers, list) else ():
-        if isinstance(layer, dict) and layer.get("name") == head.layer and isinstance(spec, dict):
-            return spec, layer
+    described = [layer for layer in layers if isinstance(layer, dict)] if isinstance(layers, list) else []
+    own = [layer for layer in described if layer.get("name") in head.layers]
+    if isinstance(spec, dict) and {layer.get("name") for layer in own} == {*head.layers}:
+        return spec, own
     raise HeadFormatError(
         f"{head.origin.file} does not say which features it was trained on.", hint="Use one that precompute made."
     )

@@ -65,7 +65,7 @@ def report(cache: Cache, whole: Rows, originals: Rows, copies: Cache) -> None:
     others = whole[np.sort(first)]
     mean = np.array(cache.features()[others], dtype=np.float64).mean(axis=0)
 
-    def unit(features: Features, rows: Rows) -> Features:
+    def unit(features: Any, rows: Rows) -> Features:
         centred: Features = np.array(features[rows], dtype=np.float64) - mean
         centred /= np.linalg.norm(centred, axis=1, keepdims=True)
         return centred

@@ -7,9 +7,9 @@ runs one again. Each worker is a process of its own, which says which case it is
 (10 seconds) or more than 1 GiB of memory is a failure with its number, and its file is kept. The last line on stdout
 is one JSON object; the exit status is 1 where anything failed.
 
-What must hold. cache: refused with a CacheFormatError, or every row that `verify` calls good is the original one, byte
-for byte, name and label included. head: HeadFormatError, or the same arrays. image: SampleError, or a tensor of the
-right shape. weights: WeightsError, or a state dict whose every byte can be read.
+What must hold. cache, int8: refused with a CacheFormatError, or every row that `verify` calls good is the original one,
+byte for byte, name and label included; int8 are files of 8 bits. head: HeadFormatError, or the same arrays. image:
+SampleError, or a tensor of the right shape. weights: WeightsError, or a state dict whose every byte can be read.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from conftest import ROOT, run_python
 
 import precompute
 
-HEADS = {"base", "linear", "mlp", "neighbours", "scoring", "persistence"}
+HEADS = {"attentive", "base", "linear", "mlp", "neighbours", "scoring", "persistence"}
 ROOMS: dict[str, str] = {
     "errors": "",
     "system": "errors",
@@ -43,8 +43,10 @@ ROOMS: dict[str, str] = {
     "heads.scoring": "errors system heads.base",
     "heads.linear": "errors system heads.base heads.scoring",
     "heads.mlp": "errors system heads.base",
+    "heads.attentive": "errors system heads.base heads.mlp",
     "heads.neighbours": "errors system heads.base heads.scoring",
-    "heads.persistence": "errors system heads.base heads.scoring heads.linear heads.mlp heads.neighbours",
+    "heads.persistence": "errors system "
+    "heads.base heads.scoring heads.linear heads.mlp heads.attentive heads.neighbours",
 }
 """Who may import whom, one direction only; nobody imports what is not listed. precompute/__init__ may import all."""
 
@@ -176,6 +178,7 @@ def test_a_planted_circle_of_types_is_found_and_one_through_a_function_is_none(t
 
 def test_public_names() -> None:
     assert sorted(precompute.__all__) == [
+        "AttentiveHead",
         "Backbone",
         "Cache",
         "CentroidHead",
@@ -205,6 +208,7 @@ def test_public_names() -> None:
         "RidgeRegressionHead",
         "SavedHead",
         "Scores",
+        "SelectedHead",
         "Training",
         "__version__",
         "compare",

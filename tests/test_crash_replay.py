@@ -34,6 +34,7 @@ Row = tuple[bytes, bytes]  # id, digest: which picture it is
 ANYWHERE = b"*"  # instead of an id
 OPTIONS: dict[str, Any] = {}  # of every run
 VIEWS = {"views": 3, "augment": "flip,crop"}
+INT8 = {"layer": "body", "pooling": "none", "dtype": "int8"}
 
 
 def run(photos: Path, out: Path, *, stop: Callable[[], int] | None = None) -> None:
@@ -222,8 +223,10 @@ class Judge:
 def rows_of(cache: Cache) -> Iterator[tuple[bytes, bytes, int, int, int, bytes, int]]:
     names = [f"samples/{name}" for name in ("id", "digest", "status", "size", "mtime_ns")]
     names += [f"{kind}/{cache.layers[0]}" for kind in ("features", "checksums")]
-    for identity, digest, *numbers, features, checksum in zip(*map(cache.column, names), strict=True):
-        yield bytes(identity), digest.tobytes(), *map(int, numbers), features.tobytes(), int(checksum)
+    scales = f"scales/{cache.layers[0]}"  # of 8 bits, behind the codes
+    behind = cache.column(scales) if scales in cache.layout.columns else np.zeros((len(cache), 0))
+    for identity, digest, *numbers, features, checksum, more in zip(*map(cache.column, names), behind, strict=True):
+        yield bytes(identity), digest.tobytes(), *map(int, numbers), features.tobytes() + more.tobytes(), int(checksum)
 
 
 def record(place: Path, scene: Scene, sync_seconds: float) -> tuple[Recorder, Judge]:
@@ -266,11 +269,12 @@ def test_a_run_cut_off_anywhere_goes_on_where_it_was(place: Path, scene: Scene, 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("options", [VIEWS, INT8, {**VIEWS, **INT8}], ids=["views", "int8", "views of int8"])
 @pytest.mark.parametrize("scene", [fresh, synced])
-def test_a_run_with_views_cut_off_anywhere_goes_on_where_it_was(
-    place: Path, scene: Scene, monkeypatch: pytest.MonkeyPatch
+def test_a_run_with_other_rows_cut_off_anywhere_goes_on_where_it_was(
+    place: Path, scene: Scene, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("test_crash_replay.OPTIONS", VIEWS)
+    monkeypatch.setattr("test_crash_replay.OPTIONS", options)
     replay(*record(place, scene, 0.0), cuts=0.1, resumed_cuts=0.02)
 
 

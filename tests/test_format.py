@@ -17,13 +17,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, run_command
-from stranger import MISTAKES, write
+from stranger import MISTAKES, MISTAKES_OF_INT8, write
 from xxhash import xxh3_64_intdigest
 
 from precompute import train_head
 from precompute.backbones.weights import digest_of
 from precompute.cache import Layer, Samples, canonical_json, create, key_of, open_cache, verify
-from precompute.cache.checksum import column_digest, row_checksum, table_digest
+from precompute.cache.checksum import column_digest, row_checksum, row_checksums, table_digest
+from precompute.cache.quantised import quantise
 from precompute.errors import CacheError, CacheFormatError
 
 VECTORS: dict[str, Any] = json.loads(
@@ -49,6 +50,12 @@ def test_the_vectors_hold_by_the_page_alone() -> None:
     assert row["seed"] == f"{xxh3_64_intdigest(image):016x}"
     assert row["row"] == struct.pack("<2f", *row["float32"]).hex()
     assert row["checksum"] == f"{xxh3_64_intdigest(bytes.fromhex(row['row']), int(row['seed'], 16)):016x}"
+    eight = VECTORS["eight_bits"]
+    for channel, codes, (low, step) in zip(eight["float32"], eight["codes"], eight["scales"], strict=True):
+        assert [low + step * code for code in codes] == channel
+    scales = struct.pack("<4f", *np.ravel(eight["scales"]))
+    assert eight["row"] == (bytes(np.ravel(eight["codes"]).tolist()) + scales).hex()
+    assert eight["checksum"] == f"{xxh3_64_intdigest(bytes.fromhex(eight['row']), int(row['seed'], 16)):016x}"
     column, table, state = VECTORS["column"], VECTORS["table"], VECTORS["weights"]["state"]
     line = f"int64 2 {column['name']}\n".encode()
     assert column["hashed"] == (line + struct.pack("<2q", *column["int64"])).hex()
@@ -71,6 +78,12 @@ def test_the_library_gives_the_vectors() -> None:
     numbers = row["size"], row["mtime_ns"], row["status"]
     found = row_checksum(bytes.fromhex(row["digest"]), *numbers, np.array(row["float32"], "<f4").tobytes())
     assert f"{found:016x}" == row["checksum"]
+    eight = VECTORS["eight_bits"]
+    rows = quantise(np.array([eight["float32"]], "<f4"), eight["axes"])
+    assert (rows.codes[0].tolist(), rows.scales[0].tolist()) == (eight["codes"], eight["scales"])
+    digests = np.frombuffer(bytes.fromhex(row["digest"]), np.uint8)[None]
+    sizes, times, status = (np.array([number], kind) for number, kind in zip(numbers, ("i8", "i8", "u1"), strict=True))
+    assert f"{row_checksums(digests, sizes, times, status, rows)[0]:016x}" == eight["checksum"]
     ids, classes = (np.array([name.encode() for name in table[key]]) for key in ("id", "classes"))
     assert (
         table_digest(ids, np.array(table["label"], "<i4"), np.array(table["split"], "u1"), classes) == table["sha256"]
@@ -84,8 +97,10 @@ def test_the_library_gives_the_vectors() -> None:
 # A stranger's writer
 
 
-@pytest.mark.parametrize("views", [1, pytest.param(5, marks=pytest.mark.slow)])
-def test_a_strangers_file_is_accepted(views: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("views", "bits"), [(1, ""), (1, "int8"), *(pytest.param(5, bits, marks=pytest.mark.slow) for bits in ("", "int8"))]
+)
+def test_a_strangers_file_is_accepted(views: int, bits: str, tmp_path: Path) -> None:
     source = ROOT / "tests" / "stranger.py"
     imports = {
         name.split(".")[0]
@@ -93,7 +108,7 @@ def test_a_strangers_file_is_accepted(views: int, tmp_path: Path) -> None:
         for name in ([a.name for a in getattr(node, "names", [])] if isinstance(node, ast.Import) else [])
     }
     assert imports == {"hashlib", "json", "struct", "sys", "h5py", "numpy"}  # and xxhash
-    subprocess.run([sys.executable, "-I", source, tmp_path / "a.h5", "", str(views)], check=True)
+    subprocess.run([sys.executable, "-I", source, tmp_path / "a.h5", "", str(views), bits], check=True)
     done = run_command(tmp_path, "verify", "a.h5")
     assert done.returncode == 0, done.stderr
     done = run_command(tmp_path, "train-head", "a.h5", "-o", "head.safetensors", "--json")
@@ -101,8 +116,15 @@ def test_a_strangers_file_is_accepted(views: int, tmp_path: Path) -> None:
     assert json.loads(done.stdout)["classes"] == ["ants", "bees", "é"]
     cache = open_cache(tmp_path / "a.h5")
     assert cache.columns == ("site",)
-    assert (cache.views, cache.features().shape) == (views, (24, 8) if views == 1 else (24, views, 8))
-    assert cache.plain_features().shape == (24, 8)
+    one = (8, 5) if bits else (8,)
+    assert (cache.views, cache.features().shape) == (views, (24, *one) if views == 1 else (24, views, *one))
+    assert cache.plain_features().shape == (24, *one)
+    if bits:  # by the page alone
+        with h5py.File(tmp_path / "a.h5") as file:
+            scales = file["scales/deep"][:]
+            values = file["features/deep"][:] * scales[..., 1, None] + scales[..., 0, None]
+        assert values.dtype == np.float32
+        np.testing.assert_array_equal(np.asarray(cache.features()), values)
 
 
 WRONG = {
@@ -131,6 +153,27 @@ def test_a_strangers_mistakes_are_found(tmp_path: Path, mistake: str) -> None:
     if mistake != "order":
         with pytest.raises(CacheError, match="do not match their checksums"):
             train_head(tmp_path / "a.h5")
+
+
+WRONG_INT8 = {
+    "scales": "`scales` is missing",
+    "scale type": r"`scales/deep` is float64 \(24, 8, 2\), not float32 \(24, 8, 2\)",
+    "code type": r"`features/deep` is int8 \(24, 8, 5\)",
+    "storage": r"does not say whether it holds 8 bits, but \['int8'\]",
+    "requires int8": r"does not say whether it holds 8 bits, but \[\]",
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES_OF_INT8)
+def test_a_strangers_mistakes_with_8_bits_are_found(tmp_path: Path, mistake: str) -> None:
+    write(str(tmp_path / "a.h5"), mistake, bits="int8")
+    if mistake in WRONG_INT8:
+        with pytest.raises(CacheFormatError, match=WRONG_INT8[mistake]):
+            open_cache(tmp_path / "a.h5")
+        return
+    assert verify(open_cache(tmp_path / "a.h5")).damaged.tolist() == list(range(24))
+    with pytest.raises(CacheError, match="do not match their checksums"):
+        train_head(tmp_path / "a.h5")
 
 
 # What may grow

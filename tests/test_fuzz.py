@@ -15,7 +15,13 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
-SHARES = {"cache": (700, 100_000), "head": (500, 30_000), "image": (500, 50_000), "weights": (500, 50_000)}
+SHARES = {
+    "cache": (700, 100_000),
+    "int8": (500, 30_000),
+    "head": (500, 30_000),
+    "image": (500, 50_000),
+    "weights": (500, 50_000),
+}
 """How many of each in the default run, and in the slow stage: about three minutes on two cores."""
 
 

@@ -1,7 +1,7 @@
 """Files of every format version ever released stay readable, with the same values.
 
-`tests/golden/version1.h5.gz` was made by `python tests/test_golden.py` and is never made again: a later precompute must
-read what an earlier one wrote.
+`tests/golden/version1.h5.gz`, and `version1_int8.h5.gz` with activations of 8 bits, were made by `python
+tests/test_golden.py` and are never made again: a later precompute must read what an earlier one wrote.
 """
 
 from __future__ import annotations
@@ -11,14 +11,17 @@ import hashlib
 import struct
 import sys
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import xxhash
 
 from precompute.cache import Layer, RowWriter, Samples, Status, create, open_cache, verify
+from precompute.cache.quantised import QuantisedRows
 
 GOLDEN = Path(__file__).parent / "golden" / "version1.h5.gz"
+GOLDEN_INT8 = GOLDEN.with_name("version1_int8.h5.gz")
 IDS = [b"train/ants/a.jpg", b"train/ants/\xff\n.png", b"train/bees/c.gif", b"val/bees/d.webp", b"val/bees/pending.jpg"]
 SPEC = {
     "backbone": "golden",
@@ -27,6 +30,18 @@ SPEC = {
         {"name": "one", "pooling": "mean", "axes": ["channel"]},
     ],
 }
+SPEC_INT8 = {
+    "backbone": "golden",
+    "layers": [
+        {"name": "maps", "pooling": "none", "axes": ["view", "token", "channel"]},
+        {"name": "one", "pooling": "mean", "axes": ["view", "channel"]},
+    ],
+    "storage": "int8",
+    "views": 2,
+}
+CODES = (np.arange(4 * 2 * 3 * 2).reshape(4, 2, 3, 2) * 53 % 256).astype(np.uint8)
+SCALES = np.array([[-1.5, 1 / 64], [0.0, 1 / 128]], np.float32) * np.arange(1, 5, dtype=np.float32)[:, None, None, None]
+SCALES = np.broadcast_to(SCALES, (4, 2, 2, 2)).copy()
 STATUSES = [Status.OK, Status.OK, Status.TRUNCATED, Status.OK]
 RECORDS = [{"started": "2026-11-21T00:00:00+00:00", "host": "golden"}]
 
@@ -99,6 +114,61 @@ def test_a_file_of_version_1_is_read(tmp_path: Path) -> None:
     assert cache.ok.tolist() == [True, True, False, True, False]
 
 
+def coded_rows() -> dict[str, Any]:
+    one = (np.arange(4 * 2 * 2) / 8).astype(np.float16).reshape(4, 2, 2)
+    one[2], maps = np.nan, QuantisedRows(CODES.copy(), SCALES.copy(), -1)
+    maps.fail(np.array([2]))
+    return {"maps": maps, "one": one}
+
+
+def make_int8(path: Path) -> None:
+    table = samples()
+    layers = {
+        "maps": Layer((2, 3, 2), np.dtype("u1"), ("view", "token", "channel"), "none"),
+        "one": Layer((2, 2), np.dtype("f2"), ("view", "channel"), "mean"),
+    }
+    layout = create(str(path), spec=SPEC_INT8, samples=table, layers=layers, records=RECORDS)
+    with RowWriter(str(path), layout) as writer:
+        writer.write(
+            np.arange(4),
+            coded_rows(),
+            digests=digests(),
+            statuses=np.array(STATUSES, dtype=np.uint8),
+            sizes=table.sizes[:4],
+            mtimes=table.mtimes[:4],
+        )
+
+
+def test_a_file_of_8_bits_is_read_and_written_the_same_today(tmp_path: Path) -> None:
+    path = tmp_path / "version1.h5"
+    path.write_bytes(gzip.decompress(GOLDEN_INT8.read_bytes()))
+    cache, table = open_cache(path), samples()
+    assert (cache.spec, cache.layers, cache.views) == (SPEC_INT8, ("maps", "one"), 2)
+    values = CODES * SCALES[:, :, None, :, 1] + SCALES[:, :, None, :, 0]
+    values[2] = np.nan
+    assert values.dtype == np.float32
+    np.testing.assert_array_equal(cache.features("maps")[:4], values)
+    np.testing.assert_array_equal(cache.plain_features("maps")[:4], values[:, 0])
+    np.testing.assert_array_equal(cache.features("one")[:4], coded_rows()["one"])
+    found = verify(cache)
+    assert (found.good.tolist(), found.pending.tolist(), found.damaged.tolist()) == ([0, 1, 2, 3], [4], [])
+    with h5py.File(path) as file:  # as FORMAT.md says, without precompute's own functions
+        assert file.attrs["requires"] == b'["views", "int8"]'
+        for row in range(4):
+            stored = file["features/maps"][row].tobytes() + file["scales/maps"][row].tobytes()
+            image = struct.pack("<32sqqB", digests()[row].tobytes(), table.sizes[row], table.mtimes[row], STATUSES[row])
+            wanted = xxhash.xxh3_64_intdigest(stored, xxhash.xxh3_64_intdigest(image)) or 1
+            assert file["checksums/maps"][row] == wanted
+        assert not file["features/maps"][2].any()
+        assert np.isnan(file["scales/maps"][2]).all()
+    make_int8(tmp_path / "today.h5")
+    new = open_cache(tmp_path / "today.h5")
+    assert (cache.key, cache.layout.table) == (new.key, new.layout.table)
+    assert cache.layout.columns.keys() == new.layout.columns.keys()
+    for name in cache.layout.columns:
+        assert cache.column(name).tobytes() == new.column(name).tobytes(), name
+
+
 def test_its_digests_are_those_of_the_specification(tmp_path: Path) -> None:
     """Computed here as FORMAT.md says, without precompute's own functions."""
     path = tmp_path / "version1.h5"
@@ -142,9 +212,11 @@ def test_what_is_written_today_is_the_same_file(tmp_path: Path) -> None:
 
 
 if __name__ == "__main__":
-    if GOLDEN.exists():
-        sys.exit(f"{GOLDEN} exists, and is never made again")
-    raw = GOLDEN.with_suffix("")
-    make(raw)
-    GOLDEN.write_bytes(gzip.compress(raw.read_bytes(), mtime=0))
-    raw.unlink()
+    missing = {path: maker for path, maker in ((GOLDEN, make), (GOLDEN_INT8, make_int8)) if not path.exists()}
+    if not missing:
+        sys.exit(f"{GOLDEN} and {GOLDEN_INT8} exist, and are never made again")
+    for path, maker in missing.items():
+        raw = path.with_suffix("")
+        maker(raw)
+        path.write_bytes(gzip.compress(raw.read_bytes(), mtime=0))
+        raw.unlink()

@@ -9,6 +9,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import precompute.heads
 from precompute.heads import (
+    AttentiveHead,
     CentroidHead,
     KNNHead,
     KNNRegressionHead,
@@ -22,6 +23,7 @@ from precompute.heads import (
     MultilabelRidgeHead,
     RidgeHead,
     RidgeRegressionHead,
+    SelectedHead,
 )
 
 DIGITS, LABELS = load_digits(return_X_y=True)
@@ -34,6 +36,8 @@ HEADS = [
     pytest.param(CentroidHead, id="centroid"),
     pytest.param(lambda: CentroidHead(metric="cosine"), id="cosine"),
     pytest.param(lambda: CentroidHead(metric="euclidean"), id="euclidean"),
+    pytest.param(lambda: SelectedHead(fraction=0.5, C=1e-2, layers=(16, 48)), id="selected"),
+    pytest.param(lambda: AttentiveHead(tokens=8, queries=2, max_epochs=3), id="attentive"),
 ]
 
 
@@ -47,6 +51,8 @@ CHECKS = parametrize_with_checks(
         CentroidHead(),
         CentroidHead(metric="cosine"),
         CentroidHead(metric="euclidean"),
+        SelectedHead(),
+        AttentiveHead(max_epochs=40, learning_rate=1e-2),
         RidgeRegressionHead(),
         KNNRegressionHead(),
         MLPRegressionHead(max_epochs=40, learning_rate=1e-2),
@@ -60,6 +66,10 @@ CHECKS = parametrize_with_checks(
 SETTINGS = {
     ("LogisticHead", "check_sample_weight_equivalence_on_dense_data"): {"C": (1e-4, 1e-3, 1e-2), "tol": 1e-17},
     ("MLPHead", "check_sample_weight_equivalence_on_dense_data"): {"dropout": 0.0},
+    ("SelectedHead", "check_sample_weight_equivalence_on_dense_data"): {"fraction": 1.0, "C": 1.0, "tol": 1e-17},
+    ("AttentiveHead", "check_sample_weight_equivalence_on_dense_data"): {"dropout": 0.0, "batch_size": 256},
+    # Weights of 1000 and 0.0001: a linear layer has to go far from where it starts
+    ("AttentiveHead", "check_class_weight_classifiers"): {"learning_rate": 1.0, "max_epochs": 200},
     ("MLPRegressionHead", "check_sample_weight_equivalence_on_dense_data"): {"dropout": 0.0},
 }
 
@@ -155,7 +165,7 @@ def test_the_checks_of_sample_weights_are_in_force_for_every_head():
     given = {}
     for estimator, check in ALL_CHECKS:
         given.setdefault(repr(estimator), set()).add(getattr(check, "func", check).__name__)
-    assert len(given) == 10
+    assert len(given) == 12
     assert all(any("sample_weight" in name and "equivalence" in name for name in names) for names in given.values())
 
 
@@ -221,9 +231,13 @@ def test_errors_name_the_problem(make):
     "head",
     [
         *(LogisticHead(), LogisticHead(C=1.0), MLPHead(max_epochs=2), MLPSearch(MLPHead(max_epochs=2)), KNNHead()),
-        *(RidgeHead(), RidgeHead(alpha=1.0), CentroidHead()),
+        *(RidgeHead(), RidgeHead(alpha=1.0), CentroidHead(), SelectedHead(), SelectedHead(fraction=0.5, C=1e-2)),
+        AttentiveHead(tokens=8, max_epochs=2),
     ],
-    ids=["logistic", "logistic with C", "mlp", "search", "knn", "ridge", "ridge with alpha", "centroid"],
+    ids=[
+        *("logistic", "logistic with C", "mlp", "search", "knn", "ridge", "ridge with alpha", "centroid"),
+        *("selected", "selected with both", "attentive"),
+    ],
 )
 def test_validation_and_groups_are_checked(head):
     with pytest.raises(ValueError, match=r"labels that the head does not know: '77'.*Remove those samples"):
@@ -277,6 +291,20 @@ def test_validation_and_groups_are_checked(head):
         (CentroidHead(shrinkage=float("nan")), "shrinkage must be"),
         (CentroidHead(shrinkage=True), "shrinkage must be"),
         (CentroidHead(shrinkage="auto"), "shrinkage must be"),
+        (SelectedHead(fraction=0), "fraction must be a finite number above 0"),
+        (SelectedHead(fraction=1.5), "fraction must be above 0 and at most 1. Got 1.5"),
+        (SelectedHead(fraction="most"), "fraction must be"),
+        (SelectedHead(C=()), "C must have at least one value"),
+        (SelectedHead(layers=64), r"layers must be widths, such as \(64, 128\). Got 64"),
+        (SelectedHead(layers=(0, 64)), "every width in layers must be"),
+        (SelectedHead(layers=(32, 33)), r"layers must add up to the 64 features of X. Got \[32, 33\], which is 65"),
+        (SelectedHead(cv=1), "cv must be a whole number of at least 2. Got 1"),
+        (AttentiveHead(tokens=0), "tokens must be"),
+        (AttentiveHead(tokens=5), "64 features are not 5 positions of as many channels each"),
+        (AttentiveHead(channels_first=1), "channels_first must be True or False. Got 1"),
+        (AttentiveHead(queries=0), "queries must be"),
+        (AttentiveHead(dropout=1), "dropout must be"),
+        (AttentiveHead(schedule="linear"), "schedule must be one of constant, cosine. Got 'linear'"),
     ],
 )
 def test_parameters_are_checked_in_fit(head, message):
@@ -289,9 +317,10 @@ def test_importing_the_package_loads_neither_torch_nor_scikit_learn():
     assert run_python(code).stdout == "set()\n"
 
 
-def test_only_the_mlp_needs_torch():
+def test_only_the_mlp_and_attention_need_torch():
     code = (
         "import sys; from precompute.heads import CentroidHead, KNNHead, LogisticHead, RidgeHead, RidgeRegressionHead\n"
+        "from precompute.heads import SelectedHead\n"
         "from precompute.heads import KNNRegressionHead, MultilabelKNNHead, MultilabelLogisticHead\n"
         "from precompute.heads import MultilabelRidgeHead\n"
         "from precompute.heads import evaluate_labels, evaluate_numbers, choose_thresholds, paired_labels\n"

@@ -18,6 +18,7 @@ from sklearn.exceptions import NotFittedError
 
 from precompute.errors import HeadError
 from precompute.heads import (
+    AttentiveHead,
     CentroidHead,
     KNNHead,
     KNNRegressionHead,
@@ -30,6 +31,7 @@ from precompute.heads import (
     MultilabelRidgeHead,
     RidgeHead,
     RidgeRegressionHead,
+    SelectedHead,
     load_head,
     save_head,
     to_sklearn,
@@ -49,6 +51,7 @@ MADE = {
     "mahalanobis": CentroidHead,
     "cosine": lambda: CentroidHead(metric="cosine"),
     "euclidean": lambda: CentroidHead(metric="euclidean"),
+    "selected": lambda: SelectedHead(fraction=0.3, C=0.1, layers=(20, 44)),
     "regression": RidgeRegressionHead,
     "multilabel logistic": lambda: MultilabelLogisticHead(C=0.1),
     "multilabel ridge": MultilabelRidgeHead,
@@ -196,3 +199,17 @@ def test_the_command_warns_and_tells_what_it_wrote(tmp_path: Path, precompute: C
     assert "cannot be exported to scikit-learn" in refused.stderr
     assert not (tmp_path / "cold.joblib").exists()
     assert "Whoever loads one runs the code in it" in precompute("export-head", "--help").stdout
+
+
+def test_attention_over_positions_has_no_equal() -> None:
+    head = AttentiveHead(tokens=8, max_epochs=2).fit(DIGITS[:60], LABELS[:60])
+    with pytest.raises(HeadError, match="cannot be exported to scikit-learn: it weighs positions by attention"):
+        to_sklearn(head)
+
+
+def test_what_the_head_of_several_layers_was_given_multiplied_is_multiplied_in_the_pipeline() -> None:
+    factors = np.repeat([0.25, 4.0], [20, 44])
+    head = SelectedHead(fraction=0.3, C=0.1, layers=(20, 44)).fit((DIGITS * factors)[:300], LABELS[:300])
+    pipeline = to_sklearn(head, multiplied=factors)
+    assert [type(step).__name__ for _, step in pipeline.steps] == ["StandardScaler", "LogisticRegression"]
+    np.testing.assert_allclose(pipeline.predict_proba(DIGITS), head.predict_proba(DIGITS * factors), atol=1e-5)

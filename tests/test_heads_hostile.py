@@ -16,6 +16,7 @@ from sklearn.datasets import load_iris
 
 from precompute.errors import HeadError, HeadFormatError
 from precompute.heads import (
+    AttentiveHead,
     CentroidHead,
     KNNHead,
     KNNRegressionHead,
@@ -28,6 +29,7 @@ from precompute.heads import (
     MultilabelRidgeHead,
     RidgeHead,
     RidgeRegressionHead,
+    SelectedHead,
     load_head,
     save_head,
 )
@@ -56,6 +58,8 @@ KINDS = {
     "ridge-regression": RidgeRegressionHead,
     "knn-regression": KNNRegressionHead,
     "mlp-regression": lambda **settings: MLPRegressionHead(hidden=(3,), max_epochs=2, **settings),
+    "selected": lambda **settings: SelectedHead(**{"fraction": 0.5, "C": 1.0, "layers": (3, 1), **settings}),
+    "attentive": lambda **settings: AttentiveHead(**{"tokens": 2, "queries": 2, "max_epochs": 2, **settings}),
 }
 INDICATORS = np.stack([Y == 0, Y > 0, Y >= 0], axis=1)  # of the last all samples have one
 
@@ -444,6 +448,62 @@ def test_forged_fits_are_refused(files, kind, change, message, tmp_path):
 def test_forged_numbers_are_refused(files, kind, name, value, message, tmp_path):
     arrays, strings = files[kind]
     refuse(tmp_path / "head", encoding.encode(arrays, {**strings, name: json.dumps(value)}), message)
+
+
+@pytest.mark.parametrize(
+    ("kind", "part", "change", "message"),
+    [
+        ("selected", "params", {"layers": [3, 2]}, "layers must add up to the 4 features of X"),
+        ("selected", "params", {"layers": [10**400, 1]}, "layers must add up to the 4 features"),
+        ("selected", "params", {"layers": [0, 4]}, "every width in layers must be"),
+        ("selected", "params", {"layers": 4}, "layers must be widths"),
+        ("selected", "params", {"fraction": 2}, "fraction must be above 0 and at most 1"),
+        ("selected", "params", {"C": []}, "C must have at least one value"),
+        ("selected", "fitted", {"kept_by_layer": [2, 0]}, "its kept_by_layer must count"),
+        ("selected", "fitted", {"kept_by_layer": "2"}, "its kept_by_layer must count"),
+        ("selected", "fitted", {"fraction": -1}, "fraction must be"),
+        ("selected", "fitted", {"C": 0}, "C must be"),
+        ("selected", "fitted", {"n_iter": 0.5}, "n_iter must be"),
+        ("selected", "fitted", {"source": 1}, "its source must be a string"),
+        ("selected", "fitted", {"converged": 1}, "its converged true or false"),
+        ("selected", "fitted", {"trials": [{"C": 1}]}, "entries of trials must have the keys"),
+        ("attentive", "params", {"tokens": 0}, "tokens must be"),
+        ("attentive", "params", {"tokens": True}, "tokens must be"),
+        ("attentive", "params", {"queries": 3}, "its arrays must have the shapes"),
+        ("attentive", "params", {"queries": 10**400}, "its arrays must have the shapes"),
+        ("attentive", "params", {"channels_first": 0}, "channels_first must be True or False"),
+        ("attentive", "fitted", {"best_epoch": 3}, "best_epoch must be"),
+        ("attentive", "fitted", {"history": [{}, {}]}, "entries of history must have the keys"),
+        ("attentive", "fitted", {"validation_source": None}, "its validation_source must be a string"),
+    ],
+)
+def test_forged_choices_and_attention_are_refused(files, kind, part, change, message, tmp_path):
+    arrays, strings = files[kind]
+    value = {**json.loads(strings[part]), **change}
+    refuse(tmp_path / "head", encoding.encode(arrays, {**strings, part: json.dumps(value)}), message)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "array", "message"),
+    [
+        ("selected", "kept", [2, 4], "numbers of its 4 features, ascending"),
+        ("selected", "kept", [2, 2], "numbers of its 4 features, ascending"),
+        ("selected", "kept", [-1, 2], "numbers of its 4 features, ascending"),
+        ("selected", "kept", [[0, 1]], "its array kept must hold the numbers of features"),
+        ("selected", "kept", None, "its array kept must hold the numbers of features"),
+        ("selected", "kept", [0.0, 1.0], "its array kept must be int32"),
+        ("attentive", "query", None, "its arrays must have the shapes"),
+        ("attentive", "scale", [0.0, 1.0], "its array scale must be above 0"),
+        ("attentive", "bias", [0, 1, 2], "its array bias must be float32"),
+    ],
+)
+def test_forged_arrays_of_choices_and_attention_are_refused(files, kind, name, array, message, tmp_path):
+    arrays, strings = files[kind]
+    arrays = {key: value for key, value in arrays.items() if key != name}
+    if array is not None:
+        wide = np.asarray(array)
+        arrays[name] = wide.astype(np.int32 if wide.dtype.kind == "i" else np.float32)
+    refuse(tmp_path / "head", encoding.encode(arrays, strings), message)
 
 
 def forged_text(path, name, part, code="U8", shape=None, **strings):

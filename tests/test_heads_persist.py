@@ -16,6 +16,7 @@ from sklearn.exceptions import NotFittedError
 
 from precompute.errors import HeadError
 from precompute.heads import (
+    AttentiveHead,
     CentroidHead,
     KNNHead,
     KNNRegressionHead,
@@ -30,6 +31,7 @@ from precompute.heads import (
     RidgeRegressionHead,
     RowView,
     SavedHead,
+    SelectedHead,
     load_head,
     save_head,
 )
@@ -62,6 +64,8 @@ KINDS = {
     "ridge-regression": RidgeRegressionHead,
     "knn-regression": KNNRegressionHead,
     "mlp-regression": lambda **settings: MLPRegressionHead(**{"hidden": (3,), "max_epochs": 2, **settings}),
+    "selected": lambda **settings: SelectedHead(**{"fraction": 0.5, "C": 1.0, "layers": (1, 3), **settings}),
+    "attentive": lambda **settings: AttentiveHead(**{"tokens": 2, "queries": 3, "max_epochs": 2, **settings}),
 }
 INDICATORS = np.stack([Y == 0, Y > 0, Y >= 0], axis=1)  # of the last all samples have one
 
@@ -140,6 +144,12 @@ def assert_same_head(loaded, head):
         ("multilabel-mlp", {"class_weight": "balanced", "validation_fraction": 0.01}),
         ("knn-regression", {"temperature": 2}),
         ("mlp-regression", {"hidden": (4, 3), "mixup": 0.2}),
+        ("selected", {}),
+        ("selected", {"fraction": "auto", "C": "auto", "layers": None, "class_weight": {"ünïcode": 0.5}}),
+        ("selected", {"fraction": np.float64(1), "device": "cpu:0", "random_state": None}),
+        ("attentive", {}),
+        ("attentive", {"channels_first": True, "class_weight": "balanced", "device": "cpu:0"}),
+        ("attentive", {"tokens": 1, "queries": 1, "dropout": 0}),
     ],
 )
 def test_a_head_comes_back_exactly(kind, settings, tmp_path):
@@ -208,6 +218,7 @@ def test_any_safetensors_library_opens_it(saved, head):
         "mlp": lambda: ("weight_0", head.weights_[0]),
         "knn": lambda: ("features", head.features_[:]),
         "centroid": lambda: ("centroids", head.centroids_),
+        "attentive": lambda: ("query", head.query_),
     }.get(metadata["head"].removeprefix("multilabel-").removesuffix("-regression"), lambda: ("coef", head.coef_))()
     assert np.array_equal(arrays[first], expected)
 

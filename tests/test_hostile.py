@@ -257,6 +257,21 @@ REFUSED = {
     "rows_10_to_10": "the names of its 10,000,000,000 samples were never written",
     "folder|fifo|zero": "is not an ordinary file",
     "nowhere": "does not exist",
+    "int8_no_scales": "`scales` is missing",
+    "int8_no_scales_of_maps": "`scales/maps` is missing",
+    "int8_scales_no_group": "`scales` is not a group",
+    r"int8_scales_(short|of_one_channel|of_positions|float64|big_endian)|int8_other_channel": (
+        r"`scales/maps` is \S+ \(.*\), not float32 \(6, [23], 2\)"
+    ),
+    "int8_scales_are_the_vectors": r"`scales/maps` is float16 \(6, 3\), not float32 \(6, 3, 2\)",
+    "int8_scales_vlen": OBJECTS,
+    "int8_scales_chunked": STORED,
+    "int8_scales_never_written": "is cut short: `scales/maps` ends at byte",
+    "int8_scales_(external|soft)": LINK,
+    "int8_codes_signed|int8_codes_float32": r"`features/maps` is \S+ \(",
+    "int8_codes_of_the_vector": r"`features/vector` is uint8 \(",
+    "int8_no_channel|int8_two_channels": "none of its layers has channels with positions",
+    "int8_not_required|int8_not_in_spec|int8_storage_no_text": "does not say whether it holds 8 bits",
 }
 OPENED = {
     "good|attributes_1000|unknown_members|later_split|followed_by_more|user_block|layer_escape|layer_long": [
@@ -271,6 +286,9 @@ OPENED = {
     r"forged_ids_\w+": [0, 1, 2, 3, 4, 5],  # whoever made them says so himself
     "nan_in_a_good_row|status_unknown": [1, 2, 3, 4, 5],
     "rows_exchanged": [2, 3, 4, 5],
+    "int8_good": [0, 1, 2, 3, 4, 5],
+    r"int8_forged_\w+": [1, 2, 3, 4, 5],
+    "int8_scale_changed": [0, 2, 3, 4, 5],
 }
 
 
@@ -332,6 +350,8 @@ def test_heads_are_refused_and_run_nothing(hostile: Path, tried: Path) -> None:
         r"spec_(foreign_weights|huge_transform)": "no longer at",
         r"spec_(none|no_object)": "does not say which features it was trained on",
         r"(multilabel-)?(logistic|mlp|knn|ridge)|centroid|(mlp|knn|ridge)-regression": "does not say which features",
+        "selected|attentive": "does not say which features",
+        r"layers_\w+": "says of its layers is damaged",
         "folder|loop": "cannot be read: ",
         "fifo|zero": "is not a regular file",
         r"\w*": "is not (a whole head file|a head that this precompute reads): .",

@@ -314,3 +314,11 @@ def test_a_cache_of_other_images_than_a_tail_was_trained_on(place: Path, tmp_pat
     extract(photos, tmp_path / "other.h5", backbone="tiny", precision="fp32")
     with pytest.raises((HeadMismatchError, CacheError), match="does not hold the images"):
         compare(place / "head.safetensors", place / "full.safetensors", tmp_path / "other.h5", source=photos)
+
+
+def test_a_tail_of_activations_in_8_bits_sees_the_same_from_images(place: Path, tmp_path: Path) -> None:
+    extract(place / "photos", tmp_path / "q.h5", backbone="tiny", layer=MIDDLE, precision="fp32", dtype="int8")
+    backbone, cache = load_backbone("tiny", layer=MIDDLE), open_cache(tmp_path / "q.h5")
+    save_made_tail(tmp_path / "t.safetensors", backbone, cache, storage="int8")
+    of_cache, of_images = (predict(tmp_path / "t.safetensors", one) for one in (cache.path, place / "photos"))
+    assert np.allclose(probabilities(of_cache), probabilities(of_images), atol=1e-5)

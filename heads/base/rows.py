@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import mmap
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -22,10 +22,30 @@ MAPPED_BYTES = 512 * 2**20  # pages of the file that stay in this process's memo
 FAULT_BYTES = 2 * 2**20  # what the kernel may map around one row that is read, where its page cache has large folios
 
 
+class LazyArray(Protocol):
+    """What is needed of features that are no array, and are computed as they are asked for, by slices or integers.
+
+    strides: bytes of the file from one row to the next, and so on · base: what is mapped from it.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+    @property
+    def strides(self) -> tuple[int, ...]: ...
+    @property
+    def base(self) -> Any: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: Any, /) -> Any: ...
+    def reshape(self, *shape: int) -> LazyArray: ...
+
+
 class RowView:
     """Rows `rows` of `features` (N, ...), each flattened, as something that heads take in the place of an array.
 
-    features: float16, float32 or float64, such as `Cache.features()` · rows: (n,) integers, None for all.
+    features: float16, float32 or float64, such as `Cache.features()`, which need be no array (see `LazyArray`) · rows:
+    (n,) integers, None for all.
     Nothing is read before it is asked for, and pages of a memmap are released again, so the memory it takes does not
     grow with the file.
     """
@@ -33,7 +53,7 @@ class RowView:
     ndim = 2
     views = 1
 
-    def __init__(self, features: npt.NDArray[Any], rows: npt.ArrayLike | None = None) -> None:
+    def __init__(self, features: npt.NDArray[Any] | LazyArray, rows: npt.ArrayLike | None = None) -> None:
         self.features = features.reshape(len(features), math.prod(features.shape[1:]))
         self.rows = None if rows is None else np.asarray(rows, dtype=np.intp)
         self._mapping = _mapping(features)
@@ -117,8 +137,9 @@ class ViewRows(RowView):
     As an array (n, d) it is their plain views, the first ones; `drawn` gives others, `every` all of them.
     """
 
-    def __init__(self, features: npt.NDArray[Any], rows: npt.ArrayLike | None = None) -> None:
+    def __init__(self, features: npt.NDArray[Any] | LazyArray, rows: npt.ArrayLike | None = None) -> None:
         super().__init__(features[:, 0], rows)
+        self._views = features  # as they were given
         self.views = features.shape[1]
         self._of_views = features.reshape(-1, self.shape[1])  # (N * views, d)
         self._every: RowView | None = None
@@ -126,8 +147,7 @@ class ViewRows(RowView):
     def take(self, chosen: npt.ArrayLike) -> ViewRows:
         """The view of some of its samples, by their positions."""
         positions = np.asarray(chosen, dtype=np.intp)
-        features = self._of_views.reshape(-1, self.views, self.shape[1])
-        return ViewRows(features, positions if self.rows is None else self.rows[positions])
+        return ViewRows(self._views, positions if self.rows is None else self.rows[positions])
 
     def every(self) -> RowView:
         """All views (n * views, d), those of a sample side by side."""

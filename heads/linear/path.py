@@ -92,6 +92,7 @@ def regularisation_path(
     max_iter: int,
     time_budget: float | None,
     whole: bool,
+    rising: int = RISING,
 ) -> tuple[list[dict[str, float]], bool]:
     """A trial for each value of C that was tried, in rising order, and whether time ran out before the last.
 
@@ -99,9 +100,9 @@ def regularisation_path(
     in step, so that the features are read once for all of them, or for as many as memory holds the logits of. A trial's
     scores are over the rows that all of them hold out.
 
-    whole: try every value, and solve each to the end. Without it the path ends where no later value can be expected to
-    be chosen (`_only_worse`); and where a fit takes long, values are solved to LOOSE at first, and then those that are
-    NEAR the best to FINE: the choice is between these.
+    whole: try every value, and solve each to the end. Without it the path ends after `rising` values that are worse and
+    worse, where no later value can be expected to be chosen (`_only_worse`); and where a fit takes long, values are
+    solved to LOOSE at first, and then those that are NEAR the best to FINE: the choice is between these.
     """
     order = sorted(set(values))
     if time_budget is not None:
@@ -148,7 +149,7 @@ def regularisation_path(
             near[C] = thetas
             kept = [one["C"] for one in trials if _is_near(one, trials, choose_by, margin)]
             near = {C: near[C] for C in kept if C in near}
-            if _only_worse(trials, choose_by, margin):
+            if _only_worse(trials, choose_by, margin, rising):
                 break
     exact: set[float] = set()
     while loose > tol and len(exact) < len(trials):
@@ -185,13 +186,13 @@ def _is_near(trial: dict[str, float], rivals: Sequence[dict[str, float]], by: st
     return trial[by] <= best * (1 + NEAR) if by == "log_loss" else trial[by] >= best - margin
 
 
-def _only_worse(trials: Sequence[dict[str, float]], by: str, margin: float) -> bool:
-    """Whether each of the last RISING trials has a higher log loss than the one before it, and a score that is not near
-    the best."""
-    last = trials[-RISING - 1 :]
+def _only_worse(trials: Sequence[dict[str, float]], by: str, margin: float, rising: int) -> bool:
+    """Whether each of the last `rising` trials has a higher log loss than the one before it, and a score that is not
+    near the best."""
+    last = trials[-rising - 1 :]
     rises = all(one["log_loss"] < other["log_loss"] for one, other in pairwise(last))
     near = any(_is_near(trial, trials, by, margin) for trial in last[1:])
-    return len(last) > RISING and rises and not near
+    return len(last) > rising and rises and not near
 
 
 def best_of(trials: Sequence[dict[str, float]], by: str) -> float:

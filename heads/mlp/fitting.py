@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[np.floating]
 
-__all__ = ["SEARCHED", "Run", "Settings", "fit_together"]
+__all__ = ["MEASURED", "SEARCHED", "Run", "Settings", "fit_together", "rate_factor"]
 
 SEARCHED = ("hidden", "dropout", "weight_decay", "learning_rate")
 """The settings in which heads that are fitted together may differ."""
@@ -193,7 +193,7 @@ def _fit_at_once(
     standard = [torch.from_numpy(array).to(device) for array in moments]
     for epoch in range(1, shared.max_epochs + 1):
         began = time.monotonic()
-        factor = _schedule(shared.schedule, epoch, shared.max_epochs)
+        factor = rate_factor(shared.schedule, epoch, shared.max_epochs)
         for x, label, weight in train.batches(shared.batch_size, rng, device):
             if shared.batch_norm and len(x) == 1:
                 continue  # one sample has no variance; the next epoch's shuffle leaves out another
@@ -228,7 +228,7 @@ def _still_going(stack: Stack, group: list[Run]) -> list[Run]:
     return [group[position] for position in going]
 
 
-def _schedule(kind: str, epoch: int, max_epochs: int) -> float:
+def rate_factor(kind: str, epoch: int, max_epochs: int) -> float:
     """What the learning rate is multiplied by in an epoch, counted from 1."""
     return 1.0 if kind == "constant" else (1 + math.cos(math.pi * (epoch - 1) / max_epochs)) / 2
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from precompute.heads.base.rows import Features
     from precompute.heads.mlp.criteria import Criterion
 
-__all__ = ["MLPBase", "diverged"]
+__all__ = ["MLPBase", "check_history", "diverged"]
 
 SCHEDULES = ("constant", "cosine")
 
@@ -91,8 +91,7 @@ class MLPBase(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
 
     def _settings(self) -> Settings:
         """The parameters that training reads; a head without one of them has its default."""
-        known = {field.name for field in fields(Settings)} & set(self.get_params())
-        chosen = {name: getattr(self, name) for name in known}
+        chosen = {field.name: getattr(self, field.name) for field in fields(Settings) if hasattr(self, field.name)}
         return Settings(**{**chosen, "hidden": tuple(self.hidden)})
 
     def _adopt(self, run: Run) -> None:
@@ -151,7 +150,7 @@ class MLPBase(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         check_shapes(arrays, expected)
         if not (arrays["scale"] > 0).all():
             raise ValueError("its array scale must be above 0")
-        _check_history(fitted, self.SCORE)
+        check_history(fitted, self.SCORE)
         if not isinstance(fitted["validation_source"], str):
             raise ValueError("its validation_source must be a string")
         self.mean_, self.scale_, self.n_features_in_ = arrays["mean"], arrays["scale"], n_features
@@ -159,7 +158,7 @@ class MLPBase(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         self.biases_ = [arrays[f"bias_{layer}"] for layer in layers]
 
 
-def _check_history(fitted: dict[str, Any], score: str) -> None:
+def check_history(fitted: dict[str, Any], score: str) -> None:
     """Raise ValueError unless the history in a file counts its epochs from 1, and the other counts agree with it."""
     keys = {"epoch", *(f"{of}_{what}" for of in ("train", "validation") for what in ("loss", score))}
     history = list_of_objects("history", fitted["history"], keys)

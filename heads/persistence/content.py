@@ -91,8 +91,7 @@ def _plain(value: Any) -> Any:
 def _with_params(head: Any, params: dict[str, Any]) -> Any:
     known = set(head.get_params()) - NOT_SAVED
     check_keys("params", params, known - (set(_added(head)) - set(params)))
-    if isinstance(params.get("hidden"), list):
-        params["hidden"] = tuple(params["hidden"])
+    params |= {name: tuple(params[name]) for name in ("hidden", "layers") if isinstance(params.get(name), list)}
     if isinstance(params.get("class_weight"), list):
         pairs = params["class_weight"]
         if not all(isinstance(p, list) and len(p) == 2 and isinstance(p[0], str | int) for p in pairs):

@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import LabelBinarizer, Normalizer
+from sklearn.preprocessing import LabelBinarizer, Normalizer, StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
 from precompute.heads.base.labels import MultilabelHead
@@ -34,6 +34,8 @@ from precompute.heads.persistence.output import EXPORT
 from precompute.system.output import check_output
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from precompute.heads.persistence.kinds import Head
 
 __all__ = ["EXPORT", "to_sklearn", "write_joblib"]
@@ -44,14 +46,15 @@ TOLERANCE = 1e-3  # of their probabilities, relative to 1: float32 on one side, 
 LEAST_TEMPERATURE = 2 / 700
 
 
-def to_sklearn(head: Head) -> Pipeline:
+def to_sklearn(head: Head, *, multiplied: npt.NDArray[np.floating] | None = None) -> Pipeline:
     """A fitted scikit-learn `Pipeline` of scikit-learn's own classes that predicts as `head` does.
 
     It takes features (n, d) as the head does, no images. `predict` agrees, but where two classes are as good as equal;
     so does `predict_proba`, which scikit-learn's RidgeClassifier and Ridge do not have. Of several labels that is a
     list of arrays (n, 2), one for each label, but (n, L) of an MLPClassifier. It holds nothing of precompute, so it can
     be pickled and loaded where only scikit-learn is. Before it is returned it is compared with the head on rows that
-    resemble the training features.
+    resemble the training features. multiplied: (d,) what each feature is multiplied by before the head sees it, which a
+    first step of the pipeline does.
 
     Raises HeadError where scikit-learn has no equal, naming what it lacks; NotFittedError.
     """
@@ -64,11 +67,26 @@ def to_sklearn(head: Head) -> Pipeline:
     for step in steps:
         step.n_features_in_ = int(head.n_features_in_)
     _compare(head, pipeline)
-    return pipeline
+    return pipeline if multiplied is None else _after_scaling(pipeline, np.asarray(multiplied, np.float64))
 
 
-def write_joblib(path: str | os.PathLike[str], head: Head, *, overwrite: bool = False) -> Pipeline:
-    """Write `to_sklearn(head)` with joblib; the file appears under its name in one step. Returns the pipeline.
+def _after_scaling(pipeline: Pipeline, factors: npt.NDArray[np.float64]) -> Pipeline:
+    step = StandardScaler(with_mean=False)
+    step.scale_, step.var_, step.mean_ = 1 / factors, 1 / factors**2, None
+    step.n_features_in_, step.n_samples_seen_ = len(factors), 1
+    return Pipeline([("scaling", step), *pipeline.steps])
+
+
+def write_joblib(
+    path: str | os.PathLike[str],
+    head: Head,
+    *,
+    overwrite: bool = False,
+    multiplied: npt.NDArray[np.floating] | None = None,
+) -> Pipeline:
+    """Write `to_sklearn(head, multiplied=multiplied)` with joblib; returns the pipeline.
+
+    The file appears under its name in one step.
 
     Whoever loads such a file runs the code in it: it is a pickle. Load only those that you made, or trust. For the
     same reason an older export cannot be recognised: an existing file is replaced with `overwrite` only.
@@ -76,7 +94,7 @@ def write_joblib(path: str | os.PathLike[str], head: Head, *, overwrite: bool = 
     Raises HeadError where scikit-learn has no equal, or where the file cannot be written.
     """
     output = check_output(path, EXPORT, overwrite=overwrite)
-    pipeline = to_sklearn(head)
+    pipeline = to_sklearn(head, multiplied=multiplied)
     output.write(lambda file: joblib.dump(pipeline, file))
     return pipeline
 
@@ -174,6 +192,10 @@ def _votes(head: Any) -> dict[str, Any]:
     return {"metric": "cosine", "weights": weights, "algorithm": "brute"}
 
 
+def _attentive(head: Any) -> list[Any]:
+    raise no_equal(head, "it weighs positions by attention, which no class of scikit-learn does")
+
+
 def _binarizer(head: Any, **options: Any) -> LabelBinarizer:
     labels = np.repeat(head.classes_, 2)  # scikit-learn warns of labels that are all different
     return LabelBinarizer(**options).fit(labels)
@@ -185,6 +207,8 @@ _STEPS = {
     "knn": _knn,
     "ridge": _ridge,
     "centroid": _centroid,
+    "selected": _logistic,
+    "attentive": _attentive,
     "multilabel-logistic": multilabel_linear,
     "multilabel-ridge": multilabel_linear,
     "multilabel-knn": lambda head: multilabel_knn(head, **_votes(head)),

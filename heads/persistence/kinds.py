@@ -12,11 +12,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
+    from precompute.heads.attentive.head import AttentiveHead
     from precompute.heads.linear.logistic import LogisticHead
     from precompute.heads.linear.multilabel_logistic import MultilabelLogisticHead
     from precompute.heads.linear.multilabel_ridge import MultilabelRidgeHead
     from precompute.heads.linear.ridge import RidgeHead
     from precompute.heads.linear.ridge_regression import RidgeRegressionHead
+    from precompute.heads.linear.selected import SelectedHead
     from precompute.heads.mlp.head import MLPHead
     from precompute.heads.mlp.multilabel import MultilabelMLPHead
     from precompute.heads.mlp.regression import MLPRegressionHead
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from precompute.heads.neighbours.knn_regression import KNNRegressionHead
     from precompute.heads.neighbours.multilabel_knn import MultilabelKNNHead
 
-    Classifier: TypeAlias = LogisticHead | MLPHead | KNNHead | RidgeHead | CentroidHead
+    Classifier: TypeAlias = LogisticHead | MLPHead | KNNHead | RidgeHead | CentroidHead | SelectedHead | AttentiveHead
     Multilabel: TypeAlias = MultilabelLogisticHead | MultilabelRidgeHead | MultilabelKNNHead | MultilabelMLPHead
     Regressor: TypeAlias = RidgeRegressionHead | KNNRegressionHead | MLPRegressionHead
     Head: TypeAlias = Classifier | Multilabel | Regressor
@@ -38,6 +40,8 @@ KINDS = {
     "knn": ("precompute.heads.neighbours.knn", "KNNHead"),
     "ridge": ("precompute.heads.linear.ridge", "RidgeHead"),
     "centroid": ("precompute.heads.neighbours.centroid", "CentroidHead"),
+    "selected": ("precompute.heads.linear.selected", "SelectedHead"),
+    "attentive": ("precompute.heads.attentive.head", "AttentiveHead"),
     "multilabel-logistic": ("precompute.heads.linear.multilabel_logistic", "MultilabelLogisticHead"),
     "multilabel-ridge": ("precompute.heads.linear.multilabel_ridge", "MultilabelRidgeHead"),
     "multilabel-knn": ("precompute.heads.neighbours.multilabel_knn", "MultilabelKNNHead"),

@@ -52,6 +52,7 @@ def describe_head(path: str) -> dict[str, Any]:
         "temperature": file.metadata.get("temperature"),
         "average_views": file.metadata.get("average_views"),
         "layer": file.metadata.get("layer"),
+        "layers": [one.to_dict() for one in file.inputs],
         "key": file.metadata.get("key"),
         "spec": _object(file.metadata.get("spec")),
         "weights": _object(file.metadata.get("weights_source")),
@@ -104,6 +105,7 @@ def print_head(summary: dict[str, Any]) -> None:
             ("backbone", spec.get("backbone")),
             ("weights", json.dumps(summary["weights"]) if summary["weights"] else None),
             ("layer", summary["layer"]),
+            ("layers", _named([_described(one) for one in summary["layers"]])),
             ("takes", f"{takes}, {spec.get('precision')} stored as {spec.get('storage')}"),
             ("transform", json.dumps(spec["transform"]) if "transform" in spec else None),
             ("parameters", ", ".join(f"{name} {value}" for name, value in summary["parameters"].items())),
@@ -122,6 +124,11 @@ def _named(names: list[str]) -> str | None:
     if not names:
         return None
     return f"{len(names):,}: " + ", ".join(names[:MOST_CLASSES]) + (", ..." if len(names) > MOST_CLASSES else "")
+
+
+def _described(layer: dict[str, Any]) -> str:
+    shape = " x ".join(map(str, layer["shape"]))
+    return f"{layer['name']} ({shape}{', averaged over positions' if layer['positions'] else ''})"
 
 
 def _scores(training: dict[str, Any], task: str) -> Iterator[tuple[str, str]]:

@@ -115,10 +115,11 @@ computation = _decorators(
     ),
     click.option(
         "--dtype",
-        type=click.Choice(["auto", "float16", "float32"]),
+        type=click.Choice(["auto", "float16", "float32", "int8"]),
         default="auto",
         show_default=True,
-        help="Of the stored features; auto is float32 for fp32, else float16.",
+        help="Of the stored features; auto is float32 for fp32, else float16. int8: 8 bits by channel for layers with "
+        "positions, float16 for vectors beside them.",
     ),
     click.option(
         "--views", type=int, default=1, show_default=True, help="Inputs made of each image, for as many forward passes."
@@ -195,7 +196,15 @@ overwrite_option = click.option("--overwrite", is_flag=True, help="Replace whate
 
 def layer_lines(layers: dict[str, tuple[int, ...]], dtype: str, views: int = 1) -> str:
     """A line for each layer, such as `layer4, 512 x 7 x 7 float16`."""
-    return "\n".join(f"{layer}, {shape_words(shape, views)} {dtype}" for layer, shape in layers.items())
+    return "\n".join(
+        f"{layer}, {shape_words(shape, views)} {_stored_as(dtype, len(shape) - (views > 1))}"
+        for layer, shape in layers.items()
+    )
+
+
+def _stored_as(dtype: str, axes: int) -> str:
+    """The dtype of a layer with so many axes, where that of the file is `dtype`: vectors are not stored in 8 bits."""
+    return "float16" if dtype == "int8" and axes == 1 else dtype
 
 
 def shape_words(shape: Sequence[int], views: int = 1) -> str:
@@ -211,11 +220,15 @@ def columns_taken(options: dict[str, Any]) -> dict[str, Any]:
     return {**rest, "columns": {part: name for part, name in columns.items() if name is not None}}
 
 
+def one_or_several(names: Sequence[str]) -> str | list[str] | None:
+    """What an option that may be given again names: nothing, one, or several."""
+    return names[0] if len(names) == 1 else list(names) or None
+
+
 def taken_apart(options: dict[str, Any]) -> dict[str, Any]:
     """Options as `extract` takes them: those of the transform that were given, in a dictionary of their own."""
     options = transform_taken(columns_taken(options))
-    layers = list(options.pop("layer"))
-    return {**options, "layer": layers[0] if len(layers) == 1 else layers or None}
+    return {**options, "layer": one_or_several(options.pop("layer"))}
 
 
 def transform_taken(options: dict[str, Any]) -> dict[str, Any]:

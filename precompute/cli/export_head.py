@@ -61,21 +61,29 @@ def export_head(
 
 
 def _pipeline(head: str, output: str, *, overwrite: bool) -> dict[str, Any]:
+    import numpy as np
     import sklearn
 
     from precompute.heads import load_head
     from precompute.heads.persistence.export import EXPORT, write_joblib
     from precompute.system.output import check_output
+    from precompute.training.layers import saved_inputs
 
     check_output(output, EXPORT, overwrite=overwrite, inputs=(head,))
     saved = load_head(head)
-    pipeline = write_joblib(output, saved.head, overwrite=overwrite)
+    layers = saved_inputs(saved.metadata, head, int(saved.head.n_features_in_))
+    multiplied = np.repeat([one.scale for one in layers], [one.width for one in layers]) if layers else None
+    pipeline = write_joblib(output, saved.head, overwrite=overwrite, multiplied=multiplied)
     finished(output)
     _note_temperature(saved.metadata)
+    if layers:
+        pooled = " (means over positions)" if any(one.positions for one in layers) else ""
+        names = ", ".join(one.name for one in layers)
+        note(f"Note: it takes the features{pooled} of {names} side by side, in this order")
     note(f"Note: {WARNING}")
     steps = [type(step).__name__ for _, step in pipeline.steps]
     can = [name for name in ("predict", "predict_proba", "decision_function") if hasattr(pipeline, name)]
-    takes = f"features (n, {pipeline.n_features_in_})"
+    takes = f"features (n, {saved.head.n_features_in_})"
     return {
         **{"head": head, "output": output, "steps": steps, "methods": can, "takes": takes},
         "scikit_learn": sklearn.__version__,

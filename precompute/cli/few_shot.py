@@ -46,7 +46,9 @@ class Shots(click.ParamType):  # type: ignore[type-arg]  # generic in newer rele
 @click.option("--draws", type=click.IntRange(min=1), default=5, show_default=True, help="Draws for each number.")
 @click.option("--head", help="A kind of head, as in train-head.  [default: logistic; ridge for numbers]")
 @task_option
-@click.option("--layer", help="Which layer of the caches, where they hold several.")
+@click.option(
+    "--layer", multiple=True, help="Which layer of the caches, where they hold several; again for more, or all."
+)
 @label_column_option
 @label_separator_option
 @click.option("--split-column", metavar="NAME", help="A further column with train, val and test, the same.")
@@ -74,9 +76,13 @@ def few_shot(
       precompute few-shot photos.h5
       precompute few-shot mobilenet.h5 random.h5 pixels.h5 --plot few-shot.png
       precompute few-shot photos.h5 --shots 1,5,25 --draws 20 --json
+      precompute few-shot blocks.h5 --layer all
       precompute few-shot cards.h5 --label-column card_count --task number --shots 20,100
     """
+    from precompute.cli._options import one_or_several
     from precompute.evaluation.learning_curve import few_shot as run
+
+    settings["layer"] = one_or_several(settings["layer"])
 
     if plot is not None:
         from precompute.reports.plots import check_plot, plot_few_shot

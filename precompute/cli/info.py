@@ -75,7 +75,7 @@ def _describe(cache: Cache) -> dict[str, Any]:
         "splits": counts(cache.column("samples/split"), split_name),
         "classes": {name: int((labels == number).sum()) for number, name in enumerate(cache.classes)},
         "layers": {
-            layer: {"shape": list(cache.features(layer).shape[1:]), "dtype": str(cache.features(layer).dtype)}
+            layer: {"shape": list(cache.features(layer).shape[1:]), "dtype": cache.storage(layer)}
             for layer in cache.layers
         },
         "views": cache.views,

@@ -12,6 +12,7 @@ from precompute.cli._options import (
     Seconds,
     label_column_option,
     label_separator_option,
+    one_or_several,
     overwrite_option,
     task_option,
 )
@@ -35,11 +36,16 @@ OPTIONS = {  # the parameters of each kind of head that are options here; any ot
     "logistic": ("C", "time_budget", "device"),
     "mlp": (
         *("hidden", "dropout", "batch_norm", "label_smoothing", "mixup", "weight_decay", "learning_rate", "schedule"),
-        *("max_epochs", "patience", "search", "time_budget", "device", "plot"),
+        *("batch_size", "max_epochs", "patience", "search", "time_budget", "device", "plot"),
     ),
     "knn": ("k", "temperature", "device"),
     "ridge": ("alpha",),
     "centroid": ("metric",),
+    "selected": ("fraction", "C", "device"),
+    "attentive": (
+        *("queries", "dropout", "label_smoothing", "weight_decay", "learning_rate", "schedule", "batch_size"),
+        *("max_epochs", "patience", "device", "plot"),
+    ),
 }
 
 
@@ -72,28 +78,51 @@ class Strength(click.ParamType):  # type: ignore[type-arg]  # generic in newer r
 @click.command("train-head", no_args_is_help=True)
 @click.argument("cache", type=click.Path())
 @click.option("-o", "--output", type=click.Path(), help="Save the head to this .safetensors file.")
-@click.option("--head", type=click.Choice(list(OPTIONS)), help="[default: logistic; ridge for numbers]")
+@click.option(
+    "--head",
+    type=click.Choice(list(OPTIONS)),
+    help="[default: logistic; ridge for numbers; selected for the classes of several layers]",
+)
 @task_option
-@click.option("--layer", help="Which layer of the cache, where it holds several.")
-@click.option("--C", "C", type=Strength(), help="Logistic: inverse strength of the L2 penalty.  [default: auto]")
+@click.option(
+    "--layer", multiple=True, help="Which layer of the cache, where it holds several; again for more, or all."
+)
+@click.option("--C", "C", type=Strength(), help="Logistic, selected: inverse strength of the penalty.  [default: auto]")
+@click.option(
+    "--fraction", type=Strength(), help="Selected: share of the features of all layers to keep.  [default: auto]"
+)
+@click.option("--queries", type=int, help="Attentive: weighted means over the positions.  [default: 4]")
 @click.option("--hidden", type=Widths(), help="MLP: widths of the hidden layers.  [default: 256]")
-@click.option("--dropout", type=float, help="MLP: probability of dropping a hidden unit.  [default: 0.2]")
+@click.option("--dropout", type=float, help="MLP, attentive: probability of dropping a unit.  [default: 0.2]")
 @click.option("--batch-norm", is_flag=True, default=None, help="MLP: normalise hidden layers over the batch.")
-@click.option("--label-smoothing", type=float, help="MLP: share of the target spread over all classes.  [default: 0]")
+@click.option(
+    "--label-smoothing",
+    type=float,
+    help="MLP, attentive: share of the target spread over all classes.  [default: 0]",
+)
 @click.option("--mixup", type=float, help="MLP: alpha by which pairs of features are mixed.  [default: 0, none]")
-@click.option("--weight-decay", type=float, help="MLP: AdamW's weight decay.  [default: 1e-4]")
-@click.option("--learning-rate", type=float, help="MLP: AdamW's learning rate.  [default: 1e-3]")
-@click.option("--schedule", type=click.Choice(["constant", "cosine"]), help="MLP: learning rate.  [default: cosine]")
-@click.option("--max-epochs", type=int, help="MLP: stop after this many epochs at the latest.  [default: 200]")
-@click.option("--patience", type=int, help="MLP: stop after this many epochs without improvement.  [default: 20]")
+@click.option("--weight-decay", type=float, help="MLP, attentive: AdamW's weight decay.  [default: 1e-4, 1e-2]")
+@click.option("--learning-rate", type=float, help="MLP, attentive: AdamW's learning rate.  [default: 1e-3]")
+@click.option(
+    "--schedule",
+    type=click.Choice(["constant", "cosine"]),
+    help="MLP, attentive: learning rate.  [default: cosine]",
+)
+@click.option("--batch-size", type=int, help="MLP, attentive: samples of a training step.  [default: 256, 64]")
+@click.option("--max-epochs", type=int, help="MLP, attentive: epochs at most.  [default: 200, 100]")
+@click.option("--patience", type=int, help="MLP, attentive: epochs without improvement that end it.  [default: 20]")
 @click.option("--search", is_flag=True, default=None, help="MLP: try 24 settings at once, less what is given here.")
 @click.option(
     "--time-budget",
     type=Seconds(),
     help="Logistic, MLP: what choosing C, or --search, may take.",
 )
-@click.option("--device", help="Logistic, MLP, kNN: where to compute: cpu, cuda, cuda:1, ...  [default: cpu]")
-@click.option("--plot", type=click.Path(), help="MLP: draw loss and accuracy by epoch (.png, .svg, .pdf).")
+@click.option("--device", help="Where to compute: cpu, cuda, cuda:1, ...; not ridge, centroid.  [default: cpu]")
+@click.option(
+    "--plot",
+    type=click.Path(),
+    help="MLP, attentive: draw loss and accuracy by epoch (.png, .svg, .pdf).",
+)
 @click.option("--k", type=int, help="kNN: number of neighbours that vote.  [default: 20]")
 @click.option("--temperature", type=float, help="kNN: the smaller, the more the nearest count.  [default: 0.07]")
 @click.option("--alpha", type=Strength(), help="Ridge: strength of the penalty.  [default: auto]")
@@ -134,7 +163,7 @@ def train_head(
     output: str | None,
     head: str | None,
     task: str,
-    layer: str | None,
+    layer: tuple[str, ...],
     seed: int,
     groups: str | None,
     groups_file: str | None,
@@ -164,6 +193,10 @@ def train_head(
     numbers and any is not whole, else one class. --task says otherwise. Several label columns of 0 and 1 are a label
     each. An empty cell is a sample without label, which is left out; a lone `;` is a sample with none of the labels.
 
+    --layer all, or several --layer, takes the features of all these layers, pooled: of blocks.h5 that `extract --layer
+    all-blocks` made in one pass. Of them the selected head keeps those that say most of the classes; others take all.
+    --head attentive learns which positions of a layer count: extract it with --pooling none.
+
     \b
     Examples:
       precompute train-head photos.h5
@@ -172,6 +205,9 @@ def train_head(
       precompute train-head photos.h5 --head mlp --hidden 512,128 --dropout 0.5
       precompute train-head photos.h5 --head knn --k 5
       precompute train-head photos.h5 --head ridge --alpha 100
+      precompute train-head blocks.h5 --layer all -o photos.safetensors
+      precompute train-head blocks.h5 --layer features.14 --layer features.17 --head ridge
+      precompute train-head tokens.h5 --head attentive --queries 8
       precompute train-head pets.h5 --protocol simclr:pets
       precompute train-head scans.h5 --groups 'patient_(\\d+)' --per-class
       precompute train-head scans.h5 --label-column finding --groups-column patient
@@ -187,6 +223,8 @@ def train_head(
     settings = {name: value for name, value in given.items() if value is not None}
     # Without --head it depends on the labels which of the two it is: what neither has is refused here already.
     heads = [head] if head else ["ridge"] if task == "number" else ["logistic", "ridge"]
+    if head is None and task != "number" and (len(layer) > 1 or layer == ("all",)):
+        heads.append("selected")
     allowed = {name for one in heads for name in OPTIONS[one]}
     foreign = [name for name in (*settings, *(["plot"] if plot is not None else [])) if name not in allowed]
     if foreign:
@@ -202,7 +240,7 @@ def train_head(
             output,
             head=head,
             task=task,
-            layer=layer,
+            layer=one_or_several(layer),
             seed=seed,
             groups=groups,
             groups_file=groups_file,
@@ -246,10 +284,11 @@ def report_training(
     print_pairs(
         None,
         [
-            ("head", f"{result.kind} on {result.layer}, {_predicted(result)}"),
+            ("head", f"{result.kind} on {_layers(result)}, {_predicted(result)}"),
             ("protocol", _protocol(result.protocol)),
             ("trained on", f"{result.rows['train']:,} images in {result.seconds:.2f} s"),
             ("searched", _searched(result.choices)),
+            ("kept", _kept(result)),
             *_settings(result.head.summary()),
             *more,
             *leak_lines(result),
@@ -257,6 +296,20 @@ def report_training(
             ("saved", output),
         ],
     )
+
+
+def _layers(result: Training) -> str:
+    names = result.layers
+    return f"{len(names)} layers, {names[0]} to {names[-1]}" if len(names) > 1 else result.layer
+
+
+def _kept(result: Training) -> str | None:
+    """How many features of each layer the selected head kept, of so many."""
+    counts, widths = result.choices.get("kept_by_layer"), getattr(result.head, "layers", None)
+    if counts is None or widths is None:
+        return None
+    found = zip(result.layers, counts, widths, strict=True)
+    return "\n".join(f"{count:,} of {width:,} of {name}" for name, count, width in found if count)
 
 
 def _predicted(result: Training) -> str:

@@ -20,6 +20,8 @@ IMAGES = 32
 """How many images prove an engine, spread over the source."""
 EXACT_IMAGES = 8
 """How many show that an engine computes in fp32 what fp32 torch does, apart from rounding. That shows on any image."""
+EIGHT_BITS = "int8"
+"""The storage of 8 bits, see cache/FORMAT.md."""
 LEAST_COSINE = 0.999
 """What the worst of these images must reach between its features and those of fp32 eager torch."""
 
@@ -141,7 +143,12 @@ def worst_of(
 
 
 def as_stored(features: NDArray[np.floating[Any]], storage: str) -> NDArray[np.float64]:
-    """(n, everything) float64 of (n, *shape) features, rounded as the file rounds them."""
+    """(n, everything) float64 of (n, *shape) features, rounded as the file rounds them.
+
+    Not to 8 bits, whose rounding is no fault of an engine's; vectors are float16 in such a file.
+    """
+    if storage == EIGHT_BITS:
+        storage = "float16" if features.ndim == 2 else "float32"
     with np.errstate(over="ignore"):
         return features.astype(storage).astype(np.float64).reshape(len(features), -1)
 

@@ -180,16 +180,17 @@ def _side(
     file = open_head(head)
     cache, target, _ = Relabelling.of_head(file.metadata, file.path, file.task).apply(open_cache(path))
     codes = split_codes(file.metadata, cache, target, file.path)
-    if file.layer not in cache.layers and where.source is not None:
+    is_missing = file.layers[0] not in cache.layers
+    if is_missing and where.source is not None:
         return _side_of_images(file, cache, target, codes, where, opened)
-    if file.layer not in cache.layers and file.is_tail:
+    if is_missing and file.is_tail:
         raise HeadMismatchError(
-            f"{file.origin.file} takes the layer {file.layer}; {cache.path} holds {', '.join(cache.layers)}.",
+            f"{file.origin.file} takes the layer {file.layers[0]}; {cache.path} holds {', '.join(cache.layers)}.",
             hint="Give the cache that it was trained on, or, if it was trained from images, --source IMAGES.",
         )
     trusted = _trusted(file, where)
     saved = file.alone(backbone=trusted, tail=_tail(file, where), weights=where.weights, device=where.device)
-    layer = trained_layer(saved, cache, file.path)
+    cache, layer = trained_layer(saved, cache, file.path)
     return Side(file.path, saved, cache, target, layer, codes, whole_rows(cache, layer))
 
 
@@ -204,10 +205,10 @@ def _side_of_images(
     """Of a network whose features are computed from the images of `where.source`."""
     spec = file.metadata.get("spec")
     kept_as = [spec.get(name) for name in ("precision", "storage")] if isinstance(spec, dict) else []
-    if kept_as != list(COMPUTED) or file.averages:
+    if kept_as != list(COMPUTED) or file.averages or len(file.layers) > 1:
         raise HeadMismatchError(
-            f"{file.origin.file} was trained on stored features of {file.layer} that cannot be computed again here to "
-            "the last bit.",
+            f"{file.origin.file} was trained on stored features of {file.layers[0]} that cannot be computed again here "
+            "to the last bit.",
             hint="Extract that layer as it was, and give that file as its cache.",
         )
     assert where.source is not None  # that is why it is called
@@ -216,7 +217,7 @@ def _side_of_images(
     opened.callback(activations.close)
     saved = file.attach(model, tail=_tail(file, where), device=where.device)
     whole = whole_rows(cache, cache.layers[0])
-    return Side(file.path, saved, cache, target, file.layer, codes, whole, activations.plain)
+    return Side(file.path, saved, cache, target, file.layers[0], codes, whole, activations.plain)
 
 
 def _trusted(file: HeadFile, where: Where) -> str | None:

@@ -17,7 +17,8 @@ from precompute.errors import TrainingError, UsageError
 from precompute.evaluation.draws import check_sizes, drawn, pool_of, spread_of
 from precompute.heads import RowView
 from precompute.heads.base.progress import report
-from precompute.training.kinds import check_asked, head_of_task, make_head
+from precompute.training.kinds import check_asked, fit_to_layer, head_of_task, make_head
+from precompute.training.layers import JoinedCache, lengths_of, with_layers
 from precompute.training.relabelling import Relabelling
 from precompute.training.scoring import answer, score
 from precompute.training.splits import HOLDOUT, digest_groups, parts_of, whole_rows
@@ -101,7 +102,7 @@ def few_shot(
     shots: Sequence[int] | None = None,
     draws: int = DRAWS,
     head: str | None = None,
-    layer: str | None = None,
+    layer: str | Sequence[str] | None = None,
     label_column: str | Sequence[str] | None = None,
     label_separator: str | None = None,
     split_column: str | None = None,
@@ -156,10 +157,12 @@ def few_shot(
                 "curve compares.",
                 hint="Give caches of one task, or say which by --task.",
             )
-        name = head_of_task(head, target.task)
+        cache, own, pooled = with_layers(cache, layer)
+        name = head_of_task(head, target.task, several=isinstance(cache, JoinedCache))
+        notes = [*notes, *pooled]
         curves.append(
             _curve(
-                *(cache, target, numbers, draws, name, layer, seed, notes), plain_view=plain_view, average=average_views
+                *(cache, target, numbers, draws, name, own, seed, notes), plain_view=plain_view, average=average_views
             )
         )
     return curves
@@ -209,8 +212,9 @@ def _curve(
     def of_draw(order: list[Rows], n: int) -> float:
         rows = np.unique(np.concatenate([of_class[:n] for of_class in order]))
         estimator = make_head(head, {}, seed=seed, task=target.task)
+        fit_to_layer(estimator, cache, layer)
         X = features[rows].astype(np.float32)
-        scale = spread_of(X.reshape(len(rows) * views, -1))
+        scale = _scale_of(cache, X.reshape(len(rows) * views, -1))
         options: dict[str, Any] = {"label_names": target.names} if target.task == LABELS else {}
         try:
             fit_rows(estimator, X / scale, views, np.arange(len(rows)), target.of(rows), **options)
@@ -267,7 +271,16 @@ def _by_chance(task: str, true: NDArray[Any]) -> float | None:
     return 0.0 if task == NUMBER else None
 
 
-def _of_blocks(predict: Callable[[NDArray[Any]], NDArray[Any]], rows: RowView, scale: np.float32) -> NDArray[Any]:
+def _scale_of(cache: Cache, X: NDArray[np.float32]) -> Any:
+    """What features (n, d) are divided by: their spread, a number; of several layers each layer's own, (d,)."""
+    if not isinstance(cache, JoinedCache):
+        return spread_of(X)
+    widths = [one.width for one in cache.inputs]
+    lengths = np.array(lengths_of(np.var(X, axis=0, dtype=np.float64), cache.inputs))
+    return np.repeat(lengths * np.sqrt(len(widths) / sum(widths)), widths).astype(np.float32)
+
+
+def _of_blocks(predict: Callable[[NDArray[Any]], NDArray[Any]], rows: RowView, scale: Any) -> NDArray[Any]:
     """What `predict` says of all rows, each divided by `scale`."""
     return np.concatenate([predict(block / scale) for _, block in rows.blocks()])
 

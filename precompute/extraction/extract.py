@@ -22,7 +22,7 @@ from precompute.sources.registry import open_source
 if TYPE_CHECKING:
     from precompute.extraction.executors.base import Executor  # which loads torch
 
-STORAGES = ("auto", "float16", "float32")
+STORAGES = ("auto", "float16", "float32", "int8")
 
 
 def extract(
@@ -76,7 +76,8 @@ def extract(
     torch.compile, "on", "off", or "auto" (from so many images on that they repay it). `auto` follows from machine and
     images alone, never from a clock; it is decided once for an output and stays with its file. While it runs, an engine
     other than fp32 torch is compared with it on one image in a thousand (see `Extraction.audit`).
-    dtype: stored as "float32", "float16", or "auto" (float32 for fp32, else float16).
+    dtype: stored as "float32", "float16", or "auto" (float32 for fp32, else float16); as "int8" layers with positions
+    in 8 bits, with a range for each channel of each sample, and vectors beside them in float16.
     workers: decode threads, by default one for each core. limit: only the first so many images by id.
     on_error: "skip" records a broken image and goes on; "stop" raises at the first one.
     rehash: read every file again and recognise it by its SHA-256, also where size and mtime are unchanged.
@@ -132,7 +133,7 @@ def _recognise(output: CacheOutput, source: Source, request: Request) -> Run | N
     features = {layer: cache.features(layer) for layer in cache.layers}
     settings = Settings(
         layers={layer: values.shape[1:] for layer, values in features.items()},
-        dtype=str(features[cache.layers[0]].dtype),
+        dtype=str(cache.spec.get("storage")),
         notes=tuple(map(str, record.get("notes", ()))),
         views=cache.views,
         ran={

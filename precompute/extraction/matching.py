@@ -223,14 +223,14 @@ def copy_rows(
     Sizes and modification times are those of `now`: the bytes are the same, the file may be another. Without a writer
     the rows are only checked, as when a file is continued in place.
     """
-    width = sum(old.layout.columns[f"features/{layer}"].row_bytes for layer in old.layers)
+    width = sum(old.row_bytes(layer) for layer in old.layers)
     height = max(1, min(COPY_ROWS, COPY_BYTES // width))
     bad = []
     for start in range(0, len(rows), height):
         there, here = old_rows[start : start + height], rows[start : start + height]
         digests, statuses = old.column("samples/digest")[there], old.status[there]
         then = old.column("samples/size")[there], old.column("samples/mtime_ns")[there]
-        features = {layer: np.asarray(old.features(layer)[there]) for layer in old.layers}
+        features = {layer: old.stored(layer)[there] for layer in old.layers}
         good = np.ones(len(there), dtype=bool)
         for layer, values in features.items():
             good &= old.column(f"checksums/{layer}")[there] == row_checksums(digests, *then, statuses, values)

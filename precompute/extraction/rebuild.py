@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from precompute.backbones.load import MAX_LAYERS, Backbone, load_backbone
-from precompute.cache import difference, plain_spec
+from precompute.cache import INT8, difference, plain_spec
 from precompute.errors import PrecomputeError
 from precompute.inputs.images.augmentation import augment_names
 from precompute.inputs.images.transform import Transform
@@ -107,7 +107,7 @@ def _checked(spec: Any, origin: Origin) -> dict[str, Any]:
     good = (
         isinstance(spec, dict)
         and all(isinstance(spec.get(name), str) for name in ("backbone", "weights", "precision"))
-        and spec.get("storage") in ("float16", "float32")
+        and spec.get("storage") in ("float16", "float32", INT8)
         and isinstance(spec.get("transform"), dict)
         and isinstance(spec.get("layers"), list)
         and 1 <= len(spec["layers"]) <= MAX_LAYERS

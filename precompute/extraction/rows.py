@@ -9,7 +9,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from precompute.cache import Cache, RowWriter, Status, status_name
+from precompute.cache import Cache, Layer, RowWriter, Status, quantise, status_name
+from precompute.cache.quantised import Rows, fail_rows
+from precompute.cache.verification import finite as finite_rows
 from precompute.engines.audit import EngineAudit
 from precompute.engines.base import Features, Tensors
 from precompute.extraction.executors.base import Executor, Work
@@ -113,22 +115,19 @@ class RowRun:
         step = Step(done=len(items), computed=len(block.decoded))
         if not items:
             return step
-        count, storage = len(block.decoded), self.prepared.storage
-        values = [np.full((len(items), *tap.shape), np.nan, dtype=storage) for tap in self.prepared.model.stored]
-        finite = np.ones(count, dtype=bool)
-        if block.features is not None:
-            for tap, features in zip(values, block.features, strict=True):
-                if features.shape != tap[:count].shape:  # NumPy would repeat what is missing
-                    raise ValueError(f"An executor gave features of {features.shape}, not {tap[:count].shape}.")
-                with np.errstate(over="ignore"):  # beyond float16's range: infinite, and reported below
-                    tap[:count] = features
-                finite &= np.isfinite(tap[:count]).all(axis=tuple(range(1, tap.ndim)))
+        count, layers = len(block.decoded), self.prepared.layers
+        stored = [
+            _stored(layer, len(items), count, None if block.features is None else block.features[number])
+            for number, layer in enumerate(layers.values())
+        ]
+        finite = np.logical_and.reduce([finite_rows(rows)[:count] for rows in stored])
         statuses = [Status.OK] * count
         for place in np.flatnonzero(~finite):  # in one layer: the sample has failed in all of them
             statuses[place] = Status.NON_FINITE
-            for tap in values:
-                tap[place] = np.nan
-            step.failed.append(self._failure(block.decoded[place].row, Status.NON_FINITE, f"in {storage}"))
+            for rows in stored:
+                fail_rows(rows, np.array([place]))
+            detail = f"in {self.prepared.storage}"
+            step.failed.append(self._failure(block.decoded[place].row, Status.NON_FINITE, detail))
         for item in block.failed:
             assert item.error is not None  # that is what puts it here
             statuses.append(Status[item.error.reason])
@@ -137,7 +136,7 @@ class RowRun:
         items = [items[place] for place in order]
         self.writer.write(
             np.array([item.row for item in items], dtype=np.int64),
-            {tap.layer: rows[order] for tap, rows in zip(self.prepared.model.stored, values, strict=True)},
+            {layer: rows[order] for layer, rows in zip(layers, stored, strict=True)},
             digests=np.frombuffer(b"".join(item.digest for item in items), dtype=np.uint8).reshape(-1, 32),
             statuses=np.array(statuses, dtype=np.uint8)[order],
             sizes=np.array([item.size for item in items], dtype=np.int64),
@@ -195,3 +194,15 @@ class RowRun:
         step.done += len(rows) - len(bad)
         again.extend(bad)
         return set(bad)
+
+
+def _stored(layer: Layer, rows: int, count: int, features: NDArray[np.floating] | None) -> Rows:
+    """Rows of a layer as they are stored: `features` are the first `count`, and those behind have none."""
+    exact = layer.scales is not None
+    values = np.full((rows, *layer.shape), np.nan, dtype=np.float32 if exact else layer.dtype)
+    if features is not None:
+        if features.shape != values[:count].shape:  # NumPy would repeat what is missing
+            raise ValueError(f"An executor gave features of {features.shape}, not {values[:count].shape}.")
+        with np.errstate(over="ignore"):  # beyond float16's range: infinite, and found later
+            values[:count] = features
+    return quantise(values, layer.axes) if exact else values

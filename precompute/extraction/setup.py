@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-
+from precompute.backbones.layers import Tap
 from precompute.backbones.load import Backbone, load_backbone
-from precompute.cache import Layer
+from precompute.cache import INT8, Layer, channel_axis, storage_dtype
 from precompute.engines.base import EngineChoice
 from precompute.engines.choice import Asked, Candidates, Decision, candidates, choose
 from precompute.engines.guard import Sample
 from precompute.engines.machine import Machine
+from precompute.errors import UsageError
 from precompute.extraction.begun import begun_with
 from precompute.extraction.output import CacheOutput
 from precompute.extraction.request import Request
@@ -56,8 +57,10 @@ class Prepared:
     @property
     def layers(self) -> dict[str, Layer]:
         """What the file holds of each sample."""
-        kind = np.dtype(self.storage)
-        return {tap.layer: Layer(tap.shape, kind, tap.axes, tap.pooling) for tap in self.model.stored}
+        return {
+            tap.layer: Layer(tap.shape, storage_dtype(self.storage, tap.axes), tap.axes, tap.pooling)
+            for tap in self.model.stored
+        }
 
     @property
     def choice(self) -> EngineChoice:
@@ -87,7 +90,25 @@ def prepared_for(
     model: Backbone, asked: Asked, output: CacheOutput | None, source: Source, *, workers: int | None
 ) -> Prepared:
     """The same for a backbone that is loaded already."""
+    if asked.dtype == INT8:
+        _check_eight_bits(model.name, model.taps)
     begun = None if output is None else begun_with(output, model)
     whole = source.whole if isinstance(source, PartOfSource) else source
     found = candidates(asked, Machine.here(), begun=begun, images=len(whole), module=model.module)
     return Prepared(model, found, sample_of(whole, model.preprocess, workers=workers))
+
+
+def _check_eight_bits(backbone: str, taps: Sequence[Tap]) -> None:
+    """Raise UsageError unless some layers have channels with positions, and all others are vectors."""
+    unclear = [tap for tap in taps if len(tap.axes) > 1 and channel_axis(tap.axes) is None]
+    if unclear:
+        raise UsageError(
+            f"Which axis of {unclear[0].layer!r} holds the channels cannot be told, and 8 bits need a range for each.",
+            hint="Take --dtype float16, or another layer.",
+        )
+    if all(channel_axis(tap.axes) is None for tap in taps):
+        names = ", ".join(tap.layer for tap in taps)
+        raise UsageError(
+            f"--dtype int8 is for activations with positions; {names} of {backbone} gives one vector for each image.",
+            hint="Take --dtype float16, or a layer with positions, unpooled, such as --layer layer3 --pooling none.",
+        )

@@ -531,6 +531,7 @@ class _Run:
             task=task,
             kind=KIND,
             layer=self.data.layer,
+            layers=(self.data.layer,),
             rows={split: len(rows) for split, rows in self.parts.items()},
             scores=scored.scores,
             leaks=scored.leaks,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from precompute.heads import SavedHead, load_head
 from precompute.heads.persistence.encoding import is_of
 from precompute.heads.persistence.output import open_without_waiting
 from precompute.training.kinds import task_of
+from precompute.training.layers import LayerInput, saved_inputs
 from precompute.training.views import averaged
 
 
@@ -57,9 +58,14 @@ class HeadFile:
         return self.saved.task if isinstance(self.saved, SavedTail) else task_of(self.saved.head)
 
     @property
-    def layer(self) -> str:
-        """Whose features it takes."""
-        return str(self.metadata.get("layer"))
+    def inputs(self) -> tuple[LayerInput, ...]:
+        """What a head of several layers takes; none of one layer. Raises HeadFormatError where that cannot be."""
+        return () if self.is_tail else saved_inputs(self.metadata, self.path, self.n_features)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Whose features it takes, side by side where they are several."""
+        return tuple(one.name for one in self.inputs) or (str(self.metadata.get("layer")),)
 
     @property
     def averages(self) -> int:
@@ -106,19 +112,23 @@ class HeadFile:
         weights: str | None = None,
         augment: str | Sequence[str] | None = None,
     ) -> Backbone:
-        """The one that it was trained behind, cut at its layer, which makes plain views. Raises as `rebuild_backbone`
-        does, and HeadMismatchError where the layer has another shape by now."""
+        """The one that it was trained behind, cut at its layers, which makes plain views. Raises as `rebuild_backbone`
+        does, and HeadMismatchError where a layer has another shape by now."""
         spec, source = self.metadata.get("spec"), self.metadata.get("weights_source", {})
         given: dict[str, Any] = {"backbone": backbone, "weights": weights, "augment": augment}
-        model, _ = rebuild_backbone(spec, source, self.origin, **given, layers={self.layer}, plain=True)
-        (tap,) = model.taps
-        self.check_shape(model.name, tap.shape)
+        model, _ = rebuild_backbone(spec, source, self.origin, **given, layers=set(self.layers), plain=True)
+        self.check_shapes(model.name, {tap.layer: tap.shape for tap in model.taps})
         return model
 
-    def check_shape(self, name: str, shape: Sequence[int]) -> None:
-        """Raise HeadMismatchError unless it takes features of this shape, which the backbone `name` gives."""
-        if math.prod(shape) != self.n_features:
+    def check_shapes(self, name: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Raise HeadMismatchError unless it takes activations of these shapes, by layer, which the backbone `name`
+        gives."""
+        if inputs := self.inputs:
+            fit = all(shapes[one.name] == one.shape for one in inputs)
+        else:
+            fit = math.prod(shapes[self.layers[0]]) == self.n_features
+        if not fit:
+            gives = ", ".join(str(shapes[layer]) for layer in self.layers)
             raise HeadMismatchError(
-                f"{self.origin.file} takes {self.n_features} features; {name} gives {tuple(shape)}.",
-                hint="Train it again.",
+                f"{self.origin.file} takes {self.n_features} features; {name} gives {gives}.", hint="Train it again."
             )

@@ -14,6 +14,7 @@ from precompute.heads import LabelScores, NumberScores, SavedHead
 from precompute.heads.scoring.scores import wilson_interval
 from precompute.training.columns import SEPARATOR, Values, find_target, own_values
 from precompute.training.kinds import task_of
+from precompute.training.layers import joined, saved_inputs
 from precompute.training.relabelling import Relabelling, recorded, recorded_columns
 from precompute.training.scoring import answer, score
 from precompute.training.targets import CLASSES, LABELS, NUMBER, Target
@@ -116,11 +117,17 @@ class Predictions:
 
 
 class Answers:
-    """What one head says, taken together row by row. path: of its file · averages: over how many views, 0 for none."""
+    """What one head says, taken together row by row.
+
+    path: of its file · layers: whose features it takes, side by side where they are several · averages: over how many
+    views, 0 for none.
+    """
 
     def __init__(self, path: str, saved: SavedHead) -> None:
         self.path, self.saved, self.task = path, saved, task_of(saved.head)
-        self.layer, self.averages = str(saved.metadata.get("layer")), averaged(saved.metadata)
+        self._inputs = saved_inputs(saved.metadata, path, int(saved.head.n_features_in_))
+        self.layers = tuple(one.name for one in self._inputs) or (str(saved.metadata.get("layer")),)
+        self.averages = averaged(saved.metadata)
         names = {CLASSES: "classes_", LABELS: "labels_"}.get(self.task)
         self.names = tuple(map(str, getattr(saved.head, names))) if names else ()
         self._rows: list[tuple[int, Item]] = []
@@ -129,6 +136,11 @@ class Answers:
     @property
     def n_features(self) -> int:
         return int(self.saved.head.n_features_in_)
+
+    def of_view(self, activations: Sequence[Any], view: int) -> Any:
+        """Its features (n, d) of one view of the activations (n, views, ...) of each of its layers."""
+        of_view = [one[:, view] for one in activations]
+        return joined(self._inputs, of_view) if self._inputs else of_view[0]
 
     @property
     def trained_elsewhere(self) -> bool:

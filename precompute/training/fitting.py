@@ -9,15 +9,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from precompute.cache import Cache
+from precompute.cache import Cache, Features
 from precompute.errors import TrainingError
-from precompute.heads import LogisticHead, MLPSearch, MultilabelLogisticHead, RowView, choose_thresholds
+from precompute.heads import (
+    LogisticHead,
+    MLPSearch,
+    MultilabelLogisticHead,
+    RowView,
+    SelectedHead,
+    choose_thresholds,
+)
 from precompute.training.targets import LABELS, Rows, Target
 from precompute.training.views import fit_rows, predicted
 
 DEFAULT_THRESHOLDS = (
     "a label is predicted above the probability 0.5: thresholds are chosen on val where there is a test split too"
 )
+
+
+CHOSEN = {"selected": ("the fraction and C", "pair")}  # by kind, where it is not C alone
 
 
 @dataclass(frozen=True)
@@ -39,7 +49,7 @@ class Seen:
 
     cache: Cache
     layer: str
-    features: NDArray[np.floating]
+    features: Features
     views: int
     average: bool
 
@@ -57,7 +67,7 @@ def fit_head(
 
     Raises TrainingError for settings or labels that the head cannot be fitted with.
     """
-    trains_on_val = isinstance(estimator, LogisticHead | MultilabelLogisticHead)
+    trains_on_val = isinstance(estimator, LogisticHead | MultilabelLogisticHead | SelectedHead)
     # Thresholds are chosen on what was not trained on, so there C is chosen inside train.
     given = None if trains_on_val and target.task == LABELS else selection
     train, validation = parts["train"], None
@@ -87,7 +97,10 @@ def fit_head(
         estimator = estimator.best_estimator_
     if used_validation and trains_on_val:
         left["train"] = np.union1d(left["train"], left.pop("val"))
-        notes.append("val chose C and was then trained on as well, so it has no score; choices hold that of each C")
+        chose, trial = CHOSEN.get(kind, ("C", "C"))
+        notes.append(
+            f"val chose {chose} and was then trained on as well, so it has no score; choices hold that of each {trial}"
+        )
     chosen = used_validation or (target.task == LABELS and selection is not None)
     return Fitted(estimator, left, rows, choices, chosen, notes, seconds)
 

@@ -18,7 +18,8 @@ from precompute.system.output import check_output
 from precompute.training.calibration import FITTED_ON, Calibration
 from precompute.training.fitting import Seen, fit_head
 from precompute.training.groups import group_names, join
-from precompute.training.kinds import DEFAULT_HEAD, check_asked, head_of_task, make_head
+from precompute.training.kinds import DEFAULT_HEAD, check_asked, fit_to_layer, head_of_task, make_head
+from precompute.training.layers import JoinedCache, with_layers
 from precompute.training.leaks import Leaks
 from precompute.training.membership import split_record
 from precompute.training.published import find_protocol
@@ -39,14 +40,14 @@ NOT_OF_MANY = {"confusion", "per_class", "per_label"}
 class Training:
     """A fitted head and how good it is.
 
-    head: the estimator; its classes are the class names · task: "classes", "labels" or "number" · rows: samples by
-    split, as used · scores: by split, of the kind that the task has · leaks, without_leaks: what each split shares with
-    the training images, and its scores without those, where any are left · two_labels: ids of pictures that occur under
-    several classes, or with other labels or numbers · groups: how many the user's groups are after joining those that
-    share a picture, None where none were given · calibration: None without split val ·
-    selected_on: the scored split that chose a setting (its score flatters), None where every score is clean ·
-    choices: what the fit decided, such as C and how · protocol: the number that a published protocol asks for ·
-    notes: what the reader of the scores should know ·
+    layer, layers: whose features it takes; of several layers `layer` has all their names · head: the estimator; its
+    classes are the class names · task: "classes", "labels" or "number" · rows: samples by split, as used · scores: by
+    split, of the kind that the task has · leaks, without_leaks: what each split shares with the training images, and
+    its scores without those, where any are left · two_labels: ids of pictures that occur under several classes, or with
+    other labels or numbers · groups: how many the user's groups are after joining those that share a picture, None
+    where none were given · calibration: None without split val · selected_on: the scored split that chose a setting
+    (its score flatters), None where every score is clean · choices: what the fit decided, such as C and how ·
+    protocol: the number that a published protocol asks for · notes: what the reader of the scores should know ·
     seconds: fitting, selection included; scoring and reading excluded.
     """
 
@@ -66,6 +67,7 @@ class Training:
     protocol: dict[str, Any] | None
     notes: tuple[str, ...]
     seconds: float
+    layers: tuple[str, ...]
 
     @property
     def classes(self) -> list[str]:
@@ -88,6 +90,7 @@ class Training:
             "head": self.kind,
             "task": self.task,
             "layer": self.layer,
+            "layers": list(self.layers),
             "classes": self.classes,
             **({"labels": self.labels, "thresholds": self.thresholds} if self.task == LABELS else {}),
             "rows": self.rows,
@@ -110,7 +113,7 @@ def train_head(
     out: str | os.PathLike[str] | None = None,
     *,
     head: str | None = None,
-    layer: str | None = None,
+    layer: str | Sequence[str] | None = None,
     seed: int = 0,
     groups: str | None = None,
     groups_file: str | os.PathLike[str] | None = None,
@@ -137,8 +140,11 @@ def train_head(
     chosen on val if there is a test split, else inside the training part, so that a score is left that chose nothing.
     A logistic head that chose C on val is then fitted on val too, which is not scored any more.
 
-    head: logistic (the default), ridge, mlp, knn or centroid; for labels none of them is centroid, for numbers ridge
-    (the default there), mlp or knn. settings: parameters of that head's class. out: where to save the head, one
+    head: logistic (the default), ridge, mlp, knn, centroid, attentive or selected; for labels logistic, ridge, mlp or
+    knn, for numbers ridge (the default there), mlp or knn. settings: parameters of that head's class.
+    layer: which of several; or a list of some, or "all": their features, pooled where they hold positions, side by
+    side (see `precompute.training.layers`). Of these the selected head, the default there, chooses; others take all.
+    attentive needs one layer with positions. out: where to save the head, one
     .safetensors file that `predict` needs nothing else beside; overwrite: also where a file stands that is no head.
     groups: a regular expression with one part in
     parentheses that finds in each id what must stay on one side of hold-out and folds, such as `patient_(\\d+)`;
@@ -176,17 +182,22 @@ def train_head(
         check_output(out, HEAD, overwrite=overwrite, inputs=(cache.path, groups_file, labels))
     cache, target, labelled = relabelling.apply(cache)
     _check_task(target.task, calibrated=calibrated, protocol=protocol)
-    head = head_of_task(head, target.task)
+    cache, layer, pooled = with_layers(cache, layer)
+    head = head_of_task(head, target.task, several=isinstance(cache, JoinedCache))
     estimator = make_head(head, settings, seed=seed, search=search, task=target.task)
     features, views = trained_features(cache, layer, plain=plain_view)
     layer = layer or cache.layers[0]
+    fit_to_layer(estimator, cache, layer)
     check_views(cache, views, average=average_views, plain_only=followed is not None)
     whole = whole_rows(cache, layer)
     digests, together, n_groups = kept_together(
         cache, np.flatnonzero(whole & target.known), groups, groups_file, groups_column
     )
     parts, notes = parts_of(cache, whole, seed, together, target)
-    notes = [*labelled, *view_notes(cache, views, average=average_views), *notes]
+    if isinstance(cache, JoinedCache):
+        cache = cache.scaled(parts["train"])
+        features, _ = trained_features(cache, layer, plain=plain_view)
+    notes = [*labelled, *pooled, *view_notes(cache, views, average=average_views), *notes]
     if followed:
         parts, more = followed.parts(parts, target.values, together, seed)
         notes += more
@@ -225,6 +236,7 @@ def train_head(
         protocol=followed.result(scored.scores["test"]) if followed else None,
         notes=(*notes, *scored.notes),
         seconds=fitted.seconds,
+        layers=tuple(one.name for one in cache.inputs) if isinstance(cache, JoinedCache) else (layer,),
     )
     if out is not None:
         metadata = _metadata(cache, layer, target, result, seed, parts, relabelling, average=average_views)
@@ -266,6 +278,13 @@ def file_summary(result: dict[str, Any], target: Target) -> dict[str, Any]:
     return summary
 
 
+def _layers(cache: Cache, layer: str) -> dict[str, Any]:
+    """Which features a head takes: `layer` and its shape, or for several `layers` and how each becomes features."""
+    if isinstance(cache, JoinedCache):
+        return {"layers": [one.to_dict() for one in cache.inputs]}
+    return {"layer": layer, "shape": list(cache.plain_features(layer).shape[1:])}
+
+
 def _metadata(
     cache: Cache,
     layer: str,
@@ -282,8 +301,7 @@ def _metadata(
     return {
         "spec": cache.spec,
         "key": cache.key,
-        "layer": layer,
-        "shape": list(cache.plain_features(layer).shape[1:]),
+        **_layers(cache, layer),
         **({AVERAGED: cache.views} if average else {}),
         "weights_source": cache.last_run.get("weights", {}),
         **({"temperature": calibration.temperature} if calibration and calibration.applied else {}),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
+from precompute.cache.key import spec_layers
 from precompute.errors import UsageError
 from precompute.heads import (
+    AttentiveHead,
     CentroidHead,
     KNNHead,
     KNNRegressionHead,
@@ -19,13 +22,17 @@ from precompute.heads import (
     MultilabelRidgeHead,
     RidgeHead,
     RidgeRegressionHead,
+    SelectedHead,
 )
 from precompute.heads.base.inputs import check_number
 from precompute.heads.mlp.search import MLP_GRID
+from precompute.training.layers import JoinedCache
 from precompute.training.targets import CLASSES, LABELS, NUMBER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from precompute.cache import Cache
 
 HEADS: Mapping[str, Any] = {
     "logistic": LogisticHead,
@@ -33,6 +40,8 @@ HEADS: Mapping[str, Any] = {
     "knn": KNNHead,
     "ridge": RidgeHead,
     "centroid": CentroidHead,
+    "selected": SelectedHead,
+    "attentive": AttentiveHead,
 }
 
 
@@ -45,6 +54,8 @@ LABEL_HEADS: Mapping[str, Any] = {
 NUMBER_HEADS: Mapping[str, Any] = {"ridge": RidgeRegressionHead, "mlp": MLPRegressionHead, "knn": KNNRegressionHead}
 HEADS_OF: Mapping[str, Mapping[str, Any]] = {CLASSES: HEADS, LABELS: LABEL_HEADS, NUMBER: NUMBER_HEADS}
 DEFAULT_HEAD: Mapping[str, str] = {CLASSES: "logistic", LABELS: "logistic", NUMBER: "ridge"}
+SEVERAL_LAYERS: Mapping[str, str] = {**DEFAULT_HEAD, CLASSES: "selected"}
+"""The default where the features of several layers stand side by side."""
 
 
 def check_asked(head: str | None, settings: Mapping[str, Any], *, search: bool) -> None:
@@ -64,9 +75,12 @@ def check_asked(head: str | None, settings: Mapping[str, Any], *, search: bool) 
             raise UsageError("A time budget limits a search, and none was asked for.", hint="Add --search.")
 
 
-def head_of_task(head: str | None, task: str) -> str:
-    """`head`, or the default of the task. Raises UsageError where the task has no such head, listing those it has."""
-    name = DEFAULT_HEAD[task] if head is None else head
+def head_of_task(head: str | None, task: str, *, several: bool = False) -> str:
+    """`head`, or the default of the task. Raises UsageError where the task has no such head, listing those it has.
+
+    several: whether features are those of several layers.
+    """
+    name = (SEVERAL_LAYERS if several else DEFAULT_HEAD)[task] if head is None else head
     if name not in HEADS_OF[task]:
         raise UsageError(
             f"There is no {name} head for --task {task}. It has {', '.join(HEADS_OF[task])}.",
@@ -105,3 +119,38 @@ def make_head(head: str, settings: Mapping[str, Any], *, seed: int, search: bool
     if not grid:
         raise UsageError(f"{', '.join(MLP_GRID)} are all given: nothing is left to search.", hint="Leave out --search.")
     return MLPSearch(estimator, param_grid=grid, time_budget=time_budget)
+
+
+def fit_to_layer(estimator: Any, cache: Cache, layer: str) -> None:
+    """Tell a head, or the one that a search is over, how the features of `layer` are made up, where it asks.
+
+    Raises UsageError for a head that chooses among several layers and is given one, and for one that weighs positions
+    and is given a layer without.
+    """
+    if isinstance(estimator, SelectedHead):
+        if not isinstance(cache, JoinedCache):
+            raise UsageError(
+                f"The selected head chooses from the features of several layers, and was given one, {layer}.",
+                hint="Give --layer all, or --layer A --layer B, of a file that holds several.",
+            )
+        estimator.set_params(layers=tuple(one.width for one in cache.inputs))
+    elif isinstance(estimator, AttentiveHead):
+        if isinstance(cache, JoinedCache):
+            raise UsageError("The attentive head weighs the positions of one layer.", hint="Name one by --layer.")
+        tokens, channels_first = _positions_of(cache, layer)
+        estimator.set_params(tokens=tokens, channels_first=channels_first)
+
+
+def _positions_of(cache: Cache, layer: str) -> tuple[int, bool]:
+    """How many positions the features of `layer` have, and whether their channels come first."""
+    shape = cache.plain_features(layer).shape[1:]
+    axes = spec_layers(cache.spec)[layer][0][-len(shape) :] if shape else ()
+    places = [place for place, axis in enumerate(axes) if axis == "channel"]
+    if len(shape) < 2 or places not in ([0], [len(shape) - 1]):
+        raise UsageError(
+            f"The attentive head weighs positions, and {layer} of {cache.path} has none: "
+            f"{' x '.join(map(str, shape))} values a sample ({', '.join(axes)}).",
+            hint="Extract a layer with its positions: precompute extract SOURCE -o OUT.h5 --pooling none, and --layer "
+            "encoder of a ViT, or the last of its blocks that all-blocks names.",
+        )
+    return math.prod(shape) // shape[places[0]], places == [0]

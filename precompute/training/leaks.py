@@ -91,11 +91,11 @@ def find_leaks(
     groups: NDArray[np.int64],
     similarity: float | None = None,
     target: Target | None = None,
-    features: NDArray[np.floating] | None = None,
+    features: Any = None,
 ) -> dict[str, Leaks]:
     """Leaks of every scored split; of several views it is the plain ones that are compared.
 
-    features: (N, ...) what is compared, None for those of `layer`.
+    features: (N, ...) what is compared, an array or what a `RowView` takes, None for those of `layer`.
 
     similarity: what makes a suspect; all images are then searched, at any cost. None for SIMILARITY, and a sample of
     the images where all of them would cost more than SEARCH_MOST. target: None for the classes of the cache.

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from precompute.cache import SPLITS, Cache, difference, plain_spec
 from precompute.errors import HeadFormatError, HeadMismatchError
 from precompute.heads import SavedHead
+from precompute.training.layers import joined_as_saved, saved_inputs
 from precompute.training.splits import HOLDOUT
 from precompute.training.targets import Rows, Target, target_digest
 from precompute.training.views import averaged, check_averaged
@@ -63,9 +64,10 @@ def split_codes(metadata: dict[str, Any], cache: Cache, target: Target, head: st
     return codes
 
 
-def trained_layer(saved: SavedHead, cache: Cache, head: str) -> str:
-    """The layer of `cache` that holds features such as the head was trained on.
+def trained_layer(saved: SavedHead, cache: Cache, head: str) -> tuple[Cache, str]:
+    """The cache and the layer of it that hold features such as the head was trained on.
 
+    They are `cache` itself, or a `JoinedCache` of it for a head of several layers.
     Raises HeadMismatchError where it holds others, with what differs.
     """
     spec = saved.metadata.get("spec")
@@ -76,6 +78,9 @@ def trained_layer(saved: SavedHead, cache: Cache, head: str) -> str:
             hint="Give a cache of the backbone, layers and transform that it was trained on.",
         )
     check_averaged(saved.metadata, cache, head)
+    if inputs := saved_inputs(saved.metadata, head, int(saved.head.n_features_in_)):
+        several = joined_as_saved(inputs, cache, head)
+        return several, several.name
     layer = str(saved.metadata.get("layer"))
     width = int(np.prod(cache.plain_features(layer).shape[1:]))
     if width != int(saved.head.n_features_in_):
@@ -83,7 +88,7 @@ def trained_layer(saved: SavedHead, cache: Cache, head: str) -> str:
             f"The head {head} takes {saved.head.n_features_in_} features; {layer} of {cache.path} has {width}.",
             hint="Train the head again.",
         )
-    return layer
+    return cache, layer
 
 
 def _same_plain_view(spec: Any, cache: Cache) -> bool:

@@ -107,7 +107,7 @@ def score_answers(
     estimator: Any,
     raw: dict[str, NDArray[np.floating]],
     cache: Cache,
-    features: NDArray[np.floating],
+    features: Any,
     target: Target,
     parts: dict[str, Rows],
     digests: NDArray[np.int64],

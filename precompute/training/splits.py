@@ -11,6 +11,7 @@ from precompute.cache import SPLITS, Cache, Status, verify
 from precompute.errors import CacheError, TrainingError
 from precompute.heads import holdout
 from precompute.heads.base.progress import report
+from precompute.training.layers import JoinedCache
 from precompute.training.targets import CLASSES, LABELS, NUMBER, Rows, Target, own_classes
 
 __all__ = ["HOLDOUT", "HOLDOUT_FRACTION", "Rows", "digest_groups", "parts_of", "whole_rows"]
@@ -20,15 +21,19 @@ HOLDOUT_FRACTION = 0.2
 
 
 def whole_rows(cache: Cache, layer: str) -> NDArray[np.bool_]:
-    """(N,) bool: rows with features, every one compared with its checksum: all are about to be read anyway."""
+    """(N,) bool: rows with features, every one compared with its checksum: all are about to be read anyway.
+
+    Of a `JoinedCache` those of every layer that is joined.
+    """
     checked = 0
 
     def count(rows: int) -> None:
         nonlocal checked
         checked += rows
-        report("rows checked", checked, len(cache))
+        report("rows checked", checked, len(cache) * len(stored))
 
-    found = verify(cache, layers=[layer], progress=count)
+    stored = [one.name for one in cache.inputs] if isinstance(cache, JoinedCache) else [layer]
+    found = verify(cache, layers=stored, progress=count)
     if len(found.damaged):
         ids = cache.column("samples/id")
         names = ", ".join(repr(os.fsdecode(ids[row])) for row in found.damaged[:3])

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from precompute.cache import Cache
+from precompute.cache import Cache, Features
 from precompute.errors import HeadMismatchError, UsageError
 from precompute.heads import RowView, ViewRows
 
@@ -26,7 +26,7 @@ AVERAGED = "average_views"
 
 def fit_rows(
     estimator: Any,
-    features: Array,
+    features: Features,
     views: int,
     rows: Rows,
     y: Array,
@@ -53,7 +53,7 @@ def fit_rows(
         estimator.fit(every, np.repeat(y, views, axis=0), weight, groups=np.repeat(group, views), **more)
 
 
-def trained_features(cache: Cache, layer: str | None, *, plain: bool) -> tuple[Array, int]:
+def trained_features(cache: Cache, layer: str | None, *, plain: bool) -> tuple[Features, int]:
     """The features that a head is fitted on, and how many views they hold: with `plain` the plain one alone."""
     return (cache.plain_features(layer), 1) if plain else (cache.features(layer), cache.views)
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import random
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from hostile.checksums import checked_blocks, lookup3
-from hostile.good import make_cache
+from hostile.good import make_cache, make_int8_cache
 
 from .edits import edited
 from .target import Target, WrongError, reason
@@ -18,12 +19,14 @@ from .target import Target, WrongError, reason
 class CacheTarget(Target):
     """Edits a small cache in place, and mends libhdf5's own checksums so that edits of its structure get past them."""
 
+    make: Callable[[Path], None] = staticmethod(make_cache)
+
     def __init__(self, folder: Path) -> None:
         from precompute.cache import open_cache, verify
 
         super().__init__(folder)
         self.path.unlink(missing_ok=True)  # of a worker that crashed
-        make_cache(self.path)
+        self.make(self.path)
         self.base = self.path.read_bytes()
         self.blocks = checked_blocks(self.base)
         cache = open_cache(self.path)
@@ -130,3 +133,9 @@ class CacheTarget(Target):
         for place, length in self.touched:
             os.pwrite(self.descriptor, self.base[place : place + length], place)
         self.touched.clear()
+
+
+class Int8Target(CacheTarget):
+    """The same of a file of 8 bits."""
+
+    make = staticmethod(make_int8_cache)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from .caches import CacheTarget
+from .caches import CacheTarget, Int8Target
 from .heads import HeadTarget
 from .images import ImageTarget
 from .target import Target
@@ -13,6 +13,7 @@ from .weights import WeightsTarget
 
 TARGETS: dict[str, type[Target]] = {
     "cache": CacheTarget,
+    "int8": Int8Target,
     "head": HeadTarget,
     "image": ImageTarget,
     "weights": WeightsTarget,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +15,10 @@ import numpy as np
 
 from precompute.cache import canonical_json, key_of, read_layout
 from precompute.cache.columns import column_types
+from precompute.cache.quantised import QuantisedRows
 
-from .cache_bytes import data_cases, structure_cases
-from .good import ROWS, SPEC, WIDTH, make_cache, samples
+from .cache_bytes import data_cases, header_of, mended, structure_cases
+from .good import INT8_SPEC, MAPS, ROWS, SPEC, WIDTH, make_cache, make_int8_cache, samples
 
 
 def forge_tables(folder: Path) -> None:
@@ -241,6 +243,72 @@ def h5_cases(canary: Path, fifo: Path) -> dict[str, Callable[[h5py.File], object
     return cases | grown_cases(fifo)
 
 
+SCALES, MAPS_PLACE = "scales/maps", "features/maps"
+
+
+def int8_axes(*axes: str) -> Change:
+    """Other words for the axes of the maps, in both places where they stand."""
+
+    def change(file: h5py.File) -> None:
+        layers = [{**INT8_SPEC["layers"][0], "axes": list(axes)}, INT8_SPEC["layers"][1]]
+        set_spec(file, {**INT8_SPEC, "layers": layers})
+        file[MAPS_PLACE].attrs["axes"] = np.bytes_(" ".join(("sample", *axes)))
+
+    return change
+
+
+def int8_cases(canary: Path) -> dict[str, Change]:
+    """Changes of a file of 8 bits."""
+    scales, codes = np.ones((ROWS, MAPS[0], 2), "<f4"), np.ones((ROWS, *MAPS), "u1")
+    return {
+        "no_scales": lambda file: file.pop("scales"),
+        "no_scales_of_maps": lambda file: file["scales"].pop("maps"),
+        "scales_no_group": lambda file: (file.pop("scales"), file.create_dataset("scales", data=scales)),
+        "scales_short": again(SCALES, data=scales[1:]),
+        "scales_of_one_channel": again(SCALES, data=scales[:, :1]),
+        "scales_of_positions": again(SCALES, data=np.ones((ROWS, *MAPS, 2), "<f4")),
+        "scales_float64": again(SCALES, data=scales.astype("<f8")),
+        "scales_big_endian": again(SCALES, data=scales.astype(">f4")),
+        "scales_vlen": again(SCALES, (ROWS,), dtype=h5py.vlen_dtype(np.float32)),
+        "scales_chunked": again(SCALES, data=scales, chunks=(1, 1, 2)),
+        "scales_never_written": again(SCALES, scales.shape, "<f4"),
+        "scales_external": link(SCALES, h5py.ExternalLink(str(canary), "/features/flatten")),
+        "scales_soft": link(SCALES, h5py.SoftLink("/features/maps")),
+        "scales_are_the_vectors": link(SCALES, "features/vector"),
+        "codes_signed": again(MAPS_PLACE, data=codes.astype("i1")),
+        "codes_float32": again(MAPS_PLACE, data=codes.astype("<f4")),
+        "codes_of_the_vector": again("features/vector", data=codes[:, :, 0, 0]),
+        "no_channel": int8_axes("token", "height", "width"),
+        "two_channels": int8_axes("channel", "channel", "width"),
+        "other_channel": int8_axes("height", "channel", "width"),  # which would have two scales
+        "not_required": attribute("requires", np.bytes_("[]")),
+        "not_in_spec": lambda file: set_spec(file, {**INT8_SPEC, "storage": "float16"}),
+        "storage_no_text": lambda file: set_spec(file, {**INT8_SPEC, "storage": ["int8"]}),
+    }
+
+
+def make_int8_caches(folder: Path, canary: Path) -> None:
+    make_int8_cache(folder / "int8_good.h5")
+    good = (folder / "int8_good.h5").read_bytes()
+    scales = read_layout(str(folder / "int8_good.h5")).columns[SCALES]
+    for name, change in int8_cases(canary).items():
+        path = folder / f"int8_{name}.h5"
+        path.write_bytes(good)
+        with h5py.File(path, "r+") as file:
+            change(file)
+    for name, part, value in (("nan", 0, np.nan), ("infinite", 1, np.inf), ("below_0", 1, -1), ("too_large", 1, 3e38)):
+
+        def forge(rows: QuantisedRows, part: int = part, value: float = value) -> None:
+            rows.scales[0, 1, part] = value
+
+        make_int8_cache(folder / f"int8_forged_{name}.h5", forge)
+    place = scales.offset + scales.row_bytes
+    (folder / "int8_scale_changed.h5").write_bytes(good[:place] + b"\1" + good[place + 1 :])
+    rows = struct.pack("<Q", ROWS)
+    huge = mended(good, header_of(good, scales), rows, struct.pack("<Q", 2**40))
+    (folder / "int8_scales_2_to_40.h5").write_bytes(huge)
+
+
 def make_caches(folder: Path, canary: Path, fifo: Path) -> None:
     folder.mkdir()
     make_cache(folder / "good.h5")
@@ -266,6 +334,7 @@ def make_caches(folder: Path, canary: Path, fifo: Path) -> None:
     for name, data in plain.items():
         (folder / f"{name}.h5").write_bytes(data)
     forge_tables(folder)
+    make_int8_caches(folder, canary)
     with h5py.File(folder / "of_another_kind.h5", "w", libver="latest") as file:
         file.attrs["big"] = np.zeros(10**6)  # libhdf5 keeps it in dense attribute storage
         file["x"] = np.arange(10)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,23 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from precompute.cache import Layer, RowWriter, Samples, Status, create
+from precompute.cache import Layer, RowWriter, Samples, Status, create, quantise
+from precompute.cache.quantised import QuantisedRows
 
 ROWS, WIDTH = 6, 5
+MAPS = (3, 2, 2)
 SPEC: dict[str, Any] = {
     "backbone": "tiny",
     "layers": [{"name": "flatten", "pooling": "none", "axes": ["channel"]}],
     "storage": "float32",
+}
+INT8_SPEC: dict[str, Any] = {
+    "backbone": "tiny",
+    "layers": [
+        {"name": "maps", "pooling": "none", "axes": ["channel", "height", "width"]},
+        {"name": "vector", "pooling": "mean", "axes": ["channel"]},
+    ],
+    "storage": "int8",
 }
 CANARY = b"a-canary-that-nobody-may-read"
 
@@ -56,9 +67,34 @@ def make_cache(path: Path, table: Samples | None = None) -> None:
         )
 
 
+def make_int8_cache(path: Path, forge: Callable[[QuantisedRows], None] | None = None) -> None:
+    """The same samples with a layer of 8 bits and a vector; `forge` changes rows before their checksums are made."""
+    table, values = samples(), np.random.default_rng(1).normal(size=(ROWS, *MAPS)).astype(np.float32)
+    statuses = np.full(ROWS, Status.OK, dtype=np.uint8)
+    statuses[4], values[4] = Status.TRUNCATED, np.nan
+    maps = quantise(values, INT8_SPEC["layers"][0]["axes"])
+    if forge is not None:
+        forge(maps)
+    layers = {
+        "maps": Layer(MAPS, np.dtype("u1"), ("channel", "height", "width"), "none"),
+        "vector": Layer(MAPS[:1], np.dtype("f2"), ("channel",), "mean"),
+    }
+    layout = create(str(path), spec=INT8_SPEC, samples=table, layers=layers)
+    with RowWriter(str(path), layout) as writer:
+        writer.write(
+            np.arange(ROWS),
+            {"maps": maps, "vector": values.mean(axis=(2, 3))},
+            digests=np.stack([np.frombuffer(hashlib.sha256(bytes([row])).digest(), np.uint8) for row in range(ROWS)]),
+            statuses=statuses,
+            sizes=table.sizes,
+            mtimes=table.mtimes,
+        )
+
+
 def make_heads(folder: Path) -> list[Path]:
     """One head of every kind; the logistic one stands first."""
     from precompute.heads import (
+        AttentiveHead,
         CentroidHead,
         KNNHead,
         KNNRegressionHead,
@@ -71,6 +107,7 @@ def make_heads(folder: Path) -> list[Path]:
         MultilabelRidgeHead,
         RidgeHead,
         RidgeRegressionHead,
+        SelectedHead,
         save_head,
     )
 
@@ -84,6 +121,8 @@ def make_heads(folder: Path) -> list[Path]:
         "knn": KNNHead(k=3).fit(features.astype(np.float16), labels),
         "ridge": RidgeHead().fit(features, labels),
         "centroid": CentroidHead().fit(features, labels),
+        "selected": SelectedHead(fraction=0.5, C=1.0, layers=(3, 1)).fit(features, labels),
+        "attentive": AttentiveHead(tokens=2, queries=2, max_epochs=2).fit(features, labels),
         "multilabel-logistic": MultilabelLogisticHead(C=1.0).fit(features, several, label_names=names),
         "multilabel-ridge": MultilabelRidgeHead().fit(features, several, label_names=names),
         "multilabel-knn": MultilabelKNNHead(k=3).fit(features.astype(np.float16), several, label_names=names),

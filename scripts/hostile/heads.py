@@ -59,6 +59,16 @@ FORGED: dict[str, tuple[str, str, Any]] = {
     "forged_centroids": ("centroid", "centroids", np.zeros((2, 4), np.float32)),
     "forged_directions": ("centroid", "directions", np.zeros((3, 5), np.float32)),
     "forged_sharpness": ("centroid", "fitted", '{"temperature":0,"covariance_type":"full"}'),
+    "forged_kept": ("selected", "kept", np.array([0, 4], np.int32)),
+    "forged_kept_twice": ("selected", "kept", np.array([1, 1], np.int32)),
+    "forged_kept_negative": ("selected", "kept", np.array([-1, 1], np.int32)),
+    "forged_kept_real": ("selected", "kept", np.zeros(2, np.float32)),
+    "forged_kept_flat": ("selected", "kept", np.zeros((1, 2), np.int32)),
+    "forged_selected_swap": ("selected", "head", "logistic"),
+    "forged_query": ("attentive", "query", np.zeros((2, 3))),
+    "forged_attention_weight": ("attentive", "weight", np.zeros((3, 5))),
+    "forged_attention_scale": ("attentive", "scale", np.zeros(2)),
+    "forged_attention_swap": ("attentive", "head", "mlp"),
     "forged_covariance": ("centroid", "fitted", '{"temperature":1,"covariance_type":["full"]}'),
 }
 
@@ -116,6 +126,21 @@ def hostile_heads(folder: Path, target: Path) -> None:
         sources = {"kind": "file", "path": str(target.with_name("canary.fifo"))}
         metadata = {"layer": "flatten", "spec": spec, "weights_source": sources}
         save_head(folder / f"{name}.safetensors", saved.head, metadata=metadata)
+    one: dict[str, Any] = {"name": "a", "shape": [2], "positions": [], "prefix": 0, "scale": 1.0}
+    impossible: dict[str, Any] = {
+        "layers_none": [],
+        "layers_words": "all",
+        "layers_width": [one, {**one, "name": "b", "shape": [3]}],
+        "layers_twice": [one, one],
+        "layers_huge": [one, {**one, "name": "b", "shape": [10**30], "positions": [0]}],
+        "layers_axis": [one, {**one, "name": "b", "positions": [7]}],
+        "layers_prefix": [one, {**one, "name": "b", "shape": [3, 2], "positions": [0], "prefix": 3}],
+        "layers_scale": [one, {**one, "name": "b", "scale": 0}],
+        "layers_key": [one, {**one, "name": "b", "__class__": "os.system"}],
+    }
+    for name, layers in impossible.items():
+        of_several = {"layers": layers, "spec": SPEC, "weights_source": {"kind": "embedded"}}
+        save_head(folder / f"{name}.safetensors", saved.head, metadata=of_several)
     (folder / "folder.safetensors").mkdir()
     os.mkfifo(folder / "fifo.safetensors")
     (folder / "zero.safetensors").symlink_to("/dev/zero")

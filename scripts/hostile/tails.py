@@ -86,7 +86,7 @@ def hostile_tails(folder: Path, target: Path) -> None:
         write(f"cut_{part}", data[: len(data) * part // 8])
     write_sparse(folder / "header_200_mb.safetensors", (200 * 10**6).to_bytes(8, "little"), 201 * 10**6)
     write_sparse(folder / "sparse_100_gb.safetensors", data, 10**11)
-    write_sparse(folder / "sparse_2_gb.safetensors", _claiming(2 * 10**9), 2 * 10**9 + 4096)
+    write_sparse(folder / "sparse_1_gb.safetensors", _claiming(11 * 10**8), 11 * 10**8 + 4096)
     write("flipped", data[:-1] + bytes([data[-1] ^ 1]))
     write("newer", data.replace(b'"version":"1"', b'"version":"9"', 1))
     write("a_head", data.replace(b"precompute-tail", b"precompute-head", 1))

@@ -1,0 +1,1 @@
+"""The attentive probe: a few learned queries that say which positions of an image count."""
