@@ -610,6 +610,13 @@ def test_the_command_says_where_to_cut_and_the_lines_to_run_next(
     assert open_cache(stored).features().nbytes == found["cuts"][-1]["bytes"]
 
 
+def test_the_bytes_of_int8_are_those_of_the_file(photos: Path, tmp_path: Path) -> None:
+    (proposal,) = [one for one in propose(load_backbone("tiny")) if one.layer == "body"]
+    extract(photos, tmp_path / "a.h5", backbone="tiny", layer="body", dtype="int8")
+    stored = open_cache(tmp_path / "a.h5").stored("body")
+    assert stored.codes.nbytes + stored.scales.nbytes == 24 * proposal.bytes_per_sample_int8
+
+
 def test_cuts_are_proposed_for_images_and_a_named_network(photos: Path, tmp_path: Path, precompute: Command) -> None:
     extract(photos, tmp_path / "a.h5", backbone="tiny", layer="body")
     for options, message in (

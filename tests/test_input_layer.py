@@ -13,6 +13,7 @@ from torch import nn
 
 from precompute import extract, load_backbone, open_cache, predict, train_head, verify
 from precompute.backbones.catalog import layer_names
+from precompute.backbones.crossing import cuts
 from precompute.backbones.load import Backbone
 from precompute.errors import BackboneError
 from precompute.inputs.images.decode import decode
@@ -101,6 +102,18 @@ class Inplace(nn.Module):
         return self.fc(self.conv(self.relu(input)).mean((2, 3)))
 
 
+class Named(nn.Module):
+    """A module has the name of what enters it, and another that of the layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.input, self.features = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()), nn.Conv2d(4, 4, 1)
+        self.fc = nn.Linear(4, 2)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.features(self.input(features)).mean((2, 3)))
+
+
 class Untraceable(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return images.mean((2, 3)) if images.sum() > 0 else images.amax((2, 3))
@@ -113,7 +126,7 @@ class Two(nn.Module):
 
 @pytest.fixture
 def networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "input_networks.py").write_text("from test_input_layer import Inplace, Two, Untraceable\n")
+    (tmp_path / "input_networks.py").write_text("from test_input_layer import Inplace, Named, Two, Untraceable\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
 
@@ -126,6 +139,17 @@ def test_an_operation_in_place_on_the_input_does_not_reach_it() -> None:
         with torch.no_grad():
             given = module(images.clone())[-1]
         assert torch.equal(given, images)
+
+
+@pytest.mark.usefixtures("networks")
+def test_the_name_of_a_module_is_not_taken_for_it() -> None:
+    images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    backbone = load_backbone("input_networks:Named", layer=["fc", "input", "input.1"])
+    fc, given, relu = backbone.module(images)
+    assert torch.equal(given, images)
+    assert torch.equal(relu, backbone.network.input(images))
+    assert torch.equal(fc, backbone.network(images))
+    assert cuts(backbone) == ("input", "input.0", "input.1")
 
 
 @pytest.mark.usefixtures("networks")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -11,7 +12,9 @@ import torch
 from conftest import Command, make_photos
 
 from precompute import extract, load_backbone, open_cache, predict, repair, train_head, verify
+from precompute.backbones.layers import cut
 from precompute.engines.machine import Machine
+from precompute.engines.torch import folded
 from precompute.errors import CacheError, UsageError
 
 LAYERS = ["layer1.0.bn2", "layer2:mean", "layer3:mean", "layer4", "output"]
@@ -142,3 +145,30 @@ def test_an_operation_in_place_does_not_reach_an_earlier_layer() -> None:
     assert (outputs["layer1.0.add"] < 0).any()
     assert torch.equal(outputs["layer1.0.relu_1"], outputs["layer1.0.add"].relu())
     assert not torch.equal(outputs["layer1.0.bn2"], outputs["layer1.0.add"])
+
+
+class FunctionalDropout(torch.nn.Module):
+    """Drops values in training mode by a function, and works in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.relu = torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4), torch.nn.ReLU(inplace=True)
+        self.fc = torch.nn.Linear(4, 2)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = self.relu(self.norm(self.conv(images)))
+        return self.fc(torch.nn.functional.dropout(x.mean((2, 3)), 0.9, self.training))
+
+
+def test_copies_that_engines_make_keep_to_evaluation_mode_and_to_the_taps_as_they_were() -> None:
+    torch.manual_seed(0)
+    images = torch.randn(2, 3, 8, 8)
+    wanted = [(layer, "none") for layer in ("norm", "relu", "output")]
+    module, _ = cut(FunctionalDropout(), wanted, (images,))
+    with torch.inference_mode():
+        norm, relu, output = module(images)
+        for other in (copy.deepcopy(module), folded(module)):
+            for given, expected in zip(other(images), (norm, relu, output), strict=True):
+                torch.testing.assert_close(given, expected)
+    assert (norm < 0).any()
+    assert torch.equal(relu, norm.relu())

@@ -218,7 +218,8 @@ class Crossings:
         for node in self.path:  # reach: the last node that a node before this one hands its value to
             place = self.order[node]
             alone = reach <= place and max(inputs) <= place
-            if alone and place < self._last_trained and self.crossable(node):
+            named = node.op == "placeholder" or node in self._aliases
+            if alone and named and place < self._last_trained and self.crossable(node):
                 found.append(Place(self.name_of(node), self._shape(node), node))
             reach = max([reach, *(self.order[user] for user in self._followers[node])])
         return tuple(found)
@@ -274,6 +275,8 @@ class Crossings:
         last |= {name: node for node, name in self.names.items()}  # a node of that very name comes first
         shortest: dict[fx.Node, str] = {}
         for name, node in last.items():
+            if name in (INPUT, OUTPUT):  # these stand for something else
+                continue
             if node not in shortest or len(name) < len(shortest[node]):
                 shortest[node] = name
         return shortest
@@ -284,7 +287,7 @@ class Crossings:
         return node
 
     def name_of(self, node: fx.Node) -> str:
-        return INPUT if node.op == "placeholder" else self._aliases[node]
+        return INPUT if node.op == "placeholder" else self._aliases.get(node, self.names[node])
 
     def node_of(self, layer: str) -> fx.Node:
         """The node that `layer` names, as torchvision has it. Raises BackboneError for unknown names."""

@@ -6,7 +6,7 @@ import difflib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torchvision
@@ -195,11 +195,9 @@ def _cut_graph(model: nn.Module, layers: Sequence[str]) -> fx.GraphModule:
     last = output_of(graph).args[0]
     if OUTPUT in layers and not isinstance(last, fx.Node):
         raise BackboneError("The output of the backbone is not one tensor.", hint="Leave --layer output out.")
-    nodes = {layer: layer for layer in layers}
+    nodes = {layer: layer for layer in layers if layer != INPUT}
     if isinstance(last, fx.Node) and OUTPUT in nodes:
         nodes[OUTPUT] = qualified[last]
-    if INPUT in nodes:
-        nodes[INPUT] = next(name for node, name in qualified.items() if node.op == "placeholder")
     for layer in nodes.values():
         if not any(name == layer or name.startswith(f"{layer}.") for name in names):
             raise unknown_layer(layer, names)
@@ -209,17 +207,20 @@ def _cut_graph(model: nn.Module, layers: Sequence[str]) -> fx.GraphModule:
         )
     except Exception as error:
         raise _untraceable(error) from error
-    return _keeping(body, layers)
+    # torchvision's own kind of module comes out of copying with the graph of training mode
+    return _keeping(fx.GraphModule(body, body.graph), layers)
 
 
 def _keeping(body: fx.GraphModule, layers: Sequence[str]) -> fx.GraphModule:
     """With its outputs in this order; what the network goes on with is copied, or operations in place change it."""
     output = output_of(body.graph)
     kept: dict[str, fx.Node] = {}
-    nodes: Any = output.args[0]  # the dictionary that torchvision makes
+    nodes: dict[str, fx.Node] = dict(cast(Any, output.args[0]))  # the dictionary that torchvision makes
+    if INPUT in layers:  # by its kind: its name may be that of a module as well
+        nodes[INPUT] = next(node for node in body.graph.nodes if node.op == "placeholder")
     for layer, node in nodes.items():
         kept[layer] = node
-        if len(node.users) > 1:
+        if len(node.users) > 1 or layer == INPUT:
             with body.graph.inserting_after(node):
                 kept[layer] = body.graph.call_function(torch.clone, (node,))
     output.args = ({layer: kept[layer] for layer in layers},)
