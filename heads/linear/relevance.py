@@ -10,7 +10,8 @@ each a small share and a unique one the whole, while the group lasso takes one o
 Features without weight are ranked too, by how near they are to having one: where all weights are optimal, feature j has
 none as long as |x_j' residual| is below lambda. So the ranking is total, as one by gradient descent would be.
 
-Solved by FISTA (Beck and Teboulle 2009) with restarts (O'Donoghue and Candes 2015), along a path of falling lambda.
+Solved along a path of falling lambda, on a working set of features that strong rules propose (Tibshirani et al. 2012)
+and the gradient of all features completes, by FISTA (Beck and Teboulle 2009), restarted (O'Donoghue and Candes 2015).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator
 
     import numpy.typing as npt
 
@@ -31,14 +32,14 @@ __all__ = ["SHARE", "ranked", "relevance"]
 
 SHARE = 0.1  # of the smallest lambda that leaves no feature a weight: figures in docs/heads.md
 PATH = 8  # values of lambda on the way there, each starting where the one before ended
-LOOSE, TIGHT = 1e-3, 1e-7  # change of a step, of the largest weight, at which a lambda on the way and the last one end
-MOST_STEPS = 3000  # in all
+LOOSE, TIGHT = 1e-3, 1e-6  # change of a step, of the largest weight, at which a fit on the way and the last one end
+SLACK = 1e-6  # of lambda, by which a gradient may exceed it in rounding
+MOST_STEPS, MOST_SETS = 3000, 50  # of a fit, and working sets for one lambda
 POWER_STEPS, POWER_MARGIN = (
     40,
     1.05,
 )  # of the power iteration for the largest eigenvalue, which it approaches from below
-DOUBLE_VALUES = 2**25  # features that are worked on in float64, 256 MiB of them; more stay in float32
-BLOCK_ROWS = 4096
+BLOCK_VALUES = 2**23  # of float64 at once
 
 
 def relevance(X: Array, targets: Array, weight: Array, *, share: float = SHARE) -> Float:
@@ -46,24 +47,32 @@ def relevance(X: Array, targets: Array, weight: Array, *, share: float = SHARE) 
 
     Above 0 it is the norm of the feature's weights; 0 or below, how far it is from having one. X must have weighted
     means of 0. share: lambda, as a share of the smallest at which no feature has a weight.
-    Memory: min(n, d) * d float64 values at most beside `X`.
+    Memory beside `X`: blocks of it, and a matrix (k, k) of float64 for the k features that have or may get a weight.
     """
-    root = np.sqrt(weight / weight.sum())
-    centred = (targets - weight @ targets / weight.sum()) * root[:, None]
-    products, correlation = _products(X, root, centred)
-    largest = _norms(correlation)
-    top = float(largest.max())
-    if top <= 0:
-        return np.zeros(X.shape[1])
-    step = 1 / max(_largest_eigenvalue(products, X.shape[1]), np.finfo(float).tiny)
-    B, left = np.zeros(correlation.shape), MOST_STEPS
-    path = top * np.geomspace(1, share, PATH + 1)[1:]
-    for number, penalty in enumerate(path):
-        B, used = _descend(products, correlation, B, penalty, step, TIGHT if number == PATH - 1 else LOOSE, left)
-        left = max(1, left - used)
+    counts = weight / weight.sum()
+    centred = targets - counts @ targets
+    every = np.arange(X.shape[1])
+    gradient = _products(X, every, centred, counts)
+    B = np.zeros(gradient.shape)
+    largest = float(_norms(gradient).max())
+    if largest <= 0:
+        return np.zeros(len(B))
+    before = largest
+    path = largest * np.geomspace(1, share, PATH + 1)[1:]
+    for penalty in path:
+        tol = TIGHT if penalty == path[-1] else LOOSE
+        working = (_norms(gradient) >= 2 * penalty - before) | B.any(axis=1)
+        for _ in range(MOST_SETS):
+            chosen = np.flatnonzero(working)
+            B[chosen] = _fit(X, chosen, centred, counts, B[chosen], penalty, tol)
+            gradient = _products(X, every, centred - _predicted(X, chosen, B[chosen]), counts)
+            missing = (_norms(gradient) > penalty * (1 + SLACK)) & ~working
+            if not missing.any():
+                break
+            working |= missing
+        before = penalty
     norms = _norms(B)
-    missing = _norms(correlation - products(B)) - path[-1]
-    return np.where(norms > 0, norms, np.minimum(missing, 0))
+    return np.where(norms > 0, norms, np.minimum(_norms(gradient) - before, 0))
 
 
 def ranked(scores: Float) -> npt.NDArray[np.intp]:
@@ -71,43 +80,42 @@ def ranked(scores: Float) -> npt.NDArray[np.intp]:
     return np.argsort(-scores, kind="stable")
 
 
-def _products(X: Array, root: Array, targets: Array) -> tuple[Callable[[Float], Float], Float]:
-    """B -> X'WX B, and X'W t: by a matrix (d, d) where there are more rows than features, else by the rows."""
-    n, d = X.shape
-    correlation = np.zeros((d, targets.shape[1]))
-    if d <= n:
-        gram = np.zeros((d, d))
-        for start in range(0, n, BLOCK_ROWS):
-            rows = slice(start, start + BLOCK_ROWS)
-            block = X[rows].astype(np.float64) * root[rows, None]
-            gram += block.T @ block
-            correlation += block.T @ targets[rows]
-        return lambda B: gram @ B, correlation
-    rows_of = (X * root[:, None]).astype(np.float64 if X.size <= DOUBLE_VALUES else np.float32, copy=False)
-    correlation[:] = rows_of.T @ targets.astype(rows_of.dtype)
-    return lambda B: (rows_of.T @ (rows_of @ B.astype(rows_of.dtype))).astype(np.float64), correlation
+def _blocks(X: Array, columns: Array) -> Iterator[tuple[slice, Float]]:
+    """Rows of some columns of X, in float64."""
+    size = max(1, BLOCK_VALUES // max(1, len(columns)))
+    for start in range(0, len(X), size):
+        rows = slice(start, start + size)
+        part = X[rows] if len(columns) == X.shape[1] else X[rows][:, columns]
+        yield rows, part.astype(np.float64)
 
 
-def _largest_eigenvalue(products: Callable[[Float], Float], d: int) -> float:
-    vector = np.random.default_rng(0).normal(size=(d, 1))
-    value = 0.0
-    for _ in range(POWER_STEPS):
-        vector = vector / max(float(np.linalg.norm(vector)), np.finfo(float).tiny)
-        found = products(vector)
-        value, vector = float(np.vdot(vector, found)), found
-    return POWER_MARGIN * value
+def _products(X: Array, columns: Array, values: Float, counts: Array) -> Float:
+    """X' diag(counts) values of some columns, (k, K)."""
+    total = np.zeros((len(columns), values.shape[1]))
+    for rows, block in _blocks(X, columns):
+        total += block.T @ (values[rows] * counts[rows, None])
+    return total
 
 
-def _descend(
-    products: Callable[[Float], Float], correlation: Float, B: Float, penalty: float, step: float, tol: float, most: int
-) -> tuple[Float, int]:
-    """The weights for one penalty, from `B`, and how many steps that took."""
-    ahead, momentum, number = B, 1.0, 0
-    while number < most:
-        number += 1
-        moved = ahead + step * (correlation - products(ahead))
-        norms = _norms(moved)
-        shrink = np.maximum(1 - step * penalty / np.maximum(norms, np.finfo(float).tiny), 0)
+def _predicted(X: Array, columns: Array, B: Float) -> Float:
+    found = np.empty((len(X), B.shape[1]))
+    for rows, block in _blocks(X, columns):
+        found[rows] = block @ B
+    return found
+
+
+def _fit(X: Array, columns: Array, targets: Float, counts: Array, B: Float, penalty: float, tol: float) -> Float:
+    """The weights (k, K) of some columns for one penalty, from `B`."""
+    gram, correlation = np.zeros((len(columns), len(columns))), np.zeros(B.shape)
+    for rows, block in _blocks(X, columns):
+        weighed = block * counts[rows, None]
+        gram += block.T @ weighed
+        correlation += weighed.T @ targets[rows]
+    step = 1 / max(_largest_eigenvalue(gram), np.finfo(float).tiny)
+    ahead, momentum = B, 1.0
+    for _ in range(MOST_STEPS):
+        moved = ahead + step * (correlation - gram @ ahead)
+        shrink = np.maximum(1 - step * penalty / np.maximum(_norms(moved), np.finfo(float).tiny), 0)
         new = moved * shrink[:, None]
         change = new - B
         if float(np.vdot(ahead - new, change)) > 0:  # it overshoots: begin the momentum anew
@@ -117,7 +125,17 @@ def _descend(
         B = new
         if float(np.abs(change).max()) <= tol * max(float(np.abs(B).max()), np.finfo(float).tiny):
             break
-    return B, number
+    return B
+
+
+def _largest_eigenvalue(gram: Float) -> float:
+    vector = np.random.default_rng(0).normal(size=len(gram))
+    value = 0.0
+    for _ in range(POWER_STEPS):
+        vector = vector / max(float(np.linalg.norm(vector)), np.finfo(float).tiny)
+        found = gram @ vector
+        value, vector = float(vector @ found), found
+    return POWER_MARGIN * value
 
 
 def _norms(rows: Float) -> Float:
