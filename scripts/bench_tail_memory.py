@@ -3,7 +3,8 @@
     python scripts/bench_tail_memory.py FOLDER [--gigabytes 0.2,2,20] [--epochs 1]
 
 Makes caches of random activations of resnet18's `layer1` (64 x 56 x 56 float16, 401 kB a sample) in FOLDER, one at a
-time, and trains a small tail of this script's own on each, so that reading is what takes the time. Peak memory is the process's own (VmHWM), pages of the mapped file included.
+time, and trains a small tail of this script's own on each, so that reading is what takes the time. Peak memory is the
+process's own (VmHWM), pages of the mapped file included.
 """
 
 from __future__ import annotations
