@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from precompute.extraction.forecast import Forecast, forecast
     from precompute.extraction.repair import repair
     from precompute.extraction.result import Extraction
+    from precompute.finetuning.fine_tune import Tuning, fine_tune
     from precompute.heads import (
         AttentiveHead,
         CentroidHead,
@@ -90,12 +91,14 @@ __all__ = [
     "Scores",
     "SelectedHead",
     "Training",
+    "Tuning",
     "__version__",
     "compare",
     "depth",
     "export_features",
     "extract",
     "few_shot",
+    "fine_tune",
     "forecast",
     "import_features",
     "load_backbone",
@@ -133,6 +136,7 @@ _HOMES = {
     "precompute.extraction.repair": ("repair",),
     "precompute.extraction.conduct": ("Progress",),
     "precompute.extraction.result": ("Extraction",),
+    "precompute.finetuning.fine_tune": ("Tuning", "fine_tune"),
     "precompute.training.head": ("Training", "train_head"),
 }
 

@@ -14,7 +14,8 @@ PrecomputeError                 anything below; the command line prints it and e
 ├── TrainingError               labels or features that no head can be trained on
 ├── HeadError                   anything about a saved head
 │   ├── HeadFormatError         not a head file, cut short, or damaged
-│   └── HeadMismatchError       a head that was trained on other features than it is given
+│   └── HeadMismatchError       a head that was trained on other features than it is given, a checkpoint of another
+│                               training
 ├── DeviceError                 a device or precision that this machine does not have
 └── Stopped                     SIGINT, SIGTERM or SIGHUP; what was done is kept (exit status 130, 143 or 129)
 

@@ -323,3 +323,42 @@ def test_compiled_features_are_those_of_the_cpu(precision: str, resnet: Backbone
     pictures = images(2 * BATCH)
     found = flat(np.concatenate(list(run.map([pictures[:BATCH], pictures[BATCH:]]))))
     assert cosine(found, eager(resnet, pictures)).min() > 0.999
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_tail_is_trained_and_predicts_as_on_the_cpu(tmp_path: Path, precision: str) -> None:
+    """Losses of the first epochs agree with the CPU's, and a tail that was trained here predicts there."""
+    from precompute.finetuning.fine_tune import fine_tune
+    from precompute.finetuning.tail_file import load_tail
+
+    photos = make_photos(tmp_path / "photos", 40)
+    extract(photos, tmp_path / "deep.h5", backbone="tiny", layer="body.3", dtype="float32", device="cpu")
+    losses: dict[str, list[float]] = {"cpu": [], "cuda": []}
+    for device, found in losses.items():
+        fine_tune(
+            tmp_path / "deep.h5",
+            tmp_path / f"{device}.safetensors",
+            epochs=2,
+            batch_size=8,
+            device=device,
+            precision=precision if device == "cuda" else "fp32",
+            watch=lambda epoch, step, loss, found=found: found.append(loss),
+        )
+    np.testing.assert_allclose(losses["cuda"], losses["cpu"], atol=1e-2 if precision == "fp32" else 0.1)
+    saved, backbone = load_tail(tmp_path / "cuda.safetensors"), load_backbone("tiny", layer="body.3")
+    X = np.array(open_cache(tmp_path / "deep.h5").features())
+    there, here = (saved.attach(backbone, device=device).head.predict_proba(X) for device in ("cuda", "cpu"))
+    np.testing.assert_allclose(there, here, atol=1e-2)
+
+
+@pytest.mark.usefixtures("all_memory")
+def test_a_tail_whose_batch_does_not_fit_names_one_to_try(tmp_path: Path) -> None:
+    from precompute.errors import TrainingError
+    from precompute.finetuning.fine_tune import fine_tune
+
+    photos = make_photos(tmp_path / "photos", 120)
+    extract(photos, tmp_path / "deep.h5", backbone="tiny", layer="body.0", device="cpu")
+    torch.cuda.set_per_process_memory_fraction(0.0001)
+    with pytest.raises(TrainingError, match="does not fit into the memory|GiB of memory") as caught:
+        fine_tune(tmp_path / "deep.h5", batch_size=60, device="cuda")
+    assert "--batch-size" in caught.value.hint or "--layer" in caught.value.hint

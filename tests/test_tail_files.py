@@ -141,7 +141,7 @@ def test_size_limits_hold_before_memory_is_taken(tmp_path: Path) -> None:
     for size in (TAIL_FORMAT.max_bytes + 1, 3 << 30):  # sparse: they take no space
         with path.open("wb") as file:
             file.truncate(size)
-        with pytest.raises(HeadFormatError, match="between 9 and|is not a tail|not a whole tail"):
+        with pytest.raises(HeadFormatError, match="most were never written"):
             load_tail(path)
     with path.open("wb") as file:
         file.write((MAX_HEADER_BYTES + 1).to_bytes(8, "little"))

@@ -51,6 +51,11 @@ def _status(path: str) -> os.stat_result:
         ) from error
 
 
+def is_sparse(status: os.stat_result) -> bool:
+    """Whether a large file claims bytes that were never written: it would take memory and time that it did not cost."""
+    return status.st_size > SPARSE_BYTES and status.st_blocks * 512 * SPARSE_SHARE < status.st_size
+
+
 def load_file(path: str) -> StateDict:
     """The state dict in a .pth/.pt or .safetensors file, on the CPU; nothing in it is executed.
 
@@ -60,7 +65,7 @@ def load_file(path: str) -> StateDict:
     if not stat.S_ISREG(status.st_mode):
         raise WeightsError(f"The weights file {path} is not a file.", hint="Name a .pth or .safetensors file.")
     try:
-        if status.st_size > SPARSE_BYTES and status.st_blocks * 512 * SPARSE_SHARE < status.st_size:
+        if is_sparse(status):
             raise ValueError(f"of its {status.st_size:,} bytes, most were never written")
         loaded = _load_safetensors(path) if path.endswith(".safetensors") else _load_pickle_free(path)
     except Exception as error:

@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from precompute.backbones.checkpoints import is_sparse
 from precompute.backbones.load import Backbone
 from precompute.backbones.tail import own_tail, tail_of
 from precompute.errors import HeadError, HeadFormatError, HeadMismatchError, PrecomputeError
@@ -231,6 +232,8 @@ def load_tail(path: str | os.PathLike[str]) -> SavedTail:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise ValueError("it is not a regular file")
+            if is_sparse(status):
+                raise ValueError(f"of its {status.st_size:,} bytes, most were never written")
             return _restore(name, *decode(file, status.st_size, TAIL_FORMAT))
     except MemoryError as error:
         raise HeadError(

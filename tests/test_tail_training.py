@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Command, make_image, make_photos
+from conftest import ROOT, Command, make_image, make_photos, run_python
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -49,6 +49,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     extract(place / "photos", place / "deep.h5", backbone="tiny", layer=[LAYER, "embed"])
     extract(
         place / "photos", place / "views.h5", backbone="tiny", layer=LAYER, views=3, augment="flip,crop", batch_size=8
+    )
+    make_photos(place / "wide", per_class=40)
+    wide = {"resize": 96, "crop": 96}
+    extract(
+        place / "wide",
+        place / "wide.h5",
+        backbone="resnet18",
+        weights="random:0",
+        layer="layer1",
+        transform=wide,
+        batch_size=8,
     )
     cache = open_cache(place / "deep.h5")
     red = [float(np.asarray(make_image(number)).mean()) for number in range(len(cache))]
@@ -428,3 +439,36 @@ def test_only_one_process_writes_an_output(folder: Path, tmp_path: Path) -> None
     out = tmp_path / "a.safetensors"
     with WriteLock(str(out)), pytest.raises(CacheLockedError, match="is being written by process"):
         tuned(folder, out)
+
+
+def test_running_out_of_memory_names_half_the_batch(folder: Path) -> None:
+    """In a process that may take little more than it has: the allocator itself fails."""
+    done = run_python(
+        "import resource\n"
+        "from precompute.errors import TrainingError\n"
+        "from precompute.finetuning.fine_tune import fine_tune\n"
+        f"path = {str(folder / 'wide.h5')!r}\n"
+        "fine_tune(path, epochs=1, batch_size=1)\n"
+        "pages = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (pages + 150 * 2**20,) * 2)\n"
+        "try:\n"
+        "    fine_tune(path, epochs=1, batch_size=64)\n"
+        "except TrainingError as error:\n"
+        "    print(error.message, error.hint)\n"
+    )
+    assert "does not fit into the memory of cpu. Try --batch-size 32." in done.stdout, done.stderr
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_activations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    monkeypatch.syspath_prepend(str(ROOT))
+    from bench_tail_memory import make, measured
+
+    peaks = []
+    for gigabytes in (0.2, 1.2):
+        make(tmp_path / "a.h5", gigabytes)
+        peaks.append(measured(tmp_path / "a.h5")["peak"])
+        for path in tmp_path.iterdir():
+            path.unlink()
+    assert peaks[1] - peaks[0] < 150 * 2**20, "a gigabyte more of activations, and little more memory"
