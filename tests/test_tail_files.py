@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from precompute import LogisticHead, load_backbone, load_head, save_head
-from precompute.errors import BackboneError, HeadError, HeadFormatError, HeadMismatchError
+from precompute.errors import HeadError, HeadFormatError, HeadMismatchError
 from precompute.finetuning.network import OutputLayer, TailNetwork
 from precompute.finetuning.tail_file import TAIL_FORMAT, load_tail, save_tail
 from precompute.finetuning.tail_head import Fitted, TailHead
@@ -255,8 +255,8 @@ def test_a_tail_behind_another_backbone_is_refused(of_tiny: Path) -> None:
     [
         ({"layer": "body.4"}, HeadFormatError, "does not hold the parameters of the tail"),
         ({"layer": "embed.1"}, HeadFormatError, "does not hold the parameters of the tail"),
-        ({"layer": "nowhere"}, BackboneError, "no layer 'nowhere'"),
-        ({"layer": None}, BackboneError, "no layer 'None'"),
+        ({"layer": "nowhere"}, HeadMismatchError, "no layer 'nowhere'"),
+        ({"layer": None}, HeadMismatchError, "no layer 'None'"),
         ({"spec": {}}, HeadMismatchError, "was trained behind"),
         ({"spec": [1]}, HeadMismatchError, "was trained behind"),
     ],

@@ -25,7 +25,7 @@ from torch import nn
 from precompute.backbones.checkpoints import is_sparse
 from precompute.backbones.load import Backbone
 from precompute.backbones.tail import own_tail, tail_of
-from precompute.errors import HeadError, HeadFormatError, HeadMismatchError, PrecomputeError
+from precompute.errors import BackboneError, HeadError, HeadFormatError, HeadMismatchError, PrecomputeError
 from precompute.finetuning.network import OutputLayer, TailNetwork
 from precompute.finetuning.tail_head import Fitted, TailHead
 from precompute.heads import SavedHead
@@ -112,7 +112,8 @@ class SavedTail:
 
         tail: must be given, as a confirmation, for a tail that is code of the user's own.
         Raises HeadMismatchError for another backbone, other weights or another layer than those of the training;
-        HeadFormatError where the file's arrays are not those of the tail; BackboneError, DeviceError.
+        HeadFormatError where the file's arrays are not those of the tail; BackboneError for a factory that fails;
+        DeviceError.
         """
         spec = self.metadata.get("spec")
         spec = spec if isinstance(spec, dict) else {}
@@ -147,7 +148,13 @@ class SavedTail:
                 raise HeadMismatchError(
                     f"The tail {self.path} is that of {backbone.name}, not {tail}.", hint="Leave --tail out."
                 )
-            return tail_of(backbone, self.layer)
+            try:
+                return tail_of(backbone, self.layer)
+            except BackboneError as error:
+                raise HeadMismatchError(
+                    f"The tail {self.path} does not fit {backbone.name}: {error.message}",
+                    hint="Give the backbone and layer that it was trained on.",
+                ) from error
         if tail != self.factory:
             raise HeadMismatchError(
                 f"The tail {self.path} is code: {self.factory}. A file does not decide what code runs.",
