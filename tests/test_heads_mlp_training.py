@@ -85,8 +85,8 @@ def test_the_schedule_is_torch_s_cosine() -> None:
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=7)
     for epoch in range(1, 8):
-        assert fitting._schedule("cosine", epoch, 7) == pytest.approx(schedule.get_last_lr()[0])
-        assert fitting._schedule("constant", epoch, 7) == 1
+        assert fitting.rate_factor("cosine", epoch, 7) == pytest.approx(schedule.get_last_lr()[0])
+        assert fitting.rate_factor("constant", epoch, 7) == 1
         optimizer.step()
         schedule.step()
 
