@@ -386,6 +386,7 @@ def test_the_command_says_what_was_kept_and_others_know_the_head(
     assert json.loads(done.stdout)["curves"][0]["head"] == "selected"
 
 
+@pytest.mark.slow
 def test_it_does_not_hold_the_features_of_a_large_file(tmp_path: Path) -> None:
     """Blocks, and no more: of maps that are far larger than what is made of them."""
     shape = (2000, 64, 28, 28)

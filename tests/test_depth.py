@@ -91,6 +91,7 @@ def scores_of(found: Depth) -> dict[tuple[str, Any], tuple[float, ...]]:
     return {(point.method, point.shots): point.scores for point in found.points}
 
 
+@pytest.mark.slow
 def test_heads_are_those_of_few_shot_on_the_same_draws(graded: Path, tmp_path: Path) -> None:
     found = depth(graded, tmp_path / "d", backbone="tiny", shots=[2, 10, "all"], draws=3, methods=LIGHT, seed=4)
     files = [tmp_path / "d" / f"{name}.h5" for name in LIGHT]
@@ -154,6 +155,7 @@ def test_every_method_answers(graded: Path, tmp_path: Path, precompute: Command)
     }
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(graded: Path, tmp_path: Path, precompute: Command) -> None:
     """SIGKILL among the results; the scores of every method, those that train networks too, are the same."""
     methods = "pixels,head,tail:body,everything"

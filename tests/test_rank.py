@@ -398,6 +398,7 @@ def test_the_command(corners: Path, precompute: Command, tmp_path: Path) -> None
     assert "tinny" in json.loads(failed.stdout)["error"]["message"]
 
 
+@pytest.mark.slow
 def test_on_real_photos_imagenet_weights_come_before_random_ones(hymenoptera: Path, mobilenet_weights: Path) -> None:
     names = ["mobilenet_v2=random", f"mobilenet_v2={mobilenet_weights}"]
     found = rank(hymenoptera, names, n=160, transform={"resize": 128, "crop": 128})

@@ -441,6 +441,7 @@ def test_only_one_process_writes_an_output(folder: Path, tmp_path: Path) -> None
         tuned(folder, out)
 
 
+@pytest.mark.slow
 def test_running_out_of_memory_names_half_the_batch(folder: Path) -> None:
     """In a process that may take little more than it has: the allocator itself fails."""
     done = run_python(

@@ -71,6 +71,7 @@ def test_images_and_caches_give_what_the_network_itself_gives(place: Path, file:
         assert np.allclose(found[:, 1], expected.max(axis=1), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_new_process_gives_the_same_from_images_and_from_the_cache(place: Path) -> None:
     of_images = run_command(place, "predict", "full.safetensors", "photos", "--json")
     of_cache = run_command(place, "predict", "full.safetensors", "input.h5", "--json")
