@@ -1,7 +1,7 @@
 """A tail trained from cached activations beside the same training from pixels: losses step by step, seconds an epoch.
 
     python scripts/bench_tail.py SOURCE [-b resnet50] [--weights random:0] [--layer layer3] [--steps 50] [--threads 2]
-                                 [--learning-rate 1e-5] [--control]
+                                 [--learning-rate 3e-6] [--control]
 
 Extracts the activations of the layer in fp32 once, then trains twice with the same seed, batches, settings and linear
 head: by `fine_tune` on the cache, and in plain PyTorch on the whole network, whose parameters before the cut are frozen
@@ -128,7 +128,7 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--crop", type=int, help="also the shorter side that images are resized to")
-    parser.add_argument("--learning-rate", type=float, default=1e-5)
+    parser.add_argument("--learning-rate", type=float, default=3e-6)
     parser.add_argument("--control", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
     return parser.parse_args(arguments)

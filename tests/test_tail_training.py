@@ -472,4 +472,4 @@ def test_memory_does_not_grow_with_the_activations(tmp_path: Path, monkeypatch: 
         peaks.append(measured(tmp_path / "a.h5")["peak"])
         for path in tmp_path.iterdir():
             path.unlink()
-    assert peaks[1] - peaks[0] < 150 * 2**20, "a gigabyte more of activations, and little more memory"
+    assert peaks[1] - peaks[0] < 200 * 2**20, "a gigabyte more of activations, and little more memory"

@@ -17,7 +17,7 @@ Plan = Iterable[tuple[Rows, Rows]]
 """Pairs of the rows (B,) of a batch and the view (B,) of each."""
 
 RELEASE_BYTES = 64 * 2**20  # of a mapped file that stay in this process's memory before they are released
-FAULT_BYTES = 2 * 2**20  # what the kernel may map around one row, where its page cache has large folios
+FAULT_BYTES = 2 * 2**20  # what the kernel may map around one row, where the mapping has large pages
 
 
 class Activations(Protocol):
@@ -79,8 +79,8 @@ class CachedActivations:
         self._cache.release_pages()
 
     def _release(self, n_bytes: int, n_rows: int) -> None:
-        self._touched += max(n_bytes, FAULT_BYTES * n_rows)
-        if self._touched > RELEASE_BYTES:
+        self._touched += n_bytes + FAULT_BYTES * n_rows  # a row may begin in one large page and end in the next
+        if self._touched >= RELEASE_BYTES:
             self._touched = 0
             self._cache.release_pages()
 
