@@ -4,8 +4,9 @@
                                   [--methods pixels,random,head,...] [--epochs 30] [--plot] [--crop PIXELS]
 
 Runs `precompute depth` on each source, into a folder of its own below FOLDER, and prints one table for each: accuracy
-with its 95% interval over draws, what cannot be told from the best (*), seconds and bytes; then the answer, whichever
-way it comes out. Run it again after an interruption, or with more methods: what is finished is not done again.
+with its 95% interval (over draws; for `all` over the test images), what cannot be told from the best (*), seconds and
+bytes; then the answer, whichever way it comes out. Run it again after an interruption, or with more methods: what is
+finished is not done again.
 """
 
 from __future__ import annotations
@@ -84,10 +85,8 @@ def show(found: Depth) -> None:
         for one in found.standings:
             point = found.point(method.name, one.shots)
             assert point is not None
-            interval = (
-                "" if point.interval is None else " ({:.1f} to {:.1f})".format(*(100 * v for v in point.interval))
-            )
-            cells.append(f"{100 * point.score:.1f}{interval}{'*' if method.name in one.tied else ''}")
+            low, high = (100 * value for value in point.interval)
+            cells.append(f"{100 * point.score:.1f} ({low:.1f} to {high:.1f}){'*' if method.name in one.tied else ''}")
         last = found.point(method.name, numbers[-1])
         assert last is not None
         once = "-" if method.seconds is None else f"{method.seconds:.0f}"

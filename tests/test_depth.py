@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
-from scipy.stats import ttest_rel
+from scipy.stats import binomtest, ttest_rel
 from torch import nn
 
 from precompute import Depth, depth, extract, few_shot, load_backbone, open_cache
@@ -29,7 +29,7 @@ from precompute.backbones.tail import tail_of
 from precompute.cli import cli
 from precompute.errors import BackboneError, TrainingError, UsageError
 from precompute.evaluation.depth_methods import NAMES, names_of
-from precompute.evaluation.depth_result import OverDraws, standing
+from precompute.evaluation.depth_result import OverDraws, interval_of, standing
 from precompute.finetuning.activations import ActivationRows, CachedActivations
 from precompute.finetuning.fine_tune import fine_tune
 from precompute.finetuning.on_rows import Given, calibrate, fit_on_rows
@@ -230,6 +230,15 @@ def test_the_test_over_draws_is_students(scores: np.ndarray) -> None:
     assert found.p_value == pytest.approx(expected.pvalue, rel=1e-6, abs=1e-12)
     assert found.interval == pytest.approx(tuple(expected.confidence_interval()), abs=1e-9)
     assert found.distinct == (expected.pvalue < 0.05)
+
+
+def test_a_single_fit_has_an_interval_over_images() -> None:
+    right, alone = np.arange(50) % 5 > 0, np.arange(50)
+    wilson = binomtest(40, 50).proportion_ci(method="wilson")
+    assert interval_of([right], alone) == (pytest.approx((wilson.low, wilson.high)), "images")
+    low, high = interval_of([right], alone // 5)[0]  # groups that all have the same share
+    assert (low, high) == pytest.approx((0.8, 0.8))
+    assert interval_of([right, right, ~right], alone)[1] == "draws"
 
 
 def test_fitting_on_rows_is_fine_tuning_on_them(graded: Path, tmp_path: Path) -> None:

@@ -91,8 +91,8 @@ def depth(
     From cheap to dear: a logistic head on raw pixels, on the network with random weights, on the pretrained one, on all
     of its layers; an attentive head on its last map; the network behind a cut, fine-tuned (tails); everything,
     fine-tuned; and from scratch. Each is fitted on the same draws of training images and scored on the same images of
-    test (else val, else a hold-out of a fifth). Intervals are over draws; whether the best is better than another is
-    tested in pairs, over draws, and with all labels over the scored images.
+    test (else val, else a hold-out of a fifth). Intervals, and tests in pairs of whether the best is better than
+    another, are over draws, and with all labels over the scored images.
 
     What is finished stands in the folder: run the same command again after an interruption, or with more methods.
 
@@ -151,7 +151,7 @@ def _print(found: Depth, plot: str | None) -> None:
         None,
         [
             ("tested on", f"{found.tested:,} images of {found.split}, {found.n_classes} classes"),
-            ("intervals", f"95%, over {found.draws} draws; * cannot be told from the best"),
+            ("intervals", f"95%, {_over(found)}; * cannot be told from the best"),
             ("kept in", found.folder),
             ("drawn", plot),
             ("answer", found.words),
@@ -163,5 +163,13 @@ def _print(found: Depth, plot: str | None) -> None:
 def _cell(point: DepthPoint | None, mark: str) -> str:
     if point is None:
         return "-"
-    interval = "" if point.interval is None else f" ({point.interval[0]:.1%} to {point.interval[1]:.1%})"
-    return f"{point.score:.1%}{interval}{mark}"
+    return f"{point.score:.1%} ({point.interval[0]:.1%} to {point.interval[1]:.1%}){mark}"
+
+
+def _over(found: Depth) -> str:
+    """What the intervals are over, by number of labels."""
+    over = {point.over for point in found.points}
+    draws, images = f"over {found.draws} draws", f"over the {found.tested:,} images"
+    if len(over) == 1:
+        return draws if "draws" in over else images
+    return f"{draws}; for {found.points[-1].shots} {images}"

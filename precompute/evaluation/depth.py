@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from precompute.cache import Cache, canonical_json
 from precompute.errors import Stopped, TrainingError, UsageError
 from precompute.evaluation.depth_methods import methods_of, names_of
-from precompute.evaluation.depth_result import ALL, Depth, DepthMethod, DepthPoint, standing
+from precompute.evaluation.depth_result import ALL, Depth, DepthMethod, DepthPoint, interval_of, standing
 from precompute.evaluation.draws import drawn, pool_of
-from precompute.evaluation.learning_curve import DRAWS, point_of
+from precompute.evaluation.learning_curve import DRAWS
 from precompute.evaluation.methods import Ground, Method
 from precompute.evaluation.records import Records
 from precompute.extraction.conduct import Progress
@@ -245,16 +245,17 @@ def _depth(
     seed: int,
     notes: list[str],
 ) -> Depth:
-    points, standings = [], []
+    points, standings, observed = [], [], task.groups[task.test]
     for n in numbers:
         rights = {one.name: [_right(result, len(task.test)) for _, result in found[one.name, n]] for one in chosen}
         seconds = {one.name: float(np.mean([result["seconds"] for _, result in found[one.name, n]])) for one in chosen}
         for one in chosen:
-            scores = [float(right.mean()) for right in rights[one.name]]
-            at = point_of(0, scores)
+            scores = tuple(float(right.mean()) for right in rights[one.name])
             labels = max(len(rows) for rows, _ in found[one.name, n])
-            points.append(DepthPoint(one.name, n, labels, at.scores, at.score, at.interval, seconds[one.name]))
-        standings.append(standing(n, rights, task.groups[task.test]))
+            interval, over = interval_of(rights[one.name], observed)
+            mean = float(np.mean(scores))
+            points.append(DepthPoint(one.name, n, labels, scores, mean, interval, over, seconds[one.name]))
+        standings.append(standing(n, rights, observed))
     return Depth(
         source=ground.source.name,
         backbone=ground.backbone,

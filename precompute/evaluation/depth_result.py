@@ -10,8 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtr, stdtrit
 
+from precompute.evaluation.learning_curve import point_of
 from precompute.evaluation.probes import separated
 from precompute.heads import Paired, paired
+from precompute.heads.scoring.scores import wilson_interval
+from precompute.heads.scoring.strata import mean_interval
 
 ALL = "all"
 HEAD = "head"
@@ -32,8 +35,8 @@ class DepthPoint:
     """One method after `shots` labelled images of each class, or all.
 
     labels: images that it was fitted on, the most of any draw · scores: an accuracy for each draw · score: their mean
-    · interval: Student's 95% interval of the mean over draws, None for a single draw, which all labels are · seconds:
-    of one fit with its predictions, the mean over draws.
+    · interval: at 95%, over draws: Student's, of the mean; of a single draw, which all labels are, over the scored
+    images · over: "draws" or "images" · seconds: of one fit with its predictions, the mean over draws.
     """
 
     method: str
@@ -41,7 +44,8 @@ class DepthPoint:
     labels: int
     scores: tuple[float, ...]
     score: float
-    interval: tuple[float, float] | None
+    interval: tuple[float, float]
+    over: str
     seconds: float
 
 
@@ -87,6 +91,22 @@ class OverDraws:
         same = 0.0 if mean else 1.0  # of a difference that is the same in every draw
         p_value = float(2 * stdtr(n - 1, -abs(mean) / error)) if error else same
         return cls(mean, (mean - half, mean + half), p_value, p_value < 0.05)
+
+
+def interval_of(rights: Sequence[NDArray[np.bool_]], groups: NDArray[np.int64]) -> tuple[tuple[float, float], str]:
+    """The 95% interval of the mean accuracy, and what it is over.
+
+    rights: (n,) for each draw · groups: (n,) what is one observation among the images. Over several draws Student's.
+    Over the images of one Wilson's, or where groups hold several of them, that of a bootstrap of groups.
+    """
+    found = point_of(0, [float(right.mean()) for right in rights]).interval
+    if found is not None:
+        return found, "draws"
+    (right,) = rights
+    group = np.unique(groups, return_inverse=True)[1]
+    if group.max() + 1 < len(right):
+        return mean_interval(right.astype(np.float64), group), "images"
+    return wilson_interval(int(right.sum()), len(right)), "images"
 
 
 @dataclass(frozen=True)

@@ -144,7 +144,7 @@ def plot_few_shot(
 def plot_depth(
     found: Depth, path: str | os.PathLike[str], *, title: str | None = None, overwrite: bool = False
 ) -> None:
-    """Draw accuracy over labelled images a class, a line for each method with its 95% interval over draws.
+    """Draw accuracy over labelled images a class, a line for each method with its 95% interval.
 
     All labels stand at their mean number a class. What uses the pretrained weights is drawn through, the rest dashed.
     Raises UsageError as `plot_history` does.
@@ -161,12 +161,8 @@ def plot_depth(
         style = "-" if method.pretrained else "--"
         scores = [100 * point.score for point in points]
         axes.plot(at, scores, color=color, marker=marker, linestyle=style, label=method.name)
-        ends = [(place, *p.interval) for place, p in zip(at, points, strict=True) if p.interval is not None]
-        if ends:
-            places, low, high = zip(*ends, strict=True)
-            axes.fill_between(
-                places, [100 * v for v in low], [100 * v for v in high], color=color, alpha=0.12, linewidth=0
-            )
+        low, high = zip(*(point.interval for point in points), strict=True)
+        axes.fill_between(at, [100 * v for v in low], [100 * v for v in high], color=color, alpha=0.12, linewidth=0)
     axes.set_xscale("log")
     axes.set_xticks(list(ticks), list(ticks.values()))
     axes.minorticks_off()
