@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,23 @@ settings.load_profile("no clock")
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+# Set once, by the process that starts all others, so that they agree also at midnight.
+DAY = int(os.environ.setdefault("PRECOMPUTE_TEST_DAY", str(datetime.now(UTC).timetuple().tm_yday)))
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a test marked `rotates(n)` every n-th case runs by default, another one each day; the others are slow."""
+    seen: Counter[str] = Counter()
+    for item in items:
+        mark = item.get_closest_marker("rotates")
+        if mark is not None:
+            name = item.nodeid.partition("[")[0]
+            if (seen[name] + DAY) % mark.args[0]:
+                item.add_marker(pytest.mark.slow)
+            seen[name] += 1
 
 
 def _shared(*parts: str) -> Path:

@@ -99,6 +99,7 @@ def test_one_broken_picture_fails_with_all_of_its_views() -> None:
         views_of(real_photo()[:500])
 
 
+@pytest.mark.slow
 def test_threads_processes_and_the_order_make_no_difference() -> None:
     raws = [encoded(make_image(seed, (90, 70)), "JPEG" if seed % 2 else "PNG") for seed in range(12)]
     expected = [views_of(raw) for raw in raws]

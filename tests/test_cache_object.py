@@ -148,6 +148,7 @@ def test_without_pandas_the_extra_is_named(path: Path, monkeypatch: pytest.Monke
 # What a file says of its axes
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize(
     ("name", "layer", "pooling", "axes"),
     [

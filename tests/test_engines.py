@@ -220,6 +220,7 @@ def test_what_is_no_file_in_place_of_a_kept_model_is_not_read(tmp_path: Path, ki
     assert done.stdout == "None\n", done.stderr
 
 
+@pytest.mark.rotates(4)
 @NEEDS_OPENVINO
 @pytest.mark.parametrize("contents", [b"\xff\xfe" * 5000, b"", b"<?xml version='1.0'?>", bytes(100_000)])
 def test_a_kept_model_with_a_right_checksum_and_wrong_contents_is_compiled_again(

@@ -115,6 +115,7 @@ def test_every_fault(place: Path, scene: Scene) -> None:
     trials.report()
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("scene", SCENES)
 def test_one_fault_in_forty(place: Path, scene: Scene) -> None:
     trials = Trials(place, scene)

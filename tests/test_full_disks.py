@@ -183,6 +183,7 @@ def test_a_full_disk_when_an_interrupted_run_needs_another_file(
 # Failing in mid-run -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.rotates(2)
 @pytest.mark.parametrize(
     ("fail", "reason"),
     [(SmallDisk.remount_read_only, "Read-only file system"), (SmallDisk.pull, "Input/output error")],

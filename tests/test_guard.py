@@ -118,6 +118,7 @@ def test_images_that_cannot_be_read_are_not_counted_and_stop_nothing(tmp_path: P
     assert sum(result.failures.values()) == 40
 
 
+@pytest.mark.slow
 def test_what_a_file_was_begun_with_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Engine, precision and batch size: of a run that goes on, and when images are added."""
     folder = noise(tmp_path / "photos", 60)

@@ -62,6 +62,7 @@ def value_and_optimum(head: LogisticHead, X: Array, y: Array, weight: Array | No
     return at_head, min(float(found.fun), at_head)
 
 
+@pytest.mark.rotates(5)
 @pytest.mark.parametrize(
     "number", [pytest.param(number, marks=[pytest.mark.slow] * (number >= 5)) for number in range(PROBLEMS)]
 )

@@ -82,6 +82,7 @@ def test_torch_makes_class_metrics_in_a_long_fit(monkeypatch: pytest.MonkeyPatch
     assert_same(*heads, X)
 
 
+@pytest.mark.rotates(2)
 @pytest.mark.parametrize("device", [TORCH, "cpu"])
 def test_what_memory_does_not_hold_is_read_again(device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     X, y = overlapping(500, 16, 3)

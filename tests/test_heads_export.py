@@ -128,6 +128,7 @@ def test_several_targets_are_exported() -> None:
     np.testing.assert_allclose(to_sklearn(head).predict(DIGITS), head.predict(DIGITS), atol=1e-4)
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("name", MADE)
 def test_an_export_needs_nothing_of_precompute(name: str, tmp_path: Path) -> None:
     """No module of precompute is named in the pickle, and scikit-learn alone loads it."""

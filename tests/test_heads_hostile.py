@@ -89,6 +89,7 @@ def refuse(path, blob, match=None):
     assert caught.value.hint
 
 
+@pytest.mark.rotates(4)
 def test_no_bit_can_flip_unnoticed(saved):
     blob = saved.read_bytes()
     header_end = 8 + int.from_bytes(blob[:8], "little")

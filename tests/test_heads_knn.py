@@ -152,6 +152,7 @@ def test_rows_of_a_file_stay_there_and_others_are_copied(mapped: np.memmap, tmp_
         assert np.array_equal(other.predict_proba(DIGITS), expected)
 
 
+@pytest.mark.rotates(4)
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("k", [3, pytest.param(20, marks=pytest.mark.slow), 500])
 @pytest.mark.parametrize("dtype", [np.float16, pytest.param(np.float32, marks=pytest.mark.slow), np.float64])

@@ -115,6 +115,7 @@ def assert_same_head(loaded, head):
         assert np.array_equal(loaded.predict_proba(X), head.predict_proba(X))
 
 
+@pytest.mark.rotates(2)
 @pytest.mark.parametrize(
     ("kind", "settings"),
     [
@@ -275,6 +276,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(head, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["head"]
 
 
+@pytest.mark.rotates(4)
 @pytest.mark.parametrize("size", [encoding.MAX_STRING_BYTES, encoding.MAX_HEADER_BYTES])
 def test_what_is_too_long_for_a_header_comes_back(size, head, tmp_path):
     metadata = {"x": "\udcffb" * (size // 7), "layer": "avgpool"}
@@ -293,6 +295,7 @@ def test_a_head_on_features_of_a_cache_is_a_file_that_older_releases_read(kind, 
         assert file.metadata()["version"] == "1"
 
 
+@pytest.mark.rotates(6)
 def test_metadata_too_large_to_load_is_not_written(head, tmp_path):
     for large in ("a" * encoding.MAX_TEXT_BYTES, [0] * (encoding.MAX_TEXT_VALUES + 1)):
         with pytest.raises(HeadError, match=r"are allowed") as caught:

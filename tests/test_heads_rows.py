@@ -73,6 +73,7 @@ def test_pages_of_a_mapped_file_are_let_go(tmp_path: Path, monkeypatch: pytest.M
     assert view[:1].any()  # and they come back
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize(
     "head",
     [KNNHead(), RidgeHead(), RidgeHead(alpha=1.0), CentroidHead(), MultilabelKNNHead(), MultilabelRidgeHead()],
@@ -103,6 +104,7 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path, monkeypatch: pytest.
     assert peak < 12 * 2**20  # of which labels, weights and their like take 8 bytes a row each
 
 
+@pytest.mark.rotates(4)
 @pytest.mark.parametrize("dtype", [np.float16, pytest.param(np.float64, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("width", [4, 16, 64, 1024])
 def test_the_memory_of_neighbours_is_bounded_at_any_width(

@@ -39,6 +39,7 @@ def objective(head: Any, X: np.ndarray, y: np.ndarray, C: float, class_weight: A
     return float((head.coef_.astype(np.float64) ** 2).sum() / 2 + C * (weight * losses).sum())
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("class_weight", [None, "balanced"])
 @pytest.mark.parametrize(
     ("n", "d", "classes", "spread"),

@@ -33,6 +33,7 @@ def groupings(n: int) -> dict[str, np.ndarray | None]:
     return {"alone": None, "copies": pairs, "groups": rng.integers(0, n // 4, n)}
 
 
+@pytest.mark.rotates(4)
 @pytest.mark.parametrize("k", [2, 7])
 @pytest.mark.parametrize("grouping", ["alone", "copies", "groups"])
 @pytest.mark.parametrize("rounded", [False, True])

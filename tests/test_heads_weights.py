@@ -73,6 +73,7 @@ def answers(head: Any, X: np.ndarray) -> np.ndarray:
     return found
 
 
+@pytest.mark.rotates(4)
 @settings(deadline=None, max_examples=15)
 @given(st.integers(0, 10**6), st.sampled_from([2, 5, 40]))
 @pytest.mark.parametrize("class_weight", [None, "balanced", {0: 2.0, 1: 0.5}])

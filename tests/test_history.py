@@ -182,6 +182,7 @@ def check(place: Path, history: list[Edit]) -> None:
 REPLAY = settings(deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
+@pytest.mark.rotates(2)
 @settings(REPLAY, max_examples=5)
 @given(history=st.lists(edits, max_size=12))
 def test_a_short_history(tmp_path_factory: pytest.TempPathFactory, history: list[Edit]) -> None:

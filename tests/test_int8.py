@@ -187,7 +187,8 @@ def test_a_repeated_run_does_nothing_and_says_the_same(photos: Path, whole: Path
     assert "storage: int8 -> float16" in str(caught.value)
 
 
-@pytest.mark.parametrize("views", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.rotates(2)
+@pytest.mark.parametrize("views", [1, 3])
 def test_a_killed_run_goes_on_where_it_was(views: int, tmp_path: Path) -> None:
     make_photos(tmp_path / "more", per_class=60)
     command = [sys.executable, "-m", "precompute", "extract", "more", "-b", "tiny", "--batch-size", "4"]

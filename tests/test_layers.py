@@ -201,6 +201,7 @@ MAPS = {  # by name, so that the test knows the layout from the papers and not f
 QUICK = ("swin_t features.3", "vit_b_32 encoder", "resnet18 layer3", "shufflenet_v2_x0_5 stage3")
 
 
+@pytest.mark.rotates(2)
 @pytest.mark.parametrize(
     "which", [which if which in QUICK else pytest.param(which, marks=pytest.mark.slow) for which in MAPS]
 )

@@ -333,6 +333,7 @@ def test_the_longest_name_that_fits(place: Path, precompute: Command) -> None:
 # Beside the output --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize(
     "suffix", [".lock", ".probe", ".new", ".tmp", ".partial.new", ".partial.kept.new", ".partial.lock"]
 )

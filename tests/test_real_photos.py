@@ -41,6 +41,7 @@ def ants(tmp_path_factory: pytest.TempPathFactory, hymenoptera: Path, mobilenet_
     return folder
 
 
+@pytest.mark.rotates(2)
 @pytest.mark.parametrize("step", [3, pytest.param(1, marks=pytest.mark.slow)])
 def test_every_row_equals_the_plain_reference(
     ants: Path, hymenoptera: Path, mobilenet_weights: Path, step: int

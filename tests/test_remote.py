@@ -131,6 +131,7 @@ def assert_same_but_for_stamps(one: Path, other: Path) -> None:
         assert a.column(name).tobytes() == b.column(name).tobytes(), name
 
 
+@pytest.mark.rotates(2)
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
     "where", ["beside", pytest.param("local", marks=pytest.mark.slow), pytest.param("root", marks=pytest.mark.slow)]
@@ -417,6 +418,7 @@ def test_answers_that_never_change_are_not_waited_for(
             open_images(bucket.url)
 
 
+@pytest.mark.rotates(4)
 @pytest.mark.parametrize("how", ["resets", "hangs"])
 def test_a_stop_is_not_kept_waiting_by_a_store_that_does_not_answer(
     photos: Path, tmp_path: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, how: str

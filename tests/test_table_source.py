@@ -105,6 +105,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Killed:
     return Killed(tmp_path_factory.mktemp("killed"), forks)
 
 
+@pytest.mark.rotates(5)
 def test_a_killed_run_goes_on_where_it_was(killed: Killed, forks: Forks, form: str) -> None:
     place = killed.place
     write_listing(place / f"all.{form}", rows_of_folder(place / "photos"))

@@ -147,6 +147,7 @@ def copied(begun: Path, out: Path) -> Path:
     return Path(shutil.copy(begun, f"{out}{SUFFIX}"))
 
 
+@pytest.mark.rotates(5)
 @pytest.mark.parametrize("steps", [0, 9, 10, 11, 39])
 def test_a_training_that_is_asked_to_stop_goes_on(folder: Path, tmp_path: Path, steps: int) -> None:
     out = tmp_path / "a.safetensors"
@@ -160,6 +161,7 @@ def test_a_training_that_is_asked_to_stop_goes_on(folder: Path, tmp_path: Path, 
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
 
 
+@pytest.mark.rotates(2)
 @pytest.mark.parametrize(
     ("change", "named"),
     [

@@ -35,6 +35,7 @@ def is_whole(path: Path) -> bool:
     return verify(open_cache(path)).whole and not os.path.lexists(f"{path}.partial")
 
 
+@pytest.mark.rotates(4)
 @pytest.mark.parametrize(
     ("lost", "stream", "as_json"),
     [
@@ -103,6 +104,7 @@ COMMANDS = {
 }
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_says_that_its_result_is_lost(forks: Forks, folder: Path, name: str) -> None:
     arguments = COMMANDS[name]

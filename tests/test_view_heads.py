@@ -347,6 +347,7 @@ TARGETS: dict[str, dict[str, Any]] = {
 SAID = {"labels": "probabilities", "number": "number"}
 
 
+@pytest.mark.rotates(4)
 @pytest.mark.parametrize(
     ("task", "head"),
     [("labels", head) for head in ("logistic", "ridge", "mlp", "knn")]

@@ -118,6 +118,7 @@ def test_a_view_does_not_depend_on_how_many_there_are(views: int, photos: Path, 
     assert some[:, :shared].tobytes() == four[:, :shared].tobytes()
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_was(photos: Path, tmp_path: Path, own: str) -> None:
     make_photos(tmp_path / "more", per_class=100)
     command = [sys.executable, "-m", "precompute", "extract", "more", "-b", "tiny", "--batch-size", "8", "--views", "3"]

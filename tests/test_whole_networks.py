@@ -198,6 +198,7 @@ def test_where_a_head_is_asked_for_a_tail_says_what_it_is_and_the_other_way_roun
     assert Path(kept).read_bytes() == before
 
 
+@pytest.mark.rotates(4)
 @pytest.mark.parametrize("name", ["tiny", "resnet18", "mobilenet_v2"])
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 def test_an_exported_network_is_loaded_strictly_and_gives_the_same_logits(
