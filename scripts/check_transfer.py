@@ -10,11 +10,12 @@ set in all, the same number of each class, drawn anew in each draw; scored are t
     head            a logistic head on the frozen features
     tail            LP-FT of what lies behind --layer
     everything      LP-FT of all layers
-    from scratch    the same of random weights, another seed in each draw, at a rate of its own
-    random + head   a logistic head on the features of these
+    from scratch    all layers from random weights, another seed in each draw: the usual loop of plain PyTorch, whose
+                    BatchNorm learns its statistics, at a rate of its own
+    random + head   a logistic head on the features of these random weights
 
-All of them by `extract`, `train_head` and `fine_tune` as they are; BatchNorm keeps the statistics that it came with,
-those of random weights too, which is no help to "from scratch". Prints the accuracy with Student's 95% interval over
+All but "from scratch" by `extract`, `train_head` and `fine_tune` as they are. That one trains on the same inputs in at
+least --scratch-steps steps; nothing chooses its epoch. Prints the accuracy with Student's 95% interval over
 the draws, and the paired difference to "from scratch": above 0, with an interval above 0, transfer helps; below, it
 hurts. The intervals stand for draws of labels, not for other images to score on. --json FILE keeps all accuracies.
 """
@@ -36,7 +37,7 @@ from safetensors.torch import save_file
 from scipy.stats import t as student
 from train_tiny_backbone import Recipe, Split, read, train
 
-from precompute import Cache, extract, open_cache, train_head
+from precompute import Cache, extract, load_backbone, open_cache, train_head
 from precompute.cache import RelabelledCache
 from precompute.finetuning.fine_tune import fine_tune
 from precompute.sources.images_array import images_of
@@ -44,6 +45,7 @@ from precompute.sources.images_array import images_of
 SETS = ("MNIST", "FashionMNIST")
 NONE, TRAIN, TEST = 0, 1, 3  # codes of splits, see cache/FORMAT.md
 FEATURES = "embed.4"
+BATCH = 32
 SCRATCH = "from scratch"
 METHODS = ("raw pixels", "head", "tail", "everything", SCRATCH, "random + head")
 
@@ -62,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--tune-epochs", type=int, default=30)
     parser.add_argument("--learning-rate", type=float, default=3e-4, help="of tail and everything (%(default)s)")
     parser.add_argument("--scratch-rate", type=float, default=2e-3, help="of what begins at random (%(default)s)")
+    parser.add_argument("--scratch-steps", type=int, default=300, help="at least (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="keep all accuracies in this file")
     options = parser.parse_args(arguments)
@@ -102,14 +105,47 @@ def run(method: str, cache: Cache, options: argparse.Namespace, weights: str) ->
     heads = {"raw pixels": "input", "head": FEATURES, "random + head": FEATURES}
     if method in heads:
         result: Any = train_head(cache, layer=heads[method], seed=options.seed)
+    elif method == SCRATCH:
+        return from_scratch(cache, options)
     else:
         layer = options.layer if method == "tail" else "input"
-        rate = options.scratch_rate if method == SCRATCH else options.learning_rate
-        moved = None if method == SCRATCH else weights
         result = fine_tune(
-            cache, layer=layer, weights=moved, epochs=options.tune_epochs, learning_rate=rate, seed=options.seed
+            cache,
+            layer=layer,
+            weights=weights,
+            epochs=options.tune_epochs,
+            learning_rate=options.learning_rate,
+            seed=options.seed,
         )
     return float(result.scores["test"].accuracy)
+
+
+def from_scratch(cache: Cache, options: argparse.Namespace) -> float:
+    """AdamW with one cosine cycle on the weights that `cache` was made with, BatchNorm in training mode."""
+    rows, tested = (np.flatnonzero(cache.split == split) for split in ("train", "test"))
+    x, y = torch.from_numpy(np.array(cache.features("input")[rows])), torch.from_numpy(cache.labels[rows].astype(int))
+    model: Any = load_backbone("tiny", weights=f"random:{cache.last_run['weights']['seed']}").network
+    model.classifier = torch.nn.Linear(model.classifier.in_features, len(cache.classes))
+    model.requires_grad_(True).train()
+    batch = min(BATCH, len(rows))
+    per_epoch = len(rows) // batch
+    steps = max(options.scratch_steps, options.tune_epochs * per_epoch)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=options.scratch_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    generator = torch.Generator().manual_seed(options.seed)
+    for step in range(steps):
+        if not step % per_epoch:
+            order = torch.randperm(len(rows), generator=generator)
+        chosen = order[(step % per_epoch) * batch :][:batch]
+        optimizer.zero_grad()
+        torch.autograd.backward(torch.nn.functional.cross_entropy(model(x[chosen]), y[chosen]))
+        optimizer.step()
+        schedule.step()
+    model.eval()
+    with torch.inference_mode():
+        features = cache.features("input")
+        said = [model(torch.from_numpy(np.array(features[part]))).argmax(1) for part in np.array_split(tested, 10)]
+    return float((torch.cat(said).numpy() == cache.labels[tested]).mean())
 
 
 def pretrained(options: argparse.Namespace, name: str) -> Path:
