@@ -97,7 +97,7 @@ def print_head(summary: dict[str, Any]) -> None:
     print_pairs(
         summary["path"],
         [
-            ("head" if tail is None else "tail", summary["kind"]),
+            ("head" if tail is None else "kind", summary["kind"]),
             ("trained", tail and f"{tail['parameters']:,} parameters, epoch {tail['best_epoch']} of {tail['epochs']}"),
             ("code", tail and tail["code"]),
             ("classes", _named(classes)),
