@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from precompute.extraction.forecast import Forecast, forecast
     from precompute.extraction.repair import repair
     from precompute.extraction.result import Extraction
-    from precompute.finetuning.fine_tune import Tuning, fine_tune
+    from precompute.finetuning.fine_tune import fine_tune
+    from precompute.finetuning.tuning import Tuning
     from precompute.heads import (
         AttentiveHead,
         CentroidHead,
@@ -136,7 +137,8 @@ _HOMES = {
     "precompute.extraction.repair": ("repair",),
     "precompute.extraction.conduct": ("Progress",),
     "precompute.extraction.result": ("Extraction",),
-    "precompute.finetuning.fine_tune": ("Tuning", "fine_tune"),
+    "precompute.finetuning.fine_tune": ("fine_tune",),
+    "precompute.finetuning.tuning": ("Tuning",),
     "precompute.training.head": ("Training", "train_head"),
 }
 

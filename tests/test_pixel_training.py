@@ -281,7 +281,7 @@ def test_mixed_precision_as_a_path_of_the_code(photos: Path, features: Path, mon
     losses: dict[str, list[float]] = {"fp32": [], "bf16": []}
     for precision, seen in losses.items():
         with monkeypatch.context() as patch:
-            patch.setattr("precompute.finetuning.fine_tune.check_device", lambda device: "cuda")
+            patch.setattr("precompute.finetuning.tuning.check_device", lambda device: "cuda")
             result = train(
                 photos, None, features, precision=precision, watch=lambda epoch, step, loss, to=seen: to.append(loss)
             )

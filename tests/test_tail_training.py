@@ -26,10 +26,11 @@ from precompute.cache.lock import WriteLock
 from precompute.errors import BackboneError, CacheError, CacheLockedError, HeadError, TrainingError, UsageError
 from precompute.finetuning.activations import CachedActivations
 from precompute.finetuning.batches import batches_of, dropout_of, n_batches
-from precompute.finetuning.fine_tune import Tuning, fine_tune
+from precompute.finetuning.fine_tune import fine_tune
 from precompute.finetuning.network import OutputLayer, TailNetwork
 from precompute.finetuning.settings import TailSettings
 from precompute.finetuning.tail_file import load_tail
+from precompute.finetuning.tuning import Tuning
 from precompute.heads import LogisticHead, MultilabelLogisticHead, RidgeRegressionHead, RowView
 from precompute.training.splits import digest_groups
 

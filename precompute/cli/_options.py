@@ -206,6 +206,29 @@ label_separator_option = click.option(
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace whatever ordinary file has that name.")
 
 
+group_options = _decorators(
+    click.option("--groups", help="Regular expression whose first (...) finds in an id what must stay on one side."),
+    click.option("--groups-file", type=click.Path(), help="CSV file with the columns id and group, instead."),
+)
+learning_options = _decorators(
+    group_options,
+    click.option("--groups-column", metavar="NAME", help="A further column of the cache, instead."),
+    label_column_option,
+    label_separator_option,
+    click.option("--split-column", metavar="NAME", help="A further column with train, val and test, the same."),
+    click.option("--labels", type=click.Path(), help="CSV file with the columns id (or path) and label, instead."),
+    click.option("--expect", type=int, metavar="N", help="Samples that --labels must name at least."),
+    click.option(
+        "--similarity", type=float, help="Cosine from which an image is a suspected near-duplicate.  [default: 0.9]"
+    ),
+    click.option("--plain-view", is_flag=True, help="Train on the plain view alone, of a cache with several."),
+    click.option(
+        "--average-views", is_flag=True, help="Predict and score by the mean over all views, not by the plain one."
+    ),
+)
+"""What is learned of a cache, and how it is scored."""
+
+
 def layer_lines(layers: dict[str, tuple[int, ...]], dtype: str, views: int = 1) -> str:
     """A line for each layer, such as `layer4, 512 x 7 x 7 float16`."""
     return "\n".join(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from precompute.cli._options import SEED, computing, overwrite_option, source_options, taken_apart
+from precompute.cli._options import SEED, computing, group_options, overwrite_option, source_options, taken_apart
 from precompute.cli._output import (
     duration,
     finished,
@@ -57,8 +57,7 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic in newer re
     help="Some of pixels, random, head, all-layers, attentive, tails (or tail:LAYER), everything, scratch.  "
     "[default: all but scratch]",
 )
-@click.option("--groups", help="Regular expression that finds an image's group in its id, as for train-head.")
-@click.option("--groups-file", type=click.Path(), help="CSV file with the columns id and group, instead.")
+@group_options
 @click.option("--epochs", type=click.IntRange(min=1), help="At most, where a network is trained.  [default: 30]")
 @click.option("--learning-rate", type=float, help="Where a network is trained.  [default: 1e-4]")
 @click.option("--augment", metavar="STEP,...|none", help="Views to train everything on.  [default: crop,flip]")

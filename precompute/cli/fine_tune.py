@@ -12,8 +12,7 @@ from precompute.cli._cuts import show_cuts
 from precompute.cli._options import (
     SEED,
     Seconds,
-    label_column_option,
-    label_separator_option,
+    learning_options,
     overwrite_option,
     task_option,
     transform_options,
@@ -34,7 +33,7 @@ from precompute.cli.train_head import report_training
 
 if TYPE_CHECKING:
     from precompute.extraction.conduct import Progress
-    from precompute.finetuning.fine_tune import Tuning
+    from precompute.finetuning.tuning import Tuning
 
 
 @click.command("fine-tune", no_args_is_help=True)
@@ -87,21 +86,7 @@ if TYPE_CHECKING:
 @click.option(
     "--checkpoint-seconds", type=Seconds(), default=30.0, show_default=True, help="From one checkpoint to the next."
 )
-@click.option("--groups", help="Regular expression whose first (...) finds in an id what must stay on one side.")
-@click.option("--groups-file", type=click.Path(), help="CSV file with the columns id and group, instead.")
-@click.option("--groups-column", metavar="NAME", help="A further column of the cache, instead.")
-@label_column_option
-@label_separator_option
-@click.option("--split-column", metavar="NAME", help="A further column with train, val and test, the same.")
-@click.option("--labels", type=click.Path(), help="CSV file with the columns id (or path) and label, instead.")
-@click.option("--expect", type=int, metavar="N", help="Samples that --labels must name at least.")
-@click.option(
-    "--similarity", type=float, help="Cosine from which an image is a suspected near-duplicate.  [default: 0.9]"
-)
-@click.option("--plain-view", is_flag=True, help="Train on the plain view alone, of a cache with several.")
-@click.option(
-    "--average-views", is_flag=True, help="Predict and score by the mean over all views, not by the plain one."
-)
+@learning_options
 @click.option("--calibrate", "calibrated", is_flag=True, help="Probabilities at the temperature that fits val best.")
 @click.option("--per-class", is_flag=True, help="Precision, recall and F1 of each class or label.")
 @click.option("--plot", type=click.Path(), help="Draw loss and accuracy by epoch (.png, .svg, .pdf).")

@@ -9,6 +9,7 @@ import click
 from precompute.cli._options import (
     SEED,
     computing,
+    group_options,
     label_separator_option,
     overwrite_option,
     source_options,
@@ -49,8 +50,7 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", type=click.Path(), help="Folder to keep the sample's feature files in, for reruns.")
 @task_option
 @label_separator_option
-@click.option("--groups", help="Regular expression that finds an image's group in its id, as for train-head.")
-@click.option("--groups-file", type=click.Path(), help="CSV file with the columns id and group, instead.")
+@group_options
 @source_options
 @computing(
     *("resize", "crop", "interpolation", "fast_decode", "mean", "std"),

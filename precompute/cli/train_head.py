@@ -10,8 +10,7 @@ import click
 from precompute.cli._options import (
     SEED,
     Seconds,
-    label_column_option,
-    label_separator_option,
+    learning_options,
     one_or_several,
     overwrite_option,
     task_option,
@@ -139,21 +138,7 @@ class Strength(click.ParamType):  # type: ignore[type-arg]  # generic in newer r
 @click.option(
     "--seed", type=SEED, metavar="INTEGER", default=0, show_default=True, help="Of the hold-out, the folds and the MLP."
 )
-@click.option("--groups", help="Regular expression whose first (...) finds in an id what must stay on one side.")
-@click.option("--groups-file", type=click.Path(), help="CSV file with the columns id and group, instead.")
-@click.option("--groups-column", metavar="NAME", help="A further column of the cache, instead.")
-@label_column_option
-@label_separator_option
-@click.option("--split-column", metavar="NAME", help="A further column with train, val and test, the same.")
-@click.option("--labels", type=click.Path(), help="CSV file with the columns id (or path) and label, instead.")
-@click.option("--expect", type=int, metavar="N", help="Samples that --labels must name at least.")
-@click.option(
-    "--similarity", type=float, help="Cosine from which an image is a suspected near-duplicate.  [default: 0.9]"
-)
-@click.option("--plain-view", is_flag=True, help="Train on the plain view alone, of a cache with several.")
-@click.option(
-    "--average-views", is_flag=True, help="Predict and score by the mean over all views, not by the plain one."
-)
+@learning_options
 @click.option("--calibrate", is_flag=True, help="Probabilities at the temperature that fits split val best.")
 @click.option("--per-class", is_flag=True, help="Precision, recall and F1 of each class or label.")
 @overwrite_option

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
 from precompute.backbones.load import Backbone
-from precompute.cache import Cache
-from precompute.finetuning.activations import Activations
+from precompute.cache import Cache, open_cache
+from precompute.errors import CacheFormatError, HeadMismatchError
+from precompute.extraction.rebuild import Origin, rebuild_backbone
+from precompute.finetuning.activations import Activations, CachedActivations
 
 
 @dataclass(frozen=True)
@@ -31,3 +34,23 @@ class Data:
     name: str
     frozen: Any | None = None
     notes: tuple[str, ...] = ()
+
+
+def open_cached(
+    source: Cache | str | os.PathLike[str],
+    layer: str | None,
+    *,
+    backbone: str | None = None,
+    weights: str | None = None,
+) -> Data:
+    """A cache's layer, with the backbone that made it, found again by the digest of its weights."""
+    cache = source if isinstance(source, Cache) else open_cache(source)
+    activations = CachedActivations(cache, layer)
+    layer = layer or cache.layers[0]
+    origin = Origin(f"The cache {cache.path}", "was made", "with", HeadMismatchError, CacheFormatError)
+    found = cache.last_run.get("weights", {})
+    model, _ = rebuild_backbone(
+        cache.spec, found, origin, backbone=backbone, weights=weights, layers={layer}, plain=True
+    )
+    name = os.path.basename(cache.path)
+    return Data(cache, layer, model, layer, activations, cache.spec, cache.key, found, name)

@@ -11,13 +11,12 @@ from torch import nn
 
 from precompute.errors import TrainingError
 from precompute.finetuning.activations import Activations
-from precompute.finetuning.checkpoint import State
-from precompute.finetuning.loop import Conduct, Trainer, criterion_of, entry_of, measure
+from precompute.finetuning.loop import Conduct, Trainer, criterion_of
+from precompute.finetuning.lp_ft import begin, tuned_head
 from precompute.finetuning.network import TailNetwork, prepared
 from precompute.finetuning.settings import TailSettings
-from precompute.finetuning.start import Frozen, Samples, choose_samples, fit_linear, frozen_features, goals
-from precompute.finetuning.tail_head import Fitted, TailHead
-from precompute.heads import RowView
+from precompute.finetuning.start import Frozen, Samples, choose_samples, frozen_features, goals
+from precompute.finetuning.tail_head import TailHead
 from precompute.training.targets import Rows, Target
 
 
@@ -53,30 +52,13 @@ def fit_on_rows(
     frozen = Frozen(given.frozen, 1)
     if given.frozen is None:
         frozen = frozen_features(module, activations, len(target.known), [(rows, 1)], None)
-    linear = fit_linear(frozen, target, samples, given.together, settings.seed, settings.device)
+    state, linear = begin(frozen, target, samples, given.together, settings)
     goal = goals(target, linear.names, linear.mean, linear.scale)
     criterion = criterion_of(target.task, len(linear.layer.bias), linear.scale, settings.device)
-    start = nn.Linear(linear.layer.weight.shape[1], len(linear.layer.bias))
-    start.load_state_dict({name: torch.from_numpy(value) for name, value in vars(linear.layer).items()})
-
-    def measured(chosen: Rows) -> tuple[float, float]:
-        with torch.inference_mode():
-            blocks = [torch.from_numpy(block).float() for _, block in RowView(frozen.plain, chosen).blocks()]
-            outputs = torch.cat([start(block) for block in blocks])
-        return measure([(chosen, outputs)], goal, criterion)
-
-    trained = measured(samples.fit)
-    held = measured(samples.held) if len(samples.held) else None
-    record, arrays = linear.record()
-    history = [entry_of(0, trained, held, criterion)]
-    state = State(history=history, best_loss=(held or trained)[0], linear=record, arrays=arrays)
     network = TailNetwork(module, linear.layer)
     how = Conduct(stop=stop)
     Trainer(network, activations, goal, samples, activations.views, criterion, settings, state, how).run()
-    fitted: dict[str, Any] = {"linear": linear.chosen, "settings": settings.record()}
-    fitted |= {"target_mean": linear.mean, "target_scale": linear.scale}
-    found = Fitted(state.history, state.best_epoch, samples.source, **fitted)
-    return TailHead(network, activations.shape, target.task, linear.names, found, settings.device)
+    return tuned_head(network, activations.shape, target.task, state, linear, samples, settings)
 
 
 def calibrate(tail: nn.Module, activations: Activations, rows: Rows, *, batch_size: int, device: str) -> None:
