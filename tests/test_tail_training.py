@@ -51,17 +51,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     extract(
         place / "photos", place / "views.h5", backbone="tiny", layer=LAYER, views=3, augment="flip,crop", batch_size=8
     )
-    make_photos(place / "wide", per_class=40)
-    wide = {"resize": 96, "crop": 96}
-    extract(
-        place / "wide",
-        place / "wide.h5",
-        backbone="resnet18",
-        weights="random:0",
-        layer="layer1",
-        transform=wide,
-        batch_size=8,
-    )
     cache = open_cache(place / "deep.h5")
     red = [float(np.asarray(make_image(number)).mean()) for number in range(len(cache))]
     for name, values in {
@@ -443,15 +432,25 @@ def test_only_one_process_writes_an_output(folder: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_running_out_of_memory_names_half_the_batch(folder: Path) -> None:
+def test_running_out_of_memory_names_half_the_batch(tmp_path: Path) -> None:
     """In a process that may take little more than it has: the allocator itself fails."""
+    make_photos(tmp_path / "photos", per_class=40)
+    extract(
+        *(tmp_path / "photos", tmp_path / "wide.h5"),
+        backbone="resnet18",
+        weights="random:0",
+        layer="layer1",
+        transform={"resize": 224, "crop": 224},
+        batch_size=8,
+    )
     done = run_python(
         "import resource\n"
         "from precompute.errors import TrainingError\n"
         "from precompute.finetuning.fine_tune import fine_tune\n"
-        f"path = {str(folder / 'wide.h5')!r}\n"
+        f"path = {str(tmp_path / 'wide.h5')!r}\n"
         "fine_tune(path, epochs=1, batch_size=1)\n"
-        "pages = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "with open('/proc/self/statm') as file:\n"
+        "    pages = int(file.read().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (pages + 150 * 2**20,) * 2)\n"
         "try:\n"
         "    fine_tune(path, epochs=1, batch_size=64)\n"
