@@ -172,6 +172,7 @@ def test_a_class_token_is_left_out_as_elsewhere(folder: Path, tmp_path: Path, mo
 # Training
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("kind", [None, "logistic", "ridge", "mlp", "knn", "centroid"])
 def test_a_head_of_all_layers_predicts_images_as_it_predicts_the_cache(
     folder: Path, tmp_path: Path, kind: str | None

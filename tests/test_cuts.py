@@ -203,6 +203,7 @@ def check_places(backbone: Backbone, classifier: str, *, most: int = 1000) -> No
                 assert relative(tail(last), expected) <= TOLERANCE, place.layer
 
 
+@pytest.mark.rotates(2)
 @pytest.mark.parametrize("name", ["tiny", "resnet18", "vit", "awkward"])
 def test_gradients_are_those_of_the_uncut_network_with_its_body_frozen(
     name: str, load: Callable[..., Backbone]
@@ -295,6 +296,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize(("name", "layer"), REFUSED)
 def test_where_a_cut_is_not_possible_the_nearest_places_are_named(
     name: str, layer: str, load: Callable[..., Backbone]

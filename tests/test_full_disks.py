@@ -75,6 +75,7 @@ def command(photos: Path, out: Path) -> list[object]:
 # Too little at the start --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("leave", [0, STEP, 100_000])
 def test_too_little_room_at_the_start(
     disk: SmallDisk, photos: Path, tmp_path: Path, precompute: Command, leave: int

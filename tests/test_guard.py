@@ -81,6 +81,7 @@ def test_bf16_is_refused_for_mobilenet_and_taken_for_squeezenet(
         assert np.median(cosines) >= 0.9998
 
 
+@pytest.mark.slow
 @NEEDS_BF16
 def test_a_precision_that_was_asked_for_is_taken_with_a_warning(
     hymenoptera: Path, mobilenet_weights: Path, tmp_path: Path, precompute: Command

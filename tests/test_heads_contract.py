@@ -78,6 +78,7 @@ SETTINGS = {
 ALL_CHECKS = list(CHECKS.args[1])
 
 
+@pytest.mark.rotates(4)
 @pytest.mark.parametrize(CHECKS.args[0], ALL_CHECKS, **CHECKS.kwargs)
 def test_scikit_learn_contract(estimator, check):
     name = getattr(check, "func", check).__name__
@@ -141,6 +142,7 @@ LABEL_SETTINGS = {
 }
 
 
+@pytest.mark.rotates(4)
 @pytest.mark.parametrize(
     ("estimator", "check"),
     [one for one in LABEL_CHECKS if getattr(one[1], "func", one[1]).__name__ not in NOT_OF_LABELS],

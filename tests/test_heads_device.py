@@ -37,6 +37,7 @@ def assert_same(one: LogisticHead, other: LogisticHead, X: np.ndarray, *, atol: 
     np.testing.assert_allclose(one.predict_proba(X), other.predict_proba(X), atol=atol)
 
 
+@pytest.mark.rotates(4)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(
     ("n", "d", "classes"), [(400, 12, 2), (400, 12, 5), (40, 100, 2), (60, 200, 4)],
@@ -56,6 +57,7 @@ def test_torch_finds_the_same_optimum(n: int, d: int, classes: int, dtype: Any) 
             assert one.gap_ < 1e-4 * one.objective_
 
 
+@pytest.mark.slow
 def test_torch_chooses_the_same_C() -> None:
     rows = np.random.default_rng(0).permutation(len(LABELS))[:250]
     heads = [LogisticHead(device=device).fit(DIGITS[rows], LABELS[rows]) for device in (TORCH, "cpu")]

@@ -427,6 +427,7 @@ WEIGHTED: dict[str, Any] = {
 }
 
 
+@pytest.mark.rotates(4)
 @settings(deadline=None, max_examples=8)
 @given(st.integers(0, 10**6))
 @pytest.mark.parametrize("kind", WEIGHTED)

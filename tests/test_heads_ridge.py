@@ -130,6 +130,7 @@ def test_a_group_may_be_of_any_size(alpha: float | str, validation: Any) -> None
     RidgeRegressionHead(alpha=alpha).fit(X, y.astype(float), groups=groups)
 
 
+@pytest.mark.rotates(4)
 @pytest.mark.parametrize("n", [40, 300], ids=["fewer rows than features", "more"])
 @pytest.mark.parametrize("block", [7, 10**6])
 @pytest.mark.parametrize("weight", [None, "balanced"])

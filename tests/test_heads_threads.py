@@ -102,6 +102,7 @@ print("restored", before)
 """
 
 
+@pytest.mark.slow
 def test_uses_in_several_threads_share_one_thread_and_the_last_puts_the_numbers_back() -> None:
     """The one that began first ends first, while the other still wants one thread; then fits in four threads."""
     done = run_python(OVERLAP, OMP_NUM_THREADS="2", OPENBLAS_NUM_THREADS="2")

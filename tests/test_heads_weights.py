@@ -98,6 +98,7 @@ def test_whole_weights_are_repeated_rows(kind: str, class_weight: Any, seed: int
     np.testing.assert_allclose(answers(weighted, new), answers(expected, new), rtol=2e-5, atol=2e-6)
 
 
+@pytest.mark.rotates(3)
 @settings(deadline=None, max_examples=10)
 @given(st.integers(0, 10**6))
 @pytest.mark.parametrize("kind", HEADS)

@@ -172,6 +172,7 @@ def test_only_the_rows_of_files_that_changed_are_read_again(tmp_path: Path) -> N
     assert open_cache(tmp_path / "a.h5").classes == ("a", "b")
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("command", ["verify", "predict", "repair", "limit"])
 def test_every_command_takes_them(photos: Path, tmp_path: Path, precompute: Command, form: str, command: str) -> None:
     source = write_form(form, tmp_path, photos)

@@ -442,6 +442,7 @@ def test_images_of_a_hundred_million_pixels_stay_below_a_gibibyte(tmp_path: Path
     assert reasons == {"cmyk_progressive": "TOO_LARGE", "webp_beyond": "TOO_LARGE"}
 
 
+@pytest.mark.rotates(5)
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "I;16", "RGB"])
 def test_large_pictures_that_are_made_in_strips_have_no_seam(mode: str) -> None:
     """Strips keep memory low; the pixels are those of the whole picture made at once."""

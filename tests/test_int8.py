@@ -494,6 +494,7 @@ def test_a_head_is_the_one_of_the_floats_and_predicts_images_as_it_does_rows(
     )
 
 
+@pytest.mark.rotates(4)
 @pytest.mark.parametrize("head", ["logistic", "mlp", "knn", "centroid"])
 def test_every_head_trains_on_views_of_8_bits(head: str, photos: Path, views: Path, tmp_path: Path) -> None:
     options = {"C": 0.1} if head == "logistic" else {"k": 3} if head == "knn" else {}

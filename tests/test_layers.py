@@ -65,6 +65,7 @@ NETWORKS_OF_TORCHVISION = [
 ]
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("name", NETWORKS_OF_TORCHVISION)
 def test_every_network_s_default_layer_enters_its_classifier(name: str) -> None:
     model = families.build(name, seed=None)

@@ -382,6 +382,7 @@ def test_a_name_that_it_needs_is_named_where_it_is_taken(
     assert everything(place) == before
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize(
     ("suffix", "content"),
     [

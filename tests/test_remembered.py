@@ -93,6 +93,7 @@ def test_the_same_request_is_known(place: Path) -> None:
     assert known()
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize(
     "changes",
     [

@@ -215,6 +215,7 @@ def test_a_damaged_checkpoint_is_refused(folder: Path, begun: Path, tmp_path: Pa
     assert out.read_bytes() == (folder / "whole.safetensors").read_bytes()
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize(
     ("place", "value"),
     [

@@ -271,6 +271,7 @@ def test_trained_on_the_plain_view_it_is_the_head_of_a_file_without_others(
     assert predict(tmp_path / "b.safetensors", views).items == predict(tmp_path / "a.safetensors", plain).items
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("head", ["logistic", "mlp", "knn"])
 @pytest.mark.parametrize("calibrated", [False, True])
 def test_a_head_may_average_over_views_and_says_so_in_its_file(
