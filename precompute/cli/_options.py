@@ -149,6 +149,13 @@ def computing(*names: str) -> Callable[[Command], Command]:
     return apply
 
 
+running_options = computing(
+    *("resize", "crop", "interpolation", "fast_decode", "mean", "std"),
+    *("engine", "precision", "device", "batch_size", "workers"),
+)
+"""Of commands that choose layers, storage and views themselves."""
+
+
 source_options = _decorators(
     click.option(
         "--root",

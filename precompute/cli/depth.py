@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from precompute.cli._options import SEED, computing, group_options, overwrite_option, source_options, taken_apart
+from precompute.cli._options import (
+    SEED,
+    computing,
+    group_options,
+    overwrite_option,
+    running_options,
+    source_options,
+    taken_apart,
+)
 from precompute.cli._output import (
     duration,
     finished,
@@ -63,10 +71,7 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic in newer re
 @click.option("--augment", metavar="STEP,...|none", help="Views to train everything on.  [default: crop,flip]")
 @click.option("--train-batch", type=click.IntRange(min=1), help="Images a step there.  [default: 32]")
 @source_options
-@computing(
-    *("resize", "crop", "interpolation", "fast_decode", "mean", "std"),
-    *("engine", "precision", "device", "batch_size", "workers"),
-)
+@running_options
 @click.option("--plot", type=click.Path(), help="Draw the curves (.png, .svg, .pdf).")
 @click.option("--title", help="Of the picture.")
 @click.option("--seed", type=SEED, metavar="INTEGER", default=0, show_default=True, help="Of draws and training.")

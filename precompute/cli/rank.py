@@ -12,6 +12,7 @@ from precompute.cli._options import (
     group_options,
     label_separator_option,
     overwrite_option,
+    running_options,
     source_options,
     taken_apart,
     task_option,
@@ -52,10 +53,7 @@ if TYPE_CHECKING:
 @label_separator_option
 @group_options
 @source_options
-@computing(
-    *("resize", "crop", "interpolation", "fast_decode", "mean", "std"),
-    *("engine", "precision", "device", "batch_size", "workers"),
-)
+@running_options
 @click.option("--plot", type=click.Path(), help="Draw scores with their intervals (.png, .svg, .pdf).")
 @click.option("--title", help="Of the picture.")
 @click.option(
