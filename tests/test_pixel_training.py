@@ -337,3 +337,10 @@ def test_a_head_is_not_overwritten(photos: Path, features: Path, tmp_path: Path)
     with pytest.raises(HeadError, match="is not a tail"):
         train(photos, tmp_path / "head.safetensors", features)
     assert (tmp_path / "head.safetensors").read_bytes() == before
+
+
+def test_images_that_cannot_be_decoded_are_named_and_left_out(tmp_path: Path) -> None:
+    make_photos(tmp_path / "photos", per_class=6)
+    (tmp_path / "photos/train/cats/broken.jpg").write_bytes(b"no picture")
+    found = fine_tune(tmp_path / "photos", tmp_path / "full.safetensors", backbone="tiny", epochs=1)
+    assert any(line == "left out: train/cats/broken.jpg (UNDECODABLE)" for line in found.notes)

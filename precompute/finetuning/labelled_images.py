@@ -17,7 +17,7 @@ import numpy as np
 from precompute.backbones.crossing import Crossings
 from precompute.backbones.layers import INPUT
 from precompute.backbones.load import Backbone, load_backbone
-from precompute.cache import Cache, difference, key_of, open_cache
+from precompute.cache import Cache, difference, key_of, open_cache, status_name
 from precompute.errors import CacheError, CacheKeyError, UsageError
 from precompute.extraction.conduct import Progress
 from precompute.extraction.extract import extract
@@ -103,6 +103,7 @@ def open_images(
         cache = _made(samples, f"{os.fspath(out)}{FEATURES}", backbone, given, device, options)
         notes = (*notes, f"what enters the classifier is kept in {cache.path}")
     _check_images(cache, samples)
+    notes = (*notes, *_broken(cache))
     activations = activations_of(cache, samples, cut, preprocess=preprocess, device=device, workers=options.workers)
     layer = plain.taps[0].layer
     spec = replace(cut, preprocess=preprocess).spec(precision=PRECISION, storage=STORAGE)
@@ -189,6 +190,14 @@ def _check_images(cache: Cache, samples: Source) -> None:
             f"{', '.join(names)}{', ...' if len(gone or new) > SHOWN else ''}.",
             hint="Bring the file up to date with `precompute extract`, or leave --features out.",
         )
+
+
+def _broken(cache: Cache) -> tuple[str, ...]:
+    """A line that names images without features, and why they have none."""
+    rows = np.flatnonzero(~cache.ok).tolist()
+    ids, status = cache.column("samples/id"), cache.status
+    named = [f"{os.fsdecode(bytes(ids[row]))} ({status_name(int(status[row]))})" for row in rows[:SHOWN]]
+    return (f"left out: {', '.join(named)}{', ...' if len(rows) > SHOWN else ''}",) if rows else ()
 
 
 def _views(preprocess: Preprocess, augment: str | Sequence[str] | None) -> tuple[Preprocess, tuple[str, ...]]:
