@@ -339,8 +339,12 @@ def test_a_head_is_not_overwritten(photos: Path, features: Path, tmp_path: Path)
     assert (tmp_path / "head.safetensors").read_bytes() == before
 
 
-def test_images_that_cannot_be_decoded_are_named_and_left_out(tmp_path: Path) -> None:
+def test_images_that_cannot_be_decoded_are_named_and_left_out(tmp_path: Path, precompute: Command) -> None:
     make_photos(tmp_path / "photos", per_class=6)
     (tmp_path / "photos/train/cats/broken.jpg").write_bytes(b"no picture")
-    found = fine_tune(tmp_path / "photos", tmp_path / "full.safetensors", backbone="tiny", epochs=1)
-    assert any(line == "left out: train/cats/broken.jpg (UNDECODABLE)" for line in found.notes)
+    options = ("fine-tune", tmp_path / "photos", "-b", "tiny", "--epochs", 1, "-o", tmp_path / "full.safetensors")
+    done = precompute(*options, "--json")
+    assert done.returncode == 3
+    found = json.loads(done.stdout)
+    assert "left out: train/cats/broken.jpg (UNDECODABLE)" in found["notes"] and found["skipped"] == 1
+    assert precompute(*options, "--overwrite", "--allow-skipped").returncode == 0

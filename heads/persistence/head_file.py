@@ -10,17 +10,17 @@ and a string longer than 1 MiB is the array `json:KEY` of its ASCII characters i
 from __future__ import annotations
 
 import os
-import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sklearn.utils.validation import check_is_fitted
 
-from precompute.errors import HeadError, HeadFormatError
+from precompute.errors import HeadError
 from precompute.heads.base.labels import MultilabelHead
 from precompute.heads.persistence.content import restore, serialise
-from precompute.heads.persistence.encoding import TooLargeError, UnknownFormatError, decode, encode, write_json
-from precompute.heads.persistence.output import HEAD, open_without_waiting
+from precompute.heads.persistence.encoding import HEAD_FORMAT, TooLargeError, encode, write_json
+from precompute.heads.persistence.output import HEAD
+from precompute.heads.persistence.reading import read_whole
 from precompute.heads.scoring.temperature import check_temperature, scale
 from precompute.system.output import check_output
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from precompute.heads.persistence.kinds import Head
+
+    Arrays = dict[str, npt.NDArray[Any]]
 
 __all__ = ["HEAD", "SavedHead", "load_head", "save_head"]
 
@@ -90,29 +92,13 @@ def load_head(path: str | os.PathLike[str]) -> SavedHead:
     Raises HeadFormatError for anything but a whole head file of a known version (a pickle, a pipe, a file cut short,
     one flipped bit, arrays that do not fit each other), HeadError if the file cannot be read at all.
     """
-    try:
-        with open(path, "rb", opener=open_without_waiting) as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise ValueError("it is not a regular file")
-            head, metadata = restore(*decode(file, status.st_size))
-            _check_temperature(head, metadata)
-    except OSError as error:
-        raise HeadError(
-            f"The head {_shown(path)} cannot be read: {error.strerror}.",
-            hint="Check the name, or train a head with `precompute train-head`.",
-        ) from error
-    except UnknownFormatError as error:
-        raise HeadFormatError(
-            f"{_shown(path)} is not a head that this precompute reads: {error}.",
-            hint="Give the file that `precompute train-head` wrote; for a newer version, update precompute.",
-        ) from error
-    except ValueError as error:
-        raise HeadFormatError(
-            f"{_shown(path)} is not a whole head file: {error}.",
-            hint="Copy it again from where it was whole, or train the head again.",
-        ) from error
-    return SavedHead(head, metadata)
+    return SavedHead(*read_whole(path, HEAD_FORMAT, "train-head", _restored))
+
+
+def _restored(arrays: Arrays, strings: dict[str, str]) -> tuple[Head, dict[str, Any]]:
+    head, metadata = restore(arrays, strings)
+    _check_temperature(head, metadata)
+    return head, metadata
 
 
 def _check_temperature(head: Head, metadata: dict[str, Any]) -> None:

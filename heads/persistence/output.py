@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 from precompute.errors import HeadError, HeadFormatError
 from precompute.heads.persistence.encoding import is_head
 from precompute.system.output import Kind
-
-__all__ = ["EXPORT", "HEAD", "open_without_waiting"]
+from precompute.system.untrusted import open_without_waiting
 
 
 def _check_head(path: str) -> None:
@@ -23,11 +20,6 @@ def _check_head(path: str) -> None:
 
 def _check_export(path: str) -> None:
     raise HeadError(f"{path!r} exists, and what a joblib file is cannot be found out without running it.", hint="")
-
-
-def open_without_waiting(path: str, flags: int) -> int:
-    """For `open`: a named pipe opens at once, to be refused, instead of waiting for a writer."""
-    return os.open(path, flags | os.O_NONBLOCK)
 
 
 HEAD = Kind(HeadError, _check_head)

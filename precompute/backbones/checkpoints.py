@@ -17,6 +17,7 @@ import torch
 
 from precompute.backbones.archive import read_pickle
 from precompute.errors import WeightsError
+from precompute.system.untrusted import is_sparse
 
 StateDict = dict[str, torch.Tensor]
 
@@ -27,7 +28,6 @@ MAX_HEADER_BYTES = 2 * 2**20
 """Of a safetensors header or a pickle, which name and describe tensors: 0.2 MiB for 1000 of them. Each byte of a pickle
 can make an object of a few hundred bytes."""
 MAX_TUPLES = 50_000  # four a tensor; to hash 150,000, each inside the next, overflows the stack and kills the process
-SPARSE_BYTES, SPARSE_SHARE = 2**30, 8  # a file above the first, of which the disk holds less than this part
 FLOATS = {torch.float32, torch.float64, torch.float16, torch.bfloat16}
 DTYPES = FLOATS | {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
 
@@ -49,11 +49,6 @@ def _status(path: str) -> os.stat_result:
             f"The weights file {path} cannot be read: {error.strerror}.",
             hint="--weights takes an entry such as DEFAULT, `random`, or the path of a .pth or .safetensors file.",
         ) from error
-
-
-def is_sparse(status: os.stat_result) -> bool:
-    """Whether a large file claims bytes that were never written: it would take memory and time that it did not cost."""
-    return status.st_size > SPARSE_BYTES and status.st_blocks * 512 * SPARSE_SHARE < status.st_size
 
 
 def load_file(path: str) -> StateDict:

@@ -151,7 +151,9 @@ class Crossings:
             features = next(node for node, name in names.items() if name == layer)
         except BackboneError:
             if not isinstance(last, fx.Node):
-                raise BackboneError("The output of the backbone is not one tensor.", hint="See the factory.") from None
+                raise BackboneError(
+                    "The output of the backbone is not one tensor.", hint="Its forward must return a single tensor."
+                ) from None
             features, pooling = last, "none"
         runs = []
         for count in (BATCH, OTHER):

@@ -29,6 +29,7 @@ from precompute.cli._output import (
 )
 from precompute.cli._scores import headline
 from precompute.cli._signals import Signals
+from precompute.cli._streams import SKIPPED
 from precompute.cli.train_head import report_training
 
 if TYPE_CHECKING:
@@ -95,13 +96,18 @@ if TYPE_CHECKING:
 @click.option("--root", type=click.Path(), help="For images: as for extract.")
 @click.option("--path-column", metavar="NAME", help="For images: as for extract.")
 @click.option("--id-column", metavar="NAME", help="For images: as for extract.")
+@click.option("--allow-skipped", is_flag=True, help="Exit with 0 also where images were skipped.")
 @overwrite_option
 @json_option
+@click.pass_context
 def fine_tune(
+    ctx: click.Context,
+    /,
     source: str,
     output: str | None,
     cut: str | None,
     per_class: bool,
+    allow_skipped: bool,
     plot: str | None,
     overwrite: bool,
     as_json: bool,
@@ -133,6 +139,10 @@ def fine_tune(
       precompute fine-tune photos -b resnet18 --freeze-to layer2 --augment flip,crop,color -o deep.safetensors
       precompute fine-tune photos -b resnet50 --device cuda --batch-size 64 -o full.safetensors
       precompute fine-tune deep.h5 --tail mypackage.tails:two_convolutions -o tail.safetensors
+
+    \b
+    Exit status: 0 done, 3 done but some images of SOURCE were skipped (0 with --allow-skipped), 129/130/143 stopped
+    and resumable.
     """
     if cut is not None:
         show_cuts(source, given, as_json=as_json)
@@ -167,6 +177,7 @@ def fine_tune(
         print_json({**result.to_dict(), "source": source, "output": output})
     else:
         report_training(result, output, per_class=per_class, more=_changes(result))
+    ctx.exit(SKIPPED if result.skipped and not allow_skipped else 0)
 
 
 @contextlib.contextmanager

@@ -21,9 +21,9 @@ from precompute.heads.base.file_checks import check_keys
 from precompute.heads.base.inputs import check_number
 from precompute.heads.persistence.content import json_object
 from precompute.heads.persistence.encoding import FileFormat, TooLargeError, decode, encoded, write_json
-from precompute.heads.persistence.output import open_without_waiting
 from precompute.system import sync
 from precompute.system.output import check_beside, sync_folder
+from precompute.system.untrusted import open_without_waiting
 
 CHECKPOINT_FORMAT = FileFormat("precompute-checkpoint", "checkpoint", ("1",), 16 << 30, range(9))
 SUFFIX, NEW_SUFFIX = ".checkpoint", ".checkpoint.new"

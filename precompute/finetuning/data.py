@@ -20,7 +20,8 @@ class Data:
     cache: of the ids, labels, splits and digests, whose rows are those of the activations · cache_layer: the layer of
     it whose rows must be whole · backbone, layer: where it is cut · activations: of that layer · frozen: (N, d) what
     the frozen tail makes of the plain views, where that is there already; None to compute it · spec, key,
-    weights_source: of the activations, for the file · name: of the record · notes: what the reader should know.
+    weights_source: of the activations, for the file · name: of the record · notes: what the reader should know
+    · skipped: how many images have no features.
     """
 
     cache: Cache
@@ -34,6 +35,7 @@ class Data:
     name: str
     frozen: Any | None = None
     notes: tuple[str, ...] = ()
+    skipped: int = 0
 
 
 def open_cached(

@@ -103,7 +103,8 @@ def open_images(
         cache = _made(samples, f"{os.fspath(out)}{FEATURES}", backbone, given, device, options)
         notes = (*notes, f"what enters the classifier is kept in {cache.path}")
     _check_images(cache, samples)
-    notes = (*notes, *_broken(cache))
+    broken = np.flatnonzero(~cache.ok).tolist()
+    notes = (*notes, *_named(cache, broken))
     activations = activations_of(cache, samples, cut, preprocess=preprocess, device=device, workers=options.workers)
     layer = plain.taps[0].layer
     spec = replace(cut, preprocess=preprocess).spec(precision=PRECISION, storage=STORAGE)
@@ -119,6 +120,7 @@ def open_images(
         name=os.path.basename(cache.path),
         frozen=cache.plain_features(layer).reshape(len(cache), -1),
         notes=notes,
+        skipped=len(broken),
     )
 
 
@@ -192,9 +194,8 @@ def _check_images(cache: Cache, samples: Source) -> None:
         )
 
 
-def _broken(cache: Cache) -> tuple[str, ...]:
-    """A line that names images without features, and why they have none."""
-    rows = np.flatnonzero(~cache.ok).tolist()
+def _named(cache: Cache, rows: list[int]) -> tuple[str, ...]:
+    """A line that names these images, which have no features, and why they have none."""
     ids, status = cache.column("samples/id"), cache.status
     named = [f"{os.fsdecode(bytes(ids[row]))} ({status_name(int(status[row]))})" for row in rows[:SHOWN]]
     return (f"left out: {', '.join(named)}{', ...' if len(rows) > SHOWN else ''}",) if rows else ()

@@ -15,7 +15,7 @@ from precompute.extraction.rebuild import Origin, rebuild_backbone
 from precompute.finetuning.tail_file import TAIL_FORMAT, SavedTail, load_tail
 from precompute.heads import SavedHead, load_head
 from precompute.heads.persistence.encoding import is_of
-from precompute.heads.persistence.output import open_without_waiting
+from precompute.system.untrusted import open_without_waiting
 from precompute.training.kinds import task_of
 from precompute.training.layers import LayerInput, saved_inputs
 from precompute.training.views import averaged

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 import os
-import stat
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -22,7 +21,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from precompute.backbones.checkpoints import is_sparse
 from precompute.backbones.load import Backbone
 from precompute.backbones.tail import own_tail, tail_of
 from precompute.errors import BackboneError, HeadError, HeadFormatError, HeadMismatchError, PrecomputeError
@@ -40,15 +38,14 @@ from precompute.heads.persistence.content import (
 from precompute.heads.persistence.encoding import (
     FileFormat,
     TooLargeError,
-    UnknownFormatError,
-    decode,
     encoded,
     is_of,
     write_json,
 )
-from precompute.heads.persistence.output import open_without_waiting
+from precompute.heads.persistence.reading import read_whole
 from precompute.heads.scoring.temperature import check_temperature
 from precompute.system.output import Kind, check_output
+from precompute.system.untrusted import open_without_waiting
 from precompute.training.targets import CLASSES, LABELS, NUMBER, TASKS
 
 # regnet_y_128gf, the largest network of torchvision, has 2.6 GB.
@@ -234,33 +231,7 @@ def load_tail(path: str | os.PathLike[str]) -> SavedTail:
     Raises HeadFormatError for anything but a whole tail file of a known version, HeadError if it cannot be read at all.
     """
     name = os.fspath(path)
-    try:
-        with open(path, "rb", opener=open_without_waiting) as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise ValueError("it is not a regular file")
-            if is_sparse(status):
-                raise ValueError(f"of its {status.st_size:,} bytes, most were never written")
-            return _restore(name, *decode(file, status.st_size, TAIL_FORMAT))
-    except MemoryError as error:
-        raise HeadError(
-            f"The tail {name!r} needs more memory than there is.", hint="Load it on a machine with more memory."
-        ) from error
-    except OSError as error:
-        raise HeadError(
-            f"The tail {name!r} cannot be read: {error.strerror}.",
-            hint="Check the name, or train a tail with `precompute fine-tune`.",
-        ) from error
-    except UnknownFormatError as error:
-        raise HeadFormatError(
-            f"{name!r} is not a tail that this precompute reads: {error}.",
-            hint="Give the file that `precompute fine-tune` wrote; for a newer version, update precompute.",
-        ) from error
-    except (ValueError, TypeError) as error:
-        raise HeadFormatError(
-            f"{name!r} is not a whole tail file: {error}.",
-            hint="Copy it again from where it was whole, or train the tail again.",
-        ) from error
+    return read_whole(path, TAIL_FORMAT, "fine-tune", lambda arrays, strings: _restore(name, arrays, strings))
 
 
 def _restore(path: str, arrays: Arrays, strings: dict[str, str]) -> SavedTail:

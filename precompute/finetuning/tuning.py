@@ -54,11 +54,12 @@ class Tuning(Training):
     """As `Training`, and what fine-tuning changed.
 
     before: by split, scores of the linear head that it began with · paired: by split, the tail compared with that head
-    on the same images.
+    on the same images · skipped: how many images of a SOURCE could not be read; 0 of a cache, which knows its own.
     """
 
     before: dict[str, Any]
     paired: dict[str, Any]
+    skipped: int
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -66,6 +67,7 @@ class Tuning(Training):
             **super().to_dict(),
             "before": {split: scores.to_dict() for split, scores in self.before.items()},
             "paired": {split: found.to_dict() for split, found in self.paired.items()},
+            "skipped": self.skipped,
         }
 
 
@@ -287,6 +289,7 @@ class _Run:
                 for split, rows in self.scored.items()
             },
             paired=compared,
+            skipped=self.data.skipped,
         )
 
     def _paired(
