@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -229,3 +231,23 @@ def rows_there(path: Path) -> int:
         return int(open_cache(path).ok.sum())
     except CacheFormatError:
         return 0
+
+
+def kill_in_the_middle(command: Sequence[str], out: Path, *, rows: int, of: int) -> int:
+    """Run precompute with these arguments until `out`.partial has so many `rows` of `of`, kill it; how many it had."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "precompute", *command, out.name],
+        cwd=out.parent,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    partial = out.with_name(f"{out.name}.partial")
+    while rows_there(partial) < rows:
+        assert process.poll() is None, "it ended before it was killed"
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    kept = rows_there(partial)
+    assert rows <= kept < of
+    return kept

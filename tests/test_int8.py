@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, Command, make_image, make_photos, rows_there, run_python
+from conftest import ROOT, Command, kill_in_the_middle, make_image, make_photos, run_python
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -189,28 +188,14 @@ def test_a_repeated_run_does_nothing_and_says_the_same(photos: Path, whole: Path
 
 @pytest.mark.rotates(2)
 @pytest.mark.parametrize("views", [1, 3])
-def test_a_killed_run_goes_on_where_it_was(views: int, tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_where_it_was(views: int, tmp_path: Path, precompute: Command) -> None:
     make_photos(tmp_path / "more", per_class=60)
-    command = [sys.executable, "-m", "precompute", "extract", "more", "-b", "tiny", "--batch-size", "4"]
-    command += ["--layer", "body:none", "--layer", "embed", "--dtype", "int8", "--views", str(views)]
-    command += [*(["--augment", "flip,crop"] if views > 1 else []), "-o"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(
-        [*command, "a.h5"], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    while rows_there(tmp_path / "a.h5.partial") < 12:
-        assert process.poll() is None, "it ended before it was killed"
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    kept = rows_there(tmp_path / "a.h5.partial")
-    assert 12 <= kept < 240
+    command = ["extract", "more", "-b", "tiny", "--batch-size", "4", "--layer", "body:none", "--layer", "embed"]
+    command += ["--dtype", "int8", "--views", str(views), *(["--augment", "flip,crop"] if views > 1 else []), "-o"]
+    kept = kill_in_the_middle(command, tmp_path / "a.h5", rows=12, of=240)
     assert not len(verify(open_cache(tmp_path / "a.h5.partial")).damaged)
-    done = subprocess.run(
-        [*command, "a.h5", "--json"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
-    )
-    assert json.loads(done.stdout)["reused"] == kept
-    subprocess.run([*command, "b.h5"], cwd=tmp_path, env=environment, capture_output=True, check=True)
+    assert json.loads(precompute(*command, "a.h5", "--json").stdout)["reused"] == kept
+    assert precompute(*command, "b.h5").returncode == 0
     columns_equal(tmp_path / "a.h5", tmp_path / "b.h5")
 
 

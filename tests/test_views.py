@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +13,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, Command, make_image, make_photos, rows_there
+from conftest import Command, kill_in_the_middle, make_image, make_photos, rows_there
 from test_extraction import assert_same
 from test_parts import columns_equal
 
@@ -119,25 +115,11 @@ def test_a_view_does_not_depend_on_how_many_there_are(views: int, photos: Path, 
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_where_it_was(photos: Path, tmp_path: Path, own: str) -> None:
+def test_a_killed_run_goes_on_where_it_was(photos: Path, tmp_path: Path, own: str, precompute: Command) -> None:
     make_photos(tmp_path / "more", per_class=100)
-    command = [sys.executable, "-m", "precompute", "extract", "more", "-b", "tiny", "--batch-size", "8", "--views", "3"]
-    command += ["--augment", f"{own},flip,color", "-o"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(
-        [*command, "a.h5"], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    while rows_there(tmp_path / "a.h5.partial") < 20:
-        assert process.poll() is None, "it ended before it was killed"
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    kept = rows_there(tmp_path / "a.h5.partial")
-    assert 20 <= kept < 400
-    done = subprocess.run(
-        [*command, "a.h5", "--json"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
-    )
-    result = json.loads(done.stdout)
+    command = ["extract", "more", "-b", "tiny", "--batch-size", "8", "--views", "3", "--augment", f"{own},flip,color"]
+    kept = kill_in_the_middle([*command, "-o"], tmp_path / "a.h5", rows=20, of=400)
+    result = json.loads(precompute(*command, "-o", "a.h5", "--json").stdout)
     assert (result["reused"], result["computed"], result["passes"]) == (kept, 400 - kept, 3 * (400 - kept))
     torch.manual_seed(3)
     extract(
