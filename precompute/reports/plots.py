@@ -23,8 +23,8 @@ AUTHOR = "precompute"  # what a picture of ours says of itself, by which it is k
 SEARCHED = 64 * 1024  # bytes
 DOTS_PER_INCH = 110  # a picture as wide as a page of docs, and small as a file
 TRAIN, HELD = "#0072b2", "#d55e00"  # two of Okabe and Ito's colours, which colour-blind eyes tell apart too
-COLORS = (TRAIN, HELD, "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-MARKERS = "os^Dvp*"
+COLORS = (TRAIN, HELD, "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#7f7f7f")
+MARKERS = "os^Dvp*<>"  # one more than colours, so that no pair of both comes twice among many lines
 CLASSIFIER_CURVES = {"loss": "cross-entropy", "accuracy": "accuracy"}
 AXES = {  # by task: what 1 is drawn as, the name of the score, and what is counted
     "classes": (100, "accuracy on test images (%)", "a class"),
