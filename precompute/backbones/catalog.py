@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import fnmatch
 
-from precompute.backbones.families import family_of, names
+from precompute.backbones.families import family_of, names, prefix_of
 from precompute.backbones.families.base import Entry
 from precompute.errors import BackboneError
+
+MANY = 20
+"""From more than so many names of a family with a prefix on, what takes building them is left out: seconds each."""
 
 __all__ = ["Entry", "catalog", "describe", "layer_names"]
 
@@ -14,16 +17,19 @@ __all__ = ["Entry", "catalog", "describe", "layer_names"]
 def catalog(pattern: str | None = None) -> list[Entry]:
     """The backbones whose name matches `pattern` (shell wildcards, or a part of the name); all for None.
 
+    Behind a family's prefix those of the family: `timm:vit*small*`.
+
     Figures come from the libraries' own metadata; width and layer from the network itself, built without memory.
     Raises BackboneError where nothing matches.
     """
-    chosen = names()
+    chosen = family_of(pattern).names() if pattern is not None and prefix_of(pattern) else names()
     if pattern is not None:
         chosen = [name for name in chosen if fnmatch.fnmatch(name, pattern) or pattern in name]
     if not chosen:
         family_of(str(pattern)).check(str(pattern))
         raise BackboneError(f"No backbone matches {pattern!r}.", hint="See all with `precompute backbones`.")
-    return [describe(name) for name in chosen]
+    quick = len(chosen) > MANY and bool(prefix_of(chosen[0]))
+    return [family_of(name).describe(name, quick=quick) for name in chosen]
 
 
 def describe(name: str) -> Entry:

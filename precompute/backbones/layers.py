@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -14,10 +13,10 @@ from torch import fx, nn
 import precompute.backbones._torchvision  # noqa: F401
 
 # isort: split
-import torchvision
-from torchvision.models.feature_extraction import NodePathTracer, create_feature_extractor
+from torchvision.models.feature_extraction import create_feature_extractor
 
 from precompute.backbones.layout import BATCH, Layout, by_name, find_layouts
+from precompute.backbones.tracing import TORCHVISION, Tracing, trace, tracer_options, untraceable
 from precompute.errors import BackboneError
 
 OUTPUT = "output"
@@ -33,20 +32,6 @@ ALL_BLOCKS = "all-blocks"
 DOMINANT = 0.9
 POOLS = (nn.MaxPool2d, nn.AvgPool2d)
 PASSING = (nn.Dropout, nn.Identity, nn.Dropout2d)  # in eval mode these hand on what they get
-
-
-@dataclass(frozen=True)
-class Tracing:
-    """What torch.fx takes for one operation and does not look into: kinds of modules, and functions."""
-
-    modules: tuple[type[nn.Module], ...]
-    functions: tuple[Callable[..., Any], ...] = ()
-
-
-TORCHVISION = Tracing(
-    tuple(kind for kind in vars(torchvision.ops).values() if isinstance(kind, type) and issubclass(kind, nn.Module))
-)
-"""The defaults that create_feature_extractor's documentation states."""
 
 
 @dataclass(frozen=True)
@@ -227,11 +212,11 @@ def _cut_graph(model: nn.Module, layers: Sequence[str], tracing: Tracing) -> fx.
         body: fx.GraphModule = create_feature_extractor(
             model,
             return_nodes={node: layer for layer, node in nodes.items()},
-            tracer_kwargs=_tracer_options(tracing),
+            tracer_kwargs=tracer_options(tracing),
             suppress_diff_warning=True,
         )
     except Exception as error:
-        raise _untraceable(error) from error
+        raise untraceable(error) from error
     # torchvision's own kind of module comes out of copying with the graph of training mode
     return _keeping(fx.GraphModule(body, body.graph), layers)
 
@@ -341,29 +326,3 @@ def _classifier_node(graph: fx.Graph, modules: dict[str, nn.Module]) -> fx.Node:
 
 def _is_dropout(node: fx.Node) -> bool:
     return node.op == "call_function" and node.target in (nn.functional.dropout, nn.functional.dropout2d)
-
-
-def trace(model: nn.Module, tracing: Tracing = TORCHVISION) -> tuple[fx.Graph, dict[fx.Node, str]]:
-    """The graph of `model` in eval mode and torchvision's name for each node, by torchvision's own tracer."""
-    tracer = NodePathTracer(**_tracer_options(tracing))
-    try:
-        graph = tracer.trace(model.eval())
-    except Exception as error:
-        raise _untraceable(error) from error
-    return graph, tracer.node_to_qualname
-
-
-def _tracer_options(tracing: Tracing) -> dict[str, Any]:
-    """The same for `trace` and for create_feature_extractor, so that both see the same nodes."""
-    return {
-        "autowrap_modules": (math, torchvision.ops),
-        "leaf_modules": list(tracing.modules),
-        "autowrap_functions": tracing.functions,
-    }
-
-
-def _untraceable(error: Exception) -> BackboneError:
-    return BackboneError(
-        f"torch.fx cannot trace the backbone, so it has no layers to choose from ({type(error).__name__}: {error}).",
-        hint=f"Let the factory return a module whose output is the features, and use --layer {OUTPUT}.",
-    )

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     import torch
     from torch import fx, nn
 
-    from precompute.backbones.layers import Tap, Tracing, Truncated
+    from precompute.backbones.layers import Tap, Truncated
+    from precompute.backbones.tracing import Tracing
     from precompute.inputs.base import Preprocess
     from precompute.inputs.images.transform import Transform
 
@@ -27,15 +28,16 @@ MAX_SEED = 2**63 - 1  # of torch.manual_seed
 class Entry:
     """One backbone with its default weights, as it is listed.
 
-    width: features of the default layer · input_size: pixels a side · params: parameters of the whole network ·
-    gflops: 10^9 multiply-adds for one image, None where unpublished · accuracy: published ImageNet-1K top-1 in
-    percent, None where there is none · layer: the default layer · weights: entries, the default one first.
+    width: features of the default layer · input_size: pixels a side · params: parameters of the whole network; both
+    None in a long list, where they would take building each · gflops: 10^9 multiply-adds for one image, None where
+    unpublished · accuracy: published ImageNet-1K top-1 in percent, None where there is none · layer: the default
+    layer · weights: entries, the default one first.
     """
 
     name: str
-    width: int
+    width: int | None
     input_size: int
-    params: int
+    params: int | None
     gflops: float | None
     accuracy: float | None
     layer: str
@@ -91,8 +93,15 @@ class Family(ABC):
         """
 
     @abstractmethod
-    def describe(self, name: str) -> Entry:
-        """What is known of a backbone without a download, and without memory for its parameters."""
+    def describe(self, name: str, *, quick: bool = False) -> Entry:
+        """What is known of a backbone without a download, and without memory for its parameters.
+
+        quick: what takes longer than looking it up may be left out.
+        """
+
+    def canonical(self, name: str) -> str:
+        """The name that `load` gives to a backbone with its DEFAULT weights. Raises as `check` does."""
+        return name
 
     def loading_code(self, name: str, outputs: int) -> str:
         """The Python expression that makes the module which the weights of a whole network are loaded into."""
@@ -103,15 +112,15 @@ class Family(ABC):
     @property
     def tracing(self) -> Tracing:
         """What torch.fx takes for one operation."""
-        from precompute.backbones.layers import TORCHVISION
+        from precompute.backbones.tracing import TORCHVISION
 
         return TORCHVISION
 
     def trace(self, model: nn.Module) -> tuple[fx.Graph, dict[fx.Node, str]]:
-        """See `layers.trace`."""
-        from precompute.backbones import layers
+        """See `tracing.trace`."""
+        from precompute.backbones.tracing import trace
 
-        return layers.trace(model, self.tracing)
+        return trace(model, self.tracing)
 
     def default_layer(self, name: str, model: nn.Module) -> tuple[str, str, tuple[str, ...]]:  # noqa: ARG002
         """(layer, pooling, notes) of the features that `model` is used for. Raises BackboneError."""

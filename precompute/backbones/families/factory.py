@@ -32,7 +32,7 @@ class Factories(Family):
     def build(self, name: str, *, seed: int | None) -> nn.Module:  # noqa: ARG002 - it decides about its own weights
         return run_factory(name)[0]
 
-    def describe(self, name: str) -> Entry:
+    def describe(self, name: str, *, quick: bool = False) -> Entry:  # noqa: ARG002 - nothing is known
         raise unlisted(name)
 
     def default_layer(self, name: str, model: nn.Module) -> tuple[str, str, tuple[str, ...]]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 TINY = "tiny"
 HERE = "precompute.backbones.families"
 
-PREFIXES: dict[str, str] = {}
+PREFIXES: dict[str, str] = {"timm": "timm"}
 """`PREFIX:...` -> the module of its family. What has a colon and none of these in front of it is a factory."""
 
 BARE = ("tiny", "torchvision")
@@ -43,6 +43,11 @@ def family_of(name: str) -> Family:
     if is_factory(name):
         return _family("factory")
     return _family("tiny" if name == TINY else "torchvision")
+
+
+def packages_of(name: str) -> tuple[str, ...]:
+    """Packages whose releases decide what a name stands for, besides torch and torchvision."""
+    return family_of(name).packages if prefix_of(name) else ()
 
 
 def names() -> list[str]:

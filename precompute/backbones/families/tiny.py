@@ -41,7 +41,7 @@ class Tiny(Family):
             torch.manual_seed(seed)
             return tiny.TinyBackbone().eval()
 
-    def describe(self, name: str) -> Entry:
+    def describe(self, name: str, *, quick: bool = False) -> Entry:  # noqa: ARG002 - it is quick
         from precompute.backbones import layers
 
         model = self.build(name, seed=None)

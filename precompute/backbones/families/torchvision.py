@@ -74,7 +74,7 @@ class Torchvision(Family):
             torch.manual_seed(seed)
             return _construct(name, init=True).eval()
 
-    def describe(self, name: str) -> Entry:
+    def describe(self, name: str, *, quick: bool = False) -> Entry:  # noqa: ARG002 - all of them are shown
         layer, _, width = layers.default_layer(self.build(name, seed=None))
         default = get_model_weights(name).DEFAULT
         meta = default.meta
