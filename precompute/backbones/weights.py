@@ -52,7 +52,7 @@ def fit_into(
     Raises WeightsError with the missing, unexpected and differently shaped names where it does not fit.
     """
     wanted = model.state_dict()
-    state = _without_prefix(state, wanted)
+    state = without_prefix(state, wanted)
     if model_name.startswith("densenet"):
         state = _modern_densenet(state)
     notes: tuple[str, ...] = ()
@@ -107,8 +107,8 @@ def _shapes(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in state.items()}
 
 
-def _without_prefix(state: StateDict, wanted: Mapping[str, torch.Tensor]) -> StateDict:
-    """Strip wrapper prefixes for as long as that makes more names known."""
+def without_prefix(state: StateDict, wanted: Mapping[str, torch.Tensor]) -> StateDict:
+    """`state` without wrapper prefixes, stripped for as long as that makes more names known."""
     while True:
         known = sum(name in wanted for name in state)
         if known == len(state):

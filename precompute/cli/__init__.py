@@ -32,6 +32,10 @@ from precompute.cli.train_head import train_head
 from precompute.cli.verify import verify
 
 
+COMPLETE = "_PRECOMPUTE_COMPLETE"
+"""The variable by which a shell asks click for what could be typed next."""
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="precompute")
 @click.option("--debug", is_flag=True, help="Show the Python traceback of an error.")
@@ -75,12 +79,23 @@ for command in (
 
 def main() -> None:
     """Entry point of the console script; turns every error into a message and an exit status."""
+    if COMPLETE in os.environ:
+        _complete()
     hold_descriptors()
     terminal = Terminal()
     with terminal.installed():
         status = _run(sys.argv[1:], terminal)
         status = terminal.close(status)
     sys.exit(status)
+
+
+def _complete() -> NoReturn:
+    """Answer a shell that completes a command, by click's own protocol, on the streams as they are."""
+    try:
+        cli.main(prog_name="precompute")
+    finally:
+        sys.stdout.flush()
+    sys.exit(1)  # click has ended already
 
 
 def _run(arguments: list[str], terminal: Terminal) -> int:

@@ -47,6 +47,17 @@ class Seconds(click.ParamType):  # type: ignore[type-arg]
 SEED = click.IntRange(0, 2**32 - 1)  # what NumPy, torch and scikit-learn all take
 
 
+def complete_backbone(
+    ctx: click.Context,  # noqa: ARG001 - click's own form
+    param: click.Parameter,  # noqa: ARG001
+    incomplete: str,
+) -> list[str]:
+    """For the shell: names of backbones that begin with what is typed."""
+    from precompute.backbones.families.completion import completions
+
+    return completions(incomplete)
+
+
 def _decorators(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
     def apply(command: Command) -> Command:
         for decorator in reversed(decorators):
@@ -73,7 +84,11 @@ transform_options = _decorators(
 
 computation = _decorators(
     click.option(
-        "-b", "--backbone", required=True, help="tiny, a torchvision classification model, or package.module:factory."
+        "-b",
+        "--backbone",
+        required=True,
+        shell_complete=complete_backbone,
+        help="tiny, a torchvision classification model, timm:NAME[.TAG] or timm:FOLDER, or package.module:factory.",
     ),
     click.option(
         "--weights", default="DEFAULT", show_default=True, help="Entry, `random[:SEED]`, or a .pth/.safetensors file."

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import click
 
+from precompute.cli._options import complete_backbone
 from precompute.cli._output import json_option, print_json, print_table
 
 
 @click.command()
-@click.argument("pattern", required=False)
+@click.argument("pattern", required=False, shell_complete=complete_backbone)
 @click.option("--layers", is_flag=True, help="List the layers of the one backbone PATTERN instead.")
 @json_option
 def backbones(pattern: str | None, layers: bool, as_json: bool) -> None:
     """List backbones: width of their features, input size, parameters, cost, published accuracy.
 
-    PATTERN is a part of the name, or has shell wildcards. Nothing is downloaded.
+    PATTERN is a part of the name, or has shell wildcards; those of timm stand behind timm: and need the extra of that
+    name. Nothing is downloaded. Of more than 20 names of timm's the width and the parameters are left out.
 
     \b
     Examples:
@@ -22,6 +24,7 @@ def backbones(pattern: str | None, layers: bool, as_json: bool) -> None:
       precompute backbones resnet
       precompute backbones 'vit_*' --json
       precompute backbones resnet18 --layers
+      precompute backbones 'timm:vit*small*'
     """
     from precompute.backbones.catalog import catalog, layer_names
 
@@ -41,9 +44,9 @@ def backbones(pattern: str | None, layers: bool, as_json: bool) -> None:
     rows = [
         (
             entry.name,
-            entry.width,
+            "-" if entry.width is None else entry.width,
             entry.input_size,
-            f"{entry.params / 1e6:.1f}",
+            "-" if entry.params is None else f"{entry.params / 1e6:.1f}",
             "-" if entry.gflops is None else f"{entry.gflops:.2f}",
             "-" if entry.accuracy is None else f"{entry.accuracy:.1f}",
             ", ".join(entry.weights),

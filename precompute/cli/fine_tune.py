@@ -12,6 +12,7 @@ from precompute.cli._cuts import show_cuts
 from precompute.cli._options import (
     SEED,
     Seconds,
+    complete_backbone,
     learning_options,
     overwrite_option,
     task_option,
@@ -41,7 +42,12 @@ if TYPE_CHECKING:
 @click.argument("source", type=click.Path())
 @click.option("-o", "--output", type=click.Path(), help="Save the tail to this .safetensors file.")
 @click.option("--layer", help="Behind which layer of the cache to train, where it holds several.")
-@click.option("-b", "--backbone", help="The network, for images. Of a cache, to confirm one that is code of your own.")
+@click.option(
+    "-b",
+    "--backbone",
+    shell_complete=complete_backbone,
+    help="The network, for images. Of a cache, to confirm one that is code of your own.",
+)
 @click.option("--weights", help="Its weights, as for extract. Of a cache, where they are now, if they have moved.")
 @click.option(
     "--freeze-to", metavar="LAYER", help="For images: train only what lies behind this layer.  [default: all]"

@@ -8,6 +8,7 @@ import click
 
 from precompute.cli._options import (
     SEED,
+    complete_backbone,
     computing,
     group_options,
     label_separator_option,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     "-b",
     "--backbone",
     "backbones",
+    shell_complete=complete_backbone,
     multiple=True,
     required=True,
     metavar="NAME[=WEIGHTS]",

@@ -32,5 +32,5 @@ def run_record(decision: Decision, model: Backbone, origin: str) -> dict[str, An
         "weights": model.source,
         "notes": list(model.notes),
         "source": origin,
-        "versions": {name: version_of(name) or "not installed" for name in LIBRARIES},
+        "versions": {name: version_of(name) or "not installed" for name in (*LIBRARIES, *model.family.packages)},
     }

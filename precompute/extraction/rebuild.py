@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from precompute.backbones.families import family_of, is_factory, prefix_of
 from precompute.backbones.load import MAX_LAYERS, Backbone, load_backbone
 from precompute.cache import INT8, difference, plain_spec
 from precompute.errors import PrecomputeError
@@ -57,12 +58,12 @@ def rebuild_backbone(
     if plain:
         spec = plain_spec(spec)
     name, steps = spec["backbone"], _steps(spec, origin)
-    if backbone is not None and backbone != name:
+    if backbone is not None and backbone != name and family_of(backbone).canonical(backbone) != name:
         raise origin.mismatch(
             f"{origin.file} {origin.verb} {origin.preposition} {name}, not {origin.preposition} {backbone}.",
             hint="Leave -b out, or take another file.",
         )
-    if ":" in name and backbone is None:
+    if is_factory(name) and backbone is None:
         raise origin.mismatch(
             f"{origin.file} names a backbone that is code: {name}. A file does not decide what code runs.",
             hint=f"If you trust that code, say so: -b {name}",
@@ -80,9 +81,10 @@ def rebuild_backbone(
             hint="Use one that precompute made.",
         )
     own = "crop" not in spec["transform"]  # a factory's own preprocessing: it has no options
+    found, choice = (backbone or name, weights) if weights else _find(name, source, origin, given=backbone)
     model = load_backbone(
-        name,
-        weights=weights or _find_weights(source, origin),
+        found,
+        weights=choice,
         layer=[f"{one['name']}:{one['pooling']}" for one in needed],
         transform=None if own else vars(Transform.from_spec(spec["transform"])),
         views=spec["views"] if steps else 1,
@@ -97,9 +99,18 @@ def rebuild_backbone(
         listed = "\n".join(f"  {line}" for line in lines)
         raise origin.mismatch(
             f"{origin.file} {origin.verb} {origin.preposition} other features (then -> now):\n{listed}",
-            hint="Name the weights of then (--weights PATH), or make features with these weights.",
+            hint=_other_library(lines)
+            or "Name the weights of then (--weights PATH), or make features with these weights.",
         )
     return model, spec
+
+
+def _other_library(lines: Sequence[str]) -> str | None:
+    """What to do where nothing differs but the release of the library that the network's code comes from."""
+    if not all(line.startswith("backend.") for line in lines):
+        return None
+    package, _, releases = lines[0].removeprefix("backend.").partition(": ")
+    return f"Install the release of then, {package} {releases.partition(' -> ')[0]}, or make features with this one."
 
 
 def _checked(spec: Any, origin: Origin) -> dict[str, Any]:
@@ -135,6 +146,21 @@ def _steps(spec: dict[str, Any], origin: Origin) -> list[str]:
             f"{origin.file} does not say what its views were made by.", hint="Use one that precompute made."
         )
     return [str(name) for name in names]
+
+
+def _find(name: str, source: Any, origin: Origin, *, given: str | None) -> tuple[str, str]:
+    """The name and the --weights that lead to the weights of then. given: the name that the user gave."""
+    if isinstance(source, dict) and source.get("kind") == "folder" and isinstance(source.get("path"), str):
+        if given is None and not os.path.isdir(source["path"]):
+            raise origin.mismatch(
+                f"The folder of the backbone that {origin.file[0].lower()}{origin.file[1:]} {origin.verb} "
+                f"{origin.preposition} is no longer at {source['path']}.",
+                hint=f"Say where it is now: -b {prefix_of(name)}:FOLDER (its contents are checked, not its name).",
+            )
+        place = f"{prefix_of(name)}:{source['path']}" if given in (None, name) else str(given)
+        seed, path = source.get("seed"), source.get("weights")
+        return place, f"random:{seed}" if isinstance(seed, int) else path if isinstance(path, str) else "DEFAULT"
+    return given or name, _find_weights(source, origin)
 
 
 def _find_weights(source: Any, origin: Origin) -> str:

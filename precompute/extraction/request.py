@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from glob import glob
 from typing import Any
 
+from precompute.backbones.families import is_factory, packages_of
 from precompute.cache import Cache, canonical_json
 from precompute.errors import CacheFormatError
 from precompute.extraction.matching import make_plan, up_to_date
@@ -94,14 +95,14 @@ class Request:
 
         That is code of the user's, which may change, and values that are no JSON, such as arrays.
         """
-        if any(map(is_code, (self.backbone, *self.augment))):
+        if is_factory(self.backbone) or any(map(is_code, self.augment)):
             return None
         around = {
             "decoder": DECODER,
             "folder": os.getcwd(),  # what a relative path of weights starts from
             "environment": {name: os.environ.get(name) for name in ENVIRONMENT},
             "accelerators": sorted(glob("/dev/nvidia[0-9]*")),
-            "versions": {name: version_of(name) for name in DECIDING},
+            "versions": {name: version_of(name) for name in (*DECIDING, *packages_of(self.backbone))},
             **({"draws": DRAWS} if self.views > 1 else {}),
         }
         try:
@@ -139,6 +140,7 @@ def _same_file(then: Any) -> bool:
         return True  # weights that are no file: embedded, or from a seed
     try:
         status = os.stat(then["path"])
-        return bool((status.st_size, status.st_mtime_ns) == (then["size"], then["mtime_ns"]))
-    except (OSError, TypeError, KeyError, ValueError):
+        same = bool((status.st_size, status.st_mtime_ns) == (then["size"], then["mtime_ns"]))
+        return same and all(map(_same_file, then.get("also", ())))  # such as a folder's config.json
+    except (OSError, TypeError, KeyError, ValueError, AttributeError):
         return False

@@ -21,6 +21,8 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 MAX_SIDE = 8192  # a side beyond this is a mistake, and a head from a stranger must not ask for the memory
 
+OFF_BY_DEFAULT = ("fast_decode", "squash")
+
 FILTER_REACH = 2  # pixels that a bicubic filter takes from either side, times the scale; a bilinear one takes 1
 
 
@@ -31,6 +33,7 @@ class Transform:
     The same steps as torchvision.transforms._presets.ImageClassification. The 8-bit part (resize and crop) runs where
     the image is decoded, the rest on the device. With `fast_decode`, JPEG far larger than `resize` is decoded at
     a half, a quarter or an eighth of its size (libjpeg's scaling of the DCT): near the full decode, not equal to it.
+    With `squash` both sides become `resize`, whatever the picture's shape, as some networks want it.
     """
 
     resize: int = 256
@@ -39,6 +42,7 @@ class Transform:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     fast_decode: bool = False
+    squash: bool = False
 
     def __post_init__(self) -> None:
         for name in ("resize", "crop"):
@@ -47,8 +51,9 @@ class Transform:
                 raise _bad(f"{name} must be a whole number of pixels from 1 to {MAX_SIDE}. Got {value!r} instead.")
         if self.interpolation not in INTERPOLATIONS:
             raise _bad(f"interpolation must be one of {', '.join(INTERPOLATIONS)}. Got {self.interpolation!r} instead.")
-        if not isinstance(self.fast_decode, bool):
-            raise _bad(f"fast_decode must be True or False. Got {self.fast_decode!r} instead.")
+        for name in OFF_BY_DEFAULT:
+            if not isinstance(getattr(self, name), bool):
+                raise _bad(f"{name} must be True or False. Got {getattr(self, name)!r} instead.")
         for name in ("mean", "std"):
             values = getattr(self, name)
             try:
@@ -62,10 +67,11 @@ class Transform:
             raise _bad(f"std must be positive. Got {self.std!r} instead.")
 
     def spec(self) -> dict[str, Any]:
-        """JSON-ready description, part of the cache's key. `fast_decode` stands in it only where it is on."""
+        """JSON-ready description, part of the cache's key. `fast_decode` and `squash` stand in it only where on."""
         values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-        if not self.fast_decode:
-            del values["fast_decode"]  # the key is that of caches from before there was a choice
+        for name in OFF_BY_DEFAULT:
+            if not values[name]:
+                del values[name]  # the key is that of caches from before there was a choice
         return values
 
     @classmethod
@@ -78,7 +84,7 @@ class Transform:
                 interpolation=spec["interpolation"],
                 mean=_triple(spec["mean"]),
                 std=_triple(spec["std"]),
-                fast_decode=spec.get("fast_decode", False),
+                **{name: spec.get(name, False) for name in OFF_BY_DEFAULT},
             )
         except (KeyError, TypeError, ValueError) as error:
             raise _bad(f"the stored transform cannot be understood ({error!r}).") from error
@@ -96,6 +102,8 @@ class Transform:
 
     def resized(self, width: float, height: float) -> tuple[int, int]:
         """(width, height) after the resize, with torchvision's rounding: the longer side is rounded down."""
+        if self.squash:
+            return self.resize, self.resize
         if width <= height:
             return self.resize, max(1, int(self.resize * height / width))
         return max(1, int(self.resize * width / height)), self.resize
@@ -115,7 +123,8 @@ class Transform:
         longest = 4 * max(self.resize, self.crop)
         if max(width, height) <= longest:
             interpolation = InterpolationMode(self.interpolation)
-            resized: Image.Image = functional.resize(image, [self.resize], interpolation, antialias=True)
+            size = [height, width] if self.squash else [self.resize]
+            resized: Image.Image = functional.resize(image, size, interpolation, antialias=True)
             return resized
         # A strip of 1 x 1,000,000 pixels would grow to gigabytes, of which the crop takes the middle. Only a middle
         # part is computed, on the same grid, with a margin far wider than any filter.

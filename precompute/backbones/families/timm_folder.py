@@ -1,0 +1,179 @@
+"""timm's folder of a model: config.json, which names one of timm's networks, and its weights.
+
+It may come from a stranger. Of config.json only what describes the network and its pictures is used, each value within
+bounds; where it says to load something else from, such as a path or an address, is left out.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from precompute.backbones.model_folder import ModelFolder
+from precompute.errors import WeightsError
+
+CONFIG = "config.json"
+MAX_TOKENS = 2**16
+WORD = re.compile(r"[A-Za-z0-9_.\-]{0,64}")
+
+
+def _flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _word(value: Any) -> bool:
+    return isinstance(value, str) and WORD.fullmatch(value) is not None
+
+
+def _number(low: float, high: float) -> Callable[[Any], bool]:
+    return lambda value: (
+        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and low <= value <= high
+    )
+
+
+def _whole(low: int, high: int, count: int = 1) -> Callable[[Any], bool]:
+    """A whole number, or a list of up to `count` of them."""
+
+    def good(value: Any) -> bool:
+        several = value if isinstance(value, list) and 1 <= len(value) <= count else [value]
+        return all(isinstance(one, int) and not isinstance(one, bool) and low <= one <= high for one in several)
+
+    return good
+
+
+SIDE, PATCH, WIDTH, DEPTH, RATE = _whole(1, 2048, 2), _whole(4, 64, 2), _whole(1, 8192, 8), _whole(1, 128, 8), (0, 1)
+ARGUMENTS: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("img_size", "ref_feat_shape"), SIDE),
+    "patch_size": PATCH,
+    **dict.fromkeys(("embed_dim", "embed_dims", "dims", "num_features", "head_hidden_size", "stem_width"), WIDTH),
+    **dict.fromkeys(("depth", "depths", "layers", "num_heads", "cardinality", "base_width", "stem_size"), DEPTH),
+    **dict.fromkeys(("window_size", "reg_tokens", "num_reg_tokens"), _whole(0, 64, 8)),
+    **dict.fromkeys(("mlp_ratio", "rope_temperature", "width_factor"), _number(0, 1000)),
+    **dict.fromkeys(("init_values", "ls_init_value", "norm_eps"), _number(-10, 10)),
+    **dict.fromkeys(
+        ("drop_rate", "drop_path_rate", "attn_drop_rate", "proj_drop_rate", "pos_drop_rate"), _number(*RATE)
+    ),
+    **dict.fromkeys(("patch_drop_rate", "drop_block_rate"), _number(*RATE)),
+    **dict.fromkeys(
+        ("global_pool", "pos_embed", "act_layer", "norm_layer", "weight_init", "stem_type", "rope_type"), _word
+    ),
+    **dict.fromkeys(("class_token", "no_embed_class", "dynamic_img_size", "dynamic_img_pad", "strict_img_size"), _flag),
+    **dict.fromkeys(("pre_norm", "final_norm", "fc_norm", "qkv_bias", "qk_norm", "use_fc_norm", "conv_mlp"), _flag),
+    **dict.fromkeys(("use_rot_pos_emb", "use_abs_pos_emb", "scale_mlp", "head_norm_first", "deep_stem"), _flag),
+    **dict.fromkeys(("avg_down", "reg_token", "fix_init"), _flag),
+}
+"""What a network may be built with beside its name, with bounds: far above any model, and within a machine's memory."""
+
+
+def _triple(low: float, high: float) -> Callable[[Any], bool]:
+    one = _number(low, high)
+    return lambda value: isinstance(value, list) and len(value) == 3 and all(map(one, value))
+
+
+def _names(value: Any) -> bool:
+    several = value if isinstance(value, list) else [value]
+    return len(several) <= 8 and all(map(_word, several))
+
+
+SETTINGS: dict[str, Callable[[Any], bool]] = {
+    "input_size": lambda value: _whole(1, 2048, 3)(value) and isinstance(value, list) and len(value) == 3,
+    "fixed_input_size": _flag,
+    "interpolation": _word,
+    "crop_pct": _number(0.05, 20),
+    "crop_mode": _word,
+    "mean": _triple(-1e6, 1e6),
+    "std": _triple(1e-6, 1e6),
+    "num_classes": _whole(0, 2**20),
+    "label_offset": _whole(0, 2**20),
+    "pool_size": _whole(1, 2048, 2),
+    "first_conv": _names,
+    "classifier": _names,
+}
+"""What is used of `pretrained_cfg`. Its `url`, `file`, `hf_hub_id`, `state_dict` and `custom_load` never are."""
+
+
+@dataclass(frozen=True)
+class TimmFolder:
+    """architecture: as the file says, maybe no name of timm's · settings: of its pretrained_cfg · arguments: of its
+    network, beside the name · folder: where it lies.
+    """
+
+    folder: ModelFolder
+    architecture: str
+    settings: dict[str, Any]
+    arguments: dict[str, Any]
+
+    @property
+    def config(self) -> str:
+        """The path of config.json, for messages."""
+        return f"{self.folder.path}/{CONFIG}"
+
+    @classmethod
+    def read(cls, path: str) -> TimmFolder:
+        """Raises WeightsError, with the file and the value, for one that is no folder of timm's or out of bounds."""
+        folder = ModelFolder(path)
+        found = folder.json(CONFIG)
+        where = f"{folder.path}/{CONFIG}"
+        architecture = found.get("architecture")
+        if not isinstance(architecture, str):
+            raise WeightsError(
+                f"{where} names no architecture, so it is not one that timm has saved.",
+                hint="A folder of timm's holds config.json with `architecture` and model.safetensors.",
+            )
+        nested = found.get("pretrained_cfg", found)  # an older form has its values beside the name
+        if not isinstance(nested, dict):
+            raise _bad(where, "pretrained_cfg", nested)
+        merged = {**nested, **({"num_classes": found["num_classes"]} if "num_classes" in found else {})}
+        settings = _checked(where, merged, SETTINGS, others_are_wrong=False)
+        given = found.get("model_args") or {}
+        if not isinstance(given, dict):
+            raise _bad(where, "model_args", given)
+        if given.get("in_chans", 3) != 3 or settings.get("input_size", [3])[0] != 3:
+            raise WeightsError(
+                f"The network of {where} takes pictures of other than three channels.",
+                hint="Take one for RGB pictures.",
+            )
+        kept = {name: value for name, value in given.items() if name not in ("in_chans", "num_classes")}
+        arguments = _checked(where, kept, ARGUMENTS, others_are_wrong=True)
+        _check_tokens(where, settings, arguments)
+        return cls(folder, architecture, settings, arguments)
+
+
+def _checked(
+    where: str, given: Mapping[str, Any], known: dict[str, Callable[[Any], bool]], *, others_are_wrong: bool
+) -> dict[str, Any]:
+    found = {}
+    for name, value in given.items():
+        if name not in known:
+            if others_are_wrong:
+                raise WeightsError(
+                    f"{where} asks for {name[:64]!r} to be passed to the network, which is not known to be harmless.",
+                    hint="If you trust the folder, load it in a factory of your own: package.module:factory.",
+                )
+            continue
+        if value is None:
+            continue
+        if not known[name](value):
+            raise _bad(where, name, value)
+        found[name] = tuple(value) if isinstance(value, list) else value
+    return found
+
+
+def _check_tokens(where: str, settings: dict[str, Any], arguments: dict[str, Any]) -> None:
+    sides = [arguments.get("img_size", 0), *settings.get("input_size", ())[1:]]
+    patch = arguments.get("patch_size", 8)
+    largest = max(max(one) if isinstance(one, tuple) else one for one in sides)
+    if (largest / (min(patch) if isinstance(patch, tuple) else patch)) ** 2 > MAX_TOKENS:
+        raise WeightsError(
+            f"{where} cuts pictures of {largest} pixels a side into more than {MAX_TOKENS:,} tokens.",
+            hint="Take a folder as timm saves it.",
+        )
+
+
+def _bad(where: str, name: str, value: Any) -> WeightsError:
+    return WeightsError(
+        f"{where} gives {name} as {repr(value)[:100]}, which is out of bounds.", hint="Take a folder as timm saves it."
+    )

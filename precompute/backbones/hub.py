@@ -1,0 +1,92 @@
+"""A file of a model on the Hugging Face hub: fetched once into the hub's cache, from a revision that is named."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from precompute.errors import WeightsError
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """path: on this machine · revision: the commit it belongs to, 40 hexadecimal digits."""
+
+    path: str
+    revision: str
+
+
+def hub_file(repository: str, names: Sequence[str], revision: str | None = None) -> HubFile:
+    """The first of `names` that `repository` has, at `revision` or at its newest one.
+
+    Without a network, or with HF_HUB_OFFLINE=1, what is in the cache already. Raises WeightsError naming the files, the
+    cache and the ways out where there is none.
+    """
+    try:
+        import huggingface_hub
+        from huggingface_hub import constants, errors
+    except ImportError as error:
+        raise WeightsError(
+            f"The weights of {repository} need huggingface_hub: {error}.",
+            hint="Install it: pip install 'precompute[timm]'",
+        ) from error
+    missing: list[str] = []
+    for name in names:
+        try:
+            with _bars_on_terminals_alone(huggingface_hub):
+                path = huggingface_hub.hf_hub_download(repository, name, revision=revision)
+        except errors.LocalEntryNotFoundError as error:  # of the cache: there is no network
+            raise _not_here(repository, names, revision, constants.HF_HUB_CACHE, error) from error
+        except errors.EntryNotFoundError:
+            missing.append(name)
+            continue
+        except Exception as error:  # of the network, the hub or a library below: of any class
+            raise _not_here(repository, names, revision, constants.HF_HUB_CACHE, error) from error
+        commit = os.path.basename(os.path.dirname(path))
+        if not COMMIT.fullmatch(commit):
+            raise WeightsError(
+                f"The hub's cache has {name} of {repository} under no revision: {path}.",
+                hint="Update huggingface_hub, or name the file with --weights PATH.",
+            )
+        return HubFile(path, commit)
+    raise WeightsError(
+        f"{repository} on the Hugging Face hub has no weights in a form that runs no code: no {', no '.join(missing)}.",
+        hint="Name a .safetensors or .pth file with a state dict: --weights PATH.",
+    )
+
+
+def _not_here(
+    repository: str, names: Sequence[str], revision: str | None, cache: str, error: Exception
+) -> WeightsError:
+    lines = str(error).strip().splitlines() or [""]
+    reason = re.sub(r"(://)[^/@\s]*@", r"\1", re.sub(r"\?\S+", "", lines[0]))[:300]
+    folder = os.path.join(cache, f"models--{repository.replace('/', '--')}")
+    at = f" at {revision}" if revision else ""
+    return WeightsError(
+        f"The weights of {repository}{at} are not on this machine and could not be fetched "
+        f"({type(error).__name__}: {reason}).\nMissing file: {names[0]} in {folder}",
+        hint="Four ways out: fetch them where there is a network, and copy that folder here (HF_HOME says where the "
+        "cache lies); where the repository asks for it, log in with `hf auth login` or set HF_TOKEN; name a file you "
+        "have with --weights PATH; or go without, with --weights random.",
+    )
+
+
+@contextmanager
+def _bars_on_terminals_alone(hub: Any) -> Iterator[None]:
+    """A download may take long, so the library's own bars stay where someone sees them, and fill no log."""
+    asked = "HF_HUB_DISABLE_PROGRESS_BARS" in os.environ
+    quiet = not (asked or sys.stderr.isatty() or hub.utils.are_progress_bars_disabled())
+    if quiet:
+        hub.utils.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if quiet:
+            hub.utils.enable_progress_bars()
