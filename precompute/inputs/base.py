@@ -8,13 +8,29 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
     from torch import nn
 
     Tensors = tuple[torch.Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the network is run on for one sample.
+
+    tensors: its inputs in order, in the shapes and dtypes of `example` · weights: what each counts in
+    `Preprocess.merge`; None where the inputs are the sample's views, and so are their features.
+    """
+
+    tensors: tuple[Tensors, ...]
+    weights: tuple[float, ...] | None = None
 
 
 class Preprocess(ABC):
@@ -45,6 +61,17 @@ class Preprocess(ABC):
         """
         del digest
         return tuple(self.host(raw, view) for view in range(self.views))
+
+    def inputs(self, raw: bytes, digest: bytes | None = None) -> Inputs:
+        """What the network is run on for one sample: its views, or as many inputs as it takes (windows of a clip)."""
+        return Inputs(self.all_views(raw, digest))
+
+    def merge(self, features: NDArray[np.float32], weights: Sequence[float]) -> NDArray[np.float32]:
+        """Features (n, *shape) of the inputs of one sample -> its own, (*shape), or (views, *shape) for several views.
+
+        Called for samples whose `inputs` have weights, where it must be overridden; a function of its arguments alone.
+        """
+        raise NotImplementedError(f"{type(self).__name__} gives inputs with weights and does not merge them")
 
     def augment_spec(self) -> dict[str, Any] | None:
         """JSON-ready: what makes the views but the first, part of the key; None where `spec` says it."""
@@ -79,6 +106,9 @@ class PlainView(Preprocess):
 
     def host(self, raw: bytes, view: int = 0) -> Tensors:
         return self._whole.host(raw, view)
+
+    def inputs(self, raw: bytes, digest: bytes | None = None) -> Inputs:
+        return Inputs((self._whole.host(raw),))
 
     def example(self) -> Tensors:
         return self._whole.example()
