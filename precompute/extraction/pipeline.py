@@ -6,7 +6,7 @@ import hashlib
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
 from precompute.engines.base import Features, Tensors
-from precompute.errors import SampleError, SourceError
+from precompute.errors import BackboneError, SampleError, SourceError
 from precompute.extraction.read_ahead import read_ahead
 from precompute.extraction.timing import StageClock
-from precompute.inputs.base import Preprocess
+from precompute.inputs.base import Preprocess, Shape, shape_of
 from precompute.sources.base import Source
 
 STOP_SECONDS = 0.5  # of a sample that does not come, after which the end of the run is asked about
@@ -58,7 +58,8 @@ class Decoded:
 
 @dataclass
 class Block:
-    """Finished samples. decoded: a row of `features` each · failed: with their errors · same: bytes seen before.
+    """Finished samples. decoded: of one shape, a row of `features` each · failed: with their errors · same: bytes seen
+    before.
 
     features: for each tap (n, *shape), or (n, views, *shape) where there are several views.
     """
@@ -100,11 +101,13 @@ def decoded_blocks(
 
     A block holds as many samples as fill whole passes with all of their views; the last one may have fewer. They
     come in the order of `Source.order`, read and decoded by `workers` threads; for `claim` see `Executor`. Where
-    nothing is to be decoded, blocks end all the same, so that no more than BLOCK_SAMPLES wait. `stop` is asked while a
-    sample does not come, as from a network that does not answer: then those that have come are the last.
-    Raises SourceError where the whole source has gone away.
+    nothing is to be decoded, blocks end all the same, so that no more than BLOCK_SAMPLES wait. Where samples have
+    several shapes (see `Preprocess.examples`), each shape has blocks of its own, and those of a rare one come late.
+    `stop` is asked while a sample does not come, as from a network that does not answer: then those that have come are
+    the last.
+    Raises SourceError where the whole source has gone away, BackboneError for a shape that is none of those.
     """
-    block, full = Block(), samples_at_once(size, preprocess.views)
+    blocks = _OpenBlocks(preprocess, samples_at_once(size, preprocess.views), source)
     waiting = max(2 * -(-size // preprocess.views) + workers, source.reads_at_once)
     try:
         with read_ahead(source) as ahead, decode_threads(workers) as pool:
@@ -124,18 +127,51 @@ def decoded_blocks(
                     clock.waited_images += time.perf_counter() - since
                     clock.read += item.read_seconds
                     clock.decode += item.decode_seconds
-                    block.add(item, source)
-                    if len(block.decoded) == full or len(block) >= BLOCK_SAMPLES:
+                    if (block := blocks.add(item)) is not None:
                         yield block
-                        block = Block()
-                if len(block):
-                    yield block
+                yield from blocks.rest()
             finally:
                 for future in pending:
                     future.cancel()
                 source.patient(False)  # what is still being read is not needed any more
     finally:
         source.patient(True)
+
+
+class _OpenBlocks:
+    """Blocks that are not full yet, one for each shape that samples come in. full: decoded samples of a whole one."""
+
+    def __init__(self, preprocess: Preprocess, full: int, source: Source) -> None:
+        self._open = {shape_of(example): Block() for example in preprocess.examples()}
+        self._only = next(iter(self._open)) if len(self._open) == 1 else None
+        self._full, self._source = full, source
+
+    def add(self, item: Decoded) -> Block | None:
+        """Put `item` into its block; that block, once it is full. Raises SourceError, see `Block.add`."""
+        shape = self._only or self._shape(item)
+        block = self._open[shape]
+        block.add(item, self._source)
+        if len(block.decoded) < self._full and len(block) < BLOCK_SAMPLES:
+            return None
+        self._open[shape] = Block()
+        return block
+
+    def rest(self) -> Iterator[Block]:
+        """Those that are not full, at the end."""
+        yield from (block for block in self._open.values() if len(block))
+
+    def _shape(self, item: Decoded) -> Shape:
+        """Of a sample without tensors that of the block which will be full first, so that it does not wait for long."""
+        if item.tensors is None:
+            return max(self._open, key=lambda shape: len(self._open[shape].decoded))
+        shape = shape_of(item.tensors)
+        if shape not in self._open or any(shape_of(view) != shape for view in item.further):
+            raise BackboneError(
+                f"The preprocessing of the backbone made tensors of {shape} of sample {item.row}, which is none of the "
+                "shapes that it names, or not that of another view.",
+                hint="Let its `examples` name each shape that `host` gives.",
+            )
+        return shape
 
 
 def _outcome(future: Future[Decoded], stop: Callable[[], object] | None) -> Decoded | None:

@@ -1,5 +1,8 @@
 """What preprocessing is: the bytes of one sample become tensors of a fixed shape, then the network's input.
 
+Samples of different lengths, such as texts, are padded to one of a few shapes (`Preprocess.examples`). A batch holds
+samples of one of them, so a row depends on its sample alone: not on its neighbours, nor on how many there are.
+
 A new kind of input is one package beside this file: a subclass of `Preprocess`. A factory of the user's own may return
 one beside its network.
 """
@@ -19,6 +22,17 @@ if TYPE_CHECKING:
     from torch import nn
 
     Tensors = tuple[torch.Tensor, ...]
+
+Shape = tuple[tuple[int, ...], ...]
+"""The shape of each tensor of a sample."""
+
+MOST_SHAPES = 16
+"""Of one preprocessing: for each there is memory for some batches, and with some engines a compiled network."""
+
+
+def shape_of(tensors: Tensors, *, batched: bool = False) -> Shape:
+    """Which of the shapes of its preprocessing a sample has, or each sample of a batch."""
+    return tuple(tuple(one.shape[batched:]) for one in tensors)
 
 
 @dataclass(frozen=True)
@@ -49,7 +63,9 @@ class Preprocess(ABC):
 
     @abstractmethod
     def host(self, raw: bytes, view: int = 0) -> Tensors:
-        """The tensors of one sample, in the shapes and dtypes of `example`; called from several threads at once.
+        """The tensors of one sample, in the shapes and dtypes of one of `examples`, the same for all of its views.
+
+        Called from several threads at once.
 
         Raises SampleError with the reason why these bytes are no sample.
         """
@@ -85,6 +101,13 @@ class Preprocess(ABC):
     def example(self) -> Tensors:
         """What `host` gives for one sample, with any values: it says shapes and dtypes."""
 
+    def examples(self) -> tuple[Tensors, ...]:
+        """One for each of the shapes that samples come in, at most MOST_SHAPES; the values need not differ.
+
+        The network must make features of the same shape of all of them.
+        """
+        return (self.example(),)
+
     @abstractmethod
     def device(self) -> nn.Module:
         """The rest, in front of the network: a batch of what `host` gives -> the network's input, fp32."""
@@ -112,6 +135,9 @@ class PlainView(Preprocess):
 
     def example(self) -> Tensors:
         return self._whole.example()
+
+    def examples(self) -> tuple[Tensors, ...]:
+        return self._whole.examples()
 
     def device(self) -> nn.Module:
         return self._whole.device()
