@@ -14,9 +14,9 @@ from torchvision.models.feature_extraction import get_graph_node_names
 
 from precompute.backbones import families, layers
 from precompute.backbones.families import TINY
+from precompute.backbones.families.torchvision import own_transform
 from precompute.backbones.layers import OUTPUT, default_layer, final_classifier, node_names
 from precompute.backbones.layout import BATCH, Layout, _reshaped
-from precompute.backbones.load import _own_transform
 from precompute.errors import BackboneError
 
 CLASSIFIERS = ("fc", "head", "heads.head", "classifier", "classifier.1", "classifier.2", "classifier.3", "classifier.5",
@@ -234,7 +234,7 @@ def test_mean_pooling_of_every_network_leaves_its_channels(name: str) -> None:
     """At a layer in the middle of each: Swin and ViT have their channels last, all others second."""
     model = families.build(name, seed=1)
     crop = getattr(
-        model, "image_size", _own_transform(name)[0].crop
+        model, "image_size", own_transform(name)[0].crop
     )  # weights of vit_h_14 have another than the network
     modules = dict(model.named_modules())
     layer = next(one for one in IN_THE_MIDDLE if one in modules)

@@ -17,10 +17,11 @@ from tails import make_tail_head, save_made_tail
 from torch import nn
 
 from precompute import compare, extract, load_backbone, open_cache, predict, predict_each, train_head
+from precompute.backbones.families import family_of
 from precompute.backbones.tiny import TinyBackbone
 from precompute.errors import CacheError, HeadError, HeadFormatError, HeadMismatchError, SampleError, UsageError
 from precompute.finetuning.opening import is_tail, open_head
-from precompute.finetuning.whole_network import loading_code, network_state, whole_network
+from precompute.finetuning.whole_network import network_state, whole_network
 from precompute.heads import load_head
 
 MIDDLE = "body.3"
@@ -218,7 +219,7 @@ def test_an_exported_network_is_loaded_strictly_and_gives_the_same_logits(
     path = tmp_path / f"whole{suffix}"
     state = load_file(path) if suffix == ".safetensors" else torch.load(path, weights_only=True)
     model = TinyBackbone(num_classes=3) if name == "tiny" else torchvision.models.get_model(name, num_classes=3)
-    assert said["load_with"] == loading_code(name, 3)
+    assert said["load_with"] == family_of(name).loading_code(name, 3)
     model.load_state_dict(state, strict=True)
     images = torch.randn(5, 3, backbone.preprocess.transform.crop, backbone.preprocess.transform.crop)  # type: ignore[attr-defined]
     with torch.no_grad():
@@ -263,7 +264,7 @@ def test_classifiers_that_serve_training_alone_stay_behind() -> None:
     backbone = load_backbone("googlenet", layer="inception4e", **small)  # type: ignore[arg-type]
     head = make_tail_head(backbone, names=("a", "b", "c"))
     state = network_state(whole_network(head, backbone))
-    model: nn.Module = eval(loading_code("googlenet", 3), {"torchvision": torchvision})
+    model: nn.Module = eval(family_of("googlenet").loading_code("googlenet", 3), {"torchvision": torchvision})
     model.load_state_dict(state, strict=True)
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():

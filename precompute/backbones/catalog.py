@@ -3,78 +3,36 @@
 from __future__ import annotations
 
 import fnmatch
-from dataclasses import asdict, dataclass
-from typing import Any
 
-from precompute.backbones import families, layers
-from precompute.backbones.families import TINY
+from precompute.backbones.families import family_of, names
+from precompute.backbones.families.base import Entry
 from precompute.errors import BackboneError
-from precompute.inputs.images.transform import Transform
 
-
-@dataclass(frozen=True)
-class Entry:
-    """One backbone with its default weights.
-
-    width: features of the default layer · input_size: pixels a side · params: parameters of the whole network ·
-    gflops: 10^9 multiply-adds for one image, None where unpublished · accuracy: published ImageNet-1K top-1 in
-    percent, None where there is none · layer: the default layer · weights: entries, the default one first.
-    """
-
-    name: str
-    width: int
-    input_size: int
-    params: int
-    gflops: float | None
-    accuracy: float | None
-    layer: str
-    weights: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+__all__ = ["Entry", "catalog", "describe", "layer_names"]
 
 
 def catalog(pattern: str | None = None) -> list[Entry]:
     """The backbones whose name matches `pattern` (shell wildcards, or a part of the name); all for None.
 
-    Figures come from torchvision's own metadata; width and layer from the network itself, built without memory.
+    Figures come from the libraries' own metadata; width and layer from the network itself, built without memory.
     Raises BackboneError where nothing matches.
     """
-    chosen = families.names()
+    chosen = names()
     if pattern is not None:
         chosen = [name for name in chosen if fnmatch.fnmatch(name, pattern) or pattern in name]
     if not chosen:
-        families.check_name(str(pattern))
+        family_of(str(pattern)).check(str(pattern))
         raise BackboneError(f"No backbone matches {pattern!r}.", hint="See all with `precompute backbones`.")
     return [describe(name) for name in chosen]
 
 
 def describe(name: str) -> Entry:
     """The entry of one backbone."""
-    model = families.build(name, seed=None)
-    layer, _, width = layers.default_layer(model)
-    params = sum(parameter.numel() for parameter in model.parameters())
-    if name == TINY:
-        from precompute.backbones import tiny
-
-        return Entry(name, width, tiny.SIZE, params, None, None, layer, ("DEFAULT",))
-    default = families.default_entry(name)
-    meta = default.meta
-    others = [other for other in families.entries(name) if other != default.name]
-    return Entry(
-        name=name,
-        width=width,
-        input_size=Transform.from_preset(default.transforms()).crop,
-        params=meta["num_params"],
-        gflops=meta["_ops"],
-        accuracy=meta["_metrics"].get("ImageNet-1K", {}).get("acc@1"),
-        layer=layer,
-        weights=(default.name, *others),
-    )
+    return family_of(name).describe(name)
 
 
 def layer_names(name: str) -> list[str]:
     """Every layer of `name` whose features can be had, in the order of execution, from `input` on."""
-    families.check_name(name)
-    model = families.run_factory(name)[0] if families.is_factory(name) else families.build(name, seed=None)
-    return layers.layer_names(model)
+    family = family_of(name)
+    family.check(name)
+    return family.layer_names(family.build(name, seed=None))

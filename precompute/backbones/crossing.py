@@ -18,6 +18,7 @@ import torch
 from torch import fx, nn
 
 from precompute.backbones import layers
+from precompute.backbones.families import family_of
 from precompute.backbones.layers import INPUT, OUTPUT
 from precompute.backbones.layout import BATCH
 from precompute.backbones.load import Backbone
@@ -144,17 +145,21 @@ class Crossings:
     def of(cls, backbone: Backbone) -> Crossings:
         """Traces the network, and runs it twice on a few samples. Raises BackboneError where fx cannot trace it."""
         network = backbone.network
-        graph, names = layers.trace(network)
+        family = family_of(backbone.name)
+        graph, names = family.trace(network)
         last = layers.output_of(graph).args[0]
         try:
-            layer, pooling, _ = layers.default_layer(network)
-            features = next(node for node, name in names.items() if name == layer)
+            layer, pooling, _ = family.default_layer(backbone.name, network)
         except BackboneError:
-            if not isinstance(last, fx.Node):
-                raise BackboneError(
-                    "The output of the backbone is not one tensor.", hint="Its forward must return a single tensor."
-                ) from None
-            features, pooling = last, "none"
+            layer, pooling = OUTPUT, "none"
+        if layer != OUTPUT:
+            features = next(node for node, name in names.items() if name == layer)
+        elif isinstance(last, fx.Node):
+            features = last
+        else:
+            raise BackboneError(
+                "The output of the backbone is not one tensor.", hint="Its forward must return a single tensor."
+            )
         runs = []
         for count in (BATCH, OTHER):
             recorder = _Recorder(network, graph)

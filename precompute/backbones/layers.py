@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-import torchvision
 from torch import fx, nn
+
+import precompute.backbones._torchvision  # noqa: F401
+
+# isort: split
+import torchvision
 from torchvision.models.feature_extraction import NodePathTracer, create_feature_extractor
 
 from precompute.backbones.layout import BATCH, Layout, by_name, find_layouts
@@ -29,6 +33,20 @@ ALL_BLOCKS = "all-blocks"
 DOMINANT = 0.9
 POOLS = (nn.MaxPool2d, nn.AvgPool2d)
 PASSING = (nn.Dropout, nn.Identity, nn.Dropout2d)  # in eval mode these hand on what they get
+
+
+@dataclass(frozen=True)
+class Tracing:
+    """What torch.fx takes for one operation and does not look into: kinds of modules, and functions."""
+
+    modules: tuple[type[nn.Module], ...]
+    functions: tuple[Callable[..., Any], ...] = ()
+
+
+TORCHVISION = Tracing(
+    tuple(kind for kind in vars(torchvision.ops).values() if isinstance(kind, type) and issubclass(kind, nn.Module))
+)
+"""The defaults that create_feature_extractor's documentation states."""
 
 
 @dataclass(frozen=True)
@@ -84,18 +102,21 @@ def node_names(model: nn.Module) -> list[str]:
     return list(trace(model)[1].values())
 
 
-def layer_names(model: nn.Module) -> list[str]:
+def layer_names(model: nn.Module, tracing: Tracing = TORCHVISION) -> list[str]:
     """The nodes of `model` in the order of execution, with `input` for what enters it, where that is one tensor.
 
     Raises BackboneError where fx cannot trace it.
     """
-    names = trace(model)[1]
+    names = trace(model, tracing)[1]
     inputs = [node for node in names if node.op == "placeholder"]
     return [INPUT if [node] == inputs else name for node, name in names.items()]
 
 
 def cut(
-    model: nn.Module, wanted: Sequence[tuple[str, str]], inputs: tuple[torch.Tensor, ...]
+    model: nn.Module,
+    wanted: Sequence[tuple[str, str]],
+    inputs: tuple[torch.Tensor, ...],
+    tracing: Tracing = TORCHVISION,
 ) -> tuple[Truncated, tuple[Tap, ...]]:
     """`model` up to and with the last of `wanted`, pairs of a node and a pooling; everything behind it removed.
 
@@ -111,9 +132,9 @@ def cut(
     if set(layers) == {INPUT}:
         body: nn.Module = _Input().eval()
     else:
-        body = _cut_graph(model, layers) if _is_cut(model, layers) else model.eval()
+        body = _cut_graph(model, layers, tracing) if _is_cut(model, layers, tracing) else model.eval()
     taps, poolings = [], []
-    for (layer, pooling), (layout, shape) in zip(wanted, _layouts(body.eval(), layers, inputs), strict=True):
+    for (layer, pooling), (layout, shape) in zip(wanted, _layouts(body.eval(), layers, inputs, tracing), strict=True):
         pool = Pooling()
         if pooling == "mean" and len(shape) >= 2:
             if layout is None:
@@ -149,11 +170,12 @@ def _check_input(inputs: tuple[torch.Tensor, ...]) -> None:
 
 
 def _layouts(
-    body: nn.Module, layers: Sequence[str], inputs: tuple[torch.Tensor, ...]
+    body: nn.Module, layers: Sequence[str], inputs: tuple[torch.Tensor, ...], tracing: Tracing
 ) -> list[tuple[Layout | None, tuple[int, ...]]]:
     """Of each layer, unpooled, the layout and the shape for one sample."""
     found = []
-    for layer, (layout, output) in zip(layers, find_layouts(body, _graph_of(body), inputs, layers), strict=True):
+    graph = _graph_of(body, tracing)
+    for layer, (layout, output) in zip(layers, find_layouts(body, graph, inputs, layers), strict=True):
         features = _checked(output, layer)
         if features.ndim < 2 or features.shape[0] != BATCH:
             raise BackboneError(
@@ -165,21 +187,21 @@ def _layouts(
     return found
 
 
-def _graph_of(body: nn.Module) -> fx.GraphModule | None:
+def _graph_of(body: nn.Module, tracing: Tracing) -> fx.GraphModule | None:
     if isinstance(body, fx.GraphModule):
         return body
     try:
-        return fx.GraphModule(body, trace(body)[0])
+        return fx.GraphModule(body, trace(body, tracing)[0])
     except BackboneError:
         return None
 
 
-def _is_cut(model: nn.Module, layers: Sequence[str]) -> bool:
+def _is_cut(model: nn.Module, layers: Sequence[str], tracing: Tracing) -> bool:
     """Whether `model` is run by its graph; for its output alone only where it has one that gives a tensor."""
     if list(layers) != [OUTPUT]:
         return True
     try:
-        return isinstance(output_of(trace(model)[0]).args[0], fx.Node)
+        return isinstance(output_of(trace(model, tracing)[0]).args[0], fx.Node)
     except BackboneError:
         return False
 
@@ -189,8 +211,8 @@ def output_of(graph: fx.Graph) -> fx.Node:
     return node
 
 
-def _cut_graph(model: nn.Module, layers: Sequence[str]) -> fx.GraphModule:
-    graph, qualified = trace(model)
+def _cut_graph(model: nn.Module, layers: Sequence[str], tracing: Tracing) -> fx.GraphModule:
+    graph, qualified = trace(model, tracing)
     names = list(qualified.values())
     last = output_of(graph).args[0]
     if OUTPUT in layers and not isinstance(last, fx.Node):
@@ -203,7 +225,10 @@ def _cut_graph(model: nn.Module, layers: Sequence[str]) -> fx.GraphModule:
             raise unknown_layer(layer, names)
     try:
         body: fx.GraphModule = create_feature_extractor(
-            model, return_nodes={node: layer for layer, node in nodes.items()}, suppress_diff_warning=True
+            model,
+            return_nodes={node: layer for layer, node in nodes.items()},
+            tracer_kwargs=_tracer_options(tracing),
+            suppress_diff_warning=True,
         )
     except Exception as error:
         raise _untraceable(error) from error
@@ -240,17 +265,17 @@ def unknown_layer(layer: str, names: list[str]) -> BackboneError:
     )
 
 
-def blocks(model: nn.Module) -> list[str]:
+def blocks(model: nn.Module, tracing: Tracing = TORCHVISION) -> list[str]:
     """The stages or blocks of a traceable network, in the order of execution, without the part with its classifier.
 
     They are the parts of several operations at the first level that has more than one (a part that holds nine tenths
     of them all is looked into); where a network has no such parts (VGG), its poolings. Raises BackboneError where it
     has neither.
     """
-    graph, qualified = trace(model)
+    graph, qualified = trace(model, tracing)
     names = list(dict.fromkeys(qualified.values()))
     try:
-        classifier = final_classifier(model)
+        classifier = final_classifier(model, tracing)
     except BackboneError:
         classifier = ""
     prefix = ""
@@ -278,14 +303,14 @@ def blocks(model: nn.Module) -> list[str]:
     return pools
 
 
-def default_layer(model: nn.Module) -> tuple[str, str, int]:
+def default_layer(model: nn.Module, tracing: Tracing = TORCHVISION) -> tuple[str, str, int]:
     """(layer, pooling, width) of what enters the final classifier of a traceable classification model.
 
     The final classifier is the last Linear or Conv2d on the way to the output. In front of a Linear dropout is
     skipped, since it hands on what it gets. In front of a 1x1 convolution that acts as classifier (SqueezeNet) the
     map is averaged over its positions. Raises BackboneError where no such layer exists.
     """
-    graph, names = trace(model)
+    graph, names = trace(model, tracing)
     modules = dict(model.named_modules())
     node = _classifier_node(graph, modules)
     classifier = modules[node.target]
@@ -299,9 +324,9 @@ def default_layer(model: nn.Module) -> tuple[str, str, int]:
     return names[node], "none", classifier.in_features
 
 
-def final_classifier(model: nn.Module) -> str:
+def final_classifier(model: nn.Module, tracing: Tracing = TORCHVISION) -> str:
     """The name of the module that `default_layer` takes for the final classifier, such as `fc`. Raises as that does."""
-    return str(_classifier_node(trace(model)[0], dict(model.named_modules())).target)
+    return str(_classifier_node(trace(model, tracing)[0], dict(model.named_modules())).target)
 
 
 def _classifier_node(graph: fx.Graph, modules: dict[str, nn.Module]) -> fx.Node:
@@ -318,16 +343,23 @@ def _is_dropout(node: fx.Node) -> bool:
     return node.op == "call_function" and node.target in (nn.functional.dropout, nn.functional.dropout2d)
 
 
-def trace(model: nn.Module) -> tuple[fx.Graph, dict[fx.Node, str]]:
+def trace(model: nn.Module, tracing: Tracing = TORCHVISION) -> tuple[fx.Graph, dict[fx.Node, str]]:
     """The graph of `model` in eval mode and torchvision's name for each node, by torchvision's own tracer."""
-    # The defaults that create_feature_extractor's documentation states, so that both see the same nodes
-    whole = [kind for kind in vars(torchvision.ops).values() if isinstance(kind, type) and issubclass(kind, nn.Module)]
-    tracer = NodePathTracer(autowrap_modules=(math, torchvision.ops), leaf_modules=whole)
+    tracer = NodePathTracer(**_tracer_options(tracing))
     try:
         graph = tracer.trace(model.eval())
     except Exception as error:
         raise _untraceable(error) from error
     return graph, tracer.node_to_qualname
+
+
+def _tracer_options(tracing: Tracing) -> dict[str, Any]:
+    """The same for `trace` and for create_feature_extractor, so that both see the same nodes."""
+    return {
+        "autowrap_modules": (math, torchvision.ops),
+        "leaf_modules": list(tracing.modules),
+        "autowrap_functions": tracing.functions,
+    }
 
 
 def _untraceable(error: Exception) -> BackboneError:

@@ -17,6 +17,10 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch.nn import functional
+
+import precompute.backbones._torchvision  # noqa: F401
+
+# isort: split
 from torchvision import ops
 
 BATCH = 2  # images in a trial: an axis of one could be taken for any other

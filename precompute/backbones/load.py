@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import os
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from precompute.backbones import checkpoints, families, layers, weights
-from precompute.backbones.families import TINY
+from precompute.backbones import layers, weights
+from precompute.backbones.families import family_of, is_factory
+from precompute.backbones.families.base import Family, Loaded
 from precompute.backbones.layers import Tap
 from precompute.backbones.layout import BATCH
 from precompute.backbones.whole import WholeNetwork, network_input
-from precompute.errors import BackboneError, UsageError, WeightsError
+from precompute.errors import BackboneError, UsageError
 from precompute.inputs.base import MOST_SHAPES, Preprocess, shape_of
 from precompute.inputs.images.augmentation import Augmentation, augment_names, check_views
 from precompute.inputs.images.preprocess import ImagePreprocess
@@ -25,7 +25,6 @@ from precompute.inputs.kinds import files_of, transform_spec
 
 POOLINGS = ("auto", *layers.POOLINGS)
 MAX_LAYERS = 64  # of one file
-MAX_SEED = 2**63 - 1  # of torch.manual_seed
 VIEW = "view"
 """The word for the axis of views, see cache/FORMAT.md."""
 
@@ -37,7 +36,8 @@ class Backbone:
     module: the network's input -> for each tap (B, *shape) · network: the whole network, which shares its parameters
     with `module` · taps: ascending by layer · weights: SHA-256 of the state
     dict · source: where the weights came from, as JSON, enough to load them again · notes: choices worth telling ·
-    file: path, size and mtime_ns of the weights' file as it was before it was read, None where they are no file.
+    file: path, size and mtime_ns of the weights' file as it was before it was read, None where they are no file ·
+    settings: what else decides the features, by the names that it bears in the key.
     """
 
     name: str
@@ -49,11 +49,17 @@ class Backbone:
     source: dict[str, Any]
     notes: tuple[str, ...] = ()
     file: dict[str, Any] | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
 
     @property
     def is_code(self) -> bool:
         """Whether it is code of the user's own, which may change."""
-        return families.is_factory(self.name)
+        return is_factory(self.name)
+
+    @property
+    def family(self) -> Family:
+        """What its name belongs to, which knows how the network is cut."""
+        return family_of(self.name)
 
     @property
     def unit(self) -> str:
@@ -77,7 +83,8 @@ class Backbone:
         """Names code and weights of `module`, to keep what is compiled; None for code that may change."""
         if self.is_code:
             return None
-        return " ".join([self.name, self.weights, *(f"{tap.layer} {tap.pooling}" for tap in self.taps)])
+        more = [json.dumps(self.settings, sort_keys=True)] if self.settings else []
+        return " ".join([self.name, self.weights, *more, *(f"{tap.layer} {tap.pooling}" for tap in self.taps)])
 
     def body(self) -> nn.Module:
         """The whole network in one pass, in fp32: a batch as `Preprocess.host` gives it -> one tensor for each tap."""
@@ -93,6 +100,7 @@ class Backbone:
             "precision": precision,
             "storage": storage,
             "views": self.preprocess.views,
+            **self.settings,
             **({} if (augment := self.preprocess.augment_spec()) is None else {"augment": augment}),
         }
 
@@ -123,36 +131,48 @@ def load_backbone(
     views, augment: how many inputs are made of one image, and of what, see `precompute.extraction.extract.extract`.
     Raises BackboneError, WeightsError and UsageError; see their messages for the ways out.
     """
-    families.check_name(name)
+    family = family_of(name)
+    family.check(name)
     steps = augment_names(augment)
     if views != 1 or steps:
         check_views(views, steps)
     if pooling not in POOLINGS:
         options = ", ".join(POOLINGS)
         raise UsageError(f"pooling must be one of {options}. Got {pooling!r} instead.", hint="See --pooling.")
-    loaded = _with_weights(name, weights)
+    loaded = family.load(name, weights)
     loaded.model.requires_grad_(False)
     preprocess, notes = _preprocess(loaded, transform), loaded.notes
     if steps:
         preprocess = _with_views(preprocess, views, steps)
     if layer is None:
-        chosen, found_pooling, more = _choose_layer(name, loaded.model)
+        chosen, found_pooling, more = family.default_layer(loaded.name, loaded.model)
         wanted, notes = [(chosen, found_pooling if pooling == "auto" else pooling)], (*notes, *more)
     else:
-        wanted = _wanted(loaded.model, [layer] if isinstance(layer, str) else layer, pooling)
+        wanted = _wanted(family, loaded.model, [layer] if isinstance(layer, str) else layer, pooling)
     digest = weights_digest(loaded.model)
-    module, taps = _cut(name, loaded.model, wanted, preprocess)
-    return Backbone(name, module, loaded.model, taps, preprocess, digest, loaded.source, notes, loaded.file)
+    module, taps = _cut(family, loaded, wanted, preprocess)
+    return Backbone(
+        loaded.name,
+        module,
+        loaded.model,
+        taps,
+        preprocess,
+        digest,
+        loaded.source,
+        notes,
+        loaded.file,
+        loaded.settings,
+    )
 
 
-def _wanted(model: nn.Module, given: Sequence[str], pooling: str) -> list[tuple[str, str]]:
+def _wanted(family: Family, model: nn.Module, given: Sequence[str], pooling: str) -> list[tuple[str, str]]:
     """Pairs of a layer and its pooling, ascending by layer."""
     found: dict[str, str] = {}
     for text in given:
         name, _, suffix = text.rpartition(":")
         if suffix not in POOLINGS or not name:
             name, suffix = text, pooling
-        for layer in layers.blocks(model) if name == layers.ALL_BLOCKS else [name]:
+        for layer in family.blocks(model) if name == layers.ALL_BLOCKS else [name]:
             if layer in found:
                 raise UsageError(f"The layer {layer!r} is named twice.", hint="Name each layer once: see --layer.")
             found[layer] = "none" if suffix == "auto" else suffix
@@ -164,16 +184,17 @@ def _wanted(model: nn.Module, given: Sequence[str], pooling: str) -> list[tuple[
 
 
 def _cut(
-    name: str, model: nn.Module, wanted: list[tuple[str, str]], preprocess: Preprocess
+    family: Family, loaded: Loaded, wanted: list[tuple[str, str]], preprocess: Preprocess
 ) -> tuple[nn.Module, tuple[Tap, ...]]:
-    """`model` cut at its taps, whose shapes are found by running a few empty samples."""
+    """The network cut at its taps, whose shapes are found by running a few empty samples."""
+    name, model = loaded.name, loaded.model
     first = next((one for one in model.parameters() if one.is_floating_point()), None)
     dtype = torch.float32 if first is None else first.dtype
     batch = tuple(torch.stack([one] * BATCH) for one in preprocess.example())
     try:
         with torch.inference_mode():
             inputs = network_input(preprocess.device(), batch, dtype)
-        module, taps = layers.cut(model, wanted, inputs)
+        module, taps = family.cut(model, wanted, inputs)
         _check_shapes(name, module, taps, preprocess, dtype)
         return module, taps
     except (RuntimeError, AssertionError, ValueError) as error:
@@ -212,7 +233,7 @@ def _check_shapes(
                 )
 
 
-def _preprocess(loaded: _Loaded, transform: Mapping[str, Any] | None) -> Preprocess:
+def _preprocess(loaded: Loaded, transform: Mapping[str, Any] | None) -> Preprocess:
     if isinstance(loaded.base, Transform):
         return ImagePreprocess(replace(loaded.base, **transform) if transform else loaded.base)
     if transform:
@@ -235,88 +256,3 @@ def _with_views(preprocess: Preprocess, views: int, steps: Sequence[str]) -> Pre
 def weights_digest(model: nn.Module) -> str:
     """The name of a model's weights: SHA-256 of its state dict."""
     return weights.digest_of(model.state_dict())
-
-
-@dataclass(frozen=True)
-class _Loaded:
-    """A model with weights. base: its own transform or preprocessing · source, notes, file: see Backbone."""
-
-    model: nn.Module
-    source: dict[str, Any]
-    base: Transform | Preprocess
-    notes: tuple[str, ...] = ()
-    file: dict[str, Any] | None = None
-
-
-def _with_weights(name: str, choice: str) -> _Loaded:
-    base, origin = _own_transform(name)
-    word, _, seed = choice.partition(":")
-    if word == "random":
-        model, source = _random(name, seed)
-        return _Loaded(model, source, base, (f"weights are random; the transform is {origin}",))
-    if choice == "DEFAULT" and name == TINY:
-        from precompute.backbones.tiny import tiny
-
-        return _Loaded(tiny(), {"kind": "embedded"}, base)
-    about: tuple[str, ...] = (f"the transform is {origin}",)
-    own: Preprocess | None = None
-    if families.is_factory(name):
-        model, own = families.run_factory(name)
-        about = () if own else about
-        if choice == "DEFAULT":
-            return _Loaded(model, {"kind": "factory"}, own or base, about)
-    known = families.entries(name)
-    find = layers.final_classifier
-    if choice == "DEFAULT" or choice in known:
-        entry = families.default_entry(name) if choice == "DEFAULT" else known[choice]
-        state, file = weights.download(entry)
-        model = families.build(name, seed=None)
-        notes = weights.fit_into(model, state, source=str(entry), model_name=name, find_classifier=find)
-        source = {"kind": "entry", "entry": entry.name, "file": Path(file["path"]).name}
-        return _Loaded(model, source, Transform.from_preset(entry.transforms()), notes, file)
-    if not _looks_like_path(choice):
-        options = ", ".join(["DEFAULT", *known, "random"])
-        raise WeightsError(f"{name} has no weights {choice!r}.", hint=f"Take one of {options}, or the path of a file.")
-    if not families.is_factory(name):
-        model = families.build(name, seed=None)
-    file = checkpoints.identity_of(choice)
-    notes = weights.fit_into(model, checkpoints.load_file(choice), source=choice, model_name=name, find_classifier=find)
-    source = {"kind": "file", "path": str(Path(choice).absolute())}
-    return _Loaded(model, source, own or base, (*about, *notes), file)
-
-
-def _random(name: str, seed: str) -> tuple[nn.Module, dict[str, Any]]:
-    if families.is_factory(name):
-        raise WeightsError(f"{name} decides about its own weights.", hint="Let the factory return random weights.")
-    if seed and not (seed.isdecimal() and len(seed) <= len(str(MAX_SEED)) and int(seed) <= MAX_SEED):
-        raise WeightsError(
-            f"The seed in random:{seed:.40} is not a whole number from 0 to {MAX_SEED}.",
-            hint="Such as --weights random:1.",
-        )
-    number = int(seed or 0)
-    return families.build(name, seed=number), {"kind": "random", "seed": number}
-
-
-def _own_transform(name: str) -> tuple[Transform, str]:
-    """The transform where no weights entry decides it, and in words where it comes from."""
-    if name == TINY:
-        from precompute.backbones import tiny
-
-        return Transform(tiny.SIZE, tiny.SIZE, tiny.INTERPOLATION, tiny.MEAN, tiny.STD), "the embedded backbone's"
-    for entry in families.entries(name).values():
-        return Transform.from_preset(entry.transforms()), f"that of {entry}"
-    return Transform(), "ImageNet's usual one"
-
-
-def _looks_like_path(choice: str) -> bool:
-    return os.sep in choice or Path(choice).suffix != "" or Path(choice).exists()
-
-
-def _choose_layer(name: str, model: nn.Module) -> tuple[str, str, tuple[str, ...]]:
-    try:
-        layer, pooling, _ = layers.default_layer(model)
-    except BackboneError as error:
-        if not families.is_factory(name):
-            raise
-        return layers.OUTPUT, "none", (f"the output of {name} is the feature: {error.message}",)
-    return layer, pooling, ()

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from precompute.backbones import layers
 from precompute.backbones.crossing import Crossings, example_input
 from precompute.backbones.layers import INPUT, Tap
 from precompute.backbones.layout import BATCH
@@ -150,7 +149,7 @@ def _candidates(backbone: Backbone, crossings: Crossings, whole: int) -> list[Ta
     """The blocks to cut behind, or any places where a network has no blocks to speak of."""
     at = {place.node: place.layer for place in crossings.places}
     try:
-        named = [name for name in layers.blocks(crossings.network) if crossings.node_of(name) in at]
+        named = [name for name in backbone.family.blocks(crossings.network) if crossings.node_of(name) in at]
     except BackboneError:
         named = []
     chosen = _chosen(backbone, crossings, named, whole)
@@ -166,7 +165,9 @@ def _chosen(backbone: Backbone, crossings: Crossings, names: Sequence[str], whol
         return []
     taps = {
         tap.layer: tap
-        for tap in layers.cut(backbone.network, [(one, "none") for one in names], example_input(backbone, BATCH))[1]
+        for tap in backbone.family.cut(
+            backbone.network, [(one, "none") for one in names], example_input(backbone, BATCH)
+        )[1]
     }
     places = {name: positions_of(taps[name]) for name in names}
     if len(set(places.values())) == 1 and len(names) > max(LAST_BLOCKS):

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from precompute.backbones import layers
 from precompute.backbones.crossing import Crossings, Place, attribute_of, example_input
 from precompute.backbones.layers import INPUT, POOLINGS
 from precompute.backbones.layout import BATCH
@@ -304,7 +303,7 @@ def _shape_at(backbone: Backbone, layer: str) -> tuple[int, ...]:
     for tap in backbone.taps:
         if tap.layer == layer:
             return tap.shape
-    return layers.cut(backbone.network, [(layer, "none")], example_input(backbone, BATCH))[1][0].shape
+    return backbone.family.cut(backbone.network, [(layer, "none")], example_input(backbone, BATCH))[1][0].shape
 
 
 def _check_own(name: str, tail: nn.Module, shape: tuple[int, ...]) -> None:

@@ -7,7 +7,7 @@ from math import prod
 from typing import Any
 
 from precompute.backbones.crossing import Crossings
-from precompute.backbones.layers import blocks
+from precompute.backbones.families import is_factory
 from precompute.backbones.load import Backbone, load_backbone
 from precompute.backbones.proposals import positions_of, propose
 from precompute.cache import Cache
@@ -16,7 +16,6 @@ from precompute.errors import BackboneError, UsageError
 from precompute.evaluation.deep_methods import AllLayers, Attentive, Everything, Tail
 from precompute.evaluation.methods import Ground, HeadOnFeatures, Method
 from precompute.finetuning.device import device_of
-from precompute.system.code import is_code
 
 PIXELS = {"backbone": "torch.nn:Flatten", "weights": "DEFAULT", "transform": {"resize": 32, "crop": 32}}
 TAIL = "tail:"
@@ -72,7 +71,7 @@ class _Registry:
         }
         found: dict[str, Method] = {}
         for name in names:
-            if name in RANDOM and is_code(self._ground.backbone):
+            if name in RANDOM and is_factory(self._ground.backbone):
                 self._notes.append(f"{name}: a factory decides about its own weights, so there are no random ones")
                 continue
             try:
@@ -97,7 +96,7 @@ class _Registry:
         return self._loaded
 
     def _all_layers(self) -> list[Method]:
-        names, crossings = blocks(self._backbone.network), Crossings.of(self._backbone)
+        names, crossings = self._backbone.family.blocks(self._backbone.network), Crossings.of(self._backbone)
         default = self._reference.layers[0]
         _, pooling = spec_layers(self._reference.spec)[default]
         there = {crossings.node_of(name) for name in names}  # a block's name stands for its last node

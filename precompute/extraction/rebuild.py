@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from precompute.backbones.families import is_factory
 from precompute.backbones.load import MAX_LAYERS, Backbone, load_backbone
 from precompute.cache import INT8, difference, plain_spec
 from precompute.errors import PrecomputeError
@@ -62,7 +63,7 @@ def rebuild_backbone(
             f"{origin.file} {origin.verb} {origin.preposition} {name}, not {origin.preposition} {backbone}.",
             hint="Leave -b out, or take another file.",
         )
-    if ":" in name and backbone is None:
+    if is_factory(name) and backbone is None:
         raise origin.mismatch(
             f"{origin.file} names a backbone that is code: {name}. A file does not decide what code runs.",
             hint=f"If you trust that code, say so: -b {name}",

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from glob import glob
 from typing import Any
 
+from precompute.backbones.families import is_factory
 from precompute.cache import Cache, canonical_json
 from precompute.errors import CacheFormatError
 from precompute.extraction.matching import make_plan, up_to_date
@@ -94,7 +95,7 @@ class Request:
 
         That is code of the user's, which may change, and values that are no JSON, such as arrays.
         """
-        if any(map(is_code, (self.backbone, *self.augment))):
+        if is_factory(self.backbone) or any(map(is_code, self.augment)):
             return None
         around = {
             "decoder": DECODER,

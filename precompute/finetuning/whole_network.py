@@ -13,8 +13,6 @@ from safetensors.torch import save
 from torch import nn
 
 from precompute.backbones.crossing import example_input
-from precompute.backbones.families import TINY, is_factory
-from precompute.backbones.layers import final_classifier
 from precompute.backbones.layout import BATCH
 from precompute.backbones.load import Backbone
 from precompute.backbones.tail import Tail
@@ -26,7 +24,6 @@ from precompute.training.targets import NUMBER
 
 SAFETENSORS, PICKLED = ".safetensors", (".pth", ".pt")
 TOLERANCE = 1e-4  # relative L2 between the network and its two parts, far above rounding
-SCALED_INPUT = ("googlenet", "inception_v3")  # that torchvision's own weights feed with another scale
 
 
 def whole_network(head: TailHead, backbone: Backbone) -> nn.Module:
@@ -42,7 +39,7 @@ def whole_network(head: TailHead, backbone: Backbone) -> nn.Module:
         raise _no_place(backbone, "the tail is a module of your own, and no part of it")
     network = copy.deepcopy(backbone.network).float().eval()
     try:
-        name = final_classifier(network)
+        name = backbone.family.final_classifier(network)
     except BackboneError as error:
         raise _no_place(backbone, error.message) from error
     old = network.get_submodule(name)
@@ -100,16 +97,6 @@ def network_state(network: nn.Module) -> dict[str, torch.Tensor]:
     }
 
 
-def loading_code(name: str, outputs: int) -> str:
-    """The Python expression that makes the module which such a file is loaded into."""
-    if name == TINY:
-        return f"precompute.backbones.tiny.TinyBackbone(num_classes={outputs})"
-    if is_factory(name):
-        return f"{name.replace(':', '.')}(), its classifier replaced by one of {outputs} outputs"
-    more = ", aux_logits=False, transform_input=True, init_weights=False" if name in SCALED_INPUT else ""
-    return f"torchvision.models.get_model({name!r}, num_classes={outputs}{more})"
-
-
 def check_network_output(
     path: str | os.PathLike[str], *, overwrite: bool = False, inputs: Sequence[str | os.PathLike[str] | None] = ()
 ) -> Output:
@@ -139,7 +126,7 @@ def write_network(
     state = network_state(whole_network(head, backbone))
     about = {
         "backbone": backbone.name,
-        "load_with": loading_code(backbone.name, head.network.output.out_features),
+        "load_with": backbone.family.loading_code(backbone.name, head.network.output.out_features),
         "outputs": [str(name) for name in getattr(head, "classes_", getattr(head, "labels_", []))],
         "transform": backbone.preprocess.spec(),
     }
