@@ -6,6 +6,7 @@ import fnmatch
 
 from precompute.backbones.families import family_of, names
 from precompute.backbones.families.base import Entry
+from precompute.backbones.families.registry import EMBEDDED
 from precompute.errors import BackboneError
 
 __all__ = ["Entry", "catalog", "describe", "layer_names"]
@@ -17,7 +18,7 @@ def catalog(pattern: str | None = None) -> list[Entry]:
     Figures come from the libraries' own metadata; width and layer from the network itself, built without memory.
     Raises BackboneError where nothing matches.
     """
-    chosen = names()
+    chosen = [*names(), *(name for name in EMBEDDED if name not in names())]
     if pattern is not None:
         chosen = [name for name in chosen if fnmatch.fnmatch(name, pattern) or pattern in name]
     if not chosen:

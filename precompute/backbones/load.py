@@ -196,6 +196,7 @@ def _cut(
             inputs = network_input(preprocess.device(), batch, dtype)
         module, taps = family.cut(model, wanted, inputs)
         _check_shapes(name, module, taps, preprocess, dtype)
+        _check_merged(name, taps, preprocess)
         return module, taps
     except (RuntimeError, AssertionError, ValueError) as error:
         if isinstance(preprocess, ImagePreprocess):
@@ -233,15 +234,21 @@ def _check_shapes(
                 )
 
 
+def _check_merged(name: str, taps: tuple[Tap, ...], preprocess: Preprocess) -> None:
+    """Raise BackboneError where positions in one window of a clip would be averaged with those in another."""
+    for tap in taps:
+        if preprocess.merges and len(tap.shape) > 1:
+            raise BackboneError(
+                f"The layer {tap.layer!r} of {name} has positions, {' x '.join(map(str, tap.shape))}, and a clip is as "
+                "many windows as it needs, whose features are pooled.",
+                hint="Take --pooling mean, or a layer that gives one vector.",
+            )
+
+
 def _preprocess(loaded: Loaded, transform: Mapping[str, Any] | None) -> Preprocess:
     if isinstance(loaded.base, Transform):
         return ImagePreprocess(replace(loaded.base, **transform) if transform else loaded.base)
-    if transform:
-        raise UsageError(
-            f"The factory has a preprocessing of its own, so {', '.join(transform)} cannot be set.",
-            hint="Leave these options out.",
-        )
-    return loaded.base
+    return loaded.base.with_options(transform) if transform else loaded.base
 
 
 def _with_views(preprocess: Preprocess, views: int, steps: Sequence[str]) -> Preprocess:

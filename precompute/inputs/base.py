@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from precompute.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,6 +58,8 @@ class Preprocess(ABC):
 
     modality: str
     views: int = 1
+    merges: bool = False
+    """Whether a sample may be several inputs of the network, whose features `merge` makes one of."""
 
     @abstractmethod
     def spec(self) -> dict[str, Any]:
@@ -85,9 +89,18 @@ class Preprocess(ABC):
     def merge(self, features: NDArray[np.float32], weights: Sequence[float]) -> NDArray[np.float32]:
         """Features (n, *shape) of the inputs of one sample -> its own, (*shape), or (views, *shape) for several views.
 
-        Called for samples whose `inputs` have weights, where it must be overridden; a function of its arguments alone.
+        For preprocessing that `merges`, whose `inputs` have weights. A function of its arguments alone, each value of
+        the result of those at its place, or of all of them in no order.
         """
-        raise NotImplementedError(f"{type(self).__name__} gives inputs with weights and does not merge them")
+        del features, weights
+        raise NotImplementedError(f"{type(self).__name__} does not merge")
+
+    def with_options(self, options: Mapping[str, Any]) -> Preprocess:
+        """The same with some settings changed, by the names that `extract` has for them. Raises UsageError."""
+        raise UsageError(
+            f"The factory has a preprocessing of its own, so {', '.join(options)} cannot be set.",
+            hint="Leave these options out.",
+        )
 
     def augment_spec(self) -> dict[str, Any] | None:
         """JSON-ready: what makes the views but the first, part of the key; None where `spec` says it."""

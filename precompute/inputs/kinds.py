@@ -22,7 +22,7 @@ NAMED = (TEXT, AUDIO)
 FORMATS = {IMAGE: ("images", "IMAGES"), TEXT: ("text", "TEXTS"), AUDIO: ("audio", "CLIPS")}
 """Package below this one, and the name of the `FileKind` in its `formats`, which is imported when it is asked for."""
 
-EMBEDDED = {"tiny": IMAGE}
+EMBEDDED = {"tiny": IMAGE, "mel-statistics": AUDIO, "resemblyzer": AUDIO}
 """What the backbones inside the package take."""
 
 FAMILIES = {"timm": IMAGE, "open_clip": IMAGE}
@@ -57,6 +57,15 @@ def files_of(modality: str) -> FileKind:
 def transform_spec(modality: str, spec: dict[str, Any]) -> dict[str, Any]:
     """What a file's settings say under `transform` of a preprocessing that says `spec` of itself."""
     return {"modality": modality, **spec} if modality in NAMED else spec
+
+
+def options_of(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What `load_backbone` takes as `transform`, by the settings of a file; nothing for images, and code's own."""
+    if modality_of_spec(spec) == AUDIO:
+        from precompute.inputs.audio.options import options_of
+
+        return options_of(spec)
+    return {}
 
 
 def check_images(backbone: str, doing: str, modality: str | None = None) -> None:

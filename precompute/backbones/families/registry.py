@@ -15,11 +15,14 @@ if TYPE_CHECKING:
 
     from precompute.backbones.families.base import Family
 
-TINY = "tiny"
+TINY, MEL_STATISTICS, RESEMBLYZER = "tiny", "mel-statistics", "resemblyzer"
 HERE = "precompute.backbones.families"
 
 PREFIXES: dict[str, str] = {}
 """`PREFIX:...` -> the module of its family. What has a colon and none of these in front of it is a factory."""
+
+EMBEDDED = {TINY: "tiny", MEL_STATISTICS: "sound", RESEMBLYZER: "sound"}
+"""Names without a colon that are no torchvision's -> the module of their family."""
 
 BARE = ("tiny", "torchvision")
 """Modules of the families whose names have no colon, in the order in which they are listed."""
@@ -42,11 +45,11 @@ def family_of(name: str) -> Family:
         return _family(PREFIXES[prefix])
     if is_factory(name):
         return _family("factory")
-    return _family("tiny" if name == TINY else "torchvision")
+    return _family(EMBEDDED.get(name, "torchvision"))
 
 
 def names() -> list[str]:
-    """The backbones that have names without a prefix: `tiny` and every torchvision classification model."""
+    """Those for images whose names have no prefix: `tiny` and every torchvision classification model."""
     return [name for module in BARE for name in _family(module).names()]
 
 

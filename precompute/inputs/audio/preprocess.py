@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from precompute.errors import UsageError
-from precompute.inputs.audio.decode import decode, decoder, libraries
+from precompute.inputs.audio.decode import decode, decoder
 from precompute.inputs.audio.mel import MelSpectrogram
+from precompute.inputs.audio.options import KEEP, OPTIONS, POOL
 from precompute.inputs.audio.windows import Layout, Window, layout_of
 from precompute.inputs.base import Inputs, Preprocess
 
@@ -23,9 +24,7 @@ MAX_SECONDS = 300.0
 
 LONGEST = 24 * 3600.0
 MOST_WINDOWS = 1023  # kept of a clip: with their mean in front they are the views of a file, which are 1,024 at most
-POOL, KEEP = "pool", "keep"
 Tensors = tuple[torch.Tensor, ...]
-OPTIONS = ("window", "hop", "max_seconds", "windows")
 
 
 @dataclass(frozen=True)
@@ -47,11 +46,11 @@ class AudioPreprocess(Preprocess):
     windows: str = POOL
 
     modality = "audio"
+    merges = True
     frame, step = 400, 160
     """Samples of a frame, and from one frame to the next."""
 
     def __post_init__(self) -> None:
-        libraries()
         if not 0 < self.max_seconds <= LONGEST:
             raise UsageError(
                 f"max_seconds must lie between 0 and {LONGEST:g}. Got {self.max_seconds!r} instead.",
@@ -79,7 +78,7 @@ class AudioPreprocess(Preprocess):
     def views(self) -> int:  # type: ignore[override]
         return 1 if self.windows == POOL else 1 + self._most
 
-    def with_options(self, options: dict[str, Any]) -> AudioPreprocess:
+    def with_options(self, options: Mapping[str, Any]) -> AudioPreprocess:
         """With some of OPTIONS set otherwise. Raises UsageError for others."""
         if strange := sorted({*options} - {*OPTIONS}):
             raise UsageError(
@@ -89,12 +88,11 @@ class AudioPreprocess(Preprocess):
         return replace(self, **options)
 
     def spec(self) -> dict[str, Any]:
-        layout = self.layout
         return {
             "rate": self.rate,
             "channels": "mean",
-            "window": layout.size,
-            "hop": layout.hop,
+            "window": float(self.window),
+            "hop": float(self.hop),
             "frame": self.frame,
             "step": self.step,
             "max_seconds": float(self.max_seconds),
