@@ -26,7 +26,7 @@ from precompute.extraction.sampling import sample_of
 from precompute.finetuning.device import device_of
 from precompute.finetuning.opening import HeadFile, open_head
 from precompute.heads import RowView
-from precompute.inputs.images.formats import IMAGES
+from precompute.inputs.kinds import files_of, modality_of_spec
 from precompute.sources.base import Reading, Source
 from precompute.sources.registry import open_source
 from precompute.training.answers import Answers, LabelsPrediction, NumberPrediction, Prediction, Predictions
@@ -124,7 +124,8 @@ def predict_each(
         where = device_of(device)
         ready = [Answers(one.path, one.alone(**of_network, tail=tail, device=where)) for one in opened]
         return _of_cache(ready, source, progress, began)
-    samples = open_source(source, IMAGES, reading=Reading.of(root, columns))
+    kind = files_of(modality_of_spec(opened[0].metadata.get("spec")))
+    samples = open_source(source, kind, reading=Reading.of(root, columns))
     model, precision, storage = rebuild(opened, backbone=backbone, weights=weights, augment=augment)
     ready = [Answers(one.path, one.attach(model, tail=tail, device=device_of(device))) for one in opened]
     # What enters the network is no computation that another engine would be faster at

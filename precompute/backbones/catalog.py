@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import fnmatch
 
-from precompute.backbones.families import family_of, names, prefix_of
+from precompute.backbones.families import family_of, prefix_of
 from precompute.backbones.families.base import Entry
+from precompute.backbones.families.registry import listed
 from precompute.errors import BackboneError
 
 MANY = 20
@@ -22,7 +23,7 @@ def catalog(pattern: str | None = None) -> list[Entry]:
     Figures come from the libraries' own metadata; width and layer from the network itself, built without memory.
     Raises BackboneError where nothing matches.
     """
-    chosen = family_of(pattern).names() if pattern is not None and prefix_of(pattern) else names()
+    chosen = family_of(pattern).names() if pattern is not None and prefix_of(pattern) else listed()
     if pattern is not None:
         chosen = [name for name in chosen if fnmatch.fnmatch(name, pattern) or pattern in name]
     if not chosen:

@@ -17,10 +17,11 @@ from precompute.backbones.layers import Tap
 from precompute.backbones.layout import BATCH
 from precompute.backbones.whole import WholeNetwork, network_input
 from precompute.errors import BackboneError, UsageError
-from precompute.inputs.base import Preprocess
+from precompute.inputs.base import MOST_SHAPES, Preprocess, shape_of
 from precompute.inputs.images.augmentation import Augmentation, augment_names, check_views
 from precompute.inputs.images.preprocess import ImagePreprocess
 from precompute.inputs.images.transform import Transform
+from precompute.inputs.kinds import files_of, transform_spec
 
 POOLINGS = ("auto", *layers.POOLINGS)
 MAX_LAYERS = 64  # of one file
@@ -61,6 +62,11 @@ class Backbone:
         return family_of(self.name)
 
     @property
+    def unit(self) -> str:
+        """What messages call the samples that it takes: images, texts or clips."""
+        return files_of(self.preprocess.modality).plural
+
+    @property
     def stored(self) -> tuple[Tap, ...]:
         """What a file holds of a sample: `taps`, with an axis of views in front where there are several."""
         views = self.preprocess.views
@@ -90,7 +96,7 @@ class Backbone:
             "backbone": self.name,
             "weights": self.weights,
             "layers": [{"name": tap.layer, "pooling": tap.pooling, "axes": list(tap.axes)} for tap in self.stored],
-            "transform": self.preprocess.spec(),
+            "transform": transform_spec(self.preprocess.modality, self.preprocess.spec()),
             "precision": precision,
             "storage": storage,
             "views": self.preprocess.views,
@@ -188,7 +194,10 @@ def _cut(
     try:
         with torch.inference_mode():
             inputs = network_input(preprocess.device(), batch, dtype)
-        return family.cut(model, wanted, inputs)
+        module, taps = family.cut(model, wanted, inputs)
+        _check_shapes(name, module, taps, preprocess, dtype)
+        _check_merged(name, taps, preprocess)
+        return module, taps
     except (RuntimeError, AssertionError, ValueError) as error:
         if isinstance(preprocess, ImagePreprocess):
             size = preprocess.transform.crop
@@ -203,15 +212,43 @@ def _cut(
         ) from error
 
 
+def _check_shapes(
+    name: str, module: nn.Module, taps: tuple[Tap, ...], preprocess: Preprocess, dtype: torch.dtype
+) -> None:
+    """Raise BackboneError where samples of other shapes than the first lead to features of another shape."""
+    examples = preprocess.examples()
+    if not 1 <= len({shape_of(one) for one in examples}) == len(examples) <= MOST_SHAPES:
+        raise BackboneError(
+            f"The preprocessing of {name} names {len(examples)} shapes of samples.",
+            hint=f"Let its `examples` give between 1 and {MOST_SHAPES}, each once.",
+        )
+    for batch in (tuple(torch.stack([one] * BATCH) for one in example) for example in examples[1:]):
+        with torch.inference_mode():
+            found = module(*network_input(preprocess.device(), batch, dtype))
+        for tap, features in zip(taps, found, strict=True):
+            if tuple(features.shape[1:]) != tap.shape:
+                raise BackboneError(
+                    f"The layer {tap.layer!r} of {name} gives features of {tuple(features.shape[1:])} for samples of "
+                    f"{', '.join(str(tuple(one.shape[1:])) for one in batch)}, and of {tap.shape} for others.",
+                    hint="Take a layer or a --pooling that leaves one vector for each sample.",
+                )
+
+
+def _check_merged(name: str, taps: tuple[Tap, ...], preprocess: Preprocess) -> None:
+    """Raise BackboneError where positions in one window of a clip would be averaged with those in another."""
+    for tap in taps:
+        if preprocess.merges and len(tap.shape) > 1:
+            raise BackboneError(
+                f"The layer {tap.layer!r} of {name} has positions, {' x '.join(map(str, tap.shape))}, and a clip is as "
+                "many windows as it needs, whose features are pooled.",
+                hint="Take --pooling mean, or a layer that gives one vector.",
+            )
+
+
 def _preprocess(loaded: Loaded, transform: Mapping[str, Any] | None) -> Preprocess:
     if isinstance(loaded.base, Transform):
         return ImagePreprocess(replace(loaded.base, **transform) if transform else loaded.base)
-    if transform:
-        raise UsageError(
-            f"The factory has a preprocessing of its own, so {', '.join(transform)} cannot be set.",
-            hint="Leave these options out.",
-        )
-    return loaded.base
+    return loaded.base.with_options(transform) if transform else loaded.base
 
 
 def _with_views(preprocess: Preprocess, views: int, steps: Sequence[str]) -> Preprocess:

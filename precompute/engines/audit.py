@@ -76,6 +76,20 @@ class Audited:
         }
 
 
+@dataclass(frozen=True)
+class Shown:
+    """A sample whose features were computed.
+
+    name: its id · inputs: as `Preprocess.inputs` gave them, one where there are no windows · features: of each tap
+    (*shape), as the engine gave them, or as they were merged · weights: of windows, see `Inputs`.
+    """
+
+    name: str
+    inputs: tuple[Tensors, ...]
+    features: Features
+    weights: tuple[float, ...] | None = None
+
+
 class EngineAudit:
     """Compares features as they are stored with those of fp32 torch, for one image in a thousand, 16 at least.
 
@@ -89,7 +103,7 @@ class EngineAudit:
         self._reference: Reference | None = None
         self._storage = storage
         self._rows = frozenset(spread(rows, max(LEAST_IMAGES, math.ceil(len(rows) * SHARE))).tolist())
-        self._waiting: deque[tuple[str, Tensors, tuple[NDArray[np.float64], ...]]] = deque()
+        self._waiting: deque[tuple[Shown, tuple[NDArray[np.float64], ...]]] = deque()  # with features as stored
         self._cosines: list[tuple[float, str]] = []
         self._began, self._seconds = time.monotonic(), 0.0
         self._an_image = FIRST_SECONDS  # what the next one is expected to take: as long as the last
@@ -98,11 +112,11 @@ class EngineAudit:
         """Whether the pixels of `row` are to be kept until its features are there."""
         return row in self._rows
 
-    def show(self, images: Sequence[tuple[str, Tensors, Features]]) -> None:
-        """(id, tensors of `Preprocess.host`, features of each tap (*shape) as the engine gave them) of wanted rows."""
-        for name, tensors, features in images:
-            self._waiting.append((name, tensors, tuple(as_stored(tap[None], self._storage)[0] for tap in features)))
-        while len(self._waiting) > WAITING:
+    def show(self, samples: Sequence[Shown]) -> None:
+        """Wanted rows."""
+        for one in samples:
+            self._waiting.append((one, tuple(as_stored(tap[None], self._storage)[0] for tap in one.features)))
+        while len(self._waiting) > 1 and sum(len(one.inputs) for one, _ in self._waiting) > WAITING:
             self._waiting.popleft()
         self._look(REFERENCE_BATCH)
 
@@ -124,12 +138,28 @@ class EngineAudit:
             began, count = time.monotonic(), min(len(self._waiting), REFERENCE_BATCH)
             if self._seconds + count * self._an_image > TIME_SHARE * (began - self._began):
                 break
-            if self._reference is None:
-                self._reference = Reference(self._model.module, self._model.preprocess, self._device)
-            names, tensors, features = zip(*(self._waiting.popleft() for _ in range(count)), strict=True)
-            found = worst_of(features, self._reference(tensors))
-            for name, stored, value in zip(names, features, found, strict=True):
+            samples, features = zip(*(self._waiting.popleft() for _ in range(count)), strict=True)
+            found = worst_of(features, self._expected(samples))
+            for one, stored, value in zip(samples, features, found, strict=True):
                 if all(np.isfinite(tap).all() for tap in stored):  # else the row has failed, which is reported as such
-                    self._cosines.append((float(value.min()), name))
+                    self._cosines.append((float(value.min()), one.name))
             took = time.monotonic() - began
             self._seconds, self._an_image = self._seconds + took, took / count
+
+    def _expected(self, samples: Sequence[Shown]) -> tuple[NDArray[np.float64], ...]:
+        """What fp32 torch makes of each sample, (n, everything) for each tap."""
+        if self._reference is None:
+            self._reference = Reference(self._model.module, self._model.preprocess, self._device)
+        found = self._reference([tensors for one in samples for tensors in one.inputs])
+        preprocess = self._model.preprocess.plain()
+        if not preprocess.merges:
+            return found
+        ends = np.cumsum([len(one.inputs) for one in samples]).tolist()
+        parts = [
+            [
+                preprocess.merge(tap[end - len(one.inputs) : end], one.weights or ())
+                for one, end in zip(samples, ends, strict=True)
+            ]
+            for tap in found
+        ]
+        return tuple(np.stack(part).astype(np.float64) for part in parts)

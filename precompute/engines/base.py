@@ -1,4 +1,4 @@
-"""What an engine is: a network that runs over batches of one fixed shape."""
+"""What an engine is: a network that runs over batches of one fixed shape, or of one of a few."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ class EngineChoice:
 
 
 class Engine(ABC):
-    """Runs one frozen network over batches of one shape; up to `depth` batches may be under way.
+    """Runs one frozen network over batches of one shape each; up to `depth` batches may be under way.
 
     notes: what is worth telling the user about it.
 
-    With one shape the kernels are the same for every batch, so a row does not depend on who shares its batch, nor on
-    its place in it. Used from one thread.
+    For one shape the kernels are the same for every batch, so a row does not depend on who shares its batch, nor on
+    its place in it. What shapes there are is said by `Preprocess.examples`. Used from one thread.
     """
 
     depth: int = 1
@@ -55,7 +55,8 @@ class Engine(ABC):
 
     @abstractmethod
     def start(self, samples: Sequence[Tensors]) -> None:
-        """Take at most `batch_size` samples, as `Preprocess.host` gives them; the engine makes its own copy."""
+        """Take at most `batch_size` samples of one shape, as `Preprocess.host` gives them; the engine makes its own
+        copy."""
 
     @abstractmethod
     def finish(self) -> Features:

@@ -161,7 +161,7 @@ def choose(found: Candidates, model: Backbone, images: Sample) -> Decision:
         if choice.engine in cannot:
             continue
         if several and choice.precision != "fp32" and len(images) < guard.IMAGES:
-            why = f"fp32: there are fewer than {guard.IMAGES} images to prove another precision on"
+            why = f"fp32: there are fewer than {guard.IMAGES} {model.unit} to prove another precision on"
             reasons += [why] if why not in reasons else []
             continue
         proved = (pair == EXACT and not choice.compiled) or pair in found.proved or not len(images)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from precompute.backbones.load import Backbone
 from precompute.engines.base import Engine, Tensors
 from precompute.engines.torch import REFERENCE_BATCH as PART
 from precompute.engines.torch import Reference
+from precompute.inputs.base import Shape, shape_of
 
 IMAGES = 32
 """How many images prove an engine, spread over the source."""
@@ -30,7 +32,8 @@ LEAST_COSINE = 0.999
 class Trial:
     """How one engine and precision did. worst, median: cosine to fp32 eager torch over so many `images`.
 
-    An image counts with the layer in which it is worst; layer: the one that is worst of all, "" where there is one.
+    An image counts with the layer in which it is worst; layer: the one that is worst of all, "" where there is one ·
+    unit: what the samples are called.
     """
 
     engine: str
@@ -39,6 +42,7 @@ class Trial:
     median: float
     images: int
     layer: str = ""
+    unit: str = "images"
 
     @property
     def passed(self) -> bool:
@@ -49,18 +53,19 @@ class Trial:
         verdict = "passes" if self.passed else f"fails (below {LEAST_COSINE})"
         return (
             f"{self.precision} with {self.engine} {verdict}: cosine to fp32 at worst {self.worst:.5f}"
-            f"{f' ({self.layer})' if self.layer else ''}, median {self.median:.5f} over {self.images} images"
+            f"{f' ({self.layer})' if self.layer else ''}, median {self.median:.5f} over {self.images} {self.unit}"
             + (", where some features were nothing or no numbers as they are stored" if self.worst == -1 else "")
         )
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "least": LEAST_COSINE, "passed": self.passed}
+        fields = {name: value for name, value in asdict(self).items() if name != "unit"}
+        return {**fields, "least": LEAST_COSINE, "passed": self.passed}
 
 
 class Sample:
     """Images of a source, spread over it, that engines prove themselves on; read and computed once, when first needed.
 
-    read: gives at most IMAGES of them, as `Preprocess.host` does. The sample's length is how many could be read.
+    read: gives at most IMAGES of each shape, as `Preprocess.host` does. The sample's length is how many could be read.
     """
 
     def __init__(self, read: Callable[[], list[Tensors]]) -> None:
@@ -72,15 +77,38 @@ class Sample:
 
     @cached_property
     def samples(self) -> list[Tensors]:
-        """Their tensors."""
-        return self._read()
+        """Their tensors, those of one shape together."""
+        return [one for group in self._groups for one in group]
+
+    @cached_property
+    def _groups(self) -> list[list[Tensors]]:
+        found: dict[Shape, list[Tensors]] = {}
+        for one in self._read():
+            found.setdefault(shape_of(one), []).append(one)
+        return list(found.values())
+
+    @cached_property
+    def shapes(self) -> list[range]:
+        """Which of `samples` have the same shape, for each of the shapes."""
+        ends = accumulate(map(len, self._groups))
+        return [range(end - len(group), end) for group, end in zip(self._groups, ends, strict=True)]
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        """Where parts of up to PART samples of one shape begin; of each shape first those that show fp32."""
+        parts = [(place >= EXACT_IMAGES, group[place]) for group in self.shapes for place in range(0, len(group), PART)]
+        return [start for _, start in sorted(parts)]
+
+    def _part(self, start: int) -> list[Tensors]:
+        group = next(one for one in self.shapes if start in one)
+        return self.samples[start : min(start + PART, group.stop)]
 
     def begin(self, model: Backbone) -> None:
         """Begin to compute the features of fp32 torch in a thread, beside whatever the caller does next."""
         if any(part.cancelled() for part in self._parts) or not self._parts:
             reference = Reference(model.module, model.preprocess)
             pool = ThreadPoolExecutor(1, thread_name_prefix="reference")
-            parts = [self.samples[start : start + PART] for start in range(0, len(self), PART)]
+            parts = [self._part(start) for start in self._starts]
             done = [part for part in self._parts if not part.cancelled()]
             self._parts = done + [pool.submit(reference, part) for part in parts[len(done) :]]
             pool.shutdown(wait=False)
@@ -91,9 +119,10 @@ class Sample:
             part.cancel()
 
     def features(self, model: Backbone, start: int) -> tuple[NDArray[np.float64], ...]:
-        """For each tap (at most PART, everything) float64 of the images from `start`, a multiple of PART, on."""
+        """For each tap (at most PART, everything) float64 of the images from `start` on, the first of their shape or a
+        multiple of PART behind it."""
         self.begin(model)
-        return self._parts[start // PART].result()
+        return self._parts[self._starts.index(start)].result()
 
 
 def spread(rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
@@ -104,33 +133,47 @@ def spread(rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
 def trial(sample: Sample, model: Backbone, engine: Engine, *, storage: str = "float32") -> Trial:
     """Compare the sample's features by `engine` with those of fp32 torch; where one falls short, no further are.
 
-    fp32 is compared on EXACT_IMAGES, every other precision on all. storage: the dtype of the features in the file.
-    float16 makes nothing of what is below 6e-8, infinity of what is above 65504, and features of either size fail.
+    Of each shape fp32 is compared on EXACT_IMAGES, every other precision on all. storage: the dtype of the features in
+    the file. float16 makes nothing of what is below 6e-8, infinity of what is above 65504, and features of either size
+    fail.
     """
-    choice, size = engine.choice, engine.batch_size
-    samples = sample.samples[:EXACT_IMAGES] if choice.precision == "fp32" else sample.samples
+    choice = engine.choice
+    most = EXACT_IMAGES if choice.precision == "fp32" else len(sample)
     cosines: list[NDArray[np.float64]] = []  # one array for each image, one value for each tap
+    for shape in sample.shapes:
+        cosines += _cosines(sample, shape[:most], model, engine, storage)
+        if not _good(cosines):
+            break
+    sample.enough()
+    values = np.array([one.min() for one in cosines])
+    tap = int(cosines[int(values.argmin())].argmin())
+    layer = model.taps[tap].layer if len(model.taps) > 1 else ""
+    worst, median = float(values.min()), float(np.median(values))
+    return Trial(choice.engine, choice.precision, worst, median, len(values), layer, model.unit)
 
-    def good() -> bool:
-        return all(one.min() >= LEAST_COSINE for one in cosines)
+
+def _good(cosines: Sequence[NDArray[np.float64]]) -> bool:
+    return all(one.min() >= LEAST_COSINE for one in cosines)
+
+
+def _cosines(sample: Sample, places: range, model: Backbone, engine: Engine, storage: str) -> list[NDArray[np.float64]]:
+    """For each image of `places`, which have one shape, the cosines of its taps; fewer where one falls short."""
+    samples, size = sample.samples[places.start : places.stop], engine.batch_size
+    cosines: list[NDArray[np.float64]] = []
 
     def batches() -> Iterator[list[Tensors]]:
         for start in range(0, len(samples), size):
-            if good():
+            if _good(cosines):
                 yield samples[start : start + size]
 
     waiting: list[tuple[NDArray[np.float64], ...]] = []  # of images, as stored
     for features in engine.map(batches()):
         waiting += zip(*(as_stored(tap, storage) for tap in features), strict=True)
         last = len(cosines) + len(waiting) == len(samples)
-        while good() and (len(waiting) >= PART or (last and waiting)):
+        while _good(cosines) and (len(waiting) >= PART or (last and waiting)):
             part, waiting = waiting[:PART], waiting[PART:]
-            cosines += worst_of(part, sample.features(model, len(cosines)))
-    sample.enough()
-    values = np.array([one.min() for one in cosines])
-    tap = int(cosines[int(values.argmin())].argmin())
-    layer = model.taps[tap].layer if len(model.taps) > 1 else ""
-    return Trial(choice.engine, choice.precision, float(values.min()), float(np.median(values)), len(values), layer)
+            cosines += worst_of(part, sample.features(model, places.start + len(cosines)))
+    return cosines
 
 
 def worst_of(

@@ -22,7 +22,7 @@ from precompute.engines import model_cache
 from precompute.engines.base import Engine, EngineChoice, Features, Tensors, buffers_of, fill
 from precompute.engines.torch import attention_lock
 from precompute.errors import BackboneError
-from precompute.inputs.base import Preprocess
+from precompute.inputs.base import Preprocess, Shape, shape_of
 from precompute.system import cores
 
 HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
@@ -33,7 +33,7 @@ DECIDING = ("openvino", "torch", "torchvision", "precompute")
 FORM = 2
 """Part of a compiled model's name: raised where the same network comes to be compiled otherwise."""
 
-_converted: WeakKeyDictionary[nn.Module, tuple[Preprocess, Any]] = WeakKeyDictionary()
+_converted: WeakKeyDictionary[nn.Module, tuple[Preprocess, dict[Shape, Any]]] = WeakKeyDictionary()
 
 
 def load_openvino() -> Any:
@@ -74,15 +74,22 @@ class OpenVINOEngine(Engine):
         self, module: nn.Module, preprocess: Preprocess, choice: EngineChoice, *, identity: str | None = None
     ) -> None:
         super().__init__(choice)
-        example = preprocess.example()
-        compiled = self._compiled(module, preprocess, identity)
-        self._taps = len(compiled.outputs)
-        self.depth = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
-        self._free = deque(_Request(compiled, example, choice.batch_size) for _ in range(self.depth))
+        examples = {shape_of(example): example for example in preprocess.examples()}
+        self._blobs: list[Any] = []
+        compiled = {
+            shape: self._compiled(module, preprocess, example, identity, several=len(examples) > 1)
+            for shape, example in examples.items()
+        }
+        self._taps = len(next(iter(compiled.values())).outputs)
+        self.depth = min(int(one.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")) for one in compiled.values())
+        self._free = {
+            shape: deque(_Request(compiled[shape], example, choice.batch_size) for _ in range(self.depth))
+            for shape, example in examples.items()
+        }
         self._under_way: deque[_Request] = deque()
 
     def start(self, samples: Sequence[Tensors]) -> None:
-        request = self._free.popleft()
+        request = self._free[shape_of(samples[0])].popleft()
         fill(request.buffers, samples)
         request.count = len(samples)
         request.infer.start_async()
@@ -96,10 +103,13 @@ class OpenVINOEngine(Engine):
             np.array(request.infer.get_output_tensor(tap).data[: request.count], dtype=np.float32)
             for tap in range(self._taps)
         )
-        self._free.append(request)
+        self._free[shape_of(request.buffers, batched=True)].append(request)
         return features
 
-    def _compiled(self, module: nn.Module, preprocess: Preprocess, identity: str | None) -> Any:
+    def _compiled(
+        self, module: nn.Module, preprocess: Preprocess, example: Tensors, identity: str | None, *, several: bool
+    ) -> Any:
+        """The network for samples like `example`; several: there are samples of other shapes."""
         openvino = load_openvino()
         core = the_core()
         config = {
@@ -109,18 +119,20 @@ class OpenVINOEngine(Engine):
             # Decoding threads share the cores: a thread that may not move waits behind them
             "ENABLE_CPU_PINNING": False,
         }
+        if identity is not None and several:
+            identity = f"{identity} {shape_of(example)}"
         name = None if identity is None else _file_name(core, identity, preprocess, self.choice.batch_size, config)
         if name is not None and (blob := model_cache.read(name)) is not None:
             try:
                 # As a tensor it is read where it lies; as bytes it would be copied twice
                 compiled = core.import_model(openvino.Tensor(blob, shared_memory=True), "CPU", config)
-                self._blob = blob  # must stay for as long as the model that may point into it
+                self._blobs.append(blob)  # must stay for as long as the model that may point into it
                 return compiled
             except Exception as error:  # noqa: BLE001 - whatever wrong contents lead OpenVINO to, such as UnicodeDecodeError
                 self.notes += (f"the compiled model that was kept could not be used ({_first_line(error)})",)
                 model_cache.discard(name)
-        model = _convert(openvino, module, preprocess)
-        shapes = [[self.choice.batch_size, *one.shape] for one in preprocess.example()]
+        model = _convert(openvino, module, preprocess, example)
+        shapes = [[self.choice.batch_size, *one.shape] for one in example]
         model.reshape(dict(enumerate(shapes)))
         if self.choice.precision != "fp32":
             model = _bounded(model, self.choice.batch_size)
@@ -145,13 +157,15 @@ class _Request:
         self.count = 0
 
 
-def _convert(openvino: Any, module: nn.Module, preprocess: Preprocess) -> Any:
-    """`module` behind its normalisation as an OpenVINO model of any batch size, made once for each module."""
+def _convert(openvino: Any, module: nn.Module, preprocess: Preprocess, sample: Tensors) -> Any:
+    """`module` behind its normalisation as an OpenVINO model of any batch size, made once for each module and shape."""
     known = _converted.get(module)
-    if known is not None and known[0] == preprocess:
-        return known[1]
+    if known is None or known[0] != preprocess:
+        known = _converted[module] = preprocess, {}
+    if (made := known[1].get(shape_of(sample))) is not None:
+        return made
     wrapped = WholeNetwork(preprocess.device(), module, torch.float32).eval()
-    example = buffers_of(preprocess.example(), 1)
+    example = buffers_of(sample, 1)
     fast_path = torch.backends.mha.get_fastpath_enabled()
     try:
         with warnings.catch_warnings(), torch.no_grad(), attention_lock(module):
@@ -167,7 +181,7 @@ def _convert(openvino: Any, module: nn.Module, preprocess: Preprocess) -> Any:
         raise BackboneError(
             f"OpenVINO cannot convert the backbone ({_first_line(error)}).", hint="Take --engine torch."
         ) from error
-    _converted[module] = preprocess, model
+    known[1][shape_of(sample)] = model
     return model
 
 

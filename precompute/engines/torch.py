@@ -8,6 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby, islice
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from precompute.backbones.whole import WholeNetwork
 from precompute.engines.base import Engine, EngineChoice, Features, Tensors, buffers_of, fill
 from precompute.engines.folding import fold_batch_norms
 from precompute.errors import DeviceError, reason_of
-from precompute.inputs.base import Preprocess
+from precompute.inputs.base import Preprocess, shape_of
 
 REFERENCE_BATCH = 4  # as fast an image as more are, on CPUs
 _ATTENTION = threading.Lock()
@@ -44,12 +45,19 @@ class Reference:
 
     def __call__(self, samples: Sequence[Tensors]) -> tuple[NDArray[np.float64], ...]:
         parts = []
-        for start in range(0, len(samples), REFERENCE_BATCH):
-            batch = [torch.stack(one) for one in zip(*samples[start : start + REFERENCE_BATCH], strict=True)]
+        for some in _batches(samples):
+            batch = [torch.stack(one) for one in zip(*some, strict=True)]
             with torch.inference_mode(), _true_fp32(self._choice), self._lock:
                 features = self._plain(*(one.to(self._choice.device) for one in batch))
             parts.append([tap.flatten(1).to("cpu").double().numpy() for tap in features])
         return tuple(np.concatenate(tap) for tap in zip(*parts, strict=True))
+
+
+def _batches(samples: Sequence[Tensors]) -> Iterator[list[Tensors]]:
+    """`samples` in their order, up to REFERENCE_BATCH neighbours of one shape at a time."""
+    for _, alike in groupby(samples, shape_of):
+        while some := list(islice(alike, REFERENCE_BATCH)):
+            yield some
 
 
 def attention_lock(module: nn.Module) -> contextlib.AbstractContextManager[object]:
@@ -106,9 +114,10 @@ class TorchEngine(Engine):
             self._run = torch.compile(self._module, dynamic=False, options=options)
         else:
             self._run = self._module
-        example = preprocess.example()
-        self._slots = [self._slot(example, device) for _ in range(self.depth)]
-        self._free = deque(self._slots)
+        self._free = {
+            shape_of(example): deque(self._slot(example, device) for _ in range(self.depth))
+            for example in preprocess.examples()
+        }
         self._under_way: deque[_Slot] = deque()
         if choice.compiled:
             self._compile_now()
@@ -119,7 +128,8 @@ class TorchEngine(Engine):
         """Run once, so that what the compiler cannot do is known before the work, and told."""
         try:
             with torch.inference_mode():
-                self._run(*self._slots[0].device)
+                for slots in self._free.values():
+                    self._run(*slots[0].device)
         except torch.OutOfMemoryError:
             pass  # `_compute` knows what to do
         except Exception as error:  # noqa: BLE001 - a compiler that is missing or broken shows in many ways
@@ -132,7 +142,7 @@ class TorchEngine(Engine):
         return _Slot(host, on_device)
 
     def start(self, samples: Sequence[Tensors]) -> None:
-        slot = self._free.popleft()
+        slot = self._free[shape_of(samples[0])].popleft()
         fill(slot.host, samples)
         slot.count = len(samples)
         with torch.inference_mode(), _true_fp32(self.choice):
@@ -151,7 +161,7 @@ class TorchEngine(Engine):
             slot.done.synchronize()
         # A copy: the memory is used again for the batch after the next
         features = tuple(one[: slot.count].contiguous().numpy().copy() for one in slot.features)
-        self._free.append(slot)
+        self._free[shape_of(slot.host, batched=True)].append(slot)
         return features
 
     def _start_cuda(self, slot: _Slot) -> None:

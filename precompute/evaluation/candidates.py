@@ -19,8 +19,10 @@ from precompute.evaluation.records import Records
 from precompute.extraction.conduct import Progress
 from precompute.extraction.extract import extract
 from precompute.extraction.matching import samples_of
+from precompute.inputs.kinds import check_images
 from precompute.sources.base import Source
 
+RANKING = "rank compares backbones on"
 MOST_NAME = 80  # characters of a backbone's name in that of its file
 
 
@@ -117,7 +119,9 @@ def check_candidates(candidates: Sequence[Candidate], computation: Computation) 
         raise UsageError(f"The backbone {twice[0]} is named twice.", hint="Name each once, or other weights of it.")
     sizes = []
     for one in candidates:
+        check_images(one.backbone, RANKING)
         loaded = load_backbone(one.backbone, weights=one.weights, **computation.cut())
+        check_images(one.backbone, RANKING, loaded.preprocess.modality)
         sizes.append(sum(parameter.numel() for parameter in loaded.module.parameters()))
     return sizes
 

@@ -28,6 +28,7 @@ from precompute.evaluation.records import Records
 from precompute.extraction.conduct import Progress
 from precompute.heads.base.progress import report
 from precompute.inputs.images.formats import IMAGES
+from precompute.inputs.kinds import check_images
 from precompute.sources.base import Reading, Source
 from precompute.sources.registry import open_source
 from precompute.training.groups import group_names, join
@@ -106,6 +107,7 @@ def depth(
     """
     names = names_of(methods)
     _check_numbers(shots, draws)
+    check_images(backbone, "depth compares methods on")
     records, folder = _folder(out)
     opened = open_source(source, IMAGES, reading=Reading.of(root, columns), stop=stop, alone=False)
     run = {"engine": engine, "precision": precision, "device": device, "batch_size": batch_size, "workers": workers}

@@ -8,18 +8,19 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from precompute.errors import UsageError
+from precompute.errors import CacheFormatError, UsageError
 from precompute.extraction.conduct import Conduct, Progress
 from precompute.extraction.output import CacheOutput, check_cache_output
 from precompute.extraction.request import Request, unchanged
 from precompute.extraction.result import Extraction, Outcome, Run, Settings, summary
 from precompute.inputs.images.augmentation import augment_names
-from precompute.inputs.images.formats import IMAGES
+from precompute.inputs.kinds import IMAGE, files_of, modality_of_name, modality_of_spec
 from precompute.sources.base import Reading, Source
 from precompute.sources.part import part_of
 from precompute.sources.registry import open_source
 
 if TYPE_CHECKING:
+    from precompute.backbones.load import Backbone  # which loads torch
     from precompute.extraction.executors.base import Executor  # which loads torch
 
 STORAGES = ("auto", "float16", "float32", "int8")
@@ -107,7 +108,8 @@ def extract(
         *(views, augment_names(augment)),
     )
     output = check_cache_output(out, overwrite=overwrite, inputs=(weights,), reuse=reuse)
-    samples = open_source(source, IMAGES, reading=Reading.of(root, columns, keep), limit=limit, alone=False)
+    modality, model = modality_for(request, output, source)
+    samples = open_source(source, files_of(modality), reading=Reading.of(root, columns, keep), limit=limit, alone=False)
     if part is not None:
         samples = part_of(samples, part)
     if samples.reads(output.path):
@@ -120,8 +122,31 @@ def extract(
         if done is None:
             from precompute.extraction.run import run  # loads torch
 
-            done = run(output, samples, request, conduct, limit=limit, rehash=rehash, dry_run=dry_run)
+            options: dict[str, Any] = {"limit": limit, "rehash": rehash, "dry_run": dry_run}
+            done = run(output, samples, request, conduct, model=model, **options)
         return summary(output.path, samples, done, began=began)
+
+
+def modality_for(request: Request, output: CacheOutput | None, source: Any) -> tuple[str, Backbone | None]:
+    """What the samples are, and the backbone where it had to be loaded to know.
+
+    Its name says it, or the finished file at `output` that was made with it: were that another backbone of the same
+    name, its key would differ. A source that the caller made is listed already. Raises what loading a backbone raises.
+    """
+    modality = modality_of_name(request.backbone)
+    if modality is None and isinstance(source, Source):
+        return IMAGE, None
+    if modality is None and output is not None and not output.overwrite:
+        with contextlib.suppress(CacheFormatError):  # reported where the file is used
+            cache = output.open(output.path)
+            if cache is not None and cache.spec.get("backbone") == request.backbone:
+                modality = modality_of_spec(cache.spec)
+    if modality is not None:
+        return modality, None
+    from precompute.extraction.setup import load  # loads torch
+
+    model = load(request)
+    return model.preprocess.modality, model
 
 
 def _recognise(output: CacheOutput, source: Source, request: Request) -> Run | None:

@@ -18,14 +18,14 @@ from precompute.errors import SourceError, UsageError
 from precompute.extraction.conduct import Conduct
 from precompute.extraction.executors.base import Work
 from precompute.extraction.executors.local import LocalExecutor
-from precompute.extraction.extract import check_options
+from precompute.extraction.extract import check_options, modality_for
 from precompute.extraction.matching import make_plan, open_olds, samples_of
 from precompute.extraction.output import CacheOutput
 from precompute.extraction.request import Request
 from precompute.extraction.setup import prepare
 from precompute.extraction.timing import StageClock
 from precompute.inputs.images.augmentation import augment_names
-from precompute.inputs.images.formats import IMAGES
+from precompute.inputs.kinds import files_of
 from precompute.sources.base import Reading, Source
 from precompute.sources.part import part_of
 from precompute.sources.registry import open_source
@@ -123,15 +123,16 @@ def forecast(
         *(backbone, weights, layer, pooling, transform or {}, engine, precision, compile, dtype, device, batch_size),
         *(views, augment_names(augment)),
     )
-    samples = open_source(source, IMAGES, reading=Reading.of(root, columns, keep), alone=False)
+    output = None if out is None else CacheOutput(os.path.realpath(out))
+    modality, loaded = modality_for(request, output, source)
+    samples = open_source(source, files_of(modality), reading=Reading.of(root, columns, keep), alone=False)
     if part is not None:
         samples = part_of(samples, part)
-    output = None if out is None else CacheOutput(os.path.realpath(out))
     folder = "." if output is None else os.path.dirname(output.path)
     if not os.path.isdir(folder):
         raise UsageError(f"The output folder {folder} does not exist.", hint=f"Make it first: mkdir -p {folder}")
     everything = np.arange(len(samples))
-    prepared = prepare(request, output, samples, workers=conduct.workers)
+    prepared = prepare(request, output, samples, workers=conduct.workers, model=loaded)
     model = prepared.model
     with model.preprocess.session():
         decision = prepared.decision

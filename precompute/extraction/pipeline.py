@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
@@ -16,10 +17,10 @@ from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
 from precompute.engines.base import Features, Tensors
-from precompute.errors import SampleError, SourceError
+from precompute.errors import BackboneError, SampleError, SourceError
 from precompute.extraction.read_ahead import read_ahead
 from precompute.extraction.timing import StageClock
-from precompute.inputs.base import Preprocess
+from precompute.inputs.base import Preprocess, Shape, shape_of
 from precompute.sources.base import Source
 
 STOP_SECONDS = 0.5  # of a sample that does not come, after which the end of the run is asked about
@@ -32,8 +33,9 @@ Claim = Callable[[bytes, int], bool]
 class Decoded:
     """One sample after reading: its tensors, or the error; neither where its bytes are already spoken for.
 
-    tensors: of its plain view · further: of each view after that, where there are several · read_seconds: waited for
-    its bytes · decode_seconds: of processor time.
+    tensors: of its plain view · further: of each view after that, where there are several · weights: what each of these
+    counts where they are not views but windows of it, see `Inputs` · read_seconds: waited for its bytes ·
+    decode_seconds: of processor time.
     """
 
     row: int
@@ -45,10 +47,11 @@ class Decoded:
     read_seconds: float = 0.0
     decode_seconds: float = 0.0
     further: tuple[Tensors, ...] = ()
+    weights: tuple[float, ...] | None = None
 
     @property
     def inputs(self) -> tuple[Tensors, ...]:
-        """The tensors of each of its views; empty where there are none."""
+        """The tensors of each of its views or windows; empty where there are none."""
         return () if self.tensors is None else (self.tensors, *self.further)
 
     def without_tensors(self) -> Decoded:
@@ -58,7 +61,8 @@ class Decoded:
 
 @dataclass
 class Block:
-    """Finished samples. decoded: a row of `features` each · failed: with their errors · same: bytes seen before.
+    """Finished samples. decoded: of one shape, a row of `features` each · failed: with their errors · same: bytes seen
+    before.
 
     features: for each tap (n, *shape), or (n, views, *shape) where there are several views.
     """
@@ -100,42 +104,116 @@ def decoded_blocks(
 
     A block holds as many samples as fill whole passes with all of their views; the last one may have fewer. They
     come in the order of `Source.order`, read and decoded by `workers` threads; for `claim` see `Executor`. Where
-    nothing is to be decoded, blocks end all the same, so that no more than BLOCK_SAMPLES wait. `stop` is asked while a
-    sample does not come, as from a network that does not answer: then those that have come are the last.
-    Raises SourceError where the whole source has gone away.
+    nothing is to be decoded, blocks end all the same, so that no more than BLOCK_SAMPLES wait. Where samples have
+    several shapes (see `Preprocess.examples`), each shape has blocks of its own, and those of a rare one come late.
+    `stop` is asked while a sample does not come, as from a network that does not answer: then those that have come are
+    the last.
+    Raises SourceError where the whole source has gone away, BackboneError for a shape that is none of those.
     """
-    block, full = Block(), samples_at_once(size, preprocess.views)
-    waiting = max(2 * -(-size // preprocess.views) + workers, source.reads_at_once)
+    blocks = _OpenBlocks(preprocess, size, source)
+    views = 1 if preprocess.merges else preprocess.views
+    waiting = max(2 * -(-size // views) + workers, source.reads_at_once)
+    windows = _Windows(MOST_PASSES * size)
     try:
         with read_ahead(source) as ahead, decode_threads(workers) as pool:
             pending: deque[Future[Decoded]] = deque()
             todo = (row for part in source.order(rows) for row in part.tolist())
             try:
                 while True:
-                    while len(pending) < waiting and (row := next(todo, None)) is not None:
+                    while len(pending) < waiting and not (pending and windows.many):
+                        if (row := next(todo, None)) is None:
+                            break
                         ahead.begin(row)
-                        pending.append(pool.submit(read, ahead, row, preprocess, claim))
+                        pending.append(pool.submit(windows.counted, ahead, row, preprocess, claim))
                     if not pending:
                         break
                     since = time.perf_counter()
                     item = _outcome(pending.popleft(), stop)
                     if item is None:
                         break
+                    windows.taken(item)
                     clock.waited_images += time.perf_counter() - since
                     clock.read += item.read_seconds
                     clock.decode += item.decode_seconds
-                    block.add(item, source)
-                    if len(block.decoded) == full or len(block) >= BLOCK_SAMPLES:
+                    if (block := blocks.add(item)) is not None:
                         yield block
-                        block = Block()
-                if len(block):
-                    yield block
+                yield from blocks.rest()
             finally:
                 for future in pending:
                     future.cancel()
                 source.patient(False)  # what is still being read is not needed any more
     finally:
         source.patient(True)
+
+
+class _Windows:
+    """How many windows of samples wait that are decoded: a clip has as many as it is long. most: enough of them."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._waiting = most, 0
+        self._lock = threading.Lock()
+
+    @property
+    def many(self) -> bool:
+        return self._waiting >= self._most
+
+    def counted(self, source: Source, row: int, preprocess: Preprocess, claim: Claim | None) -> Decoded:
+        """What `read` gives, in the account."""
+        item = read(source, row, preprocess, claim)
+        with self._lock:
+            self._waiting += len(item.weights or ())
+        return item
+
+    def taken(self, item: Decoded) -> None:
+        """It does not wait any more."""
+        with self._lock:
+            self._waiting -= len(item.weights or ())
+
+
+class _OpenBlocks:
+    """Blocks that are not full yet, one for each shape that samples come in. size: inputs of a forward pass.
+
+    full: decoded samples of a whole one, where all have as many inputs.
+    """
+
+    def __init__(self, preprocess: Preprocess, size: int, source: Source) -> None:
+        self._open = {shape_of(example): Block() for example in preprocess.examples()}
+        self._only = next(iter(self._open)) if len(self._open) == 1 else None
+        self._merges, self._size, self._source = preprocess.merges, size, source
+        self._full = samples_at_once(size, preprocess.views)
+
+    def add(self, item: Decoded) -> Block | None:
+        """Put `item` into its block; that block, once it is full. Raises SourceError, see `Block.add`."""
+        shape = self._only or self._shape(item)
+        block = self._open[shape]
+        block.add(item, self._source)
+        if not self._is_full(block) and len(block) < BLOCK_SAMPLES:
+            return None
+        self._open[shape] = Block()
+        return block
+
+    def _is_full(self, block: Block) -> bool:
+        if not self._merges:
+            return len(block.decoded) >= self._full
+        inputs = sum(len(item.inputs) for item in block.decoded)
+        return inputs > 0 and (inputs % self._size == 0 or inputs >= MOST_PASSES * self._size)
+
+    def rest(self) -> Iterator[Block]:
+        """Those that are not full, at the end."""
+        yield from (block for block in self._open.values() if len(block))
+
+    def _shape(self, item: Decoded) -> Shape:
+        """Of a sample without tensors that of the block which will be full first, so that it does not wait for long."""
+        if item.tensors is None:
+            return max(self._open, key=lambda shape: len(self._open[shape].decoded))
+        shape = shape_of(item.tensors)
+        if shape not in self._open or any(shape_of(view) != shape for view in item.further):
+            raise BackboneError(
+                f"The preprocessing of the backbone made tensors of {shape} of sample {item.row}, which is none of the "
+                "shapes that it names, or not that of another view.",
+                hint="Let its `examples` name each shape that `host` gives.",
+            )
+        return shape
 
 
 def _outcome(future: Future[Decoded], stop: Callable[[], object] | None) -> Decoded | None:
@@ -176,6 +254,7 @@ def read(source: Source, row: int, preprocess: Preprocess, claim: Claim | None) 
     digest, size, mtime = b"\0" * 32, int(source.table.sizes[row]), int(source.table.mtimes[row])
     began, waited, busy = time.perf_counter(), 0.0, 0.0
     tensors: tuple[Tensors, ...] = ()
+    weights: tuple[float, ...] | None = None
     failed: SampleError | None = None
     try:
         raw = source.read(row)
@@ -183,9 +262,10 @@ def read(source: Source, row: int, preprocess: Preprocess, claim: Claim | None) 
         waited, busy = time.perf_counter() - began, time.thread_time()
         digest = hashlib.sha256(raw.data).digest()
         if claim is None or claim(digest, row):
-            tensors = preprocess.all_views(raw.data, digest)
+            made = preprocess.inputs(raw.data, digest)
+            tensors, weights = made.tensors, made.weights
     except SampleError as error:
         failed = error
     busy = time.thread_time() - busy if busy else 0.0
     plain, further = (tensors[0], tensors[1:]) if tensors else (None, ())
-    return Decoded(row, digest, size, mtime, plain, failed, waited, busy, further)
+    return Decoded(row, digest, size, mtime, plain, failed, waited, busy, further, weights)

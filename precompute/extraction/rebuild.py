@@ -13,6 +13,7 @@ from precompute.cache import INT8, difference, plain_spec
 from precompute.errors import PrecomputeError
 from precompute.inputs.images.augmentation import augment_names
 from precompute.inputs.images.transform import Transform
+from precompute.inputs.kinds import options_of
 from precompute.system.code import is_code
 
 EXTERNAL = "external"
@@ -80,13 +81,13 @@ def rebuild_backbone(
             f"{origin.file} speaks of a layer {', '.join(map(repr, layers or ()))} that its own settings do not name.",
             hint="Use one that precompute made.",
         )
-    own = "crop" not in spec["transform"]  # a factory's own preprocessing: it has no options
+    own = "crop" not in spec["transform"]  # no images': a factory's own has no options
     found, choice = (backbone or name, weights) if weights else _find(name, source, origin, given=backbone)
     model = load_backbone(
         found,
         weights=choice,
         layer=[f"{one['name']}:{one['pooling']}" for one in needed],
-        transform=None if own else vars(Transform.from_spec(spec["transform"])),
+        transform=(options_of(spec) or None) if own else vars(Transform.from_spec(spec["transform"])),
         views=spec["views"] if steps else 1,
         augment=steps,
     )
@@ -137,6 +138,8 @@ def _checked(spec: Any, origin: Origin) -> dict[str, Any]:
 def _steps(spec: dict[str, Any], origin: Origin) -> list[str]:
     """Names of the transforms that make the views, from a file that may come from a stranger."""
     augment = spec.get("augment")
+    if isinstance(augment, dict) and "windows" in augment:
+        return []  # views that are windows of a clip: `options_of` speaks of them
     steps = augment.get("steps") if isinstance(augment, dict) else None
     if augment is None:
         return []

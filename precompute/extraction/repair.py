@@ -20,7 +20,7 @@ from precompute.extraction.rebuild import Origin, rebuild_backbone
 from precompute.extraction.result import Extraction, Outcome, Run, Settings, summary
 from precompute.extraction.run import Job, complete
 from precompute.extraction.setup import prepared_for
-from precompute.inputs.images.formats import IMAGES
+from precompute.inputs.kinds import files_of, modality_of_spec
 from precompute.sources.base import Raw, Reading, Source, Table, ascii_name
 from precompute.sources.folder import FolderSource
 from precompute.sources.registry import kind_of, open_source
@@ -149,7 +149,8 @@ def _samples_of(
         samples = _in_folder(old.path, os.fsencode(source), table, bad)
         there = any(os.path.exists(samples.path(row)) for row in bad[:1000])
     else:
-        samples = KnownSamples(table, open_source(source, IMAGES, reading=reading))
+        kind = files_of(modality_of_spec(old.spec))
+        samples = KnownSamples(table, open_source(source, kind, reading=reading))
         there = any(map(samples.holds, bad))
     if len(bad) == len(old) and not there:
         raise UsageError(f"None of the samples in {old.path} is in {samples.name}.", hint="Check the source.")

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from precompute.cache import Cache, Layer, RowWriter, Status, quantise, status_name
 from precompute.cache.quantised import Rows, fail_rows
 from precompute.cache.verification import finite as finite_rows
-from precompute.engines.audit import EngineAudit
-from precompute.engines.base import Features, Tensors
+from precompute.engines.audit import EngineAudit, Shown
+from precompute.engines.base import Features
 from precompute.extraction.executors.base import Executor, Work
 from precompute.extraction.matching import COPY_ROWS, copy_rows, lasting
 from precompute.extraction.owners import THIS_RUN, DigestIndex, Owners
@@ -101,14 +101,15 @@ class RowRun:
             yield from self._copy_twins(twins, again)
             rows = np.sort(np.array(again, dtype=np.int64))
 
-    def _shown(self, item: Decoded, features: Features) -> tuple[str, Tensors, Features]:
-        """What an audit is shown of a sample: of several views one, which its bytes choose."""
-        views = self.prepared.model.preprocess.views
+    def _shown(self, item: Decoded, features: Features) -> Shown:
+        """What an audit is shown of a sample: all windows of a clip; of several views one, which its bytes choose."""
+        views, name = self.prepared.model.preprocess.views, self.source.sample_name(item.row)
+        if item.weights is not None:
+            return Shown(name, item.inputs, tuple(tap[0] for tap in features) if views > 1 else features, item.weights)
         if views == 1:
-            return self.source.sample_name(item.row), item.inputs[0], features
+            return Shown(name, item.inputs, features)
         view = item.digest[0] % views
-        name = f"{self.source.sample_name(item.row)} (view {view})"
-        return name, item.inputs[view], tuple(tap[view] for tap in features)
+        return Shown(f"{name} (view {view})", (item.inputs[view],), tuple(tap[view] for tap in features))
 
     def _write(self, block: Block) -> Step:
         items = [*block.decoded, *block.failed]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from precompute.backbones.load import Backbone
 from precompute.cache import bytes_needed, key_of, status_text
 from precompute.engines.audit import EngineAudit
 from precompute.errors import SourceError, Stopped
@@ -57,9 +58,13 @@ def run(
     limit: int | None,
     rehash: bool,
     dry_run: bool,
+    model: Backbone | None = None,
 ) -> Run:
-    """Bring the file at `output` up to `source`; the caller holds its lock. The errors are those of `extract`."""
-    prepared = prepare(request, output, source, workers=conduct.workers)
+    """Bring the file at `output` up to `source`; the caller holds its lock. The errors are those of `extract`.
+
+    model: the backbone, where it is loaded already.
+    """
+    prepared = prepare(request, output, source, workers=conduct.workers, model=model)
     job = Job(output, source, prepared)
     with prepared.model.preprocess.session():
         olds = open_olds(output, prepared.spec)

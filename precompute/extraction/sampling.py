@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from precompute.engines.base import Tensors
 from precompute.engines.guard import IMAGES, Sample, spread
 from precompute.extraction.pipeline import decode_threads, read
-from precompute.inputs.base import Preprocess
+from precompute.inputs.base import Preprocess, Shape, shape_of
 from precompute.sources.base import Source
 from precompute.system import cores
 
@@ -22,19 +22,34 @@ def sample_of(source: Source, preprocess: Preprocess, *, workers: int | None) ->
 def first_samples(
     source: Source, rows: NDArray[np.int64], preprocess: Preprocess, *, workers: int | None, count: int = IMAGES
 ) -> list[Tensors]:
-    """Up to `count` samples as `Preprocess.host` gives them, spread over `rows`; those that fail are left out.
+    """Up to `count` samples of each shape as `Preprocess.host` gives them, spread over `rows`; those that fail are
+    left out.
 
-    Where some cannot be read, others nearby take their place, as far as a second look goes.
+    Where some cannot be read, others nearby take their place, as far as a second look goes. Where samples have several
+    shapes they are also spread over the samples in the order of their sizes, so that the shortest and the longest are
+    among them.
     """
-    samples: list[Tensors] = []
+    shapes = len(preprocess.examples())
+    by_size = rows[np.argsort(source.table.sizes[rows], kind="stable")] if shapes > 1 else rows[:0]
+    samples: dict[Shape, list[Tensors]] = {}
     seen: set[int] = set()
     with decode_threads(workers or cores()) as pool:
         for wanted in (count, 4 * count):
-            fresh = [row for row in spread(rows, wanted).tolist() if row not in seen]
+            looked = [*spread(rows, wanted), *_ends(by_size, wanted, shapes)]
+            fresh = [row for row in dict.fromkeys(map(int, looked)) if row not in seen]
             seen.update(fresh)
             for item in pool.map(lambda row: read(source, row, preprocess, None), fresh):
-                if item.tensors is not None and len(samples) < count:
-                    samples.append(item.tensors)
-            if len(samples) == count:
+                if item.tensors is not None:
+                    found = samples.setdefault(shape_of(item.tensors), [])
+                    if len(found) < count:
+                        found.append(item.tensors)
+            if len(samples) == shapes and all(len(found) == count for found in samples.values()):
                 break
-    return samples
+    return [one for found in samples.values() for one in found]
+
+
+def _ends(rows: NDArray[np.int64], wanted: int, shapes: int) -> NDArray[np.int64]:
+    """Of `rows`, ordered by size: some at equal distances, and the first and the last, which may be of a rare shape."""
+    if not len(rows):
+        return rows
+    return np.concatenate([rows[-wanted:], rows[:wanted], spread(rows, shapes * wanted)])

@@ -68,12 +68,9 @@ class Prepared:
         return self.decision.choice if "decision" in vars(self) else self._found.choices[0]
 
 
-def prepare(request: Request, output: CacheOutput | None, source: Source, *, workers: int | None) -> Prepared:
-    """Load the backbone and put what may run it into order: for `output`, or for none.
-
-    Raises BackboneError, WeightsError, DeviceError and UsageError.
-    """
-    model = load_backbone(
+def load(request: Request) -> Backbone:
+    """The backbone that is asked for. Raises BackboneError, WeightsError and UsageError."""
+    return load_backbone(
         request.backbone,
         weights=request.weights,
         layer=request.layer,
@@ -82,6 +79,16 @@ def prepare(request: Request, output: CacheOutput | None, source: Source, *, wor
         views=request.views,
         augment=request.augment,
     )
+
+
+def prepare(
+    request: Request, output: CacheOutput | None, source: Source, *, workers: int | None, model: Backbone | None = None
+) -> Prepared:
+    """Load the backbone and put what may run it into order: for `output`, or for none.
+
+    model: the backbone, where it is loaded already. Raises BackboneError, WeightsError, DeviceError and UsageError.
+    """
+    model = model or load(request)
     asked = Asked(request.engine, request.precision, request.device, request.batch_size, request.compile, request.dtype)
     return prepared_for(model, asked, output, source, workers=workers)
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from precompute.cache import Cache
 from precompute.errors import SampleError
 from precompute.extraction.matching import positions
-from precompute.inputs.images.formats import IMAGES
+from precompute.inputs.kinds import files_of, modality_of_spec
 from precompute.sources.base import Reading, Source
 from precompute.sources.registry import open_source
 from precompute.system import cores
@@ -49,9 +49,9 @@ def compare_source(
     """Read every file of `source` that `cache` has a row for and compare its SHA-256 with the row's.
 
     Size and modification time are not looked at. `progress` is called with a number of rows. source, root, columns: see
-    `extract`. Raises SourceError where the source is missing or holds no images.
+    `extract`. Raises SourceError where the source is missing or holds no such samples.
     """
-    samples = open_source(source, IMAGES, reading=Reading.of(root, columns))
+    samples = open_source(source, files_of(modality_of_spec(cache.spec)), reading=Reading.of(root, columns))
     digests = cache.column("samples/digest")
     ids = cache.column("samples/id")
     rows = positions(samples.table.ids, ids)

@@ -15,9 +15,11 @@ from precompute.errors import UsageError
 from precompute.extraction.output import is_hdf5
 from precompute.finetuning.device import device_of
 from precompute.inputs.images.formats import IMAGES
+from precompute.inputs.kinds import check_images
 from precompute.sources.base import Reading
 from precompute.sources.registry import open_source
 
+CUTTING = "Cuts are proposed for networks of"
 STORED = ("--dtype", "float16")
 """Half of what fp32 on a CPU would store; the bytes that are shown."""
 
@@ -83,9 +85,11 @@ def cut_costs(
             hint="Name the images that it was made of, and the backbone: fine-tune SOURCE -b NAME --cut auto.",
         )
     device = device_of(device)
+    check_images(backbone, CUTTING)
     reading = Reading.of(root, columns, ())
     samples = len(open_source(source, IMAGES, reading=reading, alone=False))
     model = load_backbone(backbone, weights=weights or "DEFAULT", transform=transform)
+    check_images(backbone, CUTTING, model.preprocess.modality)
     crossings = Crossings.of(model)
     proposals = propose(model, crossings=crossings)
     prices = price(model, proposals, samples=samples, batch_size=batch_size, device=device, crossings=crossings)

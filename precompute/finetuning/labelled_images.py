@@ -29,6 +29,7 @@ from precompute.inputs.base import Preprocess
 from precompute.inputs.images.augmentation import Augmentation, augment_names
 from precompute.inputs.images.formats import IMAGES
 from precompute.inputs.images.preprocess import ImagePreprocess
+from precompute.inputs.kinds import check_images
 from precompute.sources.base import Reading, Source
 from precompute.sources.registry import open_source
 
@@ -42,6 +43,8 @@ AUGMENT = ("crop", "flip")
 NOTHING = "none"  # --augment none
 PRECISION, STORAGE = "fp32", "float32"  # of activations that are computed and not stored
 SHOWN = 3  # ids that an error names
+
+FINE_TUNING = "A network is trained from"
 
 
 @dataclass(frozen=True)
@@ -88,9 +91,11 @@ def open_images(
     Raises what `extract` and `load_backbone` raise; CacheKeyError and CacheError where the features are of another
     network or other images.
     """
+    check_images(backbone, FINE_TUNING)
     samples = open_samples(source, options.root, options.columns, options.keep)
     given: dict[str, Any] = {"weights": weights or "DEFAULT", "transform": dict(options.transform or {})}
     plain = load_backbone(backbone, **given)
+    check_images(backbone, FINE_TUNING, plain.preprocess.modality)
     cut = load_backbone(backbone, **given, layer=options.freeze_to or INPUT, pooling="none")
     if options.freeze_to is not None:
         Crossings.of(cut).place_of(options.freeze_to)  # before the features, not after them

@@ -1,5 +1,8 @@
 """What preprocessing is: the bytes of one sample become tensors of a fixed shape, then the network's input.
 
+Samples of different lengths, such as texts, are padded to one of a few shapes (`Preprocess.examples`). A batch holds
+samples of one of them, so a row depends on its sample alone: not on its neighbours, nor on how many there are.
+
 A new kind of input is one package beside this file: a subclass of `Preprocess`. A factory of the user's own may return
 one beside its network.
 """
@@ -8,13 +11,42 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from precompute.errors import UsageError
+
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
     from torch import nn
 
     Tensors = tuple[torch.Tensor, ...]
+
+Shape = tuple[tuple[int, ...], ...]
+"""The shape of each tensor of a sample."""
+
+MOST_SHAPES = 16
+"""Of one preprocessing: for each there is memory for some batches, and with some engines a compiled network."""
+
+
+def shape_of(tensors: Tensors, *, batched: bool = False) -> Shape:
+    """Which of the shapes of its preprocessing a sample has, or each sample of a batch."""
+    return tuple(tuple(one.shape[batched:]) for one in tensors)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the network is run on for one sample.
+
+    tensors: its inputs in order, in the shapes and dtypes of `example` · weights: what each counts in
+    `Preprocess.merge`; None where the inputs are the sample's views, and so are their features.
+    """
+
+    tensors: tuple[Tensors, ...]
+    weights: tuple[float, ...] | None = None
 
 
 class Preprocess(ABC):
@@ -26,6 +58,8 @@ class Preprocess(ABC):
 
     modality: str
     views: int = 1
+    merges: bool = False
+    """Whether a sample may be several inputs of the network, whose features `merge` makes one of."""
 
     @abstractmethod
     def spec(self) -> dict[str, Any]:
@@ -33,7 +67,9 @@ class Preprocess(ABC):
 
     @abstractmethod
     def host(self, raw: bytes, view: int = 0) -> Tensors:
-        """The tensors of one sample, in the shapes and dtypes of `example`; called from several threads at once.
+        """The tensors of one sample, in the shapes and dtypes of one of `examples`, the same for all of its views.
+
+        Called from several threads at once.
 
         Raises SampleError with the reason why these bytes are no sample.
         """
@@ -46,6 +82,26 @@ class Preprocess(ABC):
         del digest
         return tuple(self.host(raw, view) for view in range(self.views))
 
+    def inputs(self, raw: bytes, digest: bytes | None = None) -> Inputs:
+        """What the network is run on for one sample: its views, or as many inputs as it takes (windows of a clip)."""
+        return Inputs(self.all_views(raw, digest))
+
+    def merge(self, features: NDArray[np.float32], weights: Sequence[float]) -> NDArray[np.float32]:
+        """Features (n, *shape) of the inputs of one sample -> its own, (*shape), or (views, *shape) for several views.
+
+        For preprocessing that `merges`, whose `inputs` have weights. A function of its arguments alone, each value of
+        the result of those at its place, or of all of them in no order.
+        """
+        del features, weights
+        raise NotImplementedError(f"{type(self).__name__} does not merge")
+
+    def with_options(self, options: Mapping[str, Any]) -> Preprocess:
+        """The same with some settings changed, by the names that `extract` has for them. Raises UsageError."""
+        raise UsageError(
+            f"The factory has a preprocessing of its own, so {', '.join(options)} cannot be set.",
+            hint="Leave these options out.",
+        )
+
     def augment_spec(self) -> dict[str, Any] | None:
         """JSON-ready: what makes the views but the first, part of the key; None where `spec` says it."""
         return None
@@ -57,6 +113,13 @@ class Preprocess(ABC):
     @abstractmethod
     def example(self) -> Tensors:
         """What `host` gives for one sample, with any values: it says shapes and dtypes."""
+
+    def examples(self) -> tuple[Tensors, ...]:
+        """One for each of the shapes that samples come in, at most MOST_SHAPES; the values need not differ.
+
+        The network must make features of the same shape of all of them.
+        """
+        return (self.example(),)
 
     @abstractmethod
     def device(self) -> nn.Module:
@@ -80,8 +143,14 @@ class PlainView(Preprocess):
     def host(self, raw: bytes, view: int = 0) -> Tensors:
         return self._whole.host(raw, view)
 
+    def inputs(self, raw: bytes, digest: bytes | None = None) -> Inputs:
+        return Inputs((self._whole.host(raw),))
+
     def example(self) -> Tensors:
         return self._whole.example()
+
+    def examples(self) -> tuple[Tensors, ...]:
+        return self._whole.examples()
 
     def device(self) -> nn.Module:
         return self._whole.device()

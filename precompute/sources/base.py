@@ -55,7 +55,7 @@ class FileKind:
 
     single, plural, formats: for messages, such as "an image", "images" and "JPEG or PNG" · extensions: in lower case,
     with the dot; a file that has one is a sample whatever it holds · recognises: whether the first `head_bytes` of
-    another file are those of a sample.
+    another file are those of a sample; with none the name decides alone.
     """
 
     single: str

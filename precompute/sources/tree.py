@@ -208,6 +208,8 @@ def _extension(name: bytes) -> bytes:
 
 
 def _sniff(path: bytes, kind: FileKind) -> bool:
+    if not kind.head_bytes:
+        return False
     # Not blocking: the entry was a file a moment ago, but may be a FIFO by now.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from precompute.backbones.families.registry import PREFIXES, TINY, family_of, prefix_of
+from precompute.backbones.families.registry import EMBEDDED, PREFIXES, family_of, prefix_of
 from precompute.errors import PrecomputeError
 
 TORCHVISION = (
@@ -25,7 +25,7 @@ TORCHVISION = (
 def completions(begun: str) -> list[str]:
     """The names that begin with `begun`, and the prefixes of families; names behind a prefix once it is typed."""
     if not prefix_of(begun):
-        return [name for name in (TINY, *TORCHVISION, *(f"{one}:" for one in PREFIXES)) if name.startswith(begun)]
+        return [name for name in (*EMBEDDED, *TORCHVISION, *(f"{one}:" for one in PREFIXES)) if name.startswith(begun)]
     try:
         return [name for name in family_of(begun).names() if name.startswith(begun)]
     except PrecomputeError:  # its library is not installed

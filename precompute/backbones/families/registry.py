@@ -1,6 +1,6 @@
 """Which family a name belongs to, by its form alone; a family's file is imported when a name of it is used.
 
-A new family is one file beside this one, with a `FAMILY`, and one line in PREFIXES. Nothing here imports torch.
+A new family is one file beside this one, with a `FAMILY`, and one line in PREFIXES or EMBEDDED. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ if TYPE_CHECKING:
 
     from precompute.backbones.families.base import Family
 
-TINY = "tiny"
+TINY, MEL_STATISTICS, RESEMBLYZER = "tiny", "mel-statistics", "resemblyzer"
 HERE = "precompute.backbones.families"
 
 PREFIXES: dict[str, str] = {"timm": "timm"}
 """`PREFIX:...` -> the module of its family. What has a colon and none of these in front of it is a factory."""
+
+EMBEDDED = {TINY: "tiny", MEL_STATISTICS: "sound", RESEMBLYZER: "sound"}
+"""Names without a colon that are no torchvision's -> the module of their family."""
 
 BARE = ("tiny", "torchvision")
 """Modules of the families whose names have no colon, in the order in which they are listed."""
@@ -42,7 +45,7 @@ def family_of(name: str) -> Family:
         return _family(PREFIXES[prefix])
     if is_factory(name):
         return _family("factory")
-    return _family("tiny" if name == TINY else "torchvision")
+    return _family(EMBEDDED.get(name, "torchvision"))
 
 
 def packages_of(name: str) -> tuple[str, ...]:
@@ -51,8 +54,13 @@ def packages_of(name: str) -> tuple[str, ...]:
 
 
 def names() -> list[str]:
-    """The backbones that have names without a prefix: `tiny` and every torchvision classification model."""
+    """Those for images whose names have no prefix: `tiny` and every torchvision classification model."""
     return [name for module in BARE for name in _family(module).names()]
+
+
+def listed() -> list[str]:
+    """All names without a prefix, those for images first."""
+    return [*names(), *(name for name in EMBEDDED if name != TINY)]
 
 
 def build(name: str, *, seed: int | None) -> nn.Module:

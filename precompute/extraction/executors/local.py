@@ -14,6 +14,7 @@ from precompute.engines.base import Engine, Features
 from precompute.extraction.executors.base import Executor, Work
 from precompute.extraction.pipeline import Block, Claim, decoded_blocks
 from precompute.extraction.timing import StageClock
+from precompute.inputs.base import Preprocess
 from precompute.system import cores
 
 
@@ -21,7 +22,7 @@ class LocalExecutor(Executor):
     """workers: threads that read and decode, by default one for each core.
 
     Blocks come in the order of `Source.order`, a full batch at a time. At most two batches of decoded samples wait in
-    memory beside those in the engine.
+    memory beside those in the engine, and where samples have several shapes one more of each of the others.
     """
 
     def __init__(self, workers: int | None = None) -> None:
@@ -40,7 +41,7 @@ class LocalExecutor(Executor):
         engine, preprocess = work.decision.engine, work.backbone.preprocess
         clock, stop = clock or StageClock(), stop or (lambda: False)
         clock.workers = self.workers
-        passes = _Passes(engine, clock, keep)
+        passes = _Passes(engine, clock, keep, preprocess)
         decoded = decoded_blocks(work.source, rows, engine.batch_size, preprocess, self.workers, claim, clock, stop)
         stopped = False
         try:
@@ -65,8 +66,10 @@ class LocalExecutor(Executor):
 class _Passes:
     """The forward passes of blocks, with as many under way as the engine takes."""
 
-    def __init__(self, engine: Engine, clock: StageClock, keep: Callable[[int], bool] | None) -> None:
-        self._engine, self._clock = engine, clock
+    def __init__(
+        self, engine: Engine, clock: StageClock, keep: Callable[[int], bool] | None, preprocess: Preprocess
+    ) -> None:
+        self._engine, self._clock, self._preprocess = engine, clock, preprocess
         self._keep = keep
         self._under_way: deque[tuple[Block, int, bool]] = deque()  # with its views, and whether it is the block's last
         self._parts: list[Features] = []  # of the block whose passes come out
@@ -109,9 +112,22 @@ class _Passes:
         if not last:
             return
         if block.decoded:
-            block.features = tuple(_by_sample(tap, views) for tap in zip(*self._parts, strict=True))
+            taps = zip(*self._parts, strict=True)
+            if self._preprocess.merges:
+                block.features = tuple(self._merged(tap, block) for tap in taps)
+            else:
+                block.features = tuple(_by_sample(tap, views) for tap in taps)
         self._parts = []
         yield block
+
+    def _merged(self, parts: Sequence[NDArray[np.float32]], block: Block) -> NDArray[np.float32]:
+        """The features of several passes, (inputs, *shape), as one row for each sample of the block."""
+        whole, rows, start = np.concatenate(parts), list[NDArray[np.float32]](), 0
+        for item in block.decoded:
+            weights = item.weights or ()
+            rows.append(self._preprocess.merge(whole[start : start + len(weights)], weights))
+            start += len(weights)
+        return np.stack(rows)
 
 
 def _by_sample(parts: Sequence[NDArray[np.float32]], views: int) -> NDArray[np.float32]:

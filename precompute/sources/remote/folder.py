@@ -155,6 +155,8 @@ class _Listing:
     def _looked_into(self, unknown: tuple[str, Object]) -> bool | str:
         """Whether it begins like a sample; why that cannot be found out."""
         kind = self.found.kind
+        if not kind.head_bytes:
+            return False
         try:
             return kind.recognises(self.store.read(unknown[1].key, 0, kind.head_bytes)[0])
         except (FileNotFoundError, PermissionError) as error:

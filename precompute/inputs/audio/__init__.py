@@ -1,0 +1,1 @@
+"""Sound: `preprocess` (the whole), `decode`, `formats`, `windows`, `mel`."""

@@ -1,0 +1,1 @@
+"""Text as an input: UTF-8 bytes become tensors."""
