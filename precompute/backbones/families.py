@@ -12,6 +12,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torchvision.models import get_model, get_model_weights, list_models
 
+from precompute.backbones.ngram_hash import NGRAM_HASH
 from precompute.errors import BackboneError
 from precompute.inputs.base import Preprocess
 from precompute.system.code import current_folder_importable, is_code, load_attribute
@@ -32,9 +33,10 @@ def is_factory(name: str) -> bool:
 
 def check_name(name: str) -> None:
     """Raise BackboneError, with close matches, where `name` is no backbone."""
-    if is_factory(name) or name in names():
+    known = [*names(), NGRAM_HASH]
+    if is_factory(name) or name in known:
         return
-    close = difflib.get_close_matches(name.lower(), names(), n=5, cutoff=0.5)
+    close = difflib.get_close_matches(name.lower(), known, n=5, cutoff=0.5)
     also = f" Close: {', '.join(close)}." if close else ""
     raise BackboneError(
         f"Unknown backbone {name!r}.{also}",

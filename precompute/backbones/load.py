@@ -15,6 +15,7 @@ from precompute.backbones import checkpoints, families, layers, weights
 from precompute.backbones.families import TINY
 from precompute.backbones.layers import Tap
 from precompute.backbones.layout import BATCH
+from precompute.backbones.ngram_hash import NGRAM_HASH, Unchanged
 from precompute.backbones.whole import WholeNetwork, network_input
 from precompute.errors import BackboneError, UsageError, WeightsError
 from precompute.inputs.base import MOST_SHAPES, Preprocess, shape_of
@@ -22,6 +23,7 @@ from precompute.inputs.images.augmentation import Augmentation, augment_names, c
 from precompute.inputs.images.preprocess import ImagePreprocess
 from precompute.inputs.images.transform import Transform
 from precompute.inputs.kinds import files_of, transform_spec
+from precompute.inputs.text.ngrams import NgramPreprocess
 
 POOLINGS = ("auto", *layers.POOLINGS)
 MAX_LAYERS = 64  # of one file
@@ -54,6 +56,11 @@ class Backbone:
     def is_code(self) -> bool:
         """Whether it is code of the user's own, which may change."""
         return families.is_factory(self.name)
+
+    @property
+    def exact(self) -> bool:
+        """Whether there is nothing to compute that another engine or precision would be faster at."""
+        return self.name == NGRAM_HASH
 
     @property
     def unit(self) -> str:
@@ -109,8 +116,8 @@ def load_backbone(
 ) -> Backbone:
     """The backbone `name`, with weights, cut at one layer or several.
 
-    name: `tiny`, a torchvision classification model, or `package.module:factory`; a factory returns a module, or a
-    pair of it and its `Preprocess`.
+    name: `tiny`, a torchvision classification model, `ngram-hash` for texts, or `package.module:factory`; a factory
+    returns a module, or a pair of it and its `Preprocess`.
     weights: an entry such as DEFAULT or IMAGENET1K_V1, `random` or `random:SEED`, or the path of a state dict. For a
     factory DEFAULT means the weights it returns.
     layer: any node of torchvision's get_graph_node_names, `output`, or `input` for what enters the network; by default
@@ -217,7 +224,7 @@ def _preprocess(loaded: _Loaded, transform: Mapping[str, Any] | None) -> Preproc
         return ImagePreprocess(replace(loaded.base, **transform) if transform else loaded.base)
     if transform:
         raise UsageError(
-            f"The factory has a preprocessing of its own, so {', '.join(transform)} cannot be set.",
+            f"The backbone has a preprocessing of its own, so {', '.join(transform)} cannot be set.",
             hint="Leave these options out.",
         )
     return loaded.base
@@ -227,7 +234,7 @@ def _with_views(preprocess: Preprocess, views: int, steps: Sequence[str]) -> Pre
     if isinstance(preprocess, ImagePreprocess):
         return replace(preprocess, views=views, augmentation=Augmentation.of(steps))
     raise UsageError(
-        "The factory has a preprocessing of its own, which makes its own views.",
+        "The backbone has a preprocessing of its own, which makes its own views.",
         hint="Leave --views and --augment out; its Preprocess says how many `views` it makes.",
     )
 
@@ -249,6 +256,8 @@ class _Loaded:
 
 
 def _with_weights(name: str, choice: str) -> _Loaded:
+    if name == NGRAM_HASH:
+        return _ngram_hash(choice)
     base, origin = _own_transform(name)
     word, _, seed = choice.partition(":")
     if word == "random":
@@ -285,6 +294,12 @@ def _with_weights(name: str, choice: str) -> _Loaded:
     return _Loaded(model, source, own or base, (*about, *notes), file)
 
 
+def _ngram_hash(choice: str) -> _Loaded:
+    if choice != "DEFAULT":
+        raise WeightsError(f"{NGRAM_HASH} has no weights, so there are none to choose.", hint="Leave --weights out.")
+    return _Loaded(Unchanged().eval(), {"kind": "embedded"}, NgramPreprocess())
+
+
 def _random(name: str, seed: str) -> tuple[nn.Module, dict[str, Any]]:
     if families.is_factory(name):
         raise WeightsError(f"{name} decides about its own weights.", hint="Let the factory return random weights.")
@@ -316,6 +331,8 @@ def _choose_layer(name: str, model: nn.Module) -> tuple[str, str, tuple[str, ...
     try:
         layer, pooling, _ = layers.default_layer(model)
     except BackboneError as error:
+        if name == NGRAM_HASH:
+            return layers.OUTPUT, "none", ()
         if not families.is_factory(name):
             raise
         return layers.OUTPUT, "none", (f"the output of {name} is the feature: {error.message}",)

@@ -73,7 +73,10 @@ transform_options = _decorators(
 
 computation = _decorators(
     click.option(
-        "-b", "--backbone", required=True, help="tiny, a torchvision classification model, or package.module:factory."
+        "-b",
+        "--backbone",
+        required=True,
+        help="tiny, a torchvision classification model, ngram-hash for texts, or package.module:factory.",
     ),
     click.option(
         "--weights", default="DEFAULT", show_default=True, help="Entry, `random[:SEED]`, or a .pth/.safetensors file."
@@ -167,6 +170,11 @@ source_options = _decorators(
         "--path-column",
         metavar="NAME",
         help="Column of a table with the paths, or of a data set with the images.  [default: path; image]",
+    ),
+    click.option(
+        "--text-column",
+        metavar="NAME",
+        help="Column of a table with the texts themselves, for backbones that take texts.  [default: text]",
     ),
     click.option("--id-column", metavar="NAME", help="With the ids.  [default: in a table id, else the paths]"),
     click.option(
