@@ -62,6 +62,11 @@ class Backbone:
         return family_of(self.name)
 
     @property
+    def exact(self) -> bool:
+        """Whether there is nothing to compute that another engine or precision would be faster at."""
+        return self.family.exact
+
+    @property
     def unit(self) -> str:
         """What messages call the samples that it takes: images, texts or clips."""
         return files_of(self.preprocess.modality).plural
@@ -255,7 +260,7 @@ def _with_views(preprocess: Preprocess, views: int, steps: Sequence[str]) -> Pre
     if isinstance(preprocess, ImagePreprocess):
         return replace(preprocess, views=views, augmentation=Augmentation.of(steps))
     raise UsageError(
-        "The factory has a preprocessing of its own, which makes its own views.",
+        "The backbone has a preprocessing of its own, which makes its own views.",
         hint="Leave --views and --augment out; its Preprocess says how many `views` it makes.",
     )
 

@@ -88,7 +88,8 @@ computation = _decorators(
         "--backbone",
         required=True,
         shell_complete=complete_backbone,
-        help="tiny, a torchvision classification model, timm:NAME[.TAG] or timm:FOLDER, or package.module:factory.",
+        help="tiny, a torchvision classification model, timm:NAME[.TAG] or timm:FOLDER, ngram-hash for texts, "
+        "mel-statistics for clips, or package.module:factory.",
     ),
     click.option(
         "--weights", default="DEFAULT", show_default=True, help="Entry, `random[:SEED]`, or a .pth/.safetensors file."
@@ -182,6 +183,11 @@ source_options = _decorators(
         "--path-column",
         metavar="NAME",
         help="Column of a table with the paths, or of a data set with the images.  [default: path; image]",
+    ),
+    click.option(
+        "--text-column",
+        metavar="NAME",
+        help="Column of a table with the texts themselves, for backbones that take texts.  [default: text]",
     ),
     click.option("--id-column", metavar="NAME", help="With the ids.  [default: in a table id, else the paths]"),
     click.option(

@@ -45,7 +45,7 @@ def backbones(pattern: str | None, layers: bool, as_json: bool) -> None:
         (
             entry.name,
             "-" if entry.width is None else entry.width,
-            entry.input_size,
+            entry.modality if entry.input_size is None else entry.input_size,
             "-" if entry.params is None else f"{entry.params / 1e6:.1f}",
             "-" if entry.gflops is None else f"{entry.gflops:.2f}",
             "-" if entry.accuracy is None else f"{entry.accuracy:.1f}",

@@ -39,14 +39,14 @@ if TYPE_CHECKING:
     type=click.Choice(["skip", "stop"]),
     default="skip",
     show_default=True,
-    help="What a broken image does.",
+    help="What a broken sample does.",
 )
-@click.option("--limit", type=int, help="Only the first N images, by id.")
+@click.option("--limit", type=int, help="Only the first N samples, by id.")
 @shard_option
 @click.option("--reuse", multiple=True, type=click.Path(), help="Copy rows of this feature file too; may be repeated.")
-@click.option("--allow-skipped", is_flag=True, help="Exit with 0 also where images were skipped.")
+@click.option("--allow-skipped", is_flag=True, help="Exit with 0 also where samples were skipped.")
 @click.option(
-    "--overwrite", is_flag=True, help="Replace an output of other settings, of other images, or of another kind."
+    "--overwrite", is_flag=True, help="Replace an output of other settings, of other samples, or of another kind."
 )
 @click.option(
     "--dry-run", is_flag=True, help="Say what would be reused, read and dropped, and the disk needed; no more."
@@ -86,7 +86,7 @@ def extract(
       precompute extract photos -b mypackage.models:make_net --resize 128 --crop 128 -o mine.h5
 
     \b
-    Exit status: 0 done, 3 done but some images were skipped (0 with --allow-skipped), 129/130/143 stopped and
+    Exit status: 0 done, 3 done but some samples were skipped (0 with --allow-skipped), 129/130/143 stopped and
     resumable.
     """
     from precompute.extraction.extract import extract as run
@@ -96,7 +96,7 @@ def extract(
 
         def show(progress: Progress) -> None:
             stop.batches_begin()
-            extra = f"{progress.rate:.1f} images/s, {duration(progress.remaining)} left"
+            extra = f"{progress.rate:.1f} {progress.unit}/s, {duration(progress.remaining)} left"
             draw(progress.done, progress.total, extra + (f", {progress.failures} failed" if progress.failures else ""))
 
         result = run(source, output, progress=show, stop=stop, **options)
@@ -118,7 +118,7 @@ def _plan(result: Extraction) -> None:
             ("cache", result.path),
             ("samples", f"{result.rows:,} {_labels(result)}{_splits(result)}"),
             ("reuse", f"{result.reused:,} rows unopened"),
-            ("read", f"{result.to_read:,} images, computed unless their bytes are known"),
+            ("read", f"{result.to_read:,} {result.unit}, computed unless their bytes are known"),
             ("views", f"{result.views} of each image" if result.views > 1 else None),
             ("drop", f"{result.dropped:,} rows no longer listed"),
             ("disk needed", f"{result.bytes:,} bytes, {free:,} are free"),
@@ -149,7 +149,7 @@ def _summary(result: Extraction) -> None:
             ("compared", result.audit.words if result.audit else None),
             ("time spent", result.stages.words.replace("; ", "\n") if result.stages and result.computed else None),
             ("reused", f"{result.reused:,} rows unopened" if result.reused else None),
-            ("copied", f"{result.copied:,} rows of images seen before" if result.copied else None),
+            ("copied", f"{result.copied:,} rows of {result.unit} seen before" if result.copied else None),
             ("dropped", f"{result.dropped:,} rows no longer listed" if result.dropped else None),
             ("skipped", f"{failed:,} ({_reasons(result)})" if failed else None),
             ("size", f"{result.bytes:,} bytes"),
@@ -163,8 +163,8 @@ def _time(result: Extraction) -> str:
     words = f"{duration(result.seconds)} ({result.seconds:.1f} s"
     if result.computed and result.forward_seconds:
         words += (
-            f", {result.computed / result.seconds:.1f} images/s in all: {result.start_seconds:.1f} s to start, "
-            f"then {result.computed / result.forward_seconds:.1f} images/s"
+            f", {result.computed / result.seconds:.1f} {result.unit}/s in all: {result.start_seconds:.1f} s to start, "
+            f"then {result.computed / result.forward_seconds:.1f} {result.unit}/s"
         )
     return f"{words})"
 
@@ -175,7 +175,7 @@ def _engine(result: Extraction) -> str:
 
 
 def _computed(result: Extraction) -> str:
-    images = f"{result.computed:,} images"
+    images = f"{result.computed:,} {result.unit}"
     return images if result.views == 1 else f"{images} in {result.views} views each, {result.passes:,} forward passes,"
 
 

@@ -51,17 +51,19 @@ def plan(ctx: click.Context, /, source: str, output: str | None, as_json: bool, 
 def _tell(found: Forecast) -> None:
     for line in found.warnings:
         note(f"Warning: {line}")
-    basis = f"{found.rate:,.1f} images/s, measured on {found.measured:,} of them in {found.measured_seconds:.1f} s"
+    basis = (
+        f"{found.rate:,.1f} {found.unit}/s, measured on {found.measured:,} of them in {found.measured_seconds:.1f} s"
+    )
     gigabyte = 2**30
     print_pairs(
         None,
         [
-            ("images", f"{found.images:,}, {found.to_read:,} of them to be read"),
+            (found.unit, f"{found.images:,}, {found.to_read:,} of them to be read"),
             ("unreadable", f"{found.failed:,} of those looked at" if found.failed else None),
             ("features", layer_lines(found.layers, found.dtype, found.views)),
             (
                 "views",
-                f"{found.views} of each image: {found.passes:,} forward passes at most" if found.views > 1 else None,
+                f"{found.views} of each of them: {found.passes:,} forward passes at most" if found.views > 1 else None,
             ),
             ("engine", f"{found.engine} on {found.device} in {found.precision}, {found.batch_size} at a time"),
             ("chosen", found.why.replace("; ", "\n") or None),

@@ -111,7 +111,7 @@ def _repair(cache: str, source: str, trusted: dict[str, Any], read_as: dict[str,
 
         def show(progress: Progress) -> None:
             stop.batches_begin()
-            draw(progress.done, progress.total, f"{progress.rate:.1f} images/s")
+            draw(progress.done, progress.total, f"{progress.rate:.1f} {progress.unit}/s")
 
         mended = run(cache, source, progress=show, stop=stop, **trusted, **read_as)
     finished(cache)

@@ -33,7 +33,7 @@ class Audited:
     """What the audit of a run found.
 
     images: compared with fp32 torch · worst, median: of their cosines · below: ids of those below LEAST_COSINE, the
-    worst first, and how many there are · seconds: what it took.
+    worst first, and how many there are · seconds: what it took · unit: what the samples are called.
     """
 
     images: int
@@ -42,12 +42,14 @@ class Audited:
     below: int
     named: tuple[str, ...]
     seconds: float
+    unit: str = "images"
 
     @property
     def words(self) -> str:
         """One line for the summary."""
         return (
-            f"{self.images} image{'s' if self.images > 1 else ''} also ran in fp32 torch ({self.seconds:.1f} s): "
+            f"{self.images} {self.unit if self.images > 1 else self.unit.removesuffix('s')} also ran in fp32 torch "
+            f"({self.seconds:.1f} s): "
             f"cosine at worst {self.worst:.5f}, median {self.median:.5f}"
         )
 
@@ -58,8 +60,8 @@ class Audited:
             return None
         more = ", ..." if self.below > len(self.named) else ""
         return (
-            f"{self.below} of {self.images} images compared during the run have a cosine below {LEAST_COSINE} to fp32, "
-            f"at worst {self.worst:.5f}: {', '.join(self.named)}{more}. Where that matters, extract again with "
+            f"{self.below} of {self.images} {self.unit} compared during the run have a cosine below {LEAST_COSINE} to "
+            f"fp32, at worst {self.worst:.5f}: {', '.join(self.named)}{more}. Where that matters, extract again with "
             "--precision fp32, to another output or with --overwrite."
         )
 
@@ -128,9 +130,8 @@ class EngineAudit:
         ranked = sorted(self._cosines)
         below = [name for value, name in ranked if value < LEAST_COSINE]
         values = [value for value, _ in ranked]
-        return Audited(
-            len(values), values[0], float(np.median(values)), len(below), tuple(below[:NAMED]), self._seconds
-        )
+        median, named = float(np.median(values)), tuple(below[:NAMED])
+        return Audited(len(values), values[0], median, len(below), named, self._seconds, self._model.unit)
 
     def _look(self, least: int) -> None:
         """Compare what waits, a few at a time, from so many on; together they take less time."""

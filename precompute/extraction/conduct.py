@@ -16,17 +16,21 @@ ON_ERROR = ("skip", "stop")
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is. done and total count samples; computed counts forward passes; seconds since they began."""
+    """How far a run is. done and total count samples; computed counts forward passes; seconds since they began.
+
+    unit: what the samples are called.
+    """
 
     done: int
     total: int
     computed: int
     failures: int
     seconds: float
+    unit: str = "images"
 
     @property
     def rate(self) -> float:
-        """Images through the backbone each second."""
+        """Samples through the backbone each second."""
         return self.computed / self.seconds if self.seconds > 0 else 0.0
 
     @property

@@ -44,7 +44,8 @@ class Forecast:
     second, with all of their views · measured, measured_seconds: what the rate stands on · start_seconds: to load and
     to prove the engine ·
     memory: bytes of RAM at most, so far as measured · device_memory: bytes on the GPU, 0 without one ·
-    stages: where the time went (see `Stages`) · failed: images that could not be read among those measured.
+    stages: where the time went (see `Stages`) · failed: images that could not be read among those measured · unit: what
+    the samples are called where they are no images.
     """
 
     images: int
@@ -68,6 +69,7 @@ class Forecast:
     stages: str
     warnings: tuple[str, ...]
     views: int = 1
+    unit: str = "images"
 
     @property
     def passes(self) -> int:
@@ -156,7 +158,7 @@ def forecast(
         stages = clock.stages()
     if failed == sum(counts):
         raise SourceError(
-            f"None of the {failed} images looked at can be read.",
+            f"None of the {failed} {model.unit} looked at can be read.",
             hint="Check the source, or extract to see each reason.",
         )
     # The first block waits for the first images and for the engine's first pass: that is counted once, as start.
@@ -184,4 +186,5 @@ def forecast(
         stages=stages.words,
         warnings=tuple(decision.warnings),
         views=model.preprocess.views,
+        unit=model.unit,
     )

@@ -75,7 +75,8 @@ def repair(
                 hint="Extract again to another output.",
             )
         samples = _samples_of(old, source, found, Reading.of(root, columns))
-        done = Run(Settings(shapes, spec["storage"], model.notes, views=model.preprocess.views), Outcome(), old)
+        settings = Settings(shapes, spec["storage"], model.notes, views=model.preprocess.views, unit=model.unit)
+        done = Run(settings, Outcome(), old)
         if not found.whole:
             olds = open_olds(output, spec)
             plan = make_plan(samples, output, olds)

@@ -28,7 +28,7 @@ class Settings:
     """What the rows of a file are made with.
 
     layers: the shape of one row of each · dtype: of the features · ran: the fields of `EngineChoice` · key, bytes: of
-    the finished file, in a dry run, which makes none · views: of each sample.
+    the finished file, in a dry run, which makes none · views: of each sample · unit: what samples are called.
     """
 
     layers: Mapping[str, tuple[int, ...]]
@@ -38,6 +38,7 @@ class Settings:
     key: str = ""
     bytes: int = 0
     views: int = 1
+    unit: str = "images"
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ class Run:
 class Extraction:
     """What a run did.
 
-    layers: the shape of one row of each · ignored: lines on what was in the source and is no sample ·
+    unit: what the samples are called, such as "texts" · layers: the shape of one row of each · ignored: lines on what was
+    in the source and is no sample ·
     rows: samples in the file · views: of each · computed: samples through the backbone · passes: forward passes, one
     for each of their views · reused: rows taken from an older file unopened ·
     copied: rows whose bytes were already known (duplicates, moved files) · dropped: rows that left ·
@@ -109,6 +111,7 @@ class Extraction:
     forward_seconds: float
     bytes: int
     views: int = 1
+    unit: str = "images"
 
     @property
     def passes(self) -> int:
@@ -150,6 +153,7 @@ def summary(path: str, source: Source, run: Run, *, earlier: bool = True, began:
         splits={name: count for name, count in zip(SPLITS, counts, strict=True) if count},
         **settings.ran,
         views=settings.views,
+        unit=settings.unit,
         **{
             **{one.name: getattr(outcome, one.name) for one in fields(outcome)},
             "failed": _named(cache, outcome.failed) if earlier else outcome.failed,

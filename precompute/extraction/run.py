@@ -46,6 +46,7 @@ class Job:
             notes=prepared.model.notes,
             ran=asdict(prepared.choice),
             views=prepared.model.preprocess.views,
+            unit=prepared.model.unit,
         )
 
 
@@ -140,7 +141,7 @@ def _fill(rows: RowRun, missing: NDArray[np.int64], conduct: Conduct) -> Outcome
         failed.extend(step.failed[: max(0, FAILURES_NAMED - len(failed))])
         seconds = time.monotonic() - began
         if conduct.progress is not None:
-            conduct.progress(Progress(done, total, computed, failures, seconds))
+            conduct.progress(Progress(done, total, computed, failures, seconds, model.unit))
         ask()
         if step.failed and conduct.on_error == "stop":
             identity, reason, detail = step.failed[0]

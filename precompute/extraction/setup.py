@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -10,7 +11,7 @@ from precompute.backbones.layers import Tap
 from precompute.backbones.load import Backbone, load_backbone
 from precompute.cache import INT8, Layer, channel_axis, storage_dtype
 from precompute.engines.base import EngineChoice
-from precompute.engines.choice import Asked, Candidates, Decision, candidates, choose
+from precompute.engines.choice import EXACT, Asked, Candidates, Decision, candidates, choose
 from precompute.engines.guard import Sample
 from precompute.engines.machine import Machine
 from precompute.errors import UsageError
@@ -97,6 +98,8 @@ def prepared_for(
     model: Backbone, asked: Asked, output: CacheOutput | None, source: Source, *, workers: int | None
 ) -> Prepared:
     """The same for a backbone that is loaded already."""
+    if model.exact and (asked.engine, asked.precision) == ("auto", "auto"):
+        asked = replace(asked, engine=EXACT[0], precision=EXACT[1])
     if asked.dtype == INT8:
         _check_eight_bits(model.name, model.taps)
     begun = None if output is None else begun_with(output, model)

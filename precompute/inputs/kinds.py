@@ -22,7 +22,7 @@ NAMED = (TEXT, AUDIO)
 FORMATS = {IMAGE: ("images", "IMAGES"), TEXT: ("text", "TEXTS"), AUDIO: ("audio", "CLIPS")}
 """Package below this one, and the name of the `FileKind` in its `formats`, which is imported when it is asked for."""
 
-EMBEDDED = {"tiny": IMAGE, "mel-statistics": AUDIO, "resemblyzer": AUDIO}
+EMBEDDED = {"tiny": IMAGE, "ngram-hash": TEXT, "mel-statistics": AUDIO, "resemblyzer": AUDIO}
 """What the backbones inside the package take."""
 
 FAMILIES = {"timm": IMAGE, "open_clip": IMAGE}

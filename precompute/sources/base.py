@@ -55,7 +55,8 @@ class FileKind:
 
     single, plural, formats: for messages, such as "an image", "images" and "JPEG or PNG" · extensions: in lower case,
     with the dot; a file that has one is a sample whatever it holds · recognises: whether the first `head_bytes` of
-    another file are those of a sample; with none the name decides alone.
+    another file are those of a sample; with none the name decides alone · column: of a table that may hold samples
+    themselves in place of paths, "" for none.
     """
 
     single: str
@@ -64,10 +65,11 @@ class FileKind:
     extensions: frozenset[bytes]
     head_bytes: int
     recognises: Callable[[bytes], bool]
+    column: str = ""
 
 
 PARTS = ("path", "id", "label", "split")
-"""What the columns of a table hold."""
+"""What the columns of a table hold. In place of paths there may be texts, in a column `text`."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,8 @@ class Reading:
     """How a source is read, where its kind leaves that open.
 
     root: the folder that paths in a table or list are relative to, by default the one that it lies in · columns: the
-    names of a table's columns by what they hold: "path", "id", "label" and "split"; by default these words · keep:
-    names of further columns that go into the file.
+    names of a table's columns by what they hold: "path", "text", "id", "label" and "split"; by default these words ·
+    keep: names of further columns that go into the file.
     """
 
     root: str | None = None
@@ -88,9 +90,9 @@ class Reading:
         cls, root: str | os.PathLike[str] | None, columns: Mapping[str, str] | None, keep: Sequence[str] = ()
     ) -> Reading:
         """From the arguments of a function. Raises UsageError for what no column holds."""
-        if strange := sorted(set(columns or {}) - {*PARTS}):
+        if strange := sorted(set(columns or {}) - {*PARTS, "text"}):
             raise UsageError(
-                f"columns has names for {', '.join(map(repr, strange))}.", hint=f"It takes {', '.join(PARTS)}."
+                f"columns has names for {', '.join(map(repr, strange))}.", hint=f"It takes {', '.join(PARTS)} and text."
             )
         return cls(None if root is None else os.fspath(root), dict(columns or {}), tuple(keep))
 

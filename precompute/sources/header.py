@@ -19,12 +19,15 @@ class Chosen:
     further: dict[str, int]
 
 
-def choose(header: Sequence[str], reading: Reading, shown: str) -> Chosen:
-    """Where the columns stand that are to be read. Raises SourceError for one that is missing or there twice."""
+def choose(header: Sequence[str], reading: Reading, shown: str, *, sample: str = "path") -> Chosen:
+    """Where the columns stand that are to be read. Raises SourceError for one that is missing or there twice.
+
+    sample: what must be there, the path of a file or the text itself.
+    """
     parts = {}
-    for part in PARTS:
+    for part in (sample, *PARTS[1:]):
         name = reading.columns.get(part, part)
-        if name in header or part == "path" or part in reading.columns:
+        if name in header or part == sample or part in reading.columns:
             hint = f"Name the one that holds the {part} of each sample: --{part}-column NAME."
             parts[part] = _place(header, name, shown, hint)
     further = {}

@@ -43,6 +43,19 @@ def is_paths(samples: Any) -> bool:
     )
 
 
+def is_texts(samples: Any) -> bool:
+    """Whether it is a list of texts, where those are what is asked for: paths of files are then objects of Path."""
+    return isinstance(samples, list | tuple) and bool(samples) and all(isinstance(one, str) for one in samples)
+
+
+def texts_of(
+    texts: Sequence[str], *, ids: Any = None, labels: Any = None, splits: Any = None, name: str = "a list of texts"
+) -> HeldSource:
+    """A source of texts in memory, for `extract`. ids, labels, splits: (n,), see `images_of`; by default numbered."""
+    data = [text.encode("utf-8", "surrogatepass") for text in texts]
+    return encoded_samples(data, Columns(name, len(data), main="texts", ids=ids, labels=labels, splits=splits), name)
+
+
 def source_of(samples: Any) -> Source:
     """The source that `samples` are: an array (n, h, w) or (n, h, w, 3) of uint8; a list of the bytes of image files;
     or anything with a length that gives (image, label) by number, as torch's datasets do, without a transform.
@@ -66,11 +79,16 @@ def encoded_images(
     images: Sequence[bytes], *, ids: Any = None, labels: Any = None, splits: Any = None, name: str = "a list of images"
 ) -> HeldSource:
     """A source of the bytes of image files. ids, labels, splits: (n,), see `images_of`."""
-    table, order = table_of(Columns(name, len(images), ids=ids, labels=labels, splits=splits))
+    return encoded_samples(images, Columns(name, len(images), ids=ids, labels=labels, splits=splits), name)
+
+
+def encoded_samples(samples: Sequence[bytes], columns: Columns, name: str) -> HeldSource:
+    """A source of the bytes of samples, with what is known of them."""
+    table, order = table_of(columns)
     for row, place in enumerate(order.tolist()):
-        table.sizes[row] = len(images[place])
-        table.mtimes[row] = xxhash.xxh3_64_intdigest(images[place]) >> 1
-    return HeldSource(name, table, images.__getitem__, order)
+        table.sizes[row] = len(samples[place])
+        table.mtimes[row] = xxhash.xxh3_64_intdigest(samples[place]) >> 1
+    return HeldSource(name, table, samples.__getitem__, order)
 
 
 def dataset(samples: Any, *, ids: Any = None, splits: Any = None, name: str | None = None) -> HeldSource:

@@ -10,9 +10,10 @@ from typing import Any, Protocol
 from precompute.errors import SourceError, UsageError
 from precompute.sources import file_list, folder, hf_folder, hf_name, images_array, shards, table, torchvision_sets
 from precompute.sources.base import FileKind, Reading, Source, ascii_name
-from precompute.sources.memory import is_paths, source_of
+from precompute.sources.memory import is_paths, is_texts, source_of, texts_of
 from precompute.sources.remote import folder as remote
 from precompute.sources.remote.address import address_of, is_address
+from precompute.sources.texts import TEXT
 
 
 class Opener(Protocol):
@@ -32,7 +33,8 @@ class SourceKind:
 
     what: for messages · recognises: whether SOURCE is one, by its name and what lies there; nothing is read · open:
     lists it · options: those of `Reading.given` that it knows · many: it is not one sample alone · by_path: ids are
-    paths relative to SOURCE, so that a sample is found without listing all.
+    paths relative to SOURCE, so that a sample is found without listing all · only: what samples there can be, as
+    `FileKind.plural` calls them, "" for any.
     """
 
     what: str
@@ -41,19 +43,22 @@ class SourceKind:
     options: frozenset[str] = frozenset()
     many: bool = True
     by_path: bool = False
+    only: str = ""
 
 
 ROOT = frozenset({"--root"})
+DATA_SET = table.COLUMN_OPTIONS - {"--text-column"}
+IMAGES = "images"
 
 KINDS: tuple[SourceKind, ...] = (
     SourceKind("a list of files", file_list.recognises, file_list.open_list, ROOT),
     SourceKind("a table", table.recognises, table.open_table, ROOT | table.COLUMN_OPTIONS),
     SourceKind("a pattern of tar shards", shards.recognises, shards.open_pattern, shards.COLUMN_OPTIONS),
-    SourceKind("an array of images", images_array.recognises, images_array.open_images),
+    SourceKind("an array of images", images_array.recognises, images_array.open_images, only=IMAGES),
     SourceKind("an object store", remote.recognises, remote.open_prefix),
-    SourceKind("a data set of Hugging Face", hf_name.recognises, hf_name.open_name, table.COLUMN_OPTIONS),
-    SourceKind("a data set of torchvision", torchvision_sets.recognises, torchvision_sets.open_set, ROOT),
-    SourceKind("a folder of datasets", hf_folder.recognises, hf_folder.open_folder, table.COLUMN_OPTIONS),
+    SourceKind("a data set of Hugging Face", hf_name.recognises, hf_name.open_name, DATA_SET, only=IMAGES),
+    SourceKind("a data set of torchvision", torchvision_sets.recognises, torchvision_sets.open_set, ROOT, only=IMAGES),
+    SourceKind("a folder of datasets", hf_folder.recognises, hf_folder.open_folder, DATA_SET, only=IMAGES),
     SourceKind("a file", os.path.isfile, folder.open_folder, many=False, by_path=True),
     SourceKind("a folder", lambda _: True, folder.open_folder, by_path=True),
 )
@@ -81,6 +86,12 @@ def open_source(
     know, and for a limit on a source that cannot be cut; Stopped.
     """
     reading = reading or Reading()
+    if TEXT in reading.columns and not kind.column:
+        raise UsageError(
+            f"--text-column is for backbones that take texts, and this one takes {kind.plural}.", hint="Leave it out."
+        )
+    if kind.column and is_texts(source):
+        return _made_by_the_caller(texts_of(source), reading, limit)
     if is_paths(source):
         _refuse_options(reading, ROOT, "a list of paths", "which the source is")
         return file_list.open_paths(source, kind, reading=reading, limit=limit, stop=stop)
@@ -93,6 +104,12 @@ def open_source(
     found = kind_of(name)
     if not (found.many or alone):
         raise SourceError(f"{ascii_name(name)} is a file.", hint=f"Name the folder that holds the {kind.plural}.")
+    if found.only not in ("", kind.plural):
+        raise SourceError(
+            f"{ascii_name(name)} is {found.what}, which is read for {found.only} alone, and the backbone takes "
+            f"{kind.plural}.",
+            hint=f"Name a folder of {kind.plural}, a table, or a list of files.",
+        )
     _refuse_options(reading, found.options, found.what, f"which {ascii_name(name)} is")
     opened = found.open(name, kind, reading=reading, limit=limit, stop=stop)
     opened.reading = reading

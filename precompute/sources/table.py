@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from itertools import islice
 from operator import itemgetter
 from typing import Any, BinaryIO
@@ -22,11 +23,12 @@ from precompute.sources.hf_folder import open_file
 from precompute.sources.parquet import needed, parquet_rows, schema_of
 from precompute.sources.remote.address import is_address
 from precompute.sources.text import open_regular, text_lines
+from precompute.sources.texts import TEXT, CsvTexts, ParquetTexts, TextsFile, holds_texts, open_texts
 
 DIALECTS = {".csv": "excel", ".tsv": "excel-tab"}
 OTHER_SEPARATORS = {".csv": {";", "\t", "|"}, ".tsv": {";", ",", "|"}}
 PARQUET = ".parquet"
-COLUMN_OPTIONS = frozenset({*(f"--{part}-column" for part in PARTS), "--keep-column"})
+COLUMN_OPTIONS = frozenset({*(f"--{part}-column" for part in (*PARTS, TEXT)), "--keep-column"})
 
 
 def recognises(name: str) -> bool:
@@ -42,6 +44,8 @@ def open_table(
     is_text = _extension(name) in DIALECTS
     if not is_text:
         needed(shown)
+    if kind.column and (texts := _open_texts(name, shown, kind, reading, limit, stop)) is not None:
+        return texts
     with open_regular(name, shown) as file:
         if not is_text and has_images(schema_of(file, shown), reading):
             if is_address(name):
@@ -56,18 +60,30 @@ def open_table(
     return entries.source(name, kind, limit=limit, stop=stop)
 
 
+def _open_texts(
+    name: str, shown: str, kind: FileKind, reading: Reading, limit: int | None, stop: Callable[[], int] | None
+) -> Source | None:
+    """The texts that a table holds; None where it names files."""
+    with ExitStack() as stack:
+        file = stack.enter_context(open_regular(name, shown))
+        table: TextsFile
+        if _extension(name) in DIALECTS:
+            table = CsvTexts(file, shown, _records, DIALECTS[_extension(name)])
+            _check_header(table.columns, name, shown)
+        else:
+            table = ParquetTexts(file, shown)
+        if not holds_texts(table.columns, kind, reading, shown):
+            return None
+        made = open_texts(name, table, kind, reading=reading, limit=limit, stop=stop)
+        stack.pop_all()  # it stays open
+        return made
+
+
 def _text_rows(file: BinaryIO, path: str, shown: str, reading: Reading) -> Iterator[Rows]:
     table = csv.reader(text_lines(file, shown), DIALECTS[_extension(path)], strict=True)
     rows = _records(table, shown)
-    header = next(rows, None)
-    if header is None:
-        raise SourceError(f"{shown} is empty.", hint="Its first line names its columns, of which one is `path`.")
-    if len(header) == 1 and (others := OTHER_SEPARATORS[_extension(path)] & {*header[0]}):
-        raise SourceError(
-            f"{shown} has one column, {ascii_name(header[0])[:200]!r}.",
-            hint=f"Are others separated by {' or '.join(map(repr, sorted(others)))}? In a .csv they are by commas, "
-            "in a .tsv by tabs.",
-        )
+    header = next(rows, [])
+    _check_header(header, path, shown)
     chosen = choose(header, reading, shown)
     parts = len(chosen.parts)
     places = [*chosen.parts.values(), *chosen.further.values()]
@@ -79,6 +95,17 @@ def _text_rows(file: BinaryIO, path: str, shown: str, reading: Reading) -> Itera
             f"{part}s": values for part, values in zip(chosen.parts, columns[:parts], strict=True)
         }
         yield Rows(numbers, **strings, further=dict(zip(chosen.further, columns[parts:], strict=True)))
+
+
+def _check_header(header: list[str], path: str, shown: str) -> None:
+    if not header:
+        raise SourceError(f"{shown} is empty.", hint="Its first line names its columns, of which one is `path`.")
+    if len(header) == 1 and (others := OTHER_SEPARATORS[_extension(path)] & {*header[0]}):
+        raise SourceError(
+            f"{shown} has one column, {ascii_name(header[0])[:200]!r}.",
+            hint=f"Are others separated by {' or '.join(map(repr, sorted(others)))}? In a .csv they are by commas, "
+            "in a .tsv by tabs.",
+        )
 
 
 def _records(table: Any, shown: str) -> Iterator[list[str]]:

@@ -6,7 +6,7 @@ import codecs
 import os
 import stat
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from precompute.errors import SourceError
 from precompute.sources.remote.address import is_address
@@ -35,17 +35,26 @@ def open_regular(path: str, shown: str) -> BinaryIO:
     return open(descriptor, "rb")
 
 
-def text_lines(file: BinaryIO, shown: str) -> Iterator[str]:
-    """The lines of UTF-8 text with their ends, without a byte order mark. Raises SourceError, with the line."""
+class Lines(Protocol):
+    """What is read of a file."""
+
+    def readline(self, most: int, /) -> bytes: ...
+
+
+def text_lines(file: Lines, shown: str, *, strict: bool = True) -> Iterator[str]:
+    """The lines of UTF-8 text with their ends, without a byte order mark. Raises SourceError, with the line.
+
+    strict: no NUL, and nothing but UTF-8; else that is left to whoever reads a field, as surrogate escapes.
+    """
     number = 0
     while line := _next_line(file, shown):
         number += 1
         if number == 1:
             line = line.removeprefix(codecs.BOM_UTF8)
-        if len(line) > MAX_LINE_BYTES or b"\0" in line:
+        if len(line) > MAX_LINE_BYTES or (strict and b"\0" in line):
             raise _no_text(line, f"{shown}, line {number:,}")
         try:
-            text = line.decode()
+            text = line.decode(errors="strict" if strict else "surrogateescape")
         except UnicodeDecodeError as error:
             raise SourceError(
                 f"{shown}, line {number:,} is not UTF-8: byte 0x{line[error.start]:02x} at place {error.start + 1}.",
@@ -60,7 +69,7 @@ def _no_text(line: bytes, where: str) -> SourceError:
     return SourceError(f"{where} holds a NUL byte.", hint="Save the file as plain text in UTF-8.")
 
 
-def _next_line(file: BinaryIO, shown: str) -> bytes:
+def _next_line(file: Lines, shown: str) -> bytes:
     try:
         return file.readline(MAX_LINE_BYTES + 1)
     except OSError as error:

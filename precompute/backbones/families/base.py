@@ -28,20 +28,21 @@ MAX_SEED = 2**63 - 1  # of torch.manual_seed
 class Entry:
     """One backbone with its default weights, as it is listed.
 
-    width: features of the default layer · input_size: pixels a side · params: parameters of the whole network; both
-    None in a long list, where they would take building each · gflops: 10^9 multiply-adds for one image, None where
-    unpublished · accuracy: published ImageNet-1K top-1 in percent, None where there is none · layer: the default
-    layer · weights: entries, the default one first.
+    width: features of the default layer · params: parameters of the whole network; both None in a long list, where they
+    would take building each · input_size: pixels a side, None for what are no images · gflops: 10^9 multiply-adds for
+    one image, None where unpublished · accuracy: published ImageNet-1K top-1 in percent, None where there is none ·
+    layer: the default layer · weights: entries, the default one first · modality: what it takes.
     """
 
     name: str
     width: int | None
-    input_size: int
+    input_size: int | None
     params: int | None
     gflops: float | None
     accuracy: float | None
     layer: str
     weights: tuple[str, ...]
+    modality: str = "image"
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -69,6 +70,9 @@ class Loaded:
 
 class Family(ABC):
     """Backbones whose names have one form. One object for all of them, without a state."""
+
+    exact: bool = False
+    """Whether nothing is computed that another engine or precision would be faster at."""
 
     packages: tuple[str, ...] = ()
     """Whose releases decide what a name, DEFAULT or a layer stands for, besides torch and torchvision."""

@@ -1,6 +1,6 @@
 """Which family a name belongs to, by its form alone; a family's file is imported when a name of it is used.
 
-A new family is one file beside this one, with a `FAMILY`, and one line in PREFIXES or EMBEDDED. Nothing here imports torch.
+A new family is one file beside this one, with a `FAMILY`, and one line in PREFIXES or EMBEDDED. No torch here.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
     from precompute.backbones.families.base import Family
 
-TINY, MEL_STATISTICS, RESEMBLYZER = "tiny", "mel-statistics", "resemblyzer"
+TINY, NGRAM_HASH, MEL_STATISTICS, RESEMBLYZER = "tiny", "ngram-hash", "mel-statistics", "resemblyzer"
 HERE = "precompute.backbones.families"
 
 PREFIXES: dict[str, str] = {"timm": "timm"}
 """`PREFIX:...` -> the module of its family. What has a colon and none of these in front of it is a factory."""
 
-EMBEDDED = {TINY: "tiny", MEL_STATISTICS: "sound", RESEMBLYZER: "sound"}
+EMBEDDED = {TINY: "tiny", NGRAM_HASH: "ngram_hash", MEL_STATISTICS: "sound", RESEMBLYZER: "sound"}
 """Names without a colon that are no torchvision's -> the module of their family."""
 
 BARE = ("tiny", "torchvision")

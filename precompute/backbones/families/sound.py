@@ -15,6 +15,7 @@ from precompute.errors import BackboneError, WeightsError
 from precompute.inputs.audio.decode import libraries
 from precompute.inputs.audio.partials import PartialsPreprocess
 from precompute.inputs.audio.preprocess import AudioPreprocess, LogMelPreprocess
+from precompute.inputs.kinds import AUDIO
 
 
 class Sound(Family):
@@ -61,7 +62,7 @@ class Sound(Family):
         preprocess = _preprocess(name)
         width = 3 * preprocess.mels if isinstance(preprocess, LogMelPreprocess) else WIDTH
         weights = (DEFAULT,) if name == MEL_STATISTICS else ()
-        return Entry(name, width, preprocess.layout.size, params, None, None, OUTPUT, weights)
+        return Entry(name, width, None, params, None, None, OUTPUT, weights, AUDIO)
 
     def default_layer(self, name: str, model: nn.Module) -> tuple[str, str, tuple[str, ...]]:  # noqa: ARG002
         return OUTPUT, "none", ()

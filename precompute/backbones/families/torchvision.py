@@ -18,7 +18,7 @@ from torchvision.models import get_model, get_model_weights, list_models
 from precompute.backbones import layers
 from precompute.backbones import weights as state_dicts
 from precompute.backbones.families.base import DEFAULT, Entry, Family, Loaded, path_of, random_seed, with_file
-from precompute.backbones.families.registry import names as all_names
+from precompute.backbones.families.registry import listed
 from precompute.backbones.meta import ParametersOnMeta
 from precompute.errors import BackboneError
 from precompute.inputs.images.transform import Transform
@@ -35,7 +35,7 @@ class Torchvision(Family):
     def check(self, name: str) -> None:
         if name in self.names():
             return
-        close = difflib.get_close_matches(name.lower(), all_names(), n=5, cutoff=0.5)
+        close = difflib.get_close_matches(name.lower(), listed(), n=5, cutoff=0.5)
         also = f" Close: {', '.join(close)}." if close else ""
         raise BackboneError(
             f"Unknown backbone {name!r}.{also}",

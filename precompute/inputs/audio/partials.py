@@ -55,7 +55,8 @@ class PartialsPreprocess(AudioPreprocess):
             starts.pop()
         size, padding = self.layout.size, self.frame // 2
         return [
-            Window(first, min(size, samples - first), PARTIAL) for first in (one * self.step - padding for one in starts)
+            Window(first, min(size, samples - first), PARTIAL)
+            for first in (one * self.step - padding for one in starts)
         ]
 
     def wave(self, raw: bytes) -> NDArray[np.float32]:

@@ -57,9 +57,7 @@ class AudioPreprocess(Preprocess):
                 hint="See --max-seconds.",
             )
         if self.windows not in (POOL, KEEP):
-            raise UsageError(
-                f"windows must be {POOL} or {KEEP}. Got {self.windows!r} instead.", hint="See --windows."
-            )
+            raise UsageError(f"windows must be {POOL} or {KEEP}. Got {self.windows!r} instead.", hint="See --windows.")
         if self.windows == KEEP and self._most > MOST_WINDOWS:
             raise UsageError(
                 f"A clip of {self.max_seconds:g} s has {self._most:,} windows, and {MOST_WINDOWS:,} can be kept.",

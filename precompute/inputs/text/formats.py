@@ -14,5 +14,5 @@ def _never(head: bytes) -> bool:
     return False
 
 
-TEXTS = FileKind("a text", "texts", "text (.txt)", EXTENSIONS, 0, _never)
+TEXTS = FileKind("a text", "texts", "text (.txt)", EXTENSIONS, 0, _never, column="text")
 """Which files of a folder are samples."""
