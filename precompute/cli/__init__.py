@@ -31,7 +31,6 @@ from precompute.cli.rank import rank
 from precompute.cli.train_head import train_head
 from precompute.cli.verify import verify
 
-
 COMPLETE = "_PRECOMPUTE_COMPLETE"
 """The variable by which a shell asks click for what could be typed next."""
 

@@ -139,7 +139,17 @@ class TimmFolder:
         kept = {name: value for name, value in given.items() if name not in ("in_chans", "num_classes")}
         arguments = _checked(where, kept, ARGUMENTS, others_are_wrong=True)
         _check_tokens(where, settings, arguments)
-        return cls(folder, architecture, settings, arguments)
+        return cls(folder, architecture, _repaired(settings, arguments), arguments)
+
+
+def _repaired(settings: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
+    """As timm does it: the size of the pictures is the one that the network is built for."""
+    if arguments.get("dynamic_img_size") or arguments.get("strict_img_size") is False:
+        settings = {**settings, "fixed_input_size": False}
+    size = arguments.get("img_size")
+    if size is not None and settings.get("fixed_input_size"):
+        settings = {**settings, "input_size": (3, *(size if isinstance(size, tuple) else (size, size)))}
+    return settings
 
 
 def _checked(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 from functools import cache
@@ -65,9 +66,25 @@ def _create(architecture: str, settings: dict[str, Any], arguments: dict[str, An
     )
 
 
+def _of_images_alone(model: Any) -> Any:
+    """`model`, whose forward takes images and nothing else, such as a mask, which a tracer would take for an input."""
+    if len(inspect.signature(type(model).forward).parameters) > 2:
+        kind: Any = type(model)
+        model.__class__ = _kind_of_images_alone(kind)
+    return model
+
+
+@cache
+def _kind_of_images_alone(kind: type[nn.Module]) -> type[nn.Module]:
+    def forward(self: nn.Module, x: torch.Tensor) -> Any:
+        return kind.forward(self, x)
+
+    return type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__})
+
+
 def _built(architecture: str, settings: dict[str, Any], arguments: dict[str, Any]) -> nn.Module:
     try:
-        model: nn.Module = _create(architecture, settings, arguments, state=None).eval()
+        model: nn.Module = _of_images_alone(_create(architecture, settings, arguments, state=None)).eval()
     except Exception as error:  # of whatever class a network's own code raises
         raise BackboneError(
             f"timm cannot build {architecture}: {type(error).__name__}: {error}",
@@ -128,7 +145,7 @@ def with_state(
     with torch.random.fork_rng(devices=[]):
         try:
             with filling:
-                model = _create(architecture, settings, arguments, state=state).eval()
+                model = _of_images_alone(_create(architecture, settings, arguments, state=state)).eval()
         except Exception as error:
             raise WeightsError(
                 f"The weights {path} do not fit {architecture}: {_first_lines(error)}",
