@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -247,6 +247,11 @@ def _check_merged(name: str, taps: tuple[Tap, ...], preprocess: Preprocess) -> N
 
 def _preprocess(loaded: Loaded, transform: Mapping[str, Any] | None) -> Preprocess:
     if isinstance(loaded.base, Transform):
+        if strange := sorted({*(transform or {})} - {one.name for one in fields(Transform)}):
+            raise UsageError(
+                f"{' and '.join(strange)} cannot be set for a backbone that takes images.",
+                hint="Leave it out." if len(strange) == 1 else "Leave them out.",
+            )
         return ImagePreprocess(replace(loaded.base, **transform) if transform else loaded.base)
     return loaded.base.with_options(transform) if transform else loaded.base
 
@@ -255,7 +260,7 @@ def _with_views(preprocess: Preprocess, views: int, steps: Sequence[str]) -> Pre
     if isinstance(preprocess, ImagePreprocess):
         return replace(preprocess, views=views, augmentation=Augmentation.of(steps))
     raise UsageError(
-        "The factory has a preprocessing of its own, which makes its own views.",
+        "The backbone has a preprocessing of its own, which makes its own views.",
         hint="Leave --views and --augment out; its Preprocess says how many `views` it makes.",
     )
 

@@ -1,4 +1,7 @@
-"""The main job on scikit-learn's digits: 1,797 real handwritten digits of 8x8 pixels that need no download."""
+"""The main job on scikit-learn's digits: 1,797 real handwritten digits of 8x8 pixels that need no download.
+
+`audio` has the same for sounds that it makes itself.
+"""
 
 from __future__ import annotations
 
