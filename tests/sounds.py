@@ -75,7 +75,9 @@ def make_clips(folder: Path, *, per_class: int = 6, **options: Any) -> Path:
             for number in range(per_class):
                 seed += 1
                 values = sound(seed, 0.2 + 0.2 * (seed % 12), **options)
-                values[: len(values) // 2] += tone(4000 if label == "high" else 300, len(values) / RATE)[: len(values) // 2]
+                values[: len(values) // 2] += tone(4000 if label == "high" else 300, len(values) / RATE)[
+                    : len(values) // 2
+                ]
                 values = np.clip(values, -1, 1)
                 name = place / f"{number}.{'flac' if number % 2 else 'wav'}"
                 name.write_bytes(encoded(values, kind="FLAC") if number % 2 else wav(values))

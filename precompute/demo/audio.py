@@ -104,7 +104,9 @@ def run_audio_demo(
         (curve,) = few_shot([cache], shots=[SHOTS], draws=DRAWS, seed=SEED)
         width = int(open_cache(cache).features().shape[1])
     few = curve.points[0]
-    row = DemoRow("mel-statistics", width, few.accuracy, float(np.std(few.accuracies)), training.scores["test"].accuracy)
+    row = DemoRow(
+        "mel-statistics", width, few.accuracy, float(np.std(few.accuracies)), training.scores["test"].accuracy
+    )
     return DemoResult(
         rows=(row,),
         labels=labels,
