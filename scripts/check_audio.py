@@ -6,9 +6,9 @@ DIGITS: folders train and test with a folder for each digit, files named DIGIT_S
 Dataset). Extracts them by the real library with mel-statistics and, where FILE is given, with resemblyzer; trains
 logistic heads on train and scores them on test, with intervals that draw clips, then with intervals that draw speakers
 (all of whom are in train). Then each speaker in turn is left out: trained on the clips of all others (train and test),
-scored on all of his; the interval is Student's over speakers. Last, clips a second of a run, without and with its start, and of a
-plain loop in one thread over the same clips, the model loaded before: soundfile.read, soxr.resample, the same torch
-module, one clip at a time.
+scored on all of his; the interval is Student's over speakers. Last, clips a second of a run, without and with its
+start, and of a plain loop in one thread over the same clips, the model loaded before: soundfile.read, soxr.resample,
+the same torch module, one clip at a time.
 """
 
 from __future__ import annotations
@@ -100,7 +100,8 @@ def speed(source: Path, out: Path, name: str, weights: str, repeats: int) -> Non
     rows = features[[place[one] for one in order]]
     cosine = (stored * rows).sum(1) / np.linalg.norm(stored, axis=1) / np.linalg.norm(rows, axis=1)
     print(
-        f"  extract: {max(ours):,.0f} clips/s once started, {max(whole):,.0f} with start-up ({made.start_seconds:.1f} s)"
+        f"  extract: {max(ours):,.0f} clips/s once started, {max(whole):,.0f} with its start, "
+        f"which took {made.start_seconds:.1f} s"
     )
     print(
         f"  plain loop in one thread: {max(plain):,.0f} clips/s; extract is {max(ours) / max(plain):.2f} times as fast"
