@@ -55,28 +55,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def accuracies(path: Path) -> None:
+def accuracies(path: Path, C: float | None = None) -> None:
+    """C: that of all heads; by default what cross-validation chooses on train."""
     for words, groups in (("clips drawn", None), ("speakers drawn", SPEAKER)):
-        scores = train_head(path, groups=groups).scores["test"]
+        training = train_head(path, groups=groups, **({} if C is None else {"C": C}))
+        C, scores = float(training.choices["C"]) if C is None else C, training.scores["test"]
         low, high = scores.intervals["accuracy"]
         print(f"  test, the same speakers, {words}: {scores.accuracy:.1%} ({low:.1%} to {high:.1%})")
-    found = left_out(open_cache(path))
+    found = left_out(open_cache(path), C or 1.0)
     mean = float(np.mean(list(found.values())))
     values = np.array(list(found.values()))
     half = student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    print(f"  a speaker left out, mean of {len(values)}: {mean:.1%} ({mean - half:.1%} to {mean + half:.1%})")
+    print(
+        f"  C = {C:g}; a speaker left out, mean of {len(values)}: {mean:.1%} ({mean - half:.1%} to {mean + half:.1%})"
+    )
     print("    " + ", ".join(f"{name} {value:.1%}" for name, value in found.items()))
 
 
-def left_out(cache: Cache) -> dict[str, float]:
-    """Accuracy on each speaker's clips of a head, with a fixed C, that has heard none of them."""
+def left_out(cache: Cache, C: float) -> dict[str, float]:
+    """Accuracy on each speaker's clips of a head that has heard none of them."""
     ids = [os.fsdecode(bytes(one)) for one in cache.column("samples/id")]
     speakers = np.array([Path(one).stem.split("_")[1] for one in ids])
     features, labels = np.asarray(cache.features(), dtype=np.float32), np.asarray(cache.labels)
     found = {}
     for speaker in np.unique(speakers).tolist():
         mine = speakers == speaker
-        head = LogisticHead(C=1.0).fit(features[~mine], labels[~mine])
+        head = LogisticHead(C=C).fit(features[~mine], labels[~mine])
         found[speaker] = float((head.predict(features[mine]) == labels[mine]).mean())
     return found
 

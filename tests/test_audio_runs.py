@@ -25,7 +25,11 @@ from precompute.engines.machine import Machine
 from precompute.errors import CacheKeyError, UsageError
 from precompute.extraction.executors.base import Work
 from precompute.extraction.executors.local import LocalExecutor
+from precompute.extraction.pipeline import MOST_PASSES, decoded_blocks
+from precompute.extraction.timing import StageClock
 from precompute.inputs.audio.formats import CLIPS
+from precompute.inputs.audio.preprocess import LogMelPreprocess
+from precompute.inputs.base import Inputs
 from precompute.sources.folder import list_folder
 
 pytest.importorskip("soundfile", reason="needs the extra `audio`")
@@ -203,6 +207,29 @@ def test_windows_are_kept_as_views_behind_their_mean(clips: Path, tmp_path: Path
         assert len(predict(head, tmp_path / "keep.h5").predictions) == 24
     assert repair(tmp_path / "keep.h5", clips).computed == 0
     assert predict(tmp_path / "False.safetensors", tmp_path / "pool.h5").predictions
+
+
+def test_decoded_clips_wait_in_number_only_as_long_as_their_windows_are_few(tmp_path: Path) -> None:
+    """However slowly they are taken: 8 batches of windows, and one clip for each thread."""
+    (tmp_path / "clips").mkdir()
+    for number in range(40):
+        (tmp_path / "clips" / f"{number:02}.wav").write_bytes(wav(sound(number, 10.0)))  # ten windows
+    made: list[int] = []
+
+    class Counting(LogMelPreprocess):
+        def inputs(self, raw: bytes, digest: bytes | None = None) -> Inputs:
+            found = super().inputs(raw, digest)
+            made.append(len(found.tensors))
+            return found
+
+    source = list_folder(tmp_path / "clips", CLIPS)
+    blocks = decoded_blocks(source, np.arange(40), 8, Counting(), 2, None, StageClock())
+    taken = 0
+    for block in blocks:
+        taken += sum(len(item.inputs) for item in block.decoded)
+        time.sleep(0.2)  # as a network that takes its time
+        assert sum(made) - taken <= MOST_PASSES * 8 + 3 * 10
+    assert taken == 400
 
 
 def test_the_command_says_clips_and_groups_by_speaker(clips: Path, tmp_path: Path, precompute: Command) -> None:
