@@ -89,6 +89,17 @@ def squeezenet_weights() -> Path:
     return _shared("weights", "squeezenet1_1_imagenet.pth")
 
 
+@pytest.fixture(scope="session")
+def resemblyzer_weights() -> Path:
+    return _shared("weights", "resemblyzer.safetensors")
+
+
+@pytest.fixture(scope="session")
+def spoken_digits() -> Path:
+    """600 WAV of 8 kHz: train/DIGIT and test/DIGIT, named DIGIT_SPEAKER_TAKE.wav, of six speakers."""
+    return _shared("data", "spoken_digits")
+
+
 def make_image(seed: int, size: tuple[int, int] = (40, 32)) -> Image.Image:
     """A picture with structure, different for each seed: two random colours, graded, with noise."""
     generator = np.random.default_rng(seed)

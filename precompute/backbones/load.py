@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -252,6 +252,11 @@ def _check_merged(name: str, taps: tuple[Tap, ...], preprocess: Preprocess) -> N
 
 def _preprocess(loaded: Loaded, transform: Mapping[str, Any] | None) -> Preprocess:
     if isinstance(loaded.base, Transform):
+        if strange := sorted({*(transform or {})} - {one.name for one in fields(Transform)}):
+            raise UsageError(
+                f"{' and '.join(strange)} cannot be set for a backbone that takes images.",
+                hint="Leave it out." if len(strange) == 1 else "Leave them out.",
+            )
         return ImagePreprocess(replace(loaded.base, **transform) if transform else loaded.base)
     return loaded.base.with_options(transform) if transform else loaded.base
 

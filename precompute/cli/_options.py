@@ -9,7 +9,10 @@ from typing import Any
 import click
 
 Command = Callable[..., Any]
-TRANSFORM = ("resize", "crop", "interpolation", "fast_decode", "mean", "std")
+TRANSFORM = (
+    *("resize", "crop", "interpolation", "fast_decode", "mean", "std"),
+    *("window", "hop", "max_seconds", "windows"),
+)
 
 
 class Triple(click.ParamType):  # type: ignore[type-arg]  # generic in newer releases of click only
@@ -82,14 +85,26 @@ transform_options = _decorators(
 )
 """How an image becomes what enters the network; `transform_taken` sorts what they give."""
 
+clip_options = _decorators(
+    click.option("--window", type=Seconds(), help="Of clips: length of a window, which is one pass of the network."),
+    click.option("--hop", type=Seconds(), help="From the beginning of a window to that of the next."),
+    click.option("--max-seconds", type=Seconds(), help="Longer clips are skipped as too large.  [default: 300]"),
+    click.option(
+        "--windows",
+        type=click.Choice(["pool", "keep"]),
+        help="pool: a clip is the mean of its windows; keep: its windows are stored too, as views.  [default: pool]",
+    ),
+)
+"""How a clip becomes what enters the network."""
+
 computation = _decorators(
     click.option(
         "-b",
         "--backbone",
         required=True,
         shell_complete=complete_backbone,
-        help="tiny, a torchvision classification model, timm:NAME[.TAG] or timm:FOLDER, ngram-hash for texts, "
-        "mel-statistics for clips, or package.module:factory.",
+        help="tiny, a torchvision classification model, timm:NAME[.TAG] or timm:FOLDER, or package.module:factory; "
+        "ngram-hash for texts; mel-statistics or resemblyzer for sound.",
     ),
     click.option(
         "--weights", default="DEFAULT", show_default=True, help="Entry, `random[:SEED]`, or a .pth/.safetensors file."
@@ -108,6 +123,7 @@ computation = _decorators(
         help="mean: the average over positions, be it of a map or of tokens (without a class token).",
     ),
     transform_options,
+    clip_options,
     click.option(
         "--engine",
         type=click.Choice(["auto", "torch", "openvino"]),
@@ -297,5 +313,5 @@ def taken_apart(options: dict[str, Any]) -> dict[str, Any]:
 def transform_taken(options: dict[str, Any]) -> dict[str, Any]:
     """Options with those of the transform that were given in a dictionary of their own."""
     rest = {name: value for name, value in options.items() if name not in TRANSFORM}
-    given = {name: options[name] for name in TRANSFORM if options[name] is not None}
+    given = {name: options[name] for name in TRANSFORM if options.get(name) is not None}
     return {**rest, "transform": given}

@@ -1,4 +1,4 @@
-"""`precompute demo`: the main job on data that comes with scikit-learn."""
+"""`precompute demo`: the main job on data that comes with scikit-learn, or that it makes itself."""
 
 from __future__ import annotations
 
@@ -9,35 +9,44 @@ from precompute.cli._output import finished, json_option, note, print_json, prin
 
 
 @click.command()
-@click.option("--folder", type=click.Path(), help="Keep images, caches and head here.  [default: a temporary folder]")
-@click.option("--text", "of_text", is_flag=True, help="On made-up questions with the backbone ngram-hash instead.")
+@click.option("--text", "kind", flag_value="text", help="Made-up questions, with ngram-hash, in place of digits.")
+@click.option("--audio", "kind", flag_value="audio", help="Sounds that it makes, with mel-statistics, in their place.")
+@click.option("--folder", type=click.Path(), help="Keep samples, caches and head here.  [default: a temporary folder]")
 @overwrite_option
 @json_option
-def demo(folder: str | None, of_text: bool, overwrite: bool, as_json: bool) -> None:
+def demo(kind: str | None, folder: str | None, overwrite: bool, as_json: bool) -> None:
     """Extract scikit-learn's digits with the embedded backbone, train heads on 50 labels and on all.
 
     Sets the embedded backbone beside raw pixels and beside the same backbone with random weights. Needs no download.
-    With --text: questions, and a head that says what is asked for.
+    With --text: questions, and a head that says what is asked for. With --audio: six kinds of sounds, tones to noise,
+    which it writes as WAV files and describes by their mel spectra.
 
     \b
     Examples:
       precompute demo
       precompute demo --folder demo --json
       precompute demo --text
+      precompute demo --audio
     """
-    if of_text:
+    if kind == "text":
         _text(folder, overwrite=overwrite, as_json=as_json)
         return
-    from precompute.demo import run_demo
+    if kind == "audio":
+        from precompute.demo.audio import run_audio_demo as run
 
-    result = run_demo(folder, overwrite=overwrite, say=note)
+        title, unit = "Sounds", "clips"
+    else:
+        from precompute.demo import run_demo as run
+
+        title, unit = "Digits", "images"
+    result = run(folder, overwrite=overwrite, say=note)
     finished(folder)
     if as_json:
         print_json(result.to_dict())
         return
     rows = [(row.features, row.width, f"{row.few:.1%} ± {row.few_spread:.1%}", f"{row.all:.1%}") for row in result.rows]
     print_table(
-        f"Digits: accuracy on {result.tested} images that no head has seen",
+        f"{title}: accuracy on {result.tested} {unit} that no head has seen",
         ("features", "width", f"{result.labels} labels", f"all {result.trained} labels"),
         rows,
         right=1,
@@ -45,7 +54,10 @@ def demo(folder: str | None, of_text: bool, overwrite: bool, as_json: bool) -> N
     print_pairs(
         None,
         [
-            ("50 labels", f"mean and standard deviation of {result.draws} draws, 5 images a class"),
+            (
+                f"{result.labels} labels",
+                f"mean and standard deviation of {result.draws} draws, 5 {unit} a class",
+            ),
             (
                 "time",
                 f"{result.extract_seconds:.1f} s to extract once, {result.train_seconds:.2f} s to train each head",

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import count
 
 import numpy as np
 import torch
@@ -117,14 +118,13 @@ def decoded_blocks(
     try:
         with read_ahead(source) as ahead, decode_threads(workers) as pool:
             pending: deque[Future[Decoded]] = deque()
+            numbers = count()
             todo = (row for part in source.order(rows) for row in part.tolist())
             try:
                 while True:
-                    while len(pending) < waiting and not (pending and windows.many):
-                        if (row := next(todo, None)) is None:
-                            break
+                    while len(pending) < waiting and (row := next(todo, None)) is not None:
                         ahead.begin(row)
-                        pending.append(pool.submit(windows.counted, ahead, row, preprocess, claim))
+                        pending.append(pool.submit(windows.read, next(numbers), ahead, row, preprocess, claim))
                     if not pending:
                         break
                     since = time.perf_counter()
@@ -141,33 +141,45 @@ def decoded_blocks(
             finally:
                 for future in pending:
                     future.cancel()
+                windows.close()
                 source.patient(False)  # what is still being read is not needed any more
     finally:
         source.patient(True)
 
 
 class _Windows:
-    """How many windows of samples wait that are decoded: a clip has as many as it is long. most: enough of them."""
+    """How many windows of decoded samples wait for a forward pass: a clip has as many as it is long.
+
+    most: where so many wait no further sample is read, but for the one that is taken next. Samples are numbered in the
+    order in which they are taken.
+    """
 
     def __init__(self, most: int) -> None:
-        self._most, self._waiting = most, 0
-        self._lock = threading.Lock()
+        self._most, self._waiting, self._next = most, 0, 0
+        self._changed = threading.Condition()
+        self._closed = False
 
-    @property
-    def many(self) -> bool:
-        return self._waiting >= self._most
-
-    def counted(self, source: Source, row: int, preprocess: Preprocess, claim: Claim | None) -> Decoded:
-        """What `read` gives, in the account."""
+    def read(self, number: int, source: Source, row: int, preprocess: Preprocess, claim: Claim | None) -> Decoded:
+        """What the function `read` gives, once there is room for it."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting < self._most or number <= self._next or self._closed)
         item = read(source, row, preprocess, claim)
-        with self._lock:
+        with self._changed:
             self._waiting += len(item.weights or ())
         return item
 
     def taken(self, item: Decoded) -> None:
         """It does not wait any more."""
-        with self._lock:
+        with self._changed:
             self._waiting -= len(item.weights or ())
+            self._next += 1
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Nobody takes any more: let go what waits for room."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
 
 
 class _OpenBlocks:

@@ -20,8 +20,10 @@ from precompute.cache import Cache, canonical_json
 from precompute.errors import CacheFormatError
 from precompute.extraction.matching import make_plan, up_to_date
 from precompute.extraction.output import CacheOutput
+from precompute.inputs.audio.decode import decoder
 from precompute.inputs.images.augmentation import DRAWS, augment_names, check_views
 from precompute.inputs.images.transform import DECODER
+from precompute.inputs.kinds import AUDIO, modality_of_name
 from precompute.sources.base import Reading, Source
 from precompute.sources.remote.address import absolute
 from precompute.system import version_of
@@ -104,6 +106,7 @@ class Request:
             "accelerators": sorted(glob("/dev/nvidia[0-9]*")),
             "versions": {name: version_of(name) for name in (*DECIDING, *packages_of(self.backbone))},
             **({"draws": DRAWS} if self.views > 1 else {}),
+            **({"sound": decoder()} if modality_of_name(self.backbone) == AUDIO else {}),
         }
         try:
             asked = canonical_json({**self._asked(), **around})

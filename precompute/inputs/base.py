@@ -144,6 +144,7 @@ class PlainView(Preprocess):
         return self._whole.host(raw, view)
 
     def inputs(self, raw: bytes, digest: bytes | None = None) -> Inputs:
+        del digest
         return Inputs((self._whole.host(raw),))
 
     def example(self) -> Tensors:

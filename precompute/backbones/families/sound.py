@@ -1,4 +1,4 @@
-"""Backbones that take clips of sound: `mel-statistics`, which is embedded, and `resemblyzer`, with weights from a file."""
+"""Backbones that take clips: `mel-statistics`, which is embedded, and `resemblyzer`, with weights from a file."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ QUALITY = "HQ"  # of soxr: 20 bits, passband to 0.91 of the lower Nyquist freque
 BLOCK_VALUES = 2**18  # of all channels at once: 1 MiB
 RATES = (1_000, 1_000_000)  # samples a second that are taken for sound
 MP3_SLACK = 2 * 1152
-"""Samples of MP3 that may be missing at its end: what the encoder put in front and behind is counted in some headers."""
+"""Samples of MP3 that may be missing at its end: some headers count what the encoder put in front and behind."""
 
 UNKNOWN_FRAMES = 2**62  # from here on libsndfile means that a header leaves it open
 

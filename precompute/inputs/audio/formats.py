@@ -57,7 +57,7 @@ def looks_like_clip(head: bytes) -> bool:
 
 
 def _is_frame(head: bytes) -> bool:
-    """Whether a file begins with a frame of MP3: neither its bit rate nor its sampling rate is a value of no meaning."""
+    """Whether a file begins with a frame of MP3, whose bit rate and sampling rate are values with a meaning."""
     return (
         len(head) > 2
         and head[0] == 0xFF

@@ -59,8 +59,8 @@ class PartialsPreprocess(AudioPreprocess):
             for first in (one * self.step - padding for one in starts)
         ]
 
-    def wave(self, raw: bytes) -> NDArray[np.float32]:
-        wave = super().wave(raw)
+    def level(self, wave: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Raised where its root mean square is below LEAST_LEVEL, never lowered."""
         power = float(np.mean(np.square(wave, dtype=np.float64)))
         least = 10.0 ** (LEAST_LEVEL / 10)
         return wave * np.float32(math.sqrt(least / power)) if 0 < power < least else wave

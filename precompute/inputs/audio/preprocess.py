@@ -108,12 +108,17 @@ class AudioPreprocess(Preprocess):
         """The windows of a clip of so many samples."""
         return self.layout.windows(samples)
 
-    def wave(self, raw: bytes) -> NDArray[np.float32]:
-        """The clip as it is cut into windows. Raises what `decode` raises."""
-        return decode(raw, self.rate, self.max_seconds)
+    def level(self, wave: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The whole clip as the network wants it to sound; as it is, by default."""
+        return wave
 
     def inputs(self, raw: bytes, digest: bytes | None = None) -> Inputs:
-        wave = self.wave(raw)
+        del digest
+        return self.windows_of(decode(raw, self.rate, self.max_seconds))
+
+    def windows_of(self, wave: NDArray[np.float32]) -> Inputs:
+        """The inputs of a clip that is decoded: (samples,) mono at `rate`."""
+        wave = self.level(wave)
         places = self.places(len(wave))
         return Inputs(self._cut(wave, places), tuple(float(one.frames) for one in places))
 
@@ -129,7 +134,7 @@ class AudioPreprocess(Preprocess):
 
     def host(self, raw: bytes, view: int = 0) -> Tensors:
         """One window: of view 0 the first, of view k that with the number k - 1, beginning again behind the last."""
-        wave = self.wave(raw)
+        wave = self.level(decode(raw, self.rate, self.max_seconds))
         places = self.places(len(wave))
         return self._cut(wave, [places[max(0, view - 1) % len(places)]])[0]
 

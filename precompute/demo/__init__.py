@@ -1,6 +1,6 @@
 """The main job on scikit-learn's digits: 1,797 real handwritten digits of 8x8 pixels that need no download.
 
-And on texts: questions that are put together here, since none come with scikit-learn.
+`text` and `audio` have the same for questions and sounds that they make themselves.
 """
 
 from __future__ import annotations
