@@ -68,7 +68,7 @@ def demo(kind: str | None, folder: str | None, overwrite: bool, as_json: bool) -
 
 
 def _text(folder: str | None, *, overwrite: bool, as_json: bool) -> None:
-    from precompute.demo import run_text_demo
+    from precompute.demo.text import run_text_demo
 
     result = run_text_demo(folder, overwrite=overwrite, say=note)
     finished(folder)

@@ -70,8 +70,8 @@ class Run:
 class Extraction:
     """What a run did.
 
-    unit: what the samples are called, such as "texts" · layers: the shape of one row of each · ignored: lines on what was
-    in the source and is no sample ·
+    unit: what the samples are called, such as "texts" · layers: the shape of one row of each · ignored: lines on what
+    was in the source and is no sample ·
     rows: samples in the file · views: of each · computed: samples through the backbone · passes: forward passes, one
     for each of their views · reused: rows taken from an older file unopened ·
     copied: rows whose bytes were already known (duplicates, moved files) · dropped: rows that left ·

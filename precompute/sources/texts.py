@@ -12,6 +12,7 @@ import csv
 import io
 import os
 import threading
+import weakref
 from abc import ABC, abstractmethod
 from array import array
 from collections import OrderedDict
@@ -53,6 +54,7 @@ class TextsFile(ABC):
 
     def __init__(self, file: BinaryIO, shown: str) -> None:
         self.file, self.shown = file, shown
+        weakref.finalize(self, file.close)  # it is open for as long as anything may be read
         self._status = os.fstat(file.fileno())
 
     @abstractmethod
