@@ -86,7 +86,7 @@ class Preprocess(ABC):
         """What the network is run on for one sample: its views, or as many inputs as it takes (windows of a clip)."""
         return Inputs(self.all_views(raw, digest))
 
-    def merge(self, features: NDArray[np.float32], weights: Sequence[float]) -> NDArray[np.float32]:
+    def merge(self, features: NDArray[np.floating], weights: Sequence[float]) -> NDArray[np.float32]:
         """Features (n, *shape) of the inputs of one sample -> its own, (*shape), or (views, *shape) for several views.
 
         For preprocessing that `merges`, whose `inputs` have weights. A function of its arguments alone, each value of

@@ -70,7 +70,7 @@ class PartialsPreprocess(AudioPreprocess):
         more = {"mel": {**mel, "formula": 1}, "level": LEAST_LEVEL, "centred": True, "least_covered": LEAST_COVERED}
         return {**super().spec(), **more, "pooling": "mean over windows, then L2"}
 
-    def merge(self, features: NDArray[np.float32], weights: Sequence[float]) -> NDArray[np.float32]:
+    def merge(self, features: NDArray[np.floating], weights: Sequence[float]) -> NDArray[np.float32]:
         pooled = np.average(features, axis=0, weights=weights)
         norm = float(np.linalg.norm(pooled))
         return self._with_windows((pooled / norm if norm else pooled).astype(np.float32), features)

@@ -122,15 +122,16 @@ class AudioPreprocess(Preprocess):
         places = self.places(len(wave))
         return Inputs(self._cut(wave, places), tuple(float(one.frames) for one in places))
 
-    def merge(self, features: NDArray[np.float32], weights: Sequence[float]) -> NDArray[np.float32]:
+    def merge(self, features: NDArray[np.floating], weights: Sequence[float]) -> NDArray[np.float32]:
         """(windows, *shape) -> (*shape), or (views, *shape): the mean by the frames of each window, in float64."""
         pooled = np.average(features, axis=0, weights=weights).astype(np.float32)
         return self._with_windows(pooled, features)
 
-    def _with_windows(self, pooled: NDArray[np.float32], features: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _with_windows(self, pooled: NDArray[np.float32], features: NDArray[np.floating]) -> NDArray[np.float32]:
         if self.windows == POOL:
             return pooled
-        return np.concatenate([pooled[None], features[np.arange(self._most) % len(features)]])
+        kept = features[np.arange(self._most) % len(features)].astype(np.float32, copy=False)
+        return np.concatenate([pooled[None], kept])
 
     def host(self, raw: bytes, view: int = 0) -> Tensors:
         """One window: of view 0 the first, of view k that with the number k - 1, beginning again behind the last."""
