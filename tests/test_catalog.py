@@ -72,11 +72,15 @@ def test_a_pattern_without_match_is_an_error(pattern: str, says: str) -> None:
 @pytest.mark.slow
 def test_everything_is_listed() -> None:
     entries = catalog()
-    assert [entry.name for entry in entries] == [
-        *("tiny", *list_models(module=torchvision.models)),
-        *("mel-statistics", "resemblyzer"),
-    ]
-    assert all(entry.accuracy for entry in entries[1:-2])
+    embedded = ["ngram-hash", "mel-statistics", "resemblyzer"]
+    assert [entry.name for entry in entries] == ["tiny", *list_models(module=torchvision.models), *embedded]
+    assert all(entry.accuracy for entry in entries[1 : -len(embedded)])
+
+
+def test_the_embedded_backbone_for_texts_is_in_it() -> None:
+    entry = describe("ngram-hash")
+    assert (entry.modality, entry.width, entry.input_size, entry.params) == ("text", 2048, None, 0)
+    assert layer_names("ngram-hash") == ["output"]
 
 
 def test_layer_names_of_a_network_and_of_a_factory() -> None:

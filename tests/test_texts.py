@@ -206,7 +206,8 @@ def spoiled(kind: str, place: Path) -> Path:
 
 @pytest.mark.parametrize("kind", ["folder", "csv", "parquet"])
 def test_what_is_no_text_keeps_its_row_and_says_why(kind: str, tmp_path: Path) -> None:
-    result = extract(spoiled(kind, tmp_path), tmp_path / "a.h5", backbone=BACKBONE)
+    source = spoiled(kind, tmp_path)
+    result = extract(source, tmp_path / "a.h5", backbone=BACKBONE)
     assert result.failures == {"UNDECODABLE": 4, "TOO_LARGE": 1}
     assert {reason for _, reason, _ in result.failed} == {"UNDECODABLE", "TOO_LARGE"}
     details = "\n".join(detail for _, _, detail in result.failed)
@@ -216,14 +217,8 @@ def test_what_is_no_text_keeps_its_row_and_says_why(kind: str, tmp_path: Path) -
     assert np.flatnonzero(~cache.ok).tolist() == sorted(BROKEN)
     for row in set(range(24)) - {*BROKEN}:
         np.testing.assert_array_equal(cache.features()[row], hashed(rows()[row][0]))
-    again = extract(
-        tmp_path / result.path if kind == "x" else spoiled_path(kind, tmp_path), tmp_path / "a.h5", backbone=BACKBONE
-    )
+    again = extract(source, tmp_path / "a.h5", backbone=BACKBONE)
     assert (again.reused, again.computed) == (24, 0)
-
-
-def spoiled_path(kind: str, place: Path) -> Path:
-    return place / {"folder": "texts", "csv": "t.csv", "parquet": "t.parquet"}[kind]
 
 
 @pytest.mark.parametrize("kind", [*WRITERS])
@@ -341,11 +336,13 @@ def test_all_commands_agree_about_a_table(tmp_path: Path, precompute: Command) -
     done = precompute("extract", "t.csv", "-b", BACKBONE, "-o", "t.h5")
     assert done.returncode == 0, done.stderr
     assert "60 texts with torch" in done.stdout
-    assert planned.bytes == os.stat(tmp_path / "t.h5").st_size
+    assert 0 < planned.bytes <= os.stat(tmp_path / "t.h5").st_size  # which has room for records too
     assert precompute("train-head", "t.h5", "-o", "t.safetensors").returncode == 0
     answers = json.loads(precompute("predict", "t.safetensors", "t.csv", "--json").stdout)
     cached = json.loads(precompute("predict", "t.safetensors", "t.h5", "--json").stdout)
-    assert answers["predictions"] == cached["predictions"]
+    for one, other in zip(answers["predictions"], cached["predictions"], strict=True):
+        assert one.pop("probability") == pytest.approx(other.pop("probability"), abs=1e-6)
+        assert {**one, "true": None} == {**other, "true": None}
     assert precompute("verify", "t.h5", "--source", "t.csv").returncode == 0
     assert compare_source(open_cache(tmp_path / "t.h5"), tmp_path / "t.csv").same
     found = open_cache(tmp_path / "t.h5").layout.columns["features/output"]
@@ -373,7 +370,7 @@ def test_a_finished_file_is_known_again_without_torch(tmp_path: Path) -> None:
     "command",
     [
         ("rank", "t.csv", "-b", BACKBONE, "-b", "tiny"),
-        ("depth", "t.csv", "-b", BACKBONE),
+        ("depth", "t.csv", "-b", BACKBONE, "-o", "d"),
         ("fine-tune", "t.csv", "-b", BACKBONE, "-o", "a.safetensors"),
         ("fine-tune", "t.csv", "-b", BACKBONE, "--cut", "auto"),
     ],
@@ -382,9 +379,7 @@ def test_commands_for_images_say_so(command: tuple[str, ...], tmp_path: Path, pr
     write_csv(tmp_path / "t.csv", rows())
     done = precompute(*command)
     assert done.returncode in (1, 2)
-    assert "images alone so far, and ngram-hash takes texts" in " ".join(done.stderr.split()).replace(
-        "of images", "images"
-    )
+    assert "images alone so far, and ngram-hash takes texts" in " ".join(done.stderr.split())
 
 
 def test_a_backbone_without_weights_or_transform_says_so(tmp_path: Path) -> None:
