@@ -37,6 +37,9 @@ from precompute.backbones.layers import OUTPUT, Tap, Truncated
 from precompute.backbones.tracing import TORCHVISION, Tracing
 from precompute.errors import BackboneError, WeightsError
 
+CANNOT = (BackboneError, RuntimeError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
+"""What a graph raises when it is made, or run, of code that torch.fx cannot follow."""
+
 
 class Timm(Family):
     """See the module."""
@@ -190,12 +193,13 @@ class Timm(Family):
     def cut(
         self, model: nn.Module, wanted: Sequence[tuple[str, str]], inputs: tuple[torch.Tensor, ...]
     ) -> tuple[Truncated, tuple[Tap, ...]]:
-        """By torch.fx; where that cannot give these layers, and they are stages, by timm's `forward_intermediates`."""
+        """By torch.fx; where that cannot, the output as it is, and stages by timm's `forward_intermediates`."""
+        names = [layer for layer, _ in wanted]
+        there = stages(model) if hasattr(model, "forward_intermediates") else []
         try:
             return super().cut(model, wanted, inputs)
-        except BackboneError:
-            there = stages(model) if hasattr(model, "forward_intermediates") else []
-            if not {layer for layer, _ in wanted} <= {*there, OUTPUT} or [layer for layer, _ in wanted] == [OUTPUT]:
+        except CANNOT:
+            if not set(names) <= {*there, OUTPUT}:
                 raise
         return cut_between(model, wanted, inputs, there)
 

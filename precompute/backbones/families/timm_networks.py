@@ -6,7 +6,7 @@ import inspect
 import math
 import re
 from functools import cache
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 import torch
@@ -79,7 +79,9 @@ def _kind_of_images_alone(kind: type[nn.Module]) -> type[nn.Module]:
     def forward(self: nn.Module, x: torch.Tensor) -> Any:
         return kind.forward(self, x)
 
-    return type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__})
+    # A tracer wraps functions in the globals of the forward that it begins with: those must be timm's.
+    own = FunctionType(forward.__code__, kind.forward.__globals__, "forward", None, forward.__closure__)
+    return type(kind.__name__, (kind,), {"forward": own, "__module__": kind.__module__})
 
 
 def _built(architecture: str, settings: dict[str, Any], arguments: dict[str, Any]) -> nn.Module:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from precompute.backbones.layers import OUTPUT, Pooling, Tap, Truncated
+from precompute.backbones.layout import by_name
 from precompute.errors import BackboneError
 
 
@@ -43,15 +44,16 @@ def cut_between(
     model: nn.Module, wanted: Sequence[tuple[str, str]], inputs: tuple[torch.Tensor, ...], there: Sequence[str]
 ) -> tuple[Truncated, tuple[Tap, ...]]:
     names = [layer for layer, _ in wanted]
-    body = _Intermediates(model, there, names).eval()
+    body = model.eval() if names == [OUTPUT] else _Intermediates(model, there, names).eval()
     with torch.inference_mode():
-        given = body(*inputs)
+        outputs = by_name(body(*inputs), names)
+    given = dict(zip(names, outputs, strict=True))
     taps, poolings = [], []
     for layer, pooling in wanted:
         shape = tuple(given[layer].shape[1:])
         is_map = len(shape) == 3
-        axes = ("channel", "height", "width") if is_map else ("channel",) if len(shape) == 1 else None
-        if axes is None:
+        axes = ("channel", "height", "width") if is_map else ("channel",)
+        if len(shape) not in (1, 3):
             raise BackboneError(
                 f"The layer {layer!r} gives {tuple(shape)} for one image, neither a map nor a vector.",
                 hint="Name another layer with --layer.",
