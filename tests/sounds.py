@@ -27,11 +27,11 @@ def sound(seed: int, seconds: float, rate: int = RATE) -> np.ndarray:
 
 def wav(values: np.ndarray, rate: int = RATE, *, bits: int = 16) -> bytes:
     """A WAV file of integers, (samples,) or (samples, channels), by the standard library."""
-    values = values.reshape(len(values), -1)
+    values = values[:, None] if values.ndim == 1 else values
     whole = np.rint(values * (2 ** (bits - 1) - 1)).astype("<i8")
     if bits == 8:
         whole += 128  # the one width without a sign
-    data = whole.reshape(-1, 1).view("u1")[:, : bits // 8].tobytes()
+    data = whole.reshape(-1, 1).view("u1").reshape(-1, 8)[:, : bits // 8].tobytes()
     stream = io.BytesIO()
     with wave.open(stream, "wb") as file:
         file.setnchannels(values.shape[1])

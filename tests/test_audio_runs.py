@@ -68,7 +68,7 @@ def test_clips_are_extracted_trained_on_and_predicted(clips: Path, tmp_path: Pat
     training = train_head(out, tmp_path / "a.safetensors")
     assert training.scores["val"].accuracy > 0.8
     answered = predict(tmp_path / "a.safetensors", clips / "val")
-    assert len(answered.predictions) == 12
+    assert len(answered.items) == 12
     assert forecast(clips, backbone=BACKBONE).images == 24
 
 
@@ -203,10 +203,10 @@ def test_windows_are_kept_as_views_behind_their_mean(clips: Path, tmp_path: Path
     for average in (False, True):
         head = tmp_path / f"{average}.safetensors"
         train_head(tmp_path / "keep.h5", head, average_views=average)
-        assert len(predict(head, clips / "val").predictions) == 12
-        assert len(predict(head, tmp_path / "keep.h5").predictions) == 24
+        assert len(predict(head, clips / "val").items) == 12
+        assert len(predict(head, tmp_path / "keep.h5").items) == 24
     assert repair(tmp_path / "keep.h5", clips).computed == 0
-    assert predict(tmp_path / "False.safetensors", tmp_path / "pool.h5").predictions
+    assert predict(tmp_path / "False.safetensors", tmp_path / "pool.h5").items
 
 
 def test_decoded_clips_wait_in_number_only_as_long_as_their_windows_are_few(tmp_path: Path) -> None:

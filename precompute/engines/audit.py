@@ -158,7 +158,7 @@ class EngineAudit:
         ends = np.cumsum([len(one.inputs) for one in samples]).tolist()
         parts = [
             [
-                preprocess.merge(tap[end - len(one.inputs) : end], one.weights or ())
+                preprocess.merge(tap[end - len(one.inputs) : end].astype(np.float32), one.weights or ())
                 for one, end in zip(samples, ends, strict=True)
             ]
             for tap in found
