@@ -213,7 +213,7 @@ def test_the_audit_names_what_falls_below(noise: Path, monkeypatch: pytest.Monke
     right = Reference(model.module, model.preprocess)(samples)[0].astype(np.float32)
     shown = [right[0], -right[1], right[2], right[3] * 0]
     audit = EngineAudit(model, EngineChoice("openvino", "cpu", "bf16", 16), np.arange(4), "float32")
-    audit.show([(f"{row}.png", samples[row], (shown[row],)) for row in range(4)])
+    audit.show([Shown(f"{row}.png", (samples[row],), (shown[row],)) for row in range(4)])
     found = audit.finish()
     assert found is not None
     assert (found.images, found.below, set(found.named)) == (4, 2, {"1.png", "3.png"})

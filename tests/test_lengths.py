@@ -14,7 +14,7 @@ from lengths import LENGTHS, WIDTH, Letters, text_of
 
 from precompute import extract, load_backbone, open_cache
 from precompute.engines import guard
-from precompute.engines.audit import EngineAudit
+from precompute.engines.audit import EngineAudit, Shown
 from precompute.engines.base import Engine, EngineChoice
 from precompute.engines.choice import Decision
 from precompute.engines.devices import make_engine
@@ -177,7 +177,7 @@ def test_the_audit_compares_samples_of_every_length(texts: Path) -> None:
     shown = 0
     for block in LocalExecutor(2).blocks(work, rows, keep=audit.wants):
         wanted = [
-            (str(item.row), item.inputs[0], (row,))
+            Shown(str(item.row), item.inputs, (row,))
             for item, row in zip(block.decoded, block.features[0], strict=True)
             if item.tensors
         ]

@@ -305,7 +305,7 @@ def test_plan_says_what_views_cost(photos: Path, tmp_path: Path, precompute: Com
     assert found.bytes - plain.bytes == 26 * 3 * 128 * 4
     done = precompute("plan", photos, "-b", "tiny", "--views", "4", "--augment", AUGMENT)
     assert done.returncode == 0, done.stderr
-    assert "4 of each image: 104 forward passes at most" in done.stdout
+    assert "4 of each sample: 104 forward passes at most" in done.stdout
     assert "4 views x 128 float32" in done.stdout
 
 

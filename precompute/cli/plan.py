@@ -63,7 +63,7 @@ def _tell(found: Forecast) -> None:
             ("features", layer_lines(found.layers, found.dtype, found.views)),
             (
                 "views",
-                f"{found.views} of each of them: {found.passes:,} forward passes at most" if found.views > 1 else None,
+                f"{found.views} of each sample: {found.passes:,} forward passes at most" if found.views > 1 else None,
             ),
             ("engine", f"{found.engine} on {found.device} in {found.precision}, {found.batch_size} at a time"),
             ("chosen", found.why.replace("; ", "\n") or None),
