@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -58,7 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def accuracies(path: Path, C: float | None = None) -> None:
     """C: that of all heads; by default what cross-validation chooses on train."""
     for words, groups in (("clips drawn", None), ("speakers drawn", SPEAKER)):
-        training = train_head(path, groups=groups, **({} if C is None else {"C": C}))
+        settings: dict[str, Any] = {} if C is None else {"C": C}
+        training = train_head(path, groups=groups, **settings)
         C, scores = float(training.choices["C"]) if C is None else C, training.scores["test"]
         low, high = scores.intervals["accuracy"]
         print(f"  test, the same speakers, {words}: {scores.accuracy:.1%} ({low:.1%} to {high:.1%})")

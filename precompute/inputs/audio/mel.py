@@ -30,7 +30,8 @@ def mel_to_hz(mel: NDArray[np.float64]) -> NDArray[np.float64]:
 def mel_filters(rate: int, frame: int, mels: int, low: float, high: float) -> NDArray[np.float64]:
     """(frame // 2 + 1, mels): how much each bin of a power spectrum of `frame` samples adds to each band."""
     bins = np.arange(frame // 2 + 1) * (rate / frame)
-    edges = mel_to_hz(np.linspace(*hz_to_mel(np.array([low, high])).tolist(), num=mels + 2))
+    first, last = hz_to_mel(np.array([low, high])).tolist()
+    edges = mel_to_hz(np.linspace(float(first), float(last), mels + 2))
     rising = (bins[:, None] - edges[None, :-2]) / (edges[1:-1] - edges[:-2])
     falling = (edges[None, 2:] - bins[:, None]) / (edges[2:] - edges[1:-1])
     found: NDArray[np.float64] = np.maximum(0.0, np.minimum(rising, falling)) * (2.0 / (edges[2:] - edges[:-2]))
