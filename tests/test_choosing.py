@@ -14,7 +14,7 @@ from conftest import Command, list_images, make_image
 
 from precompute import extract, load_backbone, open_cache
 from precompute.engines import choice, devices, guard, machine
-from precompute.engines.audit import LEAST_IMAGES, SHARE, EngineAudit
+from precompute.engines.audit import LEAST_IMAGES, SHARE, EngineAudit, Shown
 from precompute.engines.base import Engine, EngineChoice
 from precompute.engines.choice import EXACT, Asked, Begun, candidates, choose
 from precompute.engines.guard import IMAGES, LEAST_COSINE
