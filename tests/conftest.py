@@ -34,6 +34,10 @@ SHARED = ROOT.parent / "shared"
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
+# A shell starts in the background with SIGINT ignored; processes of tests, which are sent it, would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # Set once, by the process that starts all others, so that they agree also at midnight.
 DAY = int(os.environ.setdefault("PRECOMPUTE_TEST_DAY", str(datetime.now(UTC).timetuple().tm_yday)))
 

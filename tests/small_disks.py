@@ -63,7 +63,7 @@ class SmallDisk:
             self._holder.stdin.write(f'{command}\necho "ended $?"\n')
             self._holder.stdin.flush()
         except BrokenPipeError:
-            pass
+            pass  # the shell has ended; what it said, read below, says why
         said = []
         for line in self._holder.stdout:
             if line.startswith("ended "):

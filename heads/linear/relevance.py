@@ -53,32 +53,28 @@ def relevance(X: Array, targets: Array, weight: Array, *, share: float = SHARE) 
     centred = targets - counts @ targets
     every = np.arange(X.shape[1])
     gradient = _products(X, every, centred, counts)
-    B = np.zeros(gradient.shape)
-    largest = float(_norms(gradient).max())
+    B, pull = np.zeros(gradient.shape), _norms(gradient)
+    before = largest = float(pull.max())
     if largest <= 0:
         return np.zeros(len(B))
-    before = largest
     path = largest * np.geomspace(1, share, PATH + 1)[1:]
     for penalty in path:
         tol = TIGHT if penalty == path[-1] else LOOSE
         working = B.any(axis=1)
-        missing = (_norms(gradient) >= 2 * penalty - before) & ~working
+        missing = (pull >= 2 * penalty - before) & ~working
         for turn in range(MOST_SETS):
-            working |= _largest(_norms(gradient), missing, len(every) if turn > MOST_SETS // 2 else _more(B))
+            # As many as have a weight, so that few are fitted in vain; all where that takes too many turns.
+            more = max(FEWEST, int(B.any(axis=1).sum())) if turn <= MOST_SETS // 2 else len(every)
+            working |= _largest(pull, missing, more)
             chosen = np.flatnonzero(working)
             B[chosen] = _fit(X, chosen, centred, counts, B[chosen], penalty, tol)
-            gradient = _products(X, every, centred - _predicted(X, chosen, B[chosen]), counts)
-            missing = (_norms(gradient) > penalty * (1 + SLACK)) & ~working
+            pull = _norms(_products(X, every, centred - _predicted(X, chosen, B[chosen]), counts))
+            missing = (pull > penalty * (1 + SLACK)) & ~working
             if not missing.any():
                 break
         before = penalty
     norms = _norms(B)
-    return np.where(norms > 0, norms, np.minimum(_norms(gradient) - before, 0))
-
-
-def _more(B: Float) -> int:
-    """How many features a working set takes in at once: as many as have a weight, so that few are fitted in vain."""
-    return max(FEWEST, int(B.any(axis=1).sum()))
+    return np.where(norms > 0, norms, np.minimum(pull - before, 0))
 
 
 def _largest(norms: Float, among: npt.NDArray[np.bool_], count: int) -> npt.NDArray[np.bool_]:

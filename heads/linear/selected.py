@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,14 +26,12 @@ from precompute.heads.base.splits import check_cv, folds, given_splits
 from precompute.heads.base.threads import one_pool
 from precompute.heads.linear.columns import ChosenColumns, spread
 from precompute.heads.linear.design import Design, working_dtype
-from precompute.heads.linear.logistic_base import TOO_FEW, among
+from precompute.heads.linear.logistic_base import TOO_FEW
 from precompute.heads.linear.model import LinearClassifier, log_probabilities, probabilities
 from precompute.heads.linear.objective import Objective, check_memory
 from precompute.heads.linear.passes import alone
-from precompute.heads.linear.path import Problem, Split, regularisation_path
-from precompute.heads.linear.relevance import ranked, relevance
+from precompute.heads.linear.selection import ChoiceSample, count_of, read_rows, trials
 from precompute.heads.linear.solver import minimise
-from precompute.heads.linear.spectrum import ClassTargets
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -52,31 +49,7 @@ FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # of all features; the last 
 STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 DEFAULT_FRACTION, DEFAULT_C = 1.0, 1e-3  # where there are too few samples to choose on
 SAMPLE_BYTES = 2**29  # of float32 features that a choice is made on; of more rows, as many at random
-RISING = 2  # values of C in a row with a higher log loss than the one before end a path: weaker penalties cost most
-LOOSE, MOST_STEPS = 1e-4, 200  # of the fits that a choice is made by: what they gain after that moves no score
 TRIAL = {"fraction", "C", "accuracy", "log_loss"}
-
-
-@dataclass(frozen=True)
-class _Sample:
-    """What a choice is made on, in memory. X: (m, d) · label: (m,) · weight: (m,) of a row · loss: (m,) of its loss."""
-
-    X: Array
-    label: Array
-    weight: Array
-    loss: Array
-    n_classes: int
-
-    def standardised(self, rows: Array) -> Array:
-        """All rows, standardised by the moments of these."""
-        mean, scale = spread([RowView(self.X, rows)], self.weight[rows])
-        found: Array = (self.X - mean.astype(self.X.dtype)) / scale.astype(self.X.dtype)
-        return found
-
-    def ranking(self, Z: Array, rows: Array) -> npt.NDArray[np.intp]:
-        """Features (d,), the most relevant first, by these rows of standardised `Z` and no others."""
-        targets = ClassTargets(self.label[rows], self.n_classes).rows(slice(None))
-        return ranked(relevance(Z[rows], targets, self.loss[rows]))
 
 
 class SelectedHead(LinearClassifier):
@@ -206,14 +179,14 @@ class SelectedHead(LinearClassifier):
                 label, weight = np.concatenate([label, held]), np.concatenate([weight, np.ones(len(held))])
         loss = weight * class_weights(self.class_weight, self.classes_, label, weight)[label]
         positions = self._sampled([len(one) for one in views], view.shape[1])
-        sample = _Sample(
-            _read(views, positions), label[positions], weight[positions], loss[positions], len(self.classes_)
+        sample = ChoiceSample(
+            read_rows(views, positions), label[positions], weight[positions], loss[positions], len(self.classes_)
         )
         with one_pool(2 * sample.X.size * len(self.classes_)):
             self._choose(sample, given, positions, len(view))
             mean, scale = spread(views, weight)
             Z = (sample.X - mean.astype(sample.X.dtype)) / scale.astype(sample.X.dtype)
-            count = _count(self.fraction_, view.shape[1])
+            count = count_of(self.fraction_, view.shape[1])
             self.kept_ = np.sort(sample.ranking(Z, np.arange(len(Z)))[:count]).astype(np.int32)
         self._fit_on_kept(views, label, loss, mean, scale)
         layer_of = np.repeat(np.arange(len(widths)), widths)
@@ -232,7 +205,7 @@ class SelectedHead(LinearClassifier):
             start += length
         return np.concatenate(chosen)
 
-    def _choose(self, sample: _Sample, given: Weighted, positions: Array, n_rows: int) -> None:
+    def _choose(self, sample: ChoiceSample, given: Weighted, positions: Array, n_rows: int) -> None:
         """Set `fraction_` and `C_`."""
         fractions, strengths = self._fractions(), self._strengths()
         self.trials_: list[dict[str, float]] = []
@@ -244,14 +217,14 @@ class SelectedHead(LinearClassifier):
             self.fraction_ = fractions[0] if len(fractions) == 1 else DEFAULT_FRACTION
             self.C_ = strengths[0] if len(strengths) == 1 else DEFAULT_C
             return
-        trials: list[dict[tuple[float, float], Array]] = []
+        tried: list[dict[tuple[float, float], Array]] = []
         for number, (train, test) in enumerate(parts):
             report("splits that the choice of features is tried on", number, len(parts))
             check_classes_with_weight(self, sample.label[train], self.classes_)
-            trials.append(self._trials(sample, train, test))
+            tried.append(trials(sample, train, test, fractions, strengths, self.device))
         counted = np.array([sample.weight[test].sum() for _, test in parts])
-        for fraction, C in sorted(set.intersection(*(set(one) for one in trials))):
-            hits, losses = counted @ np.array([one[fraction, C] for one in trials]) / counted.sum()
+        for fraction, C in sorted(set.intersection(*(set(one) for one in tried))):
+            hits, losses = counted @ np.array([one[fraction, C] for one in tried]) / counted.sum()
             self.trials_.append({"fraction": fraction, "C": C, "accuracy": float(hits), "log_loss": float(losses)})
         best = min(self.trials_, key=lambda trial: trial["log_loss"])  # the first of equal ones
         self.fraction_, self.C_ = best["fraction"], best["C"]
@@ -271,34 +244,6 @@ class SelectedHead(LinearClassifier):
             group = None if given.group is None else check_groups(given.group[positions], len(positions))
             parts = folds(label, groups=group, n_folds=self.cv, seed=self.random_state)
         return parts, f"{len(parts)}-fold cross-validation" if parts else TOO_FEW
-
-    def _trials(self, sample: _Sample, train: Array, test: Array) -> dict[tuple[float, float], Array]:
-        """Accuracy and log loss on `test` for each pair (fraction, C), of what only `train` has chosen and fitted.
-
-        Without the weak penalties that were worse and worse.
-        """
-        Z = sample.standardised(train)
-        order = sample.ranking(Z, train)
-        held, trained = among(test, len(Z)), among(train, len(Z))
-        problem = Problem(
-            sample.label, sample.n_classes, Split(np.where(trained, sample.loss, 0.0), held, scored=sample.weight)
-        )
-        found: dict[tuple[float, float], Array] = {}
-        for fraction in sorted(set(self._fractions())):
-            kept = np.sort(order[: _count(fraction, Z.shape[1])])
-            design = Design([RowView(Z[:, kept])], arrays_on(self.device, working_dtype([RowView(Z)]), "SelectedHead"))
-            for trial in regularisation_path(
-                *(design, [problem], self._strengths()),
-                n_splits=1,
-                choose_by="log_loss",
-                tol=LOOSE,
-                max_iter=MOST_STEPS,
-                time_budget=None,
-                whole=False,
-                rising=RISING,
-            )[0]:
-                found[fraction, trial["C"]] = np.array([trial["accuracy"], trial["log_loss"]])
-        return found
 
     def _fit_on_kept(self, views: list[RowView], label: Array, loss: Array, mean: Array, scale: Array) -> None:
         """Set the coefficients for features as they are given, and what the solver reports."""
@@ -386,18 +331,3 @@ def _several(name: str, value: Any, auto: tuple[float, ...]) -> tuple[float, ...
     for one in value:
         check_number(f"every {name}", one, low=0, open_low=True)
     return tuple(float(one) for one in value)
-
-
-def _count(fraction: float, d: int) -> int:
-    """How many of `d` features that is: one at least."""
-    return min(d, max(1, round(fraction * d)))
-
-
-def _read(views: Sequence[RowView], positions: Array) -> Array:
-    """These rows of all views, in memory, of their working dtype."""
-    dtype, start, parts = working_dtype(views), 0, []
-    for view in views:
-        inside = positions[(start <= positions) & (positions < start + len(view))] - start
-        parts.append(view.take(inside)._read(slice(None), dtype))
-        start += len(view)
-    return np.concatenate(parts) if len(parts) > 1 else parts[0]

@@ -42,7 +42,6 @@ __all__ = [
     "decode",
     "encode",
     "encoded",
-    "is_head",
     "is_of",
     "read_json",
     "write_json",
@@ -137,13 +136,8 @@ def _bytes_of(array: npt.NDArray[Any]) -> memoryview:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
-def is_head(file: BinaryIO) -> bool:
-    """Whether the file says that it is a head, of any version; what follows its header may be damaged."""
-    return is_of(file, HEAD_FORMAT)
-
-
 def is_of(file: BinaryIO, form: FileFormat) -> bool:
-    """The same for any of the formats."""
+    """Whether the file says that it is of this form, of any version; what follows its header may be damaged."""
     length = int.from_bytes(file.read(8), "little")
     if length > MAX_HEADER_BYTES:
         return False

@@ -30,9 +30,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from precompute.heads.persistence.encoding import Arrays
     from precompute.heads.persistence.kinds import Head
-
-    Arrays = dict[str, npt.NDArray[Any]]
 
 __all__ = ["HEAD", "SavedHead", "load_head", "save_head"]
 

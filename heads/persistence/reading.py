@@ -5,16 +5,14 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from precompute.errors import HeadError, HeadFormatError
 from precompute.heads.persistence.encoding import FileFormat, UnknownFormatError, decode
 from precompute.system.untrusted import is_sparse, open_without_waiting
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    Arrays = dict[str, npt.NDArray[Any]]
+    from precompute.heads.persistence.encoding import Arrays
 
 Restored = TypeVar("Restored")
 

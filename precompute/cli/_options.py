@@ -248,6 +248,9 @@ label_separator_option = click.option(
     help="What stands between several labels in one text.  [default: ;]",
 )
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace whatever ordinary file has that name.")
+allow_skipped_option = click.option(
+    "--allow-skipped", is_flag=True, help="Exit with 0 also where samples were skipped."
+)
 
 
 group_options = _decorators(

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from precompute.cli._options import computation, keep_option, layer_lines, shard_option, source_options, taken_apart
+from precompute.cli._options import (
+    allow_skipped_option,
+    computation,
+    keep_option,
+    layer_lines,
+    shard_option,
+    source_options,
+    taken_apart,
+)
 from precompute.cli._output import (
     duration,
     finished,
@@ -44,7 +52,7 @@ if TYPE_CHECKING:
 @click.option("--limit", type=int, help="Only the first N samples, by id.")
 @shard_option
 @click.option("--reuse", multiple=True, type=click.Path(), help="Copy rows of this feature file too; may be repeated.")
-@click.option("--allow-skipped", is_flag=True, help="Exit with 0 also where samples were skipped.")
+@allow_skipped_option
 @click.option(
     "--overwrite", is_flag=True, help="Replace an output of other settings, of other samples, or of another kind."
 )

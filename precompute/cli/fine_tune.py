@@ -12,6 +12,7 @@ from precompute.cli._cuts import show_cuts
 from precompute.cli._options import (
     SEED,
     Seconds,
+    allow_skipped_option,
     complete_backbone,
     learning_options,
     overwrite_option,
@@ -102,7 +103,7 @@ if TYPE_CHECKING:
 @click.option("--root", type=click.Path(), help="For images: as for extract.")
 @click.option("--path-column", metavar="NAME", help="For images: as for extract.")
 @click.option("--id-column", metavar="NAME", help="For images: as for extract.")
-@click.option("--allow-skipped", is_flag=True, help="Exit with 0 also where images were skipped.")
+@allow_skipped_option
 @overwrite_option
 @json_option
 @click.pass_context

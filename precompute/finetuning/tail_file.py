@@ -39,13 +39,12 @@ from precompute.heads.persistence.encoding import (
     FileFormat,
     TooLargeError,
     encoded,
-    is_of,
     write_json,
 )
+from precompute.heads.persistence.output import kind_of_file
 from precompute.heads.persistence.reading import read_whole
 from precompute.heads.scoring.temperature import check_temperature
-from precompute.system.output import Kind, check_output
-from precompute.system.untrusted import open_without_waiting
+from precompute.system.output import check_output
 from precompute.training.targets import CLASSES, LABELS, NUMBER, TASKS
 
 # regnet_y_128gf, the largest network of torchvision, has 2.6 GB.
@@ -59,17 +58,7 @@ MOST_NUMBERS = 2**31  # in the activation of one sample
 Arrays = dict[str, NDArray[Any]]
 
 
-def _check_tail(path: str) -> None:
-    try:
-        with open(path, "rb", opener=open_without_waiting) as file:
-            if is_of(file, TAIL_FORMAT):
-                return
-    except OSError as error:
-        raise HeadError(f"The tail {path!r} cannot be read: {error.strerror}.", hint="") from error
-    raise HeadFormatError(f"{path!r} exists, and is not a tail.", hint="")
-
-
-TAIL = Kind(HeadError, _check_tail)
+TAIL = kind_of_file(TAIL_FORMAT)
 
 
 @dataclass(frozen=True)
