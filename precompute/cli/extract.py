@@ -65,7 +65,7 @@ if TYPE_CHECKING:
 def extract(
     ctx: click.Context, /, source: str, output: str, as_json: bool, allow_skipped: bool, **options: Any
 ) -> None:
-    """Run a frozen backbone once over the images of SOURCE and keep its features.
+    """Run a frozen backbone once over the images, texts or clips of SOURCE and keep its features.
 
     SOURCE is a folder: class sub-folders give labels, train, val and test folders above them give the split, and files
     are recognised by their content. Or a table (.csv, .tsv, .parquet) with a column `path` and, if you have them, `id`,
@@ -74,7 +74,10 @@ def extract(
     folder of save_to_disk or of Parquet files, or hf-dataset:NAME. Or torchvision:NAME with --root. Folders, tables,
     lists and shards may lie in an object store: s3://bucket/prefix.
 
-    Run the same command again after an interruption, or after adding, editing or deleting images: only what is missing
+    What the samples are follows from the backbone: texts are .txt files or the column `text` of a table, clips are
+    WAV, FLAC, OGG and MP3.
+
+    Run the same command again after an interruption, or after adding, editing or deleting samples: only what is missing
     is computed.
 
     \b
@@ -85,6 +88,9 @@ def extract(
       precompute extract hf-dataset:AI-Lab-Makerere/beans -b resnet18 -o beans.h5
       precompute extract torchvision:FashionMNIST --root data -b resnet18 -o fashion.h5
       precompute extract s3://bucket/photos -b resnet18 -o photos.h5
+      precompute extract questions.csv -b ngram-hash -o questions.h5
+      precompute extract sounds -b mel-statistics -o sounds.h5
+      precompute extract photos -b timm:vit_small_patch16_224 -o vits.h5
       precompute extract photos -b vit_b_16 --weights IMAGENET1K_SWAG_LINEAR_V1 -o vit.h5
       precompute extract photos -b resnet50 --weights my-weights.pth --layer layer3 --pooling mean -o l3.h5
       precompute extract photos -b resnet50 --layer layer3:mean --layer layer4:mean --layer avgpool -o layers.h5
