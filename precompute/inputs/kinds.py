@@ -25,7 +25,7 @@ FORMATS = {IMAGE: ("images", "IMAGES"), TEXT: ("text", "TEXTS"), AUDIO: ("audio"
 EMBEDDED = {"tiny": IMAGE, "ngram-hash": TEXT, "mel-statistics": AUDIO, "resemblyzer": AUDIO}
 """What the backbones inside the package take."""
 
-FAMILIES = {"timm": IMAGE}
+FAMILIES = {"timm": IMAGE, "open_clip": IMAGE}
 """What all backbones take whose name begins so, up to the colon."""
 
 

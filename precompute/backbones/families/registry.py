@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 TINY, NGRAM_HASH, MEL_STATISTICS, RESEMBLYZER = "tiny", "ngram-hash", "mel-statistics", "resemblyzer"
 HERE = "precompute.backbones.families"
 
-PREFIXES: dict[str, str] = {"timm": "timm"}
+PREFIXES: dict[str, str] = {"timm": "timm", "open_clip": "open_clip"}
 """`PREFIX:...` -> the module of its family. What has a colon and none of these in front of it is a factory."""
 
 EMBEDDED = {TINY: "tiny", NGRAM_HASH: "ngram_hash", MEL_STATISTICS: "sound", RESEMBLYZER: "sound"}
