@@ -44,7 +44,7 @@ def _whole(low: int, high: int, *counts: int) -> Callable[[Any], bool]:
 
 def _few_numbers(value: Any) -> bool:
     """Such as {"eps": 1e-6} or {"approximate": "tanh"}."""
-    known = {"eps": _number(0, 1), "approximate": lambda one: one in ("none", "tanh")}
+    known: dict[str, Callable[[Any], bool]] = {"eps": _number(0, 1), "approximate": lambda one: one in ("none", "tanh")}
     return isinstance(value, dict) and all(name in known and known[name](one) for name, one in value.items())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -29,13 +30,12 @@ NEVER = {"timm_model_pretrained": False, "output_tokens": False, "patch_dropout"
 @cache
 def library() -> ModuleType:
     try:
-        import open_clip
-        import open_clip.model
+        found = import_module("open_clip")  # without types of its own
     except ImportError as error:
         raise BackboneError(
             f"A backbone open_clip:MODEL/TAG needs open_clip_torch: {error}.", hint=f"Install it: {INSTALL}"
         ) from error
-    return open_clip
+    return found
 
 
 @dataclass(frozen=True)
