@@ -21,7 +21,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 MAX_SIDE = 8192  # a side beyond this is a mistake, and a head from a stranger must not ask for the memory
 
-OFF_BY_DEFAULT = ("fast_decode", "squash")
+OFF_BY_DEFAULT = ("fast_decode", "squash", "floor_crop")
 
 FILTER_REACH = 2  # pixels that a bicubic filter takes from either side, times the scale; a bilinear one takes 1
 
@@ -33,7 +33,9 @@ class Transform:
     The same steps as torchvision.transforms._presets.ImageClassification. The 8-bit part (resize and crop) runs where
     the image is decoded, the rest on the device. With `fast_decode`, JPEG far larger than `resize` is decoded at
     a half, a quarter or an eighth of its size (libjpeg's scaling of the DCT): near the full decode, not equal to it.
-    With `squash` both sides become `resize`, whatever the picture's shape, as some networks want it.
+    With `squash` both sides become `resize`, whatever the picture's shape, as some networks want it. Where the centre
+    lies between two pixels the crop begins at the even one, as in torchvision; with `floor_crop` always at the first,
+    as in transformers.
     """
 
     resize: int = 256
@@ -43,6 +45,7 @@ class Transform:
     std: tuple[float, float, float] = IMAGENET_STD
     fast_decode: bool = False
     squash: bool = False
+    floor_crop: bool = False
 
     def __post_init__(self) -> None:
         for name in ("resize", "crop"):
@@ -67,7 +70,7 @@ class Transform:
             raise _bad(f"std must be positive. Got {self.std!r} instead.")
 
     def spec(self) -> dict[str, Any]:
-        """JSON-ready description, part of the cache's key. `fast_decode` and `squash` stand in it only where on."""
+        """JSON-ready description, part of the cache's key. What is off by default stands in it only where on."""
         values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
         for name in OFF_BY_DEFAULT:
             if not values[name]:
@@ -113,8 +116,19 @@ class Transform:
         from torchvision.transforms import functional
 
         image = self._resize_pil(image)
+        if self.floor_crop:
+            return self._floor_cropped(functional.pil_to_tensor(image))
         tensor: torch.Tensor = functional.pil_to_tensor(functional.center_crop(image, [self.crop, self.crop]))
         return tensor
+
+    def _floor_cropped(self, image: torch.Tensor) -> torch.Tensor:
+        """(3, H, W) -> (3, crop, crop), black where the picture is smaller."""
+        from torch.nn.functional import pad
+
+        rows, columns = (max(0, self.crop - side) for side in image.shape[1:])
+        image = pad(image, (columns // 2, (columns + 1) // 2, rows // 2, (rows + 1) // 2))
+        top, left = (self._crop_start(side) for side in image.shape[1:])
+        return image[:, top : top + self.crop, left : left + self.crop].clone()  # lets go of the rest
 
     def _resize_pil(self, image: Image.Image) -> Image.Image:
         from torchvision.transforms import InterpolationMode, functional
@@ -138,6 +152,8 @@ class Transform:
         return image.resize((width, longest), method, (0, top * scale, image.width, (top + longest) * scale))
 
     def _crop_start(self, side: int) -> int:
+        if self.floor_crop:
+            return (side - self.crop) // 2
         return round((side - self.crop) / 2)  # torchvision's rounding
 
     def apply_tensor(self, image: torch.Tensor, size: tuple[float, float] | None = None) -> torch.Tensor:
@@ -162,6 +178,8 @@ class Transform:
         pixels = pixels[None].permute(0, 3, 1, 2)  # with strides that torch knows as "channels last"
         factors = (_factor(height, down), _factor(width, across))
         resized = interpolate(pixels, scale_factor=factors, mode=self.interpolation, antialias=True)[0]
+        if padded and self.floor_crop:
+            return self._floor_cropped(resized[:, :down, :across])
         if padded:
             cropped: torch.Tensor = functional.center_crop(resized[:, :down, :across], [self.crop, self.crop])
             return cropped
