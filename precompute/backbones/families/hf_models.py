@@ -43,6 +43,8 @@ class ModelType:
 
 _TOKENS = ("mean", "cls", "max")
 _POOLER = (*_TOKENS, "pooler")
+_PICTURES = ("none", *_POOLER)  # of one size, so that all tokens may be stored
+_NO_CLASS = ("none", "mean", "max", "pooler")
 
 MODELS: dict[str, ModelType] = {
     # Texts: the mean over real tokens; a folder of sentence-transformers says its own
@@ -54,7 +56,22 @@ MODELS: dict[str, ModelType] = {
     "electra": ModelType(TEXT, "mean", _TOKENS, attention="sdpa"),
     "mpnet": ModelType(TEXT, "mean", _POOLER),
     "albert": ModelType(TEXT, "mean", _POOLER),
-    # Images
+    # Images: what the library's own call for features gives, or the class token
+    "vit": ModelType(IMAGE, "cls", _PICTURES, attention="sdpa"),
+    "deit": ModelType(IMAGE, "cls", _PICTURES, attention="sdpa"),
+    "beit": ModelType(IMAGE, "pooler", _PICTURES, attention="sdpa"),
+    "dinov2": ModelType(IMAGE, "cls", _PICTURES, attention="sdpa"),
+    "dinov2_with_registers": ModelType(IMAGE, "cls", _PICTURES, attention="sdpa"),
+    "dinov3_vit": ModelType(IMAGE, "cls", _PICTURES, attention="sdpa"),
+    "dinov3_convnext": ModelType(IMAGE, "cls", _PICTURES),
+    "clip": ModelType(IMAGE, "projection", (*_PICTURES, "projection"), "vision_config", attention="sdpa"),
+    "clip_vision_model": ModelType(IMAGE, "pooler", (*_PICTURES, "projection"), attention="sdpa"),
+    "siglip": ModelType(IMAGE, "pooler", _NO_CLASS, "vision_config", attention="sdpa"),
+    "siglip_vision_model": ModelType(IMAGE, "pooler", _NO_CLASS, attention="sdpa"),
+    "swin": ModelType(IMAGE, "pooler", _NO_CLASS),
+    "convnext": ModelType(IMAGE, "pooler", _NO_CLASS),
+    "convnextv2": ModelType(IMAGE, "pooler", _NO_CLASS),
+    "resnet": ModelType(IMAGE, "pooler", _NO_CLASS),
     # Sound
 }
 

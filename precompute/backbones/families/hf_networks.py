@@ -58,7 +58,9 @@ def kind_of_network(folder: HFFolder, kind: ModelType, parts: Parts) -> tuple[An
     try:
         config = known[name].from_dict(dict(folder.config))
         if parts.tower:
-            config = getattr(config, parts.tower)
+            whole, config = config, getattr(config, parts.tower)
+            if hasattr(whole, "projection_dim"):  # what a whole CLIP projects to, whatever its tower says
+                config.projection_dim = whole.projection_dim
         if parts.network is not None:
             found = getattr(transformers, parts.network)
         else:
