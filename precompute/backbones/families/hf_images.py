@@ -45,11 +45,12 @@ class ImageEncoder(Encoder):
 
     def states(self, *inputs: torch.Tensor, hidden: bool) -> States:
         (pixels,) = inputs
+        network: Any = self.network
         asked = {"output_hidden_states": True} if hidden else {}
-        found: Any = self.network(pixel_values=pixels, return_dict=True, **asked)
+        found = network(pixel_values=pixels, return_dict=True, **asked)
         tokens, pooler = _tokens(found.last_hidden_state), getattr(found, "pooler_output", None)
         if pooler is None and "pooler" in self.poolings and self.pooling == "projection":
-            pooler = self.network.vision_model.post_layernorm(tokens[:, 0])
+            pooler = network.vision_model.post_layernorm(tokens[:, 0])
         states = [_tokens(one) for one in found.hidden_states[-len(self.blocks) :]] if hidden else []
         return States(
             tokens,

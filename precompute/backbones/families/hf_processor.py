@@ -77,7 +77,7 @@ IDLE = (
 
 
 def transform_of(folder: HFFolder) -> Transform:
-    """Raises BackboneError with the file and the field for what ours cannot do, WeightsError for what is out of bounds."""
+    """Raises BackboneError, with file and field, for what ours cannot do, WeightsError for what is out of bounds."""
     found, where = _read(folder)
     defaults = _defaults(found, str(folder.config["model_type"]), where)
     _check_steps(found, where)
