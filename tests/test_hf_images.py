@@ -19,10 +19,11 @@ from reference import features, real_photo, transform_of
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from precompute import extract, load_backbone, open_cache, predict, train_head
+from precompute import extract, fine_tune, load_backbone, open_cache, predict, train_head
 from precompute.backbones.catalog import describe
 from precompute.backbones.families.hf_encoder import Encoder
 from precompute.backbones.load import Backbone
+from precompute.backbones.tail import tail_of
 from precompute.errors import BackboneError, PrecomputeError, WeightsError
 from precompute.inputs.images.decode import decode
 from precompute.inputs.images.transform import Transform
@@ -474,6 +475,20 @@ def test_the_key_holds_the_pictures_the_pooling_and_the_library(
     (place / "preprocessor_config.json").write_text(json.dumps({**values, "resample": 2}))
     with pytest.raises(PrecomputeError, match=r"transform\.interpolation"):
         extract(photos, tmp_path / "a.h5", backbone=f"hf:{place}")
+
+
+def test_the_whole_network_is_trained_and_no_part_of_it(
+    folders: Callable[[str], tuple[Path, Any]], photos: Path, tmp_path: Path
+) -> None:
+    """It cannot be traced, so it begins at its input or not at all."""
+    folder, _ = folders("clip")
+    tuning = fine_tune(photos, tmp_path / "whole.safetensors", backbone=f"hf:{folder}", epochs=1, device="cpu")
+    assert tuning.layer == "input"
+    assert len(predict(tmp_path / "whole.safetensors", photos).items) == 24
+    backbone = load_backbone(f"hf:{folder}", layer="vision_model.encoder.layers.1", pooling="none")
+    with pytest.raises(BackboneError, match="cannot be traced") as caught:
+        tail_of(backbone, "vision_model.encoder.layers.1")
+    assert "precompute fine-tune SOURCE" in caught.value.hint
 
 
 @pytest.mark.rotates(2)

@@ -41,7 +41,7 @@ def whole_network(head: TailHead, backbone: Backbone) -> nn.Module:
     try:
         name = backbone.family.final_classifier(network)
     except BackboneError as error:
-        raise _no_place(backbone, error.message) from error
+        raise _no_place(backbone, error.message.rstrip(".")) from error
     old = network.get_submodule(name)
     if not isinstance(old, nn.Linear):
         raise _no_place(backbone, f"its classifier, {name}, is a {type(old).__name__} and no Linear")

@@ -25,7 +25,7 @@ from precompute.backbones.families.hf_folder import CONFIG, HFFolder
 from precompute.backbones.families.hf_models import MODELS, ModelType, model_of
 from precompute.backbones.families.hf_networks import filled_network, library, on_meta, random_network
 from precompute.backbones.hub import hub_folder
-from precompute.backbones.layers import ALL_BLOCKS, OUTPUT
+from precompute.backbones.layers import ALL_BLOCKS, INPUT, OUTPUT
 from precompute.errors import BackboneError
 
 if TYPE_CHECKING:
@@ -146,13 +146,15 @@ class HF(Family):
     def trace(self, model: nn.Module) -> tuple[fx.Graph, dict[fx.Node, str]]:  # noqa: ARG002
         raise BackboneError(
             "A network of transformers cannot be traced, so it is cut at its output and its blocks alone.",
-            hint="Train a head on its features.",
+            hint="Train a head on its features, or the whole network: precompute fine-tune SOURCE -b NAME.",
         )
 
     def cut(
         self, model: nn.Module, wanted: Sequence[tuple[str, str]], inputs: tuple[torch.Tensor, ...]
     ) -> tuple[Truncated, tuple[Tap, ...]]:
         encoder = _encoder(model)
+        if [layer for layer, _ in wanted] == [INPUT]:  # where the training of a whole network begins
+            return super().cut(model, wanted, inputs)
         return hf_encoder.cut(f"a model of the kind {_kind_name(encoder)}", encoder, wanted, inputs)
 
 

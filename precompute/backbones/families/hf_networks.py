@@ -56,7 +56,8 @@ def kind_of_network(folder: HFFolder, kind: ModelType, parts: Parts) -> tuple[An
             hint="Update transformers, or call the network in a factory of your own: package.module:factory.",
         )
     try:
-        config = known[name].from_dict(dict(folder.config))
+        with _quiet():
+            config = known[name].from_dict(dict(folder.config))
         if parts.tower:
             whole, config = config, getattr(config, parts.tower)
             if hasattr(whole, "projection_dim"):  # what a whole CLIP projects to, whatever its tower says
