@@ -160,6 +160,8 @@ def _made(found: Any, config: Any, kind: ModelType, folder: HFFolder) -> Any:
 
 
 def _frozen(network: Any) -> nn.Module:
+    if hasattr(network, "loss_type"):
+        network.loss_type = "ForMaskedLM"  # any: a tracer asks for every attribute, and the library's log fills up
     frozen: nn.Module = network.eval().requires_grad_(False)
     return frozen
 
