@@ -30,7 +30,7 @@ class ModelType:
 
     modality: str
     pooling: str | None
-    poolings: tuple[str, ...] = ("mean", "cls", "max")
+    poolings: tuple[str, ...] = ("mean", "cls", "max", "mean_sqrt_len")
     tower: str = ""
     attention: str = "eager"
     unused: tuple[str, ...] = ()
@@ -41,7 +41,7 @@ class ModelType:
         return LOADERS[self.modality]
 
 
-_TOKENS = ("mean", "cls", "max")
+_TOKENS = ("mean", "cls", "max", "mean_sqrt_len")
 _POOLER = (*_TOKENS, "pooler")
 _PICTURES = ("none", *_POOLER)  # of one size, so that all tokens may be stored
 _NO_CLASS = ("none", "mean", "max", "pooler")
