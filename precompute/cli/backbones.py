@@ -15,8 +15,9 @@ from precompute.cli._output import json_option, print_json, print_table
 def backbones(pattern: str | None, layers: bool, as_json: bool) -> None:
     """List backbones: width of their features, input size, parameters, cost, published accuracy.
 
-    PATTERN is a part of the name, or has shell wildcards; those of timm stand behind timm: and need the extra of that
-    name. Nothing is downloaded. Of more than 20 names of timm's the width and the parameters are left out.
+    PATTERN is a part of the name, or has shell wildcards; those of timm and open_clip stand behind timm: and
+    open_clip: and need the extras of these names. Nothing is downloaded. Of more than 20 of theirs the parameters are
+    left out, and of timm's the width.
 
     \b
     Examples:
@@ -25,6 +26,7 @@ def backbones(pattern: str | None, layers: bool, as_json: bool) -> None:
       precompute backbones 'vit_*' --json
       precompute backbones resnet18 --layers
       precompute backbones 'timm:vit*small*'
+      precompute backbones 'open_clip:*SigLIP*'
     """
     from precompute.backbones.catalog import catalog, layer_names
 
