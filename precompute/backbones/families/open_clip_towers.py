@@ -88,8 +88,12 @@ class Tower:
 
     def on_meta(self) -> nn.Module:
         """Without memory for any tensor: to be looked at."""
-        with ParametersOnMeta(), torch.device("meta"):
-            return self.build()
+        try:
+            with ParametersOnMeta(), torch.device("meta"):
+                return self.build()
+        except BackboneError:  # some networks of timm's compute their sizes with tensors
+            with ParametersOnMeta():
+                return self.build()
 
     def random(self, seed: int) -> nn.Module:
         with torch.random.fork_rng(devices=[]):  # the caller's random state stays as it was
