@@ -509,6 +509,11 @@ def test_the_list_is_made_without_memory_and_without_a_download() -> None:
         catalog("open_clip:zzz")
 
 
+def test_the_model_in_a_folder_is_listed_by_the_folder_s_name(folder: Path) -> None:
+    (entry,) = catalog(f"open_clip:{folder}")
+    assert (entry.name, entry.width, entry.input_size) == (f"open_clip:{folder}", 32, 32)
+
+
 def test_a_shell_completes_them() -> None:
     assert completion.completions("open") == ["open_clip:"]
     assert "open_clip:ViT-L-14-quickgelu/openai" in completion.completions("open_clip:ViT-L-14-")

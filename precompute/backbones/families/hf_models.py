@@ -43,7 +43,7 @@ class ModelType:
 
 _TOKENS = ("mean", "cls", "max", "mean_sqrt_len")
 _POOLER = (*_TOKENS, "pooler")
-_PICTURES = ("none", *_POOLER)  # of one size, so that all tokens may be stored
+_PICTURES = ("none", "mean", "cls", "max", "pooler")  # of one size, so that all tokens may be stored
 _NO_CLASS = ("none", "mean", "max", "pooler")
 
 MODELS: dict[str, ModelType] = {

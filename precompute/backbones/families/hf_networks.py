@@ -166,6 +166,9 @@ def _frozen(network: Any) -> nn.Module:
     if hasattr(network, "loss_type"):
         network.loss_type = "ForMaskedLM"  # any: a tracer asks for every attribute, and the library's log fills up
     frozen: nn.Module = network.eval().requires_grad_(False)
+    for module in frozen.modules():
+        if getattr(module, "loss_type", "") is None:  # a tracer looks at all attributes, and transformers complains
+            module.loss_type = "ForCausalLM"  # type: ignore[assignment]
     return frozen
 
 
