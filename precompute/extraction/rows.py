@@ -27,12 +27,15 @@ Twins = tuple["array[int]", "array[int]"]  # rows of this run, and those that ar
 
 @dataclass
 class Step:
-    """What one batch brought. failed: (id, status name, detail) of each sample that has no features."""
+    """What one batch brought. failed: (id, status name, detail) of each sample that has no features · cut: ids of those
+    whose end was left out.
+    """
 
     done: int = 0
     computed: int = 0
     copied: int = 0
     failed: list[tuple[str, str, str]] = field(default_factory=list)
+    cut: list[str] = field(default_factory=list)
 
 
 class RowRun:
@@ -114,6 +117,7 @@ class RowRun:
     def _write(self, block: Block) -> Step:
         items = [*block.decoded, *block.failed]
         step = Step(done=len(items), computed=len(block.decoded))
+        step.cut = [self.source.sample_name(item.row) for item in block.decoded if item.cut]
         if not items:
             return step
         count, layers = len(block.decoded), self.prepared.layers
