@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, Command, make_image, make_photos, run_python
+from conftest import ROOT, Command, make_image, make_photos
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -431,33 +431,39 @@ def test_only_one_process_writes_an_output(folder: Path, tmp_path: Path) -> None
         tuned(folder, out)
 
 
-@pytest.mark.slow
-def test_running_out_of_memory_names_half_the_batch(tmp_path: Path) -> None:
-    """In a process that may take little more than it has: the allocator itself fails."""
-    make_photos(tmp_path / "photos", per_class=40)
-    extract(
-        *(tmp_path / "photos", tmp_path / "wide.h5"),
-        backbone="resnet18",
-        weights="random:0",
-        layer="layer1",
-        transform={"resize": 224, "crop": 224},
-        batch_size=8,
-    )
-    done = run_python(
-        "import resource\n"
-        "from precompute.errors import TrainingError\n"
-        "from precompute.finetuning.fine_tune import fine_tune\n"
-        f"path = {str(tmp_path / 'wide.h5')!r}\n"
-        "fine_tune(path, epochs=1, batch_size=1)\n"
-        "with open('/proc/self/statm') as file:\n"
-        "    pages = int(file.read().split()[0]) * resource.getpagesize()\n"
-        "resource.setrlimit(resource.RLIMIT_AS, (pages + 150 * 2**20,) * 2)\n"
-        "try:\n"
-        "    fine_tune(path, epochs=1, batch_size=64)\n"
-        "except TrainingError as error:\n"
-        "    print(error.message, error.hint)\n"
-    )
-    assert "does not fit into the memory of cpu. Try --batch-size 32." in done.stdout, done.stderr
+GREEDY = """
+import torch
+from torch import nn
+
+class Greedy(nn.Module):
+    def __init__(self, shape):
+        super().__init__()
+        self.part = nn.Conv2d(shape[0], 8, 3)
+
+    def forward(self, x):
+        if len(x) > 4 and torch.is_grad_enabled() == {training}:
+            torch.empty(2**48)  # a pebibyte: the allocator itself fails
+        return self.part(x).mean((2, 3))
+"""
+
+
+@pytest.mark.parametrize(
+    ("training", "message"),
+    [
+        (True, r"A step of 8 samples does not fit into the memory of cpu\."),
+        (False, r"\d+ samples in one pass through the frozen tail do not fit into the memory of cpu\."),
+    ],
+)
+def test_running_out_of_memory_says_what_to_try(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, training: bool, message: str
+) -> None:
+    module = f"greedy_{training}"
+    (tmp_path / f"{module}.py").write_text(GREEDY.format(training=training))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with pytest.raises(TrainingError, match=message) as caught:
+        tuned(folder, tail=f"{module}:Greedy", batch_size=8)
+    assert ("Try --batch-size 4." if training else "Cut further behind (--layer)") in str(caught.value.hint)
 
 
 @pytest.mark.slow
