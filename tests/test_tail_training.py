@@ -66,6 +66,7 @@ def tuned(folder: Path, out: Path | None = None, **options: Any) -> Tuning:
     return fine_tune(folder / "deep.h5", out, **{"layer": LAYER, **SHORT, **options})
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("task", ["two classes", "three classes", "labels", "number"])
 def test_the_network_begins_with_the_predictions_of_the_linear_head(task: str) -> None:
     rng = np.random.default_rng(0)
@@ -177,6 +178,7 @@ def is_behind(name: str, layer: str, network: nn.Module) -> bool:
     return order.index(name.rpartition(".")[0]) > last
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize(
     ("name", "layer", "options"),
     [
@@ -206,6 +208,7 @@ def test_losses_are_those_of_training_from_pixels_with_the_body_frozen(
     np.testing.assert_allclose(losses, expected, atol=1e-4, rtol=0)
 
 
+@pytest.mark.rotates(3)
 def test_the_same_seed_gives_the_same_file_and_another_seed_another(folder: Path, tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         tuned(folder, tmp_path / f"{name}.safetensors", seed=seed, dropout=0.3, label_smoothing=0.1)
@@ -264,6 +267,7 @@ def test_patience_ends_the_training(folder: Path) -> None:
     assert tuning.choices["epochs"] == 2
 
 
+@pytest.mark.rotates(3)
 def test_the_selection_set_is_val_or_a_hold_out_that_keeps_groups_together(folder: Path, tmp_path: Path) -> None:
     with_test = tuned(folder)
     assert (with_test.choices["stopped_on"], with_test.selected_on) == ("given", "val")
@@ -307,6 +311,7 @@ def test_a_number_in_its_own_units(folder: Path, tmp_path: Path) -> None:
     assert first["validation_absolute_error"] == pytest.approx(tuning.before["val"].mae, rel=1e-3)
 
 
+@pytest.mark.rotates(3)
 def test_views_are_drawn_and_scores_are_of_the_plain_one_or_the_mean(folder: Path) -> None:
     plain = fine_tune(folder / "views.h5", **SHORT)
     assert "trained on 3 views" in " ".join(plain.notes)
@@ -410,6 +415,7 @@ def test_pooled_activations_are_refused(folder: Path, tmp_path: Path) -> None:
         fine_tune(tmp_path / "pooled.h5")
 
 
+@pytest.mark.rotates(3)
 def test_the_command(precompute: Command, folder: Path, tmp_path: Path) -> None:
     command = ["fine-tune", folder / "deep.h5", "--layer", LAYER, "--epochs", 2, "-o", "a.safetensors"]
     done = precompute(*command, "--plot", "curves.svg", "--json")
