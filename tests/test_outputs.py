@@ -210,6 +210,7 @@ def test_two_outputs_of_one_command_are_two_files(place: Path, precompute: Comma
 # Files that are there already ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("content", [FOREIGN, b""], ids=["text", "empty"])
 def test_a_foreign_file_is_replaced_only_where_that_is_said(
     writer: Writer, content: bytes, place: Path, precompute: Command

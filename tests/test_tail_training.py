@@ -351,6 +351,7 @@ def test_near_duplicates_and_the_linear_head_are_those_of_the_features_in_front_
     assert tuning.choices["linear"]["head"] == "logistic"
 
 
+@pytest.mark.rotates(3)
 def test_a_tail_of_the_users_own(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_tails.py").write_text(
         "from torch import nn\n"
