@@ -435,6 +435,7 @@ def test_what_appears_during_a_run_is_left_alone_and_the_work_kept(kind: str, pl
 
 
 def test_a_head_is_checked_again_when_it_is_written(place: Path) -> None:
+    pytest.importorskip("matplotlib", reason="pip install 'precompute[plot]'")
     output = check_plot("a.svg")
 
     def write(file: object) -> None:
