@@ -113,8 +113,9 @@ computation = _decorators(
         "--backbone",
         required=True,
         shell_complete=complete_backbone,
-        help="tiny, a torchvision classification model, timm:NAME[.TAG] or timm:FOLDER, or package.module:factory; "
-        "ngram-hash for texts; mel-statistics or resemblyzer for sound; hf:ORG/NAME[@REVISION] or hf:FOLDER for all.",
+        help="tiny, a torchvision classification model, timm:NAME[.TAG], open_clip:MODEL/TAG, or "
+        "package.module:factory; ngram-hash for texts; mel-statistics or resemblyzer for sound; hf:ORG/NAME[@REVISION] "
+        "for all. A folder: timm:FOLDER, open_clip:FOLDER, hf:FOLDER.",
     ),
     click.option(
         "--weights", default="DEFAULT", show_default=True, help="Entry, `random[:SEED]`, or a .pth/.safetensors file."
