@@ -146,6 +146,7 @@ def images(backbone: Backbone) -> torch.Tensor:
 # Features
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("kind", MODELS)
 def test_features_are_those_of_the_library_s_own_call(
     folders: Callable[[str], tuple[Path, Any]], picture: bytes, kind: str
@@ -160,6 +161,7 @@ def test_features_are_those_of_the_library_s_own_call(
     torch.testing.assert_close(features(backbone, picture), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("kind", MODELS)
 def test_pixels_are_those_of_the_library_s_processors(
     folders: Callable[[str], tuple[Path, Any]], picture: bytes, kind: str
@@ -176,6 +178,7 @@ def test_pixels_are_those_of_the_library_s_processors(
         torch.testing.assert_close(ours, pixels_of(folder, "pil")[0], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize(
     ("kind", "prefix"),
     [("vit", 1), ("deit", 2), ("dinov2", 1), ("registers", 5), ("dinov3", 5), ("dinov3-convnext", 1), ("clip", 1),
@@ -234,6 +237,7 @@ def test_a_model_of_two_towers_gives_one_in_its_own_width(folders: Callable[[str
 # Layers
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("kind", ["vit", "registers", "dinov3-convnext", "clip", "siglip", "swin"])
 def test_all_blocks_are_what_its_layers_give(folders: Callable[[str], tuple[Path, Any]], kind: str) -> None:
     """The last one too, which the library's own `hidden_states` has behind the last norm in some models."""
@@ -458,6 +462,7 @@ def test_a_pooler_that_is_missing_is_no_feature(folders: Callable[[str], tuple[P
 # Files of features and heads
 
 
+@pytest.mark.rotates(3)
 def test_the_key_holds_the_pictures_the_pooling_and_the_library(
     folders: Callable[[str], tuple[Path, Any]], photos: Path, tmp_path: Path
 ) -> None:
@@ -477,6 +482,7 @@ def test_the_key_holds_the_pictures_the_pooling_and_the_library(
         extract(photos, tmp_path / "a.h5", backbone=f"hf:{place}")
 
 
+@pytest.mark.rotates(3)
 def test_the_whole_network_is_trained_and_no_part_of_it(
     folders: Callable[[str], tuple[Path, Any]], photos: Path, tmp_path: Path
 ) -> None:

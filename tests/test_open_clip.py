@@ -87,6 +87,7 @@ def library_s(model: Any, pictures: dict[str, Any]) -> Any:
 # Features
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("kind", MODELS)
 def test_features_are_those_of_encode_image(kind: str, tmp_path: Path) -> None:
     """On a PNG, of which Pillow makes all pixels, here and there: by rounding alone could a value differ."""
@@ -112,6 +113,7 @@ def test_features_are_fp32_whatever_the_weights_are_stored_as(folder: Path, tmp_
     assert half.weights != whole.weights
 
 
+@pytest.mark.rotates(3)
 def test_a_library_s_model_is_built_as_the_library_builds_it() -> None:
     """The image tower alone, and none of the text's: the smallest that it has."""
     name = "ViT-S-32-alt"
@@ -130,6 +132,7 @@ def test_a_library_s_model_is_built_as_the_library_builds_it() -> None:
 # Layers
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize(
     ("kind", "blocks"),
     [
@@ -261,6 +264,7 @@ def test_weights_from_a_file_in_the_forms_that_training_leaves(folder: Path, tmp
 # The key, files of features and heads
 
 
+@pytest.mark.rotates(3)
 def test_the_key_holds_the_library_and_what_the_tower_is_built_from(folder: Path, tmp_path: Path) -> None:
     spec = load_backbone(f"open_clip:{folder}").spec(precision="fp32", storage="float32")
     assert spec["backbone"] == "open_clip:vit-l3-w64-p8-32"
@@ -275,6 +279,7 @@ def test_the_key_holds_the_library_and_what_the_tower_is_built_from(folder: Path
     assert "timm" not in quick
 
 
+@pytest.mark.rotates(3)
 def test_a_head_finds_its_folder_again_and_no_other(folder: Path, photos: Path, tmp_path: Path) -> None:
     place = Path(shutil.copytree(folder, tmp_path / "vit"))
     extract(photos, tmp_path / "a.h5", backbone=f"open_clip:{place}")
