@@ -459,6 +459,16 @@ def test_a_pooler_that_is_missing_is_no_feature(folders: Callable[[str], tuple[P
         load_backbone(f"hf:{place}", pooling="pooler")
 
 
+def test_a_siglip_without_its_pooler_is_asked_how_it_is_pooled(tmp_path: Path) -> None:
+    config = transformers.SiglipVisionConfig(**VIT, vision_use_head=False)
+    transformers.SiglipVisionModel(config).save_pretrained(tmp_path / "model")
+    transformers.SiglipImageProcessor(**EXACT).save_pretrained(tmp_path / "model")
+    with pytest.raises(BackboneError, match="precompute does not guess") as caught:
+        load_backbone(f"hf:{tmp_path}/model")
+    assert "none|mean|max" in caught.value.hint
+    assert load_backbone(f"hf:{tmp_path}/model", pooling="mean").taps[0].shape == (32,)
+
+
 # Files of features and heads
 
 

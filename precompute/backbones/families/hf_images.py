@@ -36,8 +36,11 @@ class ImageEncoder(Encoder):
 
     def __init__(self, network: nn.Module, kind: ModelType, name: str, *, projected: bool) -> None:
         poolings = [one for one in kind.poolings if one != "projection" or projected]
-        super().__init__(network, "projection" if projected else kind.pooling, poolings, _blocks(network))
         config: Any = network.config
+        pooling = "projection" if projected else kind.pooling
+        if getattr(config, "vision_use_head", True) is False:  # a SigLIP without its pooler
+            poolings, pooling = [one for one in poolings if one != "pooler"], None
+        super().__init__(network, pooling, poolings, _blocks(network))
         self.prefix = IN_FRONT.get(name, 0) + (1 + config.num_register_tokens if name in REGISTERS else 0)
         self.of_blocks = 0 if name in MAPS else self.prefix
         sizes = getattr(config, "hidden_sizes", None)
