@@ -459,6 +459,29 @@ def test_a_pooler_that_is_missing_is_no_feature(folders: Callable[[str], tuple[P
         load_backbone(f"hf:{place}", pooling="pooler")
 
 
+@pytest.mark.parametrize(
+    ("kind", "changes", "pictures", "says"),
+    [
+        ("swin", {"image_size": 1024, "window_size": 256}, {}, "values beside its parameters"),
+        ("dinov3", {"patch_size": 1}, {"size": {"height": 1024, "width": 1024}}, "into more than 16,384 tokens"),
+        ("vit", {"hidden_size": 2**20}, {}, "describes a network of"),
+    ],
+)
+def test_what_would_take_all_memory_is_refused_before_it_does(
+    folders: Callable[[str], tuple[Path, Any]],
+    tmp_path: Path,
+    kind: str,
+    changes: dict[str, Any],
+    pictures: dict[str, Any],
+    says: str,
+) -> None:
+    place = Path(shutil.copytree(folders(kind)[0], tmp_path / "model"))
+    for name, values in (("config.json", changes), ("preprocessor_config.json", pictures)):
+        (place / name).write_text(json.dumps({**json.loads((place / name).read_text()), **values}))
+    with pytest.raises(WeightsError, match=says):
+        load_backbone(f"hf:{place}")
+
+
 def test_a_siglip_without_its_pooler_is_asked_how_it_is_pooled(tmp_path: Path) -> None:
     config = transformers.SiglipVisionConfig(**VIT, vision_use_head=False)
     transformers.SiglipVisionModel(config).save_pretrained(tmp_path / "model")

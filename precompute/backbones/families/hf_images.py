@@ -12,7 +12,7 @@ from precompute.backbones.families.hf_folder import CONFIG, HFFolder
 from precompute.backbones.families.hf_models import ModelType
 from precompute.backbones.families.hf_processor import transform_of
 from precompute.backbones.layers import OUTPUT
-from precompute.errors import BackboneError
+from precompute.errors import BackboneError, WeightsError
 
 IN_FRONT = {"vit": 1, "deit": 2, "beit": 1, "dinov2": 1, "dinov3_convnext": 1, "clip": 1, "clip_vision_model": 1}
 """How many tokens stand in front of those of the picture: a class token, and DeiT's one for distillation."""
@@ -22,6 +22,9 @@ REGISTERS = ("dinov2_with_registers", "dinov3_vit")
 
 MAPS = ("dinov3_convnext", "convnext", "convnextv2", "resnet", "swin")
 """Whose stages have positions alone."""
+
+MAX_TOKENS = 2**14
+"""Of a picture: DINOv3 at 2048 pixels. BEiT computes with a bias for each pair of them."""
 
 PROJECTED = "CLIPVisionModelWithProjection"
 NETWORKS = {"clip": PROJECTED, "siglip": "SiglipVisionModel"}
@@ -94,7 +97,20 @@ def load(folder: HFFolder, kind: ModelType) -> Parts:
     def encoder(made: nn.Module) -> Encoder:
         return ImageEncoder(made, kind, name, projected=network == PROJECTED)
 
-    return Parts(encoder, transform_of(folder), network=network, tower=kind.tower)
+    transform = transform_of(folder)
+    _check_tokens(folder, kind, transform.crop)
+    return Parts(encoder, transform, network=network, tower=kind.tower)
+
+
+def _check_tokens(folder: HFFolder, kind: ModelType, side: int) -> None:
+    """Raise WeightsError where pictures are cut so fine that what is computed of them takes all memory."""
+    config = folder.config.get(kind.tower, {}) if kind.tower else folder.config
+    patch = config.get("patch_size") if isinstance(config, dict) else None
+    if isinstance(patch, int) and patch > 0 and (side / patch) ** 2 > MAX_TOKENS:
+        raise WeightsError(
+            f"{folder.path} cuts pictures of {side} pixels a side into more than {MAX_TOKENS:,} tokens.",
+            hint="Take a folder as transformers saves it.",
+        )
 
 
 def _blocks(network: nn.Module) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ HEADS = (
 begin with its prefix (`bert.`), all others are such heads."""
 
 NAMES_SHOWN = 8
+MAX_BUFFERS = 2**26  # a large Swin with windows of 12 keeps 2**19
 
 
 @cache
@@ -175,7 +176,15 @@ def _frozen(network: Any) -> nn.Module:
 def _check_size(folder: HFFolder, kind: ModelType, parts: Parts, state: StateDict, source: str) -> None:
     """Before memory is taken for it: a network has as many values as its file. Up to twice as many do no harm, and what
     is missing is named later."""
-    named = on_meta(folder, kind, parts).named_parameters()
+    network = on_meta(folder, kind, parts)
+    if (
+        buffers := sum(one.numel() for one in network.buffers())
+    ) > MAX_BUFFERS:  # Swin's grow by its window's fourth power
+        raise WeightsError(
+            f"{folder.path}/{CONFIG} describes a network that keeps {buffers:,} values beside its parameters.",
+            hint="Take a folder as transformers saves it.",
+        )
+    named = network.named_parameters()
     wanted = sum(one.numel() for name, one in named if not (parts.pooler and name.startswith(parts.pooler)))
     there = values_in(state)
     if wanted > 2 * there:
