@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import make_image
+from contracts import BackboneContract
 from reference import features, real_photo, transform_of
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -232,6 +233,14 @@ def test_a_model_of_two_towers_gives_one_in_its_own_width(folders: Callable[[str
     entry = describe(f"hf:{folder}")
     assert (entry.width, entry.input_size, entry.layer, entry.modality) == (24, 32, "output", "image")
     assert entry.params == sum(one.numel() for one in backbone.network.parameters())
+
+
+class TestImageTowers(BackboneContract):
+    @pytest.fixture(params=["clip", "registers", "convnext"])
+    def backbone(self, folders: Callable[[str], tuple[Path, Any]], request: pytest.FixtureRequest) -> Backbone:
+        folder, _ = folders(request.param)
+        blocks = load_backbone(f"hf:{folder}", layer="all-blocks", pooling="mean").taps
+        return load_backbone(f"hf:{folder}", layer=["output", f"{blocks[0].layer}:none"])
 
 
 # Layers

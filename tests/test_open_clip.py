@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import make_image, run_python
+from contracts import BackboneContract
 from hub_server import COMMIT, Hub
 from reference import features, real_photo
 from safetensors.torch import load_file, save_file
@@ -21,6 +22,7 @@ from precompute import extract, load_backbone, open_cache, predict, train_head
 from precompute.backbones.catalog import catalog, describe, layer_names
 from precompute.backbones.families import completion, family_of
 from precompute.backbones.families.open_clip_towers import Tower
+from precompute.backbones.load import Backbone
 from precompute.backbones.tail import tail_of
 from precompute.errors import BackboneError, HeadMismatchError, PrecomputeError, WeightsError
 from precompute.inputs.images.transform import Transform
@@ -127,6 +129,12 @@ def test_a_library_s_model_is_built_as_the_library_builds_it() -> None:
     with torch.inference_mode():
         torch.testing.assert_close(backbone.module(images)[0], model.encode_image(images))
     assert "weights are random" in backbone.notes[0]
+
+
+class TestAnImageTower(BackboneContract):
+    @pytest.fixture
+    def backbone(self, folder: Path) -> Backbone:
+        return load_backbone(f"open_clip:{folder}", layer=["output", "transformer.resblocks.1"])
 
 
 # Layers
