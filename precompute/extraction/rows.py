@@ -27,10 +27,13 @@ Twins = tuple["array[int]", "array[int]"]  # rows of this run, and those that ar
 
 @dataclass
 class Step:
-    """What one batch brought. failed: (id, status name, detail) of each sample that has no features."""
+    """What one batch brought. passes: inputs of the network, such as views or windows of the samples that were
+    computed · failed: (id, status name, detail) of each sample that has no features.
+    """
 
     done: int = 0
     computed: int = 0
+    passes: int = 0
     copied: int = 0
     failed: list[tuple[str, str, str]] = field(default_factory=list)
 
@@ -113,7 +116,9 @@ class RowRun:
 
     def _write(self, block: Block) -> Step:
         items = [*block.decoded, *block.failed]
-        step = Step(done=len(items), computed=len(block.decoded))
+        views = self.prepared.model.preprocess.views
+        passes = sum(views if item.weights is None else len(item.weights) for item in block.decoded)
+        step = Step(done=len(items), computed=len(block.decoded), passes=passes)
         if not items:
             return step
         count, layers = len(block.decoded), self.prepared.layers
