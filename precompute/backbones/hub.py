@@ -1,4 +1,4 @@
-"""A file of a model on the Hugging Face hub: fetched once into the hub's cache, from a revision that is named."""
+"""Files of models on the Hugging Face hub: fetched once into the hub's cache, from a revision that is named."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True)
 class HubFile:
-    """path: on this machine · revision: the commit it belongs to, 40 hexadecimal digits."""
+    """path: of a file or a folder on this machine · revision: the commit it belongs to, 40 hexadecimal digits."""
 
     path: str
     revision: str
@@ -29,26 +29,19 @@ def hub_file(repository: str, names: Sequence[str], revision: str | None = None)
     Without a network, or with HF_HUB_OFFLINE=1, what is in the cache already. Raises WeightsError naming the files, the
     cache and the ways out where there is none.
     """
-    try:
-        import huggingface_hub
-        from huggingface_hub import constants, errors
-    except ImportError as error:
-        raise WeightsError(
-            f"The weights of {repository} need huggingface_hub: {error}.",
-            hint="Install it: pip install 'precompute[timm]'",
-        ) from error
+    huggingface_hub, errors, cache = _library(repository, "timm")
     missing: list[str] = []
     for name in names:
         try:
             with _bars_on_terminals_alone(huggingface_hub):
                 path = huggingface_hub.hf_hub_download(repository, name, revision=revision)
         except errors.LocalEntryNotFoundError as error:  # of the cache: there is no network
-            raise _not_here(repository, names, revision, constants.HF_HUB_CACHE, error) from error
+            raise _not_here(repository, names, revision, cache, error) from error
         except errors.EntryNotFoundError:
             missing.append(name)
             continue
         except Exception as error:  # of the network, the hub or a library below: of any class
-            raise _not_here(repository, names, revision, constants.HF_HUB_CACHE, error) from error
+            raise _not_here(repository, names, revision, cache, error) from error
         commit = os.path.basename(os.path.dirname(path))
         if not COMMIT.fullmatch(commit):
             raise WeightsError(
@@ -62,19 +55,58 @@ def hub_file(repository: str, names: Sequence[str], revision: str | None = None)
     )
 
 
+def hub_folder(repository: str, patterns: Sequence[str], revision: str | None = None) -> HubFile:
+    """The folder with those files of `repository` that match `patterns`, at `revision` or at its newest one.
+
+    Without a network, or with HF_HUB_OFFLINE=1, what is in the cache already. Raises WeightsError naming the cache and
+    the ways out where there is none.
+    """
+    huggingface_hub, _, cache = _library(repository, "hf")
+    try:
+        with _bars_on_terminals_alone(huggingface_hub):
+            path = str(huggingface_hub.snapshot_download(repository, revision=revision, allow_patterns=list(patterns)))
+    except Exception as error:  # of the network, the hub or a library below: of any class
+        raise _not_here(repository, ["config.json"], revision, cache, error, folder=True) from error
+    commit = os.path.basename(path)
+    if not COMMIT.fullmatch(commit):
+        raise WeightsError(
+            f"The hub's cache has {repository} under no revision: {path}.",
+            hint="Update huggingface_hub, or name the folder: -b hf:./folder.",
+        )
+    return HubFile(path, commit)
+
+
+def _library(repository: str, extra: str) -> tuple[Any, Any, str]:
+    """huggingface_hub, its errors, and where its cache lies."""
+    try:
+        import huggingface_hub
+        from huggingface_hub import constants, errors
+    except ImportError as error:
+        raise WeightsError(
+            f"The weights of {repository} need huggingface_hub: {error}.",
+            hint=f"Install it: pip install 'precompute[{extra}]'",
+        ) from error
+    return huggingface_hub, errors, str(constants.HF_HUB_CACHE)
+
+
 def _not_here(
-    repository: str, names: Sequence[str], revision: str | None, cache: str, error: Exception
+    repository: str, names: Sequence[str], revision: str | None, cache: str, error: Exception, *, folder: bool = False
 ) -> WeightsError:
+    """folder: whether a whole folder was asked for, and can be named in its place."""
     lines = str(error).strip().splitlines() or [""]
     reason = re.sub(r"(://)[^/@\s]*@", r"\1", re.sub(r"\?\S+", "", lines[0]))[:300]
-    folder = os.path.join(cache, f"models--{repository.replace('/', '--')}")
+    place = os.path.join(cache, f"models--{repository.replace('/', '--')}")
     at = f" at {revision}" if revision else ""
     return WeightsError(
         f"The weights of {repository}{at} are not on this machine and could not be fetched "
-        f"({type(error).__name__}: {reason}).\nMissing file: {names[0]} in {folder}",
+        f"({type(error).__name__}: {reason}).\nMissing file: {names[0]} in {place}",
         hint="Four ways out: fetch them where there is a network, and copy that folder here (HF_HOME says where the "
-        "cache lies); where the repository asks for it, log in with `hf auth login` or set HF_TOKEN; name a file you "
-        "have with --weights PATH; or go without, with --weights random.",
+        "cache lies); where the repository asks for it, log in with `hf auth login` or set HF_TOKEN; "
+        + (
+            "name a folder you have: -b hf:./folder; or go without, with another backbone."
+            if folder
+            else "name a file you have with --weights PATH; or go without, with --weights random."
+        ),
     )
 
 

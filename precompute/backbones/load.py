@@ -23,7 +23,7 @@ from precompute.inputs.images.preprocess import ImagePreprocess
 from precompute.inputs.images.transform import Transform
 from precompute.inputs.kinds import files_of, transform_spec
 
-POOLINGS = ("auto", *layers.POOLINGS)
+AUTO = "auto"
 MAX_LAYERS = 64  # of one file
 VIEW = "view"
 """The word for the axis of views, see cache/FORMAT.md."""
@@ -136,7 +136,8 @@ def load_backbone(
     Several are taken in one pass: a list, each `NAME` or `NAME:POOLING`; `all-blocks` stands for the output of each
     stage or block.
     pooling: "none", "mean" (over positions: of a map, or tokens without a class token) or "auto" (mean only in front of
-    a convolutional classifier), for layers that do not name theirs.
+    a convolutional classifier), for layers that do not name theirs; hf: backbones know further words
+    (`precompute.backbones.families.hf_encoder`).
     transform: values of Transform that replace those of the weights entry.
     views, augment: how many inputs are made of one image, and of what, see `precompute.extraction.extract.extract`.
     Raises BackboneError, WeightsError and UsageError; see their messages for the ways out.
@@ -146,8 +147,9 @@ def load_backbone(
     steps = augment_names(augment)
     if views != 1 or steps:
         check_views(views, steps)
-    if pooling not in POOLINGS:
-        options = ", ".join(POOLINGS)
+    poolings = (AUTO, *family.poolings)
+    if pooling not in poolings:
+        options = ", ".join(poolings)
         raise UsageError(f"pooling must be one of {options}. Got {pooling!r} instead.", hint="See --pooling.")
     loaded = family.load(name, weights)
     loaded.model.requires_grad_(False)
@@ -156,7 +158,7 @@ def load_backbone(
         preprocess = _with_views(preprocess, views, steps)
     if layer is None:
         chosen, found_pooling, more = family.default_layer(loaded.name, loaded.model)
-        wanted, notes = [(chosen, found_pooling if pooling == "auto" else pooling)], (*notes, *more)
+        wanted, notes = [(chosen, found_pooling if pooling == AUTO else pooling)], (*notes, *more)
     else:
         wanted = _wanted(family, loaded.model, [layer] if isinstance(layer, str) else layer, pooling)
     digest = weights_digest(loaded.model)
@@ -180,12 +182,12 @@ def _wanted(family: Family, model: nn.Module, given: Sequence[str], pooling: str
     found: dict[str, str] = {}
     for text in given:
         name, _, suffix = text.rpartition(":")
-        if suffix not in POOLINGS or not name:
+        if suffix not in (AUTO, *family.poolings) or not name:
             name, suffix = text, pooling
         for layer in family.blocks(model) if name == layers.ALL_BLOCKS else [name]:
             if layer in found:
                 raise UsageError(f"The layer {layer!r} is named twice.", hint="Name each layer once: see --layer.")
-            found[layer] = "none" if suffix == "auto" else suffix
+            found[layer] = family.own_pooling(model, layer) if suffix == AUTO else suffix
     if not 1 <= len(found) <= MAX_LAYERS:
         raise UsageError(
             f"A file holds between 1 and {MAX_LAYERS} layers. Got {len(found)} instead.", hint="See --layer."

@@ -54,6 +54,23 @@ class ModelFolder:
 
     def json(self, name: str) -> dict[str, Any]:
         """The JSON object in a file. Raises WeightsError where it holds none, or more than MAX_CONFIG_BYTES."""
+        found = self._json(name)
+        if not isinstance(found, dict):
+            raise WeightsError(
+                f"{os.path.join(self.path, name)} holds no JSON object.", hint="Take a folder as the library saves it."
+            )
+        return found
+
+    def json_list(self, name: str) -> list[Any]:
+        """The same for a JSON array."""
+        found = self._json(name)
+        if not isinstance(found, list):
+            raise WeightsError(
+                f"{os.path.join(self.path, name)} holds no JSON array.", hint="Take a folder as the library saves it."
+            )
+        return found
+
+    def _json(self, name: str) -> Any:
         path = self.file(name)
         with open(path, "rb") as file:
             text = file.read(MAX_CONFIG_BYTES + 1)
@@ -63,14 +80,11 @@ class ModelFolder:
                 hint="Take a folder as the library saves it.",
             )
         try:
-            found = json.loads(text)
+            return json.loads(text)
         except (ValueError, RecursionError) as error:
             raise WeightsError(
                 f"{path} holds no JSON: {str(error)[:200]}.", hint="Take a folder as the library saves it."
             ) from error
-        if not isinstance(found, dict):
-            raise WeightsError(f"{path} holds no JSON object.", hint="Take a folder as the library saves it.")
-        return found
 
     def safetensors(self) -> str:
         """The path of the weights, `model.safetensors` or the one file of that kind.

@@ -117,10 +117,11 @@ computation = _decorators(
     ),
     click.option(
         "--pooling",
-        type=click.Choice(["auto", "none", "mean"]),
+        type=click.Choice(["auto", "none", "mean", "cls", "max", "mean_sqrt_len", "pooler", "projection"]),
         default="auto",
         show_default=True,
-        help="mean: the average over positions, be it of a map or of tokens (without a class token).",
+        help="mean: the average over positions, be it of a map or of tokens (without a class token). Those from cls on "
+        "are for hf: backbones.",
     ),
     transform_options,
     clip_options,

@@ -163,6 +163,10 @@ def _find(name: str, source: Any, origin: Origin, *, given: str | None) -> tuple
         place = f"{prefix_of(name)}:{source['path']}" if given in (None, name) else str(given)
         seed, path = source.get("seed"), source.get("weights")
         return place, f"random:{seed}" if isinstance(seed, int) else path if isinstance(path, str) else "DEFAULT"
+    if isinstance(source, dict) and source.get("kind") == "hub" and given in (None, name):
+        seed, path = source.get("seed"), source.get("weights")
+        place = f"{prefix_of(name)}:{source.get('repository')}@{source.get('revision')}"
+        return place, f"random:{seed}" if isinstance(seed, int) else path if isinstance(path, str) else "DEFAULT"
     return given or name, _find_weights(source, origin)
 
 

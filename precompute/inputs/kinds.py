@@ -1,4 +1,4 @@
-"""Which files are samples follows from what a backbone takes: images, texts or clips. One table; no torch here.
+"""Which files are samples follows from what a backbone takes: images, texts or clips. One table; no NumPy here.
 
 A source is listed before its backbone is loaded wherever that is possible, so that a run with nothing to do ends
 without torch. What a backbone takes is known from its name (`modality_of_name`), or from the settings of a file that
@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from precompute.errors import UsageError
-from precompute.sources.base import FileKind
+
+if TYPE_CHECKING:
+    from precompute.sources.base import FileKind  # which loads NumPy
 
 IMAGE, TEXT, AUDIO = "image", "text", "audio"
 NAMED = (TEXT, AUDIO)
@@ -25,8 +27,8 @@ FORMATS = {IMAGE: ("images", "IMAGES"), TEXT: ("text", "TEXTS"), AUDIO: ("audio"
 EMBEDDED = {"tiny": IMAGE, "ngram-hash": TEXT, "mel-statistics": AUDIO, "resemblyzer": AUDIO}
 """What the backbones inside the package take."""
 
-FAMILIES = {"timm": IMAGE}
-"""What all backbones take whose name begins so, up to the colon."""
+FAMILIES: dict[str, str | None] = {"timm": IMAGE, "hf": None}
+"""What all backbones take whose name begins so, up to the colon; None where each of them says so itself."""
 
 
 def modality_of_name(backbone: str) -> str | None:
@@ -65,6 +67,10 @@ def options_of(spec: Mapping[str, Any]) -> dict[str, Any]:
         from precompute.inputs.audio.options import options_of
 
         return options_of(spec)
+    if modality_of_spec(spec) == TEXT:
+        from precompute.inputs.text import options
+
+        return options.options_of(spec)
     return {}
 
 

@@ -77,6 +77,9 @@ class Family(ABC):
     packages: tuple[str, ...] = ()
     """Whose releases decide what a name, DEFAULT or a layer stands for, besides torch and torchvision."""
 
+    poolings: tuple[str, ...] = ("none", "mean")
+    """The words of `--pooling`, and behind a layer's name, that its networks may know, besides auto."""
+
     def names(self) -> list[str]:
         """The backbones that can be listed, in the order in which they are; without a download."""
         return []
@@ -127,11 +130,16 @@ class Family(ABC):
         return trace(model, self.tracing)
 
     def default_layer(self, name: str, model: nn.Module) -> tuple[str, str, tuple[str, ...]]:  # noqa: ARG002
-        """(layer, pooling, notes) of the features that `model` is used for. Raises BackboneError."""
+        """(layer, pooling, notes) of the features that `model` is used for; the pooling is auto where it must be asked
+        for. Raises BackboneError."""
         from precompute.backbones import layers
 
         layer, pooling, _ = layers.default_layer(model, self.tracing)
         return layer, pooling, ()
+
+    def own_pooling(self, model: nn.Module, layer: str) -> str:  # noqa: ARG002
+        """What `auto` stands for at a layer that is named. Raises BackboneError where it must be asked for."""
+        return "none"
 
     def final_classifier(self, model: nn.Module) -> str:
         """The name of the module behind these features. Raises BackboneError where there is none."""

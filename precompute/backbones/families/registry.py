@@ -1,6 +1,7 @@
 """Which family a name belongs to, by its form alone; a family's file is imported when a name of it is used.
 
-A new family is one file beside this one, with a `FAMILY`, and one line in PREFIXES or EMBEDDED. No torch here.
+A new family is one file beside this one, with a `FAMILY`, and one line in EMBEDDED, or in `kinds.FAMILIES` for a
+prefix, which is then the name of the file. No torch here.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from precompute.inputs.kinds import FAMILIES
 from precompute.system.code import is_code
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 TINY, NGRAM_HASH, MEL_STATISTICS, RESEMBLYZER = "tiny", "ngram-hash", "mel-statistics", "resemblyzer"
 HERE = "precompute.backbones.families"
 
-PREFIXES: dict[str, str] = {"timm": "timm"}
+PREFIXES: dict[str, str] = {prefix: prefix for prefix in FAMILIES}
 """`PREFIX:...` -> the module of its family. What has a colon and none of these in front of it is a factory."""
 
 EMBEDDED = {TINY: "tiny", NGRAM_HASH: "ngram_hash", MEL_STATISTICS: "sound", RESEMBLYZER: "sound"}

@@ -1,0 +1,76 @@
+"""Which models of transformers are known: what they take, how their features are pooled, who loads them.
+
+A new one is a line in MODELS. What stands nowhere here is loaded all the same where its files say what it takes; its
+pooling is then asked for, never guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from precompute.errors import BackboneError
+from precompute.inputs.kinds import AUDIO, IMAGE, TEXT
+
+LOADERS = {TEXT: "hf_text", IMAGE: "hf_images", AUDIO: "hf_audio"}
+"""The module beside this one that loads models of a modality, see `hf_encoder.Parts`."""
+
+
+@dataclass(frozen=True)
+class ModelType:
+    """One `model_type` of config.json.
+
+    modality: what it takes · pooling: of its output, where `--pooling` says nothing; None: it must be asked for ·
+    poolings: words of `--pooling` that it has (`hf_encoder.POOLINGS`) · tower: the part of it that is run, for a
+    loader to understand, such as "vision"; empty for all of it · attention: "sdpa" where its network takes a mask of
+    (B, 1, 1, T) or none, "eager" where that has not been tried · unused: beginnings of names of tensors that its
+    checkpoints hold and its features do not need.
+    """
+
+    modality: str
+    pooling: str | None
+    poolings: tuple[str, ...] = ("mean", "cls", "max")
+    tower: str = ""
+    attention: str = "eager"
+    unused: tuple[str, ...] = ()
+
+    @property
+    def loader(self) -> str:
+        """The name of its module beside this one."""
+        return LOADERS[self.modality]
+
+
+_TOKENS = ("mean", "cls", "max")
+_POOLER = (*_TOKENS, "pooler")
+
+MODELS: dict[str, ModelType] = {
+    # Texts: the mean over real tokens; a folder of sentence-transformers says its own
+    "bert": ModelType(TEXT, "mean", _POOLER, attention="sdpa"),
+    "roberta": ModelType(TEXT, "mean", _POOLER, attention="sdpa"),
+    "xlm-roberta": ModelType(TEXT, "mean", _POOLER, attention="sdpa"),
+    "camembert": ModelType(TEXT, "mean", _POOLER, attention="sdpa"),
+    "distilbert": ModelType(TEXT, "mean", _TOKENS, attention="sdpa"),
+    "electra": ModelType(TEXT, "mean", _TOKENS, attention="sdpa"),
+    "mpnet": ModelType(TEXT, "mean", _POOLER),
+    "albert": ModelType(TEXT, "mean", _POOLER),
+    # Images
+    # Sound
+}
+
+
+def model_of(config: Mapping[str, Any], files: frozenset[str], where: str) -> ModelType:
+    """What is known of the model that `config` describes, or follows from the names of the files beside it.
+
+    where: config.json's path. Raises BackboneError where nothing says what it takes.
+    """
+    name = config.get("model_type")
+    if isinstance(name, str) and name in MODELS:
+        return MODELS[name]
+    if "preprocessor_config.json" not in files and files & {"tokenizer.json", "tokenizer_config.json", "vocab.txt"}:
+        return ModelType(TEXT, None)
+    raise BackboneError(
+        f"{where} describes a model of the kind {str(name)[:64]!r}, which precompute does not know.",
+        hint=f"It knows {', '.join(sorted(MODELS))}. Give another one in a factory of your own: "
+        "package.module:factory.",
+    )

@@ -1,0 +1,160 @@
+"""Texts as tokens, for language models: numbers from a tokenizer.json, padded to one of a few lengths.
+
+A text is padded to the next of `lengths`, whatever its neighbours are, so a row depends on its text alone. The padding
+and the truncation that tokenizer.json itself may ask for are switched off; `max_length` is the one limit.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from hashlib import sha256
+from typing import Any
+
+import torch
+from torch import nn
+
+from precompute.errors import UsageError, WeightsError
+from precompute.inputs.base import Inputs, Preprocess
+from precompute.inputs.text.decode import text_of
+from precompute.inputs.text.options import OPTIONS
+from precompute.system import version_of
+
+INSTALL = "pip install 'precompute[hf]'"
+LENGTHS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
+"""Tokens of a text, its special ones included, up to `max_length`, which is the last of them: at most twice as many as
+are there. Each is a compiled network with some engines."""
+
+Tensors = tuple[torch.Tensor, ...]
+
+
+@dataclass(frozen=True)
+class TokenPreprocess(Preprocess):
+    """`host` gives (T,) int64 numbers of tokens and (T,) int64, 1 for a token and 0 for padding.
+
+    tokenizer: the contents of tokenizer.json · where: its path, for messages · max_length: the most tokens of a text,
+    special ones included; what is longer is cut off at its end · longest: the most that the network takes · pad: the
+    number that padding has · lower: texts are made of small letters first · prompt: is put in front of each text.
+    """
+
+    tokenizer: bytes = field(repr=False)
+    where: str
+    max_length: int
+    longest: int
+    pad: int = 0
+    lower: bool = False
+    prompt: str = ""
+
+    modality = "text"
+
+    def __post_init__(self) -> None:
+        least = 1 + self._of_its_own
+        if not least <= self.max_length <= self.longest:
+            raise UsageError(
+                f"max_length must lie between {least} and {self.longest:,}, the most that the network takes. Got "
+                f"{self.max_length!r} instead.",
+                hint="See --max-length.",
+            )
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        return tokenizer_of(self.tokenizer, self.where, lower=self.lower)
+
+    @property
+    def _of_its_own(self) -> int:
+        """Tokens that it puts around each text."""
+        return int(self._tokenizer.num_special_tokens_to_add(is_pair=False))
+
+    @cached_property
+    def _limited(self) -> Any:
+        """One for all threads: nothing about it changes any more."""
+        made = tokenizer_of(self.tokenizer, self.where, lower=self.lower)
+        made.enable_truncation(self.max_length)
+        return made
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        return (*(one for one in LENGTHS if one < self.max_length), self.max_length)
+
+    def with_options(self, options: Mapping[str, Any]) -> TokenPreprocess:
+        """With some of OPTIONS set otherwise. Raises UsageError for others."""
+        if strange := sorted({*options} - {*OPTIONS}):
+            raise UsageError(
+                f"{' and '.join(strange)} cannot be set for a backbone that takes texts.",
+                hint=f"It knows {', '.join(OPTIONS)}.",
+            )
+        return replace(self, **options)
+
+    def spec(self) -> dict[str, Any]:
+        return {
+            "tokenizer": sha256(self.tokenizer).hexdigest(),
+            "tokenizers": version_of("tokenizers"),
+            "max_length": self.max_length,
+            "pad": self.pad,
+            **({"lower": True} if self.lower else {}),
+            **({"prompt": self.prompt} if self.prompt else {}),
+        }
+
+    def inputs(self, raw: bytes, digest: bytes | None = None) -> Inputs:
+        del digest
+        return Inputs((self.host(raw),))
+
+    def host(self, raw: bytes, view: int = 0) -> Tensors:
+        del view
+        found = self._limited.encode(self.prompt + text_of(raw))
+        return self._padded(found.ids)
+
+    def _padded(self, ids: list[int]) -> Tensors:
+        length = next(one for one in self.lengths if one >= len(ids))
+        numbers, mask = torch.full((length,), self.pad), torch.zeros(length, dtype=torch.int64)
+        numbers[: len(ids)] = torch.tensor(ids, dtype=torch.int64)
+        mask[: len(ids)] = 1
+        return numbers, mask
+
+    def example(self) -> Tensors:
+        return self.examples()[0]
+
+    def examples(self) -> tuple[Tensors, ...]:
+        return tuple((torch.full((one,), self.pad), torch.ones(one, dtype=torch.int64)) for one in self.lengths)
+
+    def device(self) -> nn.Module:
+        return Passed()
+
+
+class Passed(nn.Module):
+    """Numbers and mask as they are."""
+
+    def forward(self, *inputs: torch.Tensor) -> Tensors:
+        return inputs
+
+
+def tokenizer_of(text: bytes, where: str, *, lower: bool = False) -> Any:
+    """The tokenizer that a tokenizer.json describes, without padding and truncation.
+
+    Raises WeightsError where it describes none, UsageError where the library is missing.
+    """
+    try:
+        import tokenizers
+        from tokenizers import normalizers
+    except ImportError as error:
+        raise UsageError(f"A language model needs tokenizers: {error}.", hint=f"Install it: {INSTALL}") from error
+    try:
+        made: Any = tokenizers.Tokenizer.from_str(text.decode())
+    except Exception as error:  # the library raises plain Exception
+        raise WeightsError(
+            f"{where} describes no tokenizer: {str(error)[:200]}.", hint="Take a folder as the library saves it."
+        ) from error
+    made.no_padding()
+    made.no_truncation()
+    if lower:
+        own = [made.normalizer] if made.normalizer is not None else []
+        made.normalizer = normalizers.Sequence([normalizers.Lowercase(), *own])
+    return made
+
+
+def read_settings(text: bytes) -> dict[str, Any]:
+    """What tokenizer.json says, as JSON; empty where it is none."""
+    found = json.loads(text)
+    return found if isinstance(found, dict) else {}
