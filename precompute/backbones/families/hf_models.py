@@ -56,6 +56,10 @@ MODELS: dict[str, ModelType] = {
     "albert": ModelType(TEXT, "mean", _POOLER),
     # Images
     # Sound
+    "wav2vec2": ModelType(AUDIO, "mean", ("mean", "max"), attention="sdpa"),
+    "hubert": ModelType(AUDIO, "mean", ("mean", "max"), attention="sdpa"),
+    "whisper": ModelType(AUDIO, "mean", ("mean", "max"), attention="sdpa"),
+    "clap": ModelType(AUDIO, "projection", ("projection", "pooler")),
 }
 
 
