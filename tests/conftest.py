@@ -104,6 +104,18 @@ def spoken_digits() -> Path:
     return _shared("data", "spoken_digits")
 
 
+@pytest.fixture(scope="session")
+def trec() -> Path:
+    """5,952 questions of six classes: text, label, split."""
+    return _shared("data", "text", "trec.csv")
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """all-MiniLM-L6-v2, a folder of sentence-transformers."""
+    return _shared("weights", "all-MiniLM-L6-v2")
+
+
 def make_image(seed: int, size: tuple[int, int] = (40, 32)) -> Image.Image:
     """A picture with structure, different for each seed: two random colours, graded, with noise."""
     generator = np.random.default_rng(seed)

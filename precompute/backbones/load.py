@@ -234,7 +234,7 @@ def _check_shapes(
             f"The preprocessing of {name} names {len(examples)} shapes of samples.",
             hint=f"Let its `examples` give between 1 and {MOST_SHAPES}, each once.",
         )
-    for batch in (tuple(torch.stack([one] * BATCH) for one in example) for example in examples[1:]):
+    for batch in (tuple(torch.stack([one] * BATCH) for one in example) for example in preprocess.tried()[1:]):
         with torch.inference_mode():
             found = module(*network_input(preprocess.device(), batch, dtype))
         for tap, features in zip(taps, found, strict=True):

@@ -65,6 +65,7 @@ def supported_precisions() -> tuple[str, ...]:
 class OpenVINOEngine(Engine):
     """A network compiled by OpenVINO for throughput: one request for each of its streams, all under way at once.
 
+    For samples of several shapes there is one for each, made when the first of them comes.
     The compiled model is kept (see `model_cache`), so that a second process starts in a fraction of a second.
     Raises BackboneError for a network that
     OpenVINO cannot convert.
@@ -74,22 +75,28 @@ class OpenVINOEngine(Engine):
         self, module: nn.Module, preprocess: Preprocess, choice: EngineChoice, *, identity: str | None = None
     ) -> None:
         super().__init__(choice)
-        examples = {shape_of(example): example for example in preprocess.examples()}
+        self._network = module, preprocess, identity
+        self._examples = {shape_of(example): example for example in preprocess.examples()}
         self._blobs: list[Any] = []
-        compiled = {
-            shape: self._compiled(module, preprocess, example, identity, several=len(examples) > 1)
-            for shape, example in examples.items()
-        }
-        self._taps = len(next(iter(compiled.values())).outputs)
-        self.depth = min(int(one.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")) for one in compiled.values())
-        self._free = {
-            shape: deque(_Request(compiled[shape], example, choice.batch_size) for _ in range(self.depth))
-            for shape, example in examples.items()
-        }
+        self._free: dict[Shape, deque[_Request]] = {}
+        first = self._compiled(next(iter(self._examples.values())))
+        self._taps = len(first.outputs)
+        self.depth = int(first.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        self._open(first, next(iter(self._examples)))
         self._under_way: deque[_Request] = deque()
 
+    def _open(self, compiled: Any, shape: Shape) -> deque[_Request]:
+        """Requests of one shape, as many as there may be under way, since all of these may have it."""
+        size = self.choice.batch_size
+        self._free[shape] = deque(_Request(compiled, self._examples[shape], size) for _ in range(self.depth))
+        return self._free[shape]
+
     def start(self, samples: Sequence[Tensors]) -> None:
-        request = self._free[shape_of(samples[0])].popleft()
+        shape = shape_of(samples[0])
+        requests = self._free.get(shape)
+        if requests is None:  # texts of a rare length may never come
+            requests = self._open(self._compiled(self._examples[shape]), shape)
+        request = requests.popleft()
         fill(request.buffers, samples)
         request.count = len(samples)
         request.infer.start_async()
@@ -106,10 +113,9 @@ class OpenVINOEngine(Engine):
         self._free[shape_of(request.buffers, batched=True)].append(request)
         return features
 
-    def _compiled(
-        self, module: nn.Module, preprocess: Preprocess, example: Tensors, identity: str | None, *, several: bool
-    ) -> Any:
-        """The network for samples like `example`; several: there are samples of other shapes."""
+    def _compiled(self, example: Tensors) -> Any:
+        """The network for samples like `example`."""
+        module, preprocess, identity = self._network
         openvino = load_openvino()
         core = the_core()
         config = {
@@ -119,7 +125,7 @@ class OpenVINOEngine(Engine):
             # Decoding threads share the cores: a thread that may not move waits behind them
             "ENABLE_CPU_PINNING": False,
         }
-        if identity is not None and several:
+        if identity is not None and len(self._examples) > 1:
             identity = f"{identity} {shape_of(example)}"
         name = None if identity is None else _file_name(core, identity, preprocess, self.choice.batch_size, config)
         if name is not None and (blob := model_cache.read(name)) is not None:

@@ -23,6 +23,7 @@ from precompute.errors import DeviceError, reason_of
 from precompute.inputs.base import Preprocess, shape_of
 
 REFERENCE_BATCH = 4  # as fast an image as more are, on CPUs
+MOST_COMPILED = 8  # shapes that torch.compile takes for one module; beyond that it falls back without a word
 _ATTENTION = threading.Lock()
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -108,7 +109,10 @@ class TorchEngine(Engine):
         self._cuda = device.type == "cuda"
         self.depth = 2 if self._cuda else 1
         self.chunk = choice.batch_size
-        if choice.compiled:
+        shapes = len(preprocess.examples())
+        if choice.compiled and shapes > MOST_COMPILED:
+            self.notes += (f"torch.compile is not used: it would compile the network for {shapes} shapes of samples",)
+        if choice.compiled and shapes <= MOST_COMPILED:
             # Freezing lets the compiler lay out the weights as the kernels want them
             options: dict[str, Any] | None = None if self._cuda else {"freezing": True}
             self._run = torch.compile(self._module, dynamic=False, options=options)
@@ -119,7 +123,7 @@ class TorchEngine(Engine):
             for example in preprocess.examples()
         }
         self._under_way: deque[_Slot] = deque()
-        if choice.compiled:
+        if self._run is not self._module:
             self._compile_now()
         self._upload = _stream(device) if self._cuda else None
         self._download = _stream(device) if self._cuda else None

@@ -121,6 +121,10 @@ class Preprocess(ABC):
         """
         return (self.example(),)
 
+    def tried(self) -> tuple[Tensors, ...]:
+        """Those of `examples` whose features are compared in shape when a network is cut; all of them, by default."""
+        return self.examples()
+
     @abstractmethod
     def device(self) -> nn.Module:
         """The rest, in front of the network: a batch of what `host` gives -> the network's input, fp32."""

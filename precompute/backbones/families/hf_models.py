@@ -30,7 +30,7 @@ class ModelType:
 
     modality: str
     pooling: str | None
-    poolings: tuple[str, ...] = ("mean", "cls", "max")
+    poolings: tuple[str, ...] = ("mean", "cls", "max", "mean_sqrt_len")
     tower: str = ""
     attention: str = "eager"
     unused: tuple[str, ...] = ()
@@ -41,7 +41,7 @@ class ModelType:
         return LOADERS[self.modality]
 
 
-_TOKENS = ("mean", "cls", "max")
+_TOKENS = ("mean", "cls", "max", "mean_sqrt_len")
 _POOLER = (*_TOKENS, "pooler")
 
 MODELS: dict[str, ModelType] = {
