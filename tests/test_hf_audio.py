@@ -448,7 +448,7 @@ def test_waveforms_are_normalised_to_the_bit_and_padded_behind_that() -> None:
 
 def test_lengths_of_windows_hold_each_clip() -> None:
     preprocess = WaveformPreprocess()
-    assert preprocess.lengths == (10_000, 20_240, 40_080, 80_080, 160_080)
+    assert preprocess.lengths == (10_000, 19_920, 40_080, 80_080, 160_080)
     for samples in (1, 9_999, 10_001, 80_080, 80_081, 160_080, 160_081, 500_000):
         made = preprocess.windows_of(np.ones(samples, np.float32))
         lengths = {len(one[0]) for one in made.tensors}
