@@ -25,6 +25,8 @@ FORMS = {
     "wav2vec2, group": ("wav2vec2", {"feat_extract_norm": "group", "do_stable_layer_norm": False}),
     "wav2vec2, layer": ("wav2vec2", {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}),
     "hubert, group": ("hubert", {"feat_extract_norm": "group", "do_stable_layer_norm": False}),
+    "wavlm, group": ("wavlm", {"feat_extract_norm": "group", "do_stable_layer_norm": False}),
+    "wavlm, layer": ("wavlm", {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}),
     "hubert, layer": ("hubert", {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}),
 }
 CLAP_AUDIO = {
@@ -60,7 +62,7 @@ def network(name: str, seed: int = 0, **settings: Any) -> Any:
             model = transformers.ClapModel(config)
         else:
             kind, form = FORMS[name]
-            names = {"wav2vec2": "Wav2Vec2", "hubert": "Hubert"}
+            names = {"wav2vec2": "Wav2Vec2", "hubert": "Hubert", "wavlm": "WavLM"}
             config = getattr(transformers, f"{names[kind]}Config")(**{**WAVE, **form, **settings})
             model = getattr(transformers, f"{names[kind]}Model")(config)
         for parameter in model.parameters():

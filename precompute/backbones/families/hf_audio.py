@@ -111,6 +111,7 @@ def _clap(folder: HFFolder, kind: ModelType) -> Parts:
 LOADERS: dict[str, Callable[[HFFolder, ModelType], Parts]] = {
     "wav2vec2": _waveform,
     "hubert": _waveform,
+    "wavlm": _waveform,
     "whisper": _whisper,
     "clap": _clap,
 }

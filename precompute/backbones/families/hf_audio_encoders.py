@@ -7,6 +7,7 @@ network are called here one by one, with its own modules and a mask for each.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from precompute.backbones.families.hf_models import ModelType
 
 
 class WaveformEncoder(Encoder):
-    """wav2vec 2.0 and HuBERT. `states` takes (B, samples) and (B, 1), how many of them are sound.
+    """wav2vec 2.0, HuBERT and WavLM. `states` takes (B, samples) and (B, 1), how many of them are sound.
 
     It gives what the network alone gives for these samples without any padding, also where its first convolution is
     followed by a GroupNorm (`feat_extract_norm="group"`), which is computed over real positions alone.
@@ -28,6 +29,10 @@ class WaveformEncoder(Encoder):
         encoder: Any = network.encoder
         super().__init__(network, kind.pooling, kind.poolings, _layers(encoder))
         self.frame, self.step = frame, step
+        self.biased = encoder.config.model_type == "wavlm"
+        if self.biased:
+            for layer in encoder.layers:
+                layer.attention.__class__ = _masked_attention(type(layer.attention))
 
     def states(self, *inputs: torch.Tensor, hidden: bool) -> States:
         wave, samples = inputs
@@ -42,9 +47,11 @@ class WaveformEncoder(Encoder):
         if not norm_first:
             found = encoder.layer_norm(found)
         keys = mask[:, None, None, :].expand(-1, 1, found.shape[1], -1)
-        every = []
+        every, bias = [], {"position_bias": None} if self.biased else {}
         for layer in encoder.layers:
-            found = _only(layer(found, attention_mask=keys))
+            made = layer(found, attention_mask=keys, **bias)
+            bias = {"position_bias": made[1]} if self.biased else {}
+            found = _only(made)
             every.append(found)
         if norm_first:
             found = encoder.layer_norm(found)
@@ -63,6 +70,24 @@ class WaveformEncoder(Encoder):
             else:
                 found = layer(found)
         return found
+
+
+@cache
+def _masked_attention(kind: type[nn.Module]) -> type[nn.Module]:
+    """WavLM's attention, whose own call takes a mask of another type than its bias, of which torch warns."""
+    return type(kind.__name__, (kind,), {"torch_multi_head_self_attention": _attention})
+
+
+def _attention(self: Any, states: torch.Tensor, mask: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, None]:
+    """states: (B, T, D) · mask: (B, 1, T, T), true for keys that count · bias: (B * heads, T, T)."""
+    batch, length, width = states.shape
+    query, key, value = (
+        one(states).view(batch, length, self.num_heads, -1).transpose(1, 2)
+        for one in (self.q_proj, self.k_proj, self.v_proj)
+    )
+    added = bias.view(batch, self.num_heads, length, length).masked_fill(~mask, torch.finfo(bias.dtype).min)
+    found = F.scaled_dot_product_attention(query, key, value, attn_mask=added)
+    return self.out_proj(found.transpose(1, 2).reshape(batch, length, width)), None
 
 
 def _normed(values: torch.Tensor, mask: torch.Tensor, norm: nn.GroupNorm) -> torch.Tensor:

@@ -58,6 +58,7 @@ MODELS: dict[str, ModelType] = {
     # Sound
     "wav2vec2": ModelType(AUDIO, "mean", ("mean", "max"), attention="sdpa"),
     "hubert": ModelType(AUDIO, "mean", ("mean", "max"), attention="sdpa"),
+    "wavlm": ModelType(AUDIO, "mean", ("mean", "max")),
     "whisper": ModelType(AUDIO, "mean", ("mean", "max"), attention="sdpa"),
     "clap": ModelType(AUDIO, "projection", ("projection", "pooler")),
 }
