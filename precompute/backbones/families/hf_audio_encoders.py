@@ -92,12 +92,11 @@ def _attention(self: Any, states: torch.Tensor, mask: torch.Tensor, bias: torch.
 
 def _normed(values: torch.Tensor, mask: torch.Tensor, norm: nn.GroupNorm) -> torch.Tensor:
     """A GroupNorm with a group for each channel, over positions that are real alone. values: (B, channels, T)."""
-    real = mask.unsqueeze(1).to(torch.float32)
-    exact, count = values.float(), real.sum(-1, keepdim=True)
-    away = exact - (exact * real).sum(-1, keepdim=True) / count
-    variance = (away * away * real).sum(-1, keepdim=True) / count
-    scaled = away * torch.rsqrt(variance + norm.eps)
-    return scaled.to(values.dtype) * norm.weight[:, None] + norm.bias[:, None]
+    real = mask.unsqueeze(-1).to(torch.float32)
+    exact, count = values.float(), real.sum(1, keepdim=True)
+    away = exact - exact @ real / count
+    scale = torch.rsqrt((away * away) @ real / count + norm.eps) * norm.weight[:, None]
+    return torch.addcmul(norm.bias[:, None].float(), away, scale).to(values.dtype)
 
 
 class WhisperEncoder(Encoder):
