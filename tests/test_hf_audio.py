@@ -205,6 +205,7 @@ def test_windows_are_kept_and_counted(tmp_path: Path, precompute: Command) -> No
     clips = make_clips(tmp_path / "clips", per_class=2)
     options = {"window": 0.5, "hop": 0.5, "max_seconds": 2.0, "windows": "keep"}
     made = extract(clips, tmp_path / "a.h5", backbone=f"hf:{tmp_path / 'model'}", transform=options)
+    assert made.batch_size == 8  # of windows as long as these may be
     cache = open_cache(tmp_path / "a.h5")
     assert (made.views, made.windows, cache.views, cache.windows) == (5, 4, 5, 4)
     seconds = [0.2 + 0.2 * (seed % 12) for seed in range(1, 9)]

@@ -98,6 +98,9 @@ class WhisperPreprocess(CentredMelPreprocess):
     What is behind the sound is silence. Logarithms to the base 10, at most 8 below the largest of a window.
     """
 
+    most_inputs = 8
+    """Whose attention is between all of 1,500 positions each."""
+
     @property
     def position(self) -> int:
         return 2 * self.mel_step

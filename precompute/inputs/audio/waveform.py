@@ -37,6 +37,9 @@ class WaveformPreprocess(AudioPreprocess):
     step: int = 320
     normalize: bool = True
 
+    most_inputs = 8
+    """In wav2vec2-base a window of 10 s takes some 0.3 GB in the first convolutions."""
+
     def level(self, wave: NDArray[np.float32]) -> NDArray[np.float32]:
         if not self.normalize:
             return wave
