@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 CHECKED_ROWS = 1_000_000  # a file of so many rows has its table checked where it matters, not on opening
 
 
+FOUND = {"audit", "cut"}
+"""What a run adds to its record when it ends, as records of their own."""
+
+
 class Cache:
     """A feature file, open for reading; N samples in the order of their ids. Made by `open_cache`.
 
@@ -272,7 +276,7 @@ class Cache:
     @property
     def last_run(self) -> Record:
         """The record that the last run began with; empty where there is none."""
-        return next((record for record in reversed(self.provenance) if "audit" not in record), {})
+        return next((record for record in reversed(self.provenance) if FOUND.isdisjoint(record)), {})
 
     def dataset(self, layer: str | None = None, *, split: str | None = None, view: int | None = 0) -> FeatureDataset:
         """A `torch.utils.data.Dataset` of (features, label) over the ok rows, of one split where it is named.

@@ -36,6 +36,7 @@ from precompute.training.splits import whole_rows
 
 __all__ = ["LabelsPrediction", "NumberPrediction", "Prediction", "Predictions", "predict", "predict_each"]
 
+CUT_NAMED = 5
 AT_ONCE = 65_536  # rows of a cache, whose probabilities are in memory at the same time
 Progress = Callable[[int, int], None]
 
@@ -154,7 +155,7 @@ def _of_images(
     truths = [head.truth_of_labels(values, are_meant=says_labels or not head.trained_elsewhere) for head in heads]
     place = {tap.layer: number for number, tap in enumerate(model.taps)}
     failed: list[tuple[int, tuple[str, str, str]]] = []
-    done = 0
+    done, cut = 0, list[int]()
     most = model.preprocess.most_inputs
     found = candidates(asked, Machine.here(), images=len(samples), module=model.module, most=most)
     with model.preprocess.session():
@@ -162,6 +163,7 @@ def _of_images(
         for block in LocalExecutor(workers).blocks(Work(samples, model, decision), np.arange(len(samples))):
             if block.features is not None:
                 rows = [item.row for item in block.decoded]
+                cut += [item.row for item in block.decoded if item.cut]
                 ids = [samples.id_of(row) for row in rows]
                 # Rounded as in the cache, so that a prediction equals one from cached features.
                 of_taps: list[NDArray[np.float32]] = [
@@ -178,7 +180,16 @@ def _of_images(
                 progress(done, len(samples))
     reasons = [one for _, one in sorted(failed)]
     seconds = time.monotonic() - began
-    return [head.result(reasons, decision.warnings, seconds) for head in heads]
+    warnings = (*decision.warnings, *_cut_words([samples.id_of(row) for row in sorted(cut)], model.unit))
+    return [head.result(reasons, warnings, seconds) for head in heads]
+
+
+def _cut_words(names: Sequence[str], unit: str) -> tuple[str, ...]:
+    """A warning where the ends of samples were left out, as in the features that the head was trained on."""
+    if not names:
+        return ()
+    shown = f"{', '.join(names[:CUT_NAMED])}{', ...' if len(names) > CUT_NAMED else ''}"
+    return (f"{len(names):,} {unit} are longer than the backbone takes and were cut off at the end: {shown}",)
 
 
 def _view_of_cache(cache: Cache, layer: str, rows: NDArray[np.int64], view: int) -> RowView:

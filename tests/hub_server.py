@@ -15,6 +15,9 @@ COMMIT = "a" * 40
 class Hub:
     """Serves the files below `folder` as the data set `name`, inside `with`. requests: `GET /path` of each."""
 
+    refusal = 404, "EntryNotFound"
+    """What it says of what it does not give."""
+
     def __init__(self, folder: Path, name: str) -> None:
         self.folder, self.name = folder, name
         self.requests: list[str] = []
@@ -30,8 +33,8 @@ class Hub:
             def do_GET(self) -> None:
                 hub.requests.append(f"{self.command} {self.path}")
                 found = hub.answer(self.path)
-                self.send_response(404 if found is None else 200)
-                data, headers = found or (b"", {"X-Error-Code": "EntryNotFound"})
+                self.send_response(hub.refusal[0] if found is None else 200)
+                data, headers = found or (b"", {"X-Error-Code": hub.refusal[1]})
                 for name, value in {**headers, "Content-Length": str(len(data))}.items():
                     self.send_header(name, value)
                 self.end_headers()

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import Command, run_command, run_python
+from hub_server import COMMIT, Hub
 from numpy.typing import NDArray
 
 from precompute import extract, load_backbone, open_cache, predict, train_head
@@ -18,7 +20,7 @@ from precompute.errors import BackboneError, HeadMismatchError, UsageError, Weig
 
 pytest.importorskip("transformers", reason="transformers is not installed: pip install 'precompute[hf]'")
 
-from language_models import TEXTS, as_sentences, cosine, of_library, pooling, save
+from language_models import TEXTS, WORDS, as_sentences, cosine, of_library, pooling, save
 
 KINDS = ["bert", "roberta", "distilbert", "electra", "mpnet", "albert", "xlm-roberta", "camembert"]
 KIND = pytest.mark.parametrize("kind", KINDS)
@@ -304,3 +306,142 @@ def test_real_questions_have_the_features_that_sentence_transformers_gives(trec:
     backbone = load_backbone(f"hf:{minilm}")
     given = np.stack([features(backbone, text) for text in texts])
     assert cosine(given, expected).min() >= 0.99999
+
+
+# Lengths
+
+
+def test_texts_that_are_cut_off_are_counted_and_named(bert: Path, tmp_path: Path, precompute: Command) -> None:
+    """In the run that computes them, also one that goes on; they are samples as any others."""
+    table = tmp_path / "texts.csv"
+    table.write_text("text,label\n" + "".join(f'"{text}",{n % 2}\n' for n, text in enumerate(TEXTS)))
+    few = precompute("extract", "texts.csv", "-b", f"hf:{bert}", "--max-length", 10, "-o", "a.h5", "--limit", 3)
+    assert few.returncode == 0, few.stderr
+    done = precompute("extract", "texts.csv", "-b", f"hf:{bert}", "--max-length", 10, "-o", "a.h5", "--json")
+    found = json.loads(done.stdout)
+    assert (found["cut"], found["computed"]) == (3, 3)
+    assert found["cut_named"] == ["row/000000003", "row/000000004", "row/000000005"]
+    cache = open_cache(tmp_path / "a.h5")
+    assert cache.ok.all()
+    assert cache.spec["transform"]["max_length"] == 10
+    assert [record["cut"]["samples"] for record in cache.provenance if "cut" in record] == [1, 3]
+    again = precompute("extract", "texts.csv", "-b", f"hf:{bert}", "--max-length", 10, "-o", "a.h5")
+    assert "nothing new" in again.stdout
+    assert "cut off" not in again.stdout
+    plain = precompute("extract", "texts.csv", "-b", f"hf:{bert}", "--max-length", 10, "-o", "b.h5")
+    assert "4 of the 6 texts computed in this run, at the end (--max-length)" in " ".join(plain.stdout.split())
+    assert "row/000000001" in plain.stderr
+    train_head(tmp_path / "a.h5", tmp_path / "head.safetensors")
+    warned = predict(tmp_path / "head.safetensors", table).warnings
+    assert any("4 texts are longer than the backbone takes" in one for one in warned)
+
+
+def test_what_is_cut_off_is_what_the_library_cuts_off(bert: Path) -> None:
+    import transformers
+
+    words = transformers.AutoTokenizer.from_pretrained(bert)
+    words.backend_tokenizer.no_padding()
+    backbone = load_backbone(f"hf:{bert}", transform={"max_length": 12})
+    for text in TEXTS:
+        ids, mask = backbone.preprocess.host(text.encode())
+        expected = words(text, truncation=True, max_length=12, padding=False)["input_ids"]
+        assert ids[mask == 1].tolist() == expected
+        whole = words(text, padding=False, truncation=True)["input_ids"]
+        assert backbone.preprocess.inputs(text.encode()).cut == (len(whole) > 12)
+
+
+# The hub
+
+
+class Models(Hub):
+    """Serves a folder as a repository of a model."""
+
+    def answer(self, address: str) -> tuple[bytes, dict[str, str]] | None:
+        if address.startswith("/api/models/"):
+            return super().answer(address.replace("/api/models/", "/api/datasets/", 1))
+        return super().answer(f"/datasets{address}" if "/resolve/" in address else address)
+
+
+FETCH = """
+import json, os
+from precompute.backbones.families.registry import family_of
+from precompute.backbones.hub import cached_repositories, hub_folder
+from precompute.errors import PrecomputeError
+for repository, revision in {asked!r}:
+    try:
+        found = hub_folder(repository, ["*.json", "model.safetensors", "[0-9]_*/config.json"], revision)
+        names = sorted(os.path.relpath(os.path.join(place, name), found.path)
+                       for place, _, files in os.walk(found.path) for name in files)
+        print(json.dumps([found.path, found.revision, names, cached_repositories()]))
+    except PrecomputeError as error:
+        print(json.dumps([error.message, error.hint]))
+"""
+
+
+def fetched(asked: list[tuple[str, str | None]], **around: str) -> list[Any]:
+    done = run_python(FETCH.format(asked=asked), **around)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture
+def served(bert: Path, tmp_path: Path) -> Path:
+    """A repository with more than the files that are wanted."""
+    folder = shutil.copytree(bert, tmp_path / "served")
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04")
+    (folder / "modeling.py").write_text("raise SystemExit('it was run')")
+    return folder
+
+
+def test_a_folder_of_the_hub_is_fetched_once_and_pinned(served: Path, bert: Path, tmp_path: Path) -> None:
+    with Models(served, "some/bert") as hub:
+        around = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+        (found,) = fetched([("some/bert", "main")], **around)
+        path, revision, names, cached = found
+        assert (revision, cached) == (COMMIT, ["some/bert"])
+        assert names == ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+        assert not [one for one in hub.requests if "pytorch_model" in one or "modeling" in one]
+    assert load_backbone(f"hf:{path}").weights == load_backbone(f"hf:{bert}").weights  # its links lead into the cache
+    asked = [("some/bert", None), ("some/bert", COMMIT), ("some/other", None)]
+    offline = fetched(asked, **{**around, "HF_HUB_OFFLINE": "1"})
+    assert offline[:2] == [found, found]
+    message, hint = offline[2]
+    assert "some/other" in message
+    assert str(tmp_path / "home") in message
+    assert "-b hf:./folder" in hint
+
+
+def test_a_gated_model_says_how_to_get_it(served: Path, tmp_path: Path) -> None:
+    with Gated(served, "some/bert") as hub:
+        around = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+        ((message, hint),) = fetched([("some/bert", None)], **around)
+    assert "some/bert" in message
+    assert "config.json" in message
+    assert "hf auth login" in hint
+
+
+@pytest.mark.slow
+def test_a_model_by_its_name_is_found_again(served: Path, bert: Path, tmp_path: Path) -> None:
+    """By a head, at the commit that it was trained on, without a network."""
+    (tmp_path / "t.csv").write_text("text,label\n" + "".join(f"{word} it,{n % 2}\n" for n, word in enumerate(WORDS)))
+    with Models(served, "some/bert") as hub:
+        around = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+        done = run_command(tmp_path, "extract", "t.csv", "-b", "hf:some/bert@main", "-o", "a.h5", env=around)
+        assert done.returncode == 0, done.stderr
+    source = {"kind": "hub", "repository": "some/bert", "revision": COMMIT}
+    assert open_cache(tmp_path / "a.h5").last_run["weights"] == source
+    train_head(tmp_path / "a.h5", tmp_path / "head.safetensors")
+    offline = {**around, "HF_HUB_OFFLINE": "1"}
+    done = run_command(tmp_path, "predict", "head.safetensors", "t.csv", env=offline)
+    assert done.returncode == 0, done.stderr
+    done = run_command(tmp_path, "backbones", "hf:", "--json", env=offline)
+    assert [one["name"] for one in json.loads(done.stdout)["backbones"]] == ["hf:some/bert"]
+
+
+class Gated(Models):
+    """Says that it has it, and gives it to nobody."""
+
+    refusal = 403, "GatedRepo"
+
+    def answer(self, address: str) -> tuple[bytes, dict[str, str]] | None:
+        return None

@@ -18,7 +18,7 @@ __all__ = ["Entry", "catalog", "describe", "layer_names"]
 def catalog(pattern: str | None = None) -> list[Entry]:
     """The backbones whose name matches `pattern` (shell wildcards, or a part of the name); all for None.
 
-    Behind a family's prefix those of the family: `timm:vit*small*`.
+    Behind a family's prefix those of the family: `timm:vit*small*`, `hf:` (what the hub's cache has), `hf:./folder`.
 
     Figures come from the libraries' own metadata; width and layer from the network itself, built without memory.
     Raises BackboneError where nothing matches.
@@ -28,6 +28,8 @@ def catalog(pattern: str | None = None) -> list[Entry]:
         chosen = [name for name in chosen if fnmatch.fnmatch(name, pattern) or pattern in name]
     if not chosen:
         family_of(str(pattern)).check(str(pattern))
+        if pattern is not None and prefix_of(pattern):  # a folder, or a name with a tag or a revision
+            return [describe(pattern)]
         raise BackboneError(f"No backbone matches {pattern!r}.", hint="See all with `precompute backbones`.")
     quick = len(chosen) > MANY and bool(prefix_of(chosen[0]))
     return [family_of(name).describe(name, quick=quick) for name in chosen]

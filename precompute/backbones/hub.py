@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from glob import escape, glob
 from typing import Any
 
 from precompute.errors import WeightsError
@@ -55,16 +56,25 @@ def hub_file(repository: str, names: Sequence[str], revision: str | None = None)
     )
 
 
-def hub_folder(repository: str, patterns: Sequence[str], revision: str | None = None) -> HubFile:
+def cached_repositories() -> list[str]:
+    """The models in the hub's cache that have a config.json, by name; empty where there is no cache."""
+    cache = _library("the hub", "hf")[2]
+    places = sorted(glob(os.path.join(escape(cache), "models--*", "snapshots", "*", "config.json")))
+    names = [place.split(os.sep)[-4] for place in places]
+    return [name.removeprefix("models--").replace("--", "/") for name in dict.fromkeys(names)]
+
+
+def hub_folder(repository: str, patterns: Sequence[str], revision: str | None = None, *, fetch: bool = True) -> HubFile:
     """The folder with those files of `repository` that match `patterns`, at `revision` or at its newest one.
 
-    Without a network, or with HF_HUB_OFFLINE=1, what is in the cache already. Raises WeightsError naming the cache and
-    the ways out where there is none.
+    Without a network, with HF_HUB_OFFLINE=1, or not to `fetch`, what is in the cache already. Raises WeightsError
+    naming the cache and the ways out where there is none.
     """
     huggingface_hub, _, cache = _library(repository, "hf")
+    options: dict[str, Any] = {"allow_patterns": list(patterns), "local_files_only": not fetch}
     try:
         with _bars_on_terminals_alone(huggingface_hub):
-            path = str(huggingface_hub.snapshot_download(repository, revision=revision, allow_patterns=list(patterns)))
+            path = str(huggingface_hub.snapshot_download(repository, revision=revision, **options))
     except Exception as error:  # of the network, the hub or a library below: of any class
         raise _not_here(repository, ["config.json"], revision, cache, error, folder=True) from error
     commit = os.path.basename(path)
@@ -80,6 +90,7 @@ def _library(repository: str, extra: str) -> tuple[Any, Any, str]:
     """huggingface_hub, its errors, and where its cache lies."""
     try:
         import huggingface_hub
+        import huggingface_hub.utils  # it loads its parts late
         from huggingface_hub import constants, errors
     except ImportError as error:
         raise WeightsError(

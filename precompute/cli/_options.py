@@ -11,7 +11,7 @@ import click
 Command = Callable[..., Any]
 TRANSFORM = (
     *("resize", "crop", "interpolation", "fast_decode", "mean", "std"),
-    *("window", "hop", "max_seconds", "windows"),
+    *("window", "hop", "max_seconds", "windows", "max_length"),
 )
 
 
@@ -97,6 +97,16 @@ clip_options = _decorators(
 )
 """How a clip becomes what enters the network."""
 
+text_options = _decorators(
+    click.option(
+        "--max-length",
+        type=click.IntRange(1),
+        metavar="TOKENS",
+        help="Of texts: longer ones are cut off at the end, and counted.  [default: the model's own]",
+    ),
+)
+"""How a text becomes what enters the network."""
+
 computation = _decorators(
     click.option(
         "-b",
@@ -104,7 +114,7 @@ computation = _decorators(
         required=True,
         shell_complete=complete_backbone,
         help="tiny, a torchvision classification model, timm:NAME[.TAG] or timm:FOLDER, or package.module:factory; "
-        "ngram-hash for texts; mel-statistics or resemblyzer for sound.",
+        "ngram-hash for texts; mel-statistics or resemblyzer for sound; hf:ORG/NAME[@REVISION] or hf:FOLDER for all.",
     ),
     click.option(
         "--weights", default="DEFAULT", show_default=True, help="Entry, `random[:SEED]`, or a .pth/.safetensors file."
@@ -125,6 +135,7 @@ computation = _decorators(
     ),
     transform_options,
     clip_options,
+    text_options,
     click.option(
         "--engine",
         type=click.Choice(["auto", "torch", "openvino"]),

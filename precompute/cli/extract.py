@@ -152,6 +152,9 @@ def _summary(result: Extraction) -> None:
         note(f"Ignored: {line}")
     for name, reason, detail in result.failed:
         note(f"Skipped: {name}: {status_text(reason)} ({detail})")
+    if result.cut:
+        more = ", ..." if result.cut > len(result.cut_named) else ""
+        note(f"Cut off at the end: {', '.join(result.cut_named)}{more}")
     failed = sum(result.failures.values())
     print_pairs(
         None,
@@ -167,10 +170,16 @@ def _summary(result: Extraction) -> None:
             ("copied", f"{result.copied:,} rows of {result.unit} seen before" if result.copied else None),
             ("dropped", f"{result.dropped:,} rows no longer listed" if result.dropped else None),
             ("skipped", f"{failed:,} ({_reasons(result)})" if failed else None),
+            ("cut off", _cut(result) if result.cut else None),
             ("size", f"{result.bytes:,} bytes"),
             ("time", _time(result)),
         ],
     )
+
+
+def _cut(result: Extraction) -> str:
+    """Texts that are longer than the limit are samples all the same."""
+    return f"{result.cut:,} of the {result.computed:,} {result.unit} computed in this run, at the end (--max-length)"
 
 
 def _time(result: Extraction) -> str:

@@ -36,7 +36,7 @@ class Decoded:
 
     tensors: of its plain view · further: of each view after that, where there are several · weights: what each of these
     counts where they are not views but windows of it, see `Inputs` · read_seconds: waited for its bytes ·
-    decode_seconds: of processor time.
+    decode_seconds: of processor time · cut: its end was left out.
     """
 
     row: int
@@ -49,6 +49,7 @@ class Decoded:
     decode_seconds: float = 0.0
     further: tuple[Tensors, ...] = ()
     weights: tuple[float, ...] | None = None
+    cut: bool = False
 
     @property
     def inputs(self) -> tuple[Tensors, ...]:
@@ -268,6 +269,7 @@ def read(source: Source, row: int, preprocess: Preprocess, claim: Claim | None) 
     tensors: tuple[Tensors, ...] = ()
     weights: tuple[float, ...] | None = None
     failed: SampleError | None = None
+    cut = False
     try:
         raw = source.read(row)
         size, mtime = raw.size, raw.mtime
@@ -275,9 +277,9 @@ def read(source: Source, row: int, preprocess: Preprocess, claim: Claim | None) 
         digest = hashlib.sha256(raw.data).digest()
         if claim is None or claim(digest, row):
             made = preprocess.inputs(raw.data, digest)
-            tensors, weights = made.tensors, made.weights
+            tensors, weights, cut = made.tensors, made.weights, made.cut
     except SampleError as error:
         failed = error
     busy = time.thread_time() - busy if busy else 0.0
     plain, further = (tensors[0], tensors[1:]) if tensors else (None, ())
-    return Decoded(row, digest, size, mtime, plain, failed, waited, busy, further, weights)
+    return Decoded(row, digest, size, mtime, plain, failed, waited, busy, further, weights, cut)

@@ -54,6 +54,8 @@ class Outcome:
     copied: int = 0
     dropped: int = 0
     failed: tuple[tuple[str, str, str], ...] = ()
+    cut: int = 0
+    cut_named: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     stages: Stages | None = None
     audit: Audited | None = None
@@ -81,6 +83,7 @@ class Extraction:
     copied: rows whose bytes were already known (duplicates, moved files) · dropped: rows that left ·
     to_read: in a dry run, files that would be read, and computed unless their bytes are known ·
     failures: count by status name · failed: the first of them as (id, status name, detail) ·
+    cut: samples whose end was left out, of those that this run computed, and the ids of some of them in cut_named ·
     seconds: of the whole call · bytes: size of the file · engine to why: what ran, and why where `auto` decided ·
     stages: where the time went, None where nothing was computed · audit: what some images gave in fp32 torch, None
     where there was nothing to compare or no time · forward_seconds: from the first image read to the last row written.
@@ -118,6 +121,8 @@ class Extraction:
     views: int = 1
     windows: int = 0
     unit: str = "images"
+    cut: int = 0
+    cut_named: tuple[str, ...] = ()
 
     @property
     def start_seconds(self) -> float:

@@ -123,6 +123,7 @@ def _fill(rows: RowRun, missing: NDArray[np.int64], conduct: Conduct) -> Outcome
     began, seconds, total = time.monotonic(), 0.0, len(rows.source)
     done, computed, passes, copied, failures = total - len(missing), 0, 0, 0, 0
     failed: list[tuple[str, str, str]] = []
+    cut, cut_named = 0, list[str]()
     signals: list[int] = []  # the one that asked to stop, if one has
 
     def ask() -> None:
@@ -141,6 +142,8 @@ def _fill(rows: RowRun, missing: NDArray[np.int64], conduct: Conduct) -> Outcome
         copied += step.copied
         failures += len(step.failed)
         failed.extend(step.failed[: max(0, FAILURES_NAMED - len(failed))])
+        cut += len(step.cut)
+        cut_named.extend(step.cut[: max(0, FAILURES_NAMED - len(cut_named))])
         seconds = time.monotonic() - began
         if conduct.progress is not None:
             conduct.progress(Progress(done, total, computed, failures, seconds, model.unit))
@@ -156,6 +159,8 @@ def _fill(rows: RowRun, missing: NDArray[np.int64], conduct: Conduct) -> Outcome
     audited = None if audit is None else audit.finish()
     if audited is not None:
         rows.writer.append_provenance([{"audit": audited.to_dict()}])
+    if cut:
+        rows.writer.append_provenance([{"cut": {"samples": cut, "named": sorted(cut_named)}}])
     if signals and done < total:
         rows.writer.sync()
         raise Stopped(
@@ -168,6 +173,8 @@ def _fill(rows: RowRun, missing: NDArray[np.int64], conduct: Conduct) -> Outcome
         passes=passes,
         copied=copied,
         failed=tuple(failed),
+        cut=cut,
+        cut_named=tuple(sorted(cut_named)),
         warnings=(audited.warning,) if audited is not None and audited.warning else (),
         stages=clock.stages(),
         audit=audited,

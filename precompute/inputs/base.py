@@ -42,11 +42,13 @@ class Inputs:
     """What the network is run on for one sample.
 
     tensors: its inputs in order, in the shapes and dtypes of `example` · weights: what each counts in
-    `Preprocess.merge`; None where the inputs are the sample's views, and so are their features.
+    `Preprocess.merge`; None where the inputs are the sample's views, and so are their features · cut: whether the end
+    of the sample was left out, since it is longer than its preprocessing takes; such samples are counted.
     """
 
     tensors: tuple[Tensors, ...]
     weights: tuple[float, ...] | None = None
+    cut: bool = False
 
 
 class Preprocess(ABC):

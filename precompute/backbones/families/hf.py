@@ -24,9 +24,9 @@ from precompute.backbones.families.hf_encoder import Encoder, Parts
 from precompute.backbones.families.hf_folder import CONFIG, HFFolder
 from precompute.backbones.families.hf_models import MODELS, ModelType, model_of
 from precompute.backbones.families.hf_networks import filled_network, library, on_meta, random_network
-from precompute.backbones.hub import hub_folder
+from precompute.backbones.hub import cached_repositories, hub_folder
 from precompute.backbones.layers import ALL_BLOCKS, OUTPUT
-from precompute.errors import BackboneError
+from precompute.errors import BackboneError, WeightsError
 
 if TYPE_CHECKING:
     from precompute.backbones.layers import Tap, Truncated
@@ -50,8 +50,8 @@ class HF(Family):
     poolings = hf_encoder.POOLINGS
 
     def names(self) -> list[str]:
-        """None: what the hub has is not known without asking it."""
-        return []
+        """Those in the hub's cache: what else it has is not known without asking it."""
+        return [f"{PREFIX}{name}" for name in cached_repositories()]
 
     def check(self, name: str) -> None:
         text, revision = _taken_apart(name)
@@ -111,9 +111,15 @@ class HF(Family):
         network = on_meta(folder, kind, parts) if seed is None else random_network(folder, kind, parts, seed)
         return parts.encoder(network).eval()
 
-    def describe(self, name: str, *, quick: bool = False) -> Entry:  # noqa: ARG002 - one at a time
+    def describe(self, name: str, *, quick: bool = False) -> Entry:
         self.check(name)
-        folder, _ = _folder(name)
+        folder, _ = _folder(name, fetch=False)
+        if quick:
+            try:
+                kind = model_of(folder.config, folder.names, f"{folder.path}/{CONFIG}")
+            except (BackboneError, WeightsError):  # one that precompute does not take
+                return Entry(name, None, None, None, None, None, OUTPUT, (), "?")
+            return Entry(name, None, None, None, None, None, OUTPUT, (DEFAULT,), kind.modality)
         kind, parts = _parts(folder)
         encoder = parts.encoder(on_meta(folder, kind, parts))
         params = sum(one.numel() for one in encoder.parameters())
@@ -170,13 +176,13 @@ def _taken_apart(name: str) -> tuple[str, str | None]:
     return repository, revision if at else None
 
 
-def _folder(name: str) -> tuple[HFFolder, dict[str, Any]]:
+def _folder(name: str, *, fetch: bool = True) -> tuple[HFFolder, dict[str, Any]]:
     """The folder on this machine, and where it came from, for `Loaded.source`."""
     text, revision = _taken_apart(name)
     if is_folder(name):
         folder = HFFolder(text)
         return folder, {"kind": "folder", "path": folder.path}
-    found = hub_folder(text, FILES, revision)
+    found = hub_folder(text, FILES, revision, fetch=fetch)
     return HFFolder(found.path), {"kind": "hub", "repository": text, "revision": found.revision}
 
 

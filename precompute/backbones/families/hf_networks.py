@@ -168,8 +168,8 @@ def _frozen(network: Any) -> nn.Module:
 
 
 def _check_size(folder: HFFolder, kind: ModelType, parts: Parts, state: StateDict, source: str) -> None:
-    """Before memory is taken for it: a network has as many values as its file. Up to twice as many take no harm, and what
-    is missing is then named."""
+    """Before memory is taken for it: a network has as many values as its file. Up to twice as many do no harm, and what
+    is missing is named later."""
     named = on_meta(folder, kind, parts).named_parameters()
     wanted = sum(one.numel() for name, one in named if not (parts.pooler and name.startswith(parts.pooler)))
     there = values_in(state)

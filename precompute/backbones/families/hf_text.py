@@ -49,7 +49,7 @@ def load(folder: HFFolder, kind: ModelType) -> Parts:
     """What `hf_encoder` says. Raises BackboneError and WeightsError for a folder that is none of texts."""
     if folder.config.get("is_decoder") or folder.config.get("is_encoder_decoder"):
         raise BackboneError(
-            f"{folder.path} holds a decoder, which sees no word behind another, and precompute takes encoders of texts.",
+            f"{folder.path} holds a decoder, which sees no word behind another; precompute takes encoders of texts.",
             hint="Give it in a factory of your own, with a Preprocess: package.module:factory.",
         )
     sentences = Sentences.read(folder)

@@ -25,7 +25,8 @@ from precompute.system import version_of
 INSTALL = "pip install 'precompute[hf]'"
 LENGTHS = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 """Tokens that texts are padded to, special ones included, up to `max_length`, which is the last: beyond the first at
-most half as many again as there are. TREC's questions have 13.2 on average, of which these make 15.3, and 16, 32, ... 19.2.
+most half as many again as there are. TREC's questions have 13.2 on average, of which these make 15.3; 16, 32, ... make
+19.2.
 """
 
 MORE = (8, 12, 16, 24, 32, 48, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
@@ -104,12 +105,15 @@ class TokenPreprocess(Preprocess):
 
     def inputs(self, raw: bytes, digest: bytes | None = None) -> Inputs:
         del digest
-        return Inputs((self.host(raw),))
+        found = self._encoded(raw)
+        return Inputs((self._padded(found.ids),), cut=bool(found.overflowing))
 
     def host(self, raw: bytes, view: int = 0) -> Tensors:
         del view
-        found = self._limited.encode(self.prompt + text_of(raw))
-        return self._padded(found.ids)
+        return self._padded(self._encoded(raw).ids)
+
+    def _encoded(self, raw: bytes) -> Any:
+        return self._limited.encode(self.prompt + text_of(raw))
 
     def _padded(self, ids: list[int]) -> Tensors:
         length = next(one for one in self.lengths if one >= len(ids))
