@@ -76,8 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def random_wav2vec2(folder: Path) -> Path:
     """A folder with a wav2vec 2.0 that has learnt nothing, of wav2vec2-base's form and narrower."""
-    import transformers
+    import transformers as library
 
+    transformers: Any = library
     torch.manual_seed(0)
     config = transformers.Wav2Vec2Config(
         hidden_size=96,
@@ -180,8 +181,9 @@ def own_feature(model: Backbone) -> Feature:
 
 def library_feature(folder: str) -> Feature:
     """By transformers alone: the mean over the positions of a clip."""
-    import transformers
+    import transformers as library
 
+    transformers: Any = library
     network = transformers.AutoModel.from_pretrained(folder).eval()
     extractor = transformers.AutoFeatureExtractor.from_pretrained(folder)
 

@@ -123,7 +123,7 @@ class HF(Family):
         kind, parts = _parts(folder)
         encoder = parts.encoder(on_meta(folder, kind, parts))
         params = sum(one.numel() for one in encoder.parameters())
-        width = getattr(getattr(encoder.network, "config", None), "hidden_size", None)
+        width = getattr(encoder, "width", getattr(getattr(encoder.network, "config", None), "hidden_size", None))
         return Entry(name, width, None, params, None, None, OUTPUT, (DEFAULT,), kind.modality)
 
     def default_layer(self, name: str, model: nn.Module) -> tuple[str, str, tuple[str, ...]]:  # noqa: ARG002

@@ -103,8 +103,18 @@ def _clap(folder: HFFolder, kind: ModelType) -> Parts:
     padding = given.values.get("padding", "repeatpad")
     if padding not in PADDINGS or high <= low:
         raise _bad(given.where, *(("padding", padding) if padding not in PADDINGS else ("frequency_max", high)))
-    sizes = {"fft": fft, "mel_step": step, "mels": mels, "low": low, "high": high}
-    base = ClapPreprocess(float(seconds), float(seconds), rate=rate, chunk=float(seconds), padding=padding, **sizes)
+    window = float(seconds)
+    base = ClapPreprocess(
+        *(window, window),
+        rate=rate,
+        chunk=window,
+        fft=fft,
+        mel_step=step,
+        mels=mels,
+        low=low,
+        high=high,
+        padding=padding,
+    )
     return Parts(lambda network: ClapEncoder(network, kind), base)
 
 

@@ -30,9 +30,9 @@ class WaveformEncoder(Encoder):
         super().__init__(network, kind.pooling, kind.poolings, _layers(encoder))
         self.frame, self.step = frame, step
         self.biased = encoder.config.model_type == "wavlm"
-        if self.biased:
-            for layer in encoder.layers:
-                layer.attention.__class__ = _masked_attention(type(layer.attention))
+        for layer in encoder.layers if self.biased else ():
+            attention: Any = type(layer.attention)
+            layer.attention.__class__ = _masked_attention(attention)
 
     def states(self, *inputs: torch.Tensor, hidden: bool) -> States:
         wave, samples = inputs
@@ -73,7 +73,7 @@ class WaveformEncoder(Encoder):
 
 
 @cache
-def _masked_attention(kind: type[nn.Module]) -> type[nn.Module]:
+def _masked_attention(kind: Any) -> Any:
     """WavLM's attention, whose own call takes a mask of another type than its bias, of which torch warns."""
     return type(kind.__name__, (kind,), {"torch_multi_head_self_attention": _attention})
 
@@ -130,6 +130,7 @@ class ClapEncoder(Encoder):
         whole: Any = network
         super().__init__(whole.audio_model, kind.pooling, kind.poolings)
         self.projector = whole.audio_projection
+        self.width = int(whole.config.projection_dim)
 
     def states(self, *inputs: torch.Tensor, hidden: bool) -> States:  # noqa: ARG002 - it has no blocks
         (mel,) = inputs

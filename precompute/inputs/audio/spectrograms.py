@@ -76,7 +76,7 @@ class CentredMel(nn.Module):
 
     def __init__(self, preprocess: CentredMelPreprocess) -> None:
         super().__init__()
-        self.half = preprocess.fft // 2
+        self.margin = preprocess.fft // 2
         self.mel = MelSpectrogram(
             preprocess.rate,
             frame=preprocess.fft,
@@ -87,7 +87,7 @@ class CentredMel(nn.Module):
         )
 
     def forward(self, wave: torch.Tensor) -> torch.Tensor:
-        padded = F.pad(wave.unsqueeze(1), (self.half, self.half), mode="reflect").squeeze(1)
+        padded = F.pad(wave.unsqueeze(1), (self.margin, self.margin), mode="reflect").squeeze(1)
         return torch.clamp(self.mel(padded), min=FLOOR)
 
 
