@@ -64,6 +64,7 @@ def test_fp32_of_every_engine_is_eager_fp32(engine: str, name: str) -> None:
     assert error.max() < 1e-5
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_every_precision_of_this_machine_runs(engine: str, resnet: Backbone) -> None:
     machine = Machine.here()
@@ -75,6 +76,7 @@ def test_every_precision_of_this_machine_runs(engine: str, resnet: Backbone) -> 
         assert cosine(got.astype(float), eager(resnet, pictures).astype(float)).min() > 0.99
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_row_does_not_depend_on_its_neighbours_or_its_place(engine: str, resnet: Backbone) -> None:
     one, *others = images(5)
@@ -185,6 +187,7 @@ def test_what_is_compiled_is_kept_and_used_again(resnet: Backbone, monkeypatch: 
     assert blob.read_bytes() == before
 
 
+@pytest.mark.rotates(3)
 @NEEDS_OPENVINO
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty"])
 def test_a_damaged_kept_model_is_compiled_again(resnet: Backbone, damage: str) -> None:
@@ -293,6 +296,7 @@ def odd(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     yield "test_engines:make_odd"
 
 
+@pytest.mark.rotates(3)
 @NEEDS_OPENVINO
 def test_a_network_openvino_does_not_know_runs_in_torch_and_that_is_told(
     odd: str, tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch

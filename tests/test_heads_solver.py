@@ -98,6 +98,7 @@ def test_neither_units_nor_offsets_matter(offset: float, factor: float) -> None:
     np.testing.assert_allclose(moved.coef_ * factor, expected.coef_, atol=2e-3)
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("d", [20, 500], ids=["many rows", "few rows"])
 @pytest.mark.parametrize("classes", [2, 7])
 def test_features_too_large_to_hold_are_read_in_blocks(
@@ -151,6 +152,7 @@ def test_more_classes_than_memory_holds_are_refused_with_the_bytes_they_need() -
         check_memory(1_000_000, 200_000, 4)
 
 
+@pytest.mark.rotates(3)
 def test_classes_may_be_many_and_have_two_samples_each() -> None:
     X = np.random.default_rng(0).normal(size=(300, 8))
     head = LogisticHead().fit(X, np.arange(300) // 2)
@@ -158,6 +160,7 @@ def test_classes_may_be_many_and_have_two_samples_each() -> None:
     assert head.coef_.shape == (150, 8)
 
 
+@pytest.mark.rotates(3)
 def test_a_budget_ends_the_path_after_at_least_one_value() -> None:
     X, y = features(100, 5, 3)
     whole = LogisticHead(C=list(C_GRID), choose_by="accuracy").fit(X, y)

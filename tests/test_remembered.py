@@ -56,6 +56,7 @@ def watched() -> tuple[list[str], int, int, list[str], bool]:
     return told
 
 
+@pytest.mark.rotates(3)
 def test_an_unchanged_folder_is_not_opened_and_torch_is_not_loaded(place: Path) -> None:
     before = Path("a.h5").read_bytes()
     opened, reused, computed, notes, loaded = watched()
@@ -64,6 +65,7 @@ def test_an_unchanged_folder_is_not_opened_and_torch_is_not_loaded(place: Path) 
     assert notes == list(extract("photos", "a.h5", backbone="tiny", weights="w.pth", rehash=True).notes)
 
 
+@pytest.mark.rotates(3)
 def test_only_what_changed_is_opened(place: Path) -> None:
     os.utime("photos/train/cats/0.jpg")
     opened, reused, computed, _, loaded = watched()

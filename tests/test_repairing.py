@@ -133,6 +133,7 @@ def test_an_interrupted_repair_goes_on(place: Path) -> None:
     assert_same(open_cache("a.h5"), open_cache("whole.h5"))
 
 
+@pytest.mark.rotates(3)
 def test_an_extraction_in_progress_is_not_thrown_away(place: Path) -> None:
     damage("samples/digest")
     for number in range(10):

@@ -80,6 +80,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "made.h5"
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("head", sorted(HEADS_OF["labels"]))
 def test_labels_of_real_photos_are_scored_as_scikit_learn_scores_them(head: str, cards: Path, tmp_path: Path) -> None:
     found = train_head(cards, tmp_path / "head", head=head, label_separator=" ", **QUICK[head])
@@ -219,6 +220,7 @@ def test_what_a_task_has_not_is_a_usage_error(case: str, made: Path) -> None:
         train_head(made, **options)
 
 
+@pytest.mark.rotates(3)
 def test_predictions_of_a_cache_and_of_its_photos_agree(cards: Path, playing_cards: Path, tmp_path: Path) -> None:
     labels = train_head(cards, tmp_path / "ranks", label_separator=" ", C=1.0)
     number = train_head(cards, tmp_path / "count", label_column="card_count", task="number")
@@ -292,6 +294,7 @@ def two_layers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+@pytest.mark.rotates(3)
 def test_several_heads_take_one_pass(two_layers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [two_layers / name for name in ("first", "second", "alone")]
     alone = [predict(name, two_layers / "photos") for name in names]
@@ -374,6 +377,7 @@ def test_few_shot_draws_images_of_each_label_or_in_all(made: Path) -> None:
         few_shot([made], shots=[2, 500], label_column="size", split_column="part")
 
 
+@pytest.mark.rotates(3)
 def test_the_commands(cards: Path, tmp_path: Path, precompute: Command) -> None:
     several = ("--label-separator", " ")
     done = precompute("train-head", cards, *several, "--head", "ridge", "-o", "ranks", "--per-class")
@@ -430,6 +434,7 @@ def test_the_commands(cards: Path, tmp_path: Path, precompute: Command) -> None:
     assert [first[rank] for rank in RANKS] == [str(int(rank in first["labels"].split())) for rank in RANKS]
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("column", ["several", "size"])
 def test_pictures_of_curves_are_drawn(column: str, made: Path, tmp_path: Path, precompute: Command) -> None:
     pytest.importorskip("matplotlib", reason="pip install 'precompute[plot]'")

@@ -277,6 +277,7 @@ def test_blank_lines_long_fields_and_a_byte_order_mark_move_no_text(tmp_path: Pa
     assert csv.field_size_limit() == 131_072
 
 
+@pytest.mark.rotates(3)
 def test_a_table_of_more_rows_than_a_block(tmp_path: Path) -> None:
     count = 40_000
     path = tmp_path / "t.csv"
@@ -325,6 +326,7 @@ def test_what_holds_images_alone_is_refused(tmp_path: Path) -> None:
         open_source(write_csv(tmp_path / "t.csv", rows()), files_of("image"), reading=Reading.of(None, {"text": "x"}))
 
 
+@pytest.mark.rotates(3)
 def test_all_commands_agree_about_a_table(tmp_path: Path, precompute: Command) -> None:
     """plan, --dry-run, extract, train-head, predict, verify --source, repair: each finds the texts by the backbone."""
     write_csv(tmp_path / "t.csv", rows(60))
@@ -354,6 +356,7 @@ def test_all_commands_agree_about_a_table(tmp_path: Path, precompute: Command) -
     assert verify(open_cache(tmp_path / "t.h5")).whole
 
 
+@pytest.mark.rotates(3)
 def test_a_finished_file_is_known_again_without_torch(tmp_path: Path) -> None:
     write_csv(tmp_path / "t.csv", rows())
     extract(tmp_path / "t.csv", tmp_path / "t.h5", backbone=BACKBONE)
@@ -401,6 +404,7 @@ def command(source: str, out: str) -> list[str]:
     return ["extract", source, "-b", "lengths:make_attention", "-o", out, "--batch-size", "4"]
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("kind", ["csv", "folder"])
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
 def test_killed_runs_end_as_if_nothing_had_happened(kind: str, signum: int, tmp_path: Path) -> None:
@@ -434,6 +438,7 @@ def test_killed_runs_end_as_if_nothing_had_happened(kind: str, signum: int, tmp_
     assert verify(open_cache(tmp_path / "a.h5")).whole
 
 
+@pytest.mark.rotates(3)
 def test_the_demo_on_texts(tmp_path: Path, precompute: Command) -> None:
     done = precompute("demo", "--text", "--folder", "kept", "--json")
     assert done.returncode == 0, done.stderr

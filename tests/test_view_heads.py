@@ -145,6 +145,7 @@ def small_search() -> MLPSearch:
     return MLPSearch(param_grid={"dropout": (0.0, 0.5)})
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("head", [MLPHead, small_search])
 def test_an_mlp_on_views_trains_repeats_itself_and_is_another_than_on_the_plain_ones(head: Any) -> None:
     fitted = []
@@ -160,6 +161,7 @@ def test_an_mlp_on_views_trains_repeats_itself_and_is_another_than_on_the_plain_
 # All others take every view
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("name", CLOSED)
 def test_views_that_are_all_alike_change_nothing(name: str) -> None:
     """So C, alpha, k and temperatures mean what they mean without views, and are chosen alike."""
@@ -178,6 +180,7 @@ def test_views_that_are_all_alike_change_nothing(name: str) -> None:
     np.testing.assert_allclose(views.predict_proba(other), plain.predict_proba(other), rtol=2e-3, atol=2e-3)
 
 
+@pytest.mark.rotates(3)
 def test_views_of_a_sample_are_in_one_fold(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     real = logistic_base.folds
@@ -242,6 +245,7 @@ def plain(photos: Path) -> Path:
 HEADS = ["logistic", "ridge", "centroid", "knn", "mlp"]
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("head", HEADS)
 def test_a_head_is_trained_on_views_and_scored_by_the_plain_one(
     head: str, photos: Path, views: Path, plain: Path, tmp_path: Path
@@ -259,6 +263,7 @@ def test_a_head_is_trained_on_views_and_scored_by_the_plain_one(
         assert one.probability == pytest.approx(third.probability, abs=1e-5)
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("head", HEADS)
 def test_trained_on_the_plain_view_it_is_the_head_of_a_file_without_others(
     head: str, views: Path, plain: Path, tmp_path: Path
@@ -298,6 +303,7 @@ def test_a_head_may_average_over_views_and_says_so_in_its_file(
         predict(tmp_path / "a.safetensors", plain)
 
 
+@pytest.mark.rotates(3)
 def test_heads_on_views_are_compared_with_others_on_the_same_images(views: Path, plain: Path, tmp_path: Path) -> None:
     a = train_head(views, tmp_path / "a.safetensors")
     b = train_head(plain, tmp_path / "b.safetensors")
@@ -417,6 +423,7 @@ def test_what_cannot_be_is_refused(plain: Path, views: Path, tmp_path: Path) -> 
             train_head(views, protocol="simclr", **options)  # type: ignore[arg-type]
 
 
+@pytest.mark.rotates(3)
 def test_a_head_does_not_decide_which_transform_runs(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
