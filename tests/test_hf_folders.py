@@ -106,6 +106,11 @@ def indexed(*names: str) -> Change:
     return change
 
 
+def words(**changes: Any) -> Change:
+    """With other parts of the tokenizer."""
+    return values("tokenizer.json", **changes)
+
+
 HEADER = 10 * 2**30
 HOSTILE: dict[str, tuple[Change, str, str]] = {
     "a pickle": (pickled("pytorch_model.bin"), r"pytorch_model\.bin, a form that can run code", "--weights PATH"),
@@ -157,6 +162,22 @@ HOSTILE: dict[str, tuple[Change, str, str]] = {
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), r"has no tokenizer\.json", "AutoTokenizer"),
     "no JSON for a tokenizer": (written("tokenizer.json", b"\xff{"), r"tokenizer\.json describes no tokenizer", ""),
     "another kind of tokenizer": (written("tokenizer.json", b'{"model": 1}'), "describes no tokenizer", ""),
+    "a tokenizer that panics": (
+        words(normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA"}), "describes no tokenizer", "",
+    ),
+    "a template that panics": (
+        words(post_processor={
+            "type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "[X]", "type_id": 0}}], "pair": [],
+            "special_tokens": {},
+        }),
+        "describes no tokenizer",
+        "",
+    ),
+    "a token there is not": (
+        words(post_processor={"type": "BertProcessing", "sep": ["[SEP]", 10**6], "cls": ["[CLS]", 2]}),
+        r"tokenizer\.json has the token 1,000,000, and its network knows",
+        "",
+    ),
     "large config": (written("config.json", b" " * (3 * 2**20)), r"config\.json has more than", ""),
     "no JSON": (written("config.json", b"\xff{"), r"config\.json holds no JSON", ""),
     "deep JSON": (written("config.json", b"[" * 10**6), r"config\.json holds no JSON", ""),

@@ -62,6 +62,7 @@ def load(folder: HFFolder, kind: ModelType) -> Parts:
         max_length=min(limit, longest),
         longest=longest,
         pad=_number(folder.config.get("pad_token_id")) or 0,
+        vocabulary=_number(folder.config.get("vocab_size")) or 2**31,
         lower=sentences.lower,
         prompt=sentences.prompt,
     )

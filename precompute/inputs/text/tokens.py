@@ -6,17 +6,15 @@ and the truncation that tokenizer.json itself may ask for are switched off; `max
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from hashlib import sha256
 from typing import Any
 
 import torch
 from torch import nn
 
-from precompute.errors import UsageError, WeightsError
+from precompute.errors import SampleError, UsageError, WeightsError
 from precompute.inputs.base import Inputs, Preprocess
 from precompute.inputs.text.decode import text_of
 from precompute.inputs.text.options import OPTIONS
@@ -41,7 +39,10 @@ class TokenPreprocess(Preprocess):
 
     tokenizer: the contents of tokenizer.json · where: its path, for messages · max_length: the most tokens of a text,
     special ones included; what is longer is cut off at its end · longest: the most that the network takes · pad: the
-    number that padding has · lower: texts are made of small letters first · prompt: is put in front of each text.
+    number that padding has · vocabulary: how many tokens the network knows · lower: texts are made of small letters
+    first · prompt: is put in front of each text.
+
+    Raises WeightsError for a tokenizer that fails, UsageError for a `max_length` that the network does not take.
     """
 
     tokenizer: bytes = field(repr=False)
@@ -49,35 +50,32 @@ class TokenPreprocess(Preprocess):
     max_length: int
     longest: int
     pad: int = 0
+    vocabulary: int = 2**31
     lower: bool = False
     prompt: str = ""
 
     modality = "text"
 
     def __post_init__(self) -> None:
-        least = 1 + self._of_its_own
-        if not least <= self.max_length <= self.longest:
+        made = tokenizer_of(self.tokenizer, self.where, lower=self.lower)
+        try:
+            own = int(made.num_special_tokens_to_add(is_pair=False))
+            tried = [*made.encode("a").ids, self.pad]
+        except BaseException as error:
+            raise _unfit(self.where, error) from error
+        if max(tried) >= self.vocabulary:
+            raise WeightsError(
+                f"{self.where} has the token {max(tried):,}, and its network knows {self.vocabulary:,}.",
+                hint="Take a folder as the library saves it.",
+            )
+        if not own < self.max_length <= self.longest:
             raise UsageError(
-                f"max_length must lie between {least} and {self.longest:,}, the most that the network takes. Got "
+                f"max_length must lie between {own + 1} and {self.longest:,}, the most that the network takes. Got "
                 f"{self.max_length!r} instead.",
                 hint="See --max-length.",
             )
-
-    @cached_property
-    def _tokenizer(self) -> Any:
-        return tokenizer_of(self.tokenizer, self.where, lower=self.lower)
-
-    @property
-    def _of_its_own(self) -> int:
-        """Tokens that it puts around each text."""
-        return int(self._tokenizer.num_special_tokens_to_add(is_pair=False))
-
-    @cached_property
-    def _limited(self) -> Any:
-        """One for all threads: nothing about it changes any more."""
-        made = tokenizer_of(self.tokenizer, self.where, lower=self.lower)
         made.enable_truncation(self.max_length)
-        return made
+        object.__setattr__(self, "_limited", made)  # one for all threads: nothing about it changes any more
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -113,7 +111,18 @@ class TokenPreprocess(Preprocess):
         return self._padded(self._encoded(raw).ids)
 
     def _encoded(self, raw: bytes) -> Any:
-        return self._limited.encode(self.prompt + text_of(raw))
+        text = self.prompt + text_of(raw)
+        try:
+            found = vars(self)["_limited"].encode(text)
+        except BaseException as error:
+            if not _is_failure(error):
+                raise
+            raise SampleError(f"its tokenizer fails: {str(error)[:200]}", reason="UNDECODABLE") from error
+        if found.ids and max(found.ids) >= self.vocabulary:
+            raise SampleError(
+                f"a token {max(found.ids):,}, and the network knows {self.vocabulary:,}", reason="UNDECODABLE"
+            )
+        return found
 
     def _padded(self, ids: list[int]) -> Tensors:
         length = next(one for one in self.lengths if one >= len(ids))
@@ -155,10 +164,8 @@ def tokenizer_of(text: bytes, where: str, *, lower: bool = False) -> Any:
         raise UsageError(f"A language model needs tokenizers: {error}.", hint=f"Install it: {INSTALL}") from error
     try:
         made: Any = tokenizers.Tokenizer.from_str(text.decode())
-    except Exception as error:  # the library raises plain Exception
-        raise WeightsError(
-            f"{where} describes no tokenizer: {str(error)[:200]}.", hint="Take a folder as the library saves it."
-        ) from error
+    except BaseException as error:
+        raise _unfit(where, error) from error
     made.no_padding()
     made.no_truncation()
     if lower:
@@ -167,7 +174,15 @@ def tokenizer_of(text: bytes, where: str, *, lower: bool = False) -> Any:
     return made
 
 
-def read_settings(text: bytes) -> dict[str, Any]:
-    """What tokenizer.json says, as JSON; empty where it is none."""
-    found = json.loads(text)
-    return found if isinstance(found, dict) else {}
+def _unfit(where: str, error: BaseException) -> BaseException:
+    """What to raise where a tokenizer cannot be made of a file; what is no failure of the library's is raised as is."""
+    if not _is_failure(error):
+        return error
+    return WeightsError(
+        f"{where} describes no tokenizer: {str(error)[:200]}.", hint="Take a folder as the library saves it."
+    )
+
+
+def _is_failure(error: BaseException) -> bool:
+    """Of the library: it raises plain Exception, and where its own code fails what is no Exception."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
