@@ -53,6 +53,10 @@ def network(name: str, seed: int = 0, **settings: Any) -> Any:
             ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
             config = transformers.WhisperConfig(**sizes, **heads, **ids, decoder_ffn_dim=32, **settings)
             model: Any = transformers.WhisperModel(config)
+        elif name == "ast":
+            sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+            config = transformers.ASTConfig(**sizes, max_length=128, num_mel_bins=32, **settings)
+            model = transformers.ASTModel(config)
         elif name == "clap":
             text = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
             text |= {"vocab_size": 16, "projection_dim": 12}
@@ -79,6 +83,8 @@ def extractor(name: str, **settings: Any) -> Any:
 
     if name == "whisper":
         return transformers.WhisperFeatureExtractor(**settings)
+    if name == "ast":
+        return transformers.ASTFeatureExtractor(**{"max_length": 128, "num_mel_bins": 32, **settings})
     if name == "clap":
         given = {"truncation": "rand_trunc", "frequency_min": 50, **settings}
         return transformers.ClapFeatureExtractor(**given)
@@ -101,6 +107,8 @@ def library_feature(name: str, model: Any, made: Any, wave: np.ndarray) -> np.nd
             states = model.encoder(given["input_features"]).last_hidden_state[0]
             mel = int(given["attention_mask"].sum())
             return np.asarray(states[: (mel - 1) // 2 + 1].mean(0))
+        if name == "ast":
+            return np.asarray(model(**made(wave, sampling_rate=RATE, return_tensors="pt")).pooler_output[0])
         if name == "clap":
             given = made(wave, sampling_rate=48_000, return_tensors="pt")
             return np.asarray(model.get_audio_features(**given).pooler_output[0])

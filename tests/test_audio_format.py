@@ -10,6 +10,7 @@ import pytest
 from sounds import make_clips
 
 from precompute import extract, open_cache
+from precompute.inputs.audio.filterbanks import FilterbankPreprocess
 from precompute.inputs.audio.partials import PartialsPreprocess
 from precompute.inputs.audio.preprocess import AudioPreprocess, LogMelPreprocess
 from precompute.inputs.audio.spectrograms import ClapPreprocess, WhisperPreprocess
@@ -58,6 +59,7 @@ def windows_by_the_page(spec: dict[str, Any], samples: int) -> list[tuple[int, i
         WaveformPreprocess(window=1.0, hop=0.37, rate=8000),
         WhisperPreprocess(2.0, 1.0, chunk=2.0),
         ClapPreprocess(1.0, 1.0, chunk=1.0),
+        FilterbankPreprocess(1.28, 1.0, frames=128),
     ],
     ids=lambda one: type(one).__name__,
 )

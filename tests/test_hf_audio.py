@@ -16,6 +16,7 @@ from sounds import RATE, encoded, make_clips, sound, wav
 from precompute import extract, load_backbone, open_cache, predict, repair, train_head
 from precompute.backbones.load import Backbone
 from precompute.errors import BackboneError, CacheKeyError, PrecomputeError, UsageError, WeightsError
+from precompute.inputs.audio.filterbanks import FilterbankPreprocess
 from precompute.inputs.audio.spectrograms import ClapPreprocess, WhisperPreprocess
 from precompute.inputs.audio.waveform import WaveformPreprocess, receptive_field
 from precompute.inputs.base import Preprocess
@@ -26,7 +27,7 @@ transformers = pytest.importorskip("transformers", minversion="5.24", reason="ne
 
 from hf_sounds import FORMS, extractor, library_feature, network, saved  # noqa: E402
 
-NAMES = [*FORMS, "whisper", "clap"]
+NAMES = [*FORMS, "whisper", "clap", "ast"]
 EXACT = {"rtol": 1e-4, "atol": 1e-4}
 """Sums of the same numbers in another order, in fp32; features are about 1, those of CLAP about 0.3."""
 
@@ -54,7 +55,7 @@ def test_a_feature_is_what_the_library_says_of_the_clip_alone(name: str, tmp_pat
     """Whatever its length, so through padding to each of the lengths of windows."""
     model, made = saved(tmp_path, name)
     backbone, rate = load_backbone(f"hf:{tmp_path}"), rate_of(name)
-    for seconds in (0.03, 0.2, 0.625, 1.3, 4.0):
+    for seconds in (0.03, 0.2, 0.625, 1.2) if name == "ast" else (0.03, 0.2, 0.625, 1.3, 4.0):
         wave = sound(round(100 * seconds), seconds, rate)
         expected = library_feature(name, model, made, wave.astype(np.float32))
         np.testing.assert_allclose(feature_of(backbone, clip(wave, rate)), expected, **EXACT)
@@ -96,6 +97,17 @@ def test_a_long_clip_is_the_mean_over_its_windows_by_their_frames(name: str, tmp
     assert len(parts) == {"whisper": 2}.get(name, 3)
     expected = np.average(found, axis=0, weights=weights)
     np.testing.assert_allclose(feature_of(backbone, clip(wave, rate)), expected, **EXACT)
+
+
+def test_a_long_clip_of_a_filterbank_is_no_cut_off_one(tmp_path: Path) -> None:
+    """The library leaves out what is behind the last frame that the network takes; here it is further windows."""
+    model, made = saved(tmp_path, "ast")
+    wave = sound(2, 3.1).astype(np.float32)
+    parts = [wave[start : start + 127 * 160 + 400] for start in range(0, len(wave), 128 * 160)]
+    weights = [(len(one) - 400) // 160 + 1 for one in parts]
+    assert (len(parts), sum(weights)) == (3, (len(wave) - 400) // 160 + 1)
+    expected = np.average([library_feature("ast", model, made, one) for one in parts], axis=0, weights=weights)
+    np.testing.assert_allclose(feature_of(load_backbone(f"hf:{tmp_path}"), clip(wave, RATE)), expected, **EXACT)
 
 
 @pytest.mark.parametrize("name", ["wav2vec2, group", "whisper"])
@@ -344,6 +356,10 @@ DAY = 24 * 3600
         ("whisper", {"feature_size": 128}, "128 bands"),
         ("whisper", {"sampling_rate": 384_000, "chunk_length": 120}, "out of bounds"),
         ("whisper", {"dither": 1e-5}, "dither"),
+        ("ast", {"sampling_rate": 8000}, "sampling_rate"),
+        ("ast", {"std": 0}, "std"),
+        ("ast", {"max_length": 10**9}, "max_length"),
+        ("ast", {"max_length": 1024}, "frames"),
         ("clap", {"truncation": "fusion"}, "fusion"),
         ("clap", {"truncation": "rand"}, "fusion"),
         ("clap", {"padding": "wrap"}, "padding"),
@@ -400,17 +416,17 @@ def test_networks_that_are_not_computed_are_refused_by_name(
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Folders of each kind; whoever changes one brings it back."""
     found = {}
-    for name in ("wav2vec2, group", "whisper", "clap"):
+    for name in ("wav2vec2, group", "whisper", "clap", "ast"):
         found[name] = tmp_path_factory.mktemp("model")
         saved(found[name], name)
     return found
 
 
 def test_windows_of_networks_that_take_one_length_cannot_be_set(models: dict[str, Path]) -> None:
-    for name in ("whisper", "clap"):
+    for name in ("whisper", "clap", "ast"):
         with pytest.raises(UsageError, match="windows of"):
             load_backbone(f"hf:{models[name]}", transform={"window": 5.0})
-        assert load_backbone(f"hf:{models[name]}", transform={"hop": 5.0}).preprocess.spec()["hop"] == 5.0
+        assert load_backbone(f"hf:{models[name]}", transform={"hop": 1.0}).preprocess.spec()["hop"] == 1.0
 
 
 # Preprocessing, beside the library's extractors
@@ -425,6 +441,18 @@ def test_whispers_spectrogram_is_the_librarys(seconds: float) -> None:
     (made,) = preprocess.windows_of(wave).tensors
     found, _ = preprocess.device()(*(one[None] for one in made))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("seconds", [0.025, 1.0, 1.29])
+def test_kaldis_filterbank_is_the_librarys(seconds: float) -> None:
+    """Also of silence, whose logarithms are that of the floor, and of a sound with an offset."""
+    wave = (sound(9, seconds) + 0.1).astype(np.float32)
+    wave[len(wave) // 2 :] = 0
+    expected = extractor("ast")(wave, sampling_rate=RATE, return_tensors="pt")["input_values"]
+    preprocess = FilterbankPreprocess(1.28, 1.28, frames=128, mels=32, mean=-4.2677393, deviation=4.5689974)
+    (made,) = preprocess.windows_of(wave).tensors
+    found = preprocess.device()(*(one[None] for one in made))
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-3)
 
 
 @pytest.mark.parametrize("padding", ["repeatpad", "repeat", "pad"])
@@ -475,13 +503,19 @@ class TestWhisperPreprocess(TestWaveformPreprocess):
         return WhisperPreprocess(1.0, 1.0, chunk=1.0)
 
 
+class TestFilterbankPreprocess(TestWaveformPreprocess):
+    @pytest.fixture
+    def preprocess(self) -> Preprocess:
+        return FilterbankPreprocess(1.28, 1.28, frames=128, mels=32)
+
+
 class TestClapPreprocess(TestWaveformPreprocess):
     @pytest.fixture
     def preprocess(self) -> Preprocess:
         return ClapPreprocess(1.0, 1.0, chunk=1.0)
 
 
-@pytest.mark.parametrize("name", ["wav2vec2, group", "whisper", "clap"])
+@pytest.mark.parametrize("name", ["wav2vec2, group", "whisper", "clap", "ast"])
 class TestSoundBackbones(BackboneContract):
     @pytest.fixture
     def backbone(self, name: str, models: dict[str, Path]) -> Backbone:

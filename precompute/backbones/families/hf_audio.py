@@ -10,12 +10,18 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from precompute.backbones.families.hf_audio_encoders import ClapEncoder, WaveformEncoder, WhisperEncoder
+from precompute.backbones.families.hf_audio_encoders import (
+    ClapEncoder,
+    SpectrogramEncoder,
+    WaveformEncoder,
+    WhisperEncoder,
+)
 from precompute.backbones.families.hf_encoder import Parts
 from precompute.backbones.families.hf_folder import CONFIG, HFFolder
 from precompute.backbones.families.hf_models import ModelType
 from precompute.errors import BackboneError, WeightsError
 from precompute.inputs.audio.decode import libraries
+from precompute.inputs.audio.filterbanks import STEP, FilterbankPreprocess
 from precompute.inputs.audio.spectrograms import PADDINGS, ClapPreprocess, WhisperPreprocess
 from precompute.inputs.audio.waveform import WaveformPreprocess, receptive_field
 
@@ -118,12 +124,34 @@ def _clap(folder: HFFolder, kind: ModelType) -> Parts:
     return Parts(lambda network: ClapEncoder(network, kind), base)
 
 
+def _filterbank(folder: HFFolder, kind: ModelType) -> Parts:
+    given = _Extractor(folder, "ASTFeatureExtractor")
+    given.fixed("sampling_rate", 16_000)
+    given.fixed("padding_value", 0)
+    frames, mels = given.whole("max_length", 1024, 1, MOST_FRAMES), given.whole("num_mel_bins", 128, 1, 256)
+    positions, bands = folder.config.get("max_length", 1024), folder.config.get("num_mel_bins", 128)
+    if (frames, mels) != (positions, bands):
+        raise WeightsError(
+            f"{given.where} makes {frames:,} frames of {mels} bands, and the network takes {repr(positions)[:20]} of "
+            f"{repr(bands)[:20]}.",
+            hint="Take a folder as transformers saves it.",
+        )
+    mean, deviation = 0.0, 0.5
+    if given.flag("do_normalize", default=True):
+        mean = given.number("mean", -4.2677393, -1e6, 1e6)
+        deviation = given.number("std", 4.5689974, 1e-6, 1e6)
+    window = frames * STEP / 16_000
+    base = FilterbankPreprocess(window, window, frames=frames, mels=mels, mean=mean, deviation=deviation)
+    return Parts(lambda network: SpectrogramEncoder(network, kind), base)
+
+
 LOADERS: dict[str, Callable[[HFFolder, ModelType], Parts]] = {
     "wav2vec2": _waveform,
     "hubert": _waveform,
     "wavlm": _waveform,
     "whisper": _whisper,
     "clap": _clap,
+    "audio-spectrogram-transformer": _filterbank,
 }
 
 

@@ -123,6 +123,28 @@ class WhisperEncoder(Encoder):
         return States(found, mask, hidden=tuple(every) if hidden else ())
 
 
+class SpectrogramEncoder(Encoder):
+    """The Audio Spectrogram Transformer. `states` takes (B, frames, mels). Its pooler is the mean of its first two
+    tokens, for class and distillation, which count in no mean.
+    """
+
+    def __init__(self, network: nn.Module, kind: ModelType) -> None:
+        whole: Any = network
+        blocks = tuple(f"layers.{place}" for place in range(len(whole.layers)))
+        super().__init__(network, kind.pooling, kind.poolings, blocks)
+
+    def states(self, *inputs: torch.Tensor, hidden: bool) -> States:
+        (mel,) = inputs
+        network: Any = self.network
+        found, every = network.embeddings(mel), []
+        for layer in network.layers:
+            found = _only(layer(found, None))
+            every.append(found)
+        found = network.layernorm(found)
+        real = (torch.arange(found.shape[1], device=found.device) >= 2).to(found.dtype).expand(found.shape[0], -1)
+        return States(found, real, (found[:, 0] + found[:, 1]) / 2, hidden=tuple(every) if hidden else ())
+
+
 class ClapEncoder(Encoder):
     """`states` takes (B, 1, frames, mels). Its projection has the length 1, as the library's `get_audio_features`."""
 

@@ -60,6 +60,7 @@ MODELS: dict[str, ModelType] = {
     "hubert": ModelType(AUDIO, "mean", ("mean", "max"), attention="sdpa"),
     "wavlm": ModelType(AUDIO, "mean", ("mean", "max")),
     "whisper": ModelType(AUDIO, "mean", ("mean", "max"), attention="sdpa"),
+    "audio-spectrogram-transformer": ModelType(AUDIO, "pooler", ("pooler", "mean", "cls"), attention="sdpa"),
     "clap": ModelType(AUDIO, "projection", ("projection", "pooler")),
 }
 
