@@ -51,6 +51,7 @@ def rate_of(name: str) -> int:
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.rotates(3)
 def test_a_feature_is_what_the_library_says_of_the_clip_alone(name: str, tmp_path: Path) -> None:
     """Whatever its length, so through padding to each of the lengths of windows."""
     model, made = saved(tmp_path, name)
@@ -371,6 +372,7 @@ DAY = 24 * 3600
     ],
     ids=str,
 )
+@pytest.mark.rotates(4)
 def test_settings_out_of_bounds_are_refused_by_name(
     name: str, settings: dict[str, Any], word: str, models: dict[str, Path]
 ) -> None:
