@@ -336,6 +336,23 @@ def test_texts_that_are_cut_off_are_counted_and_named(bert: Path, tmp_path: Path
     assert any("4 texts are longer than the backbone takes" in one for one in warned)
 
 
+def test_an_engine_proves_itself_on_lengths_that_were_not_met(bert: Path) -> None:
+    """Between the shortest and the longest that were, by shorter texts with more padding."""
+    backbone = load_backbone(f"hf:{bert}")
+    host, between = backbone.preprocess.host, backbone.preprocess.between
+    met = [host(TEXTS[0].encode()), host(TEXTS[-1].encode())]
+    lengths = [len(one[0]) for one in met]
+    assert lengths == [8, 96]
+    made = between(met)
+    assert [len(one[0]) for one in made] == [12, 16, 24, 32, 48, 64]
+    with torch.inference_mode():
+        (expected,) = backbone.body()(*(one[None] for one in met[0]))
+        for one in made:
+            (given,) = backbone.body()(*(part[None] for part in one))
+            near(given.numpy(), expected)
+    assert between(met[:1]) == between([]) == []
+
+
 def test_what_is_cut_off_is_what_the_library_cuts_off(bert: Path) -> None:
     import transformers
 

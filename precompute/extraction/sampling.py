@@ -16,7 +16,12 @@ from precompute.system import cores
 def sample_of(source: Source, preprocess: Preprocess, *, workers: int | None) -> Sample:
     """The samples of `source` that engines are to prove themselves on, read when they are first needed."""
     rows, plain = np.arange(len(source)), preprocess.plain()  # what `auto` is does not depend on the views
-    return Sample(lambda: first_samples(source, rows, plain, workers=workers))
+
+    def samples() -> list[Tensors]:
+        found = first_samples(source, rows, plain, workers=workers)
+        return [*found, *plain.between(found)]
+
+    return Sample(samples)
 
 
 def first_samples(

@@ -125,6 +125,12 @@ class Preprocess(ABC):
         """
         return (self.example(),)
 
+    def between(self, samples: Sequence[Tensors]) -> list[Tensors]:
+        """Samples of shapes that none of `samples` has and others of their source may have, made of `samples`; an
+        engine proves itself on these too. None, by default."""
+        del samples
+        return []
+
     def tried(self) -> tuple[Tensors, ...]:
         """Those of `examples` whose features are compared in shape when a network is cut; all of them, by default."""
         return self.examples()

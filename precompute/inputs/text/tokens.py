@@ -6,7 +6,7 @@ and the truncation that tokenizer.json itself may ask for are switched off; `max
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Any
@@ -30,6 +30,7 @@ most half as many again as there are. TREC's questions have 13.2 on average, of 
 MORE = (8, 12, 16, 24, 32, 48, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 """The same where `max_length` is beyond all of these: no more than MOST_SHAPES."""
 
+PADDED = 8  # texts that stand in for those of a length which was not met
 Tensors = tuple[torch.Tensor, ...]
 
 
@@ -124,8 +125,9 @@ class TokenPreprocess(Preprocess):
             )
         return found
 
-    def _padded(self, ids: list[int]) -> Tensors:
-        length = next(one for one in self.lengths if one >= len(ids))
+    def _padded(self, ids: list[int], length: int | None = None) -> Tensors:
+        """length: the next of `lengths`, unless one is given."""
+        length = length or next(one for one in self.lengths if one >= len(ids))
         numbers, mask = torch.full((length,), self.pad), torch.zeros(length, dtype=torch.int64)
         numbers[: len(ids)] = torch.tensor(ids, dtype=torch.int64)
         mask[: len(ids)] = 1
@@ -136,6 +138,18 @@ class TokenPreprocess(Preprocess):
 
     def examples(self) -> tuple[Tensors, ...]:
         return tuple((torch.full((one,), self.pad), torch.ones(one, dtype=torch.int64)) for one in self.lengths)
+
+    def between(self, samples: Sequence[Tensors]) -> list[Tensors]:
+        """Of lengths between those of `samples`: texts of the next shorter one, padded further."""
+        there: dict[int, list[Tensors]] = {}
+        for one in samples:
+            there.setdefault(len(one[0]), []).append(one)
+        found = []
+        for length in self.lengths:
+            shorter = max((one for one in there if one < length), default=None)
+            if length not in there and shorter is not None and length < max(there):
+                found += [self._padded(ids[mask == 1].tolist(), length) for ids, mask in there[shorter][:PADDED]]
+        return found
 
     def tried(self) -> tuple[Tensors, ...]:
         """Two: where features follow the number of tokens they differ by then, and the longest takes seconds."""
