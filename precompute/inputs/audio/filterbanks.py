@@ -53,7 +53,8 @@ def _filters(rate: int, mels: int) -> NDArray[np.float64]:
         return 1127.0 * np.log(1.0 + hertz / 700.0)
 
     bins = mel(np.arange(FFT // 2 + 1) * (rate / FFT))
-    edges = np.linspace(*mel(np.array([LOW, rate // 2])), mels + 2)
+    lowest, highest = mel(np.array([LOW, rate // 2]))
+    edges = np.linspace(lowest, highest, mels + 2)
     rising = (bins[:, None] - edges[None, :-2]) / (edges[1:-1] - edges[:-2])
     falling = (edges[None, 2:] - bins[:, None]) / (edges[2:] - edges[1:-1])
     found: NDArray[np.float64] = np.maximum(0.0, np.minimum(rising, falling))
