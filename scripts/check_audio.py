@@ -10,7 +10,7 @@ logistic heads on train and scores them on test, with intervals that draw clips,
 scored on all of his; the interval is Student's over speakers. Last, clips a second of a run, without and with its
 start, and of a plain loop in one thread over the same clips, the model loaded before: soundfile.read, soxr.resample,
 the same torch module (of wav2vec 2.0 transformers' own feature extractor and network), one clip at a time. Runs and
-loops take turns; both tables are printed at the end. --only-speed takes less than a minute on idle cores.
+loops take turns; both tables are printed at the end. --only-speed takes about a minute.
 """
 
 from __future__ import annotations

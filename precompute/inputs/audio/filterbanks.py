@@ -52,7 +52,7 @@ def _filters(rate: int, mels: int) -> NDArray[np.float64]:
     def mel(hertz: NDArray[np.float64]) -> NDArray[np.float64]:
         return 1127.0 * np.log(1.0 + hertz / 700.0)
 
-    bins = mel(np.arange(FFT // 2 + 1) * (rate / FFT))
+    bins = mel(np.arange(FFT // 2 + 1, dtype=np.float64) * (rate / FFT))
     lowest, highest = mel(np.array([LOW, rate // 2]))
     edges = np.linspace(lowest, highest, mels + 2)
     rising = (bins[:, None] - edges[None, :-2]) / (edges[1:-1] - edges[:-2])
