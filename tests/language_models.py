@@ -81,14 +81,14 @@ def save(folder: Path, kind: str = "bert", *, seed: int = 1, head: str = "", **c
     return folder
 
 
-def of_library(folder: Path, text: str) -> Any:
+def of_library(folder: Path, text: str, *, limit: int = 128) -> Any:
     """The library's own output for one text, unpadded, in fp32, with its hidden states."""
     import transformers
 
     model: Any = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
     words = transformers.AutoTokenizer.from_pretrained(folder)
     words.backend_tokenizer.no_padding()
-    inputs = words(text, return_tensors="pt", truncation=True, padding=False)
+    inputs = words(text, return_tensors="pt", truncation=True, max_length=limit, padding=False)
     kept = {name: value for name, value in inputs.items() if name in ("input_ids", "attention_mask")}
     with torch.inference_mode():
         return model(**kept, output_hidden_states=True, return_dict=True)

@@ -102,6 +102,37 @@ def all_real(backbone: Backbone, text: str) -> bool:
     return bool(backbone.preprocess.host(text.encode())[1].all())
 
 
+@pytest.mark.parametrize("kind", ["bert", "roberta", "mpnet"])
+def test_the_longest_text_that_a_network_takes(kind: str, tmp_path: Path) -> None:
+    """Of RoBERTa two tokens fewer than it has positions."""
+    folder = save(tmp_path / kind, kind)
+    longest = 140 if kind == "bert" else 138
+    backbone = load_backbone(f"hf:{folder}", transform={"max_length": longest})
+    text = " ".join(["so"] * 200)
+    ids, mask = backbone.preprocess.host(text.encode())
+    assert len(ids) == mask.sum() == longest
+    given = of_library(folder, " ".join(["so"] * (longest - 2)), limit=longest)
+    near(features(backbone, text), given.last_hidden_state[0].mean(0))
+    with pytest.raises(UsageError, match=f"between 3 and {longest}"):
+        load_backbone(f"hf:{folder}", transform={"max_length": longest + 1})
+
+
+@pytest.mark.rotates(3)
+@pytest.mark.parametrize("kind", ["bert", "distilbert", "roberta"])
+def test_openvino_gives_the_same_for_every_length(kind: str, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    folder = save(tmp_path / kind, kind)
+    texts = [*TEXTS, *(text.upper() for text in TEXTS[::2])]
+    rows = {}
+    for size in (1, 3):
+        out = tmp_path / f"{size}.h5"
+        extract(texts, out, backbone=f"hf:{folder}", engine="openvino", precision="fp32", batch_size=size)
+        rows[size] = np.asarray(open_cache(out).features())
+    np.testing.assert_allclose(rows[1], rows[3], rtol=1e-4, atol=1e-5)
+    for row, text in zip(rows[1], texts, strict=True):
+        near(row, of_library(folder, text).last_hidden_state[0].mean(0))
+
+
 def test_padding_and_truncation_of_the_tokenizer_s_own_file_are_off(bert: Path) -> None:
     """all-MiniLM-L6-v2's pads and cuts to 128, where its other files say 256 and 512; this one cuts to 20."""
     backbone = load_backbone(f"hf:{bert}")
@@ -230,6 +261,19 @@ def test_the_key_names_the_library_and_all_that_decides(bert: Path, tmp_path: Pa
     assert other["backend"]["config"] != spec["backend"]["config"]
     change(folder, layer_norm_eps=1e-12, transformers_version="4.0", architectures=["X"], _name_or_path="/etc")
     assert load_backbone(f"hf:{folder}").spec(precision="fp32", storage="float32") == spec
+
+
+@pytest.mark.slow
+def test_a_run_with_nothing_to_do_does_not_load_the_library(bert: Path, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("text\n" + "\n".join(WORDS))
+    extract(tmp_path / "t.csv", tmp_path / "a.h5", backbone=f"hf:{bert}")
+    done = run_python(
+        "import sys, precompute\n"
+        f"made = precompute.extract({str(tmp_path / 't.csv')!r}, {str(tmp_path / 'a.h5')!r}, backbone='hf:{bert}')\n"
+        "assert (made.computed, made.unit) == (0, 'texts')\n"
+        "assert not {'transformers', 'tokenizers'} & set(sys.modules)\n"
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_head_finds_its_folder_again_and_no_other(bert: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from precompute.sources.registry import open_source
 
 if TYPE_CHECKING:
     from precompute.backbones.load import Backbone  # which loads torch
+    from precompute.cache import Cache
     from precompute.extraction.executors.base import Executor  # which loads torch
 
 STORAGES = ("auto", "float16", "float32", "int8")
@@ -139,7 +140,7 @@ def modality_for(request: Request, output: CacheOutput | None, source: Any) -> t
     if modality is None and output is not None and not output.overwrite:
         with contextlib.suppress(CacheFormatError):  # reported where the file is used
             cache = output.open(output.path)
-            if cache is not None and cache.spec.get("backbone") == request.backbone:
+            if cache is not None and request.backbone in _names(cache):
                 modality = modality_of_spec(cache.spec)
     if modality is not None:
         return modality, None
@@ -147,6 +148,12 @@ def modality_for(request: Request, output: CacheOutput | None, source: Any) -> t
 
     model = load(request)
     return model.preprocess.modality, model
+
+
+def _names(cache: Cache) -> set[Any]:
+    """What the backbone of a file is called in its settings, and was called by those who made it, such as a folder."""
+    asked = [record.get("options") for record in cache.provenance]
+    return {cache.spec.get("backbone"), *(one.get("backbone") for one in asked if isinstance(one, dict))}
 
 
 def _recognise(output: CacheOutput, source: Source, request: Request) -> Run | None:

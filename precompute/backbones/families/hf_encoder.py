@@ -113,6 +113,7 @@ def pooled(tokens: torch.Tensor, mask: torch.Tensor | None, pooling: str) -> tor
         return tokens
     if pooling == "cls":
         return tokens[:, 0]
+    tokens = tokens.float()  # a sum of 512 tokens is beyond what 16 bits hold well
     if mask is None:
         mask = torch.ones(tokens.shape[:2], device=tokens.device)
     weights = mask.to(tokens.dtype).unsqueeze(-1)
