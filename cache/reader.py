@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from precompute.cache import provenance
 from precompute.cache.check import read_layout
 from precompute.cache.checksum import column_digest, table_digest
-from precompute.cache.columns import INT8, VIEW, Column, Layout, channel_axis
+from precompute.cache.columns import INT8, KEPT_WINDOWS, VIEW, Column, Layout, channel_axis
 from precompute.cache.key import spec_layers
 from precompute.cache.provenance import Record
 from precompute.cache.quantised import Features, QuantisedFeatures, QuantisedRows, Rows
@@ -188,6 +189,13 @@ class Cache:
         """How many views of each sample it holds; with more than one, features are (N, views, *shape)."""
         axes, _ = next(iter(spec_layers(self.spec).values()))
         return self.layout.columns[f"features/{self.layers[0]}"].shape[1] if axes[0] == VIEW else 1
+
+    @property
+    def windows(self) -> int:
+        """How many of its views are windows of a clip, behind their mean; 0 where views are made otherwise."""
+        augment = self.spec.get("augment")
+        kept = isinstance(augment, Mapping) and augment.get("windows") == KEPT_WINDOWS
+        return self.views - 1 if kept else 0
 
     def plain_features(self, layer: str | None = None) -> Features:
         """The features of the plain view, view 0, (N, *shape): all of them where there is one. See `features`."""

@@ -156,7 +156,8 @@ def _of_images(
     place = {tap.layer: number for number, tap in enumerate(model.taps)}
     failed: list[tuple[int, tuple[str, str, str]]] = []
     done, cut = 0, list[int]()
-    found = candidates(asked, Machine.here(), images=len(samples), module=model.module)
+    most = model.preprocess.most_inputs
+    found = candidates(asked, Machine.here(), images=len(samples), module=model.module, most=most)
     with model.preprocess.session():
         decision = choose(found, model, sample_of(samples, model.preprocess, workers=workers))
         for block in LocalExecutor(workers).blocks(Work(samples, model, decision), np.arange(len(samples))):

@@ -1,4 +1,4 @@
-"""Print what pyproject.toml asks for at least, a `name==version` a line: dependencies, plots, S3, the tests.
+"""Print what pyproject.toml asks for at least, a `name==version` a line: dependencies, sound, plots, S3, the tests.
 
     python scripts/lowest_versions.py > lowest.txt
 
@@ -11,7 +11,7 @@ import re
 import tomllib
 from pathlib import Path
 
-EXTRAS = ("plot", "s3", "test")
+EXTRAS = ("audio", "plot", "s3", "test")
 
 
 def lowest(project: dict[str, object]) -> list[str]:
@@ -21,7 +21,7 @@ def lowest(project: dict[str, object]) -> list[str]:
     wanted = [*_names(project["dependencies"]), *(name for extra in EXTRAS for name in _names(extras[extra]))]
     found = []
     for requirement in wanted:
-        match = re.fullmatch(r"([A-Za-z0-9_-]+(?:\[[a-z]+\])?)>=([0-9.]+)", requirement)
+        match = re.fullmatch(r"([A-Za-z0-9_-]+(?:\[[a-z]+\])?)>=([0-9.]+(?:post[0-9]+)?)", requirement)
         if match is None:
             raise ValueError(f"pyproject.toml asks for {requirement!r}, which is not of the form name>=version")
         found.append(f"{match[1]}=={match[2]}")

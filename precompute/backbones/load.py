@@ -79,6 +79,11 @@ class Backbone:
             return self.taps
         return tuple(replace(tap, shape=(views, *tap.shape), axes=(VIEW, *tap.axes)) for tap in self.taps)
 
+    @property
+    def windows(self) -> int:
+        """How many of the views are windows of a clip, behind their mean; 0 where views are made otherwise."""
+        return self.preprocess.views - 1 if self.preprocess.merges else 0
+
     def plain(self) -> Backbone:
         """The same with the plain view alone."""
         return replace(self, preprocess=self.preprocess.plain())

@@ -302,6 +302,11 @@ def _stored_as(dtype: str, axes: int) -> str:
     return "float16" if dtype == "int8" and axes == 1 else dtype
 
 
+def view_words(views: int, windows: int) -> str:
+    """Such as `8 of each image`; for clips, `the mean of each clip's windows, and 7 of these`."""
+    return f"the mean of each clip's windows, and {windows} of these" if windows else f"{views} of each image"
+
+
 def shape_words(shape: Sequence[int], views: int = 1) -> str:
     """Such as `512 x 7 x 7`, or `8 views x 512`."""
     first = [f"{views} views"] if views > 1 else []

@@ -16,6 +16,7 @@ from precompute.cli._options import (
     shard_option,
     source_options,
     taken_apart,
+    view_words,
 )
 from precompute.cli._output import (
     duration,
@@ -133,7 +134,7 @@ def _plan(result: Extraction) -> None:
             ("samples", f"{result.rows:,} {_labels(result)}{_splits(result)}"),
             ("reuse", f"{result.reused:,} rows unopened"),
             ("read", f"{result.to_read:,} {result.unit}, computed unless their bytes are known"),
-            ("views", f"{result.views} of each image" if result.views > 1 else None),
+            ("views", view_words(result.views, result.windows) if result.views > 1 else None),
             ("drop", f"{result.dropped:,} rows no longer listed"),
             ("disk needed", f"{result.bytes:,} bytes, {free:,} are free"),
         ],
@@ -199,6 +200,8 @@ def _engine(result: Extraction) -> str:
 
 def _computed(result: Extraction) -> str:
     images = f"{result.computed:,} {result.unit}"
+    if result.windows or result.passes != result.views * result.computed:
+        return f"{images} in {result.passes:,} windows"
     return images if result.views == 1 else f"{images} in {result.views} views each, {result.passes:,} forward passes,"
 
 

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from precompute.cli._options import computation, keep_option, layer_lines, shard_option, source_options, taken_apart
+from precompute.cli._options import (
+    computation,
+    keep_option,
+    layer_lines,
+    shard_option,
+    source_options,
+    taken_apart,
+    view_words,
+)
 from precompute.cli._output import duration, json_option, note, print_json, print_pairs
 
 if TYPE_CHECKING:
@@ -61,10 +69,8 @@ def _tell(found: Forecast) -> None:
             (found.unit, f"{found.images:,}, {found.to_read:,} of them to be read"),
             ("unreadable", f"{found.failed:,} of those looked at" if found.failed else None),
             ("features", layer_lines(found.layers, found.dtype, found.views)),
-            (
-                "views",
-                f"{found.views} of each sample: {found.passes:,} forward passes at most" if found.views > 1 else None,
-            ),
+            ("views", _views(found) if found.views > 1 else None),
+            ("windows", f"about {found.passes:,} of the clips to be read" if _has_windows(found) else None),
             ("engine", f"{found.engine} on {found.device} in {found.precision}, {found.batch_size} at a time"),
             ("chosen", found.why.replace("; ", "\n") or None),
             ("time", f"about {duration(found.seconds)} ({basis}; {found.start_seconds:.1f} s to start)"),
@@ -76,6 +82,16 @@ def _tell(found: Forecast) -> None:
             ),
         ],
     )
+
+
+def _views(found: Forecast) -> str:
+    if found.windows:
+        return view_words(found.views, found.windows)
+    return f"{found.views} of each sample: {found.passes:,} forward passes at most"
+
+
+def _has_windows(found: Forecast) -> bool:
+    return bool(found.windows) or found.passes != found.views * found.to_read
 
 
 def _on_device(found: Forecast) -> str:

@@ -99,9 +99,17 @@ class Decision:
 
 
 def candidates(
-    asked: Asked, machine: Machine, *, begun: Begun | None = None, images: int = 0, module: nn.Module | None = None
+    asked: Asked,
+    machine: Machine,
+    *,
+    begun: Begun | None = None,
+    images: int = 0,
+    module: nn.Module | None = None,
+    most: int | None = None,
 ) -> Candidates:
     """What may run the network `module` over a source of so many `images`, in the order of preference.
+
+    most: inputs of a forward pass, unless more are asked for, see `Preprocess.most_inputs`.
 
     `auto` is resolved once for an output: what it was begun with stays, so that all of its rows are made alike.
     Raises DeviceError for a device, engine or precision that is not there, UsageError for values out of range.
@@ -139,7 +147,7 @@ def candidates(
     pairs = _pairs(kind, engine, precision, machine)
     pairs.sort(key=lambda pair: preferred not in ("auto", pair[0]))  # stable
     return Candidates(
-        tuple(_choice(pair, device, asked, begun, machine, images, module) for pair in pairs),
+        tuple(_choice(pair, device, asked, begun, machine, images, module, most) for pair in pairs),
         tuple(reasons),
         begun.proved,
         asked.dtype,
@@ -237,10 +245,13 @@ def _choice(
     machine: Machine,
     images: int,
     module: nn.Module | None,
+    most: int | None,
 ) -> EngineChoice:
     engine, precision = pair
     same = begun.engine == engine
-    batch = asked.batch_size or (begun.batch_size if same else None) or default_batch(engine, device, module)
+    usual = default_batch(engine, device, module)
+    usual = usual if most is None else min(usual, most)
+    batch = asked.batch_size or (begun.batch_size if same else None) or usual
     compiled = False
     if engine == "torch":
         kind = device.partition(":")[0]

@@ -168,6 +168,7 @@ def _recognise(output: CacheOutput, source: Source, request: Request) -> Run | N
         dtype=str(cache.spec.get("storage")),
         notes=tuple(map(str, record.get("notes", ()))),
         views=cache.views,
+        windows=cache.windows,
         unit=files_of(modality_of_spec(cache.spec)).plural,
         ran={
             "engine": str(record.get("engine")),

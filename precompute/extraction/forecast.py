@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import time
@@ -40,7 +41,9 @@ class Forecast:
     """What running `extract` with the same arguments would take, measured on this machine.
 
     images: in the source · to_read: of them, those no older file at the output has rows for; all others are copied ·
-    views: of each image · bytes: of the finished file · free: on its disk, beside it while it is made · rate: images a
+    views: of each image · windows: how many of these are windows of it, behind their mean · passes: inputs of the
+    network for those to read, at most; of clips, whose windows differ in number, so many as those measured lead to ·
+    bytes: of the finished file · free: on its disk, beside it while it is made · rate: images a
     second, with all of their views · measured, measured_seconds: what the rate stands on · start_seconds: to load and
     to prove the engine ·
     memory: bytes of RAM at most, so far as measured · device_memory: bytes on the GPU, 0 without one ·
@@ -69,12 +72,9 @@ class Forecast:
     stages: str
     warnings: tuple[str, ...]
     views: int = 1
+    windows: int = 0
     unit: str = "images"
-
-    @property
-    def passes(self) -> int:
-        """Forward passes of the run, at most: one for each view of each image to read."""
-        return self.views * self.to_read
+    passes: int = 0
 
     @property
     def seconds(self) -> float:
@@ -87,7 +87,7 @@ class Forecast:
         return self.bytes <= self.free
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "passes": self.passes, "seconds": self.seconds, "fits": self.fits}
+        return {**asdict(self), "seconds": self.seconds, "fits": self.fits}
 
 
 def forecast(
@@ -138,13 +138,14 @@ def forecast(
     model = prepared.model
     with model.preprocess.session():
         decision = prepared.decision
-        choice = decision.choice
+        choice, views = decision.choice, model.preprocess.views
         missing = everything
         if output is not None:
             missing = make_plan(samples, output, open_olds(output, prepared.spec), refuse=False).missing
         clock = StageClock(on_cpu=choice.kind == "cpu")
         start = time.monotonic()
         moments, failed, counts = list[float](), 0, list[int]()
+        inputs = list[int]()
         over = start + SECONDS
         for block in LocalExecutor(conduct.workers).blocks(
             Work(samples, model, decision),
@@ -155,6 +156,7 @@ def forecast(
             moments.append(time.monotonic())
             counts.append(len(block))
             failed += len(block.failed)
+            inputs += [views if item.weights is None else len(item.weights) for item in block.decoded]
         stages = clock.stages()
     if failed == sum(counts):
         raise SourceError(
@@ -185,6 +187,8 @@ def forecast(
         device_memory=torch.cuda.max_memory_allocated(choice.device) if choice.kind == "cuda" else 0,
         stages=stages.words,
         warnings=tuple(decision.warnings),
-        views=model.preprocess.views,
+        views=views,
+        windows=model.windows,
         unit=model.unit,
+        passes=math.ceil(len(missing) * (sum(inputs) / len(inputs) if inputs else views)),
     )

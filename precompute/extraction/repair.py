@@ -75,7 +75,12 @@ def repair(
                 hint="Extract again to another output.",
             )
         samples = _samples_of(old, source, found, Reading.of(root, columns))
-        settings = Settings(shapes, spec["storage"], model.notes, views=model.preprocess.views, unit=model.unit)
+        settings = Settings(
+            *(shapes, spec["storage"], model.notes),
+            views=model.preprocess.views,
+            windows=model.windows,
+            unit=model.unit,
+        )
         done = Run(settings, Outcome(), old)
         if not found.whole:
             olds = open_olds(output, spec)

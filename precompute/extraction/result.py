@@ -28,7 +28,8 @@ class Settings:
     """What the rows of a file are made with.
 
     layers: the shape of one row of each · dtype: of the features · ran: the fields of `EngineChoice` · key, bytes: of
-    the finished file, in a dry run, which makes none · views: of each sample · unit: what samples are called.
+    the finished file, in a dry run, which makes none · views: of each sample · windows: how many of these are windows
+    of it, behind their mean · unit: what samples are called.
     """
 
     layers: Mapping[str, tuple[int, ...]]
@@ -38,6 +39,7 @@ class Settings:
     key: str = ""
     bytes: int = 0
     views: int = 1
+    windows: int = 0
     unit: str = "images"
 
 
@@ -46,6 +48,7 @@ class Outcome:
     """What a run did to the rows, field by field as in `Extraction`."""
 
     computed: int = 0
+    passes: int = 0
     reused: int = 0
     to_read: int = 0
     copied: int = 0
@@ -74,8 +77,9 @@ class Extraction:
 
     unit: what the samples are called, such as "texts" · layers: the shape of one row of each · ignored: lines on what
     was in the source and is no sample ·
-    rows: samples in the file · views: of each · computed: samples through the backbone · passes: forward passes, one
-    for each of their views · reused: rows taken from an older file unopened ·
+    rows: samples in the file · views: of each · windows: how many of these are windows of it, behind their mean ·
+    computed: samples through the backbone · passes: inputs of the network for these, one for each of their views, or
+    for each window that a clip has · reused: rows taken from an older file unopened ·
     copied: rows whose bytes were already known (duplicates, moved files) · dropped: rows that left ·
     to_read: in a dry run, files that would be read, and computed unless their bytes are known ·
     failures: count by status name · failed: the first of them as (id, status name, detail) ·
@@ -113,15 +117,12 @@ class Extraction:
     seconds: float
     forward_seconds: float
     bytes: int
+    passes: int = 0
     views: int = 1
+    windows: int = 0
     unit: str = "images"
     cut: int = 0
     cut_named: tuple[str, ...] = ()
-
-    @property
-    def passes(self) -> int:
-        """Forward passes: each view of each sample that was computed."""
-        return self.views * self.computed
 
     @property
     def start_seconds(self) -> float:
@@ -134,7 +135,7 @@ class Extraction:
         stages = None if self.stages is None else self.stages.to_dict()
         audit = None if self.audit is None else self.audit.to_dict()
         settings = asdict(replace(self, stages=None, audit=None))
-        counts = {"passes": self.passes, "start_seconds": self.start_seconds, "failed": failed}
+        counts = {"start_seconds": self.start_seconds, "failed": failed}
         return {**settings, **counts, "stages": stages, "audit": audit}
 
 
@@ -158,6 +159,7 @@ def summary(path: str, source: Source, run: Run, *, earlier: bool = True, began:
         splits={name: count for name, count in zip(SPLITS, counts, strict=True) if count},
         **settings.ran,
         views=settings.views,
+        windows=settings.windows,
         unit=settings.unit,
         **{
             **{one.name: getattr(outcome, one.name) for one in fields(outcome)},

@@ -27,12 +27,14 @@ Twins = tuple["array[int]", "array[int]"]  # rows of this run, and those that ar
 
 @dataclass
 class Step:
-    """What one batch brought. failed: (id, status name, detail) of each sample that has no features · cut: ids of those
-    whose end was left out.
+    """What one batch brought. passes: inputs of the network, such as views or windows of the samples that were
+    computed · failed: (id, status name, detail) of each sample that has no features · cut: ids of those whose end was
+    left out.
     """
 
     done: int = 0
     computed: int = 0
+    passes: int = 0
     copied: int = 0
     failed: list[tuple[str, str, str]] = field(default_factory=list)
     cut: list[str] = field(default_factory=list)
@@ -116,7 +118,9 @@ class RowRun:
 
     def _write(self, block: Block) -> Step:
         items = [*block.decoded, *block.failed]
-        step = Step(done=len(items), computed=len(block.decoded))
+        views = self.prepared.model.preprocess.views
+        passes = sum(views if item.weights is None else len(item.weights) for item in block.decoded)
+        step = Step(done=len(items), computed=len(block.decoded), passes=passes)
         step.cut = [self.source.sample_name(item.row) for item in block.decoded if item.cut]
         if not items:
             return step

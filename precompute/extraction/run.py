@@ -46,6 +46,7 @@ class Job:
             notes=prepared.model.notes,
             ran=asdict(prepared.choice),
             views=prepared.model.preprocess.views,
+            windows=prepared.model.windows,
             unit=prepared.model.unit,
         )
 
@@ -120,7 +121,7 @@ def _fill(rows: RowRun, missing: NDArray[np.int64], conduct: Conduct) -> Outcome
     exact = (choice.engine, choice.precision, choice.compiled) == ("torch", "fp32", False)
     audit = None if exact else EngineAudit(model, choice, missing, decision.storage)
     began, seconds, total = time.monotonic(), 0.0, len(rows.source)
-    done, computed, copied, failures = total - len(missing), 0, 0, 0
+    done, computed, passes, copied, failures = total - len(missing), 0, 0, 0, 0
     failed: list[tuple[str, str, str]] = []
     cut, cut_named = 0, list[str]()
     signals: list[int] = []  # the one that asked to stop, if one has
@@ -137,6 +138,7 @@ def _fill(rows: RowRun, missing: NDArray[np.int64], conduct: Conduct) -> Outcome
     for step in rows.steps(missing, stop=stopped, clock=clock, audit=audit):
         done += step.done
         computed += step.computed
+        passes += step.passes
         copied += step.copied
         failures += len(step.failed)
         failed.extend(step.failed[: max(0, FAILURES_NAMED - len(failed))])
@@ -168,6 +170,7 @@ def _fill(rows: RowRun, missing: NDArray[np.int64], conduct: Conduct) -> Outcome
         )
     return Outcome(
         computed=computed,
+        passes=passes,
         copied=copied,
         failed=tuple(failed),
         cut=cut,

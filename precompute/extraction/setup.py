@@ -104,7 +104,9 @@ def prepared_for(
         _check_eight_bits(model.name, model.taps)
     begun = None if output is None else begun_with(output, model)
     whole = source.whole if isinstance(source, PartOfSource) else source
-    found = candidates(asked, Machine.here(), begun=begun, images=len(whole), module=model.module)
+    found = candidates(
+        asked, Machine.here(), begun=begun, images=len(whole), module=model.module, most=model.preprocess.most_inputs
+    )
     return Prepared(model, found, sample_of(whole, model.preprocess, workers=workers))
 
 

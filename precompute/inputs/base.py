@@ -60,6 +60,8 @@ class Preprocess(ABC):
 
     modality: str
     views: int = 1
+    most_inputs: int | None = None
+    """Of a forward pass, unless `--batch-size` says otherwise; where one input takes far more memory than a picture."""
     merges: bool = False
     """Whether a sample may be several inputs of the network, whose features `merge` makes one of."""
 

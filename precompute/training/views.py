@@ -86,6 +86,11 @@ def view_notes(cache: Cache, trained: int, *, average: bool) -> list[str]:
     """What the reader of the scores should know; trained: how many views the head is fitted on."""
     if cache.views == 1:
         return []
+    if cache.windows:
+        each = f"the mean of each clip's windows and up to {cache.windows} of them"
+        on = f"on {each}, in which a clip counts once" if trained > 1 else "on the mean of each clip's windows alone"
+        by = "the mean over these" if average and trained > 1 else f"the mean over {each}" if average else "that mean"
+        return [f"trained {on}; scored by {by}"]
     on = f"on {trained} views of each image, in which it counts once" if trained > 1 else "on the plain view alone"
     by = f"the mean over {cache.views} views" if average else "the plain view"
     return [f"trained {on}; scored by {by}"]
@@ -110,7 +115,7 @@ def check_views(cache: Cache, trained: int, *, average: bool, plain_only: bool) 
     if average and cache.views == 1:
         raise UsageError(
             f"{cache.path} holds one view of each sample, so there is nothing to average over.",
-            hint="Extract with --views and --augment, or leave --average-views out.",
+            hint="Extract with --views and --augment (clips with --windows keep), or leave --average-views out.",
         )
 
 

@@ -73,6 +73,12 @@ MODELS: dict[str, ModelType] = {
     "convnextv2": ModelType(IMAGE, "pooler", _NO_CLASS),
     "resnet": ModelType(IMAGE, "pooler", _NO_CLASS),
     # Sound
+    "wav2vec2": ModelType(AUDIO, "mean", ("mean", "max"), attention="sdpa"),
+    "hubert": ModelType(AUDIO, "mean", ("mean", "max"), attention="sdpa"),
+    "wavlm": ModelType(AUDIO, "mean", ("mean", "max")),
+    "whisper": ModelType(AUDIO, "mean", ("mean", "max"), attention="sdpa"),
+    "audio-spectrogram-transformer": ModelType(AUDIO, "pooler", ("pooler", "mean", "cls"), attention="sdpa"),
+    "clap": ModelType(AUDIO, "projection", ("projection", "pooler")),
 }
 
 

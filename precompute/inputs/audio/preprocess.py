@@ -139,15 +139,23 @@ class AudioPreprocess(Preprocess):
         places = self.places(len(wave))
         return self._cut(wave, [places[max(0, view - 1) % len(places)]])[0]
 
+    def window_size(self, samples: int) -> int:  # noqa: ARG002 - all windows are alike, by default
+        """The length of each window of a clip of so many samples, one of those in `examples`."""
+        return self.layout.size
+
+    def count(self, window: Window) -> int:
+        """What the network is told of how much of a window is sound: its whole frames, by default."""
+        return window.frames
+
     def _cut(self, wave: NDArray[np.float32], places: Sequence[Window]) -> tuple[Tensors, ...]:
         """Windows of the clip, in memory that they share as far as they overlap."""
-        size, front = self.layout.size, -places[0].start if places[0].start < 0 else 0
+        size, front = self.window_size(len(wave)), -places[0].start if places[0].start < 0 else 0
         end = max(one.start for one in places) + size
         padded = torch.zeros(front + max(end, 0))
         there = wave[: max(0, end)]
         padded[front : front + len(there)] = torch.from_numpy(there)
         return tuple(
-            (padded[front + one.start : front + one.start + size], torch.tensor([one.frames])) for one in places
+            (padded[front + one.start : front + one.start + size], torch.tensor([self.count(one)])) for one in places
         )
 
     def example(self) -> Tensors:
