@@ -133,7 +133,7 @@ def _plan(result: Extraction) -> None:
             ("samples", f"{result.rows:,} {_labels(result)}{_splits(result)}"),
             ("reuse", f"{result.reused:,} rows unopened"),
             ("read", f"{result.to_read:,} {result.unit}, computed unless their bytes are known"),
-            ("views", f"{result.views} of each image" if result.views > 1 else None),
+            ("views", f"{result.views} of each {result.unit[:-1]}" if result.views > 1 else None),
             ("drop", f"{result.dropped:,} rows no longer listed"),
             ("disk needed", f"{result.bytes:,} bytes, {free:,} are free"),
         ],

@@ -116,14 +116,15 @@ def few_shot(
         for point in curve.points
     ]
     metric = first.metric.replace("_", " ").replace("r2", "R2")
-    print_table(None, ("features", EACH[first.task], metric, "95% interval over draws"), rows, right=1)
+    header = ("features", f"{first.unit} {EACH[first.task]}", metric, "95% interval over draws")
+    print_table(None, header, rows, right=1)
     predicted = "a number" if first.task == "number" else f"{first.n_classes} {first.task}"
     print_pairs(
         None,
         [
             ("head", f"{first.head}, {predicted}"),
-            ("tested on", ", ".join(sorted({f"{curve.tested:,} images of {curve.split}" for curve in curves}))),
-            ("draws", f"{settings['draws']} for each number of images"),
+            ("tested on", ", ".join(sorted({f"{curve.tested:,} {curve.unit} of {curve.split}" for curve in curves}))),
+            ("draws", f"{settings['draws']} for each number of {first.unit}"),
             ("drawn", plot),
         ],
     )

@@ -18,6 +18,7 @@ from precompute.cli._streams import SKIPPED
 
 if TYPE_CHECKING:
     from precompute.prediction import Predictions
+    from precompute.system.samples import Words
 
 
 @click.command(no_args_is_help=True)
@@ -74,7 +75,8 @@ def predict(
     from precompute.prediction import predict_each as run
 
     terminal().for_programs = as_json or style != "table"
-    with progress_bar("predict", "images") as draw:
+    called: list[Words] = []
+    with progress_bar("predict", lambda: called[0].plural) as draw:
         results = run(
             heads,
             source,
@@ -86,6 +88,7 @@ def predict(
             batch_size=batch_size,
             workers=workers,
             progress=lambda done, total: draw(done, total, ""),
+            begins=called.append,
             **columns_taken(reading),
         )
     if as_json:
@@ -104,7 +107,7 @@ def _print(results: Sequence[Predictions], style: str) -> None:
     if style == "table":
         rows = [(items[0].id, *(cell for item in items for cell in _cells(item))) for items in lines]
         columns = [name for result in results for name in _named(result, ("labels",), alone=len(results) == 1)]
-        print_table(None, ("image", *columns), rows, right=2 if len(results) == 1 else 99)
+        print_table(None, (results[0].words.one, *columns), rows, right=2 if len(results) == 1 else 99)
     elif style == "csv":
         # Names that are not UTF-8 go out as the bytes they are.
         sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]

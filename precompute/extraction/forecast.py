@@ -155,7 +155,7 @@ def forecast(
             moments.append(time.monotonic())
             counts.append(len(block))
             failed += len(block.failed)
-        stages = clock.stages()
+        stages = clock.stages(model.unit)
     if failed == sum(counts):
         raise SourceError(
             f"None of the {failed} {model.unit} looked at can be read.",

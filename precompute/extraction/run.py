@@ -166,7 +166,7 @@ def _fill(rows: RowRun, missing: NDArray[np.int64], conduct: Conduct) -> Outcome
         copied=copied,
         failed=tuple(failed),
         warnings=(audited.warning,) if audited is not None and audited.warning else (),
-        stages=clock.stages(),
+        stages=clock.stages(model.unit),
         audit=audited,
         forward_seconds=seconds,
     )

@@ -86,7 +86,9 @@ def view_notes(cache: Cache, trained: int, *, average: bool) -> list[str]:
     """What the reader of the scores should know; trained: how many views the head is fitted on."""
     if cache.views == 1:
         return []
-    on = f"on {trained} views of each image, in which it counts once" if trained > 1 else "on the plain view alone"
+    on = "on the plain view alone"
+    if trained > 1:
+        on = f"on {trained} views of each {cache.words.one}, in which it counts once"
     by = f"the mean over {cache.views} views" if average else "the plain view"
     return [f"trained {on}; scored by {by}"]
 
@@ -104,7 +106,7 @@ def check_views(cache: Cache, trained: int, *, average: bool, plain_only: bool) 
     """
     if plain_only and (trained > 1 or average):
         raise UsageError(
-            "A published protocol trains on plain pictures and scores them.",
+            f"A published protocol trains on plain {cache.words.things} and scores them.",
             hint="Add --plain-view, and leave --average-views out.",
         )
     if average and cache.views == 1:
