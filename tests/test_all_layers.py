@@ -247,6 +247,7 @@ def test_labels_and_numbers_take_all_layers_without_choice(folder: Path, tmp_pat
             train_head(folder / "blocks.h5", layer="all", head=head, labels=tmp_path / "n.csv")
 
 
+@pytest.mark.rotates(3)
 def test_views_are_pooled_each_for_itself(folder: Path, tmp_path: Path) -> None:
     given: dict[str, Any] = {
         "backbone": "tiny",
@@ -287,6 +288,7 @@ def test_an_attentive_head_predicts_images_as_it_predicts_the_cache(folder: Path
         assert one.probability == pytest.approx(other.probability, abs=1e-4)
 
 
+@pytest.mark.rotates(3)
 def test_several_heads_read_the_images_once(folder: Path, tmp_path: Path) -> None:
     names = open_cache(folder / "blocks.h5").layers
     heads = [tmp_path / f"{number}.safetensors" for number in range(3)]
@@ -310,6 +312,7 @@ def test_heads_of_one_and_of_several_layers_are_compared(folder: Path, tmp_path:
     assert compare(looked, every, folder / "blocks.h5").result.n == 24
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("head", [None, "logistic", "knn"])
 def test_few_shot_takes_all_layers(folder: Path, head: str | None) -> None:
     (curve,) = few_shot([folder / "blocks.h5"], layer="all", head=head, shots=[2, 8], draws=2)

@@ -107,6 +107,7 @@ def test_every_engine_computes_clips(clips: Path, tmp_path: Path, engine: str, p
     assert cosines.min() > (0.9999 if precision == "fp32" else 0.99)
 
 
+@pytest.mark.rotates(3)
 def test_a_killed_run_goes_on_and_ends_like_one_that_was_not(tmp_path: Path) -> None:
     clips = make_clips(tmp_path / "clips", per_class=40)
     out = tmp_path / "a.h5"
@@ -193,6 +194,7 @@ def test_silence_has_features(tmp_path: Path) -> None:
     assert not made.failures
 
 
+@pytest.mark.rotates(3)
 def test_windows_are_kept_as_views_behind_their_mean(clips: Path, tmp_path: Path) -> None:
     options = {"max_seconds": 4.0, "window": 0.5, "hop": 0.5}
     extract(clips, tmp_path / "pool.h5", backbone=BACKBONE, transform=options)
@@ -209,6 +211,7 @@ def test_windows_are_kept_as_views_behind_their_mean(clips: Path, tmp_path: Path
     assert predict(tmp_path / "False.safetensors", tmp_path / "pool.h5").items
 
 
+@pytest.mark.rotates(3)
 def test_decoded_clips_wait_in_number_only_as_long_as_their_windows_are_few(tmp_path: Path) -> None:
     """However slowly they are taken: 8 batches of windows, and one clip for each thread."""
     (tmp_path / "clips").mkdir()
@@ -271,6 +274,7 @@ def test_without_the_extra_extract_names_the_install_line(clips: Path, tmp_path:
     assert not (tmp_path / "a.h5").exists()
 
 
+@pytest.mark.rotates(3)
 def test_nothing_of_sound_is_loaded_for_images(photos: Path, tmp_path: Path) -> None:
     done = run_python(
         "import sys, precompute\n"
@@ -280,6 +284,7 @@ def test_nothing_of_sound_is_loaded_for_images(photos: Path, tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.rotates(3)
 def test_the_demo_makes_its_own_sounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from precompute.demo import audio
 

@@ -67,6 +67,7 @@ def test_a_cache_is_pickled_by_its_path(path: Path, monkeypatch: pytest.MonkeyPa
         pickle.loads(data)
 
 
+@pytest.mark.rotates(3)
 def test_workers_open_the_file_themselves(path: Path) -> None:
     dataset = open_cache(path).dataset()
     assert len(pickle.dumps(dataset)) < 2000 < open_cache(path).features().nbytes

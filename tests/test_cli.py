@@ -144,6 +144,7 @@ def test_one_image_is_a_source_for_predict(precompute: Command, photos: Path) ->
     assert told["accuracy"] is None
 
 
+@pytest.mark.rotates(3)
 def test_a_log_gets_plain_lines_and_a_terminal_a_bar(precompute: Command, photos: Path) -> None:
     done = precompute("extract", "photos", "-b", "tiny", "-o", "a.h5")
     assert "extract: 24 of 24 samples" in done.stderr

@@ -86,6 +86,7 @@ def check(forks: Forks, folder: Path, seconds: float, *, pause: float) -> None:
     assert wrong == 0
 
 
+@pytest.mark.rotates(3)
 def test_a_few_seconds_of_two_writers_and_four_readers(forks: Forks, tmp_path: Path) -> None:
     check(forks, tmp_path, 1.0, pause=0.01)
 

@@ -468,6 +468,7 @@ def test_a_network_that_cannot_be_traced_is_a_tail_behind_its_input() -> None:
 # Proposals
 
 
+@pytest.mark.rotates(3)
 def test_proposals_of_a_resnet_and_of_a_transformer(load: Callable[..., Backbone]) -> None:
     assert [one.layer for one in propose(load("resnet18"))] == ["layer2", "layer3"]
     blocks = [f"encoder.layers.encoder_layer_{number}" for number in (0, 2, 3)]
@@ -475,6 +476,7 @@ def test_proposals_of_a_resnet_and_of_a_transformer(load: Callable[..., Backbone
     assert [one.layer for one in propose(load("tiny"))] == ["body.3", "body"]
 
 
+@pytest.mark.rotates(3)
 def test_what_a_proposal_says_is_what_its_tail_is() -> None:
     backbone = load_network("resnet18")
     whole = sum(parameter.numel() for parameter in tail_of(backbone, "input").parameters())
@@ -596,6 +598,7 @@ def test_a_tail_of_one_s_own_has_a_name_of_two_parts() -> None:
 # --cut auto
 
 
+@pytest.mark.rotates(3)
 def test_the_command_says_where_to_cut_and_the_lines_to_run_next(
     photos: Path, tmp_path: Path, precompute: Command
 ) -> None:

@@ -110,6 +110,7 @@ def test_heads_are_those_of_few_shot_on_the_same_draws(graded: Path, tmp_path: P
     }
 
 
+@pytest.mark.rotates(3)
 def test_what_is_finished_is_not_done_again(graded: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"backbone": "tiny", "draws": 2, "methods": ["head"]}
     first = depth(graded, tmp_path / "d", shots=[2, "all"], **options)
@@ -134,6 +135,7 @@ def arguments_for(source: Path, out: str, methods: str, draws: int) -> list[str]
     ]
 
 
+@pytest.mark.rotates(3)
 def test_every_method_answers(graded: Path, tmp_path: Path, precompute: Command) -> None:
     done = precompute(*arguments_for(graded, "d", ",".join(NAMES), 1))
     assert done.returncode == 0, done.stderr
@@ -185,6 +187,7 @@ def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(graded: Path, tmp_pat
     assert results.read_bytes().count(b"\n") == lines
 
 
+@pytest.mark.rotates(3)
 def test_transfer_that_hurts_is_said_so(corners: Path, tmp_path: Path) -> None:
     found = depth(
         *(corners, tmp_path / "d"),
@@ -327,6 +330,7 @@ def test_the_command(graded: Path, precompute: Command, tmp_path: Path) -> None:
     assert told["verdict"].startswith("With all 40 labels: ")
 
 
+@pytest.mark.rotates(3)
 def test_on_real_photos_a_head_beats_pixels(hymenoptera: Path, mobilenet_weights: Path, tmp_path: Path) -> None:
     found = depth(
         *(hymenoptera, tmp_path / "d"),

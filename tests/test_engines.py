@@ -64,6 +64,7 @@ def test_fp32_of_every_engine_is_eager_fp32(engine: str, name: str) -> None:
     assert error.max() < 1e-5
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_every_precision_of_this_machine_runs(engine: str, resnet: Backbone) -> None:
     machine = Machine.here()
@@ -293,6 +294,7 @@ def odd(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     yield "test_engines:make_odd"
 
 
+@pytest.mark.rotates(3)
 @NEEDS_OPENVINO
 def test_a_network_openvino_does_not_know_runs_in_torch_and_that_is_told(
     odd: str, tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch

@@ -108,6 +108,7 @@ main()
 """
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -126,6 +127,7 @@ def test_a_library_that_is_missing_is_named_with_its_install_line(photos: Path, 
     assert "pip install 'precompute[timm]'" in error["hint"]
 
 
+@pytest.mark.rotates(3)
 def test_completion_without_the_library_is_empty() -> None:
     done = run_python(
         "import sys\nsys.modules['timm'] = None\n"

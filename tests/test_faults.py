@@ -136,6 +136,7 @@ def told(place: Path, precompute: Command, fault: Fault) -> subprocess.Completed
     return done
 
 
+@pytest.mark.rotates(3)
 def test_the_command_says_what_failed(place: Path, precompute: Command) -> None:
     """One fault in each call: exit status 1, the system's reason, what to do next, and no traceback."""
     calls = Trials(place, synced).count()

@@ -151,6 +151,7 @@ def test_on_the_command_line(scans: Path, precompute: Command) -> None:
     assert "ill/patient_0_0.png" in done.stderr
 
 
+@pytest.mark.rotates(3)
 def test_a_pattern_that_takes_endless_time_is_refused_with_the_id(tmp_path: Path, precompute: Command) -> None:
     photos = make_photos(tmp_path / "photos", per_class=2)
     make_image(99).save(photos / "train/cats" / f"{'a' * 60}.png")
@@ -171,6 +172,7 @@ def test_the_limit_of_time_holds_outside_the_main_thread_too(monkeypatch: pytest
             pool.submit(groups._search, "(a+)+$", ["a", "b/" + "a" * 60 + "!", "a"]).result()
 
 
+@pytest.mark.rotates(3)
 def test_many_ids_that_are_slow_together_end_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(groups, "SECONDS", 1)
     with pytest.raises(UsageError, match=r"could not be matched with 1,000 ids in 1 seconds"):

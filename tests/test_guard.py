@@ -110,6 +110,7 @@ def test_few_images_prove_nothing(tmp_path: Path) -> None:
     assert f"fewer than {IMAGES} images" in result.why
 
 
+@pytest.mark.rotates(3)
 def test_images_that_cannot_be_read_are_not_counted_and_stop_nothing(tmp_path: Path) -> None:
     folder = noise(tmp_path / "photos", 3)
     for number in range(40):
@@ -140,6 +141,7 @@ def test_what_a_file_was_begun_with_stays(tmp_path: Path, monkeypatch: pytest.Mo
     assert more.computed == 5
 
 
+@pytest.mark.rotates(3)
 def test_the_record_of_a_file_says_what_ran(tmp_path: Path) -> None:
     extract(noise(tmp_path / "photos", 40), tmp_path / "a.h5", backbone="tiny")
     cache = open_cache(tmp_path / "a.h5")

@@ -319,6 +319,7 @@ def test_importing_the_package_loads_neither_torch_nor_scikit_learn():
     assert run_python(code).stdout == "set()\n"
 
 
+@pytest.mark.rotates(3)
 def test_only_the_mlp_and_attention_need_torch():
     code = (
         "import sys; from precompute.heads import CentroidHead, KNNHead, LogisticHead, RidgeHead, RidgeRegressionHead\n"

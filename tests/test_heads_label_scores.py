@@ -60,6 +60,7 @@ def by_scikit_learn(Y: np.ndarray, p: np.ndarray, thresholds: Any, weight: Any =
     return found
 
 
+@pytest.mark.rotates(3)
 @settings(deadline=None, max_examples=30)
 @given(
     n=st.integers(2, 60), labels=st.integers(1, 5), seed=st.integers(0, 2**32), rounded=st.booleans(),
@@ -99,6 +100,7 @@ def test_every_score_is_scikit_learns(n: int, labels: int, seed: int, rounded: b
         assert (row["auc"] is None) == (own.all() or not own.any())
 
 
+@pytest.mark.rotates(3)
 @settings(deadline=None, max_examples=20)
 @given(n=st.integers(8, 60), seed=st.integers(0, 2**32), rounded=st.booleans())
 def test_weighted_scores_are_scikit_learns(n: int, seed: int, rounded: bool) -> None:
@@ -196,6 +198,7 @@ def test_derivatives_are_what_small_changes_of_the_weights_give(rounded: bool) -
         assert moves.sum() == pytest.approx(0, abs=1e-12)
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("grouped", [False, True])
 def test_first_order_intervals_are_near_those_of_whole_draws(grouped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     Y, p = predictions(4, 3000)
@@ -259,6 +262,7 @@ def test_a_hundred_thousand_samples_of_twenty_labels_have_every_interval() -> No
 # ---- thresholds
 
 
+@pytest.mark.rotates(3)
 @settings(deadline=None, max_examples=20)
 @given(
     n=st.integers(1, 40),

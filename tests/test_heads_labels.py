@@ -100,6 +100,7 @@ def test_the_certificate_bounds_how_far_above_the_minimum_it_is(C: float, dtype:
         assert head.objective_ >= exact.objective_ * (1 - 1e-9)
 
 
+@pytest.mark.rotates(3)
 def test_the_chosen_C_is_that_of_the_lowest_log_loss_in_the_same_folds() -> None:
     grid = [1e-4, 1e-3, 1e-2, 1e-1]
     head = MultilabelLogisticHead(C=grid, tol=1e-10).fit(X, Y)
@@ -212,6 +213,7 @@ def test_a_network_without_hidden_layers_comes_to_the_logistic_regressions() -> 
     assert loss < 0.05  # which a hyperplane can reach for each label
 
 
+@pytest.mark.rotates(3)
 def test_the_network_is_about_as_good_as_scikit_learns() -> None:
     head = MultilabelMLPHead(hidden=(64,)).fit(X, Y)
     other = MLPClassifier(hidden_layer_sizes=(64,), max_iter=3000, early_stopping=True, random_state=0).fit(X, Y)
@@ -238,6 +240,7 @@ def test_labels_that_all_have_or_none_are_predicted_so(head: Any) -> None:
             assert (head.coef_[[0, 2]] == 0).all()
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("C", [0.1, "auto"])
 def test_other_labels_are_solved_as_without_those(C: Any) -> None:
     with_them = np.column_stack([np.zeros(100), Y[:100], np.ones(100)])
@@ -246,6 +249,7 @@ def test_other_labels_are_solved_as_without_those(C: Any) -> None:
     np.testing.assert_allclose(one.coef_[1:5], other.coef_, atol=1e-9)
 
 
+@pytest.mark.rotates(3)
 def test_a_label_that_some_folds_lack_is_fitted(head: Any) -> None:
     target = np.column_stack([np.arange(400) == 7, np.isin(np.arange(400), [3, 9]), Y[:, 0]])
     for params in ({"C": "auto"}, {}):
@@ -369,6 +373,7 @@ def test_what_scikit_learn_makes_of_them(head: Any) -> None:
 # ---- how it is computed
 
 
+@pytest.mark.rotates(3)
 def test_every_kind_of_array_gives_the_same_head(head: Any) -> None:
     expected = {kind: head.fit(X.astype(kind), Y).predict_proba(X.astype(kind)) for kind in ("float32", "float64")}
     kinds: list[tuple[Any, Any, str]] = [
@@ -447,6 +452,7 @@ def test_whole_weights_are_repeated_rows(kind: str, seed: int) -> None:
     np.testing.assert_allclose(one.predict_proba(TEST), other.predict_proba(TEST), atol=2e-4)
 
 
+@pytest.mark.rotates(3)
 def test_groups_stay_in_one_fold() -> None:
     """Eight copies of each row, and noise for labels: what a row says of its copies would make C large."""
     noise = np.random.default_rng(0).integers(0, 2, (60, 3))

@@ -109,6 +109,7 @@ def test_the_same_on_real_photos(hymenoptera, squeezenet_weights, tmp_path, choo
     assert np.array_equal(auto.coef_, every.coef_)
 
 
+@pytest.mark.rotates(3)
 def test_every_C_of_the_path_gets_as_low_as_a_fit_from_nothing():
     """The trap: with scikit-learn's absolute tolerance a path stands still at large C, where it starts."""
     X, y = noise(200, 100, 3)
@@ -121,6 +122,7 @@ def test_every_C_of_the_path_gets_as_low_as_a_fit_from_nothing():
         assert trial["n_iter"] > 0
 
 
+@pytest.mark.rotates(3)
 def test_the_final_fit_is_that_of_the_chosen_C_on_all_samples():
     chosen = LogisticHead().fit(DIGITS, LABELS)
     given = LogisticHead(C=chosen.C_).fit(DIGITS, LABELS)
@@ -128,6 +130,7 @@ def test_the_final_fit_is_that_of_the_chosen_C_on_all_samples():
     assert np.array_equal(chosen.intercept_, given.intercept_)
 
 
+@pytest.mark.rotates(3)
 def test_copies_of_a_sample_stay_on_one_side_of_cross_validation():
     X, y = noise(60, 200, 3)
     X, y, groups = np.repeat(X, 5, axis=0), np.repeat(y, 5), np.repeat(np.arange(60), 5)
@@ -156,6 +159,7 @@ def test_small_classes_mean_fewer_folds_then_the_default(counts, source):
     assert (head.C_ == DEFAULT_C and head.trials_ == []) == source.startswith("default")
 
 
+@pytest.mark.rotates(3)
 def test_a_validation_set_may_lack_classes():
     only_some = LABELS < 3
     head = LogisticHead().fit(DIGITS, LABELS, validation=(DIGITS[only_some], LABELS[only_some]))

@@ -174,6 +174,7 @@ def test_batches_gathered_on_the_device_are_those_gathered_before(
     assert small.held_by(CPU).resident is None
 
 
+@pytest.mark.rotates(3)
 def test_features_that_are_shuffled_by_blocks_are_learned_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
     order = np.argsort(LABELS, kind="stable")  # as in a cache, whose rows stand by class
     settings = {"max_epochs": 30, "learning_rate": 3e-3, "batch_size": 64}

@@ -51,6 +51,7 @@ def test_tensors_of_torch_find_the_same_neighbours() -> None:
     np.testing.assert_allclose(one, other)
 
 
+@pytest.mark.rotates(3)
 def test_a_network_without_hidden_layers_comes_to_least_squares() -> None:
     head = MLPRegressionHead(
         hidden=(), dropout=0.0, weight_decay=0.0, batch_size=400, learning_rate=0.05, max_epochs=4000, patience=4000,
@@ -68,6 +69,7 @@ def test_a_network_without_hidden_layers_comes_to_least_squares() -> None:
     assert head.validation_source_.startswith("none")
 
 
+@pytest.mark.rotates(3)
 def test_the_network_is_about_as_good_as_scikit_learns() -> None:
     head = MLPRegressionHead(hidden=(32,)).fit(X[TRAIN], Y[TRAIN])
     other = make_pipeline(

@@ -191,6 +191,7 @@ def test_label_dtypes_come_back(dtype, n_classes, tmp_path):
     assert loaded.predict(X).tolist() == head.predict(X).tolist()
 
 
+@pytest.mark.rotates(3)
 @settings(deadline=None, max_examples=40)
 @given(LABELS, st.dictionaries(st.text(), JSON, max_size=4), st.integers(0, 99))
 def test_any_labels_and_metadata_come_back(labels, metadata, seed):

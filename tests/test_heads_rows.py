@@ -134,6 +134,7 @@ def test_the_memory_of_neighbours_is_bounded_at_any_width(
         assert peak < held + budget + 12 * 2**20  # of training rows a block of float32, and float64 copies of it
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("k", [20, 300])
 def test_the_memory_of_neighbours_is_bounded_with_many_labels(monkeypatch: pytest.MonkeyPatch, k: int) -> None:
     budget = knn_base.AT_ONCE_BYTES // 16

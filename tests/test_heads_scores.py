@@ -103,6 +103,7 @@ def predictions(seed, n, k, *, rounded):
     return true, proba / proba.sum(axis=1, keepdims=True)
 
 
+@pytest.mark.rotates(3)
 @settings(deadline=None, max_examples=60)
 @given(
     n=st.integers(12, 60), k=st.integers(2, 9), seed=st.integers(0, 2**32), rounded=st.booleans(), weigh=st.booleans()
@@ -144,6 +145,7 @@ def test_calibration_error_is_the_mean_gap_in_15_bins_of_confidence(n, k, seed):
     assert evaluate(true, proba, range(k), replicates=0).calibration_error == pytest.approx(expected)
 
 
+@pytest.mark.rotates(3)
 def test_a_calibrated_head_is_below_what_chance_makes_19_times_in_20_and_an_overconfident_one_never():
     below = {1: 0, 3: 0}
     for seed in range(200):
@@ -193,6 +195,7 @@ def test_what_is_undefined_is_none_with_a_reason():
     assert not {"auc", "top5_accuracy"} & {*one.intervals}
 
 
+@pytest.mark.rotates(3)
 def test_an_interval_too_expensive_is_left_out_and_said_so():
     true, proba = predictions(0, 300, 8, rounded=False)
     scores = evaluate(true, proba, range(8), replicates=10**5)
@@ -221,6 +224,7 @@ def test_a_seed_decides_the_intervals_and_blocks_do_not():
     assert np.array_equal(np.hstack(many)[:, :400], few[0])
 
 
+@pytest.mark.rotates(3)
 def test_intervals_hold_the_scores_of_the_population_about_19_times_in_20():
     """200 test sets of 150 from one population of 40,000: what the intervals promise, by counting."""
     true, proba = predictions(2, 40_000, 6, rounded=False)

@@ -95,6 +95,7 @@ def test_what_was_not_kept_has_no_weight() -> None:
     assert np.array_equal(head.predict(X), head.predict(moved))
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("informative", [0, 1, 2])
 def test_the_one_layer_that_says_something_is_found(informative: int) -> None:
     """Whether it is the narrowest and faintest or the widest and loudest."""
@@ -110,6 +111,7 @@ def test_the_one_layer_that_says_something_is_found(informative: int) -> None:
     assert sum(head.kept_by_layer_) == len(head.kept_) == head.choices()["kept"]
 
 
+@pytest.mark.rotates(3)
 @settings(deadline=None, max_examples=20)
 @given(st.integers(0, 10**6), st.floats(1e-3, 1e3))
 def test_a_louder_layer_or_another_unit_changes_no_choice(seed: int, factor: float) -> None:
@@ -154,6 +156,7 @@ def test_each_fold_is_that_of_an_independent_pipeline() -> None:
     assert (head.fraction_, head.C_) == (best["fraction"], best["C"])
 
 
+@pytest.mark.rotates(3)
 def test_a_group_is_never_on_both_sides() -> None:
     """Copies of each row with labels without meaning: a fold that parted them would know its labels."""
     rng = np.random.default_rng(0)
@@ -188,6 +191,7 @@ def test_too_few_samples_to_choose_on_are_an_answer() -> None:
 # Memory
 
 
+@pytest.mark.rotates(3)
 def test_a_choice_on_some_rows_ends_in_a_fit_on_all(monkeypatch: pytest.MonkeyPatch) -> None:
     X, y = layers(n=300)
     held, truth = layers(n=90, seed=5)

@@ -151,6 +151,7 @@ def test_more_classes_than_memory_holds_are_refused_with_the_bytes_they_need() -
         check_memory(1_000_000, 200_000, 4)
 
 
+@pytest.mark.rotates(3)
 def test_classes_may_be_many_and_have_two_samples_each() -> None:
     X = np.random.default_rng(0).normal(size=(300, 8))
     head = LogisticHead().fit(X, np.arange(300) // 2)
@@ -158,6 +159,7 @@ def test_classes_may_be_many_and_have_two_samples_each() -> None:
     assert head.coef_.shape == (150, 8)
 
 
+@pytest.mark.rotates(3)
 def test_a_budget_ends_the_path_after_at_least_one_value() -> None:
     X, y = features(100, 5, 3)
     whole = LogisticHead(C=list(C_GRID), choose_by="accuracy").fit(X, y)

@@ -113,6 +113,7 @@ def stream(tmp_path: Path) -> bytes:
     return (save(tmp_path / "whole", items(1, 2, 3, 4, 5, 6, 7), ["a"]) / FILE).read_bytes()
 
 
+@pytest.mark.rotates(3)
 def test_a_stream_that_is_cut_short_is_refused(tmp_path: Path, stream: bytes) -> None:
     """Also between two batches, where pyarrow takes the end of a file for the end of a stream."""
     for size in (*range(0, len(stream), 197), *range(len(stream) - 40, len(stream))):
@@ -136,6 +137,7 @@ def test_what_is_no_stream_is_refused(tmp_path: Path, content: bytes, message: s
     refused(saved(tmp_path, content), message)
 
 
+@pytest.mark.rotates(3)
 @settings(max_examples=150)
 @given(edits=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=6))
 def test_no_damage_of_a_stream_is_more_than_an_error(edits: list[tuple[int, int]], tmp_path_factory: Any) -> None:
@@ -271,6 +273,7 @@ def test_what_is_no_parquet_file_is_refused(tmp_path: Path, damage: Callable[[by
     refused(tmp_path, "cannot be read as Parquet")
 
 
+@pytest.mark.rotates(3)
 @settings(max_examples=60)
 @given(edits=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=4))
 def test_no_damage_of_a_parquet_file_is_more_than_an_error(edits: list[tuple[int, int]], tmp_path_factory: Any) -> None:

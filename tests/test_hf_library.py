@@ -187,6 +187,7 @@ def test_a_name_is_loaded_from_the_hub_and_later_without_it(tmp_path: Path) -> N
     assert (json.loads(again.stdout)["reused"], json.loads(again.stdout)["computed"]) == (24, 0)
 
 
+@pytest.mark.rotates(3)
 def test_a_broken_data_file_of_a_name_is_an_error(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "a" / "train-00000-of-00001.parquet", items(1, 2), None)
     path.write_bytes(path.read_bytes()[:-50])
@@ -198,6 +199,7 @@ def test_a_broken_data_file_of_a_name_is_an_error(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.rotates(3)
 def test_a_data_set_with_code_of_its_own_is_refused_and_the_code_not_run(tmp_path: Path) -> None:
     write_parquet(tmp_path / "a" / "train-00000-of-00001.parquet", items(1, 2), None)
     (tmp_path / "a" / "code.py").write_text("import os\nos._exit(7)\n")

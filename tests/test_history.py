@@ -196,6 +196,7 @@ def test_a_history_of_fifty_edits(tmp_path_factory: pytest.TempPathFactory, hist
     check(tmp_path_factory.mktemp("fifty"), history)
 
 
+@pytest.mark.rotates(3)
 @settings(REPLAY, max_examples=4)
 @given(
     batches=st.tuples(st.integers(0, 1), st.integers(0, 1)),

@@ -36,6 +36,7 @@ def pixels(backbone: Backbone, path: Path) -> np.ndarray:
     return ((decode(path.read_bytes(), transform).double().numpy() / 255) - mean) / std
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("engine", ["torch", "openvino"])
 def test_it_holds_the_preprocessed_images(photos: Path, tmp_path: Path, engine: str) -> None:
     if engine == "openvino":
@@ -51,6 +52,7 @@ def test_it_holds_the_preprocessed_images(photos: Path, tmp_path: Path, engine: 
         np.testing.assert_allclose(cache.features("input")[row], pixels(backbone, photos / name), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.rotates(3)
 def test_beside_other_layers_with_views_and_pooled(photos: Path, tmp_path: Path) -> None:
     """Each as in a file of its own; an operation in place at the network's beginning changes nothing."""
     views = {"views": 3, "augment": "flip,crop"}
@@ -67,6 +69,7 @@ def test_beside_other_layers_with_views_and_pooled(photos: Path, tmp_path: Path)
     assert not np.array_equal(given[:, 0], given[:, 1])
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_the_guard_and_the_audit_take_it(photos: Path, tmp_path: Path, precision: str) -> None:
     from precompute.engines.machine import Machine

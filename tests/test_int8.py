@@ -83,6 +83,7 @@ def views(photos: Path) -> Path:
 NUMBERS = {"elements": st.floats(-1e6, 1e6, width=32) | st.sampled_from([0.0, -0.0, 1e-40, -1e-45])}
 
 
+@pytest.mark.rotates(3)
 @settings(max_examples=150, deadline=None)
 @given(
     st.one_of(

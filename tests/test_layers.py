@@ -92,6 +92,7 @@ def test_features_through_the_classifier_are_the_network_s_output(name: str) -> 
     torch.testing.assert_close(scores, expected)
 
 
+@pytest.mark.rotates(3)
 def test_mean_pooling_averages_over_positions() -> None:
     model = families.build("squeezenet1_1", seed=1)
     layer, _, width = default_layer(model)

@@ -89,6 +89,7 @@ def test_json_holds_the_confusions_that_there_are(cache: Path) -> None:
     assert len(scores["per_class"]) == CLASSES
 
 
+@pytest.mark.rotates(3)
 def test_a_head_of_a_hundred_thousand_classes_is_saved_and_loaded(tmp_path: Path) -> None:
     names = np.array([f"Länger als ein Name sein müßte {number:06}" for number in range(10**5)])
     head = CentroidHead(metric="euclidean").fit(np.arange(4 * 10**5, dtype=np.float32).reshape(-1, 4), names)

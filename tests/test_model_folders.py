@@ -163,6 +163,7 @@ def test_a_pickled_state_dict_may_be_named_and_is_not_run(good: Path, tmp_path: 
     assert not Path("was-run").exists()
 
 
+@pytest.mark.rotates(3)
 def test_the_links_of_the_hub_s_own_cache_are_followed(good: Path, tmp_path: Path) -> None:
     repository = tmp_path / "models--timm--vit"
     snapshot = repository / "snapshots" / ("a" * 40)

@@ -42,6 +42,7 @@ def parts(photos: Path, of: int, **options: object) -> list[Path]:
     return made
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("of", [1, 4, 7])
 def test_parts_that_are_joined_equal_one_run_and_nothing_is_computed(of: int, photos: Path, tmp_path: Path) -> None:
     extract(photos, tmp_path / "whole.h5", backbone="tiny")

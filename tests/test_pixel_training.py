@@ -46,6 +46,7 @@ def train(photos: Path, out: Path | None, features: Path, **options: Any) -> Any
     return fine_tune(photos, out, backbone="tiny", features=features, **{**QUICK, **options})
 
 
+@pytest.mark.rotates(3)
 def test_a_frozen_body_trains_as_its_cached_activations_do(photos: Path, features: Path, tmp_path: Path) -> None:
     """The same seeds and batches, no views: the same loss in each step, and the same parameters."""
     extract(photos, tmp_path / "middle.h5", backbone="tiny", layer=MIDDLE, precision="fp32")
@@ -62,6 +63,7 @@ def test_a_frozen_body_trains_as_its_cached_activations_do(photos: Path, feature
     assert of_images.scores["val"].accuracy == of_cache.scores["val"].accuracy
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("freeze_to", [None, MIDDLE])
 def test_predictions_from_images_are_those_that_were_scored(
     photos: Path, features: Path, tmp_path: Path, precompute: Command, freeze_to: str | None
@@ -77,6 +79,7 @@ def test_predictions_from_images_are_those_that_were_scored(
     assert log_loss([one["true"] for one in said], proba) == pytest.approx(scores.log_loss, abs=1e-5)
 
 
+@pytest.mark.rotates(3)
 def test_a_cache_of_the_input_gives_the_same(photos: Path, features: Path, tmp_path: Path) -> None:
     train(photos, tmp_path / "net.safetensors", features)
     extract(photos, tmp_path / "input.h5", backbone="tiny", layer="input", precision="fp32")
@@ -85,6 +88,7 @@ def test_a_cache_of_the_input_gives_the_same(photos: Path, features: Path, tmp_p
     assert np.allclose([one.probability for one in of_images], [one.probability for one in of_cache], atol=1e-6)
 
 
+@pytest.mark.rotates(3)
 def test_the_same_command_gives_the_same_bytes_and_another_augmentation_others(
     photos: Path, features: Path, tmp_path: Path
 ) -> None:
@@ -98,6 +102,7 @@ def test_the_same_command_gives_the_same_bytes_and_another_augmentation_others(
     assert made("d", seed=1) != first
 
 
+@pytest.mark.rotates(3)
 def test_what_is_frozen_is_not_in_the_file(photos: Path, features: Path, tmp_path: Path) -> None:
     train(photos, tmp_path / "whole.safetensors", features)
     train(photos, tmp_path / "behind.safetensors", features, freeze_to=MIDDLE)
@@ -107,6 +112,7 @@ def test_what_is_frozen_is_not_in_the_file(photos: Path, features: Path, tmp_pat
     assert not any(name.startswith("tail.body.0") for name in behind)
 
 
+@pytest.mark.rotates(3)
 def test_the_frozen_layers_stay_and_the_others_move(photos: Path, features: Path, tmp_path: Path) -> None:
     from precompute import load_backbone
 
@@ -155,6 +161,7 @@ def test_killed_and_run_again_it_gives_the_same_bytes(photos: Path, features: Pa
     assert not kept.exists()
 
 
+@pytest.mark.rotates(3)
 def test_stopped_and_run_again_it_gives_the_same_bytes(photos: Path, features: Path, tmp_path: Path) -> None:
     train(photos, tmp_path / "whole", features)
     steps = 0
@@ -180,6 +187,7 @@ def test_a_checkpoint_of_another_augmentation_is_refused(photos: Path, features:
     assert (tmp_path / f"o{SUFFIX}").exists()
 
 
+@pytest.mark.rotates(3)
 def test_an_image_that_changes_meanwhile_ends_the_training_and_brought_back_it_goes_on(tmp_path: Path) -> None:
     photos = make_photos(tmp_path / "photos", per_class=10)
     extract(photos, tmp_path / "f.h5", backbone="tiny", precision="fp32")
@@ -201,6 +209,7 @@ def test_an_image_that_changes_meanwhile_ends_the_training_and_brought_back_it_g
     assert (tmp_path / "o").read_bytes() == (tmp_path / "whole").read_bytes()
 
 
+@pytest.mark.rotates(3)
 def test_the_feature_file_stays_beside_the_network_and_trains_heads(photos: Path, tmp_path: Path) -> None:
     fine_tune(photos, tmp_path / "net.safetensors", backbone="tiny", **{**QUICK, "epochs": 1})
     kept = Path(f"{tmp_path / 'net.safetensors'}{FEATURES}")
@@ -225,6 +234,7 @@ def write_table(photos: Path, path: Path) -> None:
             writer.writerow((image.relative_to(photos), split, kind, number / 7, marks, number // 4))
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize(
     ("options", "task"),
     [
@@ -246,6 +256,7 @@ def test_what_a_table_says_is_learned(photos: Path, tmp_path: Path, options: dic
     assert found.scored == 80
 
 
+@pytest.mark.rotates(3)
 def test_a_tail_of_ones_own_behind_frozen_layers(
     photos: Path, features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precompute: Command
 ) -> None:
@@ -265,6 +276,7 @@ def test_a_tail_of_ones_own_behind_frozen_layers(
     sys.modules.pop("own_tails", None)
 
 
+@pytest.mark.rotates(3)
 def test_mixed_precision_is_for_cuda_and_said(photos: Path, features: Path, tmp_path: Path) -> None:
     if torch.cuda.is_available():
         result = train(photos, None, features, device="cuda")
@@ -276,6 +288,7 @@ def test_mixed_precision_is_for_cuda_and_said(photos: Path, features: Path, tmp_
         train(photos, None, features, precision="bf16")
 
 
+@pytest.mark.rotates(3)
 def test_mixed_precision_as_a_path_of_the_code(photos: Path, features: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU's autocast, with the rule that keeps it for CUDA taken away: close to fp32, and parameters stay fp32."""
     losses: dict[str, list[float]] = {"fp32": [], "bf16": []}

@@ -113,6 +113,7 @@ def test_nobody_need_listen_and_a_listener_inside_takes_over() -> None:
     LogisticHead(C=0.1).fit(X[:100], Y[:100])
 
 
+@pytest.mark.rotates(3)
 def test_a_log_gets_a_line_now_and_then(digits: Path, precompute: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "of 45" not in precompute("train-head", digits, "--C", "0.1").stderr
     monkeypatch.setattr(_output, "QUIET_SECONDS", 0.0)
@@ -125,6 +126,7 @@ def test_a_log_gets_a_line_now_and_then(digits: Path, precompute: Command, monke
     assert done.stdout.startswith("{")
 
 
+@pytest.mark.rotates(3)
 def test_a_loop_that_ends_again_and_again_has_one_last_line(
     digits: Path, precompute: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,6 +33,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_cache(tmp_path_factory.mktemp("protocol"), "train", "val", "test")
 
 
+@pytest.mark.rotates(3)
 def test_the_number_is_that_of_a_probe_done_by_hand(cache: Path) -> None:
     found = train_head(cache, protocol="simclr")
     opened = open_cache(cache)
@@ -56,6 +57,7 @@ def test_the_number_is_that_of_a_probe_done_by_hand(cache: Path) -> None:
     assert set(found.scores) == {"test"}
 
 
+@pytest.mark.rotates(3)
 def test_a_dataset_s_paper_says_the_metric(cache: Path) -> None:
     found = train_head(cache, protocol="simclr:pets")
     opened = open_cache(cache)

@@ -181,6 +181,7 @@ def test_a_backbone_that_sees_the_class_is_before_one_that_does_not(corners: Pat
     json.dumps(found.to_dict(), allow_nan=False)
 
 
+@pytest.mark.rotates(3)
 def test_equal_backbones_are_tied_and_the_verdict_says_so(corners: Path) -> None:
     found = ranked(corners, "sees", "sees_too", "blind", n=60)
     assert [one.group for one in found.candidates] == [1, 1, 2]
@@ -192,6 +193,7 @@ def test_equal_backbones_are_tied_and_the_verdict_says_so(corners: Path) -> None
     assert found.tried == 60
 
 
+@pytest.mark.rotates(3)
 def test_the_order_of_backbones_and_of_calls_changes_nothing(corners: Path) -> None:
     def told(*names: str) -> list[Any]:
         found = ranked(corners, *names, n=50).to_dict()
@@ -200,6 +202,7 @@ def test_the_order_of_backbones_and_of_calls_changes_nothing(corners: Path) -> N
     assert told("blind", "sees", "sees_too") == told("sees_too", "blind", "sees")
 
 
+@pytest.mark.rotates(3)
 def test_features_that_are_kept_are_ordinary_files_and_are_reused(corners: Path, tmp_path: Path) -> None:
     first = ranked(corners, "sees", "tiny", n=40, out=tmp_path / "kept", transform=SMALL)
     files = sorted((tmp_path / "kept").glob("*.h5"))
@@ -257,6 +260,7 @@ def test_identical_images_and_groups_are_never_on_both_sides() -> None:
         Trial.of(Target(CLASSES, ("a", "b"), labels, np.ones(60, bool)), labels, where="here", seed=0)
 
 
+@pytest.mark.rotates(3)
 def test_copies_under_other_names_teach_nothing(tmp_path: Path) -> None:
     """Noise of random labels, each picture five times: a probe that saw a copy would know its label."""
     rng = np.random.default_rng(0)
@@ -306,6 +310,7 @@ def test_holm_corrects_for_the_number_of_candidates() -> None:
     assert separated([]) == []
 
 
+@pytest.mark.rotates(3)
 def test_labels_and_numbers_are_ranked_by_their_own_scores(corners: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     lines = {"labels": ["path,label"], "number": ["path,label"]}
@@ -380,6 +385,7 @@ def test_records_survive_a_kill_and_refuse_what_is_not_theirs(tmp_path: Path) ->
         assert Path(path).read_bytes() == strange
 
 
+@pytest.mark.rotates(3)
 def test_the_command(corners: Path, precompute: Command, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="pip install 'precompute[plot]'")
     arguments = (corners, "-b", "tiny", "-b", "tiny=random:1", "-n", 40, "--crop", 32, "--resize", 32)

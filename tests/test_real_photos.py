@@ -67,6 +67,7 @@ def test_every_row_equals_the_plain_reference(
     assert worst["jpeg"] <= 1e-2
 
 
+@pytest.mark.rotates(3)
 def test_a_head_trained_on_them_is_right_and_predicts_the_same(
     ants: Path, hymenoptera: Path, precompute: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -113,6 +113,7 @@ def test_compare_and_predict_take_the_column_that_a_head_was_trained_on(place: P
         compare(place / "t", place / "a", place / "own.h5")
 
 
+@pytest.mark.rotates(3)
 def test_few_shot_takes_columns_too(place: Path) -> None:
     (found,) = few_shot([place / "own.h5"], shots=[2, 5], draws=3, label_column="kind", split_column="part")
     (wanted,) = few_shot([place / "plain.h5"], shots=[2, 5], draws=3)

@@ -64,6 +64,7 @@ def test_an_unchanged_folder_is_not_opened_and_torch_is_not_loaded(place: Path) 
     assert notes == list(extract("photos", "a.h5", backbone="tiny", weights="w.pth", rehash=True).notes)
 
 
+@pytest.mark.rotates(3)
 def test_only_what_changed_is_opened(place: Path) -> None:
     os.utime("photos/train/cats/0.jpg")
     opened, reused, computed, _, loaded = watched()

@@ -106,6 +106,7 @@ class TestAnyOtherStore(SourceContract):
 # The same as on a disk
 
 
+@pytest.mark.rotates(3)
 def test_a_prefix_gives_the_file_that_the_folder_gives(photos: Path, tmp_path: Path, bucket: Bucket) -> None:
     (photos / "train/cats/without-extension").write_bytes(picture(50))
     (photos / "train/cats/README").write_text("no image")
@@ -179,6 +180,7 @@ def test_an_object_that_a_table_names_and_is_not_there(photos: Path, tmp_path: P
         extract(tmp_path / "out.csv", tmp_path / "b.h5", backbone="tiny", root=f"{url}/train")
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("pattern", ["*.tar", "{train,val}-{000..002}.tar", "**/t*-00[01].tar"])
 def test_shards_are_found_as_on_a_disk(photos: Path, tmp_path: Path, bucket: Bucket, pattern: str) -> None:
     shards = shards_of(photos, tmp_path / "shards")
@@ -206,6 +208,7 @@ def test_the_index_of_a_remote_shard_is_kept_by_its_etag(
     monkeypatch.undo()
 
 
+@pytest.mark.rotates(3)
 def test_what_changed_is_computed_and_the_rest_kept(photos: Path, tmp_path: Path, bucket: Bucket) -> None:
     url = bucket.upload(photos)
     extract(url, tmp_path / "a.h5", backbone="tiny")
@@ -243,6 +246,7 @@ def test_every_command_takes_a_store(photos: Path, tmp_path: Path, bucket: Bucke
 # Keys and pages
 
 
+@pytest.mark.rotates(3)
 def test_keys_that_no_file_could_have_are_ignored_and_named(bucket: Bucket) -> None:
     keys = [
         *("a/../up.png", "a//two.png", "a/./dot.png", "/top.png", "a/nul\0.png"),
@@ -313,6 +317,7 @@ def test_addresses_that_lead_nowhere(bucket: Bucket, address: str, said: str) ->
 # What changes, goes away, or never answers
 
 
+@pytest.mark.rotates(3)
 def test_an_object_that_changes_in_mid_run_has_the_stamps_that_it_was_read_with(
     photos: Path, tmp_path: Path, bucket: Bucket
 ) -> None:
@@ -366,6 +371,7 @@ def test_one_object_that_is_gone_is_a_sample_and_a_bucket_that_is_gone_ends_the_
         extract(source, tmp_path / "b.h5", backbone="tiny")
 
 
+@pytest.mark.rotates(3)
 def test_failures_that_pass_are_not_noticed(
     photos: Path, tmp_path: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -395,6 +401,7 @@ def test_failures_for_good_are_not_repeated_and_their_text_is_not_shown(
     assert not list(tmp_path.glob("a.h5*"))
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("name", ["a.tar", "{a,b}.tar"])
 def test_a_shard_that_is_refused_says_what_to_check(bucket: Bucket, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     with Proxy(bucket.server, [refuses(403, "InvalidAccessKeyId")]) as proxy:
@@ -404,6 +411,7 @@ def test_a_shard_that_is_refused_says_what_to_check(bucket: Bucket, monkeypatch:
     assert "Check the credentials" in caught.value.hint
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize(
     ("status", "code", "said"),
     [(501, "NotImplemented", "the store answers NotImplemented"), (301, "PermanentRedirect", "AWS_DEFAULT_REGION")],
@@ -445,6 +453,7 @@ def test_a_stop_is_not_kept_waiting_by_a_store_that_does_not_answer(
     columns_equal(tmp_path / "a.h5", extract(url, tmp_path / "fresh.h5", backbone="tiny", batch_size=2).path)
 
 
+@pytest.mark.rotates(3)
 def test_stores_of_a_process_share_a_thread(bucket: Bucket) -> None:
     bucket.put("a.png", picture(1))
     for _ in range(4):
@@ -452,6 +461,7 @@ def test_stores_of_a_process_share_a_thread(bucket: Bucket) -> None:
     assert [thread.name for thread in threading.enumerate()].count("s3") == 1
 
 
+@pytest.mark.rotates(3)
 def test_a_list_of_addresses_in_a_program(photos: Path, tmp_path: Path, bucket: Bucket) -> None:
     url = bucket.upload(photos, "photos")
     given = sorted(f"{bucket.url}/{name}" for name in bucket.names())
@@ -579,6 +589,7 @@ def test_a_folder_that_a_store_refuses_to_list_is_a_gap(photos: Path, tmp_path: 
         extract("guarded://store", tmp_path / "a.h5", backbone="tiny")
 
 
+@pytest.mark.rotates(3)
 def test_sizes_are_checked_before_memory_is_taken(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     from precompute.sources.remote import s3
 
@@ -594,6 +605,7 @@ def test_sizes_are_checked_before_memory_is_taken(bucket: Bucket, monkeypatch: p
 # Processes, packages and secrets
 
 
+@pytest.mark.rotates(3)
 def test_a_process_ends_without_noise_and_a_fork_reads_too(photos: Path, bucket: Bucket) -> None:
     url = bucket.upload(photos)
     code = f"""
@@ -627,6 +639,7 @@ def test_help_and_folders_load_nothing_of_it(photos: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.rotates(3)
 def test_no_secret_is_in_the_file_or_in_what_is_printed(photos: Path, tmp_path: Path, bucket: Bucket) -> None:
     url = bucket.upload(photos)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -656,6 +669,7 @@ def test_no_secret_is_in_the_file_or_in_what_is_printed(photos: Path, tmp_path: 
         assert b":secret@" not in text
 
 
+@pytest.mark.rotates(3)
 def test_a_stamp_follows_from_etag_version_and_time() -> None:
     store = open_store(address_of("memory://x"))
     known = store.stamp('"abc"', None, 5.7)

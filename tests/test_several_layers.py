@@ -73,6 +73,7 @@ def test_the_file_holds_them_with_their_shapes_and_is_whole(several: Path) -> No
         cache.features()
 
 
+@pytest.mark.rotates(3)
 def test_a_stopped_run_goes_on_in_all_layers(photos: Path, several: Path, tmp_path: Path) -> None:
     calls: list[int] = []
 
@@ -102,6 +103,7 @@ def test_a_damaged_layer_is_repaired(photos: Path, several: Path, tmp_path: Path
         )
 
 
+@pytest.mark.rotates(3)
 def test_a_head_is_trained_on_one_of_them_and_predicts(photos: Path, several: Path, tmp_path: Path) -> None:
     for layer in ("layer2", "layer4"):
         training = train_head(several, tmp_path / "a.safetensors", layer=layer, overwrite=True)

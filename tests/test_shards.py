@@ -342,10 +342,12 @@ def test_features_labels_and_splits_equal_those_of_the_folder(photos: Path, tmp_
     compare_with_folder(photos, tmp_path, per_shard=5)
 
 
+@pytest.mark.rotates(3)
 def test_real_photos_equal_those_of_the_folder(hymenoptera: Path, tmp_path: Path) -> None:
     compare_with_folder(hymenoptera, tmp_path, per_shard=64)
 
 
+@pytest.mark.rotates(3)
 def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
     shards = shards_of(make_photos(tmp_path / "photos", per_class=100), tmp_path / "shards", per_shard=30)
     out, pattern = tmp_path / "a.h5", shards / "*.tar"
@@ -370,6 +372,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
     assert extract(open_images(pattern), out, backbone="tiny", batch_size=4).computed == 0
 
 
+@pytest.mark.rotates(3)
 def test_what_changed_is_computed_and_the_rest_kept(tmp_path: Path) -> None:
     def sample(*seeds: int) -> dict[str, bytes]:
         return {f"{seed % 100}.{end}": data for seed in seeds for end, data in (("cls", b"a"), ("png", picture(seed)))}
@@ -682,6 +685,7 @@ def test_a_shard_cut_anywhere_gives_the_samples_before_the_cut(tmp_path: Path) -
         assert [source.read(row).size for row in range(expected)] == [700, 3][:expected]
 
 
+@pytest.mark.rotates(3)
 @given(edits=st.lists(st.tuples(st.integers(0, 8 * 512 - 1), st.integers(0, 255)), min_size=1, max_size=12))
 @settings(max_examples=300)
 def test_no_damage_is_more_than_an_error_or_a_line(edits: list[tuple[int, int]], tmp_path_factory: Any) -> None:

@@ -281,6 +281,7 @@ def test_a_folder_without_permission_is_named_and_the_rest_listed() -> None:
     assert listing.gaps == (b"shut/",)
 
 
+@pytest.mark.rotates(3)
 def test_a_folder_nested_a_thousand_deep_is_listed(tmp_path: Path) -> None:
     depth = 1200
     subprocess.run(["mkdir", "-p", tmp_path / "/".join("d" * depth)], check=True)

@@ -198,6 +198,7 @@ def test_parameters_that_are_not_finite_are_not_read(tmp_path: Path, of_tiny: Pa
 # ---- files whose digest is right, because their author computed it
 
 
+@pytest.mark.rotates(3)
 @settings(max_examples=150)
 @given(
     st.data(),

@@ -187,6 +187,7 @@ def test_a_checkpoint_of_another_training_is_refused(
     assert not checkpoint.exists()
 
 
+@pytest.mark.rotates(3)
 def test_overwrite_goes_on_from_its_own_checkpoint(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "a.safetensors"
     out.write_text("somebody's")
@@ -197,6 +198,7 @@ def test_overwrite_goes_on_from_its_own_checkpoint(folder: Path, tmp_path: Path)
     assert out.read_bytes() == (folder / "whole.safetensors").read_bytes()
 
 
+@pytest.mark.rotates(3)
 def test_a_damaged_checkpoint_is_refused(folder: Path, begun: Path, tmp_path: Path) -> None:
     out = tmp_path / "a.safetensors"
     checkpoint = copied(begun, out)
@@ -276,6 +278,7 @@ def test_what_is_not_a_checkpoint_is_left_alone_and_never_run(folder: Path, tmp_
     assert not marker.exists()
 
 
+@pytest.mark.rotates(3)
 def test_what_a_kill_leaves_behind_is_replaced(folder: Path, begun: Path, tmp_path: Path) -> None:
     """A next checkpoint that was cut short, and a lock that nobody holds."""
     out = tmp_path / "a.safetensors"

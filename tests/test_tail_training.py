@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, Command, make_image, make_photos, run_python
+from conftest import ROOT, Command, make_image, make_photos
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -66,6 +66,7 @@ def tuned(folder: Path, out: Path | None = None, **options: Any) -> Tuning:
     return fine_tune(folder / "deep.h5", out, **{"layer": LAYER, **SHORT, **options})
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("task", ["two classes", "three classes", "labels", "number"])
 def test_the_network_begins_with_the_predictions_of_the_linear_head(task: str) -> None:
     rng = np.random.default_rng(0)
@@ -177,6 +178,7 @@ def is_behind(name: str, layer: str, network: nn.Module) -> bool:
     return order.index(name.rpartition(".")[0]) > last
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize(
     ("name", "layer", "options"),
     [
@@ -206,6 +208,7 @@ def test_losses_are_those_of_training_from_pixels_with_the_body_frozen(
     np.testing.assert_allclose(losses, expected, atol=1e-4, rtol=0)
 
 
+@pytest.mark.rotates(3)
 def test_the_same_seed_gives_the_same_file_and_another_seed_another(folder: Path, tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         tuned(folder, tmp_path / f"{name}.safetensors", seed=seed, dropout=0.3, label_smoothing=0.1)
@@ -264,6 +267,7 @@ def test_patience_ends_the_training(folder: Path) -> None:
     assert tuning.choices["epochs"] == 2
 
 
+@pytest.mark.rotates(3)
 def test_the_selection_set_is_val_or_a_hold_out_that_keeps_groups_together(folder: Path, tmp_path: Path) -> None:
     with_test = tuned(folder)
     assert (with_test.choices["stopped_on"], with_test.selected_on) == ("given", "val")
@@ -307,6 +311,7 @@ def test_a_number_in_its_own_units(folder: Path, tmp_path: Path) -> None:
     assert first["validation_absolute_error"] == pytest.approx(tuning.before["val"].mae, rel=1e-3)
 
 
+@pytest.mark.rotates(3)
 def test_views_are_drawn_and_scores_are_of_the_plain_one_or_the_mean(folder: Path) -> None:
     plain = fine_tune(folder / "views.h5", **SHORT)
     assert "trained on 3 views" in " ".join(plain.notes)
@@ -410,6 +415,7 @@ def test_pooled_activations_are_refused(folder: Path, tmp_path: Path) -> None:
         fine_tune(tmp_path / "pooled.h5")
 
 
+@pytest.mark.rotates(3)
 def test_the_command(precompute: Command, folder: Path, tmp_path: Path) -> None:
     command = ["fine-tune", folder / "deep.h5", "--layer", LAYER, "--epochs", 2, "-o", "a.safetensors"]
     done = precompute(*command, "--plot", "curves.svg", "--json")
@@ -431,33 +437,39 @@ def test_only_one_process_writes_an_output(folder: Path, tmp_path: Path) -> None
         tuned(folder, out)
 
 
-@pytest.mark.slow
-def test_running_out_of_memory_names_half_the_batch(tmp_path: Path) -> None:
-    """In a process that may take little more than it has: the allocator itself fails."""
-    make_photos(tmp_path / "photos", per_class=40)
-    extract(
-        *(tmp_path / "photos", tmp_path / "wide.h5"),
-        backbone="resnet18",
-        weights="random:0",
-        layer="layer1",
-        transform={"resize": 224, "crop": 224},
-        batch_size=8,
-    )
-    done = run_python(
-        "import resource\n"
-        "from precompute.errors import TrainingError\n"
-        "from precompute.finetuning.fine_tune import fine_tune\n"
-        f"path = {str(tmp_path / 'wide.h5')!r}\n"
-        "fine_tune(path, epochs=1, batch_size=1)\n"
-        "with open('/proc/self/statm') as file:\n"
-        "    pages = int(file.read().split()[0]) * resource.getpagesize()\n"
-        "resource.setrlimit(resource.RLIMIT_AS, (pages + 150 * 2**20,) * 2)\n"
-        "try:\n"
-        "    fine_tune(path, epochs=1, batch_size=64)\n"
-        "except TrainingError as error:\n"
-        "    print(error.message, error.hint)\n"
-    )
-    assert "does not fit into the memory of cpu. Try --batch-size 32." in done.stdout, done.stderr
+GREEDY = """
+import torch
+from torch import nn
+
+class Greedy(nn.Module):
+    def __init__(self, shape):
+        super().__init__()
+        self.part = nn.Conv2d(shape[0], 8, 3)
+
+    def forward(self, x):
+        if len(x) > 4 and torch.is_grad_enabled() == {training}:
+            torch.empty(2**48)  # a pebibyte: the allocator itself fails
+        return self.part(x).mean((2, 3))
+"""
+
+
+@pytest.mark.parametrize(
+    ("training", "message"),
+    [
+        (True, r"A step of 8 samples does not fit into the memory of cpu\."),
+        (False, r"\d+ samples in one pass through the frozen tail do not fit into the memory of cpu\."),
+    ],
+)
+def test_running_out_of_memory_says_what_to_try(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, training: bool, message: str
+) -> None:
+    module = f"greedy_{training}"
+    (tmp_path / f"{module}.py").write_text(GREEDY.format(training=training))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with pytest.raises(TrainingError, match=message) as caught:
+        tuned(folder, tail=f"{module}:Greedy", batch_size=8)
+    assert ("Try --batch-size 4." if training else "Cut further behind (--layer)") in str(caught.value.hint)
 
 
 @pytest.mark.slow

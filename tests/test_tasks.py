@@ -219,6 +219,7 @@ def test_what_a_task_has_not_is_a_usage_error(case: str, made: Path) -> None:
         train_head(made, **options)
 
 
+@pytest.mark.rotates(3)
 def test_predictions_of_a_cache_and_of_its_photos_agree(cards: Path, playing_cards: Path, tmp_path: Path) -> None:
     labels = train_head(cards, tmp_path / "ranks", label_separator=" ", C=1.0)
     number = train_head(cards, tmp_path / "count", label_column="card_count", task="number")
@@ -374,6 +375,7 @@ def test_few_shot_draws_images_of_each_label_or_in_all(made: Path) -> None:
         few_shot([made], shots=[2, 500], label_column="size", split_column="part")
 
 
+@pytest.mark.rotates(3)
 def test_the_commands(cards: Path, tmp_path: Path, precompute: Command) -> None:
     several = ("--label-separator", " ")
     done = precompute("train-head", cards, *several, "--head", "ridge", "-o", "ranks", "--per-class")

@@ -401,6 +401,7 @@ def command(source: str, out: str) -> list[str]:
     return ["extract", source, "-b", "lengths:make_attention", "-o", out, "--batch-size", "4"]
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("kind", ["csv", "folder"])
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
 def test_killed_runs_end_as_if_nothing_had_happened(kind: str, signum: int, tmp_path: Path) -> None:

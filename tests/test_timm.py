@@ -73,6 +73,7 @@ def there(name: str) -> str:
 # Features
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_default_layer_is_what_timm_hands_to_its_classifier(name: str) -> None:
     backbone = load_backbone(f"timm:{there(name)}", weights="random:3")
@@ -91,6 +92,7 @@ def test_the_default_layer_is_what_timm_hands_to_its_classifier(name: str) -> No
     assert (transform(backbone).crop, transform(backbone).mean) == (config["input_size"][1], tuple(config["mean"]))
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_all_blocks_are_the_stages_that_timm_names(name: str) -> None:
     """Their mean over positions is that of timm's own forward_intermediates, however the network was cut."""
@@ -194,6 +196,7 @@ def test_what_a_folder_s_network_is_built_with_is_part_of_the_key(folder: Path, 
     assert load_backbone(f"timm:{folder}").settings != backbone.settings
 
 
+@pytest.mark.rotates(3)
 def test_weights_from_a_file_and_random_ones(folder: Path, tmp_path: Path) -> None:
     state = timm.create_model(f"local-dir:{folder}", pretrained=True).state_dict()
     torch.save({"state_dict": {f"module.{name}": value for name, value in state.items()}}, tmp_path / "w.pth")
@@ -262,6 +265,7 @@ def test_pictures_are_squashed_where_timm_says_so(tmp_path: Path) -> None:
 # Files of features and heads
 
 
+@pytest.mark.rotates(3)
 def test_a_head_finds_its_folder_again_and_no_other(folder: Path, photos: Path, tmp_path: Path) -> None:
     place = shutil.copytree(folder, tmp_path / "vit")
     extract(photos, tmp_path / "a.h5", backbone=f"timm:{place}")
@@ -311,6 +315,7 @@ except PrecomputeError as error:
 """
 
 
+@pytest.mark.rotates(3)
 def test_weights_of_the_hub_are_fetched_once_and_pinned(folder: Path, tmp_path: Path) -> None:
     name = next(iter(timm.list_pretrained("test_vit.*")))
     served = tmp_path / "served"
@@ -335,6 +340,7 @@ def test_weights_of_the_hub_are_fetched_once_and_pinned(folder: Path, tmp_path: 
     assert "--weights PATH" in hint
 
 
+@pytest.mark.rotates(3)
 def test_a_pickle_on_the_hub_is_not_taken(folder: Path, tmp_path: Path) -> None:
     name = next(iter(timm.list_pretrained("test_vit.*")))
     (tmp_path / "served").mkdir()
@@ -365,6 +371,7 @@ def test_the_list_is_made_without_memory_and_without_a_download() -> None:
 # The real thing
 
 
+@pytest.mark.rotates(3)
 def test_an_imagenet_network_sees_in_photos_what_timm_sees(hymenoptera: Path) -> None:
     weights = hymenoptera.parent.parent / "weights" / "timm_efficientnet_lite0"
     if not weights.is_dir():
@@ -382,6 +389,7 @@ def test_an_imagenet_network_sees_in_photos_what_timm_sees(hymenoptera: Path) ->
         assert torch.equal(classifier(given).argmax(1), classifier(expected).argmax(1))
 
 
+@pytest.mark.rotates(3)
 def test_features_do_not_depend_on_who_asks(folder: Path) -> None:
     before = torch.random.get_rng_state()
     one, other = (load_backbone(f"timm:{folder}") for _ in range(2))

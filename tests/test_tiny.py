@@ -117,6 +117,7 @@ def through_png(bitmaps: NDArray[np.uint8], folder: Path) -> torch.Tensor:
     return torch.stack(tensors)
 
 
+@pytest.mark.rotates(3)
 def test_fifty_labels_go_further_than_with_pixels_or_random_weights(tmp_path: Path) -> None:
     digits: Any = load_digits()
     bitmaps, labels = digits.images[:900], digits.target[:900]  # half of them, for the sake of time

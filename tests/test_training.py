@@ -76,6 +76,7 @@ def test_val_does_not_choose_anything_unless_there_is_a_test_split(folder: Path,
     assert train_head(tmp_path / "b.h5", head="knn").selected_on is None
 
 
+@pytest.mark.rotates(3)
 def test_the_same_bytes_never_stand_on_both_sides_of_a_hold_out(flowers: Path, tmp_path: Path) -> None:
     extract(flowers, tmp_path / "flowers.h5", backbone="tiny")
     cache = open_cache(tmp_path / "flowers.h5")

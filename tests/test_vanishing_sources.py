@@ -83,6 +83,7 @@ def reading(forks: Forks, tmp_path: Path) -> Reading:
     return Reading(forks, make_photos(tmp_path / "photos", per_class=PER_CLASS), tmp_path)
 
 
+@pytest.mark.rotates(3)
 def test_the_whole_folder_goes_away(reading: Reading) -> None:
     reading.start()
     reading.photos.rename(away := reading.photos.with_name("away"))
@@ -100,6 +101,7 @@ def test_the_whole_folder_goes_away(reading: Reading) -> None:
     reading.check_rerun()
 
 
+@pytest.mark.rotates(3)
 def test_one_sub_folder_goes_away(reading: Reading) -> None:
     """The others are finished; its photos are told, and tried again by the next run."""
     reading.start()
@@ -165,12 +167,14 @@ def unmounted(forks: Forks, place: Path) -> tuple[int, str]:
         pytest.skip(f"cannot mount ext4: {error}")
 
 
+@pytest.mark.rotates(3)
 def test_a_disk_with_photos_is_unmounted(forks: Forks, tmp_path: Path) -> None:
     status, told = unmounted(forks, tmp_path)
     assert status != 0
     assert "Traceback" not in told
 
 
+@pytest.mark.rotates(3)
 def test_an_unmounted_disk_is_told_from_deleted_photos(forks: Forks, tmp_path: Path) -> None:
     status, told = unmounted(forks, tmp_path)
     assert status == 1

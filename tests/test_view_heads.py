@@ -145,6 +145,7 @@ def small_search() -> MLPSearch:
     return MLPSearch(param_grid={"dropout": (0.0, 0.5)})
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("head", [MLPHead, small_search])
 def test_an_mlp_on_views_trains_repeats_itself_and_is_another_than_on_the_plain_ones(head: Any) -> None:
     fitted = []
@@ -160,6 +161,7 @@ def test_an_mlp_on_views_trains_repeats_itself_and_is_another_than_on_the_plain_
 # All others take every view
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("name", CLOSED)
 def test_views_that_are_all_alike_change_nothing(name: str) -> None:
     """So C, alpha, k and temperatures mean what they mean without views, and are chosen alike."""
@@ -259,6 +261,7 @@ def test_a_head_is_trained_on_views_and_scored_by_the_plain_one(
         assert one.probability == pytest.approx(third.probability, abs=1e-5)
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("head", HEADS)
 def test_trained_on_the_plain_view_it_is_the_head_of_a_file_without_others(
     head: str, views: Path, plain: Path, tmp_path: Path
@@ -417,6 +420,7 @@ def test_what_cannot_be_is_refused(plain: Path, views: Path, tmp_path: Path) -> 
             train_head(views, protocol="simclr", **options)  # type: ignore[arg-type]
 
 
+@pytest.mark.rotates(3)
 def test_a_head_does_not_decide_which_transform_runs(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

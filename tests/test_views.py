@@ -128,6 +128,7 @@ def test_a_killed_run_goes_on_where_it_was(photos: Path, tmp_path: Path, own: st
     assert_same(open_cache(tmp_path / "a.h5"), open_cache(tmp_path / "b.h5"))
 
 
+@pytest.mark.rotates(3)
 def test_a_stopped_run_with_several_passes_a_block_goes_on(photos: Path, tmp_path: Path) -> None:
     """Three samples of seven views fill seven passes of three."""
     calls = iter([0, 1])
@@ -140,6 +141,7 @@ def test_a_stopped_run_with_several_passes_a_block_goes_on(photos: Path, tmp_pat
     assert_same(open_cache(tmp_path / "a.h5"), open_cache(tmp_path / "b.h5"))
 
 
+@pytest.mark.rotates(3)
 def test_a_changed_folder_is_brought_up_to_date(photos: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(photos, tmp_path / "photos")
     run(folder, tmp_path / "a.h5")
@@ -155,6 +157,7 @@ def test_a_changed_folder_is_brought_up_to_date(photos: Path, tmp_path: Path) ->
     assert (again.computed, again.passes, again.views, again.layers) == (0, 0, 4, {"embed.4": (4, 128)})
 
 
+@pytest.mark.rotates(3)
 def test_parts_are_joined_without_a_pass(photos: Path, whole: Path, tmp_path: Path) -> None:
     made = []
     for number in (1, 2, 3):

@@ -82,6 +82,7 @@ def test_a_new_process_gives_the_same_from_images_and_from_the_cache(place: Path
     assert np.allclose([one["probability"] for one in first], [one["probability"] for one in second], atol=1e-6)
 
 
+@pytest.mark.rotates(3)
 def test_heads_tails_and_networks_in_one_pass_give_what_each_gives_alone(place: Path) -> None:
     files = [place / f"{name}.safetensors" for name in ("head", "full", "tail")]
     together = predict_each(files, place / "photos")
@@ -259,6 +260,7 @@ def test_a_network_whose_classifier_is_no_linear_layer_has_no_place_for_one() ->
         whole_network(make_tail_head(backbone), backbone)
 
 
+@pytest.mark.rotates(3)
 def test_classifiers_that_serve_training_alone_stay_behind() -> None:
     small = {"weights": "random", "transform": {"resize": 64, "crop": 64}}
     backbone = load_backbone("googlenet", layer="inception4e", **small)  # type: ignore[arg-type]

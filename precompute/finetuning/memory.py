@@ -63,15 +63,30 @@ def saved_bytes(network: TailNetwork, shape: tuple[int, ...], device: str) -> in
 @contextlib.contextmanager
 def reporting_memory(batch_size: int, device: str) -> Iterator[None]:
     """Inside, running out of memory is a TrainingError that names the batch size to try."""
+    with _reporting(
+        f"A step of {batch_size} samples does not fit into the memory of {device}.",
+        f"Try --batch-size {_power_below(batch_size - 1)}." if batch_size > 1 else _SMALLER,
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def reporting_pass_memory(samples: int, device: object) -> Iterator[None]:
+    """Inside, where nothing is trained, running out of memory is a TrainingError that says so."""
+    with _reporting(
+        f"{samples} samples in one pass through the frozen tail do not fit into the memory of {device}.", _SMALLER
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def _reporting(message: str, hint: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        raise TrainingError(
-            f"A step of {batch_size} samples does not fit into the memory of {device}.",
-            hint=f"Try --batch-size {_power_below(batch_size - 1)}." if batch_size > 1 else _SMALLER,
-        ) from error
+        raise TrainingError(message, hint=hint) from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -18,6 +18,7 @@ from torch import nn
 
 from precompute.errors import TrainingError, naming
 from precompute.finetuning.activations import Activations, Rows
+from precompute.finetuning.memory import reporting_pass_memory
 from precompute.finetuning.network import OutputLayer, features_of
 from precompute.heads import LogisticHead, MultilabelLogisticHead, RidgeRegressionHead, RowView
 from precompute.heads.base.progress import report
@@ -81,7 +82,8 @@ def frozen_features(
 ) -> Frozen:
     """What `tail` gives for some of the N rows, in a file without a name in `folder`, mapped.
 
-    asked: rows and how many of their views, the most first. Raises OSError where the disk is full.
+    asked: rows and how many of their views, the most first. Raises OSError where the disk is full, TrainingError where
+    memory runs out.
     """
     device = next((parameter.device for parameter in tail.parameters()), torch.device("cpu"))
     largest = max(1, min(MOST_AT_ONCE, BLOCK_BYTES // (4 * math.prod(activations.shape))))
@@ -97,6 +99,7 @@ def frozen_features(
         tempfile.TemporaryFile(dir=folder) as file,  # which lives on in its mapping
         torch.inference_mode(),
         naming(folder or tempfile.gettempdir()),
+        reporting_pass_memory(min(largest, max(len(rows) * views for rows, views in blocks)), device),
         contextlib.closing(activations.batches(plan)) as batches,
     ):
         for (rows, views), activation in zip(blocks, batches, strict=True):
