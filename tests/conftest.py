@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from modalities import Samples
+    from modalities import Kind, Samples
 from zlib import crc32
 
 # Two OpenMP threads that wait for each other while another process has the core slow small models down tenfold.
@@ -138,9 +138,14 @@ def photos(tmp_path: Path) -> Path:
 @pytest.fixture(params=["image", *OTHERS])
 def samples(request: pytest.FixtureRequest, tmp_path: Path) -> Samples:
     """24 samples in train and val of cats and dogs, of each modality: a test that takes them runs over all."""
+    return kind_named(request.param).make(tmp_path)
+
+
+def kind_named(name: str) -> Kind:
+    """Of tests/modalities.py."""
     from modalities import KINDS
 
-    return next(kind for kind in KINDS if kind.name == request.param).make(tmp_path)
+    return next(kind for kind in KINDS if kind.name == name)
 
 
 @pytest.fixture
