@@ -136,14 +136,14 @@ computation = _decorators(
         type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
         default="auto",
         show_default=True,
-        help="Of the computation; auto is the first of a fixed list that 32 of the images show to be as good as fp32.",
+        help="Of the computation; auto is the first of a fixed list that 32 of the samples show to be as good as fp32.",
     ),
     click.option(
         "--compile",
         type=click.Choice(["auto", "on", "off"]),
         default="auto",
         show_default=True,
-        help="Use torch.compile; auto does from so many images on that they repay it (10,000 on a CPU).",
+        help="Use torch.compile; auto does from so many samples on that they repay it (10,000 on a CPU).",
     ),
     click.option(
         "--dtype",
@@ -163,7 +163,11 @@ computation = _decorators(
         "package.module:name.",
     ),
     click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ..."),
-    click.option("--batch-size", type=int, help="Images a forward pass.  [default: by engine and device]"),
+    click.option(
+        "--batch-size",
+        type=int,
+        help="Inputs a forward pass: images, texts, or windows of clips.  [default: by engine and device]",
+    ),
     click.option("--workers", type=int, help="Decoding threads.  [default: one for each core]"),
 )
 """From --backbone to --workers; `taken_apart` sorts what they give."""
@@ -227,7 +231,7 @@ keep_option = click.option(
     "several columns.",
 )
 shard_option = click.option(
-    "--shard", "part", metavar="I/N", help="Only part I of N of the images, for jobs that share the work."
+    "--shard", "part", metavar="I/N", help="Only part I of N of the samples, for jobs that share the work."
 )
 task_option = click.option(
     "--task",
@@ -266,7 +270,7 @@ learning_options = _decorators(
     click.option("--labels", type=click.Path(), help="CSV file with the columns id (or path) and label, instead."),
     click.option("--expect", type=int, metavar="N", help="Samples that --labels must name at least."),
     click.option(
-        "--similarity", type=float, help="Cosine from which an image is a suspected near-duplicate.  [default: 0.9]"
+        "--similarity", type=float, help="Cosine from which a sample is a suspected near-duplicate.  [default: 0.9]"
     ),
     click.option("--plain-view", is_flag=True, help="Train on the plain view alone, of a cache with several."),
     click.option(

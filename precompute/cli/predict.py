@@ -30,7 +30,11 @@ if TYPE_CHECKING:
 @click.option("--tail", help="Confirm a tail that is code of your own (package.module:factory).")
 @click.option("--format", "style", type=click.Choice(["table", "csv", "jsonl"]), default="table", show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
-@click.option("--batch-size", type=int, help="Images a forward pass.  [default: by engine and device]")
+@click.option(
+    "--batch-size",
+    type=int,
+    help="Inputs a forward pass: images, texts, or windows of clips.  [default: by engine and device]",
+)
 @click.option("--workers", type=int, help="Decoding threads.  [default: one for each core]")
 @source_options
 @json_option
@@ -51,12 +55,12 @@ def predict(
     as_json: bool,
     **reading: Any,
 ) -> None:
-    """Give the images of SOURCE a class, several labels or a number by HEAD, a file of `train-head` or `fine-tune`: one
-    image, or whatever `extract` takes, such as a folder, a table, a list of files or tar shards.
+    """Give the samples of SOURCE a class, several labels or a number by HEAD, a file of `train-head` or `fine-tune`:
+    one image or clip, or whatever `extract` takes, such as a folder, a table, a list of files or tar shards.
 
-    SOURCE may also be a cache with features, or activations, such as HEAD was trained on: then no image is read.
+    SOURCE may also be a cache with features, or activations, such as HEAD was trained on: then no sample is read.
 
-    Several heads and tails of one backbone, with the same weights and transform, go over the images together: each is
+    Several heads and tails of one backbone, with the same weights and transform, go over the samples together: each is
     read, and the frozen part computed, once. Their layers may differ.
 
     The file knows its backbone, layer and transform, and refuses other weights than those of its training. Where

@@ -169,10 +169,10 @@ def train_head(
     protocol: str | None,
     **given: Any,
 ) -> None:
-    """Train a light head on the features in CACHE and score it on images it has not seen.
+    """Train a light head on the features in CACHE and score it on samples it has not seen.
 
     Trains on split train and scores on val and test; without such splits on a stratified hold-out of a fifth, in
-    which byte-identical images never stand on both sides.
+    which byte-identical samples never stand on both sides.
 
     What is predicted is found from the labels: several labels a sample where any text holds `;`, a number where all are
     numbers and any is not whole, else one class. --task says otherwise. Several label columns of 0 and 1 are a label
