@@ -22,6 +22,7 @@ from precompute.cache.quantised import Features, QuantisedFeatures, QuantisedRow
 from precompute.cache.status import SPLITS, UNKNOWN_SPLIT, Status
 from precompute.errors import CacheError, CacheFormatError
 from precompute.system import physical_memory, use_huge_pages
+from precompute.system.samples import Words, words_of_spec
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -122,6 +123,11 @@ class Cache:
     def spec(self) -> dict[str, Any]:
         """The settings that decide a feature's value."""
         return self.layout.spec
+
+    @property
+    def words(self) -> Words:
+        """What messages call the samples: images, texts or clips."""
+        return words_of_spec(self.spec)
 
     @property
     def key(self) -> str:

@@ -29,6 +29,7 @@ from precompute.heads import RowView
 from precompute.inputs.kinds import files_of, modality_of_spec
 from precompute.sources.base import Reading, Source
 from precompute.sources.registry import open_source
+from precompute.system.samples import Words, words_of_spec
 from precompute.training.answers import Answers, LabelsPrediction, NumberPrediction, Prediction, Predictions
 from precompute.training.columns import Values
 from precompute.training.membership import trained_layer
@@ -100,8 +101,11 @@ def predict_each(
     columns: Mapping[str, str] | None = None,
     augment: str | Sequence[str] | None = None,
     tail: str | None = None,
+    begins: Callable[[Words], None] | None = None,
 ) -> list[Predictions]:
-    """What `predict` gives, by each of several heads and tails in one pass: an image is read and computed once.
+    """What `predict` gives, by each of several heads and tails in one pass: a sample is read and computed once.
+
+    begins: called once the heads are open, with what their samples are called.
 
     They must have been trained on the features of one backbone, with the same weights, transform and precision; their
     layers may differ. Raises what `predict` does, HeadMismatchError where their features differ.
@@ -112,6 +116,9 @@ def predict_each(
             "predict needs one head or more.", hint="Such as: precompute predict photos.safetensors photos"
         )
     opened = [open_head(path) for path in heads]
+    words = words_of_spec(opened[0].metadata.get("spec"))
+    if begins is not None:
+        begins(words)
     if isinstance(source, str | os.PathLike) and is_hdf5(source):
         of_network = {"backbone": backbone, "weights": weights}
         needless: dict[str, Any] = {} if any(head.is_tail for head in opened) else dict(of_network)
@@ -120,7 +127,7 @@ def predict_each(
         if says_nothing := [name for name, value in needless.items() if value is not None]:
             raise UsageError(
                 f"{os.fspath(source)} holds features, so {says_nothing[0]} says nothing.",
-                hint=f"Leave out --{says_nothing[0].replace('_', '-')}, or name a folder of images.",
+                hint=f"Leave out --{says_nothing[0].replace('_', '-')}, or name a folder of {words.plural}.",
             )
         where = device_of(device)
         ready = [Answers(one.path, one.alone(**of_network, tail=tail, device=where)) for one in opened]

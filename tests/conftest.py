@@ -11,7 +11,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from modalities import Kind, Samples
 from zlib import crc32
 
 # Two OpenMP threads that wait for each other while another process has the core slow small models down tenfold.
@@ -42,12 +45,23 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # Set once, by the process that starts all others, so that they agree also at midnight.
 DAY = int(os.environ.setdefault("PRECOMPUTE_TEST_DAY", str(datetime.now(UTC).timetuple().tm_yday)))
 
+OTHERS = ("text", "texts of a table", "sound")
+"""Modalities beside images, over which the suites of images run: see tests/modalities.py."""
+
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of a test marked `rotates(n)` every n-th case runs by default, another one each day; the others are slow."""
+    """Of a test marked `rotates(n)` every n-th case runs by default, another one each day; the others are slow.
+
+    A test that runs over all modalities (`samples`) does so with images and one other each day.
+    """
     seen: Counter[str] = Counter()
     for item in items:
+        kind = getattr(item, "callspec", None) and item.callspec.params.get("samples")  # type: ignore[attr-defined]
+        if kind in OTHERS and item.get_closest_marker("rotates") is None:
+            name = item.nodeid.partition("[")[0]
+            if (OTHERS.index(kind) + DAY + crc32(name.encode())) % len(OTHERS):
+                item.add_marker(pytest.mark.slow)
         mark = item.get_closest_marker("rotates")
         if mark is not None:
             name = item.nodeid.partition("[")[0]
@@ -131,6 +145,43 @@ def make_image(seed: int, size: tuple[int, int] = (40, 32)) -> Image.Image:
 def photos(tmp_path: Path) -> Path:
     """24 small PNG and JPEG files: train and val of two classes."""
     return make_photos(tmp_path / "photos")
+
+
+@pytest.fixture(params=["image", *OTHERS])
+def samples(request: pytest.FixtureRequest, tmp_path: Path) -> Samples:
+    """24 samples in train and val of cats and dogs, of each modality: a test that takes them runs over all."""
+    return kind_named(request.param).make(tmp_path)
+
+
+def kind_named(name: str) -> Kind:
+    """Of tests/modalities.py."""
+    from modalities import KINDS
+
+    return next(kind for kind in KINDS if kind.name == name)
+
+
+@pytest.fixture
+def folder_samples(samples: Samples) -> Samples:
+    """The same where they are files in a folder."""
+    if samples.kind.in_table:
+        pytest.skip("for files in a folder")
+    return samples
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Of each batch that an engine of torch is given in this process, how many inputs it has."""
+    from precompute.engines.torch import TorchEngine
+
+    seen: list[int] = []
+    start = TorchEngine.start
+
+    def counted(engine: Any, samples: Any) -> None:
+        seen.append(len(samples))
+        start(engine, samples)
+
+    monkeypatch.setattr(TorchEngine, "start", counted)
+    return seen
 
 
 @pytest.fixture

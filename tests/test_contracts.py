@@ -20,6 +20,7 @@ import pytest
 import torch
 from conftest import list_images, make_photos, rows_there
 from contracts import BackboneContract, EngineContract, PreprocessContract, SourceContract, two_taps
+from modalities import image_bytes
 from reference import real_photo
 from torch import nn
 
@@ -154,6 +155,32 @@ class TestBackboneWithViews(BackboneContract):
     @pytest.fixture
     def backbone(self) -> Backbone:
         return load_backbone("tiny", layer=["body", "embed"], views=3, augment="flip")
+
+
+class TestNgramBackbone(BackboneContract):
+    @pytest.fixture
+    def backbone(self) -> Backbone:
+        return load_backbone("ngram-hash")
+
+
+@pytest.mark.parametrize("layer", [None, "all-blocks", ["layer2:mean", "output"]], ids=str)
+class TestTimmBackbone(BackboneContract):
+    @pytest.fixture
+    def backbone(self, layer: Any) -> Backbone:
+        pytest.importorskip("timm", reason="needs the extra `timm`")
+        transform = {"resize": 64, "crop": 64}
+        return load_backbone("timm:resnet10t", weights="random", layer=layer, transform=transform)
+
+
+class TestTimmPreprocess(PreprocessContract):
+    @pytest.fixture
+    def preprocess(self) -> Preprocess:
+        pytest.importorskip("timm", reason="needs the extra `timm`")
+        return load_backbone("timm:resnet10t", weights="random").preprocess
+
+    @pytest.fixture
+    def raws(self) -> list[bytes]:
+        return [image_bytes(1, "jpg"), image_bytes(2, "png")]
 
 
 class TestBackboneOfVectors(BackboneContract):

@@ -15,6 +15,7 @@ import pytest
 from conftest import Command, make_image, make_photos
 from crash_replay import read_folder
 from forks import Forks
+from modalities import Samples
 from small_disks import CannotMount, SmallDisk
 from test_extraction import assert_same
 
@@ -46,7 +47,14 @@ def ext4(tmp_path: Path) -> Iterator[SmallDisk]:
     yield from mounted("ext4", tmp_path)
 
 
-def run(photos: Path, out: Path, *, after_batch: Callable[[], object] = lambda: None, batches: int = 0) -> Extraction:
+def run(
+    photos: Path,
+    out: Path,
+    *,
+    after_batch: Callable[[], object] = lambda: None,
+    batches: int = 0,
+    backbone: str = "tiny",
+) -> Extraction:
     """Extract; stop after so many batches where there are more."""
     done = []
 
@@ -54,7 +62,7 @@ def run(photos: Path, out: Path, *, after_batch: Callable[[], object] = lambda: 
         done.append(after_batch())
         return signal.SIGTERM if len(done) == batches else 0
 
-    return extract(photos, out, backbone="tiny", batch_size=BATCH, stop=stop)
+    return extract(photos, out, backbone=backbone, batch_size=BATCH, stop=stop)
 
 
 def interrupted(photos: Path, out: Path, batches: int) -> None:
@@ -68,8 +76,8 @@ def told_needed_and_free(message: str) -> tuple[int, int]:
     return int(found[1].replace(",", "")), int(found[2].replace(",", ""))
 
 
-def command(photos: Path, out: Path) -> list[object]:
-    return ["extract", photos, "-b", "tiny", "-o", out, "--batch-size", BATCH, "--json"]
+def command(photos: Path, out: Path, backbone: str = "tiny") -> list[object]:
+    return ["extract", photos, "-b", backbone, "-o", out, "--batch-size", BATCH, "--json"]
 
 
 # Too little at the start --------------------------------------------------------------------------------------------
@@ -78,14 +86,15 @@ def command(photos: Path, out: Path) -> list[object]:
 @pytest.mark.rotates(3)
 @pytest.mark.parametrize("leave", [0, STEP, 100_000])
 def test_too_little_room_at_the_start(
-    disk: SmallDisk, photos: Path, tmp_path: Path, precompute: Command, leave: int
+    disk: SmallDisk, samples: Samples, tmp_path: Path, precompute: Command, leave: int
 ) -> None:
     """A new file, and one that is to be brought up to date: what is there stays as it is, and can be read."""
-    extract(photos, disk.path / "old.h5", backbone="tiny", batch_size=BATCH, limit=10)
+    source, backbone = samples.source, samples.backbone
+    samples.extract(disk.path / "old.h5", batch_size=BATCH, limit=10)
     disk.fill(leave=leave)
     before = read_folder(disk.path)
     for name in ("new.h5", "old.h5"):
-        done = precompute(*command(photos, disk.path / name))
+        done = precompute(*command(source, disk.path / name, backbone))
         assert done.returncode == 1, done.stderr
         needed, free = told_needed_and_free(done.stderr)
         assert free < needed
@@ -95,10 +104,10 @@ def test_too_little_room_at_the_start(
         assert read_folder(disk.path) == before
         assert verify(open_cache(disk.path / "old.h5")).whole
     disk.empty()
-    done = precompute(*command(photos, disk.path / "old.h5"))
+    done = precompute(*command(source, disk.path / "old.h5", backbone))
     told = json.loads(done.stdout)
     assert (told["reused"], told["computed"]) == (10, 14)
-    run(photos, tmp_path / "whole.h5")
+    run(source, tmp_path / "whole.h5", backbone=backbone)
     assert_same(open_cache(disk.path / "old.h5"), open_cache(tmp_path / "whole.h5"))
 
 
@@ -130,16 +139,16 @@ def test_any_amount_of_room_is_enough_or_too_little(disk: SmallDisk, photos: Pat
 # Full in mid-run ----------------------------------------------------------------------------------------------------
 
 
-def test_a_disk_that_another_process_fills_in_mid_run(disk: SmallDisk, photos: Path, tmp_path: Path) -> None:
+def test_a_disk_that_another_process_fills_in_mid_run(disk: SmallDisk, samples: Samples, tmp_path: Path) -> None:
     """The room is reserved: the run goes on as if nothing had happened."""
-    run(photos, tmp_path / "whole.h5")
+    samples.extract(tmp_path / "whole.h5", batch_size=BATCH)
     free = []
 
     def fill() -> None:
         disk.fill()
         free.append(disk.free())
 
-    assert run(photos, disk.path / "a.h5", after_batch=fill).computed == 24
+    assert run(samples.source, disk.path / "a.h5", after_batch=fill, backbone=samples.backbone).computed == 24
     assert set(free) == {0}
     assert_same(open_cache(disk.path / "a.h5"), open_cache(tmp_path / "whole.h5"))
 

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, make_photos
+from conftest import DAY, ROOT
 from crash_replay import read_folder
 from forks import Forks
+from modalities import IMAGE, KINDS, Kind, Samples
 from test_extraction import assert_same
 
 from precompute import open_cache, verify
@@ -28,17 +29,18 @@ BATCH = 4
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Path:
-    """400 small photos, and whole.h5, which nobody interrupted."""
-    place = tmp_path_factory.mktemp("kills")
-    make_photos(place / "photos", per_class=100)
-    assert forks.run(place, *command("whole.h5")) == 0, forks.errors.read_text()
-    return place
+@pytest.fixture(scope="module", params=KINDS, ids=lambda kind: kind.name)
+def samples(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Samples:
+    """400 small samples of each modality, and beside them whole.h5, which nobody interrupted."""
+    kind: Kind = request.param
+    found = kind.make(tmp_path_factory.mktemp("kills"), per_class=100)
+    assert forks.run(found.source.parent, *command(found, "whole.h5")) == 0, forks.errors.read_text()
+    return found
 
 
-def command(out: str, source: str = "photos") -> list[str]:
-    return ["extract", source, "-b", "tiny", "-o", out, "--batch-size", str(BATCH)]
+def command(samples: Samples, out: str) -> list[str]:
+    """To run beside the samples, or in a folder beside them."""
+    return ["extract", str(samples.source), "-b", samples.backbone, "-o", out, "--batch-size", str(BATCH)]
 
 
 def rows_done(path: Path) -> int:
@@ -48,11 +50,11 @@ def rows_done(path: Path) -> int:
         return 0
 
 
-def interrupt(folder: Path, out: str, signum: int, when: Callable[[], bool]) -> int:
+def interrupt(samples: Samples, out: str, signum: int, when: Callable[[], bool]) -> int:
     """Start an extraction in an interpreter of its own, send `signum` once `when()`, and return its exit status."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "precompute", *command(out)],
-        cwd=folder,
+        [sys.executable, "-m", "precompute", *command(samples, out)],
+        cwd=samples.source.parent,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stderr=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -63,24 +65,18 @@ def interrupt(folder: Path, out: str, signum: int, when: Callable[[], bool]) -> 
     return process.wait(timeout=120)
 
 
-@pytest.mark.parametrize(
-    "signum",
-    [
-        signal.SIGTERM,
-        pytest.param(signal.SIGKILL, marks=pytest.mark.slow),
-        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
-    ],
-)
-def test_a_run_killed_in_the_middle_goes_on_where_it_was(forks: Forks, folder: Path, signum: int) -> None:
-    out = f"{signum}.h5"
+@pytest.mark.rotates(12)
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
+def test_a_run_killed_in_the_middle_goes_on_where_it_was(forks: Forks, samples: Samples, signum: int) -> None:
+    out, folder = f"{signum}.h5", samples.source.parent
     partial = folder / f"{out}.partial"
-    status = interrupt(folder, out, signum, lambda: rows_done(partial) >= 20)
+    status = interrupt(samples, out, signum, lambda: rows_done(partial) >= 20)
     assert status == (-signal.SIGKILL if signum == signal.SIGKILL else 128 + signum)
     assert not (folder / out).exists()
     kept = rows_done(partial)
     assert 20 <= kept < 400
     assert not len(verify(open_cache(partial)).damaged)
-    assert forks.run(folder, *command(out), "--json") == 0, forks.errors.read_text()
+    assert forks.run(folder, *command(samples, out), "--json") == 0, forks.errors.read_text()
     assert json.loads(forks.output.read_text())["reused"] == kept
     assert_same(open_cache(folder / out), open_cache(folder / "whole.h5"))
     assert not partial.exists()
@@ -114,15 +110,15 @@ def rows_of(path: Path) -> dict[str, Row]:
 class Killer:
     """Kills one extraction after the other, and holds what each kill leaves against `whole.h5`, nobody's victim."""
 
-    def __init__(self, place: Path, forks: Forks, seed: int, per_class: int) -> None:
+    def __init__(self, kind: Kind, place: Path, forks: Forks, seed: int, per_class: int) -> None:
         self.place, self.forks, self.chance = place, forks, random.Random(seed)
         self.state = place / "state"
         self.kills = 0
         self.tally: Counter[str] = Counter()
-        make_photos(place / "photos", per_class=per_class)
+        self.samples = kind.make(place, per_class=per_class)
         for out, limit in (("half.h5", ["--limit", 2 * per_class]), ("whole.h5", [])):
             began = time.monotonic()
-            assert forks.run(place, *command(out), *limit) == 0, forks.errors.read_text()
+            assert forks.run(place, *command(self.samples, out), *limit) == 0, forks.errors.read_text()
             self.seconds = time.monotonic() - began  # of a run that is left alone
         self.whole = open_cache(place / "whole.h5")
         self.truth = rows_of(place / "whole.h5")
@@ -143,7 +139,7 @@ class Killer:
     def kill(self) -> None:
         before, rows = read_folder(self.state), self.rows()
         signum = self.chance.choice(SIGNALS)
-        process = self.forks.start(self.state, *command("a.h5", "../photos"))
+        process = self.forks.start(self.state, *command(self.samples, "a.h5"))
         self._wait(before)
         os.kill(process, signum)
         status = self.forks.wait(process)
@@ -191,7 +187,7 @@ class Killer:
         """What was killed now, in a copy: every row that is there is used again."""
         shutil.rmtree(self.place / "copy", ignore_errors=True)
         shutil.copytree(self.state, self.place / "copy")
-        status = self.forks.run(self.place / "copy", *command("a.h5", "../photos"), "--json")
+        status = self.forks.run(self.place / "copy", *command(self.samples, "a.h5"), "--json")
         assert status == 0, self.forks.errors.read_text()
         result = json.loads(self.forks.output.read_text())
         assert (result["reused"], result["computed"]) == (there, len(self.truth) - there)
@@ -200,11 +196,22 @@ class Killer:
 
 
 @pytest.mark.parametrize(
-    ("kills", "per_class"), [(4, 25), pytest.param(200, 50, marks=pytest.mark.slow, id="two-hundred")]
+    ("kind", "kills", "per_class"),
+    [
+        *(
+            pytest.param(kind, 4, 25, marks=[] if place == DAY % len(KINDS) else pytest.mark.slow)
+            for place, kind in enumerate(KINDS)
+        ),
+        pytest.param(IMAGE, 200, 50, marks=pytest.mark.slow),
+        *(pytest.param(kind, 40, 50, marks=pytest.mark.slow) for kind in KINDS[1:]),
+    ],
+    ids=lambda value: value.name if isinstance(value, Kind) else str(value),
 )
-def test_kills_at_random_times_lose_nothing(forks: Forks, tmp_path: Path, kills: int, per_class: int) -> None:
+def test_kills_at_random_times_lose_nothing(
+    kind: Kind, forks: Forks, tmp_path: Path, kills: int, per_class: int
+) -> None:
     """Kill after kill of the same extraction until it gets through, start-up and layout included; then of another."""
-    killer = Killer(tmp_path, forks, seed=kills, per_class=per_class)
+    killer = Killer(kind, tmp_path, forks, seed=kills, per_class=per_class)
     extractions = 0
     while killer.kills < kills:
         killer.begin(extractions)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -11,9 +13,11 @@ import pytest
 from conftest import Command, make_photos
 from hypothesis import given
 from hypothesis import strategies as st
+from modalities import Kind, Samples
 from PIL import Image
 from sklearn.metrics import accuracy_score
 from sklearn.neighbors import NearestNeighbors
+from sounds import sound, wav
 
 from precompute import extract, open_cache, train_head
 from precompute.errors import UsageError
@@ -191,6 +195,40 @@ def test_a_split_of_nothing_but_leaks_has_no_second_score(tmp_path: Path) -> Non
     training = train_head(tmp_path / "a.h5", C=1.0)
     assert training.leaks["val"].identical == training.rows["val"] == 6
     assert training.without_leaks == {}
+
+
+def nearly(kind: Kind, seed: int, suffix: str) -> bytes:
+    """The same sample to people, in other bytes."""
+    raw = kind.encode(seed, suffix)
+    if kind.unit == "texts":
+        return raw.upper() + b" "
+    if kind.unit == "clips":
+        return wav(0.98 * sound(seed, 0.2 + 0.1 * (seed % 12)))
+    stream = io.BytesIO()
+    Image.open(io.BytesIO(raw)).convert("RGB").save(stream, "BMP")
+    return stream.getvalue()
+
+
+def test_leaks_are_found_among_samples_of_every_modality(samples: Samples, tmp_path: Path, precompute: Command) -> None:
+    """Copies by their bytes, what is nearly one by its features; and each is called what it is."""
+    first, second, unit = *(samples.kind.named(f"train/cats/{number}") for number in (0, 1)), samples.kind.unit
+    with samples.together():
+        samples.copy(first, samples.kind.named("val/cats/copy"))
+        samples.copy(second, samples.kind.named("val/dogs/copy"))  # under another class
+        samples.write("val/dogs/near." + samples.kind.fixed, nearly(samples.kind, 2, samples.kind.suffixes[1]))
+    samples.extract(tmp_path / "a.h5")
+    training = train_head(tmp_path / "a.h5", C=1.0, similarity=0.98)
+    leaks = training.leaks["val"]
+    assert leaks.identical == 2
+    assert ("val/dogs/near." + samples.kind.fixed, second) in {(pair.id, pair.train_id) for pair in leaks.near}
+    assert f"2 {unit} of val are byte-identical to training {unit}: its score flatters" in training.notes
+    assert any(f"look nearly like a training {unit[:-1]} (cosine 0.98 or more)" in line for line in training.notes)
+    assert training.two_labels == [sorted([second, samples.kind.named("val/dogs/copy")])]
+    done = precompute("train-head", "a.h5", "--C", "1")
+    assert done.returncode == 0, done.stderr
+    assert f"2 byte-identical to training {unit}" in done.stdout
+    if unit != "images":
+        assert not re.search("image|picture|photo", done.stdout + done.stderr)
 
 
 def test_the_report_shows_leaks_and_classes(leaky: Path, precompute: Command) -> None:

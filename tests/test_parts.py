@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Command, make_image, make_photos
+from conftest import Command, make_photos
+from modalities import Samples
 
 from precompute import extract, open_cache
 from precompute.errors import CacheError, CacheKeyError, UsageError
@@ -27,63 +27,77 @@ def columns_equal(one: Path, other: Path) -> None:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """25 photos, one of them twice and one broken."""
+    """24 photos and a broken one."""
     folder = make_photos(tmp_path / "photos")
-    shutil.copy(folder / "train" / "cats" / "1.png", folder / "val" / "dogs" / "again.png")
     (folder / "val" / "cats" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nno more")
     return folder
 
 
-def parts(photos: Path, of: int, **options: object) -> list[Path]:
+@pytest.fixture
+def some(samples: Samples) -> Samples:
+    """26 samples, one of them twice and one broken."""
+    with samples.together():
+        samples.copy(samples.kind.named("train/cats/1"), samples.kind.named("val/dogs/again"))
+        samples.write(samples.kind.named("val/cats/broken"), b"\x89 no more")
+    return samples
+
+
+def parts(samples: Samples, of: int) -> list[Path]:
     made = []
     for number in range(1, of + 1):
-        made.append(photos.parent / f"part{number}.h5")
-        extract(photos, made[-1], backbone="tiny", part=f"{number}/{of}", **options)  # type: ignore[arg-type]
+        made.append(samples.source.parent / f"part{number}.h5")
+        samples.extract(made[-1], part=f"{number}/{of}")
     return made
 
 
 @pytest.mark.rotates(3)
 @pytest.mark.parametrize("of", [1, 4, 7])
-def test_parts_that_are_joined_equal_one_run_and_nothing_is_computed(of: int, photos: Path, tmp_path: Path) -> None:
-    extract(photos, tmp_path / "whole.h5", backbone="tiny")
-    made = parts(photos, of)
+def test_parts_that_are_joined_equal_one_run_and_nothing_is_computed(of: int, some: Samples, tmp_path: Path) -> None:
+    some.extract(tmp_path / "whole.h5")
+    made = parts(some, of)
     assert sum(len(open_cache(path)) for path in made) == len(open_cache(tmp_path / "whole.h5"))
     before = [path.read_bytes() for path in made]
-    found = extract(photos, tmp_path / "joined.h5", backbone="tiny", reuse=made)
+    found = some.extract(tmp_path / "joined.h5", reuse=made)
     assert (found.computed, found.reused) == (0, len(open_cache(tmp_path / "whole.h5")))
     columns_equal(tmp_path / "joined.h5", tmp_path / "whole.h5")
     assert [path.read_bytes() for path in made] == before
-    again = extract(photos, tmp_path / "joined.h5", backbone="tiny")
+    again = some.extract(tmp_path / "joined.h5")
     assert (again.computed, again.to_read) == (0, 0)
 
 
-def test_what_no_part_has_is_computed_and_what_is_no_longer_there_is_left_out(photos: Path, tmp_path: Path) -> None:
-    made = parts(photos, 3)
-    make_image(500).save(photos / "train" / "cats" / "new.png")
-    (photos / "train" / "dogs" / sorted(path.name for path in (photos / "train" / "dogs").iterdir())[0]).unlink()
-    found = extract(photos, tmp_path / "joined.h5", backbone="tiny", reuse=made[:2])
+def test_what_no_part_has_is_computed_and_what_is_no_longer_there_is_left_out(some: Samples, tmp_path: Path) -> None:
+    made = parts(some, 3)
+    with some.together():
+        some.put("train/cats/new", 500)
+        some.remove(next(name for name in some.names() if name.startswith("train/dogs/")))
+    found = some.extract(tmp_path / "joined.h5", reuse=made[:2])
     assert 0 < found.computed < len(open_cache(made[2])) + 2
-    extract(photos, tmp_path / "whole.h5", backbone="tiny")
+    some.extract(tmp_path / "whole.h5")
     columns_equal(tmp_path / "joined.h5", tmp_path / "whole.h5")
     assert not list(tmp_path.glob("*.kept")) + list(tmp_path.glob("*.partial"))
 
 
-def test_rows_are_known_by_their_bytes_where_names_differ(photos: Path, tmp_path: Path) -> None:
-    extract(photos, tmp_path / "old.h5", backbone="tiny")
-    shutil.move(photos / "train" / "cats", photos / "train" / "felines")
-    shutil.rmtree(photos / "val")
-    found = extract(photos, tmp_path / "new.h5", backbone="tiny", reuse=[tmp_path / "old.h5"])
+def test_rows_are_known_by_their_bytes_where_names_differ(some: Samples, tmp_path: Path) -> None:
+    some.extract(tmp_path / "old.h5")
+    with some.together():
+        for name in some.names():
+            if name.startswith("val/"):
+                some.remove(name)
+        for name in some.names():
+            if "/cats/" in name:
+                some.move(name, name.replace("cats", "felines"))
+    found = some.extract(tmp_path / "new.h5", reuse=[tmp_path / "old.h5"])
     assert found.computed == 0
     assert found.copied == 6
     assert open_cache(tmp_path / "new.h5").classes == ("dogs", "felines")
 
 
-def test_damaged_rows_of_another_file_are_not_taken(photos: Path, tmp_path: Path) -> None:
-    extract(photos, tmp_path / "whole.h5", backbone="tiny")
+def test_damaged_rows_of_another_file_are_not_taken(some: Samples, tmp_path: Path) -> None:
+    some.extract(tmp_path / "whole.h5")
     content = bytearray((tmp_path / "whole.h5").read_bytes())
     content[content.index(open_cache(tmp_path / "whole.h5").features()[4].tobytes())] ^= 1
     (tmp_path / "damaged.h5").write_bytes(content)
-    found = extract(photos, tmp_path / "new.h5", backbone="tiny", reuse=[tmp_path / "damaged.h5"])
+    found = some.extract(tmp_path / "new.h5", reuse=[tmp_path / "damaged.h5"])
     assert found.computed == 1
     columns_equal(tmp_path / "new.h5", tmp_path / "whole.h5")
 

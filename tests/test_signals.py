@@ -21,8 +21,10 @@ from precompute.cli._signals import Interrupted, Signals
 ENDING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 GO_ON = "Run the same command again to go on.\n"
 MANY = 30_000  # names of one photo, so that listing them takes a while
+ROWS = 2_000_000  # of a table, the same
 LONG = {
     "extract": ("many", "-b", "tiny", "-o", "a.h5"),
+    "extract of a table": ("many.csv", "-b", "ngram-hash", "-o", "a.h5"),
     "plan": ("many", "-b", "tiny"),
     "predict": ("made.safetensors", "many"),
     "verify": ("made.h5", "--source", "many"),
@@ -33,11 +35,12 @@ LONG = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Path:
-    """Photos, a cache and a head of them, and a folder that takes long to list."""
+    """Photos, a cache and a head of them, a folder and a table that take long to list."""
     place = tmp_path_factory.mktemp("signals")
     make_photos(place / "photos")
     assert forks.run(place, "extract", "photos", "-b", "tiny", "-o", "made.h5") == 0, forks.errors.read_text()
     assert forks.run(place, "train-head", "made.h5", "-o", "made.safetensors") == 0, forks.errors.read_text()
+    (place / "many.csv").write_text("text\n" + "".join(f"text {number}\n" for number in range(ROWS)))
     (place / "many").mkdir()
     for number in range(MANY):
         os.link(place / "photos/val/cats/0.jpg", place / f"many/{number}.jpg")
@@ -60,7 +63,7 @@ def wait_until_listening(process: int) -> None:
     [*(("extract", signum) for signum in ENDING), *((name, signal.SIGTERM) for name in LONG if name != "extract")],
 )
 def test_a_signal_ends_a_command(forks: Forks, folder: Path, name: str, signum: signal.Signals) -> None:
-    process = forks.start(folder, name, *LONG[name])
+    process = forks.start(folder, name.partition(" ")[0], *LONG[name])
     wait_until_listening(process)
     os.kill(process, signum)
     assert forks.wait(process) == 128 + signum

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -278,6 +279,22 @@ def test_blank_lines_long_fields_and_a_byte_order_mark_move_no_text(tmp_path: Pa
 
 
 @pytest.mark.rotates(3)
+def test_long_texts_are_read_by_many_threads_and_the_programs_own_limit_of_a_field_is_back(tmp_path: Path) -> None:
+    """Seen: a thread that was done put the limit of all back, and another one's text was too long."""
+    texts = [f"{number} " + "word " * 30_000 for number in range(16)]
+    source = open_texts(write_csv(tmp_path / "t.csv", [(text, "a", "train") for text in texts]))
+    before, interval = csv.field_size_limit(200_000), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(source.read, [*range(16)] * 10))
+        assert csv.field_size_limit() == 200_000
+    finally:
+        sys.setswitchinterval(interval)
+        csv.field_size_limit(before)
+    assert [raw.data.decode() for raw in found] == texts * 10
+
+
 def test_a_table_of_more_rows_than_a_block(tmp_path: Path) -> None:
     count = 40_000
     path = tmp_path / "t.csv"

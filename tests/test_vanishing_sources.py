@@ -1,4 +1,4 @@
-"""Photos that go away while they are read, and come back: what was done is kept, the rest is done later."""
+"""Samples that go away while they are read, and come back: what was done is kept, the rest is done later."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import list_images, make_photos
 from forks import Forks
+from modalities import FOLDERS, Kind
 from small_disks import CannotMount, SmallDisk
 from test_extraction import assert_same
 
@@ -28,15 +29,15 @@ TRIES = 20
 
 
 class Reading:
-    """A real process that extracts `photos` to `a.h5`, held in the middle, for us to change the photos meanwhile."""
+    """A real process that extracts samples to `a.h5`, held in the middle, for us to change them meanwhile."""
 
-    def __init__(self, forks: Forks, photos: Path, place: Path) -> None:
-        self.forks, self.photos, self.out = forks, photos, place / "a.h5"
+    def __init__(self, forks: Forks, samples: Path, place: Path, backbone: str = "tiny") -> None:
+        self.forks, self.samples, self.out, self.backbone = forks, samples, place / "a.h5", backbone
         self.whole = place / "whole.h5"
-        extract(photos, self.whole, backbone="tiny", batch_size=BATCH)
+        extract(samples, self.whole, backbone=backbone, batch_size=BATCH)
 
     def start(self) -> None:
-        """Hold the run while the photos of train/ are read; where the machine was too slow to, begin again."""
+        """Hold the run while the samples of train/ are read; where the machine was too slow to, begin again."""
         for _ in range(TRIES):
             self.process = self.forks.start(self.out.parent, *self._command())
             deadline = time.monotonic() + 60
@@ -52,7 +53,7 @@ class Reading:
         pytest.fail("the run was never held in time")
 
     def _command(self) -> list[object]:
-        return ["extract", self.photos, "-b", "tiny", "-o", self.out, "--batch-size", BATCH, "--json"]
+        return ["extract", self.samples, "-b", self.backbone, "-o", self.out, "--batch-size", BATCH, "--json"]
 
     def go_on(self) -> int:
         os.kill(self.process, signal.SIGCONT)
@@ -78,15 +79,16 @@ class Reading:
         assert_same(open_cache(self.out), open_cache(self.whole))
 
 
-@pytest.fixture
-def reading(forks: Forks, tmp_path: Path) -> Reading:
-    return Reading(forks, make_photos(tmp_path / "photos", per_class=PER_CLASS), tmp_path)
+@pytest.fixture(params=FOLDERS, ids=lambda kind: kind.name)
+def reading(request: pytest.FixtureRequest, forks: Forks, tmp_path: Path) -> Reading:
+    kind: Kind = request.param
+    return Reading(forks, kind.make(tmp_path, per_class=PER_CLASS).source, tmp_path, kind.backbone)
 
 
 @pytest.mark.rotates(3)
 def test_the_whole_folder_goes_away(reading: Reading) -> None:
     reading.start()
-    reading.photos.rename(away := reading.photos.with_name("away"))
+    reading.samples.rename(away := reading.samples.with_name("away"))
     assert reading.go_on() == 1
     error = json.loads(reading.forks.output.read_text())["error"]
     assert error["type"] == "SourceError"
@@ -97,33 +99,33 @@ def test_the_whole_folder_goes_away(reading: Reading) -> None:
     assert reading.forks.run(reading.out.parent, *reading._command()) == 1
     assert "does not exist" in reading.forks.errors.read_text()
     assert reading.good() == kept
-    away.rename(reading.photos)
+    away.rename(reading.samples)
     reading.check_rerun()
 
 
 @pytest.mark.rotates(3)
 def test_one_sub_folder_goes_away(reading: Reading) -> None:
-    """The others are finished; its photos are told, and tried again by the next run."""
+    """The others are finished; its samples are told, and tried again by the next run."""
     reading.start()
-    (reading.photos / "val").rename(away := reading.photos.with_name("away"))
+    (reading.samples / "val").rename(away := reading.samples.with_name("away"))
     assert reading.go_on() == 3
     failures = json.loads(reading.forks.output.read_text())["failures"]
     assert set(failures) == {"VANISHED"}
     assert failures["VANISHED"] >= 2 * PER_CLASS - 4 * BATCH
     assert set(open_cache(reading.out).status) == {Status.OK, Status.VANISHED}
-    away.rename(reading.photos / "val")
+    away.rename(reading.samples / "val")
     reading.check_rerun()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_one_sub_folder_becomes_unreadable(reading: Reading) -> None:
     reading.start()
-    (reading.photos / "val").chmod(0)
+    (reading.samples / "val").chmod(0)
     try:
         assert reading.go_on() == 3
         assert set(json.loads(reading.forks.output.read_text())["failures"]) == {"UNREADABLE"}
     finally:
-        (reading.photos / "val").chmod(0o755)
+        (reading.samples / "val").chmod(0o755)
     reading.check_rerun()
 
 

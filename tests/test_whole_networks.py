@@ -230,6 +230,35 @@ def test_an_exported_network_is_loaded_strictly_and_gives_the_same_logits(
         assert torch.allclose(model.eval()(images), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.rotates(3)
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [("efficientnet_lite0", "blocks.5"), ("vit_tiny_patch16_224", "blocks.10"), ("resnet10t", "layer3")],
+)
+def test_an_exported_network_of_timm_predicts_without_precompute(
+    tmp_path: Path, precompute: Command, name: str, layer: str
+) -> None:
+    timm = pytest.importorskip("timm", reason="needs the extra `timm`")
+    photos = make_photos(tmp_path / "photos", per_class=2)
+    options: dict[str, Any] = {"weights": "random:1"}
+    extract(photos, tmp_path / "f.h5", backbone=f"timm:{name}", precision="fp32", **options)
+    backbone = load_backbone(f"timm:{name}", layer=layer, pooling="none", **options)
+    names = ("a", "b", "c")
+    save_made_tail(tmp_path / "tail.safetensors", backbone, open_cache(tmp_path / "f.h5"), names=names)
+    done = precompute("export-head", "tail.safetensors", "-o", "whole.safetensors", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["load_with"] == f"timm.create_model({name!r}, num_classes=3)"
+    model = timm.create_model(name, num_classes=3).eval()
+    model.load_state_dict(load_file(tmp_path / "whole.safetensors"), strict=True)
+    front = backbone.preprocess.device()
+    for item in predict(tmp_path / "tail.safetensors", photos).items:
+        (pixels,) = backbone.preprocess.host((photos / item.id).read_bytes())
+        with torch.no_grad():
+            said = model(front(pixels[None])).softmax(1)[0]
+        assert names[int(said.argmax())] == item.label
+        assert float(said.max()) == pytest.approx(item.probability, abs=1e-3)
+
+
 @pytest.mark.parametrize("task", ["labels", "number"])
 def test_an_exported_network_of_labels_or_numbers(task: str) -> None:
     backbone = load_backbone("tiny", layer=MIDDLE)

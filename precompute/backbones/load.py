@@ -72,6 +72,11 @@ class Backbone:
         return files_of(self.preprocess.modality).plural
 
     @property
+    def one(self) -> str:
+        """What messages call one of them, such as "image"."""
+        return files_of(self.preprocess.modality).single.partition(" ")[2]
+
+    @property
     def stored(self) -> tuple[Tap, ...]:
         """What a file holds of a sample: `taps`, with an axis of views in front where there are several."""
         views = self.preprocess.views

@@ -47,7 +47,7 @@ def cli(debug: bool) -> None:  # noqa: ARG001 - `main` looks for it
     precompute predict photos.safetensors new-photos
 
     \b
-    Exit status: 0 done, 1 failed, 2 wrong usage, 3 finished but some images were skipped,
+    Exit status: 0 done, 1 failed, 2 wrong usage, 3 finished but some samples were skipped,
     129, 130 or 143 stopped by SIGHUP, SIGINT or SIGTERM (run the same command again to go on).
     Output that cannot be printed ends no run: a result lost on stdout gives 1 and a line on
     stderr that names the finished file; progress and notes lost on stderr change no status.

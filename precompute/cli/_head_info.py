@@ -12,6 +12,7 @@ from typing import Any
 from precompute.cli._options import shape_words
 from precompute.cli._output import print_pairs
 from precompute.cli._scores import headline
+from precompute.system.samples import words_of_spec
 
 MOST_CLASSES = 20  # or labels that are named; --json has all
 LONGEST_HEADER = 2**32
@@ -112,7 +113,7 @@ def print_head(summary: dict[str, Any]) -> None:
             ("temperature", summary["temperature"]),
             ("predicts by", f"the mean over {summary['average_views']} views" if summary["average_views"] else None),
             ("trained on", training.get("cache")),
-            *_scores(training, summary["task"]),
+            *_scores(training, summary["task"], words_of_spec(spec).plural),
             ("seed", training.get("seed")),
             ("key", summary["key"]),
             ("size", f"{summary['bytes']:,} bytes"),
@@ -131,12 +132,12 @@ def _described(layer: dict[str, Any]) -> str:
     return f"{layer['name']} ({shape}{', averaged over positions' if layer['positions'] else ''})"
 
 
-def _scores(training: dict[str, Any], task: str) -> Iterator[tuple[str, str]]:
-    """Images by split, and the first score on each that was scored."""
+def _scores(training: dict[str, Any], task: str, unit: str) -> Iterator[tuple[str, str]]:
+    """Samples by split, and the first score on each that was scored."""
     scores = _object(training.get("scores"))
-    for split, images in _object(training.get("rows")).items():
+    for split, number in _object(training.get("rows")).items():
         score = headline(task, _object(scores.get(split)))
-        yield split, f"{images} images" if score is None else f"{images} images, {score}"
+        yield split, f"{number} {unit}" if score is None else f"{number} {unit}, {score}"
 
 
 def _object(value: Any) -> dict[str, Any]:

@@ -149,14 +149,14 @@ computation = _decorators(
         type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
         default="auto",
         show_default=True,
-        help="Of the computation; auto is the first of a fixed list that 32 of the images show to be as good as fp32.",
+        help="Of the computation; auto is the first of a fixed list that 32 of the samples show to be as good as fp32.",
     ),
     click.option(
         "--compile",
         type=click.Choice(["auto", "on", "off"]),
         default="auto",
         show_default=True,
-        help="Use torch.compile; auto does from so many images on that they repay it (10,000 on a CPU).",
+        help="Use torch.compile; auto does from so many samples on that they repay it (10,000 on a CPU).",
     ),
     click.option(
         "--dtype",
@@ -176,7 +176,11 @@ computation = _decorators(
         "package.module:name.",
     ),
     click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ..."),
-    click.option("--batch-size", type=int, help="Images a forward pass.  [default: by engine and device]"),
+    click.option(
+        "--batch-size",
+        type=int,
+        help="Inputs a forward pass: images, texts, or windows of clips.  [default: by engine and device]",
+    ),
     click.option("--workers", type=int, help="Decoding threads.  [default: one for each core]"),
 )
 """From --backbone to --workers; `taken_apart` sorts what they give."""
@@ -240,7 +244,7 @@ keep_option = click.option(
     "several columns.",
 )
 shard_option = click.option(
-    "--shard", "part", metavar="I/N", help="Only part I of N of the images, for jobs that share the work."
+    "--shard", "part", metavar="I/N", help="Only part I of N of the samples, for jobs that share the work."
 )
 task_option = click.option(
     "--task",
@@ -279,7 +283,7 @@ learning_options = _decorators(
     click.option("--labels", type=click.Path(), help="CSV file with the columns id (or path) and label, instead."),
     click.option("--expect", type=int, metavar="N", help="Samples that --labels must name at least."),
     click.option(
-        "--similarity", type=float, help="Cosine from which an image is a suspected near-duplicate.  [default: 0.9]"
+        "--similarity", type=float, help="Cosine from which a sample is a suspected near-duplicate.  [default: 0.9]"
     ),
     click.option("--plain-view", is_flag=True, help="Train on the plain view alone, of a cache with several."),
     click.option(
@@ -302,9 +306,9 @@ def _stored_as(dtype: str, axes: int) -> str:
     return "float16" if dtype == "int8" and axes == 1 else dtype
 
 
-def view_words(views: int, windows: int) -> str:
+def view_words(views: int, windows: int, one: str) -> str:
     """Such as `8 of each image`; for clips, `the mean of each clip's windows, and 7 of these`."""
-    return f"the mean of each clip's windows, and {windows} of these" if windows else f"{views} of each image"
+    return f"the mean of each clip's windows, and {windows} of these" if windows else f"{views} of each {one}"
 
 
 def shape_words(shape: Sequence[int], views: int = 1) -> str:

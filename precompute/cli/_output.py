@@ -102,8 +102,11 @@ def note(text: str) -> None:
 
 
 @contextlib.contextmanager
-def progress_bar(what: str, unit: str) -> Iterator[Callable[[int, int, str], None]]:
-    """Give a function (done, total, extra text) that draws a bar on a terminal and writes plain lines elsewhere."""
+def progress_bar(what: str, unit: str | Callable[[], str]) -> Iterator[Callable[[int, int, str], None]]:
+    """Give a function (done, total, extra text) that draws a bar on a terminal and writes plain lines elsewhere.
+
+    unit: what is counted, or what says so once it is known.
+    """
     if not sys.stderr.isatty():
         yield _log_lines(what, unit)
         return
@@ -119,14 +122,15 @@ def progress_bar(what: str, unit: str) -> Iterator[Callable[[int, int, str], Non
         yield draw
 
 
-def _log_lines(what: str, unit: str) -> Callable[[int, int, str], None]:
+def _log_lines(what: str, unit: str | Callable[[], str]) -> Callable[[int, int, str], None]:
     last, told = time.monotonic(), -1
 
     def log(done: int, total: int, extra: str) -> None:
         nonlocal last, told
         if time.monotonic() - last >= LOG_SECONDS or (done == total and told != total):
             last, told = time.monotonic(), done
-            note(" ".join(filter(None, (f"{what}: {done:,} of {total:,}", unit, extra))))
+            counted = unit if isinstance(unit, str) else unit()
+            note(" ".join(filter(None, (f"{what}: {done:,} of {total:,}", counted, extra))))
 
     return log
 

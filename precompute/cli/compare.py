@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.argument("head_b", type=click.Path())
 @click.argument("cache_a", type=click.Path())
 @click.argument("cache_b", type=click.Path(), required=False)
-@click.option("--groups", help="Regular expression that finds an image's group in its id, as for train-head.")
+@click.option("--groups", help="Regular expression that finds a sample's group in its id, as for train-head.")
 @click.option("--groups-file", type=click.Path(), help="CSV file with the columns id and group, instead.")
 @click.option("--seed", type=SEED, metavar="INTEGER", default=0, show_default=True, help="Of the bootstrap.")
 @click.option("--source", type=click.Path(), help="The images, for a network that was trained from images.")
@@ -96,7 +96,7 @@ def _print(result: Comparison) -> None:
     print_pairs(
         None,
         [
-            ("images", f"{result.result.n:,} of {result.split}"),
+            (result.unit, f"{result.result.n:,} of {result.split}"),
             ("groups", None if result.groups is None else f"{result.groups:,}"),
             ("left out", left_out or None),
             *_result(result),
@@ -109,7 +109,7 @@ def _result(result: Comparison) -> list[tuple[str, str]]:
     found: Any = result.result
     (a, b), (low, high) = result.heads, found.interval
     if result.task == "classes":
-        unit = "images" if result.groups is None else "groups"
+        unit = result.unit if result.groups is None else "groups"
         return [
             (f"A  {a}", f"{found.accuracies[0]:.1%} right"),
             (f"B  {b}", f"{found.accuracies[1]:.1%} right"),

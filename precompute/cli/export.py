@@ -18,7 +18,7 @@ from precompute.cli._output import finished, json_option, note, print_json, prin
 def export(cache: str, output: str, layer: str | None, plain_view: bool, overwrite: bool, as_json: bool) -> None:
     """Write the features in CACHE with ids, labels, splits and further columns, for programs that read no HDF5.
 
-    Every row is compared with its checksum first. Rows without features, such as those of broken images, are left out.
+    Every row is compared with its checksum first. Rows without features, such as those of broken samples, are left out.
     A .parquet file needs pyarrow: pip install 'precompute[parquet]'.
 
     \b

@@ -134,7 +134,7 @@ def _plan(result: Extraction) -> None:
             ("samples", f"{result.rows:,} {_labels(result)}{_splits(result)}"),
             ("reuse", f"{result.reused:,} rows unopened"),
             ("read", f"{result.to_read:,} {result.unit}, computed unless their bytes are known"),
-            ("views", view_words(result.views, result.windows) if result.views > 1 else None),
+            ("views", view_words(result.views, result.windows, result.unit[:-1]) if result.views > 1 else None),
             ("drop", f"{result.dropped:,} rows no longer listed"),
             ("disk needed", f"{result.bytes:,} bytes, {free:,} are free"),
         ],

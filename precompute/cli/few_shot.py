@@ -40,7 +40,7 @@ class Shots(click.ParamType):  # type: ignore[type-arg]  # generic in newer rele
 @click.option(
     "--shots",
     type=Shots(),
-    help="Training images a class, a label, or for numbers in all.  [default: 1,2,5,10,20,50; 10,20,50,100,200 for "
+    help="Training samples a class, a label, or for numbers in all.  [default: 1,2,5,10,20,50; 10,20,50,100,200 for "
     "numbers]",
 )
 @click.option("--draws", type=click.IntRange(min=1), default=5, show_default=True, help="Draws for each number.")
@@ -62,14 +62,14 @@ class Shots(click.ParamType):  # type: ignore[type-arg]  # generic in newer rele
 def few_shot(
     caches: tuple[str, ...], plot: str | None, title: str | None, overwrite: bool, as_json: bool, **settings: Any
 ) -> None:
-    """Train heads on a few labelled images of each class and score them on images they have not seen.
+    """Train heads on a few labelled samples of each class and score them on samples they have not seen.
 
-    Images are drawn from split train and scored on test (else val, else a hold-out of a fifth), always the same.
-    Byte-identical images never stand on both sides. Several caches of the same images get the same draws: set a
+    Samples are drawn from split train and scored on test (else val, else a hold-out of a fifth), always the same.
+    Byte-identical samples never stand on both sides. Several caches of the same samples get the same draws: set a
     backbone beside the same one with random weights, and beside raw pixels. A curve bears its file's name.
 
-    Scored is the accuracy; of several labels the mean average precision, after so many images of each label; of numbers
-    R2, after so many images in all.
+    Scored is the accuracy; of several labels the mean average precision, after so many samples of each label; of
+    numbers R2, after so many samples in all.
 
     \b
     Examples:
@@ -116,14 +116,15 @@ def few_shot(
         for point in curve.points
     ]
     metric = first.metric.replace("_", " ").replace("r2", "R2")
-    print_table(None, ("features", EACH[first.task], metric, "95% interval over draws"), rows, right=1)
+    header = ("features", f"{first.unit} {EACH[first.task]}", metric, "95% interval over draws")
+    print_table(None, header, rows, right=1)
     predicted = "a number" if first.task == "number" else f"{first.n_classes} {first.task}"
     print_pairs(
         None,
         [
             ("head", f"{first.head}, {predicted}"),
-            ("tested on", ", ".join(sorted({f"{curve.tested:,} images of {curve.split}" for curve in curves}))),
-            ("draws", f"{settings['draws']} for each number of images"),
+            ("tested on", ", ".join(sorted({f"{curve.tested:,} {curve.unit} of {curve.split}" for curve in curves}))),
+            ("draws", f"{settings['draws']} for each number of {first.unit}"),
             ("drawn", plot),
         ],
     )

@@ -12,6 +12,7 @@ import click
 from precompute.cli._head_info import describe_head, looks_like_head, print_head
 from precompute.cli._options import shape_words
 from precompute.cli._output import json_option, print_json, print_pairs, print_table
+from precompute.system.samples import words_of_spec
 
 if TYPE_CHECKING:
     from precompute.cache import Cache
@@ -90,6 +91,8 @@ def _describe(cache: Cache) -> dict[str, Any]:
 def _print(summary: dict[str, Any]) -> None:
     from precompute.cache import status_text
 
+    unit = words_of_spec(summary["spec"]).plural
+
     def joined(counts: dict[str, int]) -> str:
         return ", ".join(f"{count:,} {name}" for name, count in counts.items())
 
@@ -107,18 +110,18 @@ def _print(summary: dict[str, Any]) -> None:
     pairs += [(name, value if isinstance(value, str) else json.dumps(value)) for name, value in summary["spec"].items()]
     print_pairs(summary["path"], pairs)
     if summary["classes"]:
-        print_table(None, ("class", "images"), [(name, f"{n:,}") for name, n in summary["classes"].items()], right=1)
+        print_table(None, ("class", unit), [(name, f"{n:,}") for name, n in summary["classes"].items()], right=1)
     records = [record for record in summary["provenance"] if "audit" not in record]
     runs = [
         (run.get("started"), run.get("host"), run.get("device"), run.get("engine"), run.get("source"))
         for run in records
     ]
     print_table("runs that added rows", ("started", "host", "device", "engine", "source"), runs)
-    found = [("last run", _command(records[-1] if records else {})), ("compared", _audit(summary["provenance"]))]
+    found = [("last run", _command(records[-1] if records else {})), ("compared", _audit(summary["provenance"], unit))]
     print_pairs(None, [(name, value) for name, value in found if value is not None])
 
 
-def _audit(records: list[dict[str, Any]]) -> str | None:
+def _audit(records: list[dict[str, Any]], unit: str) -> str | None:
     """What the last audit of a run found, in words; None where there is none that makes sense."""
     audit: dict[str, Any] = next(
         (record["audit"] for record in reversed(records) if isinstance(record.get("audit"), dict)), {}
@@ -126,7 +129,7 @@ def _audit(records: list[dict[str, Any]]) -> str | None:
     images, worst, median = (audit.get(name) for name in ("images", "worst", "median"))
     if not all(isinstance(value, int | float) for value in (images, worst, median)):
         return None
-    return f"{images} images also ran in fp32 torch: cosine at worst {worst:.5f}, median {median:.5f}"
+    return f"{images} {unit} also ran in fp32 torch: cosine at worst {worst:.5f}, median {median:.5f}"
 
 
 def _command(record: dict[str, Any]) -> str | None:

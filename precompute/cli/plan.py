@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 def plan(ctx: click.Context, /, source: str, output: str | None, as_json: bool, **options: Any) -> None:
     """Say what `precompute extract` with the same arguments would take, and write nothing.
 
-    SOURCE is whatever `extract` takes: a folder, a table, tar shards, a data set, ... Some images, spread over it, are
+    SOURCE is whatever `extract` takes: a folder, a table, tar shards, a data set, ... Some samples, spread over it, are
     run through the very engine for up to 10 seconds; time and memory are measured, not guessed.
 
     \b
@@ -86,7 +86,7 @@ def _tell(found: Forecast) -> None:
 
 def _views(found: Forecast) -> str:
     if found.windows:
-        return view_words(found.views, found.windows)
+        return view_words(found.views, found.windows, found.unit[:-1])
     return f"{found.views} of each sample: {found.passes:,} forward passes at most"
 
 

@@ -18,6 +18,7 @@ from precompute.cli._streams import SKIPPED
 
 if TYPE_CHECKING:
     from precompute.prediction import Predictions
+    from precompute.system.samples import Words
 
 
 @click.command(no_args_is_help=True)
@@ -29,7 +30,11 @@ if TYPE_CHECKING:
 @click.option("--tail", help="Confirm a tail that is code of your own (package.module:factory).")
 @click.option("--format", "style", type=click.Choice(["table", "csv", "jsonl"]), default="table", show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
-@click.option("--batch-size", type=int, help="Images a forward pass.  [default: by engine and device]")
+@click.option(
+    "--batch-size",
+    type=int,
+    help="Inputs a forward pass: images, texts, or windows of clips.  [default: by engine and device]",
+)
 @click.option("--workers", type=int, help="Decoding threads.  [default: one for each core]")
 @source_options
 @json_option
@@ -50,12 +55,12 @@ def predict(
     as_json: bool,
     **reading: Any,
 ) -> None:
-    """Give the images of SOURCE a class, several labels or a number by HEAD, a file of `train-head` or `fine-tune`: one
-    image, or whatever `extract` takes, such as a folder, a table, a list of files or tar shards.
+    """Give the samples of SOURCE a class, several labels or a number by HEAD, a file of `train-head` or `fine-tune`:
+    one image or clip, or whatever `extract` takes, such as a folder, a table, a list of files or tar shards.
 
-    SOURCE may also be a cache with features, or activations, such as HEAD was trained on: then no image is read.
+    SOURCE may also be a cache with features, or activations, such as HEAD was trained on: then no sample is read.
 
-    Several heads and tails of one backbone, with the same weights and transform, go over the images together: each is
+    Several heads and tails of one backbone, with the same weights and transform, go over the samples together: each is
     read, and the frozen part computed, once. Their layers may differ.
 
     The file knows its backbone, layer and transform, and refuses other weights than those of its training. Where
@@ -74,7 +79,8 @@ def predict(
     from precompute.prediction import predict_each as run
 
     terminal().for_programs = as_json or style != "table"
-    with progress_bar("predict", "images") as draw:
+    called: list[Words] = []
+    with progress_bar("predict", lambda: called[0].plural) as draw:
         results = run(
             heads,
             source,
@@ -86,6 +92,7 @@ def predict(
             batch_size=batch_size,
             workers=workers,
             progress=lambda done, total: draw(done, total, ""),
+            begins=called.append,
             **columns_taken(reading),
         )
     if as_json:
@@ -104,7 +111,7 @@ def _print(results: Sequence[Predictions], style: str) -> None:
     if style == "table":
         rows = [(items[0].id, *(cell for item in items for cell in _cells(item))) for items in lines]
         columns = [name for result in results for name in _named(result, ("labels",), alone=len(results) == 1)]
-        print_table(None, ("image", *columns), rows, right=2 if len(results) == 1 else 99)
+        print_table(None, (results[0].words.one, *columns), rows, right=2 if len(results) == 1 else 99)
     elif style == "csv":
         # Names that are not UTF-8 go out as the bytes they are.
         sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]

@@ -169,10 +169,10 @@ def train_head(
     protocol: str | None,
     **given: Any,
 ) -> None:
-    """Train a light head on the features in CACHE and score it on images it has not seen.
+    """Train a light head on the features in CACHE and score it on samples it has not seen.
 
     Trains on split train and scores on val and test; without such splits on a stratified hold-out of a fifth, in
-    which byte-identical images never stand on both sides.
+    which byte-identical samples never stand on both sides.
 
     What is predicted is found from the labels: several labels a sample where any text holds `;`, a number where all are
     numbers and any is not whole, else one class. --task says otherwise. Several label columns of 0 and 1 are a label
@@ -265,13 +265,13 @@ def report_training(
         print_each(result)
     if result.task == "classes":
         for split, scores in result.scores.items():
-            _confusion(split, scores, result.classes)
+            _confusion(split, scores, result.classes, result.unit)
     print_pairs(
         None,
         [
             ("head", f"{result.kind} on {_layers(result)}, {_predicted(result)}"),
             ("protocol", _protocol(result.protocol)),
-            ("trained on", f"{result.rows['train']:,} images in {result.seconds:.2f} s"),
+            ("trained on", f"{result.rows['train']:,} {result.unit} in {result.seconds:.2f} s"),
             ("searched", _searched(result.choices)),
             ("kept", _kept(result)),
             *_settings(result.head.summary()),
@@ -338,7 +338,7 @@ def _searched(choices: dict[str, Any]) -> str | None:
     return "\n".join([f"{len(choices['trials'])} settings{untried}{ended}", *lines])
 
 
-def _confusion(split: str, scores: Scores, classes: list[str]) -> None:
+def _confusion(split: str, scores: Scores, classes: list[str], unit: str) -> None:
     """The whole table for a few classes, the most frequent confusions for many."""
     if len(classes) <= MOST_CLASSES:
         rows = [(name, *counts) for name, counts in zip(classes, scores.confusion.tolist(), strict=True)]
@@ -349,4 +349,4 @@ def _confusion(split: str, scores: Scores, classes: list[str]) -> None:
     rows = [(classes[i], classes[j], count) for count, i, j in wrong[:10]]
     if rows:
         title = f"{split}: the most frequent of {len(wrong):,} confusions"
-        print_table(title, ("truth", "prediction", "images"), rows, right=2)
+        print_table(title, ("truth", "prediction", unit), rows, right=2)

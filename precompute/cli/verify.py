@@ -1,4 +1,4 @@
-"""`precompute verify`: does every row still match its checksum, and its image?"""
+"""`precompute verify`: does every row still match its checksum, and its sample?"""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ NAMED = 10
 @click.command(no_args_is_help=True)
 @click.argument("cache", type=click.Path())
 @click.option(
-    "--source", type=click.Path(), help="Also compare with the images of this folder, table or list, by their SHA-256."
+    "--source", type=click.Path(), help="Also compare with the samples of this folder, table or list, by their SHA-256."
 )
-@click.option("--repair", is_flag=True, help="Compute damaged rows again from the images of --source.")
+@click.option("--repair", is_flag=True, help="Compute damaged rows again from the samples of --source.")
 @click.option("-b", "--backbone", help="For --repair: say that you trust a backbone that is code.")
 @click.option("--weights", help="For --repair: where the weights are now, if they have moved.")
 @click.option("--augment", help="For --repair: say that you trust transforms that are code.")
@@ -57,13 +57,13 @@ def verify(
       precompute verify photos.h5 --json
 
     \b
-    Exit status: 0 whole, 1 rows are damaged or missing, or the source has other images; 3 repaired, but the images of
-    some rows could not be read again.
+    Exit status: 0 whole, 1 rows are damaged or missing, or the source has other samples; 3 repaired, but those of some
+    rows could not be read again.
     """
     from precompute.cache import open_cache
 
     if repair and source is None:
-        raise click.UsageError("--repair needs to know where the images are: --source FOLDER.")
+        raise click.UsageError("--repair needs to know where the samples are: --source FOLDER.")
     if not repair and (backbone or weights or augment):
         raise click.UsageError("-b, --weights and --augment belong to --repair.")
     read_as = columns_taken(reading)
@@ -167,13 +167,14 @@ def _report(opened: Cache, found: Verification, damaged: list[str], against: Sou
     ]
     named = [("Damaged", damaged)]
     if against is not None:
-        pairs += [(f"images {kind}", f"{len(names):,}") for kind, names in vars(against).items()]
+        pairs += [(f"{opened.words.plural} {kind}", f"{len(names):,}") for kind, names in vars(against).items()]
         named += [(kind.capitalize(), list(names)) for kind, names in vars(against).items()]
     for kind, names in named:
         for name in names[:NAMED]:
             note(f"{kind}: {name}")
     print_pairs(None, pairs)
     if not found.whole:
-        note(f"To mend it: precompute verify {opened.path} --source SOURCE --repair, with the source of the images.")
+        unit = opened.words.plural
+        note(f"To mend it: precompute verify {opened.path} --source SOURCE --repair, with the source of the {unit}.")
     elif against is not None and not against.same:
         note("To bring it up to date run the `precompute extract` command that made it again, with --rehash.")

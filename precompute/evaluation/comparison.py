@@ -75,7 +75,8 @@ class Comparison:
 
     task: what both predict; of classes the result counts which are right, of labels and numbers it is of one score ·
     left_out: images of it that are not scored, by the reason · groups: how many observations the images are, None
-    where every picture is one · notes: what the reader should know · words: the verdict.
+    where every picture is one · notes: what the reader should know · unit: what the samples are called ·
+    words: the verdict.
     """
 
     heads: tuple[str, str]
@@ -85,6 +86,7 @@ class Comparison:
     left_out: dict[str, int]
     notes: tuple[str, ...]
     task: str = CLASSES
+    unit: str = "images"
 
     @property
     def words(self) -> str:
@@ -95,7 +97,7 @@ class Comparison:
         better = a if (found.difference > 0) == higher else b
         if found.distinct:
             return f"{better} is better, and the difference can be told from chance."
-        return f"The difference cannot be told from chance on these {found.n:,} images."
+        return f"The difference cannot be told from chance on these {found.n:,} {self.unit}."
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -168,10 +170,12 @@ def _compared(
     if names is not None:
         observed = join(observed, names)
     elif any(side.saved.metadata["training"].get("groups") for side in (a, b)):
-        notes.append("trained with groups, but compared image by image: give --groups or --groups-file here too")
+        one = a.cache.words.one
+        notes.append(f"trained with groups, but compared {one} by {one}: give --groups or --groups-file here too")
     result = _paired(a, rows_a, b, rows_b, observed, seed)
     n_groups = None if names is None else len(np.unique(observed))
-    return Comparison((a.name, b.name), split, result, n_groups, left_out, tuple(notes), a.target.task)
+    task, unit = a.target.task, a.cache.words.plural
+    return Comparison((a.name, b.name), split, result, n_groups, left_out, tuple(notes), task, unit)
 
 
 def _side(
@@ -285,10 +289,11 @@ def _common_rows(a: Side, b: Side, split: str) -> tuple[tuple[NDArray[np.int64],
     left_out[f"not scored by {b.name}"] = int((~held & ~seen).sum())
     keep = held & ~seen
     if not keep.any():
+        unit = a.cache.words.plural
         reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items() if count)
         raise TrainingError(
-            f"No image of {split} was kept from both heads ({reasons}).",
-            hint="Train both on caches of the same images, with the same --seed where images are held out.",
+            f"No {a.cache.words.one} of {split} was kept from both heads ({reasons}).",
+            hint=f"Train both on caches of the same {unit}, with the same --seed where {unit} are held out.",
         )
     return (rows_a[keep], rows_b[keep]), {reason: count for reason, count in left_out.items() if count}
 
@@ -306,7 +311,7 @@ def _check_same(one: Side, other: Side, rows_a: NDArray[np.int64], rows_b: NDArr
         if differ.any():
             odd = ", ".join(repr(os.fsdecode(bytes(n))) for n in a.column("samples/id")[rows_a[differ][:SHOWN]])
             raise TrainingError(
-                f"{int(differ.sum())} images have other {what} in {b.path} than in {a.path}: {odd}"
+                f"{int(differ.sum())} {a.words.plural} have other {what} in {b.path} than in {a.path}: {odd}"
                 f"{', ...' if differ.sum() > SHOWN else ''}.",
                 hint="Extract both caches from the same folder.",
             )

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from precompute.backbones.load import load_backbone
 from precompute.cache import Cache, canonical_json
 from precompute.errors import Stopped, TrainingError, UsageError
 from precompute.evaluation.depth_methods import methods_of, names_of
@@ -28,7 +29,7 @@ from precompute.evaluation.records import Records
 from precompute.extraction.conduct import Progress
 from precompute.heads.base.progress import report
 from precompute.inputs.images.formats import IMAGES
-from precompute.inputs.kinds import check_images
+from precompute.inputs.kinds import check_images, modality_of_name
 from precompute.sources.base import Reading, Source
 from precompute.sources.registry import open_source
 from precompute.training.groups import group_names, join
@@ -36,6 +37,7 @@ from precompute.training.relabelling import Relabelling
 from precompute.training.splits import HOLDOUT, digest_groups, parts_of, whole_rows
 from precompute.training.targets import AUTO, CLASSES, NAMES, Rows, Target, check_target, target_digest
 
+COMPARING = "depth compares methods on"
 SHOTS: tuple[int | str, ...] = (1, 5, 20, 100, ALL)
 
 
@@ -107,7 +109,10 @@ def depth(
     """
     names = names_of(methods)
     _check_numbers(shots, draws)
-    check_images(backbone, "depth compares methods on")
+    check_images(backbone, COMPARING)
+    if modality_of_name(backbone) is None:  # code of the user's own, or a family that takes several kinds
+        model = load_backbone(backbone, weights=weights or "DEFAULT", transform=dict(transform or {}))
+        check_images(backbone, COMPARING, model.preprocess.modality)
     records, folder = _folder(out)
     opened = open_source(source, IMAGES, reading=Reading.of(root, columns), stop=stop, alone=False)
     run = {"engine": engine, "precision": precision, "device": device, "batch_size": batch_size, "workers": workers}

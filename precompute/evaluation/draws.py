@@ -19,17 +19,17 @@ def pool_of(train: Rows, test: Rows, labels: NDArray[np.integer[Any]], groups: N
     return rows[np.sort(first)], int(in_test.sum())
 
 
-def check_sizes(path: str, target: Target, pool: Rows, shots: list[int]) -> list[str]:
-    """Raise TrainingError where nothing has as many images; notes on what has fewer."""
+def check_sizes(path: str, target: Target, pool: Rows, shots: list[int], unit: str = "images") -> list[str]:
+    """Raise TrainingError where nothing has as many images; notes on what has fewer. unit: of the samples."""
     if target.task == NUMBER:
         names, sizes = [f"{path}"], np.array([len(pool)])
-        lacks = f"{path} has only {len(pool)} different training images, and {max(shots)} are asked for."
+        lacks = f"{path} has only {len(pool)} different training {unit}, and {max(shots)} are asked for."
     else:
         strata = _members(pool, target)
         names, sizes = list(strata), np.array([len(rows) for rows in strata.values()])
         lacks = (
             f"{path} has no {'class' if target.task == CLASSES else 'label'} with {max(shots)} different training "
-            f"images; the largest has {sizes.max()}."
+            f"{unit}; the largest has {sizes.max()}."
         )
     if max(shots) > sizes.max():
         raise TrainingError(
@@ -40,7 +40,7 @@ def check_sizes(path: str, target: Target, pool: Rows, shots: list[int]) -> list
         return []
     shown = ", ".join(short[:8]) + (", ..." if len(short) > 8 else "")
     what = "classes" if target.task == CLASSES else "labels"
-    return [f"{what} with fewer than {max(shots)} different images give all they have: {shown}"]
+    return [f"{what} with fewer than {max(shots)} different {unit} give all they have: {shown}"]
 
 
 def drawn(pool: Rows, target: Target, rng: np.random.Generator) -> list[Rows]:

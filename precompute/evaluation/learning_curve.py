@@ -39,7 +39,7 @@ SHOTS = (1, 2, 5, 10, 20, 50)
 NUMBER_SHOTS = (10, 20, 50, 100, 200)  # in all; two are needed for a slope
 DRAWS = 5
 METRICS = {CLASSES: "accuracy", LABELS: "mean_average_precision", NUMBER: "r2"}
-EACH = {CLASSES: "images a class", LABELS: "images a label", NUMBER: "images in all"}
+EACH = {CLASSES: "a class", LABELS: "a label", NUMBER: "in all"}
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,8 @@ class FewShotPoint:
 class FewShotCurve:
     """The curve of one cache. name: its file name without suffix · tested: images in split `split` · n_classes: how
     many classes or labels, 0 for numbers · metric: accuracy, mean_average_precision or r2 · chance: the score of
-    knowing nothing, None for that of `n_classes` classes that are equally frequent."""
+    knowing nothing, None for that of `n_classes` classes that are equally frequent ·
+    unit: what the samples are called."""
 
     name: str
     cache: str
@@ -84,6 +85,7 @@ class FewShotCurve:
     task: str = CLASSES
     metric: str = METRICS[CLASSES]
     chance: float | None = None
+    unit: str = "images"
 
     @property
     def by_chance(self) -> float:
@@ -149,7 +151,7 @@ def few_shot(
         if say is not None:
             say(f"{os.fspath(path)}: {len(numbers)} numbers of shots, {draws} draws each")
         if first is not None and not _same_images(first, (cache, target)):
-            notes = [*notes, f"holds other images than {first[0].path}"]
+            notes = [*notes, f"holds other {cache.words.plural} than {first[0].path}"]
         first = first or (cache, target)
         if target.task != first[1].task:
             raise UsageError(
@@ -191,18 +193,20 @@ def _curve(
     check_views(cache, views, average=average, plain_only=False)
     layer = layer or cache.layers[0]
     parts, more = parts_of(cache, whole_rows(cache, layer), seed, target=target)
-    notes = [*notes, *view_notes(cache, views, average=average), *more, *check_target(target, parts, cache.path)]
+    notes = [*notes, *view_notes(cache, views, average=average), *more]
+    notes += check_target(target, parts, cache.path, cache.words)
+    unit = cache.words.plural
     split = next(name for name in ("test", "val", HOLDOUT) if name in parts)
     groups = digest_groups(cache)
     pool, leaked = pool_of(parts["train"], parts[split], target.codes(np.arange(len(cache))), groups)
     if not len(pool):
         raise TrainingError(
-            f"All training images of {cache.path} are byte-identical to images of {split}.", hint="Add others."
+            f"All training {unit} of {cache.path} are byte-identical to {unit} of {split}.", hint="Add others."
         )
-    check_target(target, {"train": pool, split: parts[split]}, cache.path)
+    check_target(target, {"train": pool, split: parts[split]}, cache.path, cache.words)
     if leaked:
-        notes.append(f"{leaked} training images are byte-identical to images of {split} and are never drawn")
-    notes += check_sizes(cache.path, target, pool, shots)
+        notes.append(f"{leaked} training {unit} are byte-identical to {unit} of {split} and are never drawn")
+    notes += check_sizes(cache.path, target, pool, shots, unit)
     true = target.of(parts[split])
     tests = [RowView(cache.plain_features(layer), parts[split])]
     if average:
@@ -220,7 +224,7 @@ def _curve(
             fit_rows(estimator, X / scale, views, np.arange(len(rows)), target.of(rows), **options)
         except ValueError as error:
             raise TrainingError(
-                f"The {head} head cannot be trained on {n} {EACH[target.task]} of {cache.path}: {error}",
+                f"The {head} head cannot be trained on {n} {unit} {EACH[target.task]} of {cache.path}: {error}",
                 hint="Check the cache: precompute info CACHE.",
             ) from error
         if target.task == CLASSES and not average:
@@ -233,7 +237,7 @@ def _curve(
         found = getattr(score(estimator, target.task, true, answers, None, replicates=0), METRICS[target.task])
         if found is None:
             raise TrainingError(
-                f"The {METRICS[target.task]} of {split} in {cache.path} is not defined.", hint="Add images to it."
+                f"The {METRICS[target.task]} of {split} in {cache.path} is not defined.", hint=f"Add {unit} to it."
             )
         return float(found)
 
@@ -260,6 +264,7 @@ def _curve(
         task=target.task,
         metric=METRICS[target.task],
         chance=_by_chance(target.task, true),
+        unit=unit,
     )
 
 

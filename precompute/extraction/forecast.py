@@ -157,7 +157,7 @@ def forecast(
             counts.append(len(block))
             failed += len(block.failed)
             inputs += [views if item.weights is None else len(item.weights) for item in block.decoded]
-        stages = clock.stages()
+        stages = clock.stages(model.unit)
     if failed == sum(counts):
         raise SourceError(
             f"None of the {failed} {model.unit} looked at can be read.",

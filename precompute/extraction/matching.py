@@ -152,7 +152,8 @@ def _refuse_mistakes(source: Source, old: Cache, found: NDArray[np.bool_], dropp
         if below := int(np.char.startswith(gone, folder).sum()):
             name = ascii_name(os.path.join(source.name, os.fsdecode(folder)))
             raise SourceError(
-                f"{name} cannot be listed, so the {below} rows of {old.path} for images in it would be thrown away.",
+                f"{name} cannot be listed, so the {below} rows of {old.path} for {old.words.plural} in it would be "
+                "thrown away.",
                 hint="Make it readable (or remove it), use another output, or say --overwrite.",
             )
     if not found.any():

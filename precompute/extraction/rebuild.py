@@ -15,6 +15,7 @@ from precompute.inputs.images.augmentation import augment_names
 from precompute.inputs.images.transform import Transform
 from precompute.inputs.kinds import options_of
 from precompute.system.code import is_code
+from precompute.system.samples import words_of_spec
 
 EXTERNAL = "external"
 """The backbone of features that others made, in the settings of a file."""
@@ -51,8 +52,8 @@ def rebuild_backbone(
     """
     if isinstance(spec, dict) and spec.get("backbone") == EXTERNAL:
         raise origin.mismatch(
-            f"{origin.file} {origin.verb} {origin.preposition} features that others made, and no image can be turned "
-            "into those here.",
+            f"{origin.file} {origin.verb} {origin.preposition} features that others made, and no "
+            f"{words_of_spec(spec).one} can be turned into those here.",
             hint="Give it features that were imported under the same --name: precompute predict HEAD CACHE.",
         )
     spec = _checked(spec, origin)

@@ -152,7 +152,7 @@ def _samples_of(
     bad = np.concatenate([found.damaged, found.pending])
     samples: FolderSource | KnownSamples
     if isinstance(source, str | os.PathLike) and kind_of(os.fsdecode(source)).by_path:
-        samples = _in_folder(old.path, os.fsencode(source), table, bad)
+        samples = _in_folder(old, os.fsencode(source), table, bad)
         there = any(os.path.exists(samples.path(row)) for row in bad[:1000])
     else:
         kind = files_of(modality_of_spec(old.spec))
@@ -163,14 +163,15 @@ def _samples_of(
     return samples
 
 
-def _in_folder(path: str, root: bytes, table: Table, bad: NDArray[np.int64]) -> FolderSource:
+def _in_folder(old: Cache, root: bytes, table: Table, bad: NDArray[np.int64]) -> FolderSource:
     """The samples below a folder, where only those that are needed are looked for."""
+    unit = old.words.plural
     if not os.path.isdir(root):
         shown = ascii_name(os.fsdecode(root))
-        raise SourceError(f"{shown} is not a folder.", hint="Name the source of the images: --source SOURCE.")
+        raise SourceError(f"{shown} is not a folder.", hint=f"Name the source of the {unit}: --source SOURCE.")
     if any(_leads_out(bytes(table.ids[row])) for row in bad):
         raise CacheFormatError(
-            f"{path} names images outside of its source folder.",
+            f"{old.path} names {unit} outside of its source folder.",
             hint="Where it was made from a table or a list, name that. Else extract again to another output.",
         )
     return FolderSource(root, table)

@@ -176,7 +176,7 @@ def _fill(rows: RowRun, missing: NDArray[np.int64], conduct: Conduct) -> Outcome
         cut=cut,
         cut_named=tuple(sorted(cut_named)),
         warnings=(audited.warning,) if audited is not None and audited.warning else (),
-        stages=clock.stages(),
+        stages=clock.stages(model.unit),
         audit=audited,
         forward_seconds=seconds,
     )

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-from precompute.backbones.layers import Tap
 from precompute.backbones.load import Backbone, load_backbone
 from precompute.cache import INT8, Layer, channel_axis, storage_dtype
 from precompute.engines.base import EngineChoice
@@ -101,7 +99,7 @@ def prepared_for(
     if model.exact and (asked.engine, asked.precision) == ("auto", "auto"):
         asked = replace(asked, engine=EXACT[0], precision=EXACT[1])
     if asked.dtype == INT8:
-        _check_eight_bits(model.name, model.taps)
+        _check_eight_bits(model)
     begun = None if output is None else begun_with(output, model)
     whole = source.whole if isinstance(source, PartOfSource) else source
     found = candidates(
@@ -110,8 +108,9 @@ def prepared_for(
     return Prepared(model, found, sample_of(whole, model.preprocess, workers=workers))
 
 
-def _check_eight_bits(backbone: str, taps: Sequence[Tap]) -> None:
+def _check_eight_bits(model: Backbone) -> None:
     """Raise UsageError unless some layers have channels with positions, and all others are vectors."""
+    taps = model.taps
     unclear = [tap for tap in taps if len(tap.axes) > 1 and channel_axis(tap.axes) is None]
     if unclear:
         raise UsageError(
@@ -121,6 +120,7 @@ def _check_eight_bits(backbone: str, taps: Sequence[Tap]) -> None:
     if all(channel_axis(tap.axes) is None for tap in taps):
         names = ", ".join(tap.layer for tap in taps)
         raise UsageError(
-            f"--dtype int8 is for activations with positions; {names} of {backbone} gives one vector for each image.",
+            f"--dtype int8 is for activations with positions; {names} of {model.name} gives one vector for each "
+            f"{model.one}.",
             hint="Take --dtype float16, or a layer with positions, unpooled, such as --layer layer3 --pooling none.",
         )

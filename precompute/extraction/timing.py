@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 STAGES = ("read", "decode", "transfer", "forward", "write")
 HELP = {
-    "read": "a faster disk, or a copy of the images on a local one",
+    "read": "a faster disk, or a copy of the {unit} on a local one",
     "decode": "more cores, or --fast-decode where photos are much larger than the network's input",
     "transfer": "larger batches (--batch-size)",
     "forward": "more cores, a GPU or a smaller backbone",
@@ -23,7 +23,7 @@ class Stages:
 
     read, decode: over all threads · transfer: into the engine's memory · forward: see `StageClock.stages` · write: to
     the file · waited_images, waited_engine: how long the run's main thread had nothing to do but wait for either ·
-    seconds: of the whole · workers: threads that read and decode.
+    seconds: of the whole · workers: threads that read and decode · unit: what the samples are called.
     """
 
     on_cpu: bool = True
@@ -36,6 +36,7 @@ class Stages:
     waited_engine: float = 0.0
     seconds: float = 0.0
     workers: int = 1
+    unit: str = "images"
 
     @property
     def shares(self) -> dict[str, float]:
@@ -60,7 +61,9 @@ class Stages:
     def words(self) -> str:
         """One line for the summary."""
         listed = ", ".join(f"{name} {share:.0%}" for name, share in self.shares.items())
-        return f"{listed}; the bottleneck is {self.bottleneck}: {HELP[self.bottleneck]} would help"
+        slowest = self.bottleneck
+        helps = "more cores" if (slowest, self.unit != "images") == ("decode", True) else HELP[slowest]
+        return f"{listed}; the bottleneck is {slowest}: {helps.format(unit=self.unit)} would help"
 
     def to_dict(self) -> dict[str, object]:
         return {
@@ -92,7 +95,7 @@ class StageClock:
             setattr(self, stage, getattr(self, stage) + time.perf_counter() - wall)
             self.elsewhere += time.thread_time() - busy
 
-    def stages(self) -> Stages:
+    def stages(self, unit: str = "images") -> Stages:
         """The account so far. On a CPU all processor time that no other stage used was the forward pass."""
         busy = time.process_time() - self._processor
         return Stages(
@@ -106,4 +109,5 @@ class StageClock:
             waited_engine=self.waited_engine,
             seconds=time.monotonic() - self._wall,
             workers=self.workers,
+            unit=unit,
         )

@@ -87,9 +87,9 @@ def cut_costs(
     device = device_of(device)
     check_images(backbone, CUTTING)
     reading = Reading.of(root, columns, ())
-    samples = len(open_source(source, IMAGES, reading=reading, alone=False))
     model = load_backbone(backbone, weights=weights or "DEFAULT", transform=transform)
-    check_images(backbone, CUTTING, model.preprocess.modality)
+    check_images(backbone, CUTTING, model.preprocess.modality)  # before a source of others is listed as images
+    samples = len(open_source(source, IMAGES, reading=reading, alone=False))
     crossings = Crossings.of(model)
     proposals = propose(model, crossings=crossings)
     prices = price(model, proposals, samples=samples, batch_size=batch_size, device=device, crossings=crossings)

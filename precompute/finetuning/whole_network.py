@@ -39,7 +39,7 @@ def whole_network(head: TailHead, backbone: Backbone) -> nn.Module:
         raise _no_place(backbone, "the tail is a module of your own, and no part of it")
     network = copy.deepcopy(backbone.network).float().eval()
     try:
-        name = backbone.family.final_classifier(network)
+        name = _timm_classifier(network, output.out_features) or backbone.family.final_classifier(network)
     except BackboneError as error:
         raise _no_place(backbone, error.message.rstrip(".")) from error
     old = network.get_submodule(name)
@@ -52,6 +52,15 @@ def whole_network(head: TailHead, backbone: Backbone) -> nn.Module:
     network.load_state_dict({**network.state_dict(), **_on_cpu(tail.state_dict())})
     _check_agrees(network, head, backbone)
     return network.requires_grad_(False)
+
+
+def _timm_classifier(network: nn.Module, outputs: int) -> str | None:
+    """The name of the classifier that a network of timm's, which is loaded without one, makes itself; else None."""
+    reset, get = getattr(network, "reset_classifier", None), getattr(network, "get_classifier", None)
+    if reset is None or get is None:
+        return None
+    reset(outputs)
+    return next((name for name, module in network.named_modules() if module is get()), None)
 
 
 @torch.no_grad()

@@ -13,13 +13,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from precompute.errors import UsageError
+from precompute.system.samples import AUDIO, IMAGE, NAMED, TEXT, modality_of_spec
 
 if TYPE_CHECKING:
     from precompute.sources.base import FileKind  # which loads NumPy
 
-IMAGE, TEXT, AUDIO = "image", "text", "audio"
-NAMED = (TEXT, AUDIO)
-"""Modalities that stand in a file's settings, under `transform`; where none stands there, the samples are images."""
+__all__ = [
+    "AUDIO",
+    "IMAGE",
+    "NAMED",
+    "TEXT",
+    "check_images",
+    "files_of",
+    "modality_of_name",
+    "modality_of_spec",
+    "options_of",
+    "transform_spec",
+]
 
 FORMATS = {IMAGE: ("images", "IMAGES"), TEXT: ("text", "TEXTS"), AUDIO: ("audio", "CLIPS")}
 """Package below this one, and the name of the `FileKind` in its `formats`, which is imported when it is asked for."""
@@ -37,13 +47,6 @@ def modality_of_name(backbone: str) -> str | None:
     if colon:
         return FAMILIES.get(family)
     return EMBEDDED.get(backbone, IMAGE)  # torchvision's classification models have the other names
-
-
-def modality_of_spec(spec: Any) -> str:
-    """What the backbone takes that a file was made with, by its settings, which may come from a stranger."""
-    transform = spec.get("transform") if isinstance(spec, Mapping) else None
-    named = transform.get("modality") if isinstance(transform, Mapping) else None
-    return named if isinstance(named, str) and named in NAMED else IMAGE
 
 
 def files_of(modality: str) -> FileKind:

@@ -134,7 +134,8 @@ def plot_few_shot(
     axes.set_xticks(every, [str(shots) for shots in every])
     axes.minorticks_off()
     axes.axhline(scale * curves[0].by_chance, color="0.4", linewidth=1, linestyle=":", label="chance")
-    axes.set(xlabel=f"labelled images {unit}", ylabel=score, title=title)
+    called = curves[0].unit
+    axes.set(xlabel=f"labelled {called} {unit}", ylabel=score.replace("images", called), title=title)
     # R2 has no lower end: a bad fit on few images would squeeze all that is of interest.
     axes.set_ylim(max(-1.0, min(0.0, axes.get_ylim()[0])) if task == "number" else 0, scale)
     axes.legend(frameon=False)

@@ -40,6 +40,7 @@ TEXT = "text"
 
 BLOCK_BYTES = 2**24  # of a table are in memory at once, or one row
 KEPT_BYTES = 2**28  # of row groups that are kept, but for the one that was asked for last
+_limit_lock, _inside, _limit_before = threading.Lock(), 0, 0  # of `long_fields`
 KEPT_GROUPS = 3  # of a Parquet file; threads that read ahead are in one row group or the next
 
 
@@ -274,12 +275,23 @@ def stamp(text: bytes) -> int:
 
 @contextmanager
 def long_fields() -> Iterator[None]:
-    """Fields may be as long as lines, within: Python's limit of 131,072 letters is one for the whole program."""
-    before = csv.field_size_limit(MAX_LINE_BYTES)
+    """Fields may be as long as lines, within. Python's limit of 131,072 letters is one for the whole program.
+
+    So it is raised while any thread is inside, and is what it was before once the last one has left. No thread of these
+    finds the lower limit; another reader of the program takes longer fields meanwhile.
+    """
+    global _inside, _limit_before  # noqa: PLW0603 - as the limit is
+    with _limit_lock:
+        if not _inside:
+            _limit_before = csv.field_size_limit(MAX_LINE_BYTES)
+        _inside += 1
     try:
         yield
     finally:
-        csv.field_size_limit(before)
+        with _limit_lock:
+            _inside -= 1
+            if not _inside:
+                csv.field_size_limit(_limit_before)
 
 
 def _encoded(field: str) -> bytes:

@@ -12,6 +12,7 @@ from precompute.cache import Cache
 from precompute.errors import UsageError
 from precompute.heads import LabelScores, NumberScores, SavedHead
 from precompute.heads.scoring.scores import wilson_interval
+from precompute.system.samples import IMAGES, Words, words_of_spec
 from precompute.training.columns import SEPARATOR, Values, find_target, own_values
 from precompute.training.kinds import task_of
 from precompute.training.layers import joined, saved_inputs
@@ -62,7 +63,7 @@ class Predictions:
 
     warnings: what the user should know of the engine that ran, and why nothing is scored · task: "classes", "labels" or
     "number" · labels: of a head for several, in the order of its probabilities · scores: of labels and numbers, None
-    where none can be scored · head: the path of its file.
+    where none can be scored · head: the path of its file · words: what its samples are called.
     """
 
     classes: tuple[str, ...]
@@ -74,6 +75,7 @@ class Predictions:
     labels: tuple[str, ...] = ()
     scores: LabelScores | NumberScores | None = None
     head: str | None = None
+    words: Words = IMAGES
 
     @property
     def scored(self) -> int:
@@ -184,9 +186,9 @@ class Answers:
         items = tuple(item for _, item in sorted(self._rows, key=lambda pair: pair[0]))
         classes = self.names if self.task == CLASSES else ()
         labels, scores = self.names if self.task == LABELS else (), self._scores(items)
-        return Predictions(
-            classes, items, tuple(failed), (*warnings, *self._warnings), seconds, self.task, labels, scores, self.path
-        )
+        words = words_of_spec(self.saved.metadata.get("spec"))
+        told = (*warnings, *self._warnings)
+        return Predictions(classes, items, tuple(failed), told, seconds, self.task, labels, scores, self.path, words)
 
     def _scores(self, items: Sequence[Any]) -> Any:
         known = [item for item in items if item.true is not None]

@@ -79,7 +79,8 @@ def group_names(
         names = ", ".join(map(repr, missing[:SHOWN])) + (", ..." if len(missing) > SHOWN else "")
         raise UsageError(
             f"{len(missing):,} of {len(ids):,} ids in {cache.path} {where}: {names}.",
-            hint="Every labelled image needs a group; an image for itself can have its own name as group.",
+            hint=f"Every labelled {cache.words.one} needs a group; {cache.words.single} for itself can have its own "
+            "name as group.",
         )
     return [group for group in found if group is not None]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -48,7 +48,7 @@ class Training:
     where none were given · calibration: None without split val · selected_on: the scored split that chose a setting
     (its score flatters), None where every score is clean · choices: what the fit decided, such as C and how ·
     protocol: the number that a published protocol asks for · notes: what the reader of the scores should know ·
-    seconds: fitting, selection included; scoring and reading excluded.
+    seconds: fitting, selection included; scoring and reading excluded · unit: what the samples are called.
     """
 
     head: Any
@@ -68,6 +68,7 @@ class Training:
     notes: tuple[str, ...]
     seconds: float
     layers: tuple[str, ...]
+    unit: str = field(default="images", kw_only=True)
 
     @property
     def classes(self) -> list[str]:
@@ -199,14 +200,14 @@ def train_head(
         features, _ = trained_features(cache, layer, plain=plain_view)
     notes = [*labelled, *pooled, *view_notes(cache, views, average=average_views), *notes]
     if followed:
-        parts, more = followed.parts(parts, target.values, together, seed)
+        parts, more = followed.parts(parts, target.values, together, seed, cache.words.plural)
         notes += more
     if calibrated and FITTED_ON not in parts:
         raise UsageError(
             f"{cache.path} has no split val to fit a temperature on.",
             hint="Add a folder val/ beside train/ and extract again, or leave --calibrate away.",
         )
-    notes += check_target(target, parts, cache.path)
+    notes += check_target(target, parts, cache.path, cache.words)
     # What a temperature is fitted on must not have been trained on, and C's choice ends in training on val too
     selection = "val" if "val" in parts and "test" in parts and not calibrated else None
     seen = Seen(cache, layer, features, views, average_views)
@@ -237,6 +238,7 @@ def train_head(
         notes=(*notes, *scored.notes),
         seconds=fitted.seconds,
         layers=tuple(one.name for one in cache.inputs) if isinstance(cache, JoinedCache) else (layer,),
+        unit=cache.words.plural,
     )
     if out is not None:
         metadata = _metadata(cache, layer, target, result, seed, parts, relabelling, average=average_views)

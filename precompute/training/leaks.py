@@ -15,6 +15,7 @@ from precompute.cache import Cache
 from precompute.heads import RowView
 from precompute.heads.base.progress import report
 from precompute.heads.scoring.scores import wilson_interval
+from precompute.system.samples import IMAGES, Words
 from precompute.training.similarity import nearest
 from precompute.training.targets import CLASSES, LABELS, NUMBER, Rows, Target, own_classes
 
@@ -117,7 +118,8 @@ def find_leaks(
     for split in splits:
         chosen, n_others = searched[split], int(clean[split].sum())
         rows = parts[split][chosen]
-        best, which = nearest(RowView(features, rows), RowView(features, train), bar, partial(_report, before, total))
+        counted = partial(_report, cache.words.plural, before, total)
+        best, which = nearest(RowView(features, rows), RowView(features, train), bar, counted)
         before += len(rows)
         hit = np.flatnonzero(best > -math.inf)
         hit = hit[np.argsort(-best[hit], kind="stable")]
@@ -135,8 +137,8 @@ def find_leaks(
     return found
 
 
-def _report(before: int, total: int, done: int, _: int) -> None:
-    report("images compared with those of train", before + done, total)
+def _report(unit: str, before: int, total: int, done: int, _: int) -> None:
+    report(f"{unit} compared with those of train", before + done, total)
 
 
 def _affordable(n_train: int, width: int) -> int:
@@ -179,31 +181,33 @@ def two_labels(cache: Cache, target: Target, rows: Rows, digests: NDArray[np.int
     return [[os.fsdecode(bytes(names[row])) for row in rows[digests[rows] == digest]] for digest in doubtful[count > 1]]
 
 
-def leak_notes(leaks: dict[str, Leaks], doubtful: list[list[str]], task: str = CLASSES) -> list[str]:
-    """Lines on what makes scores flatter or labels doubtful."""
-    notes = []
+def leak_notes(
+    leaks: dict[str, Leaks], doubtful: list[list[str]], task: str = CLASSES, words: Words = IMAGES
+) -> list[str]:
+    """Lines on what makes scores flatter or labels doubtful. words: what the samples are called."""
+    notes, many, one = [], words.plural, words.one
     for split, found in leaks.items():
         if found.identical:
             notes.append(
-                f"{found.identical} images of {split} are byte-identical to training images: its score flatters"
+                f"{found.identical} {many} of {split} are byte-identical to training {many}: its score flatters"
             )
         if found.grouped:
-            notes.append(f"{found.grouped} images of {split} share a group with training images: its score flatters")
+            notes.append(f"{found.grouped} {many} of {split} share a group with training {many}: its score flatters")
         if found.near:
             notes.append(
-                f"{len(found.near)} images of {split} look nearly like a training image "
+                f"{len(found.near)} {many} of {split} look nearly like a training {one} "
                 f"(cosine {found.similarity:g} or more)"
             )
         if found.sample:
             low, high = found.sample.interval
             notes.append(
                 f"only a sample of {split} was searched for near-duplicates, {found.sample.searched:,} of "
-                f"{found.sample.of:,} images: {low:.2%} to {high:.2%} of all look nearly like a training image (95%); "
+                f"{found.sample.of:,} {many}: {low:.2%} to {high:.2%} of all look nearly like a training {one} (95%); "
                 f"those outside it are not known; --similarity {found.similarity:g} searches all, however long"
             )
     if doubtful:
         notes.append(
-            f"{len(doubtful)} pictures occur {SEVERAL[task]}, byte for byte: "
+            f"{len(doubtful)} {words.things} occur {SEVERAL[task]}, byte for byte: "
             + "; ".join(" = ".join(ids) for ids in doubtful[:SHOWN])
             + ("; ..." if len(doubtful) > SHOWN else "")
         )

@@ -41,16 +41,17 @@ def split_codes(metadata: dict[str, Any], cache: Cache, target: Target, head: st
     Raises HeadMismatchError where the head remembers nothing or another cache, HeadFormatError for a damaged memory.
     """
     training = metadata.get("training")
+    unit = cache.words.plural
     memory = training.get("split") if isinstance(training, dict) else None
     if not isinstance(memory, dict):
         raise HeadMismatchError(
-            f"The head {head} does not say on which images it was trained, so it cannot be scored fairly.",
+            f"The head {head} does not say on which {unit} it was trained, so it cannot be scored fairly.",
             hint="Train it again: precompute train-head CACHE -o HEAD.",
         )
     if memory.get("images") != target_digest(cache, target):
         raise HeadMismatchError(
-            f"{cache.path} does not hold the images that the head {head} was trained and scored on.",
-            hint="Give the cache that it was trained on; where images came or went since, train the head again.",
+            f"{cache.path} does not hold the {unit} that the head {head} was trained and scored on.",
+            hint=f"Give the cache that it was trained on; where {unit} came or went since, train the head again.",
         )
     try:
         packed = base64.b64decode(memory["rows"], validate=True)

@@ -55,16 +55,21 @@ class Protocol:
         return {**given, "choose_by": "accuracy"}
 
     def parts(
-        self, parts: dict[str, Rows], labels: NDArray[np.int32], together: NDArray[np.int64], seed: int
+        self,
+        parts: dict[str, Rows],
+        labels: NDArray[np.int32],
+        together: NDArray[np.int64],
+        seed: int,
+        unit: str = "images",
     ) -> tuple[dict[str, Rows], list[str]]:
-        """The splits it needs, and notes; without val, a part of train takes its place.
+        """The splits it needs, and notes; without val, a part of train takes its place. unit: of the samples.
 
         Raises TrainingError without a test split.
         """
         if "test" not in parts:
             raise TrainingError(
                 f"The protocol {self.name} scores on a split test, and there is none.",
-                hint="Put the images below train/, val/ and test/ (or train/ and test/) and extract again.",
+                hint=f"Put the {unit} below train/, val/ and test/ (or train/ and test/) and extract again.",
             )
         if "val" in parts:
             return parts, []
@@ -73,7 +78,7 @@ class Protocol:
             train, held = holdout(labels[pool], groups=together[pool], fraction=HOLDOUT_FRACTION, seed=seed)
         except ValueError as error:
             raise TrainingError(
-                "There is no split val, and train has too few images to hold any out.", hint="Add images to train."
+                f"There is no split val, and train has too few {unit} to hold any out.", hint=f"Add {unit} to train."
             ) from error
         note = f"no split val: C is chosen on {HOLDOUT_FRACTION:.0%} of train (seed {seed})"
         return {**parts, "train": pool[train], "val": pool[held]}, [note]

@@ -134,7 +134,7 @@ def score_answers(
     answers = {split: scaled(p, calibration) for split, p in raw.items()}
     leaks = find_leaks(cache, None, parts, digests, together, similarity, target, features)
     doubtful = two_labels(cache, target, np.concatenate(list(parts.values())), digests)
-    notes += leak_notes(leaks, doubtful, task)
+    notes += leak_notes(leaks, doubtful, task, cache.words)
 
     def scored(split: str, chosen: NDArray[np.bool_]) -> AnyScores:
         observed = together[parts[split]][chosen]

@@ -11,6 +11,7 @@ from precompute.cache import SPLITS, Cache, Status, verify
 from precompute.errors import CacheError, TrainingError
 from precompute.heads import holdout
 from precompute.heads.base.progress import report
+from precompute.system.samples import IMAGES
 from precompute.training.layers import JoinedCache
 from precompute.training.targets import CLASSES, LABELS, NUMBER, Rows, Target, own_classes
 
@@ -62,7 +63,7 @@ def parts_of(
     """
     groups = digest_groups(cache) if groups is None else groups
     target = own_classes(cache) if target is None else target
-    labelled, known = target.known, cache.known_split
+    labelled, known, words = target.known, cache.known_split, cache.words
     usable = whole & labelled & known
     notes = []
     if foreign := int((~known).sum()):
@@ -73,9 +74,10 @@ def parts_of(
         pending = int((labelled & known & (cache.status == Status.PENDING)).sum())
         notes.append(f"{broken} samples have no features ({pending} not computed yet) and are left out")
     if not usable.any():
+        examples = "photos/cats, photos/dogs" if words is IMAGES else f"{words.plural}/cats, {words.plural}/dogs"
         raise TrainingError(
             f"{cache.path} holds no labelled features.",
-            hint="Put the images into one folder for each class (photos/cats, photos/dogs) and extract again, or give "
+            hint=f"Put the {words.plural} into one folder for each class ({examples}) and extract again, or give "
             "labels by --label-column or --labels.",
         )
     split = cache.split
@@ -83,12 +85,12 @@ def parts_of(
     for name in [name for name, rows in parts.items() if not len(rows)]:
         del parts[name]
         if (split == name).any():
-            notes.append(f"split {name} has no usable image and is left out")
+            notes.append(f"split {name} has no usable {words.one} and is left out")
     if not parts:
         parts["train"] = np.flatnonzero(usable)
     elif "train" not in parts:
         raise TrainingError(
-            f"{cache.path} has the splits {', '.join(parts)}, but no usable images in train.",
+            f"{cache.path} has the splits {', '.join(parts)}, but no usable {words.plural} in train.",
             hint="Add a folder train/ with the same class folders, and extract again.",
         )
     if parts.keys() == {"train"}:
@@ -100,9 +102,9 @@ def parts_of(
         except ValueError as error:
             alike = {CLASSES: "no class has", LABELS: "no label has", NUMBER: "there are no"}[target.task]
             raise TrainingError(
-                f"{cache.path} has too few images to hold any out for scoring: {alike} two different ones, "
+                f"{cache.path} has too few {words.plural} to hold any out for scoring: {alike} two different ones, "
                 "or two groups.",
-                hint="Add images, at least two different ones (or groups) for each class.",
+                hint=f"Add {words.plural}, at least two different ones (or groups) for each class.",
             ) from error
         parts = {"train": pool[train], HOLDOUT: pool[held]}
         by = {CLASSES: "", LABELS: " by the rarest label of each sample", NUMBER: " by size"}[target.task]

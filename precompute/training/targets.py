@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from precompute.cache import Cache
 from precompute.errors import TrainingError
 from precompute.heads.base.labels import label_strata
+from precompute.system.samples import IMAGES, Words
 
 Rows = NDArray[np.int64]
 
@@ -99,14 +100,14 @@ def same_target(one: Target, other: Target) -> bool:
     return (one.task, one.names) == (other.task, other.names)
 
 
-def check_target(target: Target, parts: dict[str, Rows], path: str) -> list[str]:
-    """Notes on what cannot be learned or scored.
+def check_target(target: Target, parts: dict[str, Rows], path: str, words: Words = IMAGES) -> list[str]:
+    """Notes on what cannot be learned or scored. words: what the samples are called.
 
     Raises TrainingError where nothing can be learned: one class, a class that is scored but was never seen, labels that
     all training samples or none have, one number.
     """
     if target.task == CLASSES:
-        _check_classes(target, parts, path)
+        _check_classes(target, parts, path, words)
         return []
     train = target.values[parts["train"]]
     if target.task == NUMBER:
@@ -129,20 +130,22 @@ def check_target(target: Target, parts: dict[str, Rows], path: str) -> list[str]
     return []
 
 
-def _check_classes(target: Target, parts: dict[str, Rows], path: str) -> None:
+def _check_classes(target: Target, parts: dict[str, Rows], path: str, words: Words) -> None:
     present = {split: set(np.unique(target.values[rows]).tolist()) for split, rows in parts.items()}
     amounts = " If these numbers are amounts: --task number." if all(map(_is_whole, target.names)) else ""
     if len(present["train"]) < 2:
         only = target.names[next(iter(present["train"]))]
         raise TrainingError(
-            f"All training images of {path} have one class, {only!r}; there is nothing to tell apart.",
-            hint="Add a folder with images of a second class beside it, and extract again; or name another column.",
+            f"All training {words.plural} of {path} have one class, {only!r}; there is nothing to tell apart.",
+            hint=f"Add a folder with {words.plural} of a second class beside it, and extract again; or name another "
+            "column.",
         )
     for split, found in present.items():
         if unseen := sorted(target.names[label] for label in found - present["train"]):
             raise TrainingError(
-                f"Split {split} of {path} has classes without usable training images: {_listed(unseen)}.",
-                hint="Add training images of these classes or take them out of the split, and extract again." + amounts,
+                f"Split {split} of {path} has classes without usable training {words.plural}: {_listed(unseen)}.",
+                hint=f"Add training {words.plural} of these classes or take them out of the split, and extract again."
+                + amounts,
             )
 
 

@@ -91,7 +91,9 @@ def view_notes(cache: Cache, trained: int, *, average: bool) -> list[str]:
         on = f"on {each}, in which a clip counts once" if trained > 1 else "on the mean of each clip's windows alone"
         by = "the mean over these" if average and trained > 1 else f"the mean over {each}" if average else "that mean"
         return [f"trained {on}; scored by {by}"]
-    on = f"on {trained} views of each image, in which it counts once" if trained > 1 else "on the plain view alone"
+    on = "on the plain view alone"
+    if trained > 1:
+        on = f"on {trained} views of each {cache.words.one}, in which it counts once"
     by = f"the mean over {cache.views} views" if average else "the plain view"
     return [f"trained {on}; scored by {by}"]
 
@@ -109,7 +111,7 @@ def check_views(cache: Cache, trained: int, *, average: bool, plain_only: bool) 
     """
     if plain_only and (trained > 1 or average):
         raise UsageError(
-            "A published protocol trains on plain pictures and scores them.",
+            f"A published protocol trains on plain {cache.words.things} and scores them.",
             hint="Add --plain-view, and leave --average-views out.",
         )
     if average and cache.views == 1:

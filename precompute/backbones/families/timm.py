@@ -165,6 +165,9 @@ class Timm(Family):
         params = sum(parameter.numel() for parameter in model.parameters())
         return Entry(name, width_of(model), size, params, None, None, OUTPUT, found or (DEFAULT,) * is_folder(name))
 
+    def loading_code(self, name: str, outputs: int) -> str:
+        return f"timm.create_model({_text(name).partition('.')[0]!r}, num_classes={outputs})"
+
     @property
     def tracing(self) -> Tracing:
         models = library().models

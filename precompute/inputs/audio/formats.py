@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from precompute.sources.base import FileKind
+from precompute.system.samples import AUDIO, WORDS
 
 DECODED = b".wav .wave .flac .ogg .oga .opus .mp3"
 FOREIGN = b".m4a .aac .wma .aif .aiff .aifc .au .caf .amr .ape .wv .ac3"
@@ -67,5 +68,5 @@ def _is_frame(head: bytes) -> bool:
     )
 
 
-CLIPS = FileKind("a clip", "clips", NAMES, EXTENSIONS, HEAD_BYTES, looks_like_clip)
+CLIPS = FileKind(WORDS[AUDIO].single, WORDS[AUDIO].plural, NAMES, EXTENSIONS, HEAD_BYTES, looks_like_clip)
 """Which files of a folder are samples."""

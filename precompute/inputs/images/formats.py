@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from precompute.sources.base import FileKind
+from precompute.system.samples import IMAGE, WORDS
 
 DECODED = (
     b".jpg .jpeg .jpe .jfif .png .apng .gif .bmp .dib .webp .tif .tiff .mpo .jp2 .j2k .j2c .jpc .jpf .jpx .avif .avifs"
@@ -57,5 +58,5 @@ def _brands(head: bytes) -> list[bytes]:
     return [head[8:12], *(head[place : place + 4] for place in range(16, end - 3, 4))]
 
 
-IMAGES = FileKind("an image", "images", NAMES, EXTENSIONS, HEAD_BYTES, looks_like_image)
+IMAGES = FileKind(WORDS[IMAGE].single, WORDS[IMAGE].plural, NAMES, EXTENSIONS, HEAD_BYTES, looks_like_image)
 """Which files of a folder are samples."""

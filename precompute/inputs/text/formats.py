@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from precompute.sources.base import FileKind
+from precompute.system.samples import TEXT, WORDS
 
 EXTENSIONS = frozenset({b".txt"})
 """A file with one of these is a sample whatever it holds: should it be no text, that is worth reporting."""
@@ -14,5 +15,5 @@ def _never(head: bytes) -> bool:
     return False
 
 
-TEXTS = FileKind("a text", "texts", "text (.txt)", EXTENSIONS, 0, _never, column="text")
+TEXTS = FileKind(WORDS[TEXT].single, WORDS[TEXT].plural, "text (.txt)", EXTENSIONS, 0, _never, column="text")
 """Which files of a folder are samples."""
