@@ -39,6 +39,8 @@ OTHERS: dict[str, dict[str, Any]] = {
     "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48, "max_position_embeddings": 140},
     "albert": {**SMALL, "embedding_size": 16, "num_hidden_groups": 1},
     "electra": {**SMALL, "embedding_size": 16},
+    "modernbert": {**SMALL, "global_attn_every_n_layers": 2, "local_attention": 16},
+    "convbert": {**SMALL, "embedding_size": 32},
 }
 
 

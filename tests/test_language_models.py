@@ -23,6 +23,7 @@ pytest.importorskip("transformers", reason="transformers is not installed: pip i
 from language_models import TEXTS, WORDS, as_sentences, cosine, of_library, pooling, save
 
 KINDS = ["bert", "roberta", "distilbert", "electra", "mpnet", "albert", "xlm-roberta", "camembert"]
+KINDS += ["deberta-v2", "modernbert", "nomic_bert"]
 KIND = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -187,6 +188,13 @@ def test_a_pooling_is_asked_for_and_not_guessed(bert: Path, tmp_path: Path) -> N
         load_backbone(f"hf:{bert}", pooling="median")
     with pytest.raises(UsageError, match="pooling must be one of auto, none, mean"):
         load_backbone("tiny", pooling="cls")
+
+
+def test_a_network_whose_features_depend_on_padding_is_refused(tmp_path: Path) -> None:
+    """ConvBERT's convolutions reach from padding into the text."""
+    folder = save(tmp_path / "convbert", "convbert")
+    with pytest.raises(BackboneError, match="ConvBertModel makes of a text depends on how far it is padded"):
+        load_backbone(f"hf:{folder}", pooling="mean")
 
 
 def test_a_pooler_that_is_not_there_is_never_random(bert: Path, tmp_path: Path) -> None:

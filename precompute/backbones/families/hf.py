@@ -94,9 +94,10 @@ class HF(Family):
         encoder = parts.encoder(network)
         if not has_pooler:
             encoder.poolings = tuple(one for one in encoder.poolings if one != "pooler")
+        encoder.eval().check(parts.base)
         return Loaded(
             f"{PREFIX}{folder.config['model_type']}",
-            encoder.eval(),
+            encoder,
             source,
             parts.base,
             notes,

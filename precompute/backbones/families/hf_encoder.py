@@ -69,6 +69,9 @@ class Encoder(nn.Module, ABC):
         A row must depend on its own input alone, so nothing may be chosen by what all of a batch holds.
         """
 
+    def check(self, base: Preprocess | Transform) -> None:
+        """Raise BackboneError where the network does not keep what is promised of samples that `base` makes."""
+
     def finish(self, features: torch.Tensor) -> torch.Tensor:
         """What follows behind the pooling of the output; (B, D) -> (B, E)."""
         return features

@@ -56,6 +56,9 @@ MODELS: dict[str, ModelType] = {
     "electra": ModelType(TEXT, "mean", _TOKENS, attention="sdpa"),
     "mpnet": ModelType(TEXT, "mean", _POOLER),
     "albert": ModelType(TEXT, "mean", _POOLER),
+    "deberta-v2": ModelType(TEXT, "mean", _TOKENS),
+    "modernbert": ModelType(TEXT, "mean", _TOKENS),
+    "nomic_bert": ModelType(TEXT, "mean", _TOKENS),
     # Images: what the library's own call for features gives, or the class token
     "vit": ModelType(IMAGE, "cls", _PICTURES, attention="sdpa"),
     "deit": ModelType(IMAGE, "cls", _PICTURES, attention="sdpa"),

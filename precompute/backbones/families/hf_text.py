@@ -12,13 +12,17 @@ from precompute.backbones.families.hf_folder import HFFolder
 from precompute.backbones.families.hf_models import ModelType
 from precompute.backbones.families.hf_sentences import Sentences
 from precompute.errors import BackboneError, WeightsError
+from precompute.inputs.base import Preprocess
+from precompute.inputs.images.transform import Transform
 from precompute.inputs.text.tokens import TokenPreprocess
 
 TOKENIZER = "tokenizer.json"
 MAX_TOKENIZER_BYTES = 64 * 2**20  # those of 250,000 tokens have 17 MiB
 LONGEST = 2**16
-LIMITED = {"roberta", "xlm-roberta", "camembert", "mpnet"}
-"""Whose positions begin behind that of padding, so that it takes fewer tokens than it has positions."""
+MOST_OF_PADDING = 1e-3  # rounding leaves 1e-6
+ALL_POSITIONS = {"bert", "distilbert", "electra", "albert", "deberta-v2", "modernbert", "nomic_bert"}
+"""Models that take as many tokens as they have positions. Those of others, such as RoBERTa, begin behind that of
+padding."""
 
 
 class TextEncoder(Encoder):
@@ -40,6 +44,27 @@ class TextEncoder(Encoder):
         super().__init__(network, pooling, kind.poolings, _blocks(network))
         self.attention = kind.attention
         self.normalise = normalise
+
+    def check(self, base: Preprocess | Transform) -> None:
+        """Padding must not show: a table cannot know every network, and some mix neighbours in with no mask."""
+        if not isinstance(base, TokenPreprocess) or len(base.lengths) < 2:
+            return
+        first, second = base.lengths[:2]
+        ids = torch.arange(first - 2) % min(base.vocabulary, 1000)
+        found = []
+        with torch.inference_mode():
+            for length in (first, second):
+                numbers, mask = torch.full((1, length), base.pad), torch.zeros(1, length, dtype=torch.int64)
+                numbers[0, : len(ids)] = torch.where(ids == base.pad, ids + 1, ids)
+                mask[0, : len(ids)] = 1
+                found.append(self.states(numbers, mask, hidden=False).tokens[0, : len(ids)])
+        one, other = found
+        if not (one - other).norm() <= MOST_OF_PADDING * one.norm():
+            raise BackboneError(
+                f"What {type(self.network).__name__} makes of a text depends on how far it is padded, by "
+                f"{(one - other).norm() / one.norm():.1e} of it, so its features would be none of the text's alone.",
+                hint="Take another model, or call it for each text in a factory of your own: package.module:factory.",
+            )
 
     def finish(self, features: torch.Tensor) -> torch.Tensor:
         return nn.functional.normalize(features, dim=-1) if self.normalise else features
@@ -91,7 +116,7 @@ def _longest(folder: HFFolder) -> int:
     """Tokens that the network takes."""
     config = folder.config
     positions = _number(config.get("max_position_embeddings")) or 512
-    if config["model_type"] in LIMITED:
+    if config["model_type"] not in ALL_POSITIONS:
         positions -= (_number(config.get("pad_token_id")) or 0) + 1
     return max(1, min(positions, LONGEST))
 
