@@ -16,6 +16,8 @@ PROVENANCE_BYTES = 256 * 1024  # about 300 runs of about 800 bytes
 
 SAMPLE = "sample"
 """The word for the first axis of every dataset of features."""
+UNITS = {"text": "texts", "audio": "clips"}
+"""What samples are called, by `modality` in `transform`; without one they are images."""
 KEPT_WINDOWS = "keep"  # of `windows` in `augment`: the views are the windows of a clip, behind their mean
 VIEW = "view"
 """The word for the second axis where samples have several views."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from precompute.cache import provenance
 from precompute.cache.check import read_layout
 from precompute.cache.checksum import column_digest, table_digest
-from precompute.cache.columns import INT8, KEPT_WINDOWS, VIEW, Column, Layout, channel_axis
+from precompute.cache.columns import INT8, KEPT_WINDOWS, UNITS, VIEW, Column, Layout, channel_axis
 from precompute.cache.key import spec_layers
 from precompute.cache.provenance import Record
 from precompute.cache.quantised import Features, QuantisedFeatures, QuantisedRows, Rows
@@ -189,6 +189,13 @@ class Cache:
         """How many views of each sample it holds; with more than one, features are (N, views, *shape)."""
         axes, _ = next(iter(spec_layers(self.spec).values()))
         return self.layout.columns[f"features/{self.layers[0]}"].shape[1] if axes[0] == VIEW else 1
+
+    @property
+    def unit(self) -> str:
+        """What its samples are called: texts, clips, or else images."""
+        transform = self.spec.get("transform")
+        named = transform.get("modality") if isinstance(transform, Mapping) else None
+        return UNITS.get(named, "images") if isinstance(named, str) else "images"
 
     @property
     def windows(self) -> int:

@@ -77,7 +77,7 @@ def print_scores(result: Training) -> None:
     """One line a score, two columns a split. Below each other, as a name, a number and an interval read best."""
     columns = [""]
     for split, scores in result.scores.items():
-        columns += [f"{split}, {scores.n:,} images", "95% interval"]
+        columns += [f"{split}, {scores.n:,} {result.unit}", "95% interval"]
     rows = []
     for name, title, form in LINES_OF[result.task]:
         cells = [title]
@@ -102,23 +102,23 @@ def print_each(result: Training) -> None:
     """A table of each split by class or label; there is none of numbers."""
     for split, scores in result.scores.items():
         if result.task == "classes":
-            _print_per_class(split, scores, result.classes)
+            _print_per_class(split, scores, result.classes, result.unit)
         elif result.task == "labels":
-            _print_per_label(split, scores, result.thresholds)
+            _print_per_label(split, scores, result.thresholds, result.unit)
 
 
-def _print_per_label(split: str, scores: LabelScores, thresholds: dict[str, float]) -> None:
+def _print_per_label(split: str, scores: LabelScores, thresholds: dict[str, float], unit: str) -> None:
     """Threshold, images that have the label, that are given it, and scores; - where there is nothing to divide by."""
     names = ("average_precision", "auc", "precision", "recall", "f1")
     rows = []
     for (label, threshold), row in zip(thresholds.items(), scores.per_label, strict=True):
         cells = ["-" if row[name] is None else _decimal(row[name]) for name in names]
         rows.append((label, _decimal(threshold), f"{row['positives']:,}", f"{row['predicted']:,}", *cells))
-    columns = ("", "threshold", "images", "predicted", "average precision", "AUC", "precision", "recall", "F1")
+    columns = ("", "threshold", unit, "predicted", "average precision", "AUC", "precision", "recall", "F1")
     print_table(f"{split}, by label", columns, rows, right=1)
 
 
-def _print_per_class(split: str, scores: Scores, classes: list[str]) -> None:
+def _print_per_class(split: str, scores: Scores, classes: list[str], unit: str) -> None:
     """Images, precision, recall with Wilson's interval, and F1 of each class; - where there is nothing to divide by."""
 
     def cell(value: float | None) -> str:
@@ -130,30 +130,30 @@ def _print_per_class(split: str, scores: Scores, classes: list[str]) -> None:
         interval = "" if ends is None else f"{ends[0]:.1%} to {ends[1]:.1%}"
         f1 = "-" if row["f1"] is None else _decimal(row["f1"])
         rows.append((name, f"{row['images']:,}", cell(row["precision"]), cell(row["recall"]), interval, f1))
-    print_table(f"{split}, by class", ("", "images", "precision", "recall", "95% interval", "F1"), rows, right=1)
+    print_table(f"{split}, by class", ("", unit, "precision", "recall", "95% interval", "F1"), rows, right=1)
 
 
 def leak_lines(result: Training) -> Iterator[tuple[str, str]]:
     """What each split shares with the training images, and its accuracy without."""
     for split, leaks in result.leaks.items():
-        counts = [f"{leaks.identical} byte-identical to training images"]
+        counts = [f"{leaks.identical} byte-identical to training {result.unit}"]
         if result.groups is not None:
             counts.append(f"{leaks.grouped} of a group in training")
-        of = f" in a sample of {leaks.sample.searched:,} of {leaks.sample.of:,} images" if leaks.sample else ""
+        of = f" in a sample of {leaks.sample.searched:,} of {leaks.sample.of:,} {result.unit}" if leaks.sample else ""
         counts.append(f"{len(leaks.near)} near-duplicates{of}")
         clean = result.without_leaks.get(split)
         text = "".join(f"\n{near.similarity:.3f}  {near.id}  {near.train_id}" for near in leaks.near[:PAIRS])
         text += "\n..." if len(leaks.near) > PAIRS else ""
-        text += "" if clean is None else _without(result.task, clean)
+        text += "" if clean is None else _without(result.task, clean, result.unit)
         yield f"leaks in {split}", ", ".join(counts) + text
     if result.groups is not None:
         yield "groups", f"{result.groups:,} groups kept whole; the intervals draw groups"
 
 
-def _without(task: str, clean: Any) -> str:
+def _without(task: str, clean: Any, unit: str) -> str:
     name, title, form = LINES_OF[task][0]
     value = getattr(clean, name)
-    return f"\n{title} without them {'-' if value is None else form(value)} ({clean.n:,} images)"
+    return f"\n{title} without them {'-' if value is None else form(value)} ({clean.n:,} {unit})"
 
 
 def calibration_lines(result: Training) -> Iterator[tuple[str, str]]:

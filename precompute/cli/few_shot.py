@@ -122,8 +122,8 @@ def few_shot(
         None,
         [
             ("head", f"{first.head}, {predicted}"),
-            ("tested on", ", ".join(sorted({f"{curve.tested:,} images of {curve.split}" for curve in curves}))),
-            ("draws", f"{settings['draws']} for each number of images"),
+            ("tested on", ", ".join(sorted({f"{curve.tested:,} {curve.unit} of {curve.split}" for curve in curves}))),
+            ("draws", f"{settings['draws']} for each number of {first.unit}"),
             ("drawn", plot),
         ],
     )

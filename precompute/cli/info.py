@@ -71,6 +71,7 @@ def _describe(cache: Cache) -> dict[str, Any]:
     return {
         "path": cache.path,
         "samples": len(cache),
+        "unit": cache.unit,
         "status": counts(cache.status, status_name),
         "splits": counts(cache.column("samples/split"), split_name),
         "classes": {name: int((labels == number).sum()) for number, name in enumerate(cache.classes)},
@@ -107,7 +108,8 @@ def _print(summary: dict[str, Any]) -> None:
     pairs += [(name, value if isinstance(value, str) else json.dumps(value)) for name, value in summary["spec"].items()]
     print_pairs(summary["path"], pairs)
     if summary["classes"]:
-        print_table(None, ("class", "images"), [(name, f"{n:,}") for name, n in summary["classes"].items()], right=1)
+        unit = summary["unit"]
+        print_table(None, ("class", unit), [(name, f"{n:,}") for name, n in summary["classes"].items()], right=1)
     records = [record for record in summary["provenance"] if "audit" not in record]
     runs = [
         (run.get("started"), run.get("host"), run.get("device"), run.get("engine"), run.get("source"))

@@ -265,13 +265,13 @@ def report_training(
         print_each(result)
     if result.task == "classes":
         for split, scores in result.scores.items():
-            _confusion(split, scores, result.classes)
+            _confusion(split, scores, result.classes, result.unit)
     print_pairs(
         None,
         [
             ("head", f"{result.kind} on {_layers(result)}, {_predicted(result)}"),
             ("protocol", _protocol(result.protocol)),
-            ("trained on", f"{result.rows['train']:,} images in {result.seconds:.2f} s"),
+            ("trained on", f"{result.rows['train']:,} {result.unit} in {result.seconds:.2f} s"),
             ("searched", _searched(result.choices)),
             ("kept", _kept(result)),
             *_settings(result.head.summary()),
@@ -338,7 +338,7 @@ def _searched(choices: dict[str, Any]) -> str | None:
     return "\n".join([f"{len(choices['trials'])} settings{untried}{ended}", *lines])
 
 
-def _confusion(split: str, scores: Scores, classes: list[str]) -> None:
+def _confusion(split: str, scores: Scores, classes: list[str], unit: str) -> None:
     """The whole table for a few classes, the most frequent confusions for many."""
     if len(classes) <= MOST_CLASSES:
         rows = [(name, *counts) for name, counts in zip(classes, scores.confusion.tolist(), strict=True)]
@@ -349,4 +349,4 @@ def _confusion(split: str, scores: Scores, classes: list[str]) -> None:
     rows = [(classes[i], classes[j], count) for count, i, j in wrong[:10]]
     if rows:
         title = f"{split}: the most frequent of {len(wrong):,} confusions"
-        print_table(title, ("truth", "prediction", "images"), rows, right=2)
+        print_table(title, ("truth", "prediction", unit), rows, right=2)

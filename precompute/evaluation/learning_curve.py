@@ -69,7 +69,8 @@ class FewShotPoint:
 class FewShotCurve:
     """The curve of one cache. name: its file name without suffix · tested: images in split `split` · n_classes: how
     many classes or labels, 0 for numbers · metric: accuracy, mean_average_precision or r2 · chance: the score of
-    knowing nothing, None for that of `n_classes` classes that are equally frequent."""
+    knowing nothing, None for that of `n_classes` classes that are equally frequent · unit: what the samples are called.
+    """
 
     name: str
     cache: str
@@ -84,6 +85,7 @@ class FewShotCurve:
     task: str = CLASSES
     metric: str = METRICS[CLASSES]
     chance: float | None = None
+    unit: str = "images"
 
     @property
     def by_chance(self) -> float:
@@ -260,6 +262,7 @@ def _curve(
         task=target.task,
         metric=METRICS[target.task],
         chance=_by_chance(target.task, true),
+        unit=cache.unit,
     )
 
 

@@ -48,7 +48,7 @@ class Training:
     where none were given · calibration: None without split val · selected_on: the scored split that chose a setting
     (its score flatters), None where every score is clean · choices: what the fit decided, such as C and how ·
     protocol: the number that a published protocol asks for · notes: what the reader of the scores should know ·
-    seconds: fitting, selection included; scoring and reading excluded.
+    seconds: fitting, selection included; scoring and reading excluded · unit: what the samples are called.
     """
 
     head: Any
@@ -68,6 +68,7 @@ class Training:
     notes: tuple[str, ...]
     seconds: float
     layers: tuple[str, ...]
+    unit: str = "images"
 
     @property
     def classes(self) -> list[str]:
@@ -105,6 +106,7 @@ class Training:
             "protocol": self.protocol,
             "notes": list(self.notes),
             "seconds": self.seconds,
+            "unit": self.unit,
         }
 
 
@@ -237,6 +239,7 @@ def train_head(
         notes=(*notes, *scored.notes),
         seconds=fitted.seconds,
         layers=tuple(one.name for one in cache.inputs) if isinstance(cache, JoinedCache) else (layer,),
+        unit=cache.unit,
     )
     if out is not None:
         metadata = _metadata(cache, layer, target, result, seed, parts, relabelling, average=average_views)
