@@ -375,6 +375,10 @@ def test_texts_that_are_cut_off_are_counted_and_named(bert: Path, tmp_path: Path
     plain = precompute("extract", "texts.csv", "-b", f"hf:{bert}", "--max-length", 10, "-o", "b.h5")
     assert "4 of the 6 texts computed in this run, at the end (--max-length)" in " ".join(plain.stdout.split())
     assert "row/000000001" in plain.stderr
+    told = precompute("info", "a.h5").stdout
+    assert "cut off" in told
+    assert "4 samples, at the end, by 2 runs" in told
+    assert "None" not in told
     train_head(tmp_path / "a.h5", tmp_path / "head.safetensors")
     warned = predict(tmp_path / "head.safetensors", table).warnings
     assert any("4 texts are longer than the backbone takes" in one for one in warned)

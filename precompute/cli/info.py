@@ -110,13 +110,16 @@ def _print(summary: dict[str, Any]) -> None:
     if summary["classes"]:
         unit = summary["unit"]
         print_table(None, ("class", unit), [(name, f"{n:,}") for name, n in summary["classes"].items()], right=1)
-    records = [record for record in summary["provenance"] if "audit" not in record]
+    from precompute.cache.reader import FOUND
+
+    records = [record for record in summary["provenance"] if FOUND.isdisjoint(record)]
     runs = [
         (run.get("started"), run.get("host"), run.get("device"), run.get("engine"), run.get("source"))
         for run in records
     ]
     print_table("runs that added rows", ("started", "host", "device", "engine", "source"), runs)
     found = [("last run", _command(records[-1] if records else {})), ("compared", _audit(summary["provenance"]))]
+    found.append(("cut off", _cut(summary["provenance"])))
     print_pairs(None, [(name, value) for name, value in found if value is not None])
 
 
@@ -129,6 +132,15 @@ def _audit(records: list[dict[str, Any]]) -> str | None:
     if not all(isinstance(value, int | float) for value in (images, worst, median)):
         return None
     return f"{images} images also ran in fp32 torch: cosine at worst {worst:.5f}, median {median:.5f}"
+
+
+def _cut(records: list[dict[str, Any]]) -> str | None:
+    """How many samples all runs have cut off at the end, as they computed them; None where none did."""
+    counts = [record["cut"].get("samples") for record in records if isinstance(record.get("cut"), dict)]
+    whole = [count for count in counts if isinstance(count, int)]
+    if not whole:
+        return None
+    return f"{sum(whole):,} samples, at the end, by {len(whole)} run{'s' if len(whole) > 1 else ''} (--max-length)"
 
 
 def _command(record: dict[str, Any]) -> str | None:

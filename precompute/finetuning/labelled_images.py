@@ -92,10 +92,10 @@ def open_images(
     network or other images.
     """
     check_images(backbone, FINE_TUNING)
-    samples = open_samples(source, options.root, options.columns, options.keep)
     given: dict[str, Any] = {"weights": weights or "DEFAULT", "transform": dict(options.transform or {})}
     plain = load_backbone(backbone, **given)
     check_images(backbone, FINE_TUNING, plain.preprocess.modality)
+    samples = open_samples(source, options.root, options.columns, options.keep)
     cut = load_backbone(backbone, **given, layer=options.freeze_to or INPUT, pooling="none")
     if options.freeze_to is not None:
         Crossings.of(cut).place_of(options.freeze_to)  # before the features, not after them
