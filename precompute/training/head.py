@@ -68,7 +68,7 @@ class Training:
     notes: tuple[str, ...]
     seconds: float
     layers: tuple[str, ...]
-    unit: str = "images"
+    unit: str
 
     @property
     def classes(self) -> list[str]:
