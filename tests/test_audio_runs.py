@@ -258,6 +258,12 @@ def test_the_command_says_clips_and_groups_by_speaker(clips: Path, tmp_path: Pat
     done = precompute("train-head", "t.h5", "--groups-column", "speaker")
     assert done.returncode == 0, done.stderr
     assert "group" in done.stdout
+    assert "trained on    12 clips" in done.stdout
+    assert "val, 12 clips" in done.stdout
+    assert "images" not in done.stdout
+    done = precompute("few-shot", "t.h5", "--shots", "1,2")
+    assert done.returncode == 0, done.stderr
+    assert "12 clips of val" in done.stdout
 
 
 @pytest.mark.parametrize("missing", ["soundfile", "soxr"])

@@ -12,7 +12,6 @@ import click
 from precompute.cli._head_info import describe_head, looks_like_head, print_head
 from precompute.cli._options import shape_words
 from precompute.cli._output import json_option, print_json, print_pairs, print_table
-from precompute.system.samples import words_of_spec
 
 if TYPE_CHECKING:
     from precompute.cache import Cache
@@ -72,6 +71,7 @@ def _describe(cache: Cache) -> dict[str, Any]:
     return {
         "path": cache.path,
         "samples": len(cache),
+        "unit": cache.words.plural,
         "status": counts(cache.status, status_name),
         "splits": counts(cache.column("samples/split"), split_name),
         "classes": {name: int((labels == number).sum()) for number, name in enumerate(cache.classes)},
@@ -91,7 +91,7 @@ def _describe(cache: Cache) -> dict[str, Any]:
 def _print(summary: dict[str, Any]) -> None:
     from precompute.cache import status_text
 
-    unit = words_of_spec(summary["spec"]).plural
+    unit = summary["unit"]
 
     def joined(counts: dict[str, int]) -> str:
         return ", ".join(f"{count:,} {name}" for name, count in counts.items())

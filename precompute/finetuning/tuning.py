@@ -284,6 +284,7 @@ class _Run:
             protocol=None,
             notes=(*notes, *scored.notes),
             seconds=seconds,
+            unit="images",
             before={
                 split: score(start, task, self.target.of(rows), begun[split], self.together[rows])
                 for split, rows in self.scored.items()

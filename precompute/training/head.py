@@ -106,6 +106,7 @@ class Training:
             "protocol": self.protocol,
             "notes": list(self.notes),
             "seconds": self.seconds,
+            "unit": self.unit,
         }
 
 
