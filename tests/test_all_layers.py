@@ -205,6 +205,7 @@ def test_of_several_layers_some_can_be_named_and_each_is_checked(folder: Path) -
     )
 
 
+@pytest.mark.rotates(3)
 def test_what_is_scored_has_no_part_in_the_choice(folder: Path, tmp_path: Path) -> None:
     """Other labels of the scored images: the same head, to the last bit."""
     cache = open_cache(folder / "blocks.h5")
@@ -363,6 +364,7 @@ def test_a_cache_of_other_layers_does_not_fit_a_head(folder: Path, tmp_path: Pat
 # The command
 
 
+@pytest.mark.rotates(3)
 def test_the_command_says_what_was_kept_and_others_know_the_head(
     folder: Path, tmp_path: Path, precompute: Command
 ) -> None:

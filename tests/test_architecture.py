@@ -112,6 +112,7 @@ def circle(root: Path) -> list[str]:
     return sorted(needs)
 
 
+@pytest.mark.rotates(3)
 def test_imports_run_one_way() -> None:
     assert forbidden(ROOT) == []
     assert {room_of(name) for name in modules()} - {""} <= ROOMS.keys()

@@ -230,6 +230,7 @@ def memory(folder: Path, raw: bytes, seconds: float) -> tuple[str, float]:
     return said, int(taken) / (2**20 if sys.platform == "darwin" else 2**10)
 
 
+@pytest.mark.rotates(3)
 def test_two_hours_take_no_more_memory_than_the_limit_allows(tmp_path: Path) -> None:
     """8 bytes for each sample of the limit, and the blocks of libraries: also where no header says how long it is."""
     limit, allowed = 120.0, 120 * RATE * 8 / 2**20 + 16

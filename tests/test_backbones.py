@@ -94,6 +94,7 @@ def torch_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return place
 
 
+@pytest.mark.rotates(3)
 def test_an_entry_loads_its_file_and_brings_its_transform(torch_home: Path, photo: bytes) -> None:
     model = families.build("resnet18", seed=7)
     torch.save(model.state_dict(), torch_home / "resnet18-f37072fd.pth")
@@ -116,6 +117,7 @@ def test_an_unknown_entry_lists_those_there_are() -> None:
     assert "DEFAULT, IMAGENET1K_V1, IMAGENET1K_V2, random" in caught.value.hint
 
 
+@pytest.mark.rotates(3)
 def test_published_weights_give_published_classes(hymenoptera: Path, mobilenet_weights: Path) -> None:
     """Features through the real classifier: ImageNet's class 309 is the bee, 310 the ant."""
     backbone = load_backbone("mobilenet_v2", weights=str(mobilenet_weights))
@@ -128,6 +130,7 @@ def test_published_weights_give_published_classes(hymenoptera: Path, mobilenet_w
     assert np.mean(right) > 0.7
 
 
+@pytest.mark.rotates(3)
 def test_a_fine_tuned_checkpoint_loads_without_its_classifier(tmp_path: Path, photo: bytes) -> None:
     tuned = torchvision.models.mobilenet_v2(num_classes=10).eval()
     torch.save({"state_dict": {f"module.{k}": v for k, v in tuned.state_dict().items()}}, tmp_path / "tuned.pth")
@@ -195,6 +198,7 @@ def test_the_transform_can_be_changed_value_by_value() -> None:
     assert backbone.taps[0].shape == (512,)
 
 
+@pytest.mark.rotates(3)
 def test_a_size_the_network_does_not_take_is_refused() -> None:
     with pytest.raises(BackboneError, match="vit_b_32 does not take images of 96 x 96") as caught:
         load_backbone("vit_b_32", weights="random", transform={"crop": 96})

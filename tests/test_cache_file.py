@@ -161,6 +161,7 @@ def test_any_name_survives(names: set[bytes], tmp_path_factory: pytest.TempPathF
     assert [os.fsencode(name) for name in open_cache(path).ids] == sorted(names)
 
 
+@pytest.mark.rotates(3)
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_rows_in_any_order_and_grouping_give_the_same_file(

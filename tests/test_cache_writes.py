@@ -63,6 +63,7 @@ def one_by_one(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return path.read_bytes()
 
 
+@pytest.mark.rotates(3)
 def test_a_big_batch_gives_the_file_that_single_rows_give(tmp_path: Path, one_by_one: bytes) -> None:
     assert FEATURES.nbytes > HASHED_BESIDE > FEATURES[0].nbytes
     with RowWriter(str(tmp_path / "a.h5"), make(tmp_path / "a.h5")) as writer:

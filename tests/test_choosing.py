@@ -147,6 +147,7 @@ def test_the_first_that_passes_is_taken_and_the_reference_where_nothing_does(
         decision.storage = "float16"  # type: ignore[misc]
 
 
+@pytest.mark.rotates(3)
 def test_the_reference_is_eager_fp32(noise: Path) -> None:
     model = load_backbone("resnet18", weights="random", transform={"resize": 64, "crop": 64})
     samples = sample_of(list_images(noise), model.preprocess, workers=1).samples
@@ -162,6 +163,7 @@ def test_the_reference_is_eager_fp32(noise: Path) -> None:
     assert error.max() < 1e-5
 
 
+@pytest.mark.rotates(3)
 def test_predict_and_repair_prove_what_they_take(
     noise: Path, tmp_path: Path, precompute: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,6 +225,7 @@ def test_the_audit_names_what_falls_below(noise: Path, monkeypatch: pytest.Monke
     assert "1.png" in found.warning
 
 
+@pytest.mark.rotates(3)
 def test_the_summary_and_the_record_say_what_the_audit_found(
     noise: Path, tmp_path: Path, precompute: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -60,6 +60,7 @@ def test_help_loads_few_modules() -> None:
     assert int(done.stderr) < 250
 
 
+@pytest.mark.rotates(3)
 def test_the_whole_road_in_processes_of_their_own(forks: Forks, photos: Path, tmp_path: Path) -> None:
     assert forks.run(tmp_path, "extract", "photos", "-b", "tiny", "-o", "a.h5") == 0, forks.errors.read_text()
     assert "24 in 2 classes (12 train, 12 val)" in forks.output.read_text()
@@ -107,6 +108,7 @@ def test_json_is_one_object_and_nothing_else(precompute: Command, photos: Path) 
     assert json.loads(done.stdout)["error"]["type"] == "CacheFormatError"
 
 
+@pytest.mark.rotates(3)
 def test_csv_and_json_lines(forks: Forks, precompute: Command, photos: Path) -> None:
     odd = os.fsencode(photos) + b"/val/dogs/odd\xff,\n.png"
     make_image(7).save(photos / "x.png")
@@ -123,6 +125,7 @@ def test_csv_and_json_lines(forks: Forks, precompute: Command, photos: Path) -> 
     assert {item["class"] for item in told} <= {"cats", "dogs"}
 
 
+@pytest.mark.rotates(3)
 def test_predictions_equal_those_from_the_cache(precompute: Command, photos: Path, tmp_path: Path) -> None:
     from precompute import load_head
 

@@ -45,6 +45,7 @@ def accuracy(head: Path, cache, rows: list[int]) -> float:
     return accuracy_score(true, load_head(head).head.predict(np.array(cache.features()[rows])))
 
 
+@pytest.mark.rotates(3)
 def test_two_backbones_on_the_same_photos(folder: Path) -> None:
     found = compare(
         folder / "tiny.safetensors", folder / "random.safetensors", folder / "tiny.h5", folder / "random.h5"
@@ -117,6 +118,7 @@ def test_groups_are_one_observation(folder: Path, tmp_path: Path) -> None:
         compare(*pair, groups="(x)y")
 
 
+@pytest.mark.rotates(3)
 def test_other_images_labels_classes_or_features_are_refused(folder: Path, tmp_path: Path) -> None:
     a = folder / "tiny.safetensors", folder / "tiny.h5"
 

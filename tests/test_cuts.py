@@ -230,6 +230,7 @@ def test_gradients_are_those_of_the_uncut_network_with_its_body_frozen(
             assert error <= 1e-4 * float(expected[parameter].grad.norm()) + 1e-7, (layer, parameter)
 
 
+@pytest.mark.rotates(3)
 def test_a_tail_holds_what_lies_behind_under_the_network_s_names_and_as_copies() -> None:
     backbone = load_network("resnet18")
     tail = tail_of(backbone, "layer3")

@@ -244,6 +244,7 @@ def test_a_single_fit_has_an_interval_over_images() -> None:
     assert interval_of([right, right, ~right], alone)[1] == "draws"
 
 
+@pytest.mark.rotates(3)
 def test_fitting_on_rows_is_fine_tuning_on_them(graded: Path, tmp_path: Path) -> None:
     """On all of train it gives, bit for bit, what `fine_tune` gives that has train and val alone."""
     extract(graded, tmp_path / "body.h5", backbone="tiny", layer="body", pooling="none")
@@ -293,6 +294,7 @@ def test_names_of_methods() -> None:
             names_of([wrong])
 
 
+@pytest.mark.rotates(3)
 def test_bad_requests(graded: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"backbone": "tiny", "methods": ["head"], "draws": 1}
     for wrong, message in (
@@ -317,6 +319,7 @@ def test_bad_requests(graded: Path, tmp_path: Path) -> None:
         depth(tmp_path / "labels.csv", tmp_path / "l", **options, root=str(graded))
 
 
+@pytest.mark.rotates(3)
 def test_the_command(graded: Path, precompute: Command, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="pip install 'precompute[plot]'")
     arguments = ("depth", graded, "-b", "tiny", "-o", "d", "--methods", "pixels,head", "--draws", 2, "--shots", "1,all")

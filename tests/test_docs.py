@@ -40,6 +40,7 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert "://" in target or (page.parent / target).exists(), f"{page.name} -> {target}"
 
 
+@pytest.mark.rotates(3)
 def test_the_notebook_lines_of_the_readme_run(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = re.search(r"## In a notebook\n\n```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert code is not None

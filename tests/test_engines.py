@@ -76,6 +76,7 @@ def test_every_precision_of_this_machine_runs(engine: str, resnet: Backbone) -> 
         assert cosine(got.astype(float), eager(resnet, pictures).astype(float)).min() > 0.99
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_row_does_not_depend_on_its_neighbours_or_its_place(engine: str, resnet: Backbone) -> None:
     one, *others = images(5)
@@ -186,6 +187,7 @@ def test_what_is_compiled_is_kept_and_used_again(resnet: Backbone, monkeypatch: 
     assert blob.read_bytes() == before
 
 
+@pytest.mark.rotates(3)
 @NEEDS_OPENVINO
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty"])
 def test_a_damaged_kept_model_is_compiled_again(resnet: Backbone, damage: str) -> None:

@@ -123,6 +123,7 @@ def test_features_without_their_views_are_no_rows(photos: Path, tmp_path: Path) 
         extract(photos, tmp_path / "a.h5", backbone="tiny", views=3, augment="flip", executor=OneView())
 
 
+@pytest.mark.rotates(3)
 def test_another_executor_makes_the_same_file(photos: Path, tmp_path: Path) -> None:
     """It is stopped half-way, and the local one goes on."""
     (photos / "val/cats/broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 and no more")

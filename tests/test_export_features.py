@@ -52,6 +52,7 @@ def expected(path: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("name", NAMES)
 def test_npz_is_read_by_numpy_alone(name: str, place: Path, tmp_path: Path) -> None:
     done = export_features(place / name, tmp_path / "out.npz")

@@ -394,6 +394,7 @@ def test_on_error_stop_names_the_sample_and_keeps_the_rest(spoiled: Samples, tmp
     assert open_cache(tmp_path / "a.h5.partial").ok.sum() >= 4
 
 
+@pytest.mark.rotates(3)
 def test_features_beyond_the_stored_type_are_failures_not_infinities(photos: Path, tmp_path: Path) -> None:
     big = tmp_path / "big.pth"
     state = tiny().state_dict()

@@ -154,6 +154,7 @@ def test_the_command_says_what_failed(place: Path, precompute: Command) -> None:
         assert done.stderr.endswith(f"Error: {error['message']}\n{error['hint']}\n")
 
 
+@pytest.mark.rotates(3)
 def test_the_command_says_where_it_failed(place: Path, precompute: Command) -> None:
     calls = Trials(place, synced).count()
     for name in set(calls) - {"ftruncate", "unlink"}:  # of the lock file, which matters to nobody

@@ -71,6 +71,7 @@ def test_the_interval_is_student_s(accuracies: list[float]) -> None:
     assert point.interval == pytest.approx(tuple(expected), abs=1e-9)
 
 
+@pytest.mark.rotates(3)
 def test_a_point_is_a_head_fitted_on_the_draw_and_scored_on_val(folder: Path) -> None:
     (curve,) = few_shot([folder / "a.h5"], shots=[3], draws=2, seed=7)
     cache = open_cache(folder / "a.h5")
@@ -84,6 +85,7 @@ def test_a_point_is_a_head_fitted_on_the_draw_and_scored_on_val(folder: Path) ->
     assert (curve.split, curve.tested, curve.n_classes, curve.backbone) == ("val", 20, 2, "tiny")
 
 
+@pytest.mark.rotates(3)
 def test_caches_of_the_same_images_get_the_same_draws_and_tiny_features_are_no_nothing(folder: Path) -> None:
     names = [folder / f"{name}.h5" for name in ("a", "random", "pixels")]
     curves = few_shot(names, shots=[1, 10], draws=2)
@@ -141,6 +143,7 @@ def test_bad_requests(folder: Path, tmp_path: Path) -> None:
         few_shot([tmp_path / "one.h5"], shots=[1])
 
 
+@pytest.mark.rotates(3)
 def test_the_command(folder: Path, precompute: Command, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="pip install 'precompute[plot]'")
     arguments = (folder / "a.h5", folder / "pixels.h5", "--shots", "1,5", "--draws", "2")

@@ -179,6 +179,7 @@ def test_a_strangers_mistakes_with_8_bits_are_found(tmp_path: Path, mistake: str
 # What may grow
 
 
+@pytest.mark.rotates(3)
 def test_unknown_codes_are_failures_and_are_not_trained_on(tmp_path: Path) -> None:
     write(str(tmp_path / "a.h5"))
     with h5py.File(tmp_path / "a.h5", "r+") as file:

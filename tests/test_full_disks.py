@@ -153,6 +153,7 @@ def test_a_disk_that_another_process_fills_in_mid_run(disk: SmallDisk, samples: 
     assert_same(open_cache(disk.path / "a.h5"), open_cache(tmp_path / "whole.h5"))
 
 
+@pytest.mark.rotates(3)
 def test_a_disk_that_is_filled_between_two_halves(disk: SmallDisk, photos: Path, tmp_path: Path) -> None:
     """What was interrupted has its room already; and when it is finished, there is nothing more to write."""
     run(photos, tmp_path / "whole.h5")
@@ -165,6 +166,7 @@ def test_a_disk_that_is_filled_between_two_halves(disk: SmallDisk, photos: Path,
     assert run(photos, disk.path / "a.h5").reused == 24
 
 
+@pytest.mark.rotates(3)
 def test_a_full_disk_when_an_interrupted_run_needs_another_file(
     disk: SmallDisk, photos: Path, tmp_path: Path, precompute: Command
 ) -> None:

@@ -153,6 +153,7 @@ def test_the_record_of_a_file_says_what_ran(tmp_path: Path) -> None:
     json.dumps(record, allow_nan=False)
 
 
+@pytest.mark.rotates(3)
 @NEEDS_BF16
 def test_features_that_float16_does_not_hold_are_stored_as_float32(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

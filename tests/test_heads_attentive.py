@@ -118,6 +118,7 @@ def test_a_step_is_that_of_torchs_optimiser(monkeypatch: pytest.MonkeyPatch) -> 
 # What it finds
 
 
+@pytest.mark.rotates(3)
 def test_one_position_of_many_that_carries_the_class_is_found() -> None:
     X, y = maps(noise=2.0)
     new, truth = maps(seed=9, noise=2.0)

@@ -116,6 +116,7 @@ class Counted(RowView):
         return super().blocks(n_rows)
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("stored", [True, False], ids=["logits are stored", "logits are computed again"])
 def test_folds_share_each_reading_of_the_features(stored: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(design, "IN_MEMORY_SHARE", 0)

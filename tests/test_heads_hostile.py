@@ -104,6 +104,7 @@ def test_no_bit_can_flip_unnoticed(saved):
     load_head(saved)
 
 
+@pytest.mark.rotates(3)
 def test_no_file_cut_short_or_longer_is_read(saved):
     blob = saved.read_bytes()
     for length in range(0, len(blob), 5):
@@ -235,6 +236,7 @@ def replaced(value, draw):
     return draw(JSON)
 
 
+@pytest.mark.rotates(3)
 @settings(deadline=None, max_examples=150)
 @given(st.data(), st.sampled_from(list(KINDS)), st.sampled_from(["params", "fitted", "classes", "metadata"]))
 def test_forged_json_is_refused_or_makes_a_working_head(files, data, kind, name):

@@ -166,6 +166,7 @@ def test_thresholds_and_groups_are_checked() -> None:
 # ---- intervals
 
 
+@pytest.mark.rotates(3)
 def test_copies_drawn_together_leave_the_intervals_as_wide_as_without_them() -> None:
     Y, p = predictions(1, 200)
     plain, four = evaluate_labels(Y, p, range(6)), np.repeat(np.arange(200), 4)
@@ -323,6 +324,7 @@ def test_the_difference_of_two_heads_is_compared_in_pairs() -> None:
         paired_labels(Y, p, p[:, :2])
 
 
+@pytest.mark.rotates(3)
 def test_first_order_pairs_are_near_whole_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     Y, p = predictions(9, 2000)
     other = np.clip(p + 0.1 * np.random.default_rng(0).normal(size=p.shape), 0, 1)

@@ -201,6 +201,7 @@ def test_shares_are_those_of_scikit_learns_neighbours(k: int, t: float, weighted
     np.testing.assert_allclose(found[:, 2], one, atol=1e-9)
 
 
+@pytest.mark.rotates(3)
 def test_a_network_without_hidden_layers_comes_to_the_logistic_regressions() -> None:
     options: dict[str, Any] = {"dropout": 0.0, "weight_decay": 0.0, "batch_size": 400, "learning_rate": 0.05}
     head = MultilabelMLPHead(

@@ -80,6 +80,7 @@ def test_the_network_is_about_as_good_as_scikit_learns() -> None:
     assert head.validation_source_ == "held out"
 
 
+@pytest.mark.rotates(3)
 def test_it_stops_on_the_validation_set_in_the_units_of_y() -> None:
     head = MLPRegressionHead(hidden=(16,), patience=5).fit(X[TRAIN], Y[TRAIN], validation=(X[TEST], Y[TEST]))
     assert head.used_validation()

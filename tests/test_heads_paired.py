@@ -13,6 +13,7 @@ from precompute.heads import paired
 flags = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60)
 
 
+@pytest.mark.rotates(3)
 @given(flags)
 def test_mcnemar_is_the_exact_binomial_test_of_discordant_pairs(pairs):
     a, b = np.array(pairs).T

@@ -18,6 +18,7 @@ from precompute.heads.scoring.scores import wilson_interval
 NAMES = np.array(["ant", "bee", "cat", "dog"])
 
 
+@pytest.mark.rotates(3)
 @settings(deadline=None, max_examples=60)
 @given(
     n=st.integers(1, 60),

@@ -27,6 +27,7 @@ def test_scikit_learn_contract(estimator, check):
     check(estimator)
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("extras", [{}, {"batch_norm": True, "label_smoothing": 0.1, "mixup": 0.3, "patience": 2}])
 def test_heads_trained_at_once_are_the_heads_trained_alone(extras):
     base = MLPHead(**{"max_epochs": 8, "batch_size": 100, **extras})

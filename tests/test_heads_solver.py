@@ -98,6 +98,7 @@ def test_neither_units_nor_offsets_matter(offset: float, factor: float) -> None:
     np.testing.assert_allclose(moved.coef_ * factor, expected.coef_, atol=2e-3)
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("d", [20, 500], ids=["many rows", "few rows"])
 @pytest.mark.parametrize("classes", [2, 7])
 def test_features_too_large_to_hold_are_read_in_blocks(

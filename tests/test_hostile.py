@@ -491,6 +491,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.rotates(3)
 def test_a_folder_of_traps_is_extracted_and_no_name_is_lost(forks: Forks, hostile: Path, tmp_path: Path) -> None:
     from precompute.cache import Status, open_cache, verify
 
@@ -538,6 +539,7 @@ def test_predict_refuses_heads_without_a_traceback(hostile: Path, precompute: Co
     assert "Traceback" not in done.stderr + done.stdout
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("name", ["code.pth", "zip_bomb.pth", "meta_2_to_40.pth", "header_2_to_63.safetensors"])
 def test_extract_refuses_weights_without_a_traceback(hostile: Path, precompute: Command, name: str) -> None:
     photos, weights = hostile / "photos" / "plain", hostile / "weights" / name

@@ -25,6 +25,7 @@ def cache(photos: Path, tmp_path: Path) -> Path:
     return tmp_path / "a.h5"
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("kind", HEADS)
 def test_a_head_is_shown(precompute: Command, cache: Path, kind: str) -> None:
     assert precompute("train-head", cache, "--head", kind, "-o", "a.safetensors").returncode == 0

@@ -200,6 +200,7 @@ def test_a_killed_run_goes_on_where_it_was(views: int, tmp_path: Path, precomput
     columns_equal(tmp_path / "a.h5", tmp_path / "b.h5")
 
 
+@pytest.mark.rotates(3)
 def test_a_changed_folder_is_brought_up_to_date(photos: Path, tmp_path: Path) -> None:
     shutil.copytree(photos, tmp_path / "photos")
     run(tmp_path / "photos", tmp_path / "a.h5")

@@ -76,6 +76,7 @@ def leaky(hymenoptera: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "a.h5"
 
 
+@pytest.mark.rotates(3)
 def test_copies_and_photos_at_half_their_size_are_found_and_left_out_of_a_second_score(leaky: Path) -> None:
     training = train_head(leaky, C=1.0)
     leaks = training.leaks["val"]

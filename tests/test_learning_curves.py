@@ -29,6 +29,7 @@ def curves(ants: dict[str, Any], dropout: float) -> tuple[np.ndarray, np.ndarray
     return tuple(np.array([epoch[f"{part}_loss"] for epoch in history]) for part in ("train", "validation"))
 
 
+@pytest.mark.rotates(3)
 def test_without_dropout_the_training_loss_falls_on_while_the_validation_loss_rises(ants: dict[str, Any]) -> None:
     train, validation = curves(ants, dropout=0.0)
     best = int(validation.argmin())

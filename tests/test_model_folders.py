@@ -140,6 +140,7 @@ def test_a_hostile_folder_is_refused_by_name(good: Path, tmp_path: Path, name: s
     assert not Path("was-run").exists()
 
 
+@pytest.mark.rotates(3)
 def test_where_a_folder_says_to_load_from_is_not_looked_at(good: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(good, folder)
@@ -150,6 +151,7 @@ def test_where_a_folder_says_to_load_from_is_not_looked_at(good: Path, tmp_path:
     assert load_backbone(f"timm:{folder}").weights == load_backbone(f"timm:{good}").weights
 
 
+@pytest.mark.rotates(3)
 def test_a_pickled_state_dict_may_be_named_and_is_not_run(good: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(good, folder)

@@ -51,6 +51,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counts]:
     yield counts
 
 
+@pytest.mark.rotates(3)
 def test_each_file_once(photos: Path, tmp_path: Path, counts: Counts) -> None:
     out = tmp_path / "a.h5"
     with pytest.raises(Stopped):

@@ -210,6 +210,7 @@ def test_two_outputs_of_one_command_are_two_files(place: Path, precompute: Comma
 # Files that are there already ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("content", [FOREIGN, b""], ids=["text", "empty"])
 def test_a_foreign_file_is_replaced_only_where_that_is_said(
     writer: Writer, content: bytes, place: Path, precompute: Command
@@ -434,6 +435,7 @@ def test_what_appears_during_a_run_is_left_alone_and_the_work_kept(kind: str, pl
 
 
 def test_a_head_is_checked_again_when_it_is_written(place: Path) -> None:
+    pytest.importorskip("matplotlib", reason="pip install 'precompute[plot]'")
     output = check_plot("a.svg")
 
     def write(file: object) -> None:

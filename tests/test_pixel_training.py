@@ -178,6 +178,7 @@ def test_stopped_and_run_again_it_gives_the_same_bytes(photos: Path, features: P
     assert (tmp_path / "stopped").read_bytes() == (tmp_path / "whole").read_bytes()
 
 
+@pytest.mark.rotates(3)
 def test_a_checkpoint_of_another_augmentation_is_refused(photos: Path, features: Path, tmp_path: Path) -> None:
     steps = iter(range(100))
     with pytest.raises(PrecomputeError, match="Stopped"):
@@ -217,6 +218,7 @@ def test_the_feature_file_stays_beside_the_network_and_trains_heads(photos: Path
     assert train_head(kept).scores["val"].accuracy >= 0.3
 
 
+@pytest.mark.rotates(3)
 def test_broken_images_are_left_out(tmp_path: Path) -> None:
     photos = make_photos(tmp_path / "photos", per_class=10)
     (photos / "train" / "cats" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nno more")
@@ -352,6 +354,7 @@ def test_a_head_is_not_overwritten(photos: Path, features: Path, tmp_path: Path)
     assert (tmp_path / "head.safetensors").read_bytes() == before
 
 
+@pytest.mark.rotates(3)
 def test_images_that_cannot_be_decoded_are_named_and_left_out(tmp_path: Path, precompute: Command) -> None:
     make_photos(tmp_path / "photos", per_class=6)
     (tmp_path / "photos/train/cats/broken.jpg").write_bytes(b"no picture")

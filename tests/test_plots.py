@@ -58,6 +58,7 @@ def test_what_cannot_be_drawn_is_refused_before_the_work(tmp_path: Path, monkeyp
     assert "pip install 'precompute[plot]'" in error.value.hint
 
 
+@pytest.mark.rotates(3)
 def test_train_head_searches_and_draws(precompute: Command, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="pip install 'precompute[plot]'")
     make_photos(tmp_path / "photos", per_class=40)

@@ -31,6 +31,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("head", ["logistic", "knn"])
 @pytest.mark.parametrize("name", ["photos", "others"])
 def test_a_cache_gets_the_labels_of_its_images(head: str, name: str, place: Path) -> None:

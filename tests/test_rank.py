@@ -165,6 +165,7 @@ def ranked(source: Path, *names: str, **options: Any) -> Ranking:
     return rank(source, names, **{"transform": {"resize": 16, "crop": 16}, **options})
 
 
+@pytest.mark.rotates(3)
 def test_a_backbone_that_sees_the_class_is_before_one_that_does_not(corners: Path) -> None:
     found = ranked(corners, "blind", "sees")
     assert [one.backbone for one in found.candidates] == ["test_rank:sees", "test_rank:blind"]
@@ -236,6 +237,7 @@ def test_the_forecast_of_the_file_is_the_size_of_the_full_extraction(corners: Pa
     assert cost.seconds == pytest.approx(cost.start_seconds + 120 / cost.rate)
 
 
+@pytest.mark.rotates(3)
 def test_every_layer_is_a_candidate_and_maps_are_averaged(corners: Path) -> None:
     found = ranked(corners, "tiny", n=40, layer="all-blocks", transform=SMALL)
     names = {one.layer for one in found.candidates}
@@ -348,6 +350,7 @@ def test_errors_come_before_an_image_is_read(
     assert not (tmp_path / "kept").exists()
 
 
+@pytest.mark.rotates(3)
 def test_more_images_than_there_are_and_one_class(corners: Path, tmp_path: Path) -> None:
     found = ranked(corners, "sees", n=500)
     assert found.notes == ("there are 120 labelled training images, fewer than the 500 asked for: all are taken",)
@@ -364,6 +367,7 @@ def test_names_of_candidates() -> None:
     assert Candidate.parse("tiny") == Candidate("tiny")
 
 
+@pytest.mark.rotates(3)
 def test_records_survive_a_kill_and_refuse_what_is_not_theirs(tmp_path: Path) -> None:
     path = str(tmp_path / "results.jsonl")
     records = Records(path)

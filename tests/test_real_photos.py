@@ -85,6 +85,7 @@ def test_a_head_trained_on_them_is_right_and_predicts_the_same(
     assert told["accuracy"] == val["accuracy"]
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("head", ["knn", "ridge", "centroid"])
 def test_every_other_head_tells_them_apart_too(ants: Path, head: str) -> None:
     """And its export does, in scikit-learn's hands."""
@@ -107,6 +108,7 @@ def test_plain_h5py_reads_the_file(ants: Path, hymenoptera: Path) -> None:
     )
 
 
+@pytest.mark.rotates(3)
 def test_other_weights_than_those_of_the_training_are_refused(
     ants: Path, hymenoptera: Path, tmp_path: Path, mobilenet_weights: Path, precompute: Command
 ) -> None:

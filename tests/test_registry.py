@@ -64,6 +64,7 @@ def test_a_folder_is_a_folder_whatever_its_name(tmp_path: Path, monkeypatch: pyt
     assert open_source(name, IMAGES).table.ids.tolist() == [b"a.jpg"]
 
 
+@pytest.mark.rotates(3)
 def test_a_new_kind_is_one_line_and_every_command_knows_it(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precompute: Command
 ) -> None:
@@ -152,6 +153,7 @@ def test_damaged_rows_are_repaired_from_a_table_or_a_list(photos: Path, tmp_path
     assert np.array_equal(mended.features(), whole.features())
 
 
+@pytest.mark.rotates(3)
 def test_every_command_takes_shards(photos: Path, tmp_path: Path, precompute: Command) -> None:
     for split in ("train", "val"):
         with tarfile.open(tmp_path / f"{split}-000.tar", "w") as shard:

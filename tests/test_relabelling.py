@@ -172,6 +172,7 @@ def test_a_relabelled_cache_is_pickled_with_its_labels(place: Path) -> None:
     assert cache.split.tolist() == ["none"] * ROWS
 
 
+@pytest.mark.rotates(3)
 def test_the_command(place: Path, precompute: Command) -> None:
     done = precompute("train-head", "own.h5", "--label-column", "kind", "--split-column", "part", "--json")
     assert json.loads(done.stdout)["classes"] == ["ants", "bees", "wäsps"]

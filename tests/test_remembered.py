@@ -56,6 +56,7 @@ def watched() -> tuple[list[str], int, int, list[str], bool]:
     return told
 
 
+@pytest.mark.rotates(3)
 def test_an_unchanged_folder_is_not_opened_and_torch_is_not_loaded(place: Path) -> None:
     before = Path("a.h5").read_bytes()
     opened, reused, computed, notes, loaded = watched()

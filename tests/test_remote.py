@@ -165,6 +165,7 @@ def test_a_table_in_a_store_may_name_files_here(photos: Path, tmp_path: Path, bu
     assert source.read(0) == list_images(photos).read(0)
 
 
+@pytest.mark.rotates(3)
 def test_an_object_that_a_table_names_and_is_not_there(photos: Path, tmp_path: Path, bucket: Bucket) -> None:
     url = bucket.upload(photos)
     rows = [*rows_of_folder(photos), {"path": "val/cats/lost.png", "label": "cats", "split": "val"}]
@@ -192,6 +193,7 @@ def test_shards_are_found_as_on_a_disk(photos: Path, tmp_path: Path, bucket: Buc
     assert [remote.read(row).data for row in range(len(remote))] == [local.read(row).data for row in range(len(local))]
 
 
+@pytest.mark.rotates(3)
 def test_the_index_of_a_remote_shard_is_kept_by_its_etag(
     tmp_path: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -387,6 +389,7 @@ def test_failures_that_pass_are_not_noticed(
     columns_equal(tmp_path / "a.h5", tmp_path / "plain.h5")
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize(("status", "code"), [(403, "AccessDenied"), (400, "ExpiredToken"), (404, "NoSuchBucket")])
 def test_failures_for_good_are_not_repeated_and_their_text_is_not_shown(
     photos: Path, tmp_path: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, status: int, code: str
@@ -478,6 +481,7 @@ def test_a_list_of_addresses_in_a_program(photos: Path, tmp_path: Path, bucket: 
         open_source([*given, "s3://another/1.png"], IMAGES)
 
 
+@pytest.mark.rotates(3)
 def test_what_is_read_from_a_disk_alone_says_so(tmp_path: Path, bucket: Bucket) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
@@ -523,6 +527,7 @@ def test_a_public_bucket_needs_no_credentials(photos: Path, bucket: Bucket, monk
     assert done.stdout == "24\n", done.stderr
 
 
+@pytest.mark.rotates(3)
 def test_reads_begin_before_a_thread_is_free_to_decode(photos: Path, tmp_path: Path, bucket: Bucket) -> None:
     """All 24 are asked for before the first is answered, with one worker."""
     source, arrived = open_images(bucket.upload(photos)), threading.Barrier(24)

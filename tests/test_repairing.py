@@ -145,6 +145,7 @@ def test_an_interrupted_repair_goes_on(place: Samples) -> None:
     assert_same(open_cache("a.h5"), open_cache("whole.h5"))
 
 
+@pytest.mark.rotates(3)
 def test_an_extraction_in_progress_is_not_thrown_away(place: Samples) -> None:
     damage("samples/digest")
     with place.together():

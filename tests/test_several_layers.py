@@ -32,6 +32,7 @@ def several(photos: Path) -> Path:
     return photos.parent / "several.h5"
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("name", LAYERS)
 def test_each_layer_is_that_of_a_file_of_its_own(name: str, photos: Path, several: Path, tmp_path: Path) -> None:
     """Also where an operation in place follows, such as the addition behind a BatchNorm."""
@@ -90,6 +91,7 @@ def test_a_stopped_run_goes_on_in_all_layers(photos: Path, several: Path, tmp_pa
         np.testing.assert_allclose(whole.features(layer), again.features(layer), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.rotates(3)
 def test_a_damaged_layer_is_repaired(photos: Path, several: Path, tmp_path: Path) -> None:
     data = bytearray(several.read_bytes())
     data[open_cache(several).layout.columns["features/layer3"].offset] ^= 1

@@ -667,6 +667,7 @@ def test_damage_costs_what_lies_behind_it_and_says_so(tmp_path: Path, behind: by
     assert why in line
 
 
+@pytest.mark.rotates(3)
 def test_a_shard_cut_anywhere_gives_the_samples_before_the_cut(tmp_path: Path) -> None:
     path = write_shard(tmp_path / "a.tar", {"1.cls": b"a", "1.jpg": b"x" * 700, "2.jpg": b"y" * 3})
     whole = path.read_bytes()

@@ -57,6 +57,7 @@ def wait_until_listening(process: int) -> None:
         time.sleep(0.001)
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize(
     ("name", "signum"),
     [*(("extract", signum) for signum in ENDING), *((name, signal.SIGTERM) for name in LONG if name != "extract")],

@@ -128,6 +128,7 @@ def test_constant_rows_and_rows_that_are_no_numbers(dtype: type) -> None:
     assert (nearest(RowView(scored), RowView(np.full((3, 64), math.nan)))[0] == -math.inf).all()
 
 
+@pytest.mark.rotates(3)
 @settings(deadline=None)
 @given(
     n=st.integers(1, 25),

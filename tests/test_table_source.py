@@ -561,6 +561,7 @@ def test_a_list_of_any_name_behind_an_at(photos: Path, tmp_path: Path, monkeypat
 TEXTS = st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), min_size=1, max_size=9)
 
 
+@pytest.mark.rotates(3)
 @given(st.lists(st.tuples(TEXTS, TEXTS | st.just("")), min_size=1, max_size=9, unique_by=lambda pair: pair[0]))
 @pytest.mark.parametrize("form", ["csv", "tsv"])
 def test_any_ids_and_labels_come_through(tmp_path_factory: Any, form: str, pairs: list[tuple[str, str]]) -> None:

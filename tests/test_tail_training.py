@@ -351,6 +351,7 @@ def test_near_duplicates_and_the_linear_head_are_those_of_the_features_in_front_
     assert tuning.choices["linear"]["head"] == "logistic"
 
 
+@pytest.mark.rotates(3)
 def test_a_tail_of_the_users_own(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_tails.py").write_text(
         "from torch import nn\n"
@@ -418,6 +419,7 @@ def test_pooled_activations_are_refused(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.rotates(3)
 def test_the_command(precompute: Command, folder: Path, tmp_path: Path) -> None:
     command = ["fine-tune", folder / "deep.h5", "--layer", LAYER, "--epochs", 2, "-o", "a.safetensors"]
+    pytest.importorskip("matplotlib", reason="pip install 'precompute[plot]'")
     done = precompute(*command, "--plot", "curves.svg", "--json")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)

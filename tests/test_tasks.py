@@ -80,6 +80,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "made.h5"
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("head", sorted(HEADS_OF["labels"]))
 def test_labels_of_real_photos_are_scored_as_scikit_learn_scores_them(head: str, cards: Path, tmp_path: Path) -> None:
     found = train_head(cards, tmp_path / "head", head=head, label_separator=" ", **QUICK[head])
@@ -293,6 +294,7 @@ def two_layers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+@pytest.mark.rotates(3)
 def test_several_heads_take_one_pass(two_layers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [two_layers / name for name in ("first", "second", "alone")]
     alone = [predict(name, two_layers / "photos") for name in names]
@@ -432,6 +434,7 @@ def test_the_commands(cards: Path, tmp_path: Path, precompute: Command) -> None:
     assert [first[rank] for rank in RANKS] == [str(int(rank in first["labels"].split())) for rank in RANKS]
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("column", ["several", "size"])
 def test_pictures_of_curves_are_drawn(column: str, made: Path, tmp_path: Path, precompute: Command) -> None:
     pytest.importorskip("matplotlib", reason="pip install 'precompute[plot]'")

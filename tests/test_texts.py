@@ -294,6 +294,7 @@ def test_long_texts_are_read_by_many_threads_and_the_programs_own_limit_of_a_fie
     assert [raw.data.decode() for raw in found] == texts * 10
 
 
+@pytest.mark.rotates(3)
 def test_a_table_of_more_rows_than_a_block(tmp_path: Path) -> None:
     count = 40_000
     path = tmp_path / "t.csv"
@@ -342,6 +343,7 @@ def test_what_holds_images_alone_is_refused(tmp_path: Path) -> None:
         open_source(write_csv(tmp_path / "t.csv", rows()), files_of("image"), reading=Reading.of(None, {"text": "x"}))
 
 
+@pytest.mark.rotates(3)
 def test_all_commands_agree_about_a_table(tmp_path: Path, precompute: Command) -> None:
     """plan, --dry-run, extract, train-head, predict, verify --source, repair: each finds the texts by the backbone."""
     write_csv(tmp_path / "t.csv", rows(60))
@@ -371,6 +373,7 @@ def test_all_commands_agree_about_a_table(tmp_path: Path, precompute: Command) -
     assert verify(open_cache(tmp_path / "t.h5")).whole
 
 
+@pytest.mark.rotates(3)
 def test_a_finished_file_is_known_again_without_torch(tmp_path: Path) -> None:
     write_csv(tmp_path / "t.csv", rows())
     extract(tmp_path / "t.csv", tmp_path / "t.h5", backbone=BACKBONE)
@@ -452,6 +455,7 @@ def test_killed_runs_end_as_if_nothing_had_happened(kind: str, signum: int, tmp_
     assert verify(open_cache(tmp_path / "a.h5")).whole
 
 
+@pytest.mark.rotates(3)
 def test_the_demo_on_texts(tmp_path: Path, precompute: Command) -> None:
     done = precompute("demo", "--text", "--folder", "kept", "--json")
     assert done.returncode == 0, done.stderr

@@ -151,6 +151,7 @@ def test_a_network_that_fx_cannot_trace_has_its_output_and_its_stages(monkeypatc
         tail_of(backbone, "blocks.3")
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize(("name", "layer"), [("test_resnet", "layer3"), ("test_vit", "blocks.2")])
 def test_a_tail_goes_on_where_its_network_was_cut(name: str, layer: str) -> None:
     whole = load_backbone(f"timm:{name}", weights="random:1")
@@ -163,6 +164,7 @@ def test_a_tail_goes_on_where_its_network_was_cut(name: str, layer: str) -> None
 # Weights and names
 
 
+@pytest.mark.rotates(3)
 def test_a_folder_gives_its_own_weights_and_transform(folder: Path) -> None:
     backbone = load_backbone(f"timm:{folder}")
     assert (backbone.name, backbone.is_code, backbone.notes) == ("timm:test_vit", False, ())
@@ -186,6 +188,7 @@ def test_the_key_names_timm_and_its_release(folder: Path) -> None:
     assert "backend" not in load_backbone("tiny").spec(precision="fp32", storage="float32")
 
 
+@pytest.mark.rotates(3)
 def test_what_a_folder_s_network_is_built_with_is_part_of_the_key(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "other")
     config = json.loads((folder / "config.json").read_text())
@@ -281,6 +284,7 @@ def test_a_head_finds_its_folder_again_and_no_other(folder: Path, photos: Path, 
         predict(tmp_path / "head.safetensors", photos, backbone="timm:resnet18")
 
 
+@pytest.mark.rotates(3)
 def test_a_changed_config_is_noticed(folder: Path, photos: Path, tmp_path: Path) -> None:
     place = shutil.copytree(folder, tmp_path / "vit")
     extract(photos, tmp_path / "a.h5", backbone=f"timm:{place}")
@@ -355,6 +359,7 @@ def test_a_pickle_on_the_hub_is_not_taken(folder: Path, tmp_path: Path) -> None:
 # The list
 
 
+@pytest.mark.rotates(3)
 def test_the_list_is_made_without_memory_and_without_a_download() -> None:
     (entry,) = [one for one in catalog("timm:test_vit*") if one.name == "timm:test_vit"]
     assert (entry.width, entry.input_size, entry.layer) == (64, 160, "output")

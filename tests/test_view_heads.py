@@ -180,6 +180,7 @@ def test_views_that_are_all_alike_change_nothing(name: str) -> None:
     np.testing.assert_allclose(views.predict_proba(other), plain.predict_proba(other), rtol=2e-3, atol=2e-3)
 
 
+@pytest.mark.rotates(3)
 def test_views_of_a_sample_are_in_one_fold(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     real = logistic_base.folds
@@ -244,6 +245,7 @@ def plain(photos: Path) -> Path:
 HEADS = ["logistic", "ridge", "centroid", "knn", "mlp"]
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("head", HEADS)
 def test_a_head_is_trained_on_views_and_scored_by_the_plain_one(
     head: str, photos: Path, views: Path, plain: Path, tmp_path: Path
@@ -301,6 +303,7 @@ def test_a_head_may_average_over_views_and_says_so_in_its_file(
         predict(tmp_path / "a.safetensors", plain)
 
 
+@pytest.mark.rotates(3)
 def test_heads_on_views_are_compared_with_others_on_the_same_images(views: Path, plain: Path, tmp_path: Path) -> None:
     a = train_head(views, tmp_path / "a.safetensors")
     b = train_head(plain, tmp_path / "b.safetensors")

@@ -239,6 +239,7 @@ def test_one_view_that_is_not_finite_fails_the_sample(photos: Path, tmp_path: Pa
     assert verify(cache).whole
 
 
+@pytest.mark.rotates(3)
 def test_float16_and_further_engines_hold_views(photos: Path, tmp_path: Path) -> None:
     run(photos, tmp_path / "a.h5", dtype="float16")
     cache = open_cache(tmp_path / "a.h5")
@@ -300,6 +301,7 @@ def noisy_network() -> tuple[torch.nn.Module, Preprocess]:
     return make_network()[0], Noisy()
 
 
+@pytest.mark.rotates(3)
 def test_plan_says_what_views_cost(photos: Path, tmp_path: Path, precompute: Command) -> None:
     found = forecast(photos, backbone="tiny", views=4, augment=AUGMENT, batch_size=8)
     plain = forecast(photos, backbone="tiny", batch_size=8)

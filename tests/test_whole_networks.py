@@ -61,6 +61,7 @@ def logits_by_hand(place: Path, file: str, layer: str) -> torch.Tensor:
         return network.eval()(torch.from_numpy(pixels))
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("file", ["tail", "full"])
 def test_images_and_caches_give_what_the_network_itself_gives(place: Path, file: str) -> None:
     layer = {"tail": MIDDLE, "full": "input"}[file]
