@@ -295,6 +295,7 @@ def test_long_texts_are_read_by_many_threads_and_the_programs_own_limit_of_a_fie
     assert [raw.data.decode() for raw in found] == texts * 10
 
 
+@pytest.mark.rotates(3)
 def test_a_table_of_more_rows_than_a_block(tmp_path: Path) -> None:
     count = 40_000
     path = tmp_path / "t.csv"
