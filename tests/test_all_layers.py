@@ -79,6 +79,7 @@ def last_map(path: Path) -> str:
 # Features
 
 
+@pytest.mark.rotates(3)
 def test_features_of_all_layers_are_their_means_side_by_side(folder: Path) -> None:
     cache = open_cache(folder / "blocks.h5")
     several, name, _ = with_layers(cache, "all")
@@ -149,6 +150,7 @@ def test_a_joined_cache_is_pickled_as_its_path(folder: Path) -> None:
     assert np.array_equal(again.features(name)[:], several.features(name)[:])
 
 
+@pytest.mark.rotates(3)
 def test_a_class_token_is_left_out_as_elsewhere(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own_vit.py").write_text(VIT)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -196,6 +198,7 @@ def test_a_head_of_all_layers_predicts_images_as_it_predicts_the_cache(
     assert right == trained.scores["val"].accuracy
 
 
+@pytest.mark.rotates(3)
 def test_of_several_layers_some_can_be_named_and_each_is_checked(folder: Path) -> None:
     names = open_cache(folder / "blocks.h5").layers
     trained = train_head(folder / "blocks.h5", layer=[names[1], names[0]])
@@ -222,6 +225,7 @@ def test_what_is_scored_has_no_part_in_the_choice(folder: Path, tmp_path: Path) 
     assert np.array_equal(first.head.kept_, other.head.kept_)
 
 
+@pytest.mark.rotates(3)
 def test_val_chooses_where_there_is_a_test_split_and_is_then_trained_on(folder: Path, tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     make_photos(photos, per_class=8)
@@ -303,6 +307,7 @@ def test_several_heads_read_the_images_once(folder: Path, tmp_path: Path) -> Non
         assert [one.label for one in together.items] == [one.label for one in predict(path, folder / "photos").items]
 
 
+@pytest.mark.rotates(3)
 def test_heads_of_one_and_of_several_layers_are_compared(folder: Path, tmp_path: Path) -> None:
     names = open_cache(folder / "blocks.h5").layers
     every, last, looked = (tmp_path / f"{name}.safetensors" for name in ("every", "last", "looked"))
@@ -344,6 +349,7 @@ def test_layers_that_make_no_sense_are_refused(folder: Path) -> None:
         train_head(folder / "blocks.h5", layer="all", head="attentive")
 
 
+@pytest.mark.rotates(3)
 def test_a_cache_of_other_layers_does_not_fit_a_head(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "h.safetensors"
     train_head(folder / "blocks.h5", out, layer="all")

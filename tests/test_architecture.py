@@ -267,7 +267,7 @@ def test_nothing_heavy_loads_unasked(code: str) -> None:
 COMPILER = "assert not (there := {'torch._dynamo', 'torch._inductor'} & set(sys.modules)), there\n"
 
 
-@pytest.mark.rotates(3)
+@pytest.mark.rotates(6)
 def test_an_extraction_without_compiling_does_not_load_the_compiler(photos: Path, tmp_path: Path) -> None:
     """A quarter of a start: torchvision imports it for detection networks, torch to fill what has no memory."""
     torch.save(torchvision.models.squeezenet1_1().state_dict(), tmp_path / "w.pth")

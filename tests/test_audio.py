@@ -265,6 +265,7 @@ def lstm(
     return np.array(found)
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("seconds", [0.2, 1.0, 1.6, 2.0, 2.8, 3.3, 5.0])
 def test_resemblyzer_is_what_its_description_says(resemblyzer_weights: Path, seconds: float) -> None:
     from safetensors.torch import load_file
@@ -278,6 +279,7 @@ def test_resemblyzer_is_what_its_description_says(resemblyzer_weights: Path, sec
     np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
+@pytest.mark.rotates(3)
 def test_resemblyzer_hears_who_speaks(resemblyzer_weights: Path, spoken_digits: Path) -> None:
     """Two takes of each speaker, of five digits in a row: the nearest of the others is the same speaker's."""
     import soundfile

@@ -49,6 +49,7 @@ def windows_by_the_page(spec: dict[str, Any], samples: int) -> list[tuple[int, i
     return found
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize(
     "preprocess",
     [

@@ -56,6 +56,7 @@ def rows_of(path: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.rotates(3)
 def test_clips_are_extracted_trained_on_and_predicted(clips: Path, tmp_path: Path) -> None:
     out = tmp_path / "a.h5"
     made = extract(clips, out, backbone=BACKBONE)
@@ -72,6 +73,7 @@ def test_clips_are_extracted_trained_on_and_predicted(clips: Path, tmp_path: Pat
     assert forecast(clips, backbone=BACKBONE).images == 24
 
 
+@pytest.mark.rotates(3)
 def test_a_row_is_what_the_clip_alone_leads_to(clips: Path, tmp_path: Path) -> None:
     """Whatever stands beside it in a batch, and however many windows that has."""
     extract(clips, tmp_path / "a.h5", backbone=BACKBONE, batch_size=4)
@@ -96,6 +98,7 @@ def test_blocks_of_clips_hold_each_once(clips: Path, size: int) -> None:
     assert all(block.features is not None and block.features[0].shape == (len(block), 192) for block in blocks)
 
 
+@pytest.mark.rotates(6)
 @pytest.mark.parametrize(("engine", "precision"), ENGINES, ids=" ".join)
 def test_every_engine_computes_clips(clips: Path, tmp_path: Path, engine: str, precision: str) -> None:
     if not Machine.here().computes(engine, "cpu", precision):
@@ -131,6 +134,7 @@ def test_a_killed_run_goes_on_and_ends_like_one_that_was_not(tmp_path: Path) -> 
     assert rows_of(out) == rows_of(tmp_path / "whole.h5")
 
 
+@pytest.mark.rotates(3)
 def test_the_file_follows_the_folder_and_duplicates_are_computed_once(clips: Path, tmp_path: Path) -> None:
     out = tmp_path / "a.h5"
     names = sorted(path.relative_to(clips) for path in clips.rglob("*") if path.is_file())
@@ -160,6 +164,7 @@ def test_damaged_rows_are_found_and_repaired(clips: Path, tmp_path: Path) -> Non
     assert verify(open_cache(out)).whole
 
 
+@pytest.mark.rotates(3)
 def test_what_is_wrong_with_a_clip_is_said_and_no_row_shifts(clips: Path, tmp_path: Path) -> None:
     extract(clips, tmp_path / "good.h5", backbone=BACKBONE, transform={"max_seconds": 3.0})
     good = rows_of(tmp_path / "good.h5")
@@ -185,6 +190,7 @@ def test_what_is_wrong_with_a_clip_is_said_and_no_row_shifts(clips: Path, tmp_pa
         extract(clips, tmp_path / "a.h5", backbone=BACKBONE)
 
 
+@pytest.mark.rotates(3)
 def test_silence_has_features(tmp_path: Path) -> None:
     (tmp_path / "clips").mkdir()
     (tmp_path / "clips" / "a.wav").write_bytes(wav(np.zeros(5000)))
@@ -235,6 +241,7 @@ def test_decoded_clips_wait_in_number_only_as_long_as_their_windows_are_few(tmp_
     assert taken == 400
 
 
+@pytest.mark.rotates(3)
 def test_the_command_says_clips_and_groups_by_speaker(clips: Path, tmp_path: Path, precompute: Command) -> None:
     done = precompute("extract", "clips", "-b", BACKBONE, "-o", "a.h5", "--window", "0.5", "--hop", "0.25", "--json")
     assert done.returncode == 0, done.stderr
@@ -266,6 +273,7 @@ def test_the_command_says_clips_and_groups_by_speaker(clips: Path, tmp_path: Pat
     assert "12 clips of val" in done.stdout
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("missing", ["soundfile", "soxr"])
 def test_without_the_extra_extract_names_the_install_line(clips: Path, tmp_path: Path, missing: str) -> None:
     done = run_python(

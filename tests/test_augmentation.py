@@ -130,6 +130,7 @@ def test_no_generator_of_the_program_is_touched(module: Path) -> None:
 # The steps
 
 
+@pytest.mark.rotates(3)
 def test_the_crop_box_has_the_areas_and_ratios_of_torchvisions() -> None:
     boxes = np.array([crop_box(300, 400, Random(seed).random) for seed in range(2000)])
     tops, lefts, heights, widths = boxes.T

@@ -144,6 +144,7 @@ def test_a_fine_tuned_checkpoint_loads_without_its_classifier(tmp_path: Path, ph
     assert again.weights == backbone.weights
 
 
+@pytest.mark.rotates(3)
 def test_random_weights_are_the_same_for_a_seed_and_leave_the_random_state_alone() -> None:
     before = torch.random.get_rng_state()
     digests = [load_backbone("squeezenet1_1", weights=choice).weights for choice in ("random", "random:0", "random:1")]
@@ -205,6 +206,7 @@ def test_a_size_the_network_does_not_take_is_refused() -> None:
     assert "--crop" in caught.value.hint
 
 
+@pytest.mark.rotates(3)
 def test_the_spec_names_everything_that_changes_a_value() -> None:
     one = load_backbone("tiny")
     spec = one.spec(precision="fp32", storage="float16")

@@ -148,6 +148,7 @@ def test_unlabelled_files_have_no_classes(tmp_path: Path) -> None:
     assert not cache.ok.any()
 
 
+@pytest.mark.rotates(3)
 @settings(max_examples=30, deadline=None)
 @given(names=st.sets(st.binary(min_size=1, max_size=40).filter(lambda name: b"\0" not in name), min_size=1, max_size=8))
 def test_any_name_survives(names: set[bytes], tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -246,6 +247,7 @@ def test_provenance_survives_a_torn_append(tmp_path: Path) -> None:
         assert open_cache(tmp_path / "a.h5").provenance[:2] == [{"run": 1}, {"run": 3}]
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("locking", ["TRUE", "FALSE", ""])
 def test_a_file_that_another_program_holds_locked_is_said_to_be_locked(tmp_path: Path, locking: str) -> None:
     make(tmp_path / "a.h5")
@@ -320,6 +322,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.rotates(3)
 @given(first=st.dictionaries(st.text(), JSON, max_size=4), second=st.dictionaries(st.text(), JSON, max_size=4))
 def test_keys_are_equal_exactly_where_the_specs_are(first: dict, second: dict) -> None:
     assert key_of(first) == key_of(json.loads(json.dumps(first)))

@@ -36,6 +36,7 @@ def probabilities(cache, head, split):
     return np.array(cache.classes)[cache.labels[rows]], head.predict_proba(np.array(cache.features()[rows]))
 
 
+@pytest.mark.rotates(3)
 def test_before_and_after_are_told_and_nothing_else_changes_unless_asked(folder: Path) -> None:
     cache = open_cache(folder / "a.h5")
     training = train_head(cache, C=1e3)  # far too sure of itself

@@ -117,6 +117,7 @@ class Wrong(TorchEngine):
         return tuple(-tap for tap in super().finish())
 
 
+@pytest.mark.rotates(3)
 def test_the_first_that_passes_is_taken_and_the_reference_where_nothing_does(
     noise: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,7 +164,7 @@ def test_the_reference_is_eager_fp32(noise: Path) -> None:
     assert error.max() < 1e-5
 
 
-@pytest.mark.rotates(3)
+@pytest.mark.rotates(6)
 def test_predict_and_repair_prove_what_they_take(
     noise: Path, tmp_path: Path, precompute: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -84,6 +84,7 @@ def test_tables_are_printed(precompute: Command, photos: Path) -> None:
         assert shown in done.stdout
 
 
+@pytest.mark.rotates(3)
 def test_json_is_one_object_and_nothing_else(precompute: Command, photos: Path) -> None:
     for command in (
         ("extract", "photos", "-b", "tiny", "-o", "a.h5"),
@@ -139,6 +140,7 @@ def test_predictions_equal_those_from_the_cache(precompute: Command, photos: Pat
         assert [item["id"] for item in told["predictions"]] == cache.ids
 
 
+@pytest.mark.rotates(3)
 def test_one_image_is_a_source_for_predict(precompute: Command, photos: Path) -> None:
     precompute("extract", "photos", "-b", "tiny", "-o", "a.h5")
     precompute("train-head", "a.h5", "-o", "a.safetensors")
@@ -147,7 +149,7 @@ def test_one_image_is_a_source_for_predict(precompute: Command, photos: Path) ->
     assert told["accuracy"] is None
 
 
-@pytest.mark.rotates(3)
+@pytest.mark.rotates(6)
 def test_a_log_gets_plain_lines_and_a_terminal_a_bar(precompute: Command, photos: Path) -> None:
     done = precompute("extract", "photos", "-b", "tiny", "-o", "a.h5")
     assert "extract: 24 of 24 samples" in done.stderr
@@ -176,6 +178,7 @@ def test_a_log_gets_plain_lines_and_a_terminal_a_bar(precompute: Command, photos
     assert b"images/s" in seen
 
 
+@pytest.mark.rotates(3)
 def test_skipped_images_give_status_3(precompute: Command, photos: Path) -> None:
     (photos / "val/cats/broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 and no more")
     done = precompute("extract", "photos", "-b", "tiny", "-o", "a.h5")
@@ -190,6 +193,7 @@ def test_skipped_images_give_status_3(precompute: Command, photos: Path) -> None
     assert "val/cats/broken.jpg" in stop.stderr
 
 
+@pytest.mark.rotates(3)
 def test_a_damaged_cache_fails_verify(precompute: Command, photos: Path, tmp_path: Path) -> None:
     precompute("extract", "photos", "-b", "tiny", "-o", "a.h5")
     cache = open_cache(tmp_path / "a.h5")
@@ -202,6 +206,7 @@ def test_a_damaged_cache_fails_verify(precompute: Command, photos: Path, tmp_pat
     assert f"Damaged: {cache.ids[7]}" in done.stderr
 
 
+@pytest.mark.rotates(3)
 def test_verify_holds_the_cache_against_its_images(precompute: Command, photos: Path, tmp_path: Path) -> None:
     precompute("extract", "photos", "-b", "tiny", "-o", "a.h5")
     assert precompute("verify", "a.h5", "--source", "photos").returncode == 0
@@ -232,6 +237,7 @@ def build(folder: Path, counts: dict[str, int]) -> None:
             make_image(seed).save(folder / place / f"{index}.png")
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize(
     ("counts", "message"),
     [
@@ -314,6 +320,7 @@ def test_debug_shows_the_traceback(precompute: Command) -> None:
     assert "Traceback" in precompute("--debug", "info", "no.h5").stderr
 
 
+@pytest.mark.rotates(3)
 def test_a_user_backbone_must_be_confirmed_to_predict(precompute: Command, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "mynet.py").write_text(
         "import torch\n"

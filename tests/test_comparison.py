@@ -68,6 +68,7 @@ def test_two_backbones_on_the_same_photos(folder: Path) -> None:
     assert turned.result.p_value == found.result.p_value
 
 
+@pytest.mark.rotates(3)
 def test_images_that_either_was_trained_on_are_not_scored(folder: Path, tmp_path: Path) -> None:
     cache = open_cache(folder / "tiny.h5")
     train_head(cache, tmp_path / "b.safetensors", C=1e-3, seed=1)
@@ -82,6 +83,7 @@ def test_images_that_either_was_trained_on_are_not_scored(folder: Path, tmp_path
     )
 
 
+@pytest.mark.rotates(3)
 def test_copies_of_training_images_are_not_scored_and_test_comes_before_val(tmp_path: Path) -> None:
     for number in range(60):
         out = tmp_path / "photos" / ("train", "val", "test")[number // 20] / "ab"[number % 2]

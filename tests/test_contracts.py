@@ -206,7 +206,7 @@ class TestEngines(EngineContract):
     """Each in each precision of this machine."""
 
 
-@pytest.mark.rotates(3)
+@pytest.mark.rotates(6)
 def test_a_source_and_a_preprocessing_of_ones_own_are_extracted_killed_resumed_and_trained_on(tmp_path: Path) -> None:
     out = tmp_path / "a.h5"
     code = (

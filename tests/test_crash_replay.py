@@ -255,7 +255,7 @@ def replay(recorder: Recorder, judge: Judge, *, cuts: float = 1.0, resumed_cuts:
     assert not judge.tally.examples
 
 
-@pytest.mark.rotates(2)
+@pytest.mark.rotates(6)
 @pytest.mark.parametrize(
     ("scene", "seconds"),
     [

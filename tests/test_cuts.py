@@ -203,7 +203,7 @@ def check_places(backbone: Backbone, classifier: str, *, most: int = 1000) -> No
                 assert relative(tail(last), expected) <= TOLERANCE, place.layer
 
 
-@pytest.mark.rotates(2)
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("name", ["tiny", "resnet18", "vit", "awkward"])
 def test_gradients_are_those_of_the_uncut_network_with_its_body_frozen(
     name: str, load: Callable[..., Backbone]
@@ -249,6 +249,7 @@ def test_a_tail_holds_what_lies_behind_under_the_network_s_names_and_as_copies()
     tail.load_state_dict({name: state[name] for name in tail.state_dict()})
 
 
+@pytest.mark.rotates(3)
 def test_the_layers_where_a_cut_is_possible() -> None:
     assert cuts(load_network("resnet18")) == (
         *("input", "conv1", "bn1", "relu", "maxpool", "layer1.0.add", "layer1.0", "layer1.1.add", "layer1"),
@@ -257,6 +258,7 @@ def test_the_layers_where_a_cut_is_possible() -> None:
     )
 
 
+@pytest.mark.rotates(3)
 def test_behind_the_input_lies_everything_but_the_classifier() -> None:
     backbone = load_network("resnet18")
     whole = tail_of(backbone, "input")
@@ -265,6 +267,7 @@ def test_behind_the_input_lies_everything_but_the_classifier() -> None:
     assert whole.state_dict().keys() == names
 
 
+@pytest.mark.rotates(3)
 def test_training_mode_leaves_statistics_and_dropout_alone() -> None:
     network = nn.Sequential(tail_of(load_network("mobilenet_v2"), "features.17"), nn.Dropout(0.5))
     network.train()
@@ -477,7 +480,7 @@ def test_proposals_of_a_resnet_and_of_a_transformer(load: Callable[..., Backbone
     assert [one.layer for one in propose(load("tiny"))] == ["body.3", "body"]
 
 
-@pytest.mark.rotates(3)
+@pytest.mark.rotates(6)
 def test_what_a_proposal_says_is_what_its_tail_is() -> None:
     backbone = load_network("resnet18")
     whole = sum(parameter.numel() for parameter in tail_of(backbone, "input").parameters())
@@ -497,6 +500,7 @@ def test_what_a_proposal_says_is_what_its_tail_is() -> None:
     assert proposals[1].gflops == pytest.approx(expected)
 
 
+@pytest.mark.rotates(3)
 def test_prices_are_for_all_samples_and_views() -> None:
     backbone = load_backbone("tiny")
     proposals = propose(backbone)
@@ -621,6 +625,7 @@ def test_the_command_says_where_to_cut_and_the_lines_to_run_next(
     assert open_cache(stored).features().nbytes == found["cuts"][-1]["bytes"]
 
 
+@pytest.mark.rotates(3)
 def test_the_bytes_of_int8_are_those_of_the_file(photos: Path, tmp_path: Path) -> None:
     (proposal,) = [one for one in propose(load_backbone("tiny")) if one.layer == "body"]
     extract(photos, tmp_path / "a.h5", backbone="tiny", layer="body", dtype="int8")

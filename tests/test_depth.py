@@ -135,7 +135,7 @@ def arguments_for(source: Path, out: str, methods: str, draws: int) -> list[str]
     ]
 
 
-@pytest.mark.rotates(3)
+@pytest.mark.rotates(6)
 def test_every_method_answers(graded: Path, tmp_path: Path, precompute: Command) -> None:
     done = precompute(*arguments_for(graded, "d", ",".join(NAMES), 1))
     assert done.returncode == 0, done.stderr
@@ -187,7 +187,7 @@ def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(graded: Path, tmp_pat
     assert results.read_bytes().count(b"\n") == lines
 
 
-@pytest.mark.rotates(3)
+@pytest.mark.rotates(6)
 def test_transfer_that_hurts_is_said_so(corners: Path, tmp_path: Path) -> None:
     found = depth(
         *(corners, tmp_path / "d"),
@@ -222,6 +222,7 @@ def test_what_cannot_be_told_apart_is_said_so_and_the_cheapest_is_named() -> Non
     assert again.order == ("head", "pixels")
 
 
+@pytest.mark.rotates(3)
 @given(arrays.arrays(np.float64, st.tuples(st.just(2), st.integers(2, 9)), elements=st.floats(0, 1, width=16)))
 def test_the_test_over_draws_is_students(scores: np.ndarray) -> None:
     found = OverDraws.of(*scores)
@@ -267,6 +268,7 @@ def test_fitting_on_rows_is_fine_tuning_on_them(graded: Path, tmp_path: Path) ->
     assert few.predict(rows).shape == (20,)
 
 
+@pytest.mark.rotates(3)
 def test_normalisation_is_measured_on_the_rows_and_stays_fixed(graded: Path, tmp_path: Path) -> None:
     extract(graded, tmp_path / "input.h5", backbone="tiny", weights="random", layer="input", pooling="none")
     cache = open_cache(tmp_path / "input.h5")
@@ -319,7 +321,7 @@ def test_bad_requests(graded: Path, tmp_path: Path) -> None:
         depth(tmp_path / "labels.csv", tmp_path / "l", **options, root=str(graded))
 
 
-@pytest.mark.rotates(3)
+@pytest.mark.rotates(6)
 def test_the_command(graded: Path, precompute: Command, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="pip install 'precompute[plot]'")
     arguments = ("depth", graded, "-b", "tiny", "-o", "d", "--methods", "pixels,head", "--draws", 2, "--shots", "1,all")
@@ -333,7 +335,7 @@ def test_the_command(graded: Path, precompute: Command, tmp_path: Path) -> None:
     assert told["verdict"].startswith("With all 40 labels: ")
 
 
-@pytest.mark.rotates(3)
+@pytest.mark.rotates(6)
 def test_on_real_photos_a_head_beats_pixels(hymenoptera: Path, mobilenet_weights: Path, tmp_path: Path) -> None:
     found = depth(
         *(hymenoptera, tmp_path / "d"),

@@ -64,7 +64,7 @@ def test_fp32_of_every_engine_is_eager_fp32(engine: str, name: str) -> None:
     assert error.max() < 1e-5
 
 
-@pytest.mark.rotates(3)
+@pytest.mark.rotates(6)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_every_precision_of_this_machine_runs(engine: str, resnet: Backbone) -> None:
     machine = Machine.here()
@@ -76,7 +76,7 @@ def test_every_precision_of_this_machine_runs(engine: str, resnet: Backbone) -> 
         assert cosine(got.astype(float), eager(resnet, pictures).astype(float)).min() > 0.99
 
 
-@pytest.mark.rotates(3)
+@pytest.mark.rotates(6)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_row_does_not_depend_on_its_neighbours_or_its_place(engine: str, resnet: Backbone) -> None:
     one, *others = images(5)
@@ -87,6 +87,7 @@ def test_a_row_does_not_depend_on_its_neighbours_or_its_place(engine: str, resne
         assert np.array_equal(run(batch)[0][place], alone)
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_batches_under_way_come_out_in_order(engine: str, resnet: Backbone) -> None:
     run = engine_of(resnet, engine=engine)
@@ -95,6 +96,7 @@ def test_batches_under_way_come_out_in_order(engine: str, resnet: Backbone) -> N
     assert all(np.array_equal(one[0], other[0]) for one, other in zip(run.map(batches), expected, strict=True))
 
 
+@pytest.mark.rotates(3)
 def test_folding_leaves_no_batch_norm_and_the_network_as_it_was(resnet: Backbone) -> None:
     before = {name: value.clone() for name, value in resnet.module.state_dict().items()}
     copy = folded(resnet.module)
@@ -103,6 +105,7 @@ def test_folding_leaves_no_batch_norm_and_the_network_as_it_was(resnet: Backbone
     assert all(torch.equal(value, before[name]) for name, value in resnet.module.state_dict().items())
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1"])
 def test_engine_bf16_leaves_the_backbone_in_fp32(name: str) -> None:
     """Also layers that have no BatchNorm behind them."""
@@ -124,6 +127,7 @@ def test_auto_means_openvino_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
         first(plain)
 
 
+@pytest.mark.rotates(3)
 def test_openvino_that_is_not_installed_is_named_with_its_install_line(
     photos: Path, precompute: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,6 +176,7 @@ def test_a_gpu_is_not_openvinos(resnet: Backbone) -> None:
         first(Asked(precision="fp32", engine="openvino", device="cuda"))
 
 
+@pytest.mark.rotates(3)
 @NEEDS_OPENVINO
 def test_what_is_compiled_is_kept_and_used_again(resnet: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     pictures = images(4)

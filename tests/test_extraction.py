@@ -60,6 +60,7 @@ def reference(path: Path) -> np.ndarray:
     return found[0][0].numpy()
 
 
+@pytest.mark.rotates(3)
 def test_every_row_belongs_to_its_image(photos: Path, tmp_path: Path) -> None:
     result = extract(photos, tmp_path / "a.h5", backbone="tiny")
     cache = open_cache(tmp_path / "a.h5")
@@ -78,6 +79,7 @@ def test_every_row_belongs_to_its_image(photos: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("a.h5.*")) + list(tmp_path.glob(".precompute*"))
 
 
+@pytest.mark.rotates(3)
 def test_every_skipped_sample_is_named(samples: Samples, tmp_path: Path) -> None:
     """Also those that are copies of a broken one, and those that an earlier run skipped."""
     page = b"<html>\xff 404</html>"
@@ -98,6 +100,7 @@ def test_every_skipped_sample_is_named(samples: Samples, tmp_path: Path) -> None
         samples.extract(tmp_path / "b.h5", on_error="stop")
 
 
+@pytest.mark.rotates(3)
 def test_the_newest_record_is_there_though_the_block_was_full(photos: Path, tmp_path: Path) -> None:
     """Of a run that goes on with a file whose block holds no more."""
     with pytest.raises(Stopped):
@@ -207,6 +210,7 @@ def test_sync_equals_a_fresh_extraction(samples: Samples, tmp_path: Path) -> Non
     np.testing.assert_array_equal(mapped[0], old_first)  # the reader of the old file still sees the old file
 
 
+@pytest.mark.rotates(3)
 def test_touched_files_are_read_but_not_computed(folder_samples: Samples, tmp_path: Path) -> None:
     folder_samples.extract(tmp_path / "a.h5")
     os.utime(folder_samples.source / folder_samples.kind.named("val/dogs/1"), ns=(1, 1))
@@ -215,6 +219,7 @@ def test_touched_files_are_read_but_not_computed(folder_samples: Samples, tmp_pa
     assert open_cache(tmp_path / "a.h5").column("samples/mtime_ns").min() == 1
 
 
+@pytest.mark.rotates(3)
 def test_an_edit_that_kept_size_and_time_is_found_by_rehash(folder_samples: Samples, tmp_path: Path) -> None:
     samples, kind = folder_samples, folder_samples.kind
     edited = samples.source / f"val/cats/same.{kind.fixed}"  # of a kind whose files have one size for these seeds
@@ -246,6 +251,7 @@ def test_a_dry_run_tells_and_writes_nothing(samples: Samples, tmp_path: Path) ->
     assert (tmp_path / "a.h5").read_bytes() == before
 
 
+@pytest.mark.rotates(3)
 def test_limit_takes_the_first_by_id_and_grows(samples: Samples, tmp_path: Path) -> None:
     samples.extract(tmp_path / "a.h5", limit=5)
     assert len(open_cache(tmp_path / "a.h5")) == 5
@@ -257,6 +263,7 @@ def test_limit_takes_the_first_by_id_and_grows(samples: Samples, tmp_path: Path)
     assert_same(open_cache(tmp_path / "a.h5"), open_cache(tmp_path / "fresh.h5"))
 
 
+@pytest.mark.rotates(3)
 def test_stopped_runs_go_on_where_they_were(samples: Samples, tmp_path: Path) -> None:
     samples.extract(tmp_path / "whole.h5", batch_size=4)
     runs, there = 0, list[int]()
@@ -285,6 +292,7 @@ def test_a_run_that_ended_between_its_last_row_and_the_rename(samples: Samples, 
     assert verify(open_cache(tmp_path / "a.h5")).whole
 
 
+@pytest.mark.rotates(3)
 def test_a_source_that_changes_between_two_halves(samples: Samples, tmp_path: Path) -> None:
     named = samples.kind.named
     with pytest.raises(Stopped):
@@ -366,6 +374,7 @@ def test_failed_samples_keep_their_place_as_nan(spoiled: Samples, tmp_path: Path
     assert again.failures == result.failures
 
 
+@pytest.mark.rotates(3)
 def test_a_mended_sample_is_taken_up(spoiled: Samples, tmp_path: Path) -> None:
     before = spoiled.extract(tmp_path / "a.h5").failures
     name, (_, reason) = next(iter(spoiled.kind.broken().items()))
@@ -375,6 +384,7 @@ def test_a_mended_sample_is_taken_up(spoiled: Samples, tmp_path: Path) -> None:
     assert Counter(before) - Counter(result.failures) == {reason: 1}
 
 
+@pytest.mark.rotates(3)
 def test_a_broken_sample_is_said_by_the_command_and_its_status(
     spoiled: Samples, tmp_path: Path, precompute: Command
 ) -> None:
@@ -407,6 +417,7 @@ def test_features_beyond_the_stored_type_are_failures_not_infinities(photos: Pat
     assert extract(photos, tmp_path / "b.h5", backbone="tiny", weights=str(big)).failures == {}
 
 
+@pytest.mark.rotates(3)
 def test_another_key_is_refused_with_the_difference(photos: Path, tmp_path: Path) -> None:
     extract(photos, tmp_path / "a.h5", backbone="tiny")
     before = (tmp_path / "a.h5").read_bytes()
@@ -429,6 +440,7 @@ def test_a_foreign_output_is_overwritten_only_where_that_is_said(photos: Path, t
     assert verify(open_cache(tmp_path / "a.h5")).whole
 
 
+@pytest.mark.rotates(3)
 def test_runs_that_would_throw_rows_away_by_mistake_are_refused(samples: Samples, tmp_path: Path) -> None:
     samples.extract(tmp_path / "a.h5")
     with pytest.raises(UsageError, match="--limit 3 would throw 21"):
@@ -442,6 +454,7 @@ def test_runs_that_would_throw_rows_away_by_mistake_are_refused(samples: Samples
     assert len(open_cache(tmp_path / "a.h5")) == 24
 
 
+@pytest.mark.rotates(3)
 def test_a_second_writer_is_refused_and_told_who_holds_the_file(photos: Path, tmp_path: Path) -> None:
     with (
         WriteLock(str(tmp_path / "a.h5")),
@@ -463,6 +476,7 @@ def test_outputs_that_cannot_be(photos: Path, tmp_path: Path, output: str, messa
         extract(photos, tmp_path / output, backbone="tiny")
 
 
+@pytest.mark.rotates(3)
 def test_a_linked_output_stays_a_link(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "big").mkdir()
     (tmp_path / "a.h5").symlink_to("big/real.h5")
@@ -472,6 +486,7 @@ def test_a_linked_output_stays_a_link(photos: Path, tmp_path: Path) -> None:
     assert len(open_cache(tmp_path / "big/real.h5")) == 24
 
 
+@pytest.mark.rotates(3)
 def test_a_source_that_goes_away_stops_the_run(samples: Samples, tmp_path: Path) -> None:
     with samples.together():
         for number in range(40):
@@ -493,6 +508,7 @@ def test_a_source_that_goes_away_stops_the_run(samples: Samples, tmp_path: Path)
     assert samples.extract(tmp_path / "a.h5", batch_size=4).reused == kept
 
 
+@pytest.mark.rotates(3)
 def test_one_sample_that_vanishes_is_recorded_and_tried_again(folder_samples: Samples, tmp_path: Path) -> None:
     samples = folder_samples
     gone = samples.source / samples.kind.named("val/dogs/5")

@@ -80,6 +80,7 @@ def test_what_is_typed_is_completed(begun: str, found: list[str]) -> None:
     assert completion.completions(begun) == found
 
 
+@pytest.mark.rotates(3)
 def test_a_shell_gets_the_names(tmp_path: Path) -> None:
     """By click's own protocol, for bash."""
     asked = {"_PRECOMPUTE_COMPLETE": "bash_complete", "COMP_WORDS": "precompute extract -b resnet1", "COMP_CWORD": "3"}
@@ -108,7 +109,7 @@ main()
 """
 
 
-@pytest.mark.rotates(3)
+@pytest.mark.rotates(6)
 @pytest.mark.parametrize(
     "arguments",
     [

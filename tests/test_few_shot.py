@@ -41,6 +41,7 @@ labels_and_groups = st.integers(1, 60).flatmap(
 )
 
 
+@pytest.mark.rotates(3)
 @given(labels_and_groups, st.integers(0, 60), st.integers(0, 9))
 def test_a_picture_is_drawn_once_and_never_tested_on(
     columns: tuple[np.ndarray, np.ndarray], cut: int, seed: int
@@ -98,6 +99,7 @@ def test_caches_of_the_same_images_get_the_same_draws_and_tiny_features_are_no_n
     assert spread_of(np.ones((5, 3), np.float32)) == 1
 
 
+@pytest.mark.rotates(3)
 def test_copies_of_test_images_are_never_drawn_and_other_images_are_told(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder / "photos", tmp_path / "photos")
     for number in (0, 2):
@@ -112,6 +114,7 @@ def test_copies_of_test_images_are_never_drawn_and_other_images_are_told(folder:
     )
 
 
+@pytest.mark.rotates(3)
 def test_classes_with_too_few_images_give_all_and_too_many_shots_are_an_error(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder / "photos", tmp_path / "photos")
     for number in (1, 3, 5, 7):

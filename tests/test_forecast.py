@@ -14,6 +14,7 @@ from precompute.errors import CacheKeyError, SourceError, UsageError
 from precompute.extraction.timing import STAGES, Stages
 
 
+@pytest.mark.rotates(3)
 def test_the_plan_is_what_happens(photos: Path, tmp_path: Path) -> None:
     found = forecast(photos, tmp_path / "a.h5", backbone="tiny", batch_size=4)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos"]
@@ -26,6 +27,7 @@ def test_the_plan_is_what_happens(photos: Path, tmp_path: Path) -> None:
     assert found.fits
 
 
+@pytest.mark.rotates(3)
 def test_rows_that_the_output_holds_are_not_read(photos: Path, tmp_path: Path) -> None:
     extract(photos, tmp_path / "a.h5", backbone="tiny")
     (photos / "train" / "cats" / "0.jpg").unlink()

@@ -139,6 +139,7 @@ def test_any_amount_of_room_is_enough_or_too_little(disk: SmallDisk, photos: Pat
 # Full in mid-run ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.rotates(3)
 def test_a_disk_that_another_process_fills_in_mid_run(disk: SmallDisk, samples: Samples, tmp_path: Path) -> None:
     """The room is reserved: the run goes on as if nothing had happened."""
     samples.extract(tmp_path / "whole.h5", batch_size=BATCH)
@@ -195,7 +196,7 @@ def test_a_full_disk_when_an_interrupted_run_needs_another_file(
 # Failing in mid-run -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.rotates(2)
+@pytest.mark.rotates(6)
 @pytest.mark.parametrize(
     ("fail", "reason"),
     [(SmallDisk.remount_read_only, "Read-only file system"), (SmallDisk.pull, "Input/output error")],

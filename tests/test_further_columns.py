@@ -50,6 +50,7 @@ def test_columns_follow_their_rows(photos: Path, tmp_path: Path, form: str) -> N
     assert_same(cache, open_cache(tmp_path / "plain.h5"))
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("form", TABLES)
 def test_other_columns_or_values_cost_no_forward_pass(photos: Path, tmp_path: Path, form: str) -> None:
     listing = with_columns(photos, form, group="g{}".format, other=str)

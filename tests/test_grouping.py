@@ -53,6 +53,7 @@ def patients(cache, rows) -> set[str]:
     return {cache.ids[row].split("_")[1] for row in rows}
 
 
+@pytest.mark.rotates(3)
 def test_no_patient_is_on_both_sides_of_hold_out_and_folds(scans: Path) -> None:
     cache = open_cache(scans / "a.h5")
     rows = np.arange(len(cache))

@@ -104,6 +104,7 @@ def test_features_of_any_size_give_a_head(head: Any, scale: float) -> None:
     probabilities(head, (X * scale).astype(np.float32))
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize(
     "head",
     [

@@ -44,6 +44,7 @@ def test_mahalanobis_is_scikit_learns_discriminant_of_equal_priors(
     assert head.covariance_type_ == "full"
 
 
+@pytest.mark.rotates(3)
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 999), st.integers(2, 4), st.integers(1, 12), st.sampled_from([0.01, 0.5, 1]))
 def test_scores_are_minus_the_squared_distance_but_for_a_number_per_row(

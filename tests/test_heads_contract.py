@@ -78,7 +78,7 @@ SETTINGS = {
 ALL_CHECKS = list(CHECKS.args[1])
 
 
-@pytest.mark.rotates(4)
+@pytest.mark.rotates(6)
 @pytest.mark.parametrize(CHECKS.args[0], ALL_CHECKS, **CHECKS.kwargs)
 def test_scikit_learn_contract(estimator, check):
     name = getattr(check, "func", check).__name__
@@ -171,6 +171,7 @@ def test_the_checks_of_sample_weights_are_in_force_for_every_head():
     assert all(any("sample_weight" in name and "equivalence" in name for name in names) for names in given.values())
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("make", HEADS)
 def test_every_kind_of_array_gives_the_same_head(make, tmp_path):
     memmap = np.memmap(tmp_path / "features", dtype=np.float16, mode="w+", shape=DIGITS.shape)

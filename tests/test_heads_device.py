@@ -84,7 +84,7 @@ def test_torch_makes_class_metrics_in_a_long_fit(monkeypatch: pytest.MonkeyPatch
     assert_same(*heads, X)
 
 
-@pytest.mark.rotates(2)
+@pytest.mark.rotates(6)
 @pytest.mark.parametrize("device", [TORCH, "cpu"])
 def test_what_memory_does_not_hold_is_read_again(device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     X, y = overlapping(500, 16, 3)
@@ -131,6 +131,7 @@ def test_folds_share_each_reading_of_the_features(stored: bool, monkeypatch: pyt
     assert of_five.readings < 1.5 * of_one.readings
 
 
+@pytest.mark.rotates(3)
 def test_folds_that_memory_does_not_hold_together_are_fitted_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     X, y = overlapping(600, 10, 4)
     together = LogisticHead(C=[0.1, 10.0], tol=1e-9).fit(X, y)

@@ -236,7 +236,7 @@ def replaced(value, draw):
     return draw(JSON)
 
 
-@pytest.mark.rotates(3)
+@pytest.mark.rotates(6)
 @settings(deadline=None, max_examples=150)
 @given(st.data(), st.sampled_from(list(KINDS)), st.sampled_from(["params", "fitted", "classes", "metadata"]))
 def test_forged_json_is_refused_or_makes_a_working_head(files, data, kind, name):

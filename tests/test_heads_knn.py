@@ -60,6 +60,7 @@ def test_it_votes_as_scikit_learns_neighbours_with_those_weights(k: int, t: floa
     np.testing.assert_allclose(proba, expected.predict_proba(DIGITS[250:400]), atol=2e-5)
 
 
+@pytest.mark.rotates(3)
 def test_of_equally_similar_rows_the_first_count_whatever_the_blocks(
     monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
@@ -77,6 +78,7 @@ def test_of_equally_similar_rows_the_first_count_whatever_the_blocks(
             assert np.array_equal(np.sort(label), np.sort(y[first]))
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("k", [1, 9, 100, 300])
 @pytest.mark.parametrize("block", [1, 7, 150, 1000])
 def test_of_exactly_equal_similarities_the_first_count_on_every_device(

@@ -213,6 +213,7 @@ def test_first_order_intervals_are_near_those_of_whole_draws(grouped: bool, monk
         assert found.intervals[name] == pytest.approx((low, high), abs=(0.25 if name in AREAS else 0.15) * width), name
 
 
+@pytest.mark.rotates(3)
 def test_intervals_too_expensive_are_left_out_and_said_so() -> None:
     Y, p = predictions(5, 300)
     scores = evaluate_labels(Y, p, range(6), replicates=10**5)
@@ -263,7 +264,7 @@ def test_a_hundred_thousand_samples_of_twenty_labels_have_every_interval() -> No
 # ---- thresholds
 
 
-@pytest.mark.rotates(3)
+@pytest.mark.rotates(6)
 @settings(deadline=None, max_examples=20)
 @given(
     n=st.integers(1, 40),

@@ -100,7 +100,7 @@ def test_the_certificate_bounds_how_far_above_the_minimum_it_is(C: float, dtype:
         assert head.objective_ >= exact.objective_ * (1 - 1e-9)
 
 
-@pytest.mark.rotates(3)
+@pytest.mark.rotates(6)
 def test_the_chosen_C_is_that_of_the_lowest_log_loss_in_the_same_folds() -> None:
     grid = [1e-4, 1e-3, 1e-2, 1e-1]
     head = MultilabelLogisticHead(C=grid, tol=1e-10).fit(X, Y)
@@ -229,6 +229,7 @@ def test_the_network_is_about_as_good_as_scikit_learns() -> None:
 # ---- what is odd
 
 
+@pytest.mark.rotates(3)
 def test_labels_that_all_have_or_none_are_predicted_so(head: Any) -> None:
     target = np.column_stack([np.zeros(400), Y[:, 0], np.ones(400), Y[:, 3]])
     for validation in (None, (TEST, np.column_stack([np.zeros(500), TRUE[:, 0], np.ones(500), TRUE[:, 3]]))):
@@ -348,6 +349,7 @@ def test_very_few_samples_give_a_head(head: Any) -> None:
 # ---- thresholds
 
 
+@pytest.mark.rotates(3)
 def test_thresholds_decide_what_is_predicted(head: Any) -> None:
     head.fit(X, Y)
     assert head.thresholds_.tolist() == [0.5] * 4
@@ -362,6 +364,7 @@ def test_thresholds_decide_what_is_predicted(head: Any) -> None:
     assert head.fit(X, Y).thresholds_.tolist() == [0.5] * 4
 
 
+@pytest.mark.rotates(3)
 def test_what_scikit_learn_makes_of_them(head: Any) -> None:
     assert [part.tolist() for part in head.fit(X, Y).classes_] == [[0, 1]] * 4
     assert head.score(TEST, TRUE) == (head.predict(TEST) == TRUE).all(axis=1).mean()
@@ -390,6 +393,7 @@ def test_every_kind_of_array_gives_the_same_head(head: Any) -> None:
         assert np.array_equal(proba, expected[kind])
 
 
+@pytest.mark.rotates(3)
 def test_features_of_a_file_give_the_same_head(head: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = head.fit(X.astype(np.float32), Y).predict_proba(TEST.astype(np.float32))
     np.save(tmp_path / "features.npy", np.vstack([X, TEST]).astype(np.float32))
@@ -400,6 +404,7 @@ def test_features_of_a_file_give_the_same_head(head: Any, tmp_path: Path, monkey
     np.testing.assert_allclose(head.predict_proba(RowView(stored, np.arange(400, 900))), expected, atol=2e-3)
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("at_once", [1, 3, 7])
 def test_how_many_fits_go_in_step_does_not_matter(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     grid: dict[str, Any] = {"C": [1e-2, 1e-1], "tol": 1e-12}
@@ -411,6 +416,7 @@ def test_how_many_fits_go_in_step_does_not_matter(at_once: int, monkeypatch: pyt
         assert one["log_loss"] == pytest.approx(other["log_loss"], rel=1e-6)
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("C", [0.1, [1e-2, 1e-1]])
 def test_tensors_of_torch_find_the_same_optimum(C: Any) -> None:
     one, other = (MultilabelLogisticHead(C=C, tol=1e-12, device=name).fit(X, Y) for name in ("cpu", "cpu:0"))
@@ -476,6 +482,7 @@ def test_strata_are_the_rarest_labels() -> None:
         assert target[test, 0].sum() == 2
 
 
+@pytest.mark.rotates(3)
 def test_a_head_of_many_labels_is_fitted_in_parts() -> None:
     target = np.random.default_rng(0).random((300, 200)) < np.linspace(0.004, 0.5, 200)
     head = MultilabelLogisticHead(C=0.01, tol=1e-9).fit(X[:300], target)

@@ -41,6 +41,7 @@ def test_at_a_given_C_it_is_scikit_learns_model(n_classes, C, class_weight):
     assert (ours.C_, ours.C_source_, ours.trials_, ours.converged_) == (C, "given", [], True)
 
 
+@pytest.mark.rotates(3)
 def test_validation_trials_are_what_scikit_learn_measures():
     X, y, Xv, yv = DIGITS[:400], LABELS[:400], DIGITS[400:], LABELS[400:]
     head = LogisticHead(C=[1.0, 1e-4, 10.0, 1e-2], tol=1e-8).fit(X, y, validation=(Xv, yv))
@@ -53,6 +54,7 @@ def test_validation_trials_are_what_scikit_learn_measures():
         assert trial["log_loss"] == pytest.approx(-np.log(proba[np.arange(len(yv)), yv]).mean(), rel=0.01)
 
 
+@pytest.mark.rotates(3)
 def test_the_lowest_log_loss_wins():
     X, y = load_iris(return_X_y=True)
     head = LogisticHead().fit(X[50:], y[50:])
@@ -122,7 +124,7 @@ def test_every_C_of_the_path_gets_as_low_as_a_fit_from_nothing():
         assert trial["n_iter"] > 0
 
 
-@pytest.mark.rotates(3)
+@pytest.mark.rotates(6)
 def test_the_final_fit_is_that_of_the_chosen_C_on_all_samples():
     chosen = LogisticHead().fit(DIGITS, LABELS)
     given = LogisticHead(C=chosen.C_).fit(DIGITS, LABELS)
@@ -167,6 +169,7 @@ def test_a_validation_set_may_lack_classes():
     assert len(head.classes_) == 10
 
 
+@pytest.mark.rotates(3)
 def test_stopping_early_is_recorded_and_not_warned_about():
     head = LogisticHead(C=1.0, max_iter=1).fit(DIGITS, LABELS)  # pytest turns a warning into a failure
     assert not head.converged_

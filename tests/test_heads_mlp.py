@@ -17,6 +17,7 @@ def parameters(head):
     return b"".join(a.tobytes() for a in (head.mean_, head.scale_, *head.weights_, *head.biases_))
 
 
+@pytest.mark.rotates(3)
 def test_the_same_seed_gives_the_same_bits_whatever_the_global_state():
     settings = {"hidden": (32, 16), "max_epochs": 6}
     first = MLPHead(**settings).fit(DIGITS, LABELS)
@@ -46,6 +47,7 @@ def test_global_state_is_left_alone():
     assert state() == before
 
 
+@pytest.mark.rotates(3)
 def test_it_learns_digits():
     train, test = holdout(LABELS, fraction=0.3, seed=0)
     head = MLPHead(max_epochs=60).fit(DIGITS[train], LABELS[train])
@@ -62,6 +64,7 @@ def test_without_hidden_layers_it_is_linear():
     np.testing.assert_allclose(head.predict_proba(DIGITS), expected, atol=1e-5)
 
 
+@pytest.mark.rotates(3)
 def test_overfitting_shows_in_the_curves_and_the_best_epoch_is_kept():
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(200, 40)).astype(np.float32), rng.integers(0, 4, 200)  # nothing but noise to learn
@@ -127,6 +130,7 @@ def test_standardisation_is_that_of_the_training_samples_and_spares_constants():
     assert head.mean_.dtype == head.scale_.dtype == np.float32
 
 
+@pytest.mark.rotates(3)
 def test_class_weights_move_predictions_to_the_rare_class():
     rng = np.random.default_rng(0)
     y = np.array(["common"] * 540 + ["rare"] * 60)

@@ -101,6 +101,7 @@ def test_mixup_mixes_pairs_and_their_labels() -> None:
     assert fitting._mixed(x, labels, 0.0, np.random.default_rng(0))[3] == 1
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("settings", [{"label_smoothing": 0.3}, {"mixup": 1.0}])
 def test_smoothing_and_mixup_keep_probabilities_away_from_certainty(settings: dict[str, float]) -> None:
     options = {"max_epochs": 15, "dropout": 0.0, "learning_rate": 1e-2, "hidden": (64,)}
@@ -110,6 +111,7 @@ def test_smoothing_and_mixup_keep_probabilities_away_from_certainty(settings: di
     assert unsure < sure - 0.01
 
 
+@pytest.mark.rotates(3)
 def test_batch_norm_learns_also_where_the_last_batch_is_one_sample() -> None:
     head = MLPHead(batch_norm=True, batch_size=599, max_epochs=30, learning_rate=1e-2)
     assert head.fit(DIGITS, LABELS, validation=(DIGITS, LABELS)).score(DIGITS, LABELS) > 0.95
@@ -231,6 +233,7 @@ def test_features_that_are_no_features_are_refused(make: type[MLPHead] | type[ML
         make().fit(DIGITS, np.zeros(600))
 
 
+@pytest.mark.rotates(3)
 def test_features_that_are_all_constant_give_the_shares_of_the_classes() -> None:
     y = np.arange(600) % 4 == 0
     head = MLPHead(max_epochs=60, learning_rate=1e-2).fit(np.full((600, 5), 7, np.float16), y)

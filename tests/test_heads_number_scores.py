@@ -41,6 +41,7 @@ def by_the_book(y: np.ndarray, predicted: np.ndarray, weight: Any = None) -> dic
     return found
 
 
+@pytest.mark.rotates(3)
 @settings(deadline=None, max_examples=80)
 @given(n=st.integers(1, 60), seed=st.integers(0, 2**32), rounded=st.booleans(), scale=st.sampled_from([1e-9, 1.0, 1e9]))
 def test_every_score_is_scikit_learns_and_scipys(n: int, seed: int, rounded: bool, scale: float) -> None:
@@ -55,6 +56,7 @@ def test_every_score_is_scikit_learns_and_scipys(n: int, seed: int, rounded: boo
             assert "all the same" in scores.undefined[name]
 
 
+@pytest.mark.rotates(3)
 @settings(deadline=None, max_examples=40)
 @given(n=st.integers(3, 60), seed=st.integers(0, 2**32), rounded=st.booleans())
 def test_weighted_scores_are_those_of_repeated_samples(n: int, seed: int, rounded: bool) -> None:
@@ -135,6 +137,7 @@ def test_derivatives_are_what_small_changes_of_the_weights_give(rounded: bool) -
         np.testing.assert_allclose((values - values.mean()) / 40, moves, atol=1e-7)
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("rounded", [False, True])
 def test_intervals_by_strata_are_near_those_of_whole_draws(

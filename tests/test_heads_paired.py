@@ -28,6 +28,7 @@ def test_mcnemar_is_the_exact_binomial_test_of_discordant_pairs(pairs):
     assert json.loads(json.dumps(found.to_dict())) == found.to_dict()
 
 
+@pytest.mark.rotates(3)
 @given(flags)
 def test_the_order_of_the_two_turns_the_sign(pairs):
     a, b = np.array(pairs).T
@@ -57,6 +58,7 @@ def test_pairs_tell_more_than_two_intervals_do():
     assert not paired(a, b).distinct
 
 
+@pytest.mark.rotates(3)
 def test_chance_is_taken_for_a_difference_once_in_20_times_at_most():
     rng = np.random.default_rng(0)
     alarms = sum(paired(*(rng.random((2, 120)) < 0.8), seed=None).distinct for _ in range(200))

@@ -33,6 +33,7 @@ def close(a: Any, b: Any) -> None:
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * max(1.0, float(np.abs(b).max())))
 
 
+@pytest.mark.rotates(3)
 @settings(deadline=None, max_examples=30)
 @given(
     st.integers(0, 99), st.integers(8, 40), st.integers(1, 30), st.integers(2, 4), LOG_ALPHA, st.booleans(),
@@ -68,6 +69,7 @@ def test_alpha_is_the_one_that_scikit_learns_leave_one_out_chooses(n: int, n_cla
     assert head.alpha_source_ == "leave-one-out"
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("n", [40, 200])
 @pytest.mark.parametrize("block", [7, 10**6])
 def test_groups_are_left_out_together(n: int, block: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,6 +57,7 @@ def test_rows_of_a_view_are_memory_of_their_own(chosen: np.ndarray) -> None:
     assert np.array_equal(source, X)
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("shuffled", [False, True])
 def test_pages_of_a_mapped_file_are_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shuffled: bool) -> None:
     size, limit = 128 * 2**20, 16 * 2**20
@@ -73,7 +74,7 @@ def test_pages_of_a_mapped_file_are_let_go(tmp_path: Path, monkeypatch: pytest.M
     assert view[:1].any()  # and they come back
 
 
-@pytest.mark.rotates(3)
+@pytest.mark.rotates(6)
 @pytest.mark.parametrize(
     "head",
     [KNNHead(), RidgeHead(), RidgeHead(alpha=1.0), CentroidHead(), MultilabelKNNHead(), MultilabelRidgeHead()],

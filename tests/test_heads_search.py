@@ -20,6 +20,7 @@ FEW = {"hidden": [(16,), (8,)], "learning_rate": [1e-3, 1e-2]}
 
 # No check is expected to fail. Fewer heads, epochs and larger steps than the defaults save time, and without dropout
 # nothing is drawn by row, so that a weighted fit is the one on repeated rows.
+@pytest.mark.rotates(3)
 @parametrize_with_checks(
     [MLPSearch(MLPHead(max_epochs=15, dropout=0.0), param_grid={"hidden": [(16,)], "learning_rate": [2e-2, 4e-2]})]
 )

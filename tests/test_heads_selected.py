@@ -125,6 +125,7 @@ def test_a_louder_layer_or_another_unit_changes_no_choice(seed: int, factor: flo
 # Who chooses
 
 
+@pytest.mark.rotates(3)
 def test_a_label_that_is_held_out_has_no_part_in_the_choice() -> None:
     """Labels without meaning: features that were ranked on all rows would tell them, and do where they are."""
     rng = np.random.default_rng(0)
@@ -169,6 +170,7 @@ def test_a_group_is_never_on_both_sides() -> None:
     assert max(trial["accuracy"] for trial in parted.trials_) > 0.95
 
 
+@pytest.mark.rotates(3)
 def test_a_validation_set_chooses_and_is_then_fitted_on() -> None:
     X, y = layers(n=120)
     held, truth = layers(n=60, seed=3)

@@ -39,7 +39,7 @@ def objective(head: Any, X: np.ndarray, y: np.ndarray, C: float, class_weight: A
     return float((head.coef_.astype(np.float64) ** 2).sum() / 2 + C * (weight * losses).sum())
 
 
-@pytest.mark.rotates(3)
+@pytest.mark.rotates(6)
 @pytest.mark.parametrize("class_weight", [None, "balanced"])
 @pytest.mark.parametrize(
     ("n", "d", "classes", "spread"),
@@ -63,6 +63,7 @@ def test_the_objective_is_no_higher_than_scikit_learns(
             np.testing.assert_allclose(head.coef_, oracle.coef_, atol=2e-3 * np.abs(oracle.coef_).max())
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("classes", [2, 4])
 def test_the_default_tolerance_leaves_little(classes: int) -> None:
     X, y = features(300, 30, classes)
@@ -72,6 +73,7 @@ def test_the_default_tolerance_leaves_little(classes: int) -> None:
         assert head.objective_ <= exact.objective_ * (1 + (5e-6 if C <= 10 else 1e-5)), C
 
 
+@pytest.mark.rotates(3)
 @settings(max_examples=25, deadline=None)
 @given(
     n=st.integers(4, 40), d=st.integers(1, 60), classes=st.integers(2, 6), power=st.integers(-4, 3), seed=st.integers(0)
@@ -120,6 +122,7 @@ def test_features_too_large_to_hold_are_read_in_blocks(
     assert diagonal.objective_ == pytest.approx(held.objective_, rel=1e-5)
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("classes", [2, 4])
 def test_logits_too_many_to_hold_are_computed_again(classes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     X, y = features(300, 30, classes)
@@ -138,6 +141,7 @@ def test_logits_too_many_to_hold_are_computed_again(classes: int, monkeypatch: p
     assert again.objective_ == pytest.approx(held.objective_, rel=1e-6)
 
 
+@pytest.mark.rotates(3)
 def test_constant_features_leave_the_intercept() -> None:
     y = np.repeat([0, 1, 2], [30, 20, 10])
     for X in (np.full((60, 4), 7.0), np.zeros((60, 4))):
@@ -173,6 +177,7 @@ def test_a_budget_ends_the_path_after_at_least_one_value() -> None:
     assert enough.C_ == whole.C_
 
 
+@pytest.mark.rotates(3)
 def test_the_values_to_choose_from_can_be_given() -> None:
     X, y = features(200, 10, 3)
     for values in ([0.1, 10.0], (10, 0.1), np.array([0.1, 10.0])):

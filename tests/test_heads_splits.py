@@ -20,6 +20,7 @@ def expand(units):
     return np.array(y), np.repeat(np.arange(len(units)), [size for _, size in units])
 
 
+@pytest.mark.rotates(3)
 @settings(deadline=None)
 @given(labelled_groups, fractions, seeds)
 def test_holdout_has_each_label_with_two_groups_on_both_sides_and_parts_none(units, fraction, seed):

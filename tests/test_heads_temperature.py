@@ -30,6 +30,7 @@ def test_the_temperature_that_made_the_labels_is_found(sharpness):
     assert temperature(logits, labels) == pytest.approx(sharpness, rel=0.05)
 
 
+@pytest.mark.rotates(3)
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 2**32), st.floats(0.05, 20))
 def test_no_other_temperature_has_a_lower_loss(seed, sharpness):

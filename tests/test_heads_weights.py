@@ -114,6 +114,7 @@ def test_rows_of_weight_zero_were_never_there(kind: str, seed: int) -> None:
     assert np.array_equal(answers(found, X), answers(expected, X))
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("kind", HEADS)
 def test_equal_weights_are_none(kind: str) -> None:
     X, y, _ = problem(0, n=90)
@@ -181,6 +182,7 @@ def test_logistic_is_scikit_learns_with_weights() -> None:
         np.testing.assert_allclose(head.predict_proba(X), expected.predict_proba(X), atol=1e-5)
 
 
+@pytest.mark.rotates(3)
 def test_held_out_rows_are_scored_with_their_weights_and_without_those_of_classes() -> None:
     X, y = DIGITS[:200], LABELS[:200]
     weight = np.random.default_rng(0).uniform(0, 3, 200)
@@ -294,6 +296,7 @@ def test_the_losses_of_an_mlp_are_weighted_means() -> None:
     np.testing.assert_allclose(head.scale_, np.sqrt(weight @ (X - mean) ** 2 / weight.sum()))
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("kind", HEADS)
 def test_weights_may_be_a_tensor_or_a_list_and_stay_as_they_are(kind: str) -> None:
     X, y, rng = problem(0, n=60)

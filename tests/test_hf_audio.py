@@ -76,6 +76,7 @@ def test_a_group_norm_sees_padding_and_ours_does_not(form: str, tmp_path: Path) 
     np.testing.assert_allclose(feature_of(load_backbone(f"hf:{tmp_path}"), clip(wave, RATE)), alone, **EXACT)
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("name", ["wav2vec2, group", "wav2vec2, layer", "whisper", "clap"])
 def test_a_long_clip_is_the_mean_over_its_windows_by_their_frames(name: str, tmp_path: Path) -> None:
     model, made = saved(tmp_path, name)
@@ -129,6 +130,7 @@ def test_hidden_layers_are_the_librarys(name: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(features[1][0], hidden.last_hidden_state[0, :real].mean(0), **EXACT)
 
 
+@pytest.mark.rotates(3)
 def test_each_pooling_is_that_of_the_library(tmp_path: Path) -> None:
     model, made = saved(tmp_path / "w", "wav2vec2, group")
     wave = sound(4, 0.8).astype(np.float32)
@@ -155,7 +157,7 @@ def test_each_pooling_is_that_of_the_library(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["wav2vec2, group", "whisper", "clap"])
-@pytest.mark.rotates(2)
+@pytest.mark.rotates(6)
 def test_clips_are_extracted_trained_on_predicted_and_repaired(name: str, tmp_path: Path) -> None:
     clips = make_clips(tmp_path / "clips", per_class=2)
     saved(tmp_path / "model", name)
@@ -185,6 +187,7 @@ def test_clips_are_extracted_trained_on_predicted_and_repaired(name: str, tmp_pa
             assert np.array_equal(found, cache.features()[rows])
 
 
+@pytest.mark.rotates(3)
 def test_clips_of_every_kind_have_features(tmp_path: Path) -> None:
     """Silent, of one sample, 8 channels, 192 kHz, several windows; a broken one says why."""
     saved(tmp_path / "model", "wav2vec2, group")
@@ -213,6 +216,7 @@ def test_clips_of_every_kind_have_features(tmp_path: Path) -> None:
     np.testing.assert_allclose(open_cache(tmp_path / "b.h5").features()[0], features[0], atol=0.02)
 
 
+@pytest.mark.rotates(3)
 def test_windows_are_kept_and_counted(tmp_path: Path, precompute: Command) -> None:
     saved(tmp_path / "model", "wav2vec2, layer")
     clips = make_clips(tmp_path / "clips", per_class=2)
@@ -232,6 +236,7 @@ def test_windows_are_kept_and_counted(tmp_path: Path, precompute: Command) -> No
     assert f"8 clips in {made.passes} windows" in done.stdout
 
 
+@pytest.mark.rotates(3)
 def test_the_key_knows_what_decides_a_feature(tmp_path: Path) -> None:
     """Settings of the extractor, of the network, and no name of a folder or of a program."""
     clips = make_clips(tmp_path / "clips", per_class=1)
@@ -424,6 +429,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return found
 
 
+@pytest.mark.rotates(3)
 def test_windows_of_networks_that_take_one_length_cannot_be_set(models: dict[str, Path]) -> None:
     for name in ("whisper", "clap", "ast"):
         with pytest.raises(UsageError, match="windows of"):

@@ -126,7 +126,7 @@ def kill_in_the_middle(forks: Forks, out: Path, command: list[object]) -> int:
     pytest.fail("the run was never killed in time")
 
 
-@pytest.mark.rotates(2)
+@pytest.mark.rotates(6)
 @pytest.mark.parametrize("form", ["saved", *(pytest.param(one, marks=pytest.mark.slow) for one in ("hub", "table"))])
 def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, forks: Forks, form: str) -> None:
     source = write_form(form, tmp_path, make_photos(tmp_path / "photos", per_class=50))

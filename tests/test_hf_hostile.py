@@ -290,6 +290,7 @@ def test_no_damage_of_a_parquet_file_is_more_than_an_error(edits: list[tuple[int
     shutil.rmtree(place)
 
 
+@pytest.mark.rotates(3)
 def test_one_image_that_is_repeated_does_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import pyarrow
     from pyarrow.parquet import write_table

@@ -539,7 +539,7 @@ def test_the_whole_network_is_trained_and_no_part_of_it(
     assert "precompute fine-tune SOURCE" in caught.value.hint
 
 
-@pytest.mark.rotates(2)
+@pytest.mark.rotates(6)
 @pytest.mark.parametrize("kind", ["vit", "clip"])
 def test_the_engines_run_it_with_their_guard(
     folders: Callable[[str], tuple[Path, Any]],

@@ -67,6 +67,7 @@ def rows_read(source: Source) -> list[tuple[str, bytes, str | None, int]]:
     ]
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("change", ["plain", "shuffled", "chosen", "filtered", "joined", "many files", "mapped"])
 def test_what_it_saves_is_read_as_it_reads_it(photos: Path, tmp_path: Path, change: str) -> None:
     """A list of indices, as after `shuffle` or `select`, is gone once the data set is saved."""
@@ -114,6 +115,7 @@ def test_images_that_it_reads_from_files_are_embedded_when_it_saves_them(photos:
     assert {digest: row[:2] for digest, row in found.items()} == {digest: row[:2] for digest, row in expected.items()}
 
 
+@pytest.mark.rotates(3)
 def test_a_local_folder_that_only_the_library_reads_is_loaded_by_it(photos: Path, tmp_path: Path) -> None:
     extract(f"{MARK}{photos}", tmp_path / "a.h5", backbone="tiny")
     extract(photos, tmp_path / "folder.h5", backbone="tiny")

@@ -520,6 +520,7 @@ def test_a_folder_of_traps_is_extracted_and_no_name_is_lost(forks: Forks, hostil
 # The command line
 
 
+@pytest.mark.rotates(6)
 @pytest.mark.parametrize("name", ["external_link_group", "rows_10_to_10", "zero", "fifo", "spec_deep", "cut_07"])
 @pytest.mark.parametrize("command", ["verify", "info"])
 def test_commands_refuse_caches_without_a_traceback(

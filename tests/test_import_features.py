@@ -255,6 +255,7 @@ def test_nothing_is_replaced_unasked(tmp_path: Path) -> None:
         import_features(tmp_path / "a.h5", tmp_path / "c.h5")
 
 
+@pytest.mark.rotates(3)
 def test_the_command(tmp_path: Path, precompute: Command) -> None:
     np.savez(tmp_path / "a.npz", **arrays(dtype=np.float64))
     done = precompute("import", "a.npz", "-o", "a.h5", "--name", "somebody's", "--json")

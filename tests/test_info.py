@@ -63,6 +63,7 @@ def test_a_damaged_head_is_refused(precompute: Command, cache: Path, tmp_path: P
     assert json.loads(done.stdout)["error"]["type"] == "HeadFormatError"
 
 
+@pytest.mark.rotates(3)
 def test_heads_are_not_compared_here(precompute: Command, cache: Path) -> None:
     precompute("train-head", cache, "-o", "a.safetensors")
     done = precompute("info", "a.safetensors", cache)
@@ -77,6 +78,7 @@ def test_a_pipe_is_not_waited_for(precompute: Command, tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.rotates(3)
 def test_names_in_a_head_cannot_write_to_the_terminal(precompute: Command, cache: Path, tmp_path: Path) -> None:
     from precompute.heads import load_head, save_head
 
@@ -93,6 +95,7 @@ def test_names_in_a_head_cannot_write_to_the_terminal(precompute: Command, cache
     assert "\x1b" not in done.stdout
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize(("kind", "name"), [("logistic", "chosen"), ("knn", "settings"), ("centroid", "settings")])
 def test_only_what_was_chosen_is_called_so(precompute: Command, cache: Path, kind: str, name: str) -> None:
     lines = precompute("train-head", cache, "--head", kind).stdout.splitlines()
@@ -115,6 +118,7 @@ def test_the_arguments_of_the_program_around_it_stay_out(
     assert options["transform"] == {"mean": [0.5, 0.5, 0.5]}
 
 
+@pytest.mark.rotates(3)
 def test_the_command_of_a_run_can_be_repeated(precompute: Command, photos: Path, tmp_path: Path) -> None:
     options = ("-b", "tiny", "--weights", "random:3", "--mean", "0.1,0.2,0.3", "--fast-decode", "--batch-size", "5")
     assert precompute("extract", "photos", *options, "-o", "a.h5").returncode == 0
@@ -125,6 +129,7 @@ def test_the_command_of_a_run_can_be_repeated(precompute: Command, photos: Path,
     assert open_cache(tmp_path / "a.h5").key == open_cache(tmp_path / "b.h5").key
 
 
+@pytest.mark.rotates(3)
 def test_the_learning_curve_is_public(cache: Path) -> None:
     curve: Callable[..., list[precompute.FewShotCurve]] = precompute.few_shot
     (found,) = curve([cache], shots=(1, 2), draws=2)

@@ -143,6 +143,7 @@ def test_what_has_no_channels_with_positions_is_refused(axes: tuple[str, ...]) -
 # The file
 
 
+@pytest.mark.rotates(3)
 def test_the_file_holds_codes_and_scales_of_the_very_activations(photos: Path, exact: Path, tmp_path: Path) -> None:
     result = run(photos, tmp_path / "a.h5", precision="fp32", engine="torch")
     assert (result.rows, result.computed, result.copied, result.dtype) == (26, 24, 1, "int8")
@@ -167,6 +168,7 @@ def test_the_file_holds_codes_and_scales_of_the_very_activations(photos: Path, e
     assert result.bytes < open_cache(exact).layout.file_size
 
 
+@pytest.mark.rotates(3)
 def test_a_plan_and_a_dry_run_know_the_bytes(photos: Path, whole: Path, tmp_path: Path) -> None:
     columns = open_cache(whole).layout.columns
     dry = run(photos, tmp_path / "a.h5", dry_run=True)
@@ -187,7 +189,7 @@ def test_a_repeated_run_does_nothing_and_says_the_same(photos: Path, whole: Path
     assert "storage: int8 -> float16" in str(caught.value)
 
 
-@pytest.mark.rotates(2)
+@pytest.mark.rotates(6)
 @pytest.mark.parametrize("views", [1, 3])
 def test_a_killed_run_goes_on_where_it_was(views: int, tmp_path: Path, precompute: Command) -> None:
     make_photos(tmp_path / "more", per_class=60)
@@ -217,6 +219,7 @@ def test_a_changed_folder_is_brought_up_to_date(photos: Path, tmp_path: Path) ->
     assert verify(open_cache(tmp_path / "a.h5")).whole
 
 
+@pytest.mark.rotates(3)
 def test_parts_are_joined(photos: Path, whole: Path, tmp_path: Path) -> None:
     made = [tmp_path / f"{number}.h5" for number in (1, 2, 3)]
     for number, path in enumerate(made, start=1):
@@ -268,6 +271,7 @@ def test_each_view_has_scales_of_its_own_and_view_0_is_the_plain_one(photos: Pat
         assert json.loads(bytes(file.attrs["requires"])) == ["views", "int8"]
 
 
+@pytest.mark.rotates(3)
 def test_other_settings_are_refused_before_anything_is_written(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -290,6 +294,7 @@ def test_other_settings_are_refused_before_anything_is_written(
         extract(photos, tmp_path / "a.h5", backbone="tiny", dtype="int4")
 
 
+@pytest.mark.rotates(3)
 def test_tables_name_the_dtype_of_each_layer(precompute: Command, photos: Path, whole: Path) -> None:
     options = ["-b", "tiny", "--layer", "body:none", "--layer", "embed", "--dtype", "int8"]
     for command in (
@@ -459,6 +464,7 @@ def test_memory_is_flat_while_a_large_file_is_read(tmp_path: Path) -> None:
     assert int(done.stdout) < 800  # MiB: blocks, and the pages of the file that may stay
 
 
+@pytest.mark.rotates(3)
 def test_a_head_is_the_one_of_the_floats_and_predicts_images_as_it_does_rows(
     photos: Path, whole: Path, tmp_path: Path
 ) -> None:

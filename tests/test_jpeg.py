@@ -50,6 +50,7 @@ def flawed(data: bytes) -> bytes:
 # The same pixels as Pillow's
 
 
+@pytest.mark.rotates(3)
 @settings(max_examples=200, deadline=None)
 @given(
     size=st.tuples(st.integers(1, 70), st.integers(1, 70)),

@@ -75,6 +75,7 @@ def misuses() -> list[list[str]]:
     return [words for words in found if words[:2] != ["few-shot", "--json"] and words != ["backbones", "--json"]]
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("arguments", misuses(), ids=" ".join)
 def test_wrong_usage_is_one_object_too(precompute: Command, tmp_path: Path, arguments: list[str]) -> None:
     done = precompute(*arguments)

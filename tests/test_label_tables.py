@@ -40,6 +40,7 @@ def numbers_of(cache: Cache, table: Path) -> tuple[list[float], str]:
     return target.values.tolist(), notes[0]
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("name", ["a.h5", "t.h5"])
 @pytest.mark.parametrize(
     ("where", "written"),

@@ -57,6 +57,7 @@ def test_features_are_what_the_library_gives_for_the_text_alone(kind: str, tmp_p
         near(features(backbone, text), of_library(folder, text).last_hidden_state[0].mean(0))
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
 def test_each_pooling_is_right(kind: str, tmp_path: Path) -> None:
     folder = save(tmp_path / kind, kind)
@@ -85,6 +86,7 @@ def test_hidden_layers_are_pooled_over_the_same_tokens(bert: Path) -> None:
         load_backbone(f"hf:{bert}", layer="encoder.layer.0:pooler")
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("kind", ["bert", "roberta", "mpnet"])
 def test_a_row_depends_neither_on_its_neighbours_nor_on_their_number(kind: str, tmp_path: Path) -> None:
     """Where no text of a batch is padded transformers computes otherwise, by itself."""
@@ -118,7 +120,7 @@ def test_the_longest_text_that_a_network_takes(kind: str, tmp_path: Path) -> Non
         load_backbone(f"hf:{folder}", transform={"max_length": longest + 1})
 
 
-@pytest.mark.rotates(3)
+@pytest.mark.rotates(6)
 @pytest.mark.parametrize("kind", ["bert", "distilbert", "roberta"])
 def test_openvino_gives_the_same_for_every_length(kind: str, tmp_path: Path) -> None:
     pytest.importorskip("openvino")
@@ -284,6 +286,7 @@ def test_a_run_with_nothing_to_do_does_not_load_the_library(bert: Path, tmp_path
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.rotates(3)
 def test_a_head_finds_its_folder_again_and_no_other(bert: Path, tmp_path: Path) -> None:
     place = shutil.copytree(bert, tmp_path / "bert")
     table = tmp_path / "texts.csv"
@@ -310,6 +313,7 @@ def test_a_head_finds_its_folder_again_and_no_other(bert: Path, tmp_path: Path) 
 # Sentence-transformers
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("mode", ["cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens"])
 def test_the_modules_of_sentence_transformers_are_followed(mode: str, tmp_path: Path) -> None:
     sentences = pytest.importorskip("sentence_transformers")
@@ -351,6 +355,7 @@ def test_modules_that_there_are_not_are_refused(modules: list[Any], says: str, t
         load_backbone(f"hf:{folder}")
 
 
+@pytest.mark.rotates(3)
 def test_real_questions_have_the_features_that_sentence_transformers_gives(trec: Path, minilm: Path) -> None:
     sentences = pytest.importorskip("sentence_transformers")
     texts = [line.rsplit(",", 2)[0].strip('"') for line in trec.read_text().splitlines()[-60:]]
@@ -363,6 +368,7 @@ def test_real_questions_have_the_features_that_sentence_transformers_gives(trec:
 # Lengths
 
 
+@pytest.mark.rotates(3)
 def test_texts_that_are_cut_off_are_counted_and_named(bert: Path, tmp_path: Path, precompute: Command) -> None:
     """In the run that computes them, also one that goes on; they are samples as any others."""
     table = tmp_path / "texts.csv"
@@ -466,6 +472,7 @@ def served(bert: Path, tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.rotates(3)
 def test_a_folder_of_the_hub_is_fetched_once_and_pinned(served: Path, bert: Path, tmp_path: Path) -> None:
     with Models(served, "some/bert") as hub:
         around = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
@@ -484,6 +491,7 @@ def test_a_folder_of_the_hub_is_fetched_once_and_pinned(served: Path, bert: Path
     assert "-b hf:./folder" in hint
 
 
+@pytest.mark.rotates(3)
 def test_a_gated_model_says_how_to_get_it(served: Path, tmp_path: Path) -> None:
     with Gated(served, "some/bert") as hub:
         around = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}

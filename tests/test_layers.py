@@ -77,6 +77,7 @@ def test_every_network_s_default_layer_enters_its_classifier(name: str) -> None:
         assert (pooling, width) == ("none", classifier.in_features)
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("name", SMALL)
 def test_features_through_the_classifier_are_the_network_s_output(name: str) -> None:
     model = families.build(name, seed=1)
@@ -110,6 +111,7 @@ def test_names_are_torchvision_s(name: str) -> None:
     assert node_names(model) == get_graph_node_names(model)[1]
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("layer", ["conv1", "layer1.0.relu", "layer4", "layer4.1", "flatten", "fc", OUTPUT])
 def test_a_cut_gives_what_the_module_gives_in_the_whole_network(layer: str) -> None:
     model = families.build("resnet18", seed=1)
@@ -124,6 +126,7 @@ def test_a_cut_gives_what_the_module_gives_in_the_whole_network(layer: str) -> N
     torch.testing.assert_close(given, seen[first].flatten(1) if layer == "flatten" else seen[first])
 
 
+@pytest.mark.rotates(3)
 def test_what_lies_behind_the_cut_is_gone() -> None:
     whole = sum(parameter.numel() for parameter in families.build("resnet18", seed=None).parameters())
     for layer, share in (("layer1", 0.1), ("flatten", 0.96)):
@@ -203,7 +206,7 @@ MAPS = {  # by name, so that the test knows the layout from the papers and not f
 QUICK = ("swin_t features.3", "vit_b_32 encoder", "resnet18 layer3", "shufflenet_v2_x0_5 stage3")
 
 
-@pytest.mark.rotates(2)
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize(
     "which", [which if which in QUICK else pytest.param(which, marks=pytest.mark.slow) for which in MAPS]
 )
@@ -245,6 +248,7 @@ def test_mean_pooling_of_every_network_leaves_its_channels(name: str) -> None:
     assert given.shape == (1, whole.shape[-1 if name.startswith(("swin", "vit")) else 1]), layer
 
 
+@pytest.mark.rotates(3)
 def test_what_has_no_positions_is_left_as_it_is() -> None:
     model = families.build("resnet18", seed=1)
     with torch.inference_mode():

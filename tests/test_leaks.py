@@ -27,6 +27,7 @@ from precompute.training.leaks import Leaks, _sample, find_leaks
 from precompute.training.similarity import nearest
 
 
+@pytest.mark.rotates(3)
 @given(st.integers(1, 30), st.integers(2, 30), st.integers(2, 6), st.integers(0, 2**32))
 def test_the_nearest_is_scikit_learns(n, m, d, seed):
     rng = np.random.default_rng(seed)
@@ -104,6 +105,7 @@ def test_copies_and_photos_at_half_their_size_are_found_and_left_out_of_a_second
     assert told["without_leaks"]["val"]["n"] == len(left)
 
 
+@pytest.mark.rotates(3)
 def test_the_similarity_decides_what_is_a_suspect(leaky: Path) -> None:
     few = train_head(leaky, C=1.0, similarity=0.999).leaks["val"]
     many = train_head(leaky, C=1.0, similarity=0.5).leaks["val"]

@@ -40,6 +40,7 @@ def test_without_dropout_the_training_loss_falls_on_while_the_validation_loss_ri
     assert validation[-1] > 1.3 * validation[best]
 
 
+@pytest.mark.rotates(3)
 def test_with_dropout_the_gap_is_smaller(ants: dict[str, Any]) -> None:
     gaps = [validation[-1] - train[-1] for train, validation in (curves(ants, dropout) for dropout in (0.0, 0.5, 0.8))]
     assert gaps[0] > gaps[1] > gaps[2] > 0

@@ -108,7 +108,7 @@ def test_a_row_depends_on_its_sample_alone(name: str, texts: Path) -> None:
             np.testing.assert_allclose(unbatched[0], row, rtol=0, atol=1e-5 * np.abs(row).max())
 
 
-@pytest.mark.rotates(3)
+@pytest.mark.rotates(6)
 @pytest.mark.parametrize("name", ENGINES)
 def test_features_are_those_of_the_network_without_padding_between_neighbours(
     name: str, texts: Path, tmp_path: Path

@@ -155,6 +155,7 @@ def test_a_list_of_paths_has_the_features_of_the_folder(
     assert extract(names[:5], tmp_path / "c.h5", backbone="tiny", limit=3).rows == 3
 
 
+@pytest.mark.rotates(3)
 def test_a_list_of_paths_may_name_files_anywhere_and_misses_some(photos: Path, tmp_path: Path) -> None:
     other = tmp_path / "elsewhere" / "a.png"
     other.parent.mkdir()

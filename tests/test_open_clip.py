@@ -107,6 +107,7 @@ def test_features_are_those_of_encode_image(kind: str, tmp_path: Path) -> None:
     assert backbone.notes == ()
 
 
+@pytest.mark.rotates(3)
 def test_features_are_fp32_whatever_the_weights_are_stored_as(folder: Path, tmp_path: Path) -> None:
     save(tmp_path / "half", "vit", half=True)
     half, whole = load_backbone(f"open_clip:{tmp_path}/half"), load_backbone(f"open_clip:{folder}")
@@ -164,6 +165,7 @@ def test_all_blocks_are_those_of_the_library_s_forward_intermediates(
         torch.testing.assert_close(features_, found.mean((2, 3)), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.rotates(3)
 def test_a_layer_by_its_name_and_a_tail_behind_it(folder: Path) -> None:
     whole = load_backbone(f"open_clip:{folder}")
     layer = "transformer.resblocks.1"
@@ -255,6 +257,7 @@ def test_no_value_of_an_image_tower_is_random_unasked(folder: Path, tmp_path: Pa
         load_backbone("open_clip:ViT-S-32-alt", weights=str(folder / "open_clip_model.safetensors"))
 
 
+@pytest.mark.rotates(3)
 def test_weights_from_a_file_in_the_forms_that_training_leaves(folder: Path, tmp_path: Path) -> None:
     whole, state = load_backbone(f"open_clip:{folder}"), load_file(folder / "open_clip_model.safetensors")
     torch.save(
@@ -543,7 +546,7 @@ main()
 """
 
 
-@pytest.mark.rotates(2)
+@pytest.mark.rotates(6)
 @pytest.mark.parametrize("command", ["backbones", "plan"])
 def test_a_library_that_is_missing_is_named_with_its_install_line(photos: Path, command: str) -> None:
     name = "open_clip:ViT-B-32/laion2b_s34b_b79k"

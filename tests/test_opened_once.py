@@ -77,6 +77,7 @@ def test_each_file_once(photos: Path, tmp_path: Path, counts: Counts) -> None:
     counts.check({"a.h5"})
 
 
+@pytest.mark.rotates(3)
 def test_each_file_once_in_a_repair(photos: Path, tmp_path: Path, counts: Counts) -> None:
     out = tmp_path / "a.h5"
     extract(photos, out, backbone="tiny")

@@ -227,6 +227,7 @@ def test_a_foreign_file_is_replaced_only_where_that_is_said(
     assert len(output.read_bytes()) > 1000
 
 
+@pytest.mark.rotates(3)
 def test_a_file_of_its_own_kind_is_replaced(writer: Writer, place: Path, precompute: Command) -> None:
     output = Path(f"out{writer.suffix}")
     before = everything(place)
@@ -258,6 +259,7 @@ def test_a_photo_is_no_picture_of_ours(place: Path, precompute: Command) -> None
     assert everything(place) == before
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
 def test_pictures_are_known_again(suffix: str, place: Path, precompute: Command) -> None:
     pytest.importorskip("matplotlib", reason="pip install 'precompute[plot]'")
@@ -269,6 +271,7 @@ def test_pictures_are_known_again(suffix: str, place: Path, precompute: Command)
 # Links --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.rotates(3)
 def test_a_link_is_followed_and_stays(writer: Writer, place: Path, precompute: Command) -> None:
     """One that leads to nothing yet, and the same one again when there is a file."""
     (place / "elsewhere").mkdir()
@@ -418,6 +421,7 @@ def test_nothing_lies_around_after_a_refusal_or_an_error(place: Path, precompute
 # At the moment of the write -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("kind", [*ODD, "text", "dangling"])
 def test_what_appears_during_a_run_is_left_alone_and_the_work_kept(kind: str, place: Path) -> None:
     def appear(progress: object) -> None:

@@ -23,6 +23,7 @@ def column(digests: list[bytes]) -> NDArray[np.uint8]:
     return np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, 32)
 
 
+@pytest.mark.rotates(3)
 @given(st.lists(DIGESTS, max_size=30), st.lists(DIGESTS, max_size=30), st.data())
 def test_an_index_finds_what_a_dictionary_would(there: list[bytes], asked: list[bytes], data: st.DataObject) -> None:
     chosen = data.draw(st.lists(st.integers(0, max(0, len(there) - 1)), unique=True, max_size=len(there)).map(sorted))

@@ -65,6 +65,7 @@ def test_parts_that_are_joined_equal_one_run_and_nothing_is_computed(of: int, so
     assert (again.computed, again.to_read) == (0, 0)
 
 
+@pytest.mark.rotates(3)
 def test_what_no_part_has_is_computed_and_what_is_no_longer_there_is_left_out(some: Samples, tmp_path: Path) -> None:
     made = parts(some, 3)
     with some.together():
@@ -121,6 +122,7 @@ def test_what_cannot_be_reused_is_said(photos: Path, tmp_path: Path) -> None:
         extract(photos, tmp_path / "new.h5", backbone="tiny", part="1/1000")
 
 
+@pytest.mark.rotates(3)
 def test_the_command(photos: Path, tmp_path: Path, precompute: Command) -> None:
     for number in (1, 2):
         done = precompute(

@@ -46,7 +46,7 @@ def train(photos: Path, out: Path | None, features: Path, **options: Any) -> Any
     return fine_tune(photos, out, backbone="tiny", features=features, **{**QUICK, **options})
 
 
-@pytest.mark.rotates(3)
+@pytest.mark.rotates(6)
 def test_a_frozen_body_trains_as_its_cached_activations_do(photos: Path, features: Path, tmp_path: Path) -> None:
     """The same seeds and batches, no views: the same loss in each step, and the same parameters."""
     extract(photos, tmp_path / "middle.h5", backbone="tiny", layer=MIDDLE, precision="fp32")
@@ -88,7 +88,7 @@ def test_a_cache_of_the_input_gives_the_same(photos: Path, features: Path, tmp_p
     assert np.allclose([one.probability for one in of_images], [one.probability for one in of_cache], atol=1e-6)
 
 
-@pytest.mark.rotates(3)
+@pytest.mark.rotates(6)
 def test_the_same_command_gives_the_same_bytes_and_another_augmentation_others(
     photos: Path, features: Path, tmp_path: Path
 ) -> None:
@@ -338,6 +338,7 @@ def test_options_of_images_say_nothing_of_a_cache(features: Path, tmp_path: Path
     assert "freeze_to says nothing" in done.stderr
 
 
+@pytest.mark.rotates(3)
 def test_images_without_labels(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     for number in range(8):

@@ -55,6 +55,7 @@ def view(rows: Any, number: int) -> Any:
     return np.full(len(rows), number, np.int64)
 
 
+@pytest.mark.rotates(3)
 def test_the_plain_view_is_what_a_file_of_the_input_holds(
     photos: Path, features: Path, images: Data, tmp_path: Path
 ) -> None:
@@ -70,6 +71,7 @@ def test_the_plain_view_is_what_a_file_of_the_input_holds(
     assert np.array_equal(images.frozen, open_cache(features).features())
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("layer", ["body.2", "embed.1"])
 def test_the_frozen_part_gives_what_a_file_of_its_last_layer_holds(
     photos: Path, features: Path, tmp_path: Path, layer: str
@@ -155,6 +157,7 @@ def test_none_trains_on_the_plain_images(photos: Path, features: Path, tmp_path:
     made.activations.close()
 
 
+@pytest.mark.rotates(3)
 def test_the_features_are_made_beside_the_output_and_found_again(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "full.safetensors"
     made = opened(photos, out)
@@ -174,6 +177,7 @@ def test_a_file_of_the_users_under_that_name_is_left_as_it_is(photos: Path, tmp_
     assert path.read_bytes() == b"mine"
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize(
     ("made_with", "difference"),
     [

@@ -32,7 +32,7 @@ def curve(name: str, draws: int) -> FewShotCurve:
     return FewShotCurve(name, f"{name}.h5", "tiny", "embed", "logistic", 2, "test", 10, points, ())
 
 
-@pytest.mark.rotates(3)
+@pytest.mark.rotates(6)
 def test_pictures_are_drawn_and_the_same_curves_give_the_same_bytes(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="pip install 'precompute[plot]'")
     for name in ("one.png", "two.png", "one.pdf", "two.pdf"):

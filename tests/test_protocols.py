@@ -74,6 +74,7 @@ def test_a_dataset_s_paper_says_the_metric(cache: Path) -> None:
     }
 
 
+@pytest.mark.rotates(3)
 def test_without_val_a_part_of_train_takes_its_place(tmp_path: Path) -> None:
     found = train_head(make_cache(tmp_path, "train", "test"), protocol="simclr")
     assert any("no split val" in note for note in found.notes)

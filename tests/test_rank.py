@@ -97,6 +97,7 @@ def test_shares_are_whole_proportional_and_exact(sizes: list[int], part: float) 
         assert (abs(found - np.array(sizes) * n / sum(sizes)) < 1 + 1e-9).all()
 
 
+@pytest.mark.rotates(3)
 def test_chosen_rows_are_an_ordinary_source(tmp_path: Path) -> None:
     from precompute.inputs.images.formats import IMAGES
     from precompute.sources.registry import open_source
@@ -203,7 +204,7 @@ def test_the_order_of_backbones_and_of_calls_changes_nothing(corners: Path) -> N
     assert told("blind", "sees", "sees_too") == told("sees_too", "blind", "sees")
 
 
-@pytest.mark.rotates(3)
+@pytest.mark.rotates(6)
 def test_features_that_are_kept_are_ordinary_files_and_are_reused(corners: Path, tmp_path: Path) -> None:
     first = ranked(corners, "sees", "tiny", n=40, out=tmp_path / "kept", transform=SMALL)
     files = sorted((tmp_path / "kept").glob("*.h5"))
@@ -220,6 +221,7 @@ def test_features_that_are_kept_are_ordinary_files_and_are_reused(corners: Path,
     assert more.tried == 60
 
 
+@pytest.mark.rotates(3)
 def test_nothing_is_left_behind_unless_asked(corners: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import tempfile
 
@@ -228,6 +230,7 @@ def test_nothing_is_left_behind_unless_asked(corners: Path, tmp_path: Path, monk
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.rotates(3)
 def test_the_forecast_of_the_file_is_the_size_of_the_full_extraction(corners: Path, tmp_path: Path) -> None:
     found = ranked(corners, "tiny", n=20, transform=SMALL)
     planned = extract(corners, tmp_path / "all.h5", backbone="tiny", transform=SMALL, dry_run=True)

@@ -85,7 +85,7 @@ def test_a_head_trained_on_them_is_right_and_predicts_the_same(
     assert told["accuracy"] == val["accuracy"]
 
 
-@pytest.mark.rotates(3)
+@pytest.mark.rotates(6)
 @pytest.mark.parametrize("head", ["knn", "ridge", "centroid"])
 def test_every_other_head_tells_them_apart_too(ants: Path, head: str) -> None:
     """And its export does, in scikit-learn's hands."""

@@ -102,6 +102,7 @@ def test_options_of_tables_are_refused_where_there_is_none(photos: Path, tmp_pat
         extract(tmp_path / "files.txt", "a.h5", backbone="tiny", columns={"lable": "x"})
 
 
+@pytest.mark.rotates(3)
 def test_one_image_is_a_source_for_predictions_and_none_for_features(photos: Path, tmp_path: Path) -> None:
     extract(photos, tmp_path / "a.h5", backbone="tiny")
     train_head(tmp_path / "a.h5", tmp_path / "a.safetensors")
@@ -113,6 +114,7 @@ def test_one_image_is_a_source_for_predictions_and_none_for_features(photos: Pat
             function(image, tmp_path / "b.h5", backbone="tiny")
 
 
+@pytest.mark.rotates(3)
 def test_every_command_takes_a_table(photos: Path, tmp_path: Path, precompute: Command) -> None:
     rows = [{"file": row["path"], "species": row["label"], "part": row["split"]} for row in rows_of_folder(photos)]
     write_listing(tmp_path / "labels.csv", rows)
@@ -134,6 +136,7 @@ def test_every_command_takes_a_table(photos: Path, tmp_path: Path, precompute: C
     assert precompute("verify", "a.h5", "--root", "photos").returncode == 2
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("name", ["labels.csv", "files.txt"])
 def test_damaged_rows_are_repaired_from_a_table_or_a_list(photos: Path, tmp_path: Path, name: str) -> None:
     rows = [{**row, "path": f"photos/{row['path']}"} for row in rows_of_folder(photos)]

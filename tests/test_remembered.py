@@ -91,6 +91,7 @@ def known(**changes: object) -> bool:
     return unchanged(CacheOutput("a.h5"), list_images("photos"), request(**changes)) is not None
 
 
+@pytest.mark.rotates(3)
 def test_the_same_request_is_known(place: Path) -> None:
     assert known()
 
@@ -144,6 +145,7 @@ def test_code_of_the_users_is_never_taken_for_unchanged() -> None:
     assert request(backbone="mine.models:net").name() is None
 
 
+@pytest.mark.rotates(3)
 def test_values_that_are_no_json_are_taken_and_not_remembered(place: Path) -> None:
     mean = {"mean": np.array([0.5, 0.5, 0.5], dtype=np.float32)}
     assert request(transform=mean).name() is None
@@ -151,6 +153,7 @@ def test_values_that_are_no_json_are_taken_and_not_remembered(place: Path) -> No
     assert extract("photos", "b.h5", backbone="tiny", transform=mean).reused == 24
 
 
+@pytest.mark.rotates(3)
 def test_other_weights_in_the_same_file_are_found(place: Path) -> None:
     save(seed=1)
     assert not known()
@@ -158,6 +161,7 @@ def test_other_weights_in_the_same_file_are_found(place: Path) -> None:
         extract("photos", "a.h5", backbone="tiny", weights="w.pth")
 
 
+@pytest.mark.rotates(3)
 def test_rehash_finds_other_weights_even_where_size_and_time_are_the_same(place: Path) -> None:
     before = os.stat("w.pth")
     save(seed=1)

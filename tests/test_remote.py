@@ -132,7 +132,7 @@ def assert_same_but_for_stamps(one: Path, other: Path) -> None:
         assert a.column(name).tobytes() == b.column(name).tobytes(), name
 
 
-@pytest.mark.rotates(2)
+@pytest.mark.rotates(6)
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
     "where", ["beside", pytest.param("local", marks=pytest.mark.slow), pytest.param("root", marks=pytest.mark.slow)]
@@ -299,6 +299,7 @@ def test_addresses_with_secrets_are_refused_and_not_shown(tmp_path: Path, addres
         assert SECRET not in done.stdout + done.stderr
 
 
+@pytest.mark.rotates(6)
 @pytest.mark.parametrize(
     ("address", "said"),
     [
@@ -674,7 +675,7 @@ def test_no_secret_is_in_the_file_or_in_what_is_printed(photos: Path, tmp_path: 
         assert b":secret@" not in text
 
 
-@pytest.mark.rotates(3)
+@pytest.mark.rotates(6)
 def test_a_stamp_follows_from_etag_version_and_time() -> None:
     store = open_store(address_of("memory://x"))
     known = store.stamp('"abc"', None, 5.7)

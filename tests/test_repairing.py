@@ -71,12 +71,14 @@ def test_bit_flips_are_found_and_mended(place: Samples, column: str) -> None:
     assert sorted(path.name for path in Path().glob("a.h5*")) == ["a.h5"]
 
 
+@pytest.mark.rotates(3)
 def test_a_whole_file_is_left_as_it_is(place: Samples) -> None:
     before = os.stat("a.h5")
     assert repair("a.h5", place.source).computed == 0
     assert os.path.samestat(before, os.stat("a.h5"))
 
 
+@pytest.mark.rotates(3)
 def test_only_bad_rows_are_read_and_the_table_stays(place: Samples) -> None:
     """What else has changed in the folder is for extract to see."""
     damage("samples/digest")
@@ -90,6 +92,7 @@ def test_only_bad_rows_are_read_and_the_table_stays(place: Samples) -> None:
     assert_same(open_cache("a.h5"), open_cache("whole.h5"))
 
 
+@pytest.mark.rotates(3)
 def test_a_sample_that_changed_gets_the_row_of_today(place: Samples) -> None:
     damage("samples/digest")
     name = open_cache("a.h5").ids[7]
@@ -99,6 +102,7 @@ def test_a_sample_that_changed_gets_the_row_of_today(place: Samples) -> None:
     assert_same(open_cache("a.h5"), open_cache("today.h5"))
 
 
+@pytest.mark.rotates(3)
 def test_a_sample_that_is_gone_leaves_a_row_without_features(place: Samples, precompute: Command) -> None:
     damage("samples/digest")
     name = open_cache("a.h5").ids[7]
@@ -112,6 +116,7 @@ def test_a_sample_that_is_gone_leaves_a_row_without_features(place: Samples, pre
     assert not open_cache("a.h5").ok[7]
 
 
+@pytest.mark.rotates(3)
 def test_the_command_mends_and_says_so(place: Samples, precompute: Command) -> None:
     damage("samples/digest")
     before = precompute("verify", "a.h5")
@@ -123,11 +128,13 @@ def test_the_command_mends_and_says_so(place: Samples, precompute: Command) -> N
     assert precompute("verify", "a.h5", "--source", place.source).returncode == 0
 
 
+@pytest.mark.rotates(3)
 def test_repair_needs_a_source(place: Samples, precompute: Command) -> None:
     assert precompute("verify", "a.h5", "--repair").returncode == 2
     assert precompute("verify", "a.h5", "--weights", "w.pth").returncode == 2
 
 
+@pytest.mark.rotates(3)
 def test_an_interrupted_repair_goes_on(place: Samples) -> None:
     damage("samples/mtime_ns", list(range(12)))
     computed = [0]
@@ -159,12 +166,14 @@ def test_an_extraction_in_progress_is_not_thrown_away(place: Samples) -> None:
     assert verify(open_cache("a.h5")).whole
 
 
+@pytest.mark.rotates(3)
 def test_the_weights_must_be_those_of_the_file(of_images: Path) -> None:
     damage("samples/digest")
     with pytest.raises(CacheError, match="weights: "):
         repair("a.h5", "photos", weights="random:1")
 
 
+@pytest.mark.rotates(3)
 def test_names_that_lead_out_of_the_source_are_not_followed(of_images: Path) -> None:
     """A file from a stranger could name any image of this machine."""
     shutil.copytree("photos", "elsewhere/photos")
@@ -178,6 +187,7 @@ def test_names_that_lead_out_of_the_source_are_not_followed(of_images: Path) -> 
         repair("b.h5", "elsewhere/photos")
 
 
+@pytest.mark.rotates(3)
 def test_a_source_that_is_not_there_is_said(place: Samples) -> None:
     damage("samples/digest")
     with pytest.raises(SourceError, match="is not a folder") as caught:

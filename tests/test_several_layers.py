@@ -116,6 +116,7 @@ def test_a_head_is_trained_on_one_of_them_and_predicts(photos: Path, several: Pa
         train_head(several)
 
 
+@pytest.mark.rotates(3)
 def test_the_command_takes_layers_several_times(photos: Path, precompute: Command) -> None:
     done = precompute(
         *("extract", photos, "-b", "tiny", "--layer", "body:mean", "--layer", "embed", "-o", "a.h5", "--json")
@@ -140,6 +141,7 @@ def test_what_makes_no_sense_is_refused(layer: list[str], message: str) -> None:
         load_backbone("resnet18", weights="random", layer=layer)
 
 
+@pytest.mark.rotates(3)
 def test_an_operation_in_place_does_not_reach_an_earlier_layer() -> None:
     model = load_backbone("resnet18", weights="random", layer=["layer1.0.bn2", "layer1.0.relu_1", "layer1.0.add"])
     images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))

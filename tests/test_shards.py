@@ -338,16 +338,17 @@ def compare_with_folder(photos: Path, place: Path, *, per_shard: int) -> None:
     assert len(source) == len(list_images(photos))
 
 
+@pytest.mark.rotates(3)
 def test_features_labels_and_splits_equal_those_of_the_folder(photos: Path, tmp_path: Path) -> None:
     compare_with_folder(photos, tmp_path, per_shard=5)
 
 
-@pytest.mark.rotates(3)
+@pytest.mark.rotates(6)
 def test_real_photos_equal_those_of_the_folder(hymenoptera: Path, tmp_path: Path) -> None:
     compare_with_folder(hymenoptera, tmp_path, per_shard=64)
 
 
-@pytest.mark.rotates(3)
+@pytest.mark.rotates(6)
 def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
     shards = shards_of(make_photos(tmp_path / "photos", per_class=100), tmp_path / "shards", per_shard=30)
     out, pattern = tmp_path / "a.h5", shards / "*.tar"
@@ -372,7 +373,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
     assert extract(open_images(pattern), out, backbone="tiny", batch_size=4).computed == 0
 
 
-@pytest.mark.rotates(3)
+@pytest.mark.rotates(6)
 def test_what_changed_is_computed_and_the_rest_kept(tmp_path: Path) -> None:
     def sample(*seeds: int) -> dict[str, bytes]:
         return {f"{seed % 100}.{end}": data for seed in seeds for end, data in (("cls", b"a"), ("png", picture(seed)))}
@@ -448,6 +449,7 @@ def test_a_shard_that_changes_after_it_was_listed(tmp_path: Path) -> None:
         source.read(0)
 
 
+@pytest.mark.rotates(3)
 def test_a_shard_that_goes_away_leaves_its_rows_to_the_next_run(photos: Path, tmp_path: Path) -> None:
     shards = shards_of(photos, tmp_path / "shards")
     source = open_images(shards / "*.tar")
@@ -486,6 +488,7 @@ def lock_up(path: Path) -> None:
     path.chmod(0)
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize(
     "harm",
     [
@@ -511,6 +514,7 @@ def test_rows_of_a_shard_that_cannot_be_listed_are_not_thrown_away(
     assert (tmp_path / "a.h5").read_bytes() == before
 
 
+@pytest.mark.rotates(3)
 def test_many_shards_need_few_descriptors(tmp_path: Path) -> None:
     for number in range(200):
         write_shard(tmp_path / f"{number:03}.tar", {"1.jpg": b"x"})

@@ -57,7 +57,7 @@ def wait_until_listening(process: int) -> None:
         time.sleep(0.001)
 
 
-@pytest.mark.rotates(3)
+@pytest.mark.rotates(6)
 @pytest.mark.parametrize(
     ("name", "signum"),
     [*(("extract", signum) for signum in ENDING), *((name, signal.SIGTERM) for name in LONG if name != "extract")],
@@ -90,6 +90,7 @@ def test_a_signal_that_a_library_made_its_own_error_of_is_a_signal(forks: Forks,
     assert not list(folder.glob("c.h5*"))
 
 
+@pytest.mark.rotates(3)
 def test_a_signal_is_heard_while_libraries_load(folder: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "precompute", "extract", "photos", "-b", "tiny", "-o", "b.h5", "--json"],

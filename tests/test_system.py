@@ -162,6 +162,7 @@ def test_the_mlp_needs_no_float64_of_its_device() -> None:
     assert np.array_equal(proba, MLPHead(**options).fit(X, y).predict_proba(X))
 
 
+@pytest.mark.rotates(3)
 def test_nor_does_the_forward_pass() -> None:
     backbone = load_backbone("resnet18", weights="random", transform={"resize": 64, "crop": 64})
     choice = EngineChoice("torch", "cpu", "fp32", 2)

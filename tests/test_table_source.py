@@ -534,7 +534,7 @@ def from_stdin(place: Path, content: bytes, *options: object) -> subprocess.Comp
     )
 
 
-@pytest.mark.rotates(3)
+@pytest.mark.rotates(6)
 def test_a_list_on_standard_input(photos: Path, tmp_path: Path) -> None:
     names = [f"photos/{row['path']}" for row in rows_of_folder(photos)]
     content = "".join(f"{name}\n" for name in names).encode()

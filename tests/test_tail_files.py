@@ -85,6 +85,7 @@ def write(path: Path, arrays: dict[str, Any], strings: dict[str, str]) -> Path:
     return path
 
 
+@pytest.mark.rotates(3)
 def test_no_bit_can_flip_unnoticed(saved: Path) -> None:
     blob = saved.read_bytes()
     header_end = 8 + int.from_bytes(blob[:8], "little")
@@ -240,6 +241,7 @@ def load_tiny(layer: str = LAYER, weights: str = "DEFAULT") -> Any:
 TINY: dict[tuple[str, str], Any] = {}
 
 
+@pytest.mark.rotates(3)
 def test_a_tail_behind_another_backbone_is_refused(of_tiny: Path) -> None:
     saved = load_tail(of_tiny)
     assert saved.attach(load_tiny()).metadata == saved.metadata

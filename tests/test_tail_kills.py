@@ -161,7 +161,7 @@ def test_a_training_that_is_asked_to_stop_goes_on(folder: Path, tmp_path: Path, 
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
 
 
-@pytest.mark.rotates(2)
+@pytest.mark.rotates(6)
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -187,7 +187,7 @@ def test_a_checkpoint_of_another_training_is_refused(
     assert not checkpoint.exists()
 
 
-@pytest.mark.rotates(3)
+@pytest.mark.rotates(6)
 def test_overwrite_goes_on_from_its_own_checkpoint(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "a.safetensors"
     out.write_text("somebody's")
@@ -259,6 +259,7 @@ def test_a_forged_checkpoint_behind_a_right_digest_is_refused(
         fine_tune(folder / "deep.h5", out, **OPTIONS)
 
 
+@pytest.mark.rotates(3)
 def test_what_is_not_a_checkpoint_is_left_alone_and_never_run(folder: Path, tmp_path: Path) -> None:
     marker = tmp_path / "was run"
 

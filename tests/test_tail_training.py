@@ -208,7 +208,7 @@ def test_losses_are_those_of_training_from_pixels_with_the_body_frozen(
     np.testing.assert_allclose(losses, expected, atol=1e-4, rtol=0)
 
 
-@pytest.mark.rotates(3)
+@pytest.mark.rotates(6)
 def test_the_same_seed_gives_the_same_file_and_another_seed_another(folder: Path, tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         tuned(folder, tmp_path / f"{name}.safetensors", seed=seed, dropout=0.3, label_smoothing=0.1)
@@ -218,6 +218,7 @@ def test_the_same_seed_gives_the_same_file_and_another_seed_another(folder: Path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.safetensors", "b.safetensors", "c.safetensors"]
 
 
+@pytest.mark.rotates(3)
 def test_a_saved_tail_predicts_as_the_one_that_was_trained(folder: Path, tmp_path: Path) -> None:
     tuning = tuned(folder, tmp_path / "tail.safetensors")
     saved = load_tail(tmp_path / "tail.safetensors")
@@ -233,6 +234,7 @@ def test_a_saved_tail_predicts_as_the_one_that_was_trained(folder: Path, tmp_pat
     assert "seconds" not in json.dumps(saved.metadata)
 
 
+@pytest.mark.rotates(3)
 def test_only_what_is_behind_the_cut_is_trained_and_saved(folder: Path, tmp_path: Path) -> None:
     tuned(folder, tmp_path / "tail.safetensors", learning_rate=1e-2, patience=2)
     names = {name for name in load_tail(tmp_path / "tail.safetensors").trained if name.startswith("tail.")}
@@ -244,6 +246,7 @@ def test_only_what_is_behind_the_cut_is_trained_and_saved(folder: Path, tmp_path
     assert before == open_cache(folder / "deep.h5").spec["weights"]
 
 
+@pytest.mark.rotates(3)
 def test_batch_norm_keeps_its_statistics(folder: Path) -> None:
     head = tuned(folder).head
     whole = dict(load_backbone("tiny").network.named_buffers())
@@ -253,6 +256,7 @@ def test_batch_norm_keeps_its_statistics(folder: Path) -> None:
         torch.testing.assert_close(value, whole[name], rtol=0, atol=0)
 
 
+@pytest.mark.rotates(3)
 def test_fine_tuning_never_ends_worse_on_what_it_is_chosen_by_than_the_linear_head(folder: Path) -> None:
     tuning = tuned(folder, learning_rate=0.5, epochs=3)
     losses = [entry["validation_loss"] for entry in tuning.choices["history"]]
@@ -262,6 +266,7 @@ def test_fine_tuning_never_ends_worse_on_what_it_is_chosen_by_than_the_linear_he
     assert tuning.paired["test"].difference == 0
 
 
+@pytest.mark.rotates(3)
 def test_patience_ends_the_training(folder: Path) -> None:
     tuning = tuned(folder, learning_rate=0.5, epochs=9, patience=2)
     assert tuning.choices["epochs"] == 2
@@ -282,6 +287,7 @@ def test_the_selection_set_is_val_or_a_hold_out_that_keeps_groups_together(folde
     assert held.rows == {"train": 100, "val": 100}
 
 
+@pytest.mark.rotates(3)
 def test_several_labels(folder: Path, tmp_path: Path) -> None:
     tuning = tuned(folder, tmp_path / "labels.safetensors", labels=folder / "labels.csv")
     assert tuning.labels == ["a", "b"]
@@ -296,6 +302,7 @@ def test_several_labels(folder: Path, tmp_path: Path) -> None:
     assert tuning.choices["history"][0]["validation_loss"] > 0
 
 
+@pytest.mark.rotates(3)
 def test_a_number_in_its_own_units(folder: Path, tmp_path: Path) -> None:
     tuning = tuned(folder, tmp_path / "number.safetensors", labels=folder / "numbers.csv", epochs=3)
     head: Any = load_tail(tmp_path / "number.safetensors").attach(load_backbone("tiny", layer=LAYER)).head
@@ -340,6 +347,7 @@ def test_activations_are_those_of_the_cache(folder: Path) -> None:
     assert activations.shape == expected.shape[1:]
 
 
+@pytest.mark.rotates(3)
 def test_near_duplicates_and_the_linear_head_are_those_of_the_features_in_front_of_the_classifier(
     folder: Path, tmp_path: Path
 ) -> None:
@@ -374,6 +382,7 @@ def test_a_tail_of_the_users_own(folder: Path, tmp_path: Path, monkeypatch: pyte
     assert (tmp_path / "own.safetensors").read_bytes() == (tmp_path / "again.safetensors").read_bytes()
 
 
+@pytest.mark.rotates(3)
 def test_a_loss_that_is_not_finite_says_where_and_what_to_try(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"not finite in epoch \d+, step \d+ of 3") as caught:
         tuned(folder, tmp_path / "a.safetensors", learning_rate=9e5, warmup=0, checkpoint_seconds=1e-9)
@@ -410,13 +419,14 @@ def test_what_cannot_be_trained_is_refused(
         tuned(folder, **options)
 
 
+@pytest.mark.rotates(3)
 def test_pooled_activations_are_refused(folder: Path, tmp_path: Path) -> None:
     extract(folder / "photos", tmp_path / "pooled.h5", backbone="tiny", layer=f"{LAYER}:mean")
     with pytest.raises(BackboneError, match="averaged over its positions"):
         fine_tune(tmp_path / "pooled.h5")
 
 
-@pytest.mark.rotates(3)
+@pytest.mark.rotates(6)
 def test_the_command(precompute: Command, folder: Path, tmp_path: Path) -> None:
     command = ["fine-tune", folder / "deep.h5", "--layer", LAYER, "--epochs", 2, "-o", "a.safetensors"]
     pytest.importorskip("matplotlib", reason="pip install 'precompute[plot]'")
@@ -455,6 +465,7 @@ class Greedy(nn.Module):
 """
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize(
     ("training", "message"),
     [

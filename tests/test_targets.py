@@ -85,6 +85,7 @@ def test_a_gap_that_is_written_as_nan_is_none_among_numbers_alone(tmp_path: Path
     assert found(cache, "y")[0].names == ("aish", "nan", "roti")
 
 
+@pytest.mark.rotates(3)
 @given(st.lists(st.one_of(st.integers(-5, 5), st.floats(-5, 5).map(lambda x: round(x, 2))), min_size=2, max_size=20))
 def test_numbers_are_told_from_classes_as_scikit_learn_does(values: list[float]) -> None:
     from precompute.training.columns import Values, find_target

@@ -119,6 +119,7 @@ def test_numbers_of_real_photos_are_scored_as_scikit_learn_scores_them(head: str
     json.dumps(found.to_dict(), allow_nan=False)
 
 
+@pytest.mark.rotates(3)
 def test_text_columns_and_a_table_give_the_same_head(cards: Path, playing_cards: Path, tmp_path: Path) -> None:
     own = train_head(cards, C=1.0, label_separator=" ")
     text = train_head(cards, C=1.0, label_column="labels", label_separator=" ")
@@ -177,6 +178,7 @@ def test_alpha_of_a_number_is_chosen_on_val_where_test_is_left(made: Path) -> No
     assert found.scores["test"].r2 > 0.9
 
 
+@pytest.mark.rotates(3)
 def test_groups_and_pictures_with_other_targets(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     X = generator.normal(size=(120, 40)).astype(np.float32)
@@ -220,7 +222,7 @@ def test_what_a_task_has_not_is_a_usage_error(case: str, made: Path) -> None:
         train_head(made, **options)
 
 
-@pytest.mark.rotates(3)
+@pytest.mark.rotates(6)
 def test_predictions_of_a_cache_and_of_its_photos_agree(cards: Path, playing_cards: Path, tmp_path: Path) -> None:
     labels = train_head(cards, tmp_path / "ranks", label_separator=" ", C=1.0)
     number = train_head(cards, tmp_path / "count", label_column="card_count", task="number")
@@ -250,6 +252,7 @@ def test_predictions_of_a_cache_and_of_its_photos_agree(cards: Path, playing_car
     assert predict(tmp_path / "count", playing_cards / "labels.csv").scores is None  # nobody says what its labels are
 
 
+@pytest.mark.rotates(3)
 def test_names_of_folders_are_no_truth_of_labels_and_numbers(tmp_path: Path) -> None:
     make_photos(tmp_path / "photos")
     extract(tmp_path / "photos", tmp_path / "a.h5", backbone="tiny")
@@ -328,6 +331,7 @@ def test_several_heads_take_one_pass(two_layers: Path, monkeypatch: pytest.Monke
         predict_each([], two_layers / "photos")
 
 
+@pytest.mark.rotates(3)
 def test_heads_are_compared_in_pairs_by_the_score_of_their_task(made: Path, tmp_path: Path) -> None:
     for name, options in {
         "good": {"label_column": "several", "C": 1.0},
@@ -351,6 +355,7 @@ def test_heads_are_compared_in_pairs_by_the_score_of_their_task(made: Path, tmp_
         compare(tmp_path / "good", tmp_path / "others", made)
 
 
+@pytest.mark.rotates(3)
 def test_few_shot_draws_images_of_each_label_or_in_all(made: Path) -> None:
     (numbers,) = few_shot([made], shots=[20], draws=2, label_column="size", split_column="part", head="ridge", seed=5)
     cache = open_cache(made)

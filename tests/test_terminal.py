@@ -132,6 +132,7 @@ def test_an_error_that_stderr_cannot_take_goes_to_stdout(forks: Forks, folder: P
     assert forks.output.read_text() == ""  # whoever reads CSV gets CSV
 
 
+@pytest.mark.rotates(3)
 def test_names_that_the_stream_has_no_letters_for_are_escaped(folder: Path) -> None:
     (folder / "caf\u00e9.h5").write_bytes((folder / "made.h5").read_bytes())
     done = subprocess.run(
@@ -146,6 +147,7 @@ def test_names_that_the_stream_has_no_letters_for_are_escaped(folder: Path) -> N
     assert done.stdout.startswith(b"caf\\xe9.h5")
 
 
+@pytest.mark.rotates(3)
 def test_what_a_backbone_of_the_user_prints_stays_out_of_the_json(
     photos: Path, tmp_path: Path, precompute: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:

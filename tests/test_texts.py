@@ -133,6 +133,7 @@ def test_what_shares_words_is_nearer_than_what_does_not() -> None:
     assert one @ other > 0.3 > abs(one @ third) + 0.1
 
 
+@pytest.mark.rotates(3)
 def test_every_source_gives_the_same_features(tmp_path: Path) -> None:
     expected = {text: hashed(text) for text, _, _ in rows()}
     for name, write in WRITERS.items():
@@ -162,6 +163,7 @@ def test_a_list_names_files_of_texts(tmp_path: Path) -> None:
     assert len(open_texts(paths[:7])) == 7  # objects of Path; strings would be texts
 
 
+@pytest.mark.rotates(3)
 def test_the_settings_name_what_the_samples_are(tmp_path: Path) -> None:
     extract(["a text"], tmp_path / "a.h5", backbone=BACKBONE)
     spec = open_cache(tmp_path / "a.h5").spec
@@ -205,6 +207,7 @@ def spoiled(kind: str, place: Path) -> Path:
     return place / "t.parquet"
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("kind", ["folder", "csv", "parquet"])
 def test_what_is_no_text_keeps_its_row_and_says_why(kind: str, tmp_path: Path) -> None:
     source = spoiled(kind, tmp_path)
@@ -222,6 +225,7 @@ def test_what_is_no_text_keeps_its_row_and_says_why(kind: str, tmp_path: Path) -
     assert (again.reused, again.computed) == (24, 0)
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("kind", [*WRITERS])
 def test_equal_texts_are_computed_once(kind: str, tmp_path: Path) -> None:
     table = rows()
@@ -230,6 +234,7 @@ def test_equal_texts_are_computed_once(kind: str, tmp_path: Path) -> None:
     assert (result.rows, result.computed, result.copied) == (24, 23, 1)
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("kind", TABLES)
 def test_a_table_that_changed_is_brought_up_to_date(kind: str, tmp_path: Path) -> None:
     """Rows that moved are known by their bytes, and the file equals one made from nothing."""
@@ -422,7 +427,7 @@ def command(source: str, out: str) -> list[str]:
     return ["extract", source, "-b", "lengths:make_attention", "-o", out, "--batch-size", "4"]
 
 
-@pytest.mark.rotates(3)
+@pytest.mark.rotates(6)
 @pytest.mark.parametrize("kind", ["csv", "folder"])
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
 def test_killed_runs_end_as_if_nothing_had_happened(kind: str, signum: int, tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_the_default_layer_is_what_timm_hands_to_its_classifier(name: str) -> No
     assert (transform(backbone).crop, transform(backbone).mean) == (config["input_size"][1], tuple(config["mean"]))
 
 
-@pytest.mark.rotates(3)
+@pytest.mark.rotates(6)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_all_blocks_are_the_stages_that_timm_names(name: str) -> None:
     """Their mean over positions is that of timm's own forward_intermediates, however the network was cut."""
@@ -109,6 +109,7 @@ def test_all_blocks_are_the_stages_that_timm_names(name: str) -> None:
         assert (features_ - expected).norm() <= 1e-4 * expected.norm(), tap.layer
 
 
+@pytest.mark.rotates(3)
 def test_a_layer_by_its_name_and_the_names_that_there_are() -> None:
     backbone = load_backbone("timm:test_vit", weights="random", layer=["blocks.1", "blocks.1.norm1:mean", "output"])
     assert [(tap.layer, len(tap.shape)) for tap in backbone.taps] == [
@@ -123,6 +124,7 @@ def test_a_layer_by_its_name_and_the_names_that_there_are() -> None:
         load_backbone("timm:test_vit", weights="random", layer="blocks.77")
 
 
+@pytest.mark.rotates(3)
 def test_a_network_that_fx_cannot_trace_has_its_output_and_its_stages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its forward asks for a value of its input, as no traced code may; timm's own methods do not go through it."""
     kind = type(timm.create_model("test_vit"))
@@ -182,6 +184,7 @@ def test_a_folder_gives_its_own_weights_and_transform(folder: Path) -> None:
     torch.testing.assert_close(given, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.rotates(3)
 def test_the_key_names_timm_and_its_release(folder: Path) -> None:
     spec = load_backbone(f"timm:{folder}").spec(precision="fp32", storage="float32")
     assert spec["backend"]["timm"] == timm.__version__
@@ -199,7 +202,7 @@ def test_what_a_folder_s_network_is_built_with_is_part_of_the_key(folder: Path, 
     assert load_backbone(f"timm:{folder}").settings != backbone.settings
 
 
-@pytest.mark.rotates(3)
+@pytest.mark.rotates(6)
 def test_weights_from_a_file_and_random_ones(folder: Path, tmp_path: Path) -> None:
     state = timm.create_model(f"local-dir:{folder}", pretrained=True).state_dict()
     torch.save({"state_dict": {f"module.{name}": value for name, value in state.items()}}, tmp_path / "w.pth")
@@ -211,6 +214,7 @@ def test_weights_from_a_file_and_random_ones(folder: Path, tmp_path: Path) -> No
     assert "weights are random" in note
 
 
+@pytest.mark.rotates(3)
 def test_no_value_of_a_network_is_random_unasked(folder: Path, tmp_path: Path) -> None:
     """timm itself leaves what a file lacks as it was made, and says so in a log at most."""
     state = timm.create_model(f"local-dir:{folder}", pretrained=True).state_dict()
@@ -268,7 +272,7 @@ def test_pictures_are_squashed_where_timm_says_so(tmp_path: Path) -> None:
 # Files of features and heads
 
 
-@pytest.mark.rotates(3)
+@pytest.mark.rotates(6)
 def test_a_head_finds_its_folder_again_and_no_other(folder: Path, photos: Path, tmp_path: Path) -> None:
     place = shutil.copytree(folder, tmp_path / "vit")
     extract(photos, tmp_path / "a.h5", backbone=f"timm:{place}")
@@ -284,7 +288,7 @@ def test_a_head_finds_its_folder_again_and_no_other(folder: Path, photos: Path, 
         predict(tmp_path / "head.safetensors", photos, backbone="timm:resnet18")
 
 
-@pytest.mark.rotates(3)
+@pytest.mark.rotates(6)
 def test_a_changed_config_is_noticed(folder: Path, photos: Path, tmp_path: Path) -> None:
     place = shutil.copytree(folder, tmp_path / "vit")
     extract(photos, tmp_path / "a.h5", backbone=f"timm:{place}")
@@ -319,7 +323,7 @@ except PrecomputeError as error:
 """
 
 
-@pytest.mark.rotates(3)
+@pytest.mark.rotates(6)
 def test_weights_of_the_hub_are_fetched_once_and_pinned(folder: Path, tmp_path: Path) -> None:
     name = next(iter(timm.list_pretrained("test_vit.*")))
     served = tmp_path / "served"
@@ -344,7 +348,7 @@ def test_weights_of_the_hub_are_fetched_once_and_pinned(folder: Path, tmp_path: 
     assert "--weights PATH" in hint
 
 
-@pytest.mark.rotates(3)
+@pytest.mark.rotates(6)
 def test_a_pickle_on_the_hub_is_not_taken(folder: Path, tmp_path: Path) -> None:
     name = next(iter(timm.list_pretrained("test_vit.*")))
     (tmp_path / "served").mkdir()
@@ -376,7 +380,7 @@ def test_the_list_is_made_without_memory_and_without_a_download() -> None:
 # The real thing
 
 
-@pytest.mark.rotates(3)
+@pytest.mark.rotates(6)
 def test_an_imagenet_network_sees_in_photos_what_timm_sees(hymenoptera: Path) -> None:
     weights = hymenoptera.parent.parent / "weights" / "timm_efficientnet_lite0"
     if not weights.is_dir():

@@ -27,6 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize(
     ("head", "settings"),
     [
@@ -56,6 +57,7 @@ def test_scores_are_those_of_scikit_learn_on_rows_that_were_not_trained_on(
     assert training.selected_on is None
 
 
+@pytest.mark.rotates(3)
 def test_val_does_not_choose_anything_unless_there_is_a_test_split(folder: Path, tmp_path: Path) -> None:
     alone = train_head(folder / "a.h5")
     assert alone.choices["C_source"] == "5-fold cross-validation"
@@ -104,6 +106,7 @@ def test_the_same_bytes_never_stand_on_both_sides_of_a_hold_out(flowers: Path, t
     assert training.scores[HOLDOUT].accuracy > 0.3  # of five classes
 
 
+@pytest.mark.rotates(3)
 def test_duplicates_across_given_splits_are_reported(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder / "photos", tmp_path / "photos")
     shutil.copy(tmp_path / "photos/train/cats/0.jpg", tmp_path / "photos/val/cats/again.jpg")
@@ -111,6 +114,7 @@ def test_duplicates_across_given_splits_are_reported(folder: Path, tmp_path: Pat
     assert any(line.startswith("1 images of val are byte-identical") for line in train_head(tmp_path / "a.h5").notes)
 
 
+@pytest.mark.rotates(3)
 def test_rows_without_features_or_labels_are_left_out_and_counted(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder / "photos", tmp_path / "photos")
     (tmp_path / "photos/train/cats/broken.jpg").write_bytes(b"\xff\xd8\xff")
@@ -158,6 +162,7 @@ def test_probabilities_that_are_not_numbers_are_an_error_that_shows_them(
         train_head(folder / "a.h5", head="unsure", C=1.0)
 
 
+@pytest.mark.rotates(3)
 def test_maps_are_flattened(folder: Path, tmp_path: Path) -> None:
     extract(folder / "photos", tmp_path / "maps.h5", backbone="tiny", layer="body", dtype="float16")
     cache = open_cache(tmp_path / "maps.h5")
@@ -166,6 +171,7 @@ def test_maps_are_flattened(folder: Path, tmp_path: Path) -> None:
     assert training.head.n_features_in_ == 192 * 16
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("head", ["knn", "ridge", "centroid"])
 def test_a_saved_head_needs_no_cache(head: str, photos: Path, tmp_path: Path) -> None:
     extract(photos, tmp_path / "a.h5", backbone="tiny", dtype="float16")
@@ -219,6 +225,7 @@ def test_bad_requests(folder: Path, tmp_path: Path) -> None:
         train_head(folder / "a.h5", tmp_path / "no" / "a.safetensors")
 
 
+@pytest.mark.rotates(3)
 def test_damaged_rows_are_never_trained_on(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "a.h5"
     extract(photos, out, backbone="tiny")

@@ -136,6 +136,7 @@ def test_tensor_path_is_within_one_grey_level(interpolation: str, size: tuple[in
         assert (given - preset_pixels(image, transform).int()).abs().max() <= 1
 
 
+@pytest.mark.rotates(3)
 @settings(max_examples=300, deadline=None)
 @given(
     width=st.integers(1, 90),

@@ -85,7 +85,7 @@ def reading(request: pytest.FixtureRequest, forks: Forks, tmp_path: Path) -> Rea
     return Reading(forks, kind.make(tmp_path, per_class=PER_CLASS).source, tmp_path, kind.backbone)
 
 
-@pytest.mark.rotates(3)
+@pytest.mark.rotates(6)
 def test_the_whole_folder_goes_away(reading: Reading) -> None:
     reading.start()
     reading.samples.rename(away := reading.samples.with_name("away"))
@@ -103,7 +103,7 @@ def test_the_whole_folder_goes_away(reading: Reading) -> None:
     reading.check_rerun()
 
 
-@pytest.mark.rotates(3)
+@pytest.mark.rotates(6)
 def test_one_sub_folder_goes_away(reading: Reading) -> None:
     """The others are finished; its samples are told, and tried again by the next run."""
     reading.start()
@@ -137,6 +137,7 @@ def test_a_view_of_the_kernel_is_unreadable_and_not_waited_for() -> None:
     assert caught.value.reason == "UNREADABLE"
 
 
+@pytest.mark.rotates(3)
 def test_rows_below_a_folder_that_cannot_be_listed_are_not_thrown_away(tmp_path: Path) -> None:
     """A lost permission is no deletion."""
     photos, out = make_photos(tmp_path / "photos"), tmp_path / "a.h5"

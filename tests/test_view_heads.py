@@ -145,7 +145,7 @@ def small_search() -> MLPSearch:
     return MLPSearch(param_grid={"dropout": (0.0, 0.5)})
 
 
-@pytest.mark.rotates(3)
+@pytest.mark.rotates(6)
 @pytest.mark.parametrize("head", [MLPHead, small_search])
 def test_an_mlp_on_views_trains_repeats_itself_and_is_another_than_on_the_plain_ones(head: Any) -> None:
     fitted = []
@@ -354,7 +354,7 @@ TARGETS: dict[str, dict[str, Any]] = {
 SAID = {"labels": "probabilities", "number": "number"}
 
 
-@pytest.mark.rotates(4)
+@pytest.mark.rotates(6)
 @pytest.mark.parametrize(
     ("task", "head"),
     [("labels", head) for head in ("logistic", "ridge", "mlp", "knn")]
@@ -423,7 +423,7 @@ def test_what_cannot_be_is_refused(plain: Path, views: Path, tmp_path: Path) -> 
             train_head(views, protocol="simclr", **options)  # type: ignore[arg-type]
 
 
-@pytest.mark.rotates(3)
+@pytest.mark.rotates(6)
 def test_a_head_does_not_decide_which_transform_runs(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -442,6 +442,7 @@ def test_a_head_does_not_decide_which_transform_runs(
     sys.modules.pop("head_mine", None)
 
 
+@pytest.mark.rotates(3)
 def test_the_commands_take_the_options(views: Path, tmp_path: Path, precompute: Command) -> None:
     done = precompute("train-head", views, "-o", "a.safetensors", "--average-views", "--json")
     assert done.returncode == 0, done.stderr

@@ -56,6 +56,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     sys.modules.pop("views_mine", None)
 
 
+@pytest.mark.rotates(3)
 def test_the_file_holds_each_view_and_the_result_counts_their_passes(photos: Path, tmp_path: Path) -> None:
     result = run(photos, tmp_path / "a.h5")
     cache = open_cache(tmp_path / "a.h5")
@@ -73,12 +74,14 @@ def test_the_file_holds_each_view_and_the_result_counts_their_passes(photos: Pat
         assert bytes(file.attrs["requires"]) == b'["views"]'
 
 
+@pytest.mark.rotates(3)
 def test_duplicates_have_the_same_views(whole: Path) -> None:
     cache = open_cache(whole)
     one, other = (cache.ids.index(name) for name in ("train/cats/1.png", "val/dogs/again.png"))
     assert cache.features()[one].tobytes() == cache.features()[other].tobytes()
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("layer", [None, ["embed", "body:mean"]], ids=str)
 def test_view_0_is_the_row_of_a_file_without_views(layer: Any, photos: Path, tmp_path: Path) -> None:
     run(photos, tmp_path / "views.h5", layer=layer)
@@ -198,6 +201,7 @@ def test_damaged_rows_are_repaired_with_all_of_their_views(photos: Path, whole: 
     assert_same(open_cache(tmp_path / "a.h5"), open_cache(whole))
 
 
+@pytest.mark.rotates(3)
 def test_a_file_does_not_decide_which_transform_runs(photos: Path, tmp_path: Path, own: str) -> None:
     result = run(photos, tmp_path / "a.h5", augment=own)
     assert result.passes == 96
@@ -212,6 +216,7 @@ def test_a_file_does_not_decide_which_transform_runs(photos: Path, tmp_path: Pat
     assert_same(open_cache(tmp_path / "a.h5"), open_cache(tmp_path / "b.h5"))
 
 
+@pytest.mark.rotates(3)
 def test_other_parameters_of_a_transform_of_ones_own_are_another_key(photos: Path, tmp_path: Path, own: str) -> None:
     run(photos, tmp_path / "a.h5", augment=own)
     (tmp_path / "views_mine.py").write_text(OWN.replace("(32,", "(32, scale=(0.5, 1.0),"))
@@ -220,6 +225,7 @@ def test_other_parameters_of_a_transform_of_ones_own_are_another_key(photos: Pat
         run(photos, tmp_path / "a.h5", augment=own)
 
 
+@pytest.mark.rotates(3)
 def test_one_view_that_is_not_finite_fails_the_sample(photos: Path, tmp_path: Path, monkeypatch: Any) -> None:
     from precompute.extraction import rows
 
@@ -252,6 +258,7 @@ def test_float16_and_further_engines_hold_views(photos: Path, tmp_path: Path) ->
             assert result.audit is None or result.audit.worst > 0.99
 
 
+@pytest.mark.rotates(3)
 def test_an_audit_names_the_view_that_it_compared(photos: Path, tmp_path: Path, monkeypatch: Any) -> None:
     from precompute.engines import audit
 
@@ -275,6 +282,7 @@ def test_what_makes_no_sense_is_refused_before_anything_is_read(options: Any, ph
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.rotates(3)
 def test_a_factory_with_a_preprocessing_of_its_own_makes_its_own_views(tmp_path: Path) -> None:
     from test_contracts import array_source
 
@@ -314,6 +322,7 @@ def test_plan_says_what_views_cost(photos: Path, tmp_path: Path, precompute: Com
     assert "4 views x 128 float32" in done.stdout
 
 
+@pytest.mark.rotates(3)
 def test_the_command_and_info_say_it(photos: Path, tmp_path: Path, precompute: Command) -> None:
     arguments = ("extract", photos, "-b", "tiny", "--views", "4", "--augment", AUGMENT, "--batch-size", "8", "-o")
     shown = precompute(*arguments, "a.h5", "--allow-skipped")

@@ -87,6 +87,7 @@ def test_digest_takes_every_dtype_and_empty_tensors(dtype: torch.dtype) -> None:
 # Wrappings
 
 
+@pytest.mark.rotates(3)
 @given(
     prefixes=st.lists(st.sampled_from(["module.", "_orig_mod.", "model.", "backbone."]), max_size=3),
     keys=st.lists(st.sampled_from(["state_dict", "model", "model_state_dict", "teacher"]), max_size=2),

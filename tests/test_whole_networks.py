@@ -136,6 +136,7 @@ def test_info_shows_a_tail_without_its_backbone(place: Path, precompute: Command
     assert MIDDLE in words.stdout
 
 
+@pytest.mark.rotates(3)
 def test_a_head_and_a_tail_each_with_its_cache(place: Path) -> None:
     """Right and wrong by hand, on the images of val."""
     result = compare(
@@ -149,6 +150,7 @@ def test_a_head_and_a_tail_each_with_its_cache(place: Path) -> None:
     assert result.accuracies[1] == pytest.approx(right.mean())  # type: ignore[union-attr]
 
 
+@pytest.mark.rotates(3)
 def test_a_network_that_was_trained_from_images_is_compared_on_them(place: Path, precompute: Command) -> None:
     of_cache = compare(
         place / "head.safetensors", place / "full.safetensors", place / "features.h5", place / "input.h5"
@@ -201,7 +203,7 @@ def test_where_a_head_is_asked_for_a_tail_says_what_it_is_and_the_other_way_roun
     assert Path(kept).read_bytes() == before
 
 
-@pytest.mark.rotates(4)
+@pytest.mark.rotates(6)
 @pytest.mark.parametrize("name", ["tiny", "resnet18", "mobilenet_v2"])
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 def test_an_exported_network_is_loaded_strictly_and_gives_the_same_logits(
@@ -230,7 +232,7 @@ def test_an_exported_network_is_loaded_strictly_and_gives_the_same_logits(
         assert torch.allclose(model.eval()(images), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.rotates(3)
+@pytest.mark.rotates(6)
 @pytest.mark.parametrize(
     ("name", "layer"),
     [("efficientnet_lite0", "blocks.5"), ("vit_tiny_patch16_224", "blocks.10"), ("resnet10t", "layer3")],
@@ -259,6 +261,7 @@ def test_an_exported_network_of_timm_predicts_without_precompute(
         assert float(said.max()) == pytest.approx(item.probability, abs=1e-3)
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("task", ["labels", "number"])
 def test_an_exported_network_of_labels_or_numbers(task: str) -> None:
     backbone = load_backbone("tiny", layer=MIDDLE)
@@ -283,6 +286,7 @@ def test_the_backbone_itself_stays_as_it_was() -> None:
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.rotates(3)
 def test_a_network_whose_classifier_is_no_linear_layer_has_no_place_for_one() -> None:
     small = {"weights": "random", "transform": {"resize": 64, "crop": 64}}
     backbone = load_backbone("squeezenet1_1", layer="features.9", **small)  # type: ignore[arg-type]
@@ -344,6 +348,7 @@ def test_a_damaged_tail_is_no_tail_to_any_command(place: Path, tmp_path: Path, p
         assert "not a whole tail file" in done.stderr, command
 
 
+@pytest.mark.rotates(3)
 def test_a_cache_of_other_images_than_a_tail_was_trained_on(place: Path, tmp_path: Path) -> None:
     photos = make_photos(tmp_path / "photos", per_class=3)
     extract(photos, tmp_path / "other.h5", backbone="tiny", precision="fp32")
@@ -351,6 +356,7 @@ def test_a_cache_of_other_images_than_a_tail_was_trained_on(place: Path, tmp_pat
         compare(place / "head.safetensors", place / "full.safetensors", tmp_path / "other.h5", source=photos)
 
 
+@pytest.mark.rotates(3)
 def test_a_tail_of_activations_in_8_bits_sees_the_same_from_images(place: Path, tmp_path: Path) -> None:
     extract(place / "photos", tmp_path / "q.h5", backbone="tiny", layer=MIDDLE, precision="fp32", dtype="int8")
     backbone, cache = load_backbone("tiny", layer=MIDDLE), open_cache(tmp_path / "q.h5")

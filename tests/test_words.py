@@ -34,7 +34,7 @@ def test_files_and_words_agree(modality: str) -> None:
     assert words.single.endswith(f" {words.one}")
 
 
-@pytest.mark.rotates(2)
+@pytest.mark.rotates(3)
 def test_commands_call_texts_and_clips_what_they_are(others: Samples, tmp_path: Path, precompute: Command) -> None:
     source, unit = others.source.name, others.kind.unit
     one = unit.removesuffix("s")
@@ -85,7 +85,7 @@ def test_commands_call_texts_and_clips_what_they_are(others: Samples, tmp_path: 
     said(2, "extract", *with_backbone, "-o", "a.h5", "--limit", "3")
 
 
-@pytest.mark.rotates(2)
+@pytest.mark.rotates(3)
 def test_damage_is_said_in_their_words(others: Samples, tmp_path: Path, precompute: Command) -> None:
     from precompute import open_cache
 
