@@ -283,7 +283,9 @@ learning_options = _decorators(
     click.option("--labels", type=click.Path(), help="CSV file with the columns id (or path) and label, instead."),
     click.option("--expect", type=int, metavar="N", help="Samples that --labels must name at least."),
     click.option(
-        "--similarity", type=float, help="Cosine from which a sample is a suspected near-duplicate.  [default: 0.9]"
+        "--similarity",
+        type=float,
+        help="Cosine from which a sample is a suspected near-duplicate.  [default: 0.9, of clips 0.98]",
     ),
     click.option("--plain-view", is_flag=True, help="Train on the plain view alone, of a cache with several."),
     click.option(

@@ -156,9 +156,9 @@ def train_head(
     samples that it does not name have no label; expect: how many it must name at least.
     task: "classes", "labels" (several a sample), "number", or "auto", which finds it: text in which any value holds `;`
     (or the label_separator) is labels, numbers of which any is not whole are numbers, all else is classes.
-    similarity: the cosine from which an image is
-    suspected to be nearly one of the training images (0.9 unless given; if given, all images are compared, however many
-    they are). calibrated: the head's probabilities are
+    similarity: the cosine from which a sample is
+    suspected to be nearly one of the training samples (0.9 unless given, of clips 0.98; if given, all samples are
+    compared, however many they are). calibrated: the head's probabilities are
     those at the temperature that fits val best; no prediction changes.
     protocol: "simclr" or "simclr:DATASET", see `precompute.training.published`; needs split test and the logistic head.
     plain_view: of a cache with several views, train on the plain one alone. By default every head is trained on all of
