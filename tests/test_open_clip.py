@@ -470,7 +470,7 @@ def test_weights_of_the_hub_are_fetched_once_and_pinned(folder: Path, tmp_path: 
 
     with Models(served, "someone/small") as hub:
         around["HF_ENDPOINT"] = hub.url
-        ((message, hint),) = run("DEFAULT")  # a pickle is not taken, nor asked for
+        ((message, hint),) = run("DEFAULT")  # the pickle is neither loaded nor requested
         assert "no weights in a form that runs no code" in message
         assert not [one for one in hub.requests if "pytorch_model" in one]
         shutil.copy(folder / WEIGHTS, served)
