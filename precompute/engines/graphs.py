@@ -38,5 +38,5 @@ class Graph:
 
     def replay(self) -> Tensors:
         """Launch it on the current stream; the outputs hold until the next replay of this graph."""
-        self._graph.replay()  # type: ignore[no-untyped-call]
+        self._graph.replay()
         return self._outputs

@@ -149,7 +149,7 @@ class TorchEngine(Engine):
             self.notes += (f"torch.compile failed, so it is not used: {reason_of(error)}",)
 
     def _record_now(self) -> None:
-        """Record the forward pass over each slot, so that what cannot be recorded is known before the work, and told."""
+        """Record the forward pass over each slot before the work begins, and say what cannot be recorded."""
         slots = [slot for some in self._free.values() for slot in some]
         try:
             with torch.inference_mode(), _true_fp32(self.choice):
