@@ -43,7 +43,8 @@ class Progress:
 class Conduct:
     """workers: threads that read and decode, by default one for each core · on_error: "skip" or "stop" · progress:
     called after each batch · stop: asked after each batch, and of a source in a network while no sample comes; a
-    signal's number ends the run, resumable · executor: who computes the rows, `LocalExecutor(workers)` by default.
+    signal's number ends the run, resumable · executor: who computes the rows, `LocalExecutor(workers)` by default ·
+    join: rows are copied from other files alone, and one that is in none of them is an error.
 
     Raises UsageError for values out of range.
     """
@@ -53,6 +54,7 @@ class Conduct:
     progress: Callable[[Progress], None] | None = None
     stop: Callable[[], int] | None = None
     executor: Executor | None = None
+    join: bool = False
 
     def __post_init__(self) -> None:
         if self.on_error not in ON_ERROR:

@@ -15,6 +15,7 @@ from precompute.engines.audit import EngineAudit
 from precompute.errors import SourceError, Stopped
 from precompute.extraction.conduct import Conduct, Progress
 from precompute.extraction.executors.local import LocalExecutor
+from precompute.extraction.joining import check_join
 from precompute.extraction.leftovers import drop_kept
 from precompute.extraction.matching import Plan, make_plan, open_olds, samples_of, up_to_date
 from precompute.extraction.output import CacheOutput
@@ -91,10 +92,14 @@ def complete(job: Job, plan: Plan, conduct: Conduct, asked: dict[str, Any]) -> R
     asked: what the run's record says beside what it was made with (see `Request.record`).
     """
     prepared, source = job.prepared, job.source
+    if conduct.join:
+        check_join(plan, plan.missing, source)
     if len(plan.missing):
         _ = prepared.decision  # what cannot run is known before anything is written
     outcome, warnings = Outcome(), list[str]()
     with working_file(job.output, plan, prepared.spec, source.table, prepared.layers) as (writer, missing):
+        if conduct.join:
+            check_join(plan, missing, source)  # rows may be damaged
         if len(missing):
             decision = prepared.decision
             warnings += decision.warnings
