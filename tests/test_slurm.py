@@ -279,3 +279,14 @@ def test_the_scripts_say_what_the_page_says() -> None:
     for name in ("extract.sbatch", "join.sbatch", "submit.sh"):
         assert (SCRIPTS / name).read_text() in page
         assert subprocess.run(["bash", "-n", str(SCRIPTS / name)], check=False).returncode == 0
+
+
+def test_a_join_takes_the_precision_of_its_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They were made on nodes with a GPU; the join runs where there is none, and is not told."""
+    monkeypatch.delenv("PRECOMPUTE_PRECISION")
+    photos = make_photos(tmp_path / "photos")
+    made = [tmp_path / f"part-{number}.h5" for number in (1, 2)]
+    for number, path in enumerate(made, 1):
+        extract(photos, path, backbone="tiny", engine="torch", precision="bf16", part=f"{number}/2")
+    joined = extract(photos, tmp_path / "all.h5", backbone="tiny", reuse=made, join=True)
+    assert (joined.computed, open_cache(tmp_path / "all.h5").spec["precision"]) == (0, "bf16")
