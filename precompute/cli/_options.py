@@ -243,6 +243,20 @@ keep_option = click.option(
     help="Also store this column of the table, or field of the .json in shards: groups, targets, texts. Several times: "
     "several columns.",
 )
+executor_options = _decorators(
+    click.option(
+        "--executor",
+        metavar="NAME",
+        default="local",
+        show_default=True,
+        help="Who computes: local; ray, an actor for each GPU of this machine (or of the cluster of RAY_ADDRESS); "
+        "ray://HOST:PORT, of a cluster. See docs/scale.md.",
+    ),
+    click.option("--exact", is_flag=True, help="With ray: refuse nodes whose GPU, or processor, is another model."),
+)
+"""Where rows are computed."""
+
+
 shard_option = click.option(
     "--shard", "part", metavar="I/N", help="Only part I of N of the samples, for jobs that share the work."
 )
