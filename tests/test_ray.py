@@ -5,22 +5,22 @@ Ray takes seconds to start, so nearly all of this is slow. Nodes declare GPUs th
 
 from __future__ import annotations
 
+import hashlib
 import os
+import pickle
+import shutil
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT, Command, make_photos, run_python
+from conftest import ROOT, list_images, make_photos, run_python
 from contracts import ExecutorContract
 
-from precompute import Extraction, extract, open_cache
-from precompute.errors import DeviceError, SourceError, UsageError
+from precompute import extract, load_backbone, open_cache
+from precompute.errors import DeviceError, SampleError, SourceError, Stopped, UsageError
 from precompute.extraction.executors.base import Executor
 from precompute.extraction.executors.names import check_executor
 
@@ -191,3 +191,129 @@ def test_a_node_that_cannot_see_the_samples_is_named(cluster: Any, many: Path, t
 def test_a_cluster_without_cores_is_an_error(cluster: Any, many: Path, tmp_path: Path) -> None:
     with executor_for(cluster) as executor, pytest.raises(DeviceError, match="None of the 1 nodes"):
         extract(many, tmp_path / "a.h5", backbone="tiny", executor=executor)
+
+
+# What runs on a node, without Ray
+
+
+@pytest.fixture
+def actor(photos: Path) -> Any:
+    """One of 24 pictures, four at a time, that is ready."""
+    from precompute.engines.base import EngineChoice
+    from precompute.extraction.executors.ray_actor import RowActor, Told
+
+    told = Told(EngineChoice("torch", "cpu", "fp32", 4), "float32", 2, os.getcwd(), several=True)
+    made = RowActor(told, list_images(photos), load_backbone("tiny"))
+    assert made.ready([0, 23]).trial is None  # fp32 torch has nothing to prove
+    return made
+
+
+def test_an_actor_computes_what_it_was_asked_for_of_what_it_has_looked_at(actor: Any, photos: Path) -> None:
+    source = list_images(photos)
+    found = actor.look(np.arange(8), 1)
+    assert [item.row for item in found] == list(range(8))
+    assert found[3].digest == hashlib.sha256(source.read(3).data).digest()
+    for path in photos.rglob("*.*"):  # the bytes that were looked at are those that are computed
+        path.write_bytes(b"something else")
+    done = actor.compute(np.array([1, 3, 6, 20]), [0, 2, 4, 5, 7], [3], 1, True)
+    assert done.missing == [20]
+    items = [item for block in done.blocks for item in block.decoded]
+    assert [item.row for item in items] == [1, 3, 6]
+    assert [item.row for item in items if item.tensors is not None] == [3]
+    assert items[1].digest == found[3].digest
+    assert done.stages.decode > 0
+    assert actor.compute(np.array([1, 3, 6]), [], [], 1, True).missing == [1, 3, 6]  # all of it is forgotten
+
+
+def test_an_actor_that_is_halted_begins_nothing_and_goes_on_with_the_next_run(actor: Any) -> None:
+    actor.halt(1)
+    assert actor.look(np.arange(4), 1) == []
+    assert sum(len(block) for block in actor.compute(np.arange(24), [], [], 1, False).blocks) < 24
+    assert sum(len(block) for block in actor.compute(np.arange(24), [], [], 2, False).blocks) == 24
+
+
+def test_an_actor_whose_process_was_started_again_says_so(photos: Path) -> None:
+    from precompute.engines.base import EngineChoice
+    from precompute.extraction.executors.ray_actor import RowActor, Told
+
+    told = Told(EngineChoice("torch", "cpu", "fp32", 4), "float32", 1, os.getcwd())
+    done = RowActor(told, list_images(photos), load_backbone("tiny")).compute(np.arange(3), [], [], 1, False)
+    assert (done.ready, done.missing, done.blocks) == (False, [0, 1, 2], [])
+
+
+def test_a_source_that_has_gone_away_comes_back_as_an_error(actor: Any, photos: Path) -> None:
+    shutil.rmtree(photos)
+    for value in (actor.look(np.arange(4), 1), actor.compute(np.arange(4), [], [], 1, False)):
+        assert isinstance(value, SourceError)
+        assert "went away" in value.message
+
+
+def test_nodes_that_do_not_fit_are_named(photos: Path) -> None:
+    from precompute.engines.base import EngineChoice
+    from precompute.engines.choice import Decision
+    from precompute.engines.guard import Trial
+    from precompute.extraction.executors import ray_checks as checks
+    from precompute.extraction.executors.ray_actor import Ready
+
+    source = list_images(photos)
+    bad = Trial("torch", "bf16", 0.9, 0.95, 32)
+    ready = Ready("n7", "H100", {"torch": "2.9", "openvino": "1"}, {3: b"x" * 32}, bad)
+    with pytest.raises(SourceError, match=r"the node n7 reads other bytes"):
+        checks.check_seen("n7", source, {3: b"y" * 32}, ready)
+    checks.check_seen("n7", source, {3: SampleError("no", reason="VANISHED")}, ready)  # nor can this process
+    with pytest.raises(DeviceError, match="n7 has torch 2.9, and this machine 2.8"):
+        checks.check_versions("n7", ready, {"torch": "2.8"}, "torch")
+    checks.check_versions("n7", ready, {"openvino": "2"}, "torch")
+    with pytest.raises(DeviceError, match="n7 has openvino"):
+        checks.check_versions("n7", ready, {"openvino": "2"}, "openvino")
+    with pytest.raises(DeviceError, match="n7 computes by H100, others by A100"):
+        checks.check_model("n7", ready, {"A100", "H100"})
+    choice = EngineChoice("torch", "cuda", "bf16", 256)
+    with pytest.raises(DeviceError, match="n7 .*fails"):
+        checks.check_trial("n7", ready, Decision(choice, None, "float16"))  # type: ignore[arg-type]
+    checks.check_trial("n7", ready, Decision(choice, None, "float16", warnings=("it was asked for",)))  # type: ignore[arg-type]
+
+
+def test_blocks_are_whole_batches_and_hold_each_row_once(photos: Path) -> None:
+    from precompute.engines.base import EngineChoice
+    from precompute.engines.choice import Decision
+    from precompute.engines.torch import TorchEngine
+    from precompute.extraction.executors.base import Work
+    from precompute.extraction.executors.ray import _parts
+
+    backbone = load_backbone("tiny")
+    engine = TorchEngine(backbone.module, backbone.preprocess, EngineChoice("torch", "cpu", "fp32", 2))
+    work = Work(list_images(photos), backbone, Decision(engine.choice, engine, "float32"))
+    sizes = [len(part.rows) for part in _parts(work, np.arange(23), 1)]
+    assert sizes == [2] * 11 + [1]
+    found = np.concatenate([part.rows for part in _parts(work, np.arange(23), 1)])
+    assert found.tolist() == list(range(23))
+
+
+@pytest.mark.parametrize("name", ["spark", "ray:", "ray://", "ray://host", "ray://host:port", "ray://host:70000", ""])
+def test_other_names_are_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="executor must be local, ray or ray://HOST:PORT"):
+        check_executor(name)
+
+
+def test_exact_is_about_several_machines() -> None:
+    with pytest.raises(UsageError, match="--exact"):
+        check_executor("local", exact=True)
+
+
+def test_where_ray_is_missing_the_line_that_installs_it_is_named(photos: Path, tmp_path: Path) -> None:
+    done = run_python(
+        "import sys\nsys.modules['ray'] = None\nfrom precompute import extract\n"
+        f"extract({str(photos)!r}, {str(tmp_path / 'a.h5')!r}, backbone='tiny', executor='ray')"
+    )
+    assert "DeviceError" in done.stderr
+    assert "pip install 'precompute[ray]'" in done.stderr
+    assert not (tmp_path / "a.h5").exists()
+
+
+def test_errors_survive_the_way_to_another_process() -> None:
+    for error in (SampleError("no", reason="VANISHED"), SourceError("gone", hint="look"), Stopped("s", signum=2, hint="")):
+        again = pickle.loads(pickle.dumps(error))
+        assert type(again) is type(error)
+        assert vars(again) == vars(error)
+        assert str(again) == str(error)

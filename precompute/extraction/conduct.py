@@ -65,5 +65,7 @@ class Conduct:
             )
         if self.executor is None or isinstance(self.executor, str):
             check_executor(self.executor or LOCAL, exact=self.exact)
+        elif self.exact:
+            raise UsageError("exact is for executors that are named.", hint="Give it to the executor itself.")
         if self.workers is not None and self.workers < 1:
             raise UsageError(f"workers must be at least 1. Got {self.workers} instead.", hint="See --workers.")

@@ -112,7 +112,9 @@ class RayExecutor(Executor):
 
 @dataclass
 class _Part:
-    """Rows that go out together. digests: of those that were looked at, by row · forget: looked at and not wanted."""
+    """Rows that go out together. losses: how often with an actor that died · looked: their bytes are known · forget: rows
+    that were looked at with them and are not wanted.
+    """
 
     rows: NDArray[np.int64]
     losses: int = 0

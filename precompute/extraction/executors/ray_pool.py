@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -64,13 +65,15 @@ class Member:
 class RayPool:
     """Actors for one piece of work.
 
-    members: all that there have been · looked_at: rows that each of them reads to begin with.
+    members: all that there have been · workers: threads of the last that began · looked_at: rows that each of them reads
+    to begin with.
     """
 
     def __init__(self, address: str | None, work: Work, *, workers: int | None, exact: bool) -> None:
         self._ray = ray_library()
         self._work, self._exact, self._asked_workers = work, exact, workers
         self.members: list[Member] = []
+        self.workers = 1
         self.looked_at = spread(np.arange(len(work.source)), LOOKED_AT).tolist()
         self._own = {row: digest_of(work.source, row) for row in self.looked_at}
         names = (*LIBRARIES, *work.backbone.family.packages)
@@ -82,7 +85,7 @@ class RayPool:
         self._looked, self._last = 0.0, ""
         errors = self._ray.exceptions
         self.losses = (errors.RayActorError, errors.ObjectLostError, errors.NodeDiedError, errors.WorkerCrashedError)
-        self.losses += (errors.ActorUnschedulableError,)
+        self.losses += (errors.ActorUnschedulableError, errors.OutOfMemoryError)
         self.started = not self._ray.is_initialized()
         if self.started:
             self._connect(address)
@@ -115,13 +118,6 @@ class RayPool:
     def up(self) -> list[Member]:
         """Those that take blocks."""
         return [one for one in self.members if one.state == "up"]
-
-    @property
-    def workers(self) -> int:
-        """Threads of one actor."""
-        return self._workers
-
-    _workers = 1
 
     def serves(self, work: Work) -> bool:
         """Whether it was made for the same."""
@@ -239,18 +235,17 @@ class RayPool:
     def _start(self, node: dict[str, Any], cores: int, gpu: bool) -> None:
         decision = self._work.decision
         several = decision.choice.kind == "cuda"
-        self._workers = self._asked_workers or max(1, cores)
+        self.workers = self._asked_workers or max(1, cores)
         choice = replace(decision.choice, device=decision.choice.kind, why="")
-        told = Told(choice, decision.storage, self._workers, os.getcwd(), several)
+        told = Told(choice, decision.storage, self.workers, os.getcwd(), several)
         groups = {"look": 1, "compute": 2 if several else 1, "control": 1}
         affinity = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        actor = self._ray.remote(RowActor).options(
+        actor = self._ray.remote(concurrency_groups=groups)(RowActor).options(
             num_cpus=cores,
             num_gpus=1 if gpu else 0,
             scheduling_strategy=affinity,
             max_restarts=RESTARTS,
             max_task_retries=0,
-            concurrency_groups=groups,
         )
         self.members.append(
             Member(self, node["NodeID"], str(node["NodeManagerHostname"]), actor.remote(told, *self._sent))
@@ -304,10 +299,10 @@ class RayPool:
 
 def ray_library() -> Any:
     """Ray. Raises DeviceError where it is not installed."""
-    try:
-        import ray
-        import ray.exceptions
-        import ray.util.scheduling_strategies
+    try:  # by name, so that type checkers need not read all of it
+        ray = import_module("ray")
+        import_module("ray.exceptions")
+        import_module("ray.util.scheduling_strategies")
     except ImportError as error:
         raise DeviceError("The executor ray needs Ray, which is not installed.", hint=INSTALL_RAY) from error
     return ray
