@@ -2,9 +2,9 @@
 
     python scripts/bench_ray.py PHOTOS [--backbone resnet50] [--limit 2000] [--rounds 3]
 
-Both compute the same rows with the same engine, into new files, after a first run of each that is not counted. Prints of
-each run the time of the whole call, in which an actor starts, and the seconds for all rows at the rate between the first
-and the last block; medians of both, their ratio (aim: at most 1.1), and whether all columns are equal.
+Both compute the same rows with the same engine, into new files, after a first run of each that is not counted. Prints
+of each run the time of the whole call, in which an actor starts, and the seconds for all rows at the rate between the
+first and the last block; medians of these, their ratio (aim: at most 1.1), and whether all columns are equal.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The executor that computes in processes of Ray: its contract, and a cluster whose actors, nodes and driver die.
 
-Ray takes seconds to start, so nearly all of this is slow. Nodes declare GPUs that are not there; engines are those of CPUs.
+Ray takes seconds to start, so what needs it is slow. Nodes declare GPUs that are not there; engines are those of CPUs.
 """
 
 from __future__ import annotations
@@ -271,7 +271,8 @@ def test_nodes_that_do_not_fit_are_named(photos: Path) -> None:
     choice = EngineChoice("torch", "cuda", "bf16", 256)
     with pytest.raises(DeviceError, match="n7 .*fails"):
         checks.check_trial("n7", ready, Decision(choice, None, "float16"))  # type: ignore[arg-type]
-    checks.check_trial("n7", ready, Decision(choice, None, "float16", warnings=("it was asked for",)))  # type: ignore[arg-type]
+    asked = Decision(choice, None, "float16", warnings=("it was asked for",))  # type: ignore[arg-type]
+    checks.check_trial("n7", ready, asked)
 
 
 def test_blocks_are_whole_batches_and_hold_each_row_once(photos: Path) -> None:
@@ -312,7 +313,8 @@ def test_where_ray_is_missing_the_line_that_installs_it_is_named(photos: Path, t
 
 
 def test_errors_survive_the_way_to_another_process() -> None:
-    for error in (SampleError("no", reason="VANISHED"), SourceError("gone", hint="look"), Stopped("s", signum=2, hint="")):
+    errors = (SampleError("no", reason="VANISHED"), SourceError("gone", hint="look"), Stopped("s", signum=2, hint=""))
+    for error in errors:
         again = pickle.loads(pickle.dumps(error))
         assert type(again) is type(error)
         assert vars(again) == vars(error)

@@ -112,8 +112,8 @@ class RayExecutor(Executor):
 
 @dataclass
 class _Part:
-    """Rows that go out together. losses: how often with an actor that died · looked: their bytes are known · forget: rows
-    that were looked at with them and are not wanted.
+    """Rows that go out together. losses: how often with an actor that died · looked: their bytes are known · forget:
+    rows that were looked at with them and are not wanted.
     """
 
     rows: NDArray[np.int64]

@@ -65,8 +65,8 @@ class Member:
 class RayPool:
     """Actors for one piece of work.
 
-    members: all that there have been · workers: threads of the last that began · looked_at: rows that each of them reads
-    to begin with.
+    members: all that there have been · workers: threads of the last that began · looked_at: rows that each of them
+    reads to begin with.
     """
 
     def __init__(self, address: str | None, work: Work, *, workers: int | None, exact: bool) -> None:
