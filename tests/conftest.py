@@ -53,10 +53,17 @@ OTHERS = ("text", "texts of a table", "sound")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Of a test marked `rotates(n)` every n-th case runs by default, another one each day; the others are slow.
 
-    A test that runs over all modalities (`samples`) does so with images and one other each day.
+    A test that runs over all modalities (`samples`) does so with images and one other each day. Of one marked
+    `daily(n)` every n-th case runs, another one each day, and the others are skipped.
     """
     seen: Counter[str] = Counter()
     for item in items:
+        daily = item.get_closest_marker("daily")
+        if daily is not None:
+            name = f"{item.nodeid.partition('[')[0]} daily"
+            if (seen[name] + DAY) % daily.args[0] and "PRECOMPUTE_ALL_CASES" not in os.environ:
+                item.add_marker(pytest.mark.skip(reason="another day's case; PRECOMPUTE_ALL_CASES=1 takes them all"))
+            seen[name] += 1
         kind = getattr(item, "callspec", None) and item.callspec.params.get("samples")  # type: ignore[attr-defined]
         if kind in OTHERS and item.get_closest_marker("rotates") is None:
             name = item.nodeid.partition("[")[0]

@@ -270,6 +270,7 @@ def test_a_run_cut_off_anywhere_goes_on_where_it_was(place: Path, scene: Scene, 
 
 
 @pytest.mark.slow
+@pytest.mark.daily(3)
 @pytest.mark.parametrize("options", [VIEWS, INT8, {**VIEWS, **INT8}], ids=["views", "int8", "views of int8"])
 @pytest.mark.parametrize("scene", [fresh, synced])
 def test_a_run_with_other_rows_cut_off_anywhere_goes_on_where_it_was(
@@ -280,6 +281,7 @@ def test_a_run_with_other_rows_cut_off_anywhere_goes_on_where_it_was(
 
 
 @pytest.mark.slow
+@pytest.mark.daily(3)
 @pytest.mark.parametrize("seconds", [20.0, 0.0])
 @pytest.mark.parametrize("scene", [fresh, resumed, edited, renamed, synced, taken_back])
 def test_every_power_cut_can_be_resumed(place: Path, scene: Scene, seconds: float) -> None:

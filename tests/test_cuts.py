@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -171,12 +169,10 @@ def test_body_then_tail_is_the_uncut_network_at_every_place(name: str, load: Cal
 
 
 @pytest.mark.slow
+@pytest.mark.daily(3)
 @pytest.mark.parametrize("name", OF_TORCHVISION)
 def test_body_then_tail_is_the_uncut_network_at_places_of_large_networks(name: str) -> None:
     """At some sixteen of each, from the input on; scripts/check_tails.py takes all. A third of them each day."""
-    turn = list(OF_TORCHVISION).index(name) % 3
-    if turn != datetime.now(UTC).timetuple().tm_yday % 3 and "PRECOMPUTE_ALL_NETWORKS" not in os.environ:
-        pytest.skip("another day's network; PRECOMPUTE_ALL_NETWORKS=1 takes them all")
     check_places(load_network(name), OF_TORCHVISION[name], most=16)
 
 

@@ -203,7 +203,7 @@ class Killer:
             for place, kind in enumerate(KINDS)
         ),
         pytest.param(IMAGE, 200, 50, marks=pytest.mark.slow),
-        *(pytest.param(kind, 40, 50, marks=pytest.mark.slow) for kind in KINDS[1:]),
+        *(pytest.param(kind, 40, 50, marks=[pytest.mark.slow, pytest.mark.daily(3)]) for kind in KINDS[1:]),
     ],
     ids=lambda value: value.name if isinstance(value, Kind) else str(value),
 )
