@@ -44,8 +44,9 @@ class Progress:
 class Conduct:
     """workers: threads that read and decode, by default one for each core · on_error: "skip" or "stop" · progress:
     called after each batch · stop: asked after each batch, and of a source in a network while no sample comes; a
-    signal's number ends the run, resumable · executor: who computes the rows, or its name (local, ray, ray://HOST:PORT),
-    `LocalExecutor(workers)` by default · exact: of several machines only such as have the same GPU or processor.
+    signal's number ends the run, resumable · executor: who computes the rows, or its name (local, ray,
+    ray://HOST:PORT), `LocalExecutor(workers)` by default · exact: of several machines only such as
+    have the same GPU or processor.
 
     Raises UsageError for values out of range.
     """
