@@ -183,7 +183,7 @@ class _Flow:
     def _halt(self) -> None:
         self._halted = True
         for member in self._pool.up:
-            member.call("control", "halt", self._number)
+            member.call("halt", self._number)
 
     def _waiting(self) -> bool:
         """Whether rows are left to hand out."""
@@ -202,11 +202,11 @@ class _Flow:
             if self._claim is None:
                 self._compute(member, part)
             else:
-                self._calls[member.call("look", "look", part.rows, self._number)] = _Call(member, part)
+                self._calls[member.call("look", part.rows, self._number)] = _Call(member, part)
 
     def _compute(self, member: Member, part: _Part) -> None:
         kept = [] if self._keep is None else [row for row in part.rows.tolist() if self._keep(row)]
-        ref = member.call("compute", "compute", part.rows, part.forget, kept, self._number, part.looked)
+        ref = member.call("compute", part.rows, part.forget, kept, self._number, part.looked)
         self._calls[ref] = _Call(member, part)
 
     def _outcome(self, ref: Any) -> Iterator[Block]:
@@ -251,7 +251,7 @@ class _Flow:
         if wanted:
             self._compute(member, _Part(np.array(wanted, dtype=np.int64), part.losses, looked=True, forget=rest))
         else:
-            member.call("look", "forget", rest)
+            member.call("forget", rest)
             member.under_way = max(0, member.under_way - 1)
         if len(block):
             yield block

@@ -21,16 +21,14 @@ from precompute.extraction.executors.ray_checks import check_model, check_seen, 
 from precompute.extraction.provenance import LIBRARIES
 from precompute.system import version_of
 
-RESTARTS = (
-    1_000  # of one actor: Ray starts its process again, on the same node; a block that kills them is bounded itself
-)
-START_SECONDS = (
-    600.0  # in which the first actors must be ready; after half of it without one more, those that are suffice
-)
+RESTARTS = 1_000  # of one actor's process, on the same node; a block that kills them is bounded itself
+START_SECONDS = 600.0  # for the first actors to be ready; after half of it without one more, those that are suffice
 LOOK_SECONDS = 5.0  # between two looks for nodes that have come or gone
 WAIT_SECONDS = 0.5
 LOOKED_AT = 4  # samples that every node must be able to read, and alike
 NODES_NAMED = 5
+GROUPS = {"look": "look", "forget": "look", "compute": "compute", "halt": "control"}
+"""Methods of actors by the threads that call them. Ray Client knows no such option of a call, so they are a class's."""
 
 
 class Member:
@@ -46,9 +44,9 @@ class Member:
         """Let it say when it is ready; also once its process has been started again."""
         return self._handle.ready.options(max_task_retries=-1).remote(self._pool.looked_at)
 
-    def call(self, group: str, method: str, *given: Any) -> Any:
-        """Call a method of its in that group of threads; what is returned stands for the result."""
-        return getattr(self._handle, method).options(concurrency_group=group).remote(*given)
+    def call(self, method: str, *given: Any) -> Any:
+        """Call a method of its; what is returned stands for the result."""
+        return getattr(self._handle, method).remote(*given)
 
     def lost(self) -> None:
         """Its process has died with all that was under way. It may come back."""
@@ -240,7 +238,7 @@ class RayPool:
         told = Told(choice, decision.storage, self.workers, os.getcwd(), several)
         groups = {"look": 1, "compute": 2 if several else 1, "control": 1}
         affinity = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        actor = self._ray.remote(concurrency_groups=groups)(RowActor).options(
+        actor = self._ray.remote(concurrency_groups=groups)(_actor_class(self._ray)).options(
             num_cpus=cores,
             num_gpus=1 if gpu else 0,
             scheduling_strategy=affinity,
@@ -295,6 +293,20 @@ class RayPool:
                 f"No node is left that computes{f': {self._last}' if self._last else ''}.",
                 hint="Everything computed so far is kept. See with `ray status`, and run the same command again.",
             )
+
+
+def _actor_class(ray: Any) -> type[RowActor]:
+    """`RowActor` with the threads of its methods, as Ray and Ray Client take them: sent by value."""
+
+    def grouped(name: str) -> Any:
+        method = getattr(RowActor, name)
+
+        def call(self: RowActor, *given: Any) -> Any:
+            return method(self, *given)
+
+        return ray.method(concurrency_group=GROUPS[name])(call)
+
+    return type("RayRowActor", (RowActor,), {name: grouped(name) for name in GROUPS})
 
 
 def ray_library() -> Any:
