@@ -203,8 +203,8 @@ def actor(photos: Path) -> Any:
     from precompute.extraction.executors.ray_actor import RowActor, Told
 
     told = Told(EngineChoice("torch", "cpu", "fp32", 4), "float32", 2, os.getcwd(), several=True)
-    made = RowActor(told, list_images(photos), load_backbone("tiny"))
-    assert made.ready([0, 23]).trial is None  # fp32 torch has nothing to prove
+    made = RowActor(told)
+    assert made.ready(list_images(photos), load_backbone("tiny"), [0, 23]).trial is None  # fp32 torch has nothing to prove
     return made
 
 
@@ -232,13 +232,14 @@ def test_an_actor_that_is_halted_begins_nothing_and_goes_on_with_the_next_run(ac
     assert sum(len(block) for block in actor.compute(np.arange(24), [], [], 2, False).blocks) == 24
 
 
-def test_an_actor_whose_process_was_started_again_says_so(photos: Path) -> None:
+def test_an_actor_whose_process_was_started_again_says_so() -> None:
     from precompute.engines.base import EngineChoice
     from precompute.extraction.executors.ray_actor import RowActor, Told
 
     told = Told(EngineChoice("torch", "cpu", "fp32", 4), "float32", 1, os.getcwd())
-    done = RowActor(told, list_images(photos), load_backbone("tiny")).compute(np.arange(3), [], [], 1, False)
-    assert (done.ready, done.missing, done.blocks) == (False, [0, 1, 2], [])
+    actor = RowActor(told)
+    for done in (actor.look(np.arange(3), 1), actor.compute(np.arange(3), [], [], 1, False)):
+        assert (done.ready, done.missing, done.blocks) == (False, [0, 1, 2], [])
 
 
 def test_a_source_that_has_gone_away_comes_back_as_an_error(actor: Any, photos: Path) -> None:

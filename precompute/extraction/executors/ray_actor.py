@@ -102,10 +102,10 @@ def returned(function: Callable[..., T]) -> Callable[..., T | PrecomputeError]:
 class RowActor:
     """Holds one engine. `look`, `compute` and `halt` are called from threads of their own."""
 
-    def __init__(self, told: Told, source: Source, backbone: Backbone) -> None:
+    def __init__(self, told: Told) -> None:
         with contextlib.suppress(OSError):  # where it is not there, relative paths are not either: see `ready`
             os.chdir(told.folder)
-        self._told, self._source, self._backbone = told, source, backbone
+        self._told = told
         self._held: dict[int, Raw] = {}
         self._halted = 0
         self._turn = threading.Lock()
@@ -114,56 +114,63 @@ class RowActor:
         self._work: Work | None = None
 
     @returned
-    def ready(self, rows: Sequence[int]) -> Ready:
-        """Read `rows`, make the engine and let it prove itself. Raises what `make_engine` and `check_device` raise."""
-        told, backbone = self._told, self._backbone
+    def ready(self, source: Source, backbone: Backbone, rows: Sequence[int]) -> Ready:
+        """Read `rows`, make the engine and let it prove itself. Raises what `make_engine` and `check_device` raise.
+
+        Asked once more of a process that was not started again since, it is.
+        """
+        told = self._told
         self._held.clear()
-        seen = {row: digest_of(self._source, row) for row in rows}
+        seen = {row: digest_of(source, row) for row in rows}
         check_device(told.choice.device)
         if self._work is None:
             self._session.enter_context(backbone.preprocess.session())
             engine = make_engine(backbone.module, backbone.preprocess, told.choice, identity=backbone.identity)
             shared = _Turns(engine, self._turn) if told.several else engine
-            self._work = Work(self._source, backbone, Decision(told.choice, shared, told.storage))
+            self._work = Work(source, backbone, Decision(told.choice, shared, told.storage))
         readable = any(isinstance(one, bytes) for one in seen.values())
-        trial = self._trial(self._work.decision.engine) if readable else None
+        trial = self._trial(self._work) if readable else None
         names = (*LIBRARIES, *backbone.family.packages)
         versions = {name: version_of(name) or "not installed" for name in names}
         return Ready(socket.gethostname(), _device_name(told.choice), versions, seen, trial)
 
-    def _trial(self, engine: Engine) -> Trial | None:
+    def _trial(self, work: Work) -> Trial | None:
         choice = self._told.choice
         if (choice.engine, choice.precision) == EXACT and not choice.compiled:
             return None
-        images = sample_of(self._source, self._backbone.preprocess, workers=self._told.workers)
+        images = sample_of(work.source, work.backbone.preprocess, workers=self._told.workers)
         storage = self._told.storage if choice.precision != "fp32" else "float32"
-        return guard.trial(images, self._backbone, engine, storage=storage) if len(images) else None
+        return guard.trial(images, work.backbone, work.decision.engine, storage=storage) if len(images) else None
 
     @returned
-    def look(self, rows: NDArray[np.int64], run: int) -> list[Decoded]:
+    def look(self, rows: NDArray[np.int64], run: int) -> list[Decoded] | Computed:
         """Read and hash `rows`, and keep their bytes until they are computed; none after `halt(run)`.
 
-        Raises SourceError where the whole source has gone away.
+        All are missing where this process was started again. Raises SourceError where the whole source has gone away.
         """
+        if self._work is None:
+            return Computed(missing=rows.tolist(), ready=False)
         if self._halted >= run:
             return []
-        with ThreadPoolExecutor(self._told.workers, thread_name_prefix="look") as pool:
-            found = list(pool.map(self._look, rows.tolist()))
+        source = self._work.source
+        threads = max(self._told.workers, source.reads_at_once)
+        with ThreadPoolExecutor(threads, thread_name_prefix="look") as pool:
+            best = (row for part in source.order(rows) for row in part.tolist())
+            found = list(pool.map(functools.partial(self._look, source), best))
         block = Block()
         for item in found:
             if item.error is not None:
-                block.add(item, self._source)
+                block.add(item, source)
         if self._halted >= run:
             self._held.clear()
         return found
 
-    def _look(self, row: int) -> Decoded:
-        table = self._source.table
+    def _look(self, source: Source, row: int) -> Decoded:
         try:
-            raw = self._source.read(row)
+            raw = source.read(row)
         except SampleError as error:
             error.__cause__ = error.__context__ = None
-            return Decoded(row, b"\0" * 32, int(table.sizes[row]), int(table.mtimes[row]), error=error)
+            return Decoded(row, b"\0" * 32, int(source.table.sizes[row]), int(source.table.mtimes[row]), error=error)
         self._held[row] = raw
         return Decoded(row, hashlib.sha256(raw.data).digest(), raw.size, raw.mtime)
 
@@ -189,7 +196,7 @@ class RowActor:
             done.missing = [row for row in rows.tolist() if row not in self._held]
             held = {row: self._held.pop(row) for row in rows.tolist() if row in self._held}
             rows = np.array(sorted(held), dtype=np.int64)
-            work = Work(_Held(self._source, held), work.backbone, work.decision)
+            work = Work(_Held(work.source, held), work.backbone, work.decision)
         clock = StageClock(on_cpu=self._told.choice.kind == "cpu")
         if len(rows):
             wanted = frozenset(kept)
@@ -197,7 +204,7 @@ class RowActor:
                 *(work, rows), stop=lambda: self._halted >= run, clock=clock, keep=lambda row: row in wanted
             )
             done.blocks = list(blocks)
-        done.stages = clock.stages(self._backbone.unit)
+        done.stages = clock.stages(work.backbone.unit)
         return done
 
     def halt(self, run: int) -> None:

@@ -42,7 +42,7 @@ class Member:
 
     def ask(self) -> Any:
         """Let it say when it is ready; also once its process has been started again."""
-        return self._handle.ready.options(max_task_retries=-1).remote(self._pool.looked_at)
+        return self._handle.ready.options(max_task_retries=-1).remote(*self._pool.sent, self._pool.looked_at)
 
     def call(self, method: str, *given: Any) -> Any:
         """Call a method of its; what is returned stands for the result."""
@@ -64,7 +64,8 @@ class RayPool:
     """Actors for one piece of work.
 
     members: all that there have been · workers: threads of the last that began · looked_at: rows that each of them
-    reads to begin with.
+    reads to begin with · sent: source and backbone in the object store, for `ready` alone, since Ray does not start a
+    process again whose constructor needs an object that is lost.
     """
 
     def __init__(self, address: str | None, work: Work, *, workers: int | None, exact: bool) -> None:
@@ -87,7 +88,7 @@ class RayPool:
         self.started = not self._ray.is_initialized()
         if self.started:
             self._connect(address)
-        self._sent = [self._send("source", work.source), self._send("backbone", work.backbone)]
+        self.sent = [self._send("source", work.source), self._send("backbone", work.backbone)]
 
     def _connect(self, address: str | None) -> None:
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
@@ -182,7 +183,7 @@ class RayPool:
         for member in self.members:
             if member.state != "gone":
                 member.end()
-        self._sent.clear()
+        self.sent.clear()
         if self.started:
             self._ray.shutdown()
 
@@ -246,7 +247,7 @@ class RayPool:
             max_task_retries=0,
         )
         self.members.append(
-            Member(self, node["NodeID"], str(node["NodeManagerHostname"]), actor.remote(told, *self._sent))
+            Member(self, node["NodeID"], str(node["NodeManagerHostname"]), actor.remote(told))
         )
 
     def _hear(self, *, first: bool, seconds: float) -> None:
