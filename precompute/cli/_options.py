@@ -246,6 +246,18 @@ keep_option = click.option(
     help="Also store this column of the table, or field of the .json in shards: groups, targets, texts. Several times: "
     "several columns.",
 )
+executor_options = _decorators(
+    click.option(
+        "--executor",
+        metavar="NAME",
+        default="local",
+        show_default=True,
+        help="Who computes: local; ray, an actor for each GPU of this machine (or of the cluster of RAY_ADDRESS); "
+        "ray://HOST:PORT, of a cluster. See docs/scale.md.",
+    ),
+    click.option("--exact", is_flag=True, help="With ray: refuse nodes whose GPU, or processor, is another model."),
+)
+"""Where rows are computed."""
 
 
 def _part(ctx: click.Context, parameter: click.Parameter, part: str | None) -> str | None:  # noqa: ARG001

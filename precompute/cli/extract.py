@@ -11,6 +11,7 @@ import click
 from precompute.cli._options import (
     allow_skipped_option,
     computation,
+    executor_options,
     keep_option,
     layer_lines,
     shard_option,
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
 @click.option(
     "--dry-run", is_flag=True, help="Say what would be reused, read and dropped, and the disk needed; no more."
 )
+@executor_options
 @click.option("--rehash", is_flag=True, help="Read all files again: finds edits that kept size and modification time.")
 @json_option
 @click.pass_context
@@ -101,6 +103,7 @@ def extract(
       precompute extract photos -b resnet50 --layer layer3:mean --layer layer4:mean --layer avgpool -o layers.h5
       precompute extract photos -b resnet50 --views 8 --augment flip,crop,color -o views.h5
       precompute extract photos -b resnet50 --shard 1/4 -o part1.h5
+      precompute extract photos -b resnet50 --executor ray -o photos.h5
       precompute extract photos -b resnet50 --reuse part1.h5 --reuse part2.h5 --join -o photos.h5
       precompute extract photos -b mypackage.models:make_net --resize 128 --crop 128 -o mine.h5
 

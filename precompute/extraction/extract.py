@@ -50,7 +50,8 @@ def extract(
     dry_run: bool = False,
     progress: Callable[[Progress], None] | None = None,
     stop: Callable[[], int] | None = None,
-    executor: Executor | None = None,
+    executor: Executor | str | None = None,
+    exact: bool = False,
     root: str | None = None,
     columns: Mapping[str, str] | None = None,
     keep: Sequence[str] = (),
@@ -87,7 +88,9 @@ def extract(
     overwrite: `out` may be a file made with other settings, from other images, or by another program.
     dry_run: say what would be reused, read and dropped, and the bytes it takes; write nothing.
     progress: called after each batch. stop: asked after each batch; a signal's number ends the run, resumable.
-    executor: who computes the rows (see `precompute.extraction.executors.base`); this machine by default.
+    executor: who computes the rows: "local" (this process, the default), "ray" (all GPUs of this machine, or the
+    cluster of RAY_ADDRESS), "ray://HOST:PORT" (a cluster; see docs/scale.md), or one of your own
+    (`precompute.extraction.executors.base`). exact: refuse machines with different GPUs, or processors.
     root: the folder that paths in a table or list are relative to, by default the one that it lies in. columns: the
     names of a table's columns by what they hold, such as {"path": "file", "label": "species"}; also "id" and "split".
     keep: names of further columns of a table that go into the file, for `Cache.column("columns/NAME")`.
@@ -105,7 +108,7 @@ def extract(
     """
     began = time.monotonic()
     check_options(dtype, limit)
-    conduct = Conduct(workers, on_error, progress, stop, executor, join)
+    conduct = Conduct(workers, on_error, progress, stop, executor, exact, join)
     request = Request(
         *(backbone, weights, layer, pooling, transform or {}, engine, precision, compile, dtype, device, batch_size),
         *(views, augment_names(augment)),

@@ -14,7 +14,7 @@ from precompute.cache import bytes_needed, key_of, status_text
 from precompute.engines.audit import EngineAudit
 from precompute.errors import SourceError, Stopped
 from precompute.extraction.conduct import Conduct, Progress
-from precompute.extraction.executors.local import LocalExecutor
+from precompute.extraction.executors.names import opened
 from precompute.extraction.joining import check_join
 from precompute.extraction.leftovers import drop_kept
 from precompute.extraction.matching import Plan, make_plan, open_olds, samples_of, up_to_date
@@ -105,8 +105,13 @@ def complete(job: Job, plan: Plan, conduct: Conduct, asked: dict[str, Any]) -> R
             warnings += decision.warnings
             if not writer.append_provenance([run_record(decision, prepared.model, source.origin) | asked]):
                 warnings.append("the record of this run is too long for the file, which does not hold it")
-            executor = conduct.executor or LocalExecutor(conduct.workers)
-            outcome = _fill(RowRun(source, prepared, plan.olds, writer, executor), missing, conduct)
+            with opened(conduct.executor, workers=conduct.workers, exact=conduct.exact) as executor:
+                try:
+                    outcome = _fill(RowRun(source, prepared, plan.olds, writer, executor), missing, conduct)
+                finally:  # also of a run that goes on later
+                    if (record := executor.record()) is not None:
+                        writer.append_provenance([{"executor": record}])
+                warnings += executor.warnings
         made = writer.view
     finish(job.output, made)
     outcome = replace(

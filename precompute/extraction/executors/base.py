@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,11 @@ class Executor(ABC):
 
     A row is a function of its sample alone, so it does not matter where it is computed, beside which others, or how
     often. One run uses an executor at a time, from one thread.
+
+    warnings: what a user should know of where rows were computed, once some were.
     """
+
+    warnings: tuple[str, ...] = ()
 
     @abstractmethod
     def blocks(
@@ -54,3 +59,10 @@ class Executor(ABC):
         A sample that cannot be read or decoded comes back under `failed`. Raises SourceError where the whole source has
         gone away.
         """
+
+    def record(self) -> dict[str, Any] | None:
+        """JSON-ready: where rows were computed, for the file's provenance; None where that is this process."""
+        return None
+
+    def close(self) -> None:  # noqa: B027 - most have nothing to do here
+        """No more rows are wanted: let go what was kept for them. By default there is nothing."""
