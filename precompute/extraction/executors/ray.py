@@ -43,8 +43,10 @@ class RayExecutor(Executor):
     this machine alone, which ends with the run · workers: threads of each actor that read and decode, by default one
     for each of its cores · exact: all actors must have the same model of GPU, or of processor.
 
-    Actors keep engine and backbone until `close`, or until other work comes.
+    Actors keep engine and backbone until `close`, or until other work comes. pool: who starts them.
     """
+
+    pool: type[RayPool] = RayPool
 
     def __init__(self, address: str | None = None, *, workers: int | None = None, exact: bool = False) -> None:
         self.address, self.workers, self.exact = address, workers, exact
@@ -101,7 +103,7 @@ class RayExecutor(Executor):
         if self._pool is not None and not self._pool.serves(work):
             self.close()
         if self._pool is None:
-            self._pool = RayPool(self.address, work, workers=self.workers, exact=self.exact)
+            self._pool = self.pool(self.address, work, workers=self.workers, exact=self.exact)
             try:
                 self._pool.begin(stop)
             except BaseException:

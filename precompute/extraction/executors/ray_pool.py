@@ -237,8 +237,13 @@ class RayPool:
         self.workers = self._asked_workers or max(1, cores)
         choice = replace(decision.choice, device=decision.choice.kind, why="")
         told = Told(choice, decision.storage, self.workers, os.getcwd(), several)
-        groups = {"look": 1, "compute": 2 if several else 1, "control": 1}
-        affinity = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        handle = self.launch(told, node["NodeID"], cores, gpu)
+        self.members.append(Member(self, node["NodeID"], str(node["NodeManagerHostname"]), handle))
+
+    def launch(self, told: Told, node: str, cores: int, gpu: bool) -> Any:
+        """A `RowActor` on the node of this id: what has its methods, each with a `remote` of Ray's."""
+        groups = {"look": 1, "compute": 2 if told.several else 1, "control": 1}
+        affinity = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False)
         actor = self._ray.remote(concurrency_groups=groups)(_actor_class(self._ray)).options(
             num_cpus=cores,
             num_gpus=1 if gpu else 0,
@@ -246,9 +251,7 @@ class RayPool:
             max_restarts=RESTARTS,
             max_task_retries=0,
         )
-        self.members.append(
-            Member(self, node["NodeID"], str(node["NodeManagerHostname"]), actor.remote(told))
-        )
+        return actor.remote(told)
 
     def _hear(self, *, first: bool, seconds: float) -> None:
         """Who of those that start has become ready, or never will."""
