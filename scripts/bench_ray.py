@@ -41,7 +41,7 @@ def main() -> None:
                 seconds, words = run()
                 if number:
                     times[name].append(seconds)
-                print(f"{'warm-up' if not number else number} {name}: {seconds:.2f} s; {words}", flush=True)
+                print(f"{number or 'warm-up'} {name}: {seconds:.2f} s; {words}", flush=True)
         medians = {name: statistics.median(found) for name, found in times.items()}
         print(f"medians: {medians}; ray / local = {medians['ray'] / medians['local']:.3f}")
         print("columns that differ:", _different(made["local"], made["ray"]) or "none")

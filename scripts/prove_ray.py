@@ -32,16 +32,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from precompute import open_cache
+from precompute.extraction.executors.ray_flow import MOST_BATCHES, UNDER_WAY
+
 TESTS = Path(__file__).resolve().parent.parent / "tests"
 sys.path.insert(0, str(TESTS))
-import counted
-import ray_clusters
-
-from precompute import open_cache
-from precompute.extraction.executors.ray import MOST_BATCHES, UNDER_WAY
+counted: Any = import_module("counted")
+ray_clusters: Any = import_module("ray_clusters")
 
 NODES, BATCH = 4, 8
-SIDE = 64
+SIDE = 144
 
 
 def main() -> None:

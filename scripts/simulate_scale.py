@@ -23,13 +23,13 @@ from __future__ import annotations
 
 import argparse
 import cProfile
-import hashlib
 import os
 import pstats
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,7 @@ BATCH = 64
 WARM_UP = 2.0  # seconds that are not counted
 STOP = 15  # SIGTERM, as if a user had
 STORE_BYTES = 3 * 10**9  # of this machine's object store: all that 100 actors may have under way
+SPREAD = 0x9E3779B97F4A7C15  # odd, so that no two rows fall together
 STAGES = StageClock(on_cpu=False).stages()
 
 
@@ -125,7 +126,8 @@ class StandIn:
 
 
 def _digest(row: int) -> bytes:
-    return hashlib.sha256(b"%d" % row).digest()
+    """32 bytes that no other row has, spread like a digest, which it would take longer to compute."""
+    return (row * SPREAD % 2**64).to_bytes(8, "little") * 4
 
 
 class Host:
@@ -179,7 +181,7 @@ def pool_of(hosts: list[Any], handles: list[Handle]) -> type[RayPool]:
             handles.append(Handle(hosts[len(handles) % len(hosts)], len(handles) // len(hosts)))
             return handles[-1]
 
-        def kill(self, handle: Any) -> None:  # noqa: ARG002
+        def kill(self, handle: Any) -> None:
             """The host stays."""
 
     return StandInPool
@@ -228,10 +230,14 @@ def measure(actors: int, asked: argparse.Namespace, folder: Path, profile: cProf
                     profile.enable()
                 now = time.perf_counter()
             seen.rows.append((now, done.done, time.thread_time(), time.process_time()))
-        last[:] = [(now, done.done, time.thread_time(), time.process_time())]
+        if not stop():
+            last[:] = [(now, done.done, time.thread_time(), time.process_time())]
 
     def stop() -> int:
-        return STOP if seen.rows and time.perf_counter() - seen.rows[0][0] > asked.seconds + WARM_UP else 0
+        over = seen.rows and time.perf_counter() - seen.rows[0][0] > asked.seconds + WARM_UP
+        if over and len(seen.hosts) == 1:
+            outside()
+        return STOP if over else 0
 
     last: list[tuple[float, int, float, float]] = []
     out = folder / "out.h5"
@@ -253,9 +259,9 @@ def measure(actors: int, asked: argparse.Namespace, folder: Path, profile: cProf
     except Stopped:
         if profile is not None:
             profile.disable()
-    outside()
-    executor.close()
-    ray.shutdown()
+    finally:
+        executor.close()
+        ray.shutdown()
     for path in folder.glob("out.h5*"):
         path.unlink()
     (began, first, main, process), (ended, end, main_end, process_end) = seen.rows[1], last[0]
@@ -285,6 +291,11 @@ def _children_seconds(name: str) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
+def _line(values: Iterable[float]) -> str:
+    shown = (f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.1f}" for value in values)
+    return f"| {' | '.join(shown)} |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--actors", default="1,2,5,10,25,50,100")
@@ -310,7 +321,7 @@ def main() -> None:
         if header is None:
             header = " | ".join(found)
             print(f"| {header} |\n|{'---:|' * len(found)}")
-        print("| " + " | ".join(f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.1f}" for value in found.values()) + " |", flush=True)
+        print(_line(found.values()), flush=True)
         if profile is not None:
             pstats.Stats(profile).sort_stats("tottime").print_stats(28)
 

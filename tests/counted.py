@@ -1,4 +1,4 @@
-"""A network that puts down each input it computes, in a file which many processes share: what, how often, and by whom."""
+"""A network that puts down each input it computes in a file which many processes share: what, how often, by whom."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ENTRY = np.dtype([("process", "<u8"), ("sample", "V8")])
 
 
 class Counted(nn.Module):
-    """`network`, and beside it an entry in the file that VARIABLE names for each input that is not the same all over."""
+    """`network`; it makes an entry in the file that VARIABLE names for each input that is not the same all over."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()

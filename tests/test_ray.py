@@ -204,7 +204,9 @@ def actor(photos: Path) -> Any:
 
     told = Told(EngineChoice("torch", "cpu", "fp32", 4), "float32", 2, os.getcwd(), several=True)
     made = RowActor(told)
-    assert made.ready(list_images(photos), load_backbone("tiny"), [0, 23]).trial is None  # fp32 torch has nothing to prove
+    assert (
+        made.ready(list_images(photos), load_backbone("tiny"), [0, 23]).trial is None
+    )  # fp32 torch has nothing to prove
     return made
 
 
@@ -260,8 +262,8 @@ def test_nodes_that_do_not_fit_are_named(photos: Path) -> None:
     bad = Trial("torch", "bf16", 0.9, 0.95, 32)
     ready = Ready("n7", "H100", {"torch": "2.9", "openvino": "1"}, {3: b"x" * 32}, bad)
     with pytest.raises(SourceError, match=r"the node n7 reads other bytes"):
-        checks.check_seen("n7", source, {3: b"y" * 32}, ready)
-    checks.check_seen("n7", source, {3: SampleError("no", reason="VANISHED")}, ready)  # nor can this process
+        checks.check_seen("n7", source, {3: b"y" * 32}, ready.seen)
+    checks.check_seen("n7", source, {3: SampleError("no", reason="VANISHED")}, ready.seen)  # nor can this process
     with pytest.raises(DeviceError, match="n7 has torch 2.9, and this machine 2.8"):
         checks.check_versions("n7", ready, {"torch": "2.8"}, "torch")
     checks.check_versions("n7", ready, {"openvino": "2"}, "torch")
@@ -281,14 +283,14 @@ def test_blocks_are_whole_batches_and_hold_each_row_once(photos: Path) -> None:
     from precompute.engines.choice import Decision
     from precompute.engines.torch import TorchEngine
     from precompute.extraction.executors.base import Work
-    from precompute.extraction.executors.ray import _parts
+    from precompute.extraction.executors.ray_flow import parts
 
     backbone = load_backbone("tiny")
     engine = TorchEngine(backbone.module, backbone.preprocess, EngineChoice("torch", "cpu", "fp32", 2))
     work = Work(list_images(photos), backbone, Decision(engine.choice, engine, "float32"))
-    sizes = [len(part.rows) for part in _parts(work, np.arange(23), 1)]
+    sizes = [len(one.rows) for one in parts(work, np.arange(23), 1)]
     assert sizes == [2] * 11 + [1]
-    found = np.concatenate([part.rows for part in _parts(work, np.arange(23), 1)])
+    found = np.concatenate([one.rows for one in parts(work, np.arange(23), 1)])
     assert found.tolist() == list(range(23))
 
 

@@ -67,23 +67,25 @@ def run(
 
     model: the backbone, where it is loaded already.
     """
-    prepared = prepare(request, output, source, workers=conduct.workers, model=model)
-    job = Job(output, source, prepared)
-    with prepared.model.preprocess.session():
-        olds = open_olds(output, prepared.spec)
-        plan = make_plan(source, output, olds, limit=limit, rehash=rehash)
-        missing = len(plan.missing)
-        if dry_run:
-            outcome = Outcome(reused=len(source) - missing, to_read=missing, dropped=plan.dropped)
-            needed = bytes_needed(samples_of(source.table), prepared.layers, source.table.columns)
-            return Run(replace(job.settings(), key=key_of(prepared.spec), bytes=needed), outcome, None)
-        there = up_to_date(plan, source.table, output)
-        if there is not None:
-            drop_kept(output)  # left by a run that ended between its last two steps
-            return Run(job.settings(), Outcome(reused=len(source), dropped=plan.dropped), there)
-        part = source.part if isinstance(source, PartOfSource) else None
-        asked = request.record(prepared.model.file, source.reading, part=part, reuse=output.reuse)
-        return complete(job, plan, conduct, asked)
+    with opened(conduct.executor, workers=conduct.workers, exact=conduct.exact) as executor:
+        conduct = replace(conduct, executor=executor, exact=False)
+        prepared = prepare(request, output, source, executor, model=model)
+        job = Job(output, source, prepared)
+        with prepared.model.preprocess.session():
+            olds = open_olds(output, prepared.spec)
+            plan = make_plan(source, output, olds, limit=limit, rehash=rehash)
+            missing = len(plan.missing)
+            if dry_run:
+                outcome = Outcome(reused=len(source) - missing, to_read=missing, dropped=plan.dropped)
+                needed = bytes_needed(samples_of(source.table), prepared.layers, source.table.columns)
+                return Run(replace(job.settings(), key=key_of(prepared.spec), bytes=needed), outcome, None)
+            there = up_to_date(plan, source.table, output)
+            if there is not None:
+                drop_kept(output)  # left by a run that ended between its last two steps
+                return Run(job.settings(), Outcome(reused=len(source), dropped=plan.dropped), there)
+            part = source.part if isinstance(source, PartOfSource) else None
+            asked = request.record(prepared.model.file, source.reading, part=part, reuse=output.reuse)
+            return complete(job, plan, conduct, asked)
 
 
 def complete(job: Job, plan: Plan, conduct: Conduct, asked: dict[str, Any]) -> Run:
@@ -141,7 +143,7 @@ def _fill(rows: RowRun, missing: NDArray[np.int64], conduct: Conduct) -> Outcome
             signals.append(signum)
 
     def stopped() -> bool:
-        if rows.source.reads_at_once:  # a network may not answer for long: not only after each batch
+        if rows.source.reads_at_once or rows.executor.waits:  # for long, perhaps: not only after each batch
             ask()
         return bool(signals)
 

@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from precompute.backbones.load import Backbone
-from precompute.engines.choice import Decision
+from precompute.engines.choice import Asked, Begun, Candidates, Decision, candidates, choose
+from precompute.engines.machine import Machine
 from precompute.extraction.pipeline import Block, Claim
+from precompute.extraction.sampling import sample_of
 from precompute.extraction.timing import StageClock
 from precompute.sources.base import Source
 
@@ -32,10 +34,25 @@ class Executor(ABC):
     A row is a function of its sample alone, so it does not matter where it is computed, beside which others, or how
     often. One run uses an executor at a time, from one thread.
 
+    workers: threads that read and decode, None for one for each core · waits: for other machines, perhaps for long ·
     warnings: what a user should know of where rows were computed, once some were.
     """
 
+    workers: int | None = None
+    waits: bool = False
     warnings: tuple[str, ...] = ()
+
+    def decide(
+        self, model: Backbone, asked: Asked, begun: Begun | None, source: Source
+    ) -> tuple[Candidates, Callable[[], Decision]]:
+        """What may run `model` where rows are computed, and what gives that which does, proved on samples of `source`.
+
+        By default that is this machine. Raises what `engines.choice.candidates` and `choose` raise.
+        """
+        most = model.preprocess.most_inputs
+        found = candidates(asked, Machine.here(), begun=begun, images=len(source), module=model.module, most=most)
+        images = sample_of(source, model.preprocess, workers=self.workers)
+        return found, lambda: choose(found, model, images)
 
     @abstractmethod
     def blocks(

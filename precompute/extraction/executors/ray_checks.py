@@ -4,18 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+import numpy as np
+
 from precompute.engines.choice import Decision
+from precompute.engines.guard import spread
 from precompute.errors import DeviceError, SampleError, SourceError
-from precompute.extraction.executors.ray_actor import Ready
+from precompute.extraction.executors.ray_actor import Ready, digest_of
 from precompute.sources.base import Source
 
 BY_ENGINE = {"openvino"}
 """Packages that matter where their engine runs."""
 
 
-def check_seen(host: str, source: Source, own: Mapping[int, bytes | SampleError], ready: Ready) -> None:
+LOOKED_AT = 4
+"""Samples that every node must be able to read, and alike."""
+
+
+def own_digests(source: Source) -> dict[int, bytes | SampleError]:
+    """Of the rows that nodes must see: the SHA-256 of their bytes, or the error."""
+    rows = spread(np.arange(len(source)), LOOKED_AT).tolist()
+    return {row: digest_of(source, row) for row in rows}
+
+
+def check_seen(
+    host: str, source: Source, own: Mapping[int, bytes | SampleError], seen: Mapping[int, bytes | SampleError]
+) -> None:
     """Raise SourceError where a node cannot read what this process can, or reads something else."""
-    for row, there in ready.seen.items():
+    for row, there in seen.items():
         here = own[row]
         if isinstance(here, bytes) and there != here:
             what = f"cannot read it ({there.message})" if isinstance(there, SampleError) else "reads other bytes"
@@ -50,5 +65,5 @@ def check_trial(host: str, ready: Ready, decision: Decision) -> None:
     if ready.trial is not None and not ready.trial.passed and not decision.warnings:
         raise DeviceError(
             f"The node {host} ({ready.device}): {ready.trial.words}.",
-            hint=f"Here {decision.choice.precision} passes. Take --precision fp32, or leave that node out.",
+            hint=f"{decision.choice.precision} passes where that was decided. Take --precision fp32, or leave the node out.",
         )

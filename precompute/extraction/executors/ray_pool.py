@@ -7,17 +7,14 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from importlib import import_module
 from typing import Any
 
-import numpy as np
-
-from precompute.engines.guard import Trial, spread
+from precompute.engines.guard import Trial
 from precompute.errors import DeviceError, PrecomputeError, reason_of
 from precompute.extraction.executors.base import Work
-from precompute.extraction.executors.names import INSTALL_RAY
-from precompute.extraction.executors.ray_actor import Ready, RowActor, Told, digest_of
-from precompute.extraction.executors.ray_checks import check_model, check_seen, check_trial, check_versions
+from precompute.extraction.executors.ray_actor import Ready, RowActor, Told
+from precompute.extraction.executors.ray_checks import check_model, check_seen, check_trial, check_versions, own_digests
+from precompute.extraction.executors.ray_cluster import RayCluster
 from precompute.extraction.provenance import LIBRARIES
 from precompute.system import version_of
 
@@ -25,7 +22,6 @@ RESTARTS = 1_000  # of one actor's process, on the same node; a block that kills
 START_SECONDS = 600.0  # for the first actors to be ready; after half of it without one more, those that are suffice
 LOOK_SECONDS = 5.0  # between two looks for nodes that have come or gone
 WAIT_SECONDS = 0.5
-LOOKED_AT = 4  # samples that every node must be able to read, and alike
 NODES_NAMED = 5
 GROUPS = {"look": "look", "forget": "look", "compute": "compute", "halt": "control"}
 """Methods of actors by the threads that call them. Ray Client knows no such option of a call, so they are a class's."""
@@ -68,13 +64,13 @@ class RayPool:
     process again whose constructor needs an object that is lost.
     """
 
-    def __init__(self, address: str | None, work: Work, *, workers: int | None, exact: bool) -> None:
-        self._ray = ray_library()
+    def __init__(self, cluster: RayCluster, work: Work, *, workers: int | None, exact: bool) -> None:
+        self._ray = cluster.ray
         self._work, self._exact, self._asked_workers = work, exact, workers
         self.members: list[Member] = []
         self.workers = 1
-        self.looked_at = spread(np.arange(len(work.source)), LOOKED_AT).tolist()
-        self._own = {row: digest_of(work.source, row) for row in self.looked_at}
+        self._own = own_digests(work.source)
+        self.looked_at = list(self._own)
         names = (*LIBRARIES, *work.backbone.family.packages)
         self._versions = {name: version_of(name) or "not installed" for name in names}
         self._nodes: set[str] = set()
@@ -83,35 +79,9 @@ class RayPool:
         self._refused: list[str] = []
         self._looked, self._last = 0.0, ""
         errors = self._ray.exceptions
-        self.losses = (errors.RayActorError, errors.ObjectLostError, errors.NodeDiedError, errors.WorkerCrashedError)
-        self.losses += (errors.ActorUnschedulableError, errors.OutOfMemoryError)
-        self.started = not self._ray.is_initialized()
-        if self.started:
-            self._connect(address)
-        self.sent = [self._send("source", work.source), self._send("backbone", work.backbone)]
-
-    def _connect(self, address: str | None) -> None:
-        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
-        if address is None and not os.environ.get("RAY_ADDRESS"):
-            quiet["include_dashboard"] = False
-        try:
-            self._ray.init(address, **({} if (address or "").startswith("ray://") else quiet))
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-            where = address or os.environ.get("RAY_ADDRESS") or "this machine"
-            raise DeviceError(
-                f"Ray cannot be reached at {where}, or not be started: {reason_of(error)}",
-                hint="Check the address, and that all nodes have the same release of Ray and of Python: ray status",
-            ) from error
-
-    def _send(self, what: str, value: Any) -> Any:
-        """A copy in the object store, once for each node."""
-        try:
-            return self._ray.put(value)
-        except (TypeError, AttributeError, ValueError) as error:
-            raise DeviceError(
-                f"The {what} cannot be sent to other processes: {reason_of(error)}",
-                hint="Take --executor local, or make it of parts that can be pickled.",
-            ) from error
+        names = ("RayActorError", "ObjectLostError", "NodeDiedError", "WorkerCrashedError", "OutOfMemoryError")
+        self.losses = tuple(getattr(errors, name) for name in (*names, "ActorUnschedulableError"))
+        self.sent = [cluster.sent("source", work.source), cluster.sent("backbone", work.backbone)]
 
     @property
     def up(self) -> list[Member]:
@@ -136,7 +106,7 @@ class RayPool:
             self._hear(first=True, seconds=WAIT_SECONDS)
             now = time.monotonic()
             changed = now if len(self.up) != before else changed
-            if stop is not None and not self.up and stop():
+            if stop is not None and stop():
                 return
             if self.up and now - changed > START_SECONDS / 2:
                 break
@@ -179,13 +149,11 @@ class RayPool:
         self._ray.kill(handle)
 
     def close(self) -> None:
-        """End all of them, and Ray where it was started here."""
+        """End all of them."""
         for member in self.members:
             if member.state != "gone":
                 member.end()
         self.sent.clear()
-        if self.started:
-            self._ray.shutdown()
 
     def record(self) -> dict[str, Any]:
         """JSON-ready: actors by host and model, and the trial of each model that did worst."""
@@ -279,7 +247,7 @@ class RayPool:
         """Raise DeviceError or SourceError unless it computes what all others do."""
         if isinstance(value, PrecomputeError):
             raise type(value)(f"The node {member.host}: {value.message}", hint=value.hint)
-        check_seen(member.host, self._work.source, self._own, value)
+        check_seen(member.host, self._work.source, self._own, value.seen)
         check_versions(member.host, value, self._versions, self._work.decision.choice.engine)
         if self._exact:
             check_model(member.host, value, {device for device, _ in self._counts})
@@ -311,14 +279,3 @@ def _actor_class(ray: Any) -> type[RowActor]:
         return ray.method(concurrency_group=GROUPS[name])(call)
 
     return type("RayRowActor", (RowActor,), {name: grouped(name) for name in GROUPS})
-
-
-def ray_library() -> Any:
-    """Ray. Raises DeviceError where it is not installed."""
-    try:  # by name, so that type checkers need not read all of it
-        ray = import_module("ray")
-        import_module("ray.exceptions")
-        import_module("ray.util.scheduling_strategies")
-    except ImportError as error:
-        raise DeviceError("The executor ray needs Ray, which is not installed.", hint=INSTALL_RAY) from error
-    return ray
