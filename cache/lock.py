@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import socket
+import time
 from datetime import UTC, datetime
 from types import TracebackType
 
@@ -15,6 +16,9 @@ from precompute.errors import CacheError, CacheLockedError, naming
 from precompute.system.output import check_beside
 
 SIGNATURE = b'{"pid": '
+LEASE = 120.0  # seconds: NFS version 4 gives 90 to clients that do not answer
+AGAIN = 0.5
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 def lock_path(output: str) -> str:
@@ -39,7 +43,11 @@ class WriteLock:
     means nothing: flock belongs to the process, so a dead process holds none. A file of its own is locked, not the
     cache, because HDF5 readers take a shared flock on the cache and would be kept out.
 
-    Raises CacheLockedError where another process holds it, CacheError where the name is taken by another file.
+    A machine that is gone says nothing, and the server of a network file system keeps its locks until their lease is
+    over: so a lock of another host is waited for, `LEASE` seconds, before somebody is said to hold it.
+
+    Raises CacheLockedError where another process holds it, CacheError where the name is taken by another file, and
+    where the file system has no locks.
     """
 
     def __init__(self, output: str) -> None:
@@ -48,16 +56,30 @@ class WriteLock:
         self._descriptor = -1
 
     def __enter__(self) -> WriteLock:
+        began = time.monotonic()
         while self._descriptor < 0:
             descriptor = self._open()
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                holder = _describe(os.pread(descriptor, 4096, 0))
+                holder = os.pread(descriptor, 4096, 0)
                 os.close(descriptor)
+                if _elsewhere(holder) and time.monotonic() - began < LEASE:
+                    time.sleep(AGAIN)
+                    continue
                 raise CacheLockedError(
-                    f"{self._output} is being written by {holder}.",
+                    f"{self._output} is being written by {_describe(holder)}.",
                     hint="Wait for it to finish, or choose another output. Nothing was changed.",
+                ) from error
+            except OSError as error:
+                os.close(descriptor)
+                if error.errno not in NO_LOCKS:
+                    raise
+                raise CacheError(
+                    f"The file system of {self._output} has no locks, so two runs could write one file: "
+                    f"{error.strerror}.",
+                    hint="Write to another one, such as a local disk, and move the file when it is finished; or have "
+                    "it mounted with locks (Lustre: -o flock).",
                 ) from error
             if self._is_current(descriptor):
                 self._descriptor = descriptor
@@ -105,6 +127,14 @@ class WriteLock:
                 os.unlink(self._path)
         os.close(self._descriptor)
         self._descriptor = -1
+
+
+def _elsewhere(content: bytes) -> bool:
+    """Whether the holder says that it runs on another machine."""
+    try:
+        return str(json.loads(content)["host"]) != socket.gethostname()
+    except (ValueError, TypeError, KeyError):
+        return False
 
 
 def _describe(content: bytes) -> str:

@@ -27,6 +27,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from typing import Any
 
 __all__ = [
     "BackboneError",
@@ -71,6 +72,16 @@ class PrecomputeError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}\n{self.hint}" if self.hint else self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For another process of the same program: by attributes, since constructors differ."""
+        return _again, (type(self), self.args, vars(self))
+
+
+def _again(kind: type[PrecomputeError], args: tuple[Any, ...], attributes: dict[str, Any]) -> PrecomputeError:
+    error = kind.__new__(kind, *args)
+    vars(error).update(attributes)
+    return error
 
 
 class UsageError(PrecomputeError):

@@ -145,3 +145,58 @@ def test_a_signal_during_batches_is_only_noted(capsys: pytest.CaptureFixture[str
             time.sleep(0.001)
         assert signals() == signal.SIGTERM
     assert "Stopping after the batch in flight" in capsys.readouterr().err
+
+
+def test_a_batch_is_given_up_where_sigterm_leaves_it_little_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Schedulers kill some time after SIGTERM. Nobody else is in a hurry."""
+    monkeypatch.setattr("precompute.cli._signals.PATIENCE", 0.01)
+    for signum, last in ((signal.SIGTERM, 0.0), (signal.SIGINT, 0.0), (signal.SIGTERM, None)):
+        gave_up: queue.Queue[int] = queue.Queue()
+        signals = Signals()
+        with signals.interrupting(gave_up.put):
+            signals.batches_begin() if last is None else signals.batches_begin(last=last)
+            os.kill(os.getpid(), signum)
+            if (signum, last) == (signal.SIGTERM, 0.0):
+                assert gave_up.get(timeout=60) == signal.SIGTERM
+            else:
+                with pytest.raises(queue.Empty):
+                    gave_up.get(timeout=0.1)
+
+
+def test_a_signal_that_comes_twice_at_once_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As from `timeout`, and from a batch script that hands on what Slurm has sent to all processes."""
+    monkeypatch.setattr("precompute.cli._signals.ECHO", 600.0)
+    signals = Signals()
+    with signals.interrupting(lambda _: None):
+        signals.batches_begin()
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+        assert signals() == signal.SIGTERM
+
+
+def test_a_second_signal_ends_the_process_at_once(forks: Forks, folder: Path) -> None:
+    (folder / "forever.py").write_text(
+        "import time\nfrom pathlib import Path\nimport torch\n"
+        "def wait(images):\n"
+        "    if list(Path().glob('d.h5.partial')):\n"
+        "        Path('waiting').touch()\n"
+        "        time.sleep(600)\n"
+        "    return images\n"
+        "torch.fx.wrap('wait')\n"
+        "class Net(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.scale = torch.nn.Parameter(torch.ones(3))\n"
+        "    def forward(self, images):\n"
+        "        return wait(images).mean((2, 3)) * self.scale\n"
+        "def make():\n"
+        "    return Net()\n"
+    )
+    process = forks.start(folder, "extract", "photos", "-b", "forever:make", "-o", "d.h5")
+    while not (folder / "waiting").exists():
+        time.sleep(0.01)
+    os.kill(process, signal.SIGINT)
+    time.sleep(1.1)  # more than ECHO
+    os.kill(process, signal.SIGINT)
+    assert forks.wait(process) == 128 + signal.SIGINT

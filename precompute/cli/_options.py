@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
+
+from precompute.cli._job_array import check_array
 
 Command = Callable[..., Any]
 TRANSFORM = (
@@ -248,8 +251,32 @@ keep_option = click.option(
     help="Also store this column of the table, or field of the .json in shards: groups, targets, texts. Several times: "
     "several columns.",
 )
+executor_options = _decorators(
+    click.option(
+        "--executor",
+        metavar="NAME",
+        default="local",
+        show_default=True,
+        help="Who computes: local; ray, an actor for each GPU of this machine (or of the cluster of RAY_ADDRESS); "
+        "ray://HOST:PORT, of a cluster. See docs/scale.md.",
+    ),
+    click.option("--exact", is_flag=True, help="With ray: refuse nodes whose GPU, or processor, is another model."),
+)
+"""Where rows are computed."""
+
+
+def _part(ctx: click.Context, parameter: click.Parameter, part: str | None) -> str | None:  # noqa: ARG001
+    if part is not None:
+        check_array(part, os.environ)
+    return part
+
+
 shard_option = click.option(
-    "--shard", "part", metavar="I/N", help="Only part I of N of the samples, for jobs that share the work."
+    "--shard",
+    "part",
+    metavar="I/N",
+    callback=_part,
+    help="Only part I of N of the samples, for jobs that share the work.",
 )
 task_option = click.option(
     "--task",

@@ -1,7 +1,8 @@
 """SIGINT, SIGTERM and SIGHUP end a command with one line, and exit status 130, 143 or 129.
 
 As long as there is nothing to finish (listing, loading, proving, training), the signal raises `Interrupted` wherever
-the command is. Once an extraction computes, its first signal asks it to end after the batch in flight.
+the command is. Once an extraction computes, its first signal asks it to end after the batch in flight, and SIGTERM,
+which schedulers send some 30 seconds before SIGKILL, no later than `LAST`: nothing but that batch is lost.
 
 An exception does not always arrive: a long call into a library keeps it waiting, and one raised in a destructor is
 lost. So a thread watches, and ends the process where the command has not ended by itself. Or a library makes it an
@@ -11,7 +12,9 @@ error of its own, such as a ValueError of torch's that a storage has no shape: `
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import select
 import signal
 import threading
 import time
@@ -22,6 +25,8 @@ import click
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PATIENCE = 2.0  # seconds from the signal to the end of the process
+LAST = 20.0  # from SIGTERM on, for the batch in flight: Slurm and Kubernetes wait for 30, systemd for 90
+ECHO = 1.0  # a signal again within this is the same: `timeout`, and batch scripts that hand Slurm's on, send it twice
 
 
 class Interrupted(BaseException):  # no Exception: nothing that mends errors may take this for one
@@ -37,15 +42,20 @@ class Signals:
 
     def __init__(self) -> None:
         self._received = 0
+        self._since = 0.0
         self._gentle = False
+        self._last = math.inf
         self.raised = 0  # the signal that raised `Interrupted`, 0 for none
 
     def __call__(self) -> int:
         return self._received
 
-    def batches_begin(self) -> None:
-        """From now on a signal is only noted, and asked for by a call; before, it raises `Interrupted`."""
-        self._gentle = True
+    def batches_begin(self, *, last: float = math.inf) -> None:
+        """From now on a signal is only noted, and asked for by a call; before, it raises `Interrupted`.
+
+        last: seconds that SIGTERM leaves to the batch in flight, for a command that loses nothing else with it.
+        """
+        self._gentle, self._last = True, last
 
     def batches_end(self) -> None:
         """As before `batches_begin`."""
@@ -53,8 +63,11 @@ class Signals:
 
     def handle(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """The signal handler. A second signal ends the process at once: nothing finished is lost by that either."""
-        self._received = signum
-        signal.signal(signum, signal.SIG_DFL)
+        if self._received:
+            if time.monotonic() - self._since >= ECHO:
+                os._exit(128 + signum)
+            return
+        self._received, self._since = signum, time.monotonic()
         if not self._gentle:
             self.raised = signum
             raise Interrupted(signum)
@@ -83,9 +96,22 @@ class Signals:
             os.close(writer)  # which ends the thread
 
     def _watch(self, reader: int, over: threading.Event, give_up: Callable[[int], None]) -> None:
-        while received := os.read(reader, 1):
-            if received[0] in SIGNALS:
-                time.sleep(PATIENCE)
-                if not self._gentle and not over.is_set():
-                    give_up(received[0])
+        first, since = 0, 0.0
+        waits: list[float] = []
+        while True:
+            left = max(0.0, since + waits[0] - time.monotonic()) if waits else None
+            if select.select([reader], [], [], left)[0]:
+                received = os.read(reader, 1)
+                if not received:
+                    break
+                if received[0] not in SIGNALS:
+                    continue
+                if not first:
+                    first, since, waits = received[0], time.monotonic(), [PATIENCE, LAST]
+                elif time.monotonic() - since >= ECHO and not over.is_set():
+                    os._exit(128 + received[0])  # also while the main thread is deep in a library
+            else:
+                late = waits.pop(0) >= self._last and first == signal.SIGTERM
+                if (late or not self._gentle) and not over.is_set():
+                    give_up(first)
         os.close(reader)

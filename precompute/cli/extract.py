@@ -11,6 +11,7 @@ import click
 from precompute.cli._options import (
     allow_skipped_option,
     computation,
+    executor_options,
     keep_option,
     layer_lines,
     shard_option,
@@ -28,6 +29,7 @@ from precompute.cli._output import (
     progress_bar,
     stop_on_signal,
 )
+from precompute.cli._signals import LAST
 from precompute.cli._streams import SKIPPED
 
 if TYPE_CHECKING:
@@ -53,6 +55,9 @@ if TYPE_CHECKING:
 @click.option("--limit", type=int, help="Only the first N samples, by id.")
 @shard_option
 @click.option("--reuse", multiple=True, type=click.Path(), help="Copy rows of this feature file too; may be repeated.")
+@click.option(
+    "--join", is_flag=True, help="Only copy: fail where a sample is in none of the files of --reuse. Computes nothing."
+)
 @allow_skipped_option
 @click.option(
     "--overwrite", is_flag=True, help="Replace an output of other settings, of other samples, or of another kind."
@@ -60,6 +65,7 @@ if TYPE_CHECKING:
 @click.option(
     "--dry-run", is_flag=True, help="Say what would be reused, read and dropped, and the disk needed; no more."
 )
+@executor_options
 @click.option("--rehash", is_flag=True, help="Read all files again: finds edits that kept size and modification time.")
 @json_option
 @click.pass_context
@@ -97,7 +103,8 @@ def extract(
       precompute extract photos -b resnet50 --layer layer3:mean --layer layer4:mean --layer avgpool -o layers.h5
       precompute extract photos -b resnet50 --views 8 --augment flip,crop,color -o views.h5
       precompute extract photos -b resnet50 --shard 1/4 -o part1.h5
-      precompute extract photos -b resnet50 --reuse part1.h5 --reuse part2.h5 -o photos.h5
+      precompute extract photos -b resnet50 --executor ray -o photos.h5
+      precompute extract photos -b resnet50 --reuse part1.h5 --reuse part2.h5 --join -o photos.h5
       precompute extract photos -b mypackage.models:make_net --resize 128 --crop 128 -o mine.h5
 
     \b
@@ -110,7 +117,7 @@ def extract(
     with progress_bar("extract", "samples") as draw, stop_on_signal() as stop:
 
         def show(progress: Progress) -> None:
-            stop.batches_begin()
+            stop.batches_begin(last=LAST)
             extra = f"{progress.rate:.1f} {progress.unit}/s, {duration(progress.remaining)} left"
             draw(progress.done, progress.total, extra + (f", {progress.failures} failed" if progress.failures else ""))
 

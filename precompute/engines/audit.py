@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from precompute.backbones.load import Backbone
@@ -101,7 +102,8 @@ class EngineAudit:
 
     def __init__(self, model: Backbone, choice: EngineChoice, rows: NDArray[np.int64], storage: str) -> None:
         self._model = model
-        self._device = choice.device if choice.kind == "cuda" else "cpu"
+        here = choice.kind == "cuda" and torch.cuda.is_available()  # others may compute, on GPUs of theirs
+        self._device = choice.device if here else "cpu"
         self._reference: Reference | None = None
         self._storage = storage
         self._rows = frozenset(spread(rows, max(LEAST_IMAGES, math.ceil(len(rows) * SHARE))).tolist())

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from precompute.errors import UsageError
+from precompute.extraction.executors.names import LOCAL, check_executor
 
 if TYPE_CHECKING:
     from precompute.extraction.executors.base import Executor  # which loads torch
@@ -43,7 +44,10 @@ class Progress:
 class Conduct:
     """workers: threads that read and decode, by default one for each core · on_error: "skip" or "stop" · progress:
     called after each batch · stop: asked after each batch, and of a source in a network while no sample comes; a
-    signal's number ends the run, resumable · executor: who computes the rows, `LocalExecutor(workers)` by default.
+    signal's number ends the run, resumable · executor: who computes the rows, or its name (local, ray,
+    ray://HOST:PORT), `LocalExecutor(workers)` by default · exact: of several machines only such as
+    have the same GPU or processor · join: rows are copied from other files alone, and one that is in none of
+    them is an error.
 
     Raises UsageError for values out of range.
     """
@@ -52,7 +56,9 @@ class Conduct:
     on_error: str = "skip"
     progress: Callable[[Progress], None] | None = None
     stop: Callable[[], int] | None = None
-    executor: Executor | None = None
+    executor: Executor | str | None = None
+    exact: bool = False
+    join: bool = False
 
     def __post_init__(self) -> None:
         if self.on_error not in ON_ERROR:
@@ -60,5 +66,9 @@ class Conduct:
                 f"on_error must be one of {', '.join(ON_ERROR)}. Got {self.on_error!r} instead.",
                 hint="See --on-error.",
             )
+        if self.executor is None or isinstance(self.executor, str):
+            check_executor(self.executor or LOCAL, exact=self.exact)
+        elif self.exact:
+            raise UsageError("exact is for executors that are named.", hint="Give it to the executor itself.")
         if self.workers is not None and self.workers < 1:
             raise UsageError(f"workers must be at least 1. Got {self.workers} instead.", hint="See --workers.")

@@ -50,7 +50,8 @@ def extract(
     dry_run: bool = False,
     progress: Callable[[Progress], None] | None = None,
     stop: Callable[[], int] | None = None,
-    executor: Executor | None = None,
+    executor: Executor | str | None = None,
+    exact: bool = False,
     root: str | None = None,
     columns: Mapping[str, str] | None = None,
     keep: Sequence[str] = (),
@@ -58,6 +59,7 @@ def extract(
     part: str | None = None,
     views: int = 1,
     augment: str | Sequence[str] | None = None,
+    join: bool = False,
 ) -> Extraction:
     """Run a frozen backbone once over the images below `source` and keep its features in the HDF5 file `out`.
 
@@ -86,12 +88,15 @@ def extract(
     overwrite: `out` may be a file made with other settings, from other images, or by another program.
     dry_run: say what would be reused, read and dropped, and the bytes it takes; write nothing.
     progress: called after each batch. stop: asked after each batch; a signal's number ends the run, resumable.
-    executor: who computes the rows (see `precompute.extraction.executors.base`); this machine by default.
+    executor: who computes the rows: "local" (this process, the default), "ray" (all GPUs of this machine, or the
+    cluster of RAY_ADDRESS), "ray://HOST:PORT" (a cluster; see docs/scale.md), or one of your own
+    (`precompute.extraction.executors.base`). exact: refuse machines with different GPUs, or processors.
     root: the folder that paths in a table or list are relative to, by default the one that it lies in. columns: the
     names of a table's columns by what they hold, such as {"path": "file", "label": "species"}; also "id" and "split".
     keep: names of further columns of a table that go into the file, for `Cache.column("columns/NAME")`.
     reuse: other feature files with the same settings, whose rows are copied where their images are listed here. part:
-    "I/N", only that part of the samples; all parts choose alike, and `reuse` joins them.
+    "I/N", only that part of the samples; all parts choose alike, and `reuse` joins them. join: compute nothing; a
+    sample that no file of `reuse` holds is a CacheError, and so is one that has changed since.
 
     views: how many inputs are made of each image; features then have the shape (N, views, *shape). View 0 is the image
     as it is without views, and view k follows from the image's SHA-256, k and `augment` alone, so that views do not
@@ -103,11 +108,16 @@ def extract(
     """
     began = time.monotonic()
     check_options(dtype, limit)
-    conduct = Conduct(workers, on_error, progress, stop, executor)
+    conduct = Conduct(workers, on_error, progress, stop, executor, exact, join)
     request = Request(
         *(backbone, weights, layer, pooling, transform or {}, engine, precision, compile, dtype, device, batch_size),
         *(views, augment_names(augment)),
     )
+    if join and (part is not None or not reuse):
+        raise UsageError(
+            "A join takes all samples, from files that hold parts of them.",
+            hint="Name those files with --reuse, and leave --shard out.",
+        )
     output = check_cache_output(out, overwrite=overwrite, inputs=(weights,), reuse=reuse)
     modality, model = modality_for(request, output, source)
     samples = open_source(source, files_of(modality), reading=Reading.of(root, columns, keep), limit=limit, alone=False)

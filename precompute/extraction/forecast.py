@@ -134,7 +134,8 @@ def forecast(
     if not os.path.isdir(folder):
         raise UsageError(f"The output folder {folder} does not exist.", hint=f"Make it first: mkdir -p {folder}")
     everything = np.arange(len(samples))
-    prepared = prepare(request, output, samples, workers=conduct.workers, model=loaded)
+    executor = LocalExecutor(conduct.workers)
+    prepared = prepare(request, output, samples, executor, model=loaded)
     model = prepared.model
     with model.preprocess.session():
         decision = prepared.decision
@@ -147,7 +148,7 @@ def forecast(
         moments, failed, counts = list[float](), 0, list[int]()
         inputs = list[int]()
         over = start + SECONDS
-        for block in LocalExecutor(conduct.workers).blocks(
+        for block in executor.blocks(
             Work(samples, model, decision),
             spread(everything, MEASURED),
             stop=lambda: bool(moments) and time.monotonic() > over,

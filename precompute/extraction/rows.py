@@ -53,7 +53,7 @@ class RowRun:
         self.writer = writer
         self.prepared = prepared
         self.source = source
-        self._executor = executor
+        self.executor = executor
         # As the samples are read: one may have changed since the listing
         self._now = replace(source.table, sizes=source.table.sizes.copy(), mtimes=source.table.mtimes.copy())
         self._olds = olds
@@ -80,7 +80,7 @@ class RowRun:
         work = Work(self.source, self.prepared.model, self.prepared.decision)
         while len(rows):
             twins, again = (array("q"), array("q")), array("q")
-            blocks = self._executor.blocks(
+            blocks = self.executor.blocks(
                 work,
                 rows,
                 claim=self._owners.claim,

@@ -14,7 +14,8 @@ from precompute.cache import bytes_needed, key_of, status_text
 from precompute.engines.audit import EngineAudit
 from precompute.errors import SourceError, Stopped
 from precompute.extraction.conduct import Conduct, Progress
-from precompute.extraction.executors.local import LocalExecutor
+from precompute.extraction.executors.names import opened
+from precompute.extraction.joining import check_join
 from precompute.extraction.leftovers import drop_kept
 from precompute.extraction.matching import Plan, make_plan, open_olds, samples_of, up_to_date
 from precompute.extraction.output import CacheOutput
@@ -66,23 +67,25 @@ def run(
 
     model: the backbone, where it is loaded already.
     """
-    prepared = prepare(request, output, source, workers=conduct.workers, model=model)
-    job = Job(output, source, prepared)
-    with prepared.model.preprocess.session():
-        olds = open_olds(output, prepared.spec)
-        plan = make_plan(source, output, olds, limit=limit, rehash=rehash)
-        missing = len(plan.missing)
-        if dry_run:
-            outcome = Outcome(reused=len(source) - missing, to_read=missing, dropped=plan.dropped)
-            needed = bytes_needed(samples_of(source.table), prepared.layers, source.table.columns)
-            return Run(replace(job.settings(), key=key_of(prepared.spec), bytes=needed), outcome, None)
-        there = up_to_date(plan, source.table, output)
-        if there is not None:
-            drop_kept(output)  # left by a run that ended between its last two steps
-            return Run(job.settings(), Outcome(reused=len(source), dropped=plan.dropped), there)
-        part = source.part if isinstance(source, PartOfSource) else None
-        asked = request.record(prepared.model.file, source.reading, part=part, reuse=output.reuse)
-        return complete(job, plan, conduct, asked)
+    with opened(conduct.executor, workers=conduct.workers, exact=conduct.exact) as executor:
+        conduct = replace(conduct, executor=executor, exact=False)
+        prepared = prepare(request, output, source, executor, model=model)
+        job = Job(output, source, prepared)
+        with prepared.model.preprocess.session():
+            olds = open_olds(output, prepared.spec)
+            plan = make_plan(source, output, olds, limit=limit, rehash=rehash)
+            missing = len(plan.missing)
+            if dry_run:
+                outcome = Outcome(reused=len(source) - missing, to_read=missing, dropped=plan.dropped)
+                needed = bytes_needed(samples_of(source.table), prepared.layers, source.table.columns)
+                return Run(replace(job.settings(), key=key_of(prepared.spec), bytes=needed), outcome, None)
+            there = up_to_date(plan, source.table, output)
+            if there is not None:
+                drop_kept(output)  # left by a run that ended between its last two steps
+                return Run(job.settings(), Outcome(reused=len(source), dropped=plan.dropped), there)
+            part = source.part if isinstance(source, PartOfSource) else None
+            asked = request.record(prepared.model.file, source.reading, part=part, reuse=output.reuse)
+            return complete(job, plan, conduct, asked)
 
 
 def complete(job: Job, plan: Plan, conduct: Conduct, asked: dict[str, Any]) -> Run:
@@ -91,17 +94,26 @@ def complete(job: Job, plan: Plan, conduct: Conduct, asked: dict[str, Any]) -> R
     asked: what the run's record says beside what it was made with (see `Request.record`).
     """
     prepared, source = job.prepared, job.source
+    if conduct.join:
+        check_join(plan, plan.missing, source)
     if len(plan.missing):
         _ = prepared.decision  # what cannot run is known before anything is written
     outcome, warnings = Outcome(), list[str]()
     with working_file(job.output, plan, prepared.spec, source.table, prepared.layers) as (writer, missing):
+        if conduct.join:
+            check_join(plan, missing, source)  # rows may be damaged
         if len(missing):
             decision = prepared.decision
             warnings += decision.warnings
             if not writer.append_provenance([run_record(decision, prepared.model, source.origin) | asked]):
                 warnings.append("the record of this run is too long for the file, which does not hold it")
-            executor = conduct.executor or LocalExecutor(conduct.workers)
-            outcome = _fill(RowRun(source, prepared, plan.olds, writer, executor), missing, conduct)
+            with opened(conduct.executor, workers=conduct.workers, exact=conduct.exact) as executor:
+                try:
+                    outcome = _fill(RowRun(source, prepared, plan.olds, writer, executor), missing, conduct)
+                finally:  # also of a run that goes on later
+                    if (record := executor.record()) is not None:
+                        writer.append_provenance([{"executor": record}])
+                warnings += executor.warnings
         made = writer.view
     finish(job.output, made)
     outcome = replace(
@@ -131,7 +143,7 @@ def _fill(rows: RowRun, missing: NDArray[np.int64], conduct: Conduct) -> Outcome
             signals.append(signum)
 
     def stopped() -> bool:
-        if rows.source.reads_at_once:  # a network may not answer for long: not only after each batch
+        if rows.source.reads_at_once or rows.executor.waits:  # for long, perhaps: not only after each batch
             ask()
         return bool(signals)
 

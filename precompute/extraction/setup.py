@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -9,14 +10,12 @@ from typing import Any
 from precompute.backbones.load import Backbone, load_backbone
 from precompute.cache import INT8, Layer, channel_axis, storage_dtype
 from precompute.engines.base import EngineChoice
-from precompute.engines.choice import EXACT, Asked, Candidates, Decision, candidates, choose
-from precompute.engines.guard import Sample
-from precompute.engines.machine import Machine
+from precompute.engines.choice import EXACT, Asked, Candidates, Decision
 from precompute.errors import UsageError
 from precompute.extraction.begun import begun_with
+from precompute.extraction.executors.base import Executor
 from precompute.extraction.output import CacheOutput
 from precompute.extraction.request import Request
-from precompute.extraction.sampling import sample_of
 from precompute.sources.base import Source
 from precompute.sources.part import PartOfSource
 
@@ -28,15 +27,15 @@ class Prepared:
     precision is left to the images. A run with nothing to compute need prove nothing.
     """
 
-    def __init__(self, model: Backbone, found: Candidates, images: Sample) -> None:
+    def __init__(self, model: Backbone, found: Candidates, choose: Callable[[], Decision]) -> None:
         self.model = model
         self._found = found
-        self._images = images
+        self._choose = choose
 
     @cached_property
     def decision(self) -> Decision:
         """What runs. Raises BackboneError where an engine that was asked for cannot run the network."""
-        return choose(self._found, self.model, self._images)
+        return self._choose()
 
     @cached_property
     def precision(self) -> str:
@@ -81,19 +80,20 @@ def load(request: Request) -> Backbone:
 
 
 def prepare(
-    request: Request, output: CacheOutput | None, source: Source, *, workers: int | None, model: Backbone | None = None
+    request: Request, output: CacheOutput | None, source: Source, executor: Executor, *, model: Backbone | None = None
 ) -> Prepared:
     """Load the backbone and put what may run it into order: for `output`, or for none.
 
-    model: the backbone, where it is loaded already. Raises BackboneError, WeightsError, DeviceError and UsageError.
+    executor: who will compute the rows · model: the backbone, where it is loaded already. Raises BackboneError,
+    WeightsError, DeviceError and UsageError.
     """
     model = model or load(request)
     asked = Asked(request.engine, request.precision, request.device, request.batch_size, request.compile, request.dtype)
-    return prepared_for(model, asked, output, source, workers=workers)
+    return prepared_for(model, asked, output, source, executor)
 
 
 def prepared_for(
-    model: Backbone, asked: Asked, output: CacheOutput | None, source: Source, *, workers: int | None
+    model: Backbone, asked: Asked, output: CacheOutput | None, source: Source, executor: Executor
 ) -> Prepared:
     """The same for a backbone that is loaded already."""
     if model.exact and (asked.engine, asked.precision) == ("auto", "auto"):
@@ -102,10 +102,7 @@ def prepared_for(
         _check_eight_bits(model)
     begun = None if output is None else begun_with(output, model)
     whole = source.whole if isinstance(source, PartOfSource) else source
-    found = candidates(
-        asked, Machine.here(), begun=begun, images=len(whole), module=model.module, most=model.preprocess.most_inputs
-    )
-    return Prepared(model, found, sample_of(whole, model.preprocess, workers=workers))
+    return Prepared(model, *executor.decide(model, asked, begun, whole))
 
 
 def _check_eight_bits(model: Backbone) -> None:

@@ -23,7 +23,8 @@ class Stages:
 
     read, decode: over all threads · transfer: into the engine's memory · forward: see `StageClock.stages` · write: to
     the file · waited_images, waited_engine: how long the run's main thread had nothing to do but wait for either ·
-    seconds: of the whole · workers: threads that read and decode · unit: what the samples are called.
+    seconds: of the whole · workers: threads that read and decode, of one actor where there are several · actors: how
+    many have read, decoded and computed side by side, whose seconds are added up · unit: what the samples are called.
     """
 
     on_cpu: bool = True
@@ -37,17 +38,19 @@ class Stages:
     seconds: float = 0.0
     workers: int = 1
     unit: str = "images"
+    actors: int = 1
 
     @property
     def shares(self) -> dict[str, float]:
         """Share of each stage in their sum.
 
         Beside a GPU, reading and decoding count as if their threads had been one that does nothing else: so their
-        seconds are of the kind of those spent waiting for the GPU.
+        seconds are of the kind of those spent waiting for the GPU. So do those of several actors beside one process
+        that writes.
         """
-        values = {name: getattr(self, name) for name in STAGES}
+        values = {name: getattr(self, name) / (1 if name == "write" else self.actors) for name in STAGES}
         if not self.on_cpu:
-            values.update(read=self.read / self.workers, decode=self.decode / self.workers)
+            values.update(read=values["read"] / self.workers, decode=values["decode"] / self.workers)
         total = sum(values.values())
         return {name: value / total if total else 0.0 for name, value in values.items()}
 
@@ -81,8 +84,9 @@ class StageClock:
     def __init__(self, *, on_cpu: bool = True) -> None:
         self.read = self.decode = self.transfer = self.write = 0.0
         self.waited_images = self.waited_engine = self.elsewhere = 0.0
-        self.workers = 1
+        self.workers = self.actors = 1
         self._on_cpu = on_cpu
+        self._forward: float | None = None  # where others have computed
         self._wall, self._processor = time.monotonic(), time.process_time()
 
     @contextlib.contextmanager
@@ -95,19 +99,27 @@ class StageClock:
             setattr(self, stage, getattr(self, stage) + time.perf_counter() - wall)
             self.elsewhere += time.thread_time() - busy
 
+    def add(self, other: Stages) -> None:
+        """What one of several actors has spent on some samples. From then on the forward pass is theirs alone."""
+        for name in ("read", "decode", "transfer", "waited_images", "waited_engine"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self._forward = (self._forward or 0.0) + other.forward
+
     def stages(self, unit: str = "images") -> Stages:
         """The account so far. On a CPU all processor time that no other stage used was the forward pass."""
         busy = time.process_time() - self._processor
+        forward = max(0.0, busy - self.decode - self.elsewhere) if self._on_cpu else self.waited_engine
         return Stages(
             on_cpu=self._on_cpu,
             read=self.read,
             decode=self.decode,
             transfer=self.transfer,
-            forward=max(0.0, busy - self.decode - self.elsewhere) if self._on_cpu else self.waited_engine,
+            forward=forward if self._forward is None else self._forward,
             write=self.write,
             waited_images=self.waited_images,
             waited_engine=self.waited_engine,
             seconds=time.monotonic() - self._wall,
             workers=self.workers,
             unit=unit,
+            actors=self.actors,
         )

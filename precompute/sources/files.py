@@ -7,6 +7,7 @@ import errno
 import os
 import stat
 from abc import abstractmethod
+from typing import Any
 
 from precompute.errors import SampleError
 from precompute.sources.base import Raw, Source, Table
@@ -69,6 +70,11 @@ class FilesSource(Source):
         self.root = root
         self.table = table
         self._identity = identity_of(root)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """In another process, perhaps on another machine, where the same folder has another number."""
+        vars(self).update(state)
+        self._identity = identity_of(self.root)
 
     @abstractmethod
     def path(self, row: int) -> bytes:

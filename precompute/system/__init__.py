@@ -22,11 +22,12 @@ NO_FULL_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOTTY)
 def cores() -> int:
     """Cores that this process may run on: a container or `taskset` leaves it fewer than the machine has.
 
-    macOS binds no process to cores: there it is the number of the machine's.
+    Slurm binds a job to its cores where the cluster is set up so; elsewhere only SLURM_CPUS_PER_TASK says how many are
+    its own. macOS binds no process to cores: there it is the number of the machine's.
     """
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    given = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    return min(bound, int(given)) if given.isdecimal() and int(given) else bound
 
 
 def cpu_flags() -> frozenset[str]:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from precompute.backbones.load import Backbone
-from precompute.engines.choice import Decision
+from precompute.engines.choice import Asked, Begun, Candidates, Decision, candidates, choose
+from precompute.engines.machine import Machine
 from precompute.extraction.pipeline import Block, Claim
+from precompute.extraction.sampling import sample_of
 from precompute.extraction.timing import StageClock
 from precompute.sources.base import Source
 
@@ -30,7 +33,26 @@ class Executor(ABC):
 
     A row is a function of its sample alone, so it does not matter where it is computed, beside which others, or how
     often. One run uses an executor at a time, from one thread.
+
+    workers: threads that read and decode, None for one for each core · waits: for other machines, perhaps for long ·
+    warnings: what a user should know of where rows were computed, once some were.
     """
+
+    workers: int | None = None
+    waits: bool = False
+    warnings: tuple[str, ...] = ()
+
+    def decide(
+        self, model: Backbone, asked: Asked, begun: Begun | None, source: Source
+    ) -> tuple[Candidates, Callable[[], Decision]]:
+        """What may run `model` where rows are computed, and what gives that which does, proved on samples of `source`.
+
+        By default that is this machine. Raises what `engines.choice.candidates` and `choose` raise.
+        """
+        most = model.preprocess.most_inputs
+        found = candidates(asked, Machine.here(), begun=begun, images=len(source), module=model.module, most=most)
+        images = sample_of(source, model.preprocess, workers=self.workers)
+        return found, lambda: choose(found, model, images)
 
     @abstractmethod
     def blocks(
@@ -54,3 +76,10 @@ class Executor(ABC):
         A sample that cannot be read or decoded comes back under `failed`. Raises SourceError where the whole source has
         gone away.
         """
+
+    def record(self) -> dict[str, Any] | None:
+        """JSON-ready: where rows were computed, for the file's provenance; None where that is this process."""
+        return None
+
+    def close(self) -> None:  # noqa: B027 - most have nothing to do here
+        """No more rows are wanted: let go what was kept for them. By default there is nothing."""

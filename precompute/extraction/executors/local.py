@@ -26,7 +26,7 @@ class LocalExecutor(Executor):
     """
 
     def __init__(self, workers: int | None = None) -> None:
-        self.workers = workers or cores()
+        self.workers: int = workers or cores()
 
     def blocks(
         self,

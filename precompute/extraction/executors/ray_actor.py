@@ -1,0 +1,265 @@
+"""What runs on the nodes of a cluster: one process for each GPU, or for each node, with engine, backbone and source.
+
+It is told blocks of row numbers and reads the samples itself. Where the driver wants to know their bytes first, because
+others may have them, it reads a block (`look`), keeps it, and computes what it is then asked for (`compute`). It knows
+nothing of Ray, so that it can be run and tested without.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import os
+import platform
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from precompute.backbones.load import Backbone
+from precompute.engines import guard
+from precompute.engines.base import Engine, EngineChoice, Features, Tensors
+from precompute.engines.choice import EXACT, Decision
+from precompute.engines.devices import check_device, make_engine
+from precompute.engines.guard import Trial
+from precompute.errors import PrecomputeError, SampleError
+from precompute.extraction.executors.base import Work
+from precompute.extraction.executors.local import LocalExecutor
+from precompute.extraction.pipeline import Block, Decoded
+from precompute.extraction.provenance import LIBRARIES
+from precompute.extraction.sampling import sample_of
+from precompute.extraction.timing import StageClock, Stages
+from precompute.sources.base import Raw, Source
+from precompute.system import version_of
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Told:
+    """What an actor needs beside the source and the backbone.
+
+    choice: what runs; its device is the actor's own of that kind · storage: dtype of the features in the file ·
+    workers: threads that read and decode · folder: what relative paths start from · several: passes of two blocks take
+    turns, so that one is decoded while the other is computed.
+    """
+
+    choice: EngineChoice
+    storage: str
+    workers: int
+    folder: str
+    several: bool = False
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What an actor says of itself before it is given rows.
+
+    device: model of the GPU, or of the processor · versions: of what decides features · seen: for each row that it was
+    to read the SHA-256 of its bytes, or the error · trial: how its engine did, None where there is nothing to prove.
+    """
+
+    host: str
+    device: str
+    versions: dict[str, str]
+    seen: dict[int, bytes | SampleError]
+    trial: Trial | None
+
+
+@dataclass
+class Computed:
+    """blocks: finished samples · missing: rows that were not looked at here, by this process · stages: time spent ·
+    ready: False where this process was started again since it was asked to be.
+    """
+
+    blocks: list[Block] = field(default_factory=list)
+    missing: list[int] = field(default_factory=list)
+    stages: Stages | None = None
+    ready: bool = True
+
+
+def returned(function: Callable[..., T]) -> Callable[..., T | PrecomputeError]:
+    """Errors that are meant for the user come back as values, with their hint."""
+
+    @functools.wraps(function)
+    def call(*given: Any, **named: Any) -> T | PrecomputeError:
+        try:
+            return function(*given, **named)
+        except PrecomputeError as error:
+            error.__cause__ = error.__context__ = None
+            return error.with_traceback(None)
+
+    return call
+
+
+class RowActor:
+    """Holds one engine. `look`, `compute` and `halt` are called from threads of their own."""
+
+    def __init__(self, told: Told) -> None:
+        with contextlib.suppress(OSError):  # where it is not there, relative paths are not either: see `ready`
+            os.chdir(told.folder)
+        self._told = told
+        self._held: dict[int, Raw] = {}
+        self._halted = 0
+        self._turn = threading.Lock()
+        self._session = contextlib.ExitStack()
+        self._local = LocalExecutor(told.workers)
+        self._work: Work | None = None
+
+    @returned
+    def ready(self, source: Source, backbone: Backbone, rows: Sequence[int]) -> Ready:
+        """Read `rows`, make the engine and let it prove itself. Raises what `make_engine` and `check_device` raise.
+
+        Asked once more of a process that was not started again since, it is.
+        """
+        told = self._told
+        self._held.clear()
+        seen = {row: digest_of(source, row) for row in rows}
+        check_device(told.choice.device)
+        if self._work is None:
+            self._session.enter_context(backbone.preprocess.session())
+            engine = make_engine(backbone.module, backbone.preprocess, told.choice, identity=backbone.identity)
+            shared = _Turns(engine, self._turn) if told.several else engine
+            self._work = Work(source, backbone, Decision(told.choice, shared, told.storage))
+        readable = any(isinstance(one, bytes) for one in seen.values())
+        trial = self._trial(self._work) if readable else None
+        names = (*LIBRARIES, *backbone.family.packages)
+        versions = {name: version_of(name) or "not installed" for name in names}
+        return Ready(socket.gethostname(), _device_name(told.choice), versions, seen, trial)
+
+    def _trial(self, work: Work) -> Trial | None:
+        choice = self._told.choice
+        if (choice.engine, choice.precision) == EXACT and not choice.compiled:
+            return None
+        images = sample_of(work.source, work.backbone.preprocess, workers=self._told.workers)
+        storage = self._told.storage if choice.precision != "fp32" else "float32"
+        return guard.trial(images, work.backbone, work.decision.engine, storage=storage) if len(images) else None
+
+    @returned
+    def look(self, rows: NDArray[np.int64], run: int) -> list[Decoded] | Computed:
+        """Read and hash `rows`, and keep their bytes until they are computed; none after `halt(run)`.
+
+        All are missing where this process was started again. Raises SourceError where the whole source has gone away.
+        """
+        if self._work is None:
+            return Computed(missing=rows.tolist(), ready=False)
+        if self._halted >= run:
+            return []
+        source = self._work.source
+        threads = max(self._told.workers, source.reads_at_once)
+        with ThreadPoolExecutor(threads, thread_name_prefix="look") as pool:
+            best = (row for part in source.order(rows) for row in part.tolist())
+            found = list(pool.map(functools.partial(self._look, source), best))
+        block = Block()
+        for item in found:
+            if item.error is not None:
+                block.add(item, source)
+        if self._halted >= run:
+            self._held.clear()
+        return found
+
+    def _look(self, source: Source, row: int) -> Decoded:
+        try:
+            raw = source.read(row)
+        except SampleError as error:
+            error.__cause__ = error.__context__ = None
+            return Decoded(row, b"\0" * 32, int(source.table.sizes[row]), int(source.table.mtimes[row]), error=error)
+        self._held[row] = raw
+        return Decoded(row, hashlib.sha256(raw.data).digest(), raw.size, raw.mtime)
+
+    def forget(self, rows: Sequence[int]) -> None:
+        """These rows are not wanted."""
+        for row in rows:
+            self._held.pop(row, None)
+
+    @returned
+    def compute(
+        self, rows: NDArray[np.int64], forget: Sequence[int], kept: Sequence[int], run: int, looked: bool
+    ) -> Computed:
+        """Decode and compute `rows`, ascending; after `halt(run)` only what has begun.
+
+        forget: rows that were looked at and are not wanted · kept: rows whose tensors come back too · looked: only rows
+        that were; a process that was started again since has forgotten them. Raises SourceError.
+        """
+        self.forget(forget)
+        if self._work is None:
+            return Computed(missing=rows.tolist(), ready=False)
+        work, done = self._work, Computed()
+        if looked:
+            done.missing = [row for row in rows.tolist() if row not in self._held]
+            held = {row: self._held.pop(row) for row in rows.tolist() if row in self._held}
+            rows = np.array(sorted(held), dtype=np.int64)
+            work = Work(_Held(work.source, held), work.backbone, work.decision)
+        clock = StageClock(on_cpu=self._told.choice.kind == "cpu")
+        if len(rows):
+            wanted = frozenset(kept)
+            blocks = self._local.blocks(
+                *(work, rows), stop=lambda: self._halted >= run, clock=clock, keep=lambda row: row in wanted
+            )
+            done.blocks = list(blocks)
+        done.stages = clock.stages(work.backbone.unit)
+        return done
+
+    def halt(self, run: int) -> None:
+        """Nothing further of this run, or of those before it, is begun."""
+        self._halted = max(self._halted, run)
+        self._held.clear()
+
+
+class _Held(Source):
+    """`whole`, of which some rows have been read already."""
+
+    def __init__(self, whole: Source, held: dict[int, Raw]) -> None:
+        self.name, self.table, self._whole, self._held = whole.name, whole.table, whole, held
+
+    def read(self, row: int) -> Raw:
+        """See `Source`."""
+        return self._held.pop(row)
+
+    def alive(self) -> bool:
+        """See `Source`."""
+        return self._whole.alive()
+
+
+class _Turns(Engine):
+    """`inner` for several threads, of which each finishes a batch before the next begins one."""
+
+    def __init__(self, inner: Engine, turn: threading.Lock) -> None:
+        super().__init__(inner.choice)
+        self.notes, self._inner, self._turn = inner.notes, inner, turn
+        self._begun = threading.local()
+
+    def start(self, samples: Sequence[Tensors]) -> None:
+        """See `Engine`."""
+        self._begun.samples = list(samples)
+
+    def finish(self) -> Features:
+        """See `Engine`."""
+        with self._turn:
+            return self._inner(self._begun.__dict__.pop("samples"))
+
+
+def digest_of(source: Source, row: int) -> bytes | SampleError:
+    try:
+        return hashlib.sha256(source.read(row).data).digest()
+    except SampleError as error:
+        error.__cause__ = error.__context__ = None
+        return error
+
+
+def _device_name(choice: EngineChoice) -> str:
+    """The model of what computes: kernels, and so the last bits, differ from one to the other."""
+    if choice.kind == "cuda":
+        return torch.cuda.get_device_name()
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,103 @@
+"""The connection to Ray: joining a cluster or starting one, what is sent to its nodes, and what one of them decides."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from typing import Any
+
+from precompute.errors import DeviceError, PrecomputeError, reason_of
+from precompute.extraction.executors.names import CLUSTER, INSTALL_RAY
+
+
+class RayCluster:
+    """Joined, or started where `address` is None and the environment names none.
+
+    ray: the library. Raises DeviceError where it is not installed, or no cluster can be reached.
+    """
+
+    def __init__(self, address: str | None) -> None:
+        self.ray = ray_library()
+        self._sent: dict[int, tuple[Any, Any]] = {}
+        self._started = not self.ray.is_initialized()
+        if self._started:
+            self._connect(address)
+
+    def _connect(self, address: str | None) -> None:
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+        if address is None and not os.environ.get("RAY_ADDRESS"):
+            quiet["include_dashboard"] = False
+        try:
+            with _own_signals():
+                self.ray.init(address, **({} if (address or "").startswith(CLUSTER) else quiet))
+        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+            where = address or os.environ.get("RAY_ADDRESS") or "this machine"
+            raise DeviceError(
+                f"Ray cannot be reached at {where}, or not be started: {reason_of(error)}",
+                hint="Check the address, and that all nodes have the same release of Ray and of Python: ray status",
+            ) from error
+
+    def sent(self, what: str, value: Any) -> Any:
+        """A copy in the object store, once for each node. Raises DeviceError where it cannot be pickled."""
+        if id(value) not in self._sent:
+            try:
+                self._sent[id(value)] = (value, self.ray.put(value))  # the value, too, so that its id stays its own
+            except (TypeError, AttributeError, ValueError) as error:
+                raise DeviceError(
+                    f"The {what} cannot be sent to other processes: {reason_of(error)}",
+                    hint="Take --executor local, or make it of parts that can be pickled.",
+                ) from error
+        return self._sent[id(value)][1]
+
+    def asked(self, function: Callable[..., Any], *given: Any, gpu: bool) -> Any:
+        """What `function` gives on one node: where `gpu`, on one that has a GPU, if any has.
+
+        Raises the PrecomputeError that it returns, and DeviceError where no node could run it.
+        """
+        gpus = 1 if gpu and self.ray.cluster_resources().get("GPU", 0) >= 1 else 0
+        try:
+            value = self.ray.get(self.ray.remote(function).options(num_cpus=1, num_gpus=gpus).remote(*given))
+        except self.ray.exceptions.RayError as error:
+            raise DeviceError(
+                f"No node of the cluster could say what it computes with: {reason_of(error)}",
+                hint="See with `ray status` whether it has nodes, and whether precompute is installed on them.",
+            ) from error
+        if isinstance(value, PrecomputeError):
+            raise value
+        return value
+
+    def forget(self) -> None:
+        """What was sent is not needed any more."""
+        self._sent.clear()
+
+    def close(self) -> None:
+        """End Ray where it was started here."""
+        self.forget()
+        if self._started:
+            self.ray.shutdown()
+
+
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """What SIGTERM does stays as it is: `ray.init` would let it end the process at once."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread() and before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+def ray_library() -> Any:
+    """Ray. Raises DeviceError where it is not installed."""
+    try:  # by name, so that type checkers need not read all of it
+        ray = import_module("ray")
+        import_module("ray.exceptions")
+        import_module("ray.util.scheduling_strategies")
+    except ImportError as error:
+        raise DeviceError("The executor ray needs Ray, which is not installed.", hint=INSTALL_RAY) from error
+    return ray
