@@ -27,6 +27,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from typing import Any
 
 __all__ = [
     "BackboneError",
@@ -71,6 +72,16 @@ class PrecomputeError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}\n{self.hint}" if self.hint else self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt, (type(self), self.args, vars(self))  # by default Python would leave out the hint
+
+
+def _rebuilt(kind: type[PrecomputeError], given: tuple[Any, ...], values: dict[str, Any]) -> PrecomputeError:
+    """The error that another process raised."""
+    error = kind.__new__(kind, *given)
+    vars(error).update(values)
+    return error
 
 
 class UsageError(PrecomputeError):
