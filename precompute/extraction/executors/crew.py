@@ -155,7 +155,8 @@ class Crew:
                         raise self._error
                     if self._exhausted and number > self._made:
                         return
-                    if not self._changed.wait(STOP_SECONDS) and stop():
+                    asks = number or self._source.reads_at_once  # processes take a while to start
+                    if not self._changed.wait(STOP_SECONDS) and asks and stop():
                         return
                 result = self._done.pop(number)
                 self._waiting -= result.inputs
@@ -282,7 +283,7 @@ class Crew:
         if not process.ready:
             raise PrecomputeError(
                 f"A process that was to read and decode ended before it began ({how}).",
-                hint="See what it said above, or let threads read and decode: --decode-in threads.",
+                hint="See what it said above, or let threads read and decode (LocalExecutor).",
             )
         row = self.slots.marked(process.number)
         with self._changed:

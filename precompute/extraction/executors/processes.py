@@ -177,7 +177,7 @@ def packed_for(source: Source, preprocess: Preprocess) -> Packed:
         except Exception as error:  # whatever an object of the user's own raises
             raise UsageError(
                 f"{what} cannot be sent to other processes: {reason_of(error)}.",
-                hint="Let threads read and decode: --decode-in threads.",
+                hint="Let threads read and decode (LocalExecutor).",
             ) from error
     sent[0].memory.close()
     return sent[1]
