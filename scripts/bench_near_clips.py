@@ -66,7 +66,8 @@ def shares(place: Path, names: list[str], backbone: str, weights: str) -> dict[s
 
     def unit(rows: Features) -> Features:
         rows = rows - mean
-        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        scaled: Features = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        return scaled
 
     test = unit(features("test"))
     found = {AS_TRAINING: (test @ unit(train).T).max(1)}

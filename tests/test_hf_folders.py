@@ -6,12 +6,12 @@ import json
 import os
 import pickle
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hostile_folders import Change, Runs, linked, pickled, written
 
 from precompute import load_backbone
 from precompute.errors import BackboneError, PrecomputeError, UsageError, WeightsError
@@ -20,7 +20,6 @@ pytest.importorskip("transformers", reason="transformers is not installed: pip i
 
 from language_models import as_sentences, pooling, save
 
-Change = Callable[[Path], None]
 CODE = """
 import os
 os.mkdir("was-run")
@@ -40,36 +39,6 @@ def values(name: str, **changes: Any) -> Change:
         path = folder / name
         found = json.loads(path.read_text()) if path.exists() else {}
         path.write_text(json.dumps({**found, **changes}))
-
-    return change
-
-
-def written(name: str, data: bytes) -> Change:
-    return lambda folder: (folder / name).write_bytes(data)  # type: ignore[func-returns-value, return-value]
-
-
-def linked(name: str) -> Change:
-    """The file lies outside, and a link to it inside."""
-
-    def change(folder: Path) -> None:
-        outside = folder.parent / f"outside-{Path(name).name}"
-        (folder / name).rename(outside)
-        (folder / name).symlink_to(outside)
-
-    return change
-
-
-class Runs:
-    """Unpickling it makes a folder."""
-
-    def __reduce__(self) -> Any:
-        return os.mkdir, ("was-run",)
-
-
-def pickled(name: str) -> Change:
-    def change(folder: Path) -> None:
-        (folder / "model.safetensors").unlink()
-        (folder / name).write_bytes(pickle.dumps(Runs()))
 
     return change
 

@@ -6,21 +6,19 @@ import json
 import os
 import pickle
 import shutil
-from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hostile_folders import Change, Runs, linked, pickled, written
 
 from precompute import load_backbone
 from precompute.errors import BackboneError, PrecomputeError, WeightsError
 
 timm = pytest.importorskip("timm", reason="timm is not installed: pip install 'precompute[timm]'")
 save_for_hf = import_module("timm.models._hub").save_for_hf  # the lowest timm names it nowhere else
-
-Change = Callable[[Path], None]
 
 
 @pytest.fixture(scope="module")
@@ -48,35 +46,6 @@ def settings(**changes: Any) -> Change:
         found = json.loads(path.read_text())
         found["pretrained_cfg"].update(changes)
         path.write_text(json.dumps(found))
-
-    return change
-
-
-def written(name: str, data: bytes) -> Change:
-    return lambda folder: (folder / name).write_bytes(data)  # type: ignore[func-returns-value, return-value]
-
-
-def linked(name: str) -> Change:
-    """The file lies outside, and a link to it inside."""
-
-    def change(folder: Path) -> None:
-        (folder / name).rename(folder.parent / f"outside-{name}")
-        (folder / name).symlink_to(folder.parent / f"outside-{name}")
-
-    return change
-
-
-class Runs:
-    """Unpickling it makes a file."""
-
-    def __reduce__(self) -> Any:
-        return os.mkdir, ("was-run",)
-
-
-def pickled(name: str) -> Change:
-    def change(folder: Path) -> None:
-        (folder / "model.safetensors").unlink()
-        (folder / name).write_bytes(pickle.dumps(Runs()))
 
     return change
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import pytest
 import torch
 from conftest import make_image, run_python
 from contracts import BackboneContract
+from hostile_folders import Change, Runs, linked, pickled, written
 from hub_server import COMMIT, Hub
 from reference import features, real_photo
 from safetensors.torch import load_file, save_file
@@ -69,7 +68,7 @@ def save(path: Path, kind: str, *, half: bool = False, **pictures: Any) -> Any:
     saved = {"model_cfg": {**config, "text_cfg": text}, "preprocess_cfg": shown}
     (path / "open_clip_config.json").write_text(json.dumps(saved))
     state = {name: value.half() if half else value for name, value in model.state_dict().items()}
-    save_file({name: value.contiguous() for name, value in state.items()}, path / "open_clip_model.safetensors")
+    save_file({name: value.contiguous() for name, value in state.items()}, path / WEIGHTS)
     return model
 
 
@@ -248,18 +247,18 @@ def test_what_there_is_not_is_named_with_what_there_is(name: str, weights: str, 
 
 
 def test_no_value_of_an_image_tower_is_random_unasked(folder: Path, tmp_path: Path) -> None:
-    state = load_file(folder / "open_clip_model.safetensors")
+    state = load_file(folder / WEIGHTS)
     del state["visual.proj"], state["visual.ln_post.bias"]
     save_file(state, tmp_path / "part.safetensors")
     with pytest.raises(WeightsError, match=r"2 missing: (proj, ln_post\.bias|ln_post\.bias, proj)"):
         load_backbone(f"open_clip:{folder}", weights=str(tmp_path / "part.safetensors"))
     with pytest.raises(WeightsError, match="do not fit"):
-        load_backbone("open_clip:ViT-S-32-alt", weights=str(folder / "open_clip_model.safetensors"))
+        load_backbone("open_clip:ViT-S-32-alt", weights=str(folder / WEIGHTS))
 
 
 @pytest.mark.rotates(3)
 def test_weights_from_a_file_in_the_forms_that_training_leaves(folder: Path, tmp_path: Path) -> None:
-    whole, state = load_backbone(f"open_clip:{folder}"), load_file(folder / "open_clip_model.safetensors")
+    whole, state = load_backbone(f"open_clip:{folder}"), load_file(folder / WEIGHTS)
     torch.save(
         {"epoch": 3, "state_dict": {f"module.{name}": value for name, value in state.items()}}, tmp_path / "a.pt"
     )
@@ -313,9 +312,6 @@ def test_a_head_finds_its_folder_again_and_no_other(folder: Path, photos: Path, 
 # Hostile folders
 
 
-Change = Callable[[Path], None]
-
-
 def config(**changes: Any) -> Change:
     """With other values in its model_cfg."""
     return _changed("model_cfg", changes)
@@ -345,57 +341,35 @@ def _changed(part: str, changes: dict[str, Any]) -> Change:
     return change
 
 
-def written(name: str, data: bytes) -> Change:
-    def change(folder: Path) -> None:
-        (folder / name).write_bytes(data)
-
-    return change
-
-
-def linked(name: str) -> Change:
-    def change(folder: Path) -> None:
-        (folder / name).rename(folder.parent / f"outside-{name}")
-        (folder / name).symlink_to(folder.parent / f"outside-{name}")
-
-    return change
-
-
-class Runs:
-    """Unpickling it makes a folder."""
-
-    def __reduce__(self) -> Any:
-        return os.mkdir, ("was-run",)
-
-
-def pickled(name: str) -> Change:
-    def change(folder: Path) -> None:
-        (folder / "open_clip_model.safetensors").unlink()
-        (folder / name).write_bytes(pickle.dumps(Runs()))
-
-    return change
-
-
 def without(*names: str) -> Change:
     def change(folder: Path) -> None:
-        path = folder / "open_clip_model.safetensors"
+        path = folder / WEIGHTS
         save_file({name: value for name, value in load_file(path).items() if not name.startswith(names)}, path)
 
     return change
 
 
 HEADER = (10 * 2**30).to_bytes(8, "little") + b"{}"
-CONFIG = "open_clip_config.json"
+CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 
 HOSTILE: dict[str, tuple[Change, str, str]] = {
     "link for config": (linked(CONFIG), rf"{CONFIG} is a link to .*out of the folder", "copy"),
     "link for weights": (
-        linked("open_clip_model.safetensors"),
+        linked(WEIGHTS),
         r"safetensors is a link to .*out of the folder",
         "copy",
     ),
-    "a pickle": (pickled("open_clip_pytorch_model.bin"), r"open_clip_pytorch_model\.bin, a form that can run", "--wei"),
-    "another pickle": (pickled("model.pt"), r"model\.pt, a form that can run code", "--weights PATH"),
-    "header of 10 GB": (written("open_clip_model.safetensors", HEADER), "cannot be loaded safely", ""),
+    "a pickle": (
+        pickled("open_clip_pytorch_model.bin", WEIGHTS),
+        r"open_clip_pytorch_model\.bin, a form that can run",
+        "--wei",
+    ),
+    "another pickle": (
+        pickled("model.pt", WEIGHTS),
+        r"model\.pt, a form that can run code",
+        "--weights PATH",
+    ),
+    "header of 10 GB": (written(WEIGHTS, HEADER), "cannot be loaded safely", ""),
     "missing tensors": (without("visual.proj", "visual.class_embedding"), "2 missing", ""),
     "no image tower": (without("visual."), "describes an image tower of at least", ""),
     "no JSON": (written(CONFIG, b"\xff{"), f"{CONFIG} holds no JSON", ""),
@@ -496,10 +470,10 @@ def test_weights_of_the_hub_are_fetched_once_and_pinned(folder: Path, tmp_path: 
 
     with Models(served, "someone/small") as hub:
         around["HF_ENDPOINT"] = hub.url
-        ((message, hint),) = run("DEFAULT")  # a pickle is not taken, nor asked for
+        ((message, hint),) = run("DEFAULT")  # the pickle is neither loaded nor requested
         assert "no weights in a form that runs no code" in message
         assert not [one for one in hub.requests if "pytorch_model" in one]
-        shutil.copy(folder / "open_clip_model.safetensors", served)
+        shutil.copy(folder / WEIGHTS, served)
         (found,) = run("DEFAULT")
     source = {"kind": "entry", "entry": entry, "repository": "someone/small"}
     assert found == ["open_clip:small/one", load_backbone(f"open_clip:{folder}").weights, source, True]

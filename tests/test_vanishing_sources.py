@@ -105,7 +105,7 @@ def test_the_whole_folder_goes_away(reading: Reading) -> None:
 
 @pytest.mark.rotates(6)
 def test_one_sub_folder_goes_away(reading: Reading) -> None:
-    """The others are finished; its samples are told, and tried again by the next run."""
+    """The others are finished; its samples are named as failed, and the next run tries them again."""
     reading.start()
     (reading.samples / "val").rename(away := reading.samples.with_name("away"))
     assert reading.go_on() == 3

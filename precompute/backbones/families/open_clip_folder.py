@@ -6,10 +6,10 @@ within bounds; names of other models and files in it, such as of tokenizers, are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from precompute.backbones.families.bounds import Check, checked, flag, number, out_of_bounds, whole
 from precompute.backbones.families.open_clip_towers import Tower, library
 from precompute.backbones.model_folder import ModelFolder
 from precompute.errors import WeightsError
@@ -18,72 +18,55 @@ CONFIG = "open_clip_config.json"
 SAFETENSORS = "open_clip_model.safetensors"
 MAX_TOKENS = 2**16
 LONGEST = 64  # of a word
-
-
-def _flag(value: Any) -> bool:
-    return isinstance(value, bool)
+TOWER = "in its image tower"
 
 
 def _word(value: Any) -> bool:
     return isinstance(value, str) and len(value) <= LONGEST
 
 
-def _number(low: float, high: float) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
-
-
-def _whole(low: int, high: int, *counts: int) -> Callable[[Any], bool]:
-    """A whole number, or a list with one of these counts of them."""
-
-    def good(value: Any) -> bool:
-        several = value if isinstance(value, list) and len(value) in counts else [value]
-        return all(isinstance(one, int) and not isinstance(one, bool) and low <= one <= high for one in several)
-
-    return good
-
-
 def _few_numbers(value: Any) -> bool:
     """Such as {"eps": 1e-6} or {"approximate": "tanh"}."""
-    known: dict[str, Callable[[Any], bool]] = {"eps": _number(0, 1), "approximate": lambda one: one in ("none", "tanh")}
+    known: dict[str, Check] = {"eps": number(0, 1), "approximate": lambda one: one in ("none", "tanh")}
     return isinstance(value, dict) and all(name in known and known[name](one) for name, one in value.items())
 
 
-VISION: dict[str, Callable[[Any], bool]] = {
-    "layers": _whole(1, 128, 4),
-    "width": _whole(8, 8192),
-    "head_width": _whole(1, 1024),
-    "patch_size": _whole(1, 256),
-    "image_size": _whole(1, 2048, 2),
-    "mlp_ratio": _number(0.1, 64),
-    "ls_init_value": _number(-10, 10),
-    "patch_dropout": _number(0, 1),
-    "attentional_pool": lambda value: _flag(value) or value in ("parallel", "cascade"),
-    "attn_pooler_queries": _whole(1, 4096),
-    "attn_pooler_heads": _whole(1, 256),
+VISION: dict[str, Check] = {
+    "layers": whole(1, 128, [4]),
+    "width": whole(8, 8192),
+    "head_width": whole(1, 1024),
+    "patch_size": whole(1, 256),
+    "image_size": whole(1, 2048, [2]),
+    "mlp_ratio": number(0.1, 64),
+    "ls_init_value": number(-10, 10),
+    "patch_dropout": number(0, 1),
+    "attentional_pool": lambda value: flag(value) or value in ("parallel", "cascade"),
+    "attn_pooler_queries": whole(1, 4096),
+    "attn_pooler_heads": whole(1, 256),
     "pos_embed_type": lambda value: value in ("learnable", "sin_cos_2d"),
     "pool_type": lambda value: value in ("tok", "avg"),
-    **dict.fromkeys(("no_ln_pre", "final_ln_after_pool", "output_tokens", "qk_norm", "scaled_cosine_attn"), _flag),
-    **dict.fromkeys(("scale_heads", "scale_attn_inner", "scale_attn", "scale_fc"), _flag),
+    **dict.fromkeys(("no_ln_pre", "final_ln_after_pool", "output_tokens", "qk_norm", "scaled_cosine_attn"), flag),
+    **dict.fromkeys(("scale_heads", "scale_attn_inner", "scale_attn", "scale_fc"), flag),
     "block_type": lambda value: value in ("default", "custom"),
     **dict.fromkeys(("act_kwargs", "norm_kwargs"), _few_numbers),
     "timm_model_name": _word,
-    "timm_model_pretrained": _flag,
+    "timm_model_pretrained": flag,
     **dict.fromkeys(("timm_pool", "timm_proj"), _word),
-    "timm_proj_bias": _flag,
-    **dict.fromkeys(("timm_drop", "timm_drop_path"), _number(0, 1)),
+    "timm_proj_bias": flag,
+    **dict.fromkeys(("timm_drop", "timm_drop_path"), number(0, 1)),
 }
 """What an image tower may be built from, with bounds: far above any model, and within a machine's memory."""
 
-MODEL: dict[str, Callable[[Any], bool]] = {"embed_dim": _whole(1, 65536), "quick_gelu": _flag}
+MODEL: dict[str, Check] = {"embed_dim": whole(1, 65536), "quick_gelu": flag}
 
 
-def _channels(low: float, high: float) -> Callable[[Any], bool]:
-    one = _number(low, high)
+def _channels(low: float, high: float) -> Check:
+    one = number(low, high)
     return lambda value: one(value) or (isinstance(value, list) and len(value) == 3 and all(map(one, value)))
 
 
-PICTURES: dict[str, Callable[[Any], bool]] = {
-    "size": _whole(1, 2048, 2),
+PICTURES: dict[str, Check] = {
+    "size": whole(1, 2048, [2]),
     "mode": lambda value: value == "RGB",
     "mean": _channels(-1e6, 1e6),
     "std": _channels(1e-6, 1e6),
@@ -118,12 +101,14 @@ class OpenClipFolder:
                 hint=f"A folder of open_clip's holds {CONFIG} and {SAFETENSORS}.",
             )
         if not isinstance(pictures, dict):
-            raise _bad(where, "preprocess_cfg", pictures)
-        outer = _checked(where, {name: model[name] for name in MODEL if name in model}, MODEL)
-        kept = _checked(where, vision, VISION)
+            raise out_of_bounds(where, "preprocess_cfg", pictures, "open_clip")
+        outer = checked(where, {name: model[name] for name in MODEL if name in model}, MODEL, "open_clip", TOWER)
+        kept = checked(where, vision, VISION, "open_clip", TOWER)
         _check_trunk(where, kept.get("timm_model_name"))
         _check_tokens(where, kept)
-        shown = _checked(where, {name: pictures[name] for name in PICTURES if name in pictures}, PICTURES)
+        shown = checked(
+            where, {name: pictures[name] for name in PICTURES if name in pictures}, PICTURES, "open_clip", TOWER
+        )
         tower = Tower(
             outer["embed_dim"],
             kept,
@@ -135,22 +120,6 @@ class OpenClipFolder:
     def weights(self) -> str:
         """The path of the weights. Raises WeightsError where there are none that run no code."""
         return self.folder.file(SAFETENSORS) if self.folder.has(SAFETENSORS) else self.folder.safetensors()
-
-
-def _checked(where: str, given: Mapping[str, Any], known: dict[str, Callable[[Any], bool]]) -> dict[str, Any]:
-    found = {}
-    for name, value in given.items():
-        if name not in known:
-            raise WeightsError(
-                f"{where} asks for {name[:LONGEST]!r} in its image tower, which is not known to be harmless.",
-                hint="If you trust the folder, load it in a factory of your own: package.module:factory.",
-            )
-        if value is None:
-            continue
-        if not known[name](value):
-            raise _bad(where, name, value)
-        found[name] = tuple(value) if isinstance(value, list) else value
-    return found
 
 
 def _check_trunk(where: str, name: str | None) -> None:
@@ -175,10 +144,3 @@ def _check_tokens(where: str, vision: dict[str, Any]) -> None:
             f"{where} cuts pictures of {largest} pixels a side into more than {MAX_TOKENS:,} tokens.",
             hint="Take a folder as open_clip saves it.",
         )
-
-
-def _bad(where: str, name: str, value: Any) -> WeightsError:
-    return WeightsError(
-        f"{where} gives {name} as {repr(value)[:100]}, which is out of bounds.",
-        hint="Take a folder as open_clip saves it.",
-    )

@@ -6,12 +6,11 @@ bounds; where it says to load something else from, such as a path or an address,
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from precompute.backbones.families.bounds import Check, checked, flag, number, out_of_bounds, whole
 from precompute.backbones.model_folder import ModelFolder
 from precompute.errors import WeightsError
 
@@ -20,56 +19,37 @@ MAX_TOKENS = 2**16
 WORD = re.compile(r"[A-Za-z0-9_.\-]{0,64}")
 
 
-def _flag(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
 def _word(value: Any) -> bool:
     return isinstance(value, str) and WORD.fullmatch(value) is not None
 
 
-def _number(low: float, high: float) -> Callable[[Any], bool]:
-    return lambda value: (
-        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and low <= value <= high
-    )
-
-
-def _whole(low: int, high: int, count: int = 1) -> Callable[[Any], bool]:
-    """A whole number, or a list of up to `count` of them."""
-
-    def good(value: Any) -> bool:
-        several = value if isinstance(value, list) and 1 <= len(value) <= count else [value]
-        return all(isinstance(one, int) and not isinstance(one, bool) and low <= one <= high for one in several)
-
-    return good
-
-
-SIDE, PATCH, WIDTH, DEPTH, RATE = _whole(1, 2048, 2), _whole(4, 64, 2), _whole(1, 8192, 8), _whole(1, 128, 8), (0, 1)
-ARGUMENTS: dict[str, Callable[[Any], bool]] = {
+ONE, TWO, STAGES = range(1, 2), range(1, 3), range(1, 9)
+"""How many numbers a list may have."""
+SIDE, PATCH, WIDTH, DEPTH = whole(1, 2048, TWO), whole(4, 64, TWO), whole(1, 8192, STAGES), whole(1, 128, STAGES)
+RATE = number(0, 1)
+ARGUMENTS: dict[str, Check] = {
     **dict.fromkeys(("img_size", "ref_feat_shape"), SIDE),
     "patch_size": PATCH,
     **dict.fromkeys(("embed_dim", "embed_dims", "dims", "num_features", "head_hidden_size", "stem_width"), WIDTH),
     **dict.fromkeys(("depth", "depths", "layers", "num_heads", "cardinality", "base_width", "stem_size"), DEPTH),
-    **dict.fromkeys(("window_size", "reg_tokens", "num_reg_tokens"), _whole(0, 64, 8)),
-    **dict.fromkeys(("mlp_ratio", "rope_temperature", "width_factor"), _number(0, 1000)),
-    **dict.fromkeys(("init_values", "ls_init_value", "norm_eps"), _number(-10, 10)),
-    **dict.fromkeys(
-        ("drop_rate", "drop_path_rate", "attn_drop_rate", "proj_drop_rate", "pos_drop_rate"), _number(*RATE)
-    ),
-    **dict.fromkeys(("patch_drop_rate", "drop_block_rate"), _number(*RATE)),
+    **dict.fromkeys(("window_size", "reg_tokens", "num_reg_tokens"), whole(0, 64, STAGES)),
+    **dict.fromkeys(("mlp_ratio", "rope_temperature", "width_factor"), number(0, 1000)),
+    **dict.fromkeys(("init_values", "ls_init_value", "norm_eps"), number(-10, 10)),
+    **dict.fromkeys(("drop_rate", "drop_path_rate", "attn_drop_rate", "proj_drop_rate", "pos_drop_rate"), RATE),
+    **dict.fromkeys(("patch_drop_rate", "drop_block_rate"), RATE),
     **dict.fromkeys(
         ("global_pool", "pos_embed", "act_layer", "norm_layer", "weight_init", "stem_type", "rope_type"), _word
     ),
-    **dict.fromkeys(("class_token", "no_embed_class", "dynamic_img_size", "dynamic_img_pad", "strict_img_size"), _flag),
-    **dict.fromkeys(("pre_norm", "final_norm", "fc_norm", "qkv_bias", "qk_norm", "use_fc_norm", "conv_mlp"), _flag),
-    **dict.fromkeys(("use_rot_pos_emb", "use_abs_pos_emb", "scale_mlp", "head_norm_first", "deep_stem"), _flag),
-    **dict.fromkeys(("avg_down", "reg_token", "fix_init"), _flag),
+    **dict.fromkeys(("class_token", "no_embed_class", "dynamic_img_size", "dynamic_img_pad", "strict_img_size"), flag),
+    **dict.fromkeys(("pre_norm", "final_norm", "fc_norm", "qkv_bias", "qk_norm", "use_fc_norm", "conv_mlp"), flag),
+    **dict.fromkeys(("use_rot_pos_emb", "use_abs_pos_emb", "scale_mlp", "head_norm_first", "deep_stem"), flag),
+    **dict.fromkeys(("avg_down", "reg_token", "fix_init"), flag),
 }
 """What a network may be built with beside its name, with bounds: far above any model, and within a machine's memory."""
 
 
-def _triple(low: float, high: float) -> Callable[[Any], bool]:
-    one = _number(low, high)
+def _triple(low: float, high: float) -> Check:
+    one = number(low, high)
     return lambda value: isinstance(value, list) and len(value) == 3 and all(map(one, value))
 
 
@@ -78,17 +58,17 @@ def _names(value: Any) -> bool:
     return len(several) <= 8 and all(map(_word, several))
 
 
-SETTINGS: dict[str, Callable[[Any], bool]] = {
-    "input_size": lambda value: _whole(1, 2048, 3)(value) and isinstance(value, list) and len(value) == 3,
-    "fixed_input_size": _flag,
+SETTINGS: dict[str, Check] = {
+    "input_size": lambda value: whole(1, 2048, range(1, 4))(value) and isinstance(value, list) and len(value) == 3,
+    "fixed_input_size": flag,
     "interpolation": _word,
-    "crop_pct": _number(0.05, 20),
+    "crop_pct": number(0.05, 20),
     "crop_mode": _word,
     "mean": _triple(-1e6, 1e6),
     "std": _triple(1e-6, 1e6),
-    "num_classes": _whole(0, 2**20),
-    "label_offset": _whole(0, 2**20),
-    "pool_size": _whole(1, 2048, 2),
+    "num_classes": whole(0, 2**20, ONE),
+    "label_offset": whole(0, 2**20, ONE),
+    "pool_size": SIDE,
     "first_conv": _names,
     "classifier": _names,
 }
@@ -125,19 +105,19 @@ class TimmFolder:
             )
         nested = found.get("pretrained_cfg", found)  # an older form has its values beside the name
         if not isinstance(nested, dict):
-            raise _bad(where, "pretrained_cfg", nested)
+            raise out_of_bounds(where, "pretrained_cfg", nested, "timm")
         merged = {**nested, **({"num_classes": found["num_classes"]} if "num_classes" in found else {})}
-        settings = _checked(where, merged, SETTINGS, others_are_wrong=False)
+        settings = checked(where, merged, SETTINGS, "timm")
         given = found.get("model_args") or {}
         if not isinstance(given, dict):
-            raise _bad(where, "model_args", given)
+            raise out_of_bounds(where, "model_args", given, "timm")
         if given.get("in_chans", 3) != 3 or settings.get("input_size", [3])[0] != 3:
             raise WeightsError(
                 f"The network of {where} takes pictures of other than three channels.",
                 hint="Take one for RGB pictures.",
             )
         kept = {name: value for name, value in given.items() if name not in ("in_chans", "num_classes")}
-        arguments = _checked(where, kept, ARGUMENTS, others_are_wrong=True)
+        arguments = checked(where, kept, ARGUMENTS, "timm", "to be passed to the network")
         _check_tokens(where, settings, arguments)
         return cls(folder, architecture, _repaired(settings, arguments), arguments)
 
@@ -152,26 +132,6 @@ def _repaired(settings: dict[str, Any], arguments: dict[str, Any]) -> dict[str, 
     return settings
 
 
-def _checked(
-    where: str, given: Mapping[str, Any], known: dict[str, Callable[[Any], bool]], *, others_are_wrong: bool
-) -> dict[str, Any]:
-    found = {}
-    for name, value in given.items():
-        if name not in known:
-            if others_are_wrong:
-                raise WeightsError(
-                    f"{where} asks for {name[:64]!r} to be passed to the network, which is not known to be harmless.",
-                    hint="If you trust the folder, load it in a factory of your own: package.module:factory.",
-                )
-            continue
-        if value is None:
-            continue
-        if not known[name](value):
-            raise _bad(where, name, value)
-        found[name] = tuple(value) if isinstance(value, list) else value
-    return found
-
-
 def _check_tokens(where: str, settings: dict[str, Any], arguments: dict[str, Any]) -> None:
     sides = [arguments.get("img_size", 0), *settings.get("input_size", ())[1:]]
     patch = arguments.get("patch_size", 8)
@@ -181,9 +141,3 @@ def _check_tokens(where: str, settings: dict[str, Any], arguments: dict[str, Any
             f"{where} cuts pictures of {largest} pixels a side into more than {MAX_TOKENS:,} tokens.",
             hint="Take a folder as timm saves it.",
         )
-
-
-def _bad(where: str, name: str, value: Any) -> WeightsError:
-    return WeightsError(
-        f"{where} gives {name} as {repr(value)[:100]}, which is out of bounds.", hint="Take a folder as timm saves it."
-    )

@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from precompute.errors import UsageError
 from precompute.inputs.audio.mel import MelSpectrogram
 from precompute.inputs.audio.preprocess import AudioPreprocess, frame_mask
 
@@ -77,12 +76,7 @@ class FilterbankPreprocess(AudioPreprocess):
     deviation: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.window != self.frames * STEP / self.rate:
-            raise UsageError(
-                f"This network takes windows of {self.frames * STEP / self.rate:g} s and no others. Got "
-                f"{self.window:g} s instead.",
-                hint="Leave --window out; --hop SECONDS sets how far they lie apart.",
-            )
+        self.check_window(self.frames * STEP / self.rate)
         super().__post_init__()
 
     def spec(self) -> dict[str, Any]:

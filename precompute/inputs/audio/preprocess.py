@@ -76,6 +76,14 @@ class AudioPreprocess(Preprocess):
     def views(self) -> int:  # type: ignore[override]
         return 1 if self.windows == POOL else 1 + self._most
 
+    def check_window(self, seconds: float) -> None:
+        """Raise UsageError where windows are of another length than the one that the network is built for."""
+        if self.window != seconds:
+            raise UsageError(
+                f"This network takes windows of {seconds:g} s and no others. Got {self.window:g} s instead.",
+                hint="Leave --window out; --hop SECONDS sets how far they lie apart.",
+            )
+
     def with_options(self, options: Mapping[str, Any]) -> AudioPreprocess:
         """With some of OPTIONS set otherwise. Raises UsageError for others."""
         if strange := sorted({*options} - {*OPTIONS}):
@@ -144,7 +152,7 @@ class AudioPreprocess(Preprocess):
         return self.layout.size
 
     def count(self, window: Window) -> int:
-        """What the network is told of how much of a window is sound: its whole frames, by default."""
+        """The number that enters the network beside a window: how much of it is sound, in whole frames by default."""
         return window.frames
 
     def _cut(self, wave: NDArray[np.float32], places: Sequence[Window]) -> tuple[Tensors, ...]:

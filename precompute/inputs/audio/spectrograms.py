@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
-from precompute.errors import UsageError
 from precompute.inputs.audio.mel import MelSpectrogram
 from precompute.inputs.audio.preprocess import AudioPreprocess, Tensors
 from precompute.inputs.audio.windows import Layout, Window, layout_of
@@ -47,11 +46,7 @@ class CentredMelPreprocess(AudioPreprocess):
     high: float = 8000.0
 
     def __post_init__(self) -> None:
-        if self.window != self.chunk:
-            raise UsageError(
-                f"This network takes windows of {self.chunk:g} s and no others. Got {self.window:g} s instead.",
-                hint="Leave --window out; --hop SECONDS sets how far they lie apart.",
-            )
+        self.check_window(self.chunk)
         super().__post_init__()
 
     @property
