@@ -7,18 +7,20 @@ is all it does. Which process decodes a sample changes no bit of it.
 
 from __future__ import annotations
 
+import contextlib
 import math
+import weakref
 from collections.abc import Callable, Generator, Iterator
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from precompute.errors import UsageError, reason_of
 from precompute.extraction.executors.base import Executor, Work
-from precompute.extraction.executors.crew import TASKS_AT_ONCE, Crew, Result
+from precompute.extraction.executors.crew import Crew
+from precompute.extraction.executors.dispatch import TASKS_AT_ONCE, Dispatch, Result
 from precompute.extraction.executors.passes import computed_blocks
-from precompute.extraction.executors.slots import Layout, Packed, packed
+from precompute.extraction.executors.slots import Layout
 from precompute.extraction.pipeline import MOST_PASSES, Block, Claim, Decoded, OpenBlocks, samples_at_once
 from precompute.extraction.timing import StageClock
 from precompute.inputs.base import Preprocess
@@ -32,14 +34,19 @@ TASK_BYTES = 32 * 2**20  # of samples that one process has read and not decoded 
 class ProcessExecutor(Executor):
     """workers: processes that read and decode, by default one for each core.
 
-    Source and preprocessing are pickled once, arrays in memory that all processes share. Blocks come in the order of
-    `Source.order`. In memory are two tasks of each process, two batches, and what an unfinished block holds.
+    They start with the first rows, which takes seconds, and stay for later calls with the same source and
+    preprocessing, until `close`, or until nobody holds the executor any more. Source and preprocessing are pickled
+    once, arrays in memory that all processes share. Blocks come in the order of `Source.order`. In memory are two tasks
+    of each process, two batches, and what an unfinished block holds.
     A process that dies is replaced, and what it had is done again; a sample at which two of them died is UNDECODABLE,
-    unless they were killed. Raises UsageError for a source or preprocessing that cannot be pickled.
+    unless they were killed: that ends the run with a PrecomputeError. Raises UsageError for a source or preprocessing
+    that cannot be pickled.
     """
 
     def __init__(self, workers: int | None = None) -> None:
         self.workers = workers or cores()
+        self._crew: Crew | None = None
+        self._end: weakref.finalize[..., ProcessExecutor] | None = None
 
     def blocks(
         self,
@@ -56,6 +63,33 @@ class ProcessExecutor(Executor):
         clock.workers = self.workers
         decoded = self._decoded(work.source, preprocess, rows, engine.batch_size, claim, clock, stop, keep)
         return computed_blocks(decoded, engine, preprocess, clock, stop, keep)
+
+    def close(self) -> None:
+        """End the processes. Rows that are asked for later start others."""
+        if self._end is not None:
+            self._end()
+        self._crew = self._end = None
+
+    @contextlib.contextmanager
+    def _crewed(self, layout: Layout, source: Source, preprocess: Preprocess, count: int) -> Iterator[Crew]:
+        """`count` processes, those that are kept where they fit; kept for the next run where this one comes to its
+        end."""
+        crew, whole = self._crew, False
+        if crew is None or not crew.fits(layout, source, preprocess):
+            self.close()
+            crew = Crew(layout, source, preprocess)
+        if self._end is not None:
+            self._end.detach()
+        self._crew = self._end = None  # nobody else has it meanwhile
+        try:
+            crew.grow(count)
+            yield crew
+            whole = crew.at_rest and self._crew is None
+        finally:
+            if not whole:
+                crew.close()
+        if whole:
+            self._crew, self._end = crew, weakref.finalize(self, crew.close)
 
     def _decoded(
         self,
@@ -75,15 +109,17 @@ class ProcessExecutor(Executor):
         at_once = 1 if preprocess.merges else places // preprocess.views
         copies = preprocess.merges or len(examples) > 1  # blocks of rare shapes would hold their slots for long
         full = 0 if copies else math.ceil(2 * samples_at_once(size, preprocess.views) * preprocess.views / places) + 1
-        workers = min(self.workers, math.ceil(len(rows) / at_once))
-        slots = full + math.ceil(2 * size / places) + TASKS_AT_ONCE * workers
-        layout = Layout(examples, workers, slots, places)
-        tasks = cut(source, rows, at_once)
+        slots = full + math.ceil(2 * size / places) + TASKS_AT_ONCE * self.workers
+        layout = Layout(examples, self.workers, slots, places)
         most = MOST_PASSES * size if preprocess.merges else None
         blocks = OpenBlocks(preprocess, size, source)
-        with Crew(layout, packed_for(source, preprocess), source, tasks, claim, most, clock) as crew:
-            lent = _Lent(crew, copies, keep)
-            for result in crew.results(stop):
+        tasks, count = cut(source, rows, at_once), math.ceil(len(rows) / at_once)
+        with (
+            self._crewed(layout, source, preprocess, count) as crew,
+            Dispatch(crew, tasks, claim, most, clock) as dispatch,
+        ):
+            lent = _Lent(dispatch, copies, keep)
+            for result in dispatch.results(stop):
                 for item in lent.items(result):
                     if (block := blocks.add(item)) is not None:
                         begun = lent.taken(block)
@@ -102,15 +138,14 @@ class _Lent:
     block could otherwise hold all slots, and none would be left to finish it.
     """
 
-    def __init__(self, crew: Crew, copies: bool, keep: Callable[[int], bool] | None) -> None:
-        self._crew, self._copies, self._keep = crew, copies, keep
+    def __init__(self, dispatch: Dispatch, copies: bool, keep: Callable[[int], bool] | None) -> None:
+        self._dispatch, self._copies, self._keep = dispatch, copies, keep
         self._slot_of: dict[int, int] = {}
         self._left: dict[int, int] = {}
 
     def items(self, result: Result) -> Iterator[Decoded]:
-        slot, places = result.slot, self._crew.layout.places
-        used = sum(len(one[4] or ()) for one in result.found)
-        copies, count = self._copies or 2 * used < places, 0
+        slot, places = result.slot, self._dispatch.crew.layout.places
+        copies, count = self._copies or 2 * result.inputs < places, 0
         items = list[Decoded]()
         for row, digest, size, mtime, inputs, error, weights, cut in result.found:
             tensors = [self._tensors(slot, *one, copies=copies) for one in inputs or ()]
@@ -122,13 +157,13 @@ class _Lent:
         if count:
             self._left[slot] = count
         else:
-            self._crew.give_back(slot)
+            self._dispatch.give_back(slot)
         return iter(items)
 
     def _tensors(self, slot: int, place: int, number: object, *, copies: bool) -> tuple[torch.Tensor, ...]:
         if place < 0:
             return tuple(torch.from_numpy(np.array(one)) for one in number)  # type: ignore[attr-defined]
-        found = self._crew.slots.tensors(slot, place, number)  # type: ignore[arg-type]
+        found = self._dispatch.crew.slots.tensors(slot, place, number)  # type: ignore[arg-type]
         return tuple(one.clone() for one in found) if copies else found
 
     def taken(self, block: Block) -> list[int]:
@@ -147,7 +182,7 @@ class _Lent:
             self._left[slot] -= 1
             if not self._left[slot]:
                 del self._left[slot]
-                self._crew.give_back(slot)
+                self._dispatch.give_back(slot)
 
 
 def cut(source: Source, rows: NDArray[np.int64], at_once: int) -> Iterator[list[int]]:
@@ -163,21 +198,3 @@ def cut(source: Source, rows: NDArray[np.int64], at_once: int) -> Iterator[list[
             taken += max(0, size)
         if task:
             yield task
-
-
-def packed_for(source: Source, preprocess: Preprocess) -> Packed:
-    """See `packed`. Raises UsageError for what cannot be sent to another process."""
-    sent: list[Packed] = []
-    for one, what in (
-        (preprocess, "The preprocessing of the backbone"),
-        ((source, preprocess), f"The source {source.name}"),
-    ):
-        try:
-            sent.append(packed(one))
-        except Exception as error:  # whatever an object of the user's own raises
-            raise UsageError(
-                f"{what} cannot be sent to other processes: {reason_of(error)}.",
-                hint="Let threads read and decode (LocalExecutor).",
-            ) from error
-    sent[0].memory.close()
-    return sent[1]

@@ -40,6 +40,11 @@ class Layout:
         self.start = _aligned(workers * MARK_BYTES)
 
     @property
+    def sizes(self) -> tuple[int, ...]:
+        """Those of the same examples that have the same are alike."""
+        return self.workers, self.slots, self.places, self.place_bytes
+
+    @property
     def size(self) -> int:
         """In bytes."""
         return self.start + self.slots * self.places * self.place_bytes

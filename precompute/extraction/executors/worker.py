@@ -7,7 +7,6 @@ import hashlib
 import os
 import pickle
 import queue
-import signal
 import threading
 import time
 from collections import deque
@@ -187,8 +186,6 @@ class Worker:
 
 def main(connection: Connection) -> None:
     """Work for the process at the other end of `connection`, which says first what there is to do."""
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # a terminal sends them to all; the other decides
-        signal.signal(signum, signal.SIG_IGN)
     torch.set_num_threads(1)
     try:
         number, layout, slots_fd, packed_fd, places = connection.recv()
