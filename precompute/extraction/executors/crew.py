@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 
-from precompute.errors import SampleError, UsageError, reason_of
-from precompute.extraction.executors.slots import NO_ROW, Layout, Packed, Slots, packed
+from precompute.errors import SampleError
+from precompute.extraction.executors.packing import packed_for
+from precompute.extraction.executors.slots import NO_ROW, Layout, Slots
 from precompute.inputs.base import Preprocess
 from precompute.sources.base import Source
 from precompute.system.shared_memory import SharedMemory
@@ -154,23 +155,3 @@ def _deaf() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def packed_for(source: Source, preprocess: Preprocess) -> Packed:
-    """See `packed`. Raises UsageError for what cannot be sent to another process."""
-    sent: list[Packed] = []
-    for one, what in (
-        (preprocess, "The preprocessing of the backbone"),
-        ((source, preprocess), f"The source {source.name}"),
-    ):
-        try:
-            sent.append(packed(one))
-        except Exception as error:  # whatever an object of the user's own raises
-            for other in sent:
-                other.memory.close()
-            raise UsageError(
-                f"{what} cannot be sent to other processes: {reason_of(error)}.",
-                hint="Let threads read and decode (LocalExecutor).",
-            ) from error
-    sent[0].memory.close()
-    return sent[1]

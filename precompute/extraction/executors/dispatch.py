@@ -60,7 +60,8 @@ class Dispatch:
 
     def __enter__(self) -> Dispatch:
         self.crew.selector.register(self._woken, selectors.EVENT_READ)
-        self._feed()  # those that are there since an earlier run
+        with self._changed:
+            self._feed()  # those that are there since an earlier run
         self._thread.start()
         return self
 

@@ -18,8 +18,9 @@ from typing import Any
 import torch
 
 from precompute.engines.base import Tensors
-from precompute.errors import SampleError
-from precompute.extraction.executors.slots import NO_ROW, Layout, Slots, unpacked
+from precompute.errors import PrecomputeError, SampleError, UsageError, reason_of
+from precompute.extraction.executors.packing import unpacked
+from precompute.extraction.executors.slots import NO_ROW, Layout, Slots
 from precompute.inputs.base import Preprocess
 from precompute.sources.base import Source
 from precompute.system.shared_memory import mapped
@@ -189,7 +190,7 @@ def main(connection: Connection) -> None:
     torch.set_num_threads(1)
     try:
         number, layout, slots_fd, packed_fd, places = connection.recv()
-        source, preprocess = unpacked(packed_fd, places)
+        source, preprocess = _loaded(packed_fd, places)
         slots = Slots(mapped(slots_fd, shared=True), layout)
         with preprocess.session():
             Worker(number, connection, source, preprocess, slots, layout).run()
@@ -199,6 +200,18 @@ def main(connection: Connection) -> None:
         with contextlib.suppress(OSError):
             connection.send(("broken", _sendable(error)))
     os._exit(0)
+
+
+def _loaded(fd: int, places: list[tuple[int, int]]) -> tuple[Source, Preprocess]:
+    try:
+        return unpacked(fd, places)  # type: ignore[no-any-return]
+    except PrecomputeError:
+        raise
+    except Exception as error:  # of any module of the user's
+        raise UsageError(
+            f"A process that was to read and decode cannot load source and preprocessing: {reason_of(error)}.",
+            hint="Let threads read and decode (LocalExecutor).",
+        ) from error
 
 
 def _sendable(error: BaseException) -> BaseException:
