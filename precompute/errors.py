@@ -74,13 +74,13 @@ class PrecomputeError(Exception):
         return f"{self.message}\n{self.hint}" if self.hint else self.message
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """For another process of the same program: by attributes, since constructors differ."""
-        return _again, (type(self), self.args, vars(self))
+        return _rebuilt, (type(self), self.args, vars(self))  # by default Python would leave out the hint
 
 
-def _again(kind: type[PrecomputeError], args: tuple[Any, ...], attributes: dict[str, Any]) -> PrecomputeError:
-    error = kind.__new__(kind, *args)
-    vars(error).update(attributes)
+def _rebuilt(kind: type[PrecomputeError], given: tuple[Any, ...], values: dict[str, Any]) -> PrecomputeError:
+    """The error that another process raised."""
+    error = kind.__new__(kind, *given)
+    vars(error).update(values)
     return error
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 import shutil
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -21,6 +24,7 @@ from precompute.engines.choice import Decision
 from precompute.engines.torch import TorchEngine
 from precompute.errors import SampleError, SourceError
 from precompute.extraction.executors.base import Executor, Work
+from precompute.extraction.executors.packing import packed
 from precompute.extraction.pipeline import Block
 from precompute.inputs.base import Preprocess
 from precompute.sources.base import Source
@@ -58,6 +62,22 @@ class SourceContract:
         assert source.name
         assert source.origin
         assert all(source.sample_name(row).isprintable() for row in range(len(source)))
+
+    def test_another_process_reads_the_same(self, source: Source) -> None:
+        sent = packed(source)
+        code = (
+            "import sys, pickle\n"
+            "sys.path[:] = eval(sys.argv[1])\n"
+            "from precompute.extraction.executors.packing import unpacked\n"
+            "source = unpacked(int(sys.argv[2]), eval(sys.argv[3]))\n"
+            "found = [source.read(row) for row in range(len(source))], source.alive(), source.table.ids.tolist()\n"
+            "sys.stdout.buffer.write(pickle.dumps(found))\n"
+        )
+        command = [sys.executable, "-c", code, str(sys.path), str(sent.memory.fd), str(sent.places)]
+        done = subprocess.run(command, pass_fds=[sent.memory.fd], stdout=subprocess.PIPE, check=True)
+        sent.memory.close()
+        found = pickle.loads(done.stdout)
+        assert found == ([source.read(row) for row in range(len(source))], True, source.table.ids.tolist())
 
     def test_it_claims_no_file_that_it_does_not_read(self, source: Source, tmp_path: Path) -> None:
         (tmp_path / "other.h5").write_bytes(b"not a sample")

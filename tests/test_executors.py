@@ -21,6 +21,7 @@ from precompute.engines.torch import TorchEngine
 from precompute.errors import Stopped
 from precompute.extraction.executors.base import Executor, Work
 from precompute.extraction.executors.local import LocalExecutor
+from precompute.extraction.executors.processes import ProcessExecutor
 from precompute.extraction.pipeline import Block, decode_threads, read
 
 
@@ -63,6 +64,13 @@ class TestLocalExecutor(ExecutorContract):
     @pytest.fixture(params=[1, 3])
     def executor(self, request: pytest.FixtureRequest) -> Executor:
         return LocalExecutor(workers=request.param)
+
+
+@pytest.mark.slow  # each test starts processes that load torch
+class TestProcessExecutor(ExecutorContract):
+    @pytest.fixture(params=[1, 3])
+    def executor(self, request: pytest.FixtureRequest) -> Executor:
+        return ProcessExecutor(workers=request.param)
 
 
 class TestBackwards(ExecutorContract):

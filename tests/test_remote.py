@@ -28,6 +28,7 @@ from precompute import extract, forecast, load_backbone, open_cache, predict, re
 from precompute.cache import Status
 from precompute.errors import SampleError, SourceError, Stopped, UsageError
 from precompute.extraction import pipeline
+from precompute.extraction.executors.packing import packed
 from precompute.extraction.pipeline import decoded_blocks
 from precompute.extraction.source_comparison import compare_source
 from precompute.extraction.timing import StageClock
@@ -101,6 +102,11 @@ class TestAnyOtherStore(SourceContract):
         system.put(str(photos), "/store/photos", recursive=True)
         yield open_images("memory://store/photos")
         system.rm("/store", recursive=True)
+
+    def test_another_process_reads_the_same(self, source: Source) -> None:
+        """It cannot: it has no such memory."""
+        with pytest.raises(TypeError, match="in one process alone"):
+            packed(source)
 
 
 # The same as on a disk

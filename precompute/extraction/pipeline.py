@@ -56,6 +56,11 @@ class Decoded:
         """The tensors of each of its views or windows; empty where there are none."""
         return () if self.tensors is None else (self.tensors, *self.further)
 
+    def with_own_memory(self) -> Decoded:
+        """The same, with copies of its tensors."""
+        own = [tuple(one.clone() for one in each) for each in self.inputs]
+        return replace(self, tensors=own[0], further=tuple(own[1:])) if own else self
+
     def without_tensors(self) -> Decoded:
         """The same, once an engine has its own copy."""
         return replace(self, tensors=None, further=())
@@ -112,7 +117,7 @@ def decoded_blocks(
     the last.
     Raises SourceError where the whole source has gone away, BackboneError for a shape that is none of those.
     """
-    blocks = _OpenBlocks(preprocess, size, source)
+    blocks = OpenBlocks(preprocess, size, source)
     views = 1 if preprocess.merges else preprocess.views
     waiting = max(2 * -(-size // views) + workers, source.reads_at_once)
     windows = _Windows(MOST_PASSES * size)
@@ -183,7 +188,7 @@ class _Windows:
             self._changed.notify_all()
 
 
-class _OpenBlocks:
+class OpenBlocks:
     """Blocks that are not full yet, one for each shape that samples come in. size: inputs of a forward pass.
 
     full: decoded samples of a whole one, where all have as many inputs.
@@ -260,6 +265,15 @@ def decode_threads(workers: int) -> ThreadPoolExecutor:
         openmp.limit(limits=1)
 
     return ThreadPoolExecutor(workers, thread_name_prefix="decode", initializer=alone)
+
+
+def digest_of(source: Source, row: int) -> tuple[bytes, int, int]:
+    """SHA-256 and stamps of a sample that is not decoded; zeros and those of the listing where it cannot be read."""
+    try:
+        raw = source.read(row)
+    except SampleError:
+        return b"\0" * 32, int(source.table.sizes[row]), int(source.table.mtimes[row])
+    return hashlib.sha256(raw.data).digest(), raw.size, raw.mtime
 
 
 def read(source: Source, row: int, preprocess: Preprocess, claim: Claim | None) -> Decoded:

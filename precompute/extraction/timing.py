@@ -78,12 +78,13 @@ class Stages:
 class StageClock:
     """The account of a run, kept while it goes on: whoever does a stage's work adds the seconds it took.
 
-    Fields: see `Stages`; elsewhere: processor seconds of the main thread in transfer and write.
+    Fields: see `Stages`; elsewhere: processor seconds of the main thread in transfer and write; apart: those of
+    `decode` that were spent in other processes.
     """
 
     def __init__(self, *, on_cpu: bool = True) -> None:
         self.read = self.decode = self.transfer = self.write = 0.0
-        self.waited_images = self.waited_engine = self.elsewhere = 0.0
+        self.waited_images = self.waited_engine = self.elsewhere = self.apart = 0.0
         self.workers = self.actors = 1
         self._on_cpu = on_cpu
         self._forward: float | None = None  # where others have computed
@@ -107,7 +108,7 @@ class StageClock:
 
     def stages(self, unit: str = "images") -> Stages:
         """The account so far. On a CPU all processor time that no other stage used was the forward pass."""
-        busy = time.process_time() - self._processor
+        busy = time.process_time() - self._processor + self.apart
         forward = max(0.0, busy - self.decode - self.elsewhere) if self._on_cpu else self.waited_engine
         return Stages(
             on_cpu=self._on_cpu,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from os import PathLike
 from typing import Any
 
@@ -112,7 +113,11 @@ def dataset(samples: Any, *, ids: Any = None, splits: Any = None, name: str | No
     labels = ["" if label is None else label for label in labels]
     table, order = table_of(Columns(name, count, ids=ids, labels=labels, splits=splits))
     table.mtimes[:] = time.time_ns()  # another number in every run: nothing is taken for unchanged
-    return HeldSource(name, table, lambda number: _encoded(_item(samples, number)), order)
+    return HeldSource(name, table, partial(_item_bytes, samples), order)  # a lambda could not go to other processes
+
+
+def _item_bytes(samples: Any, number: int) -> bytes:
+    return _encoded(_item(samples, number))
 
 
 def _item(samples: Any, number: int) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +51,9 @@ class KeptGroups:
     def __len__(self) -> int:
         return len(self._groups)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (KeptGroups, ())  # another process keeps its own
+
     def get(self, path: str, group: int) -> list[Picture] | None:
         """The images of a group; None where it is not there any more."""
         with self._lock:
@@ -74,7 +78,7 @@ class ParquetImages(DataFile):
 
     def __init__(self, path: str, shown: str, kept: KeptGroups) -> None:
         super().__init__(path, shown)
-        self._pyarrow, self._parquet = needed(shown)
+        self._needs()
         with self.opened() as raw, parquet_errors(shown):
             file = self._parquet.ParquetFile(raw)
             self.schema, self._metadata = file.schema_arrow, file.metadata
@@ -89,6 +93,18 @@ class ParquetImages(DataFile):
         self._image = ImageColumn("", False, False)
         self._whole = np.zeros(len(self._groups), dtype=bool)  # groups of which each row has bytes
         self._kept = kept
+        self._locks = [threading.Lock() for _ in self._groups]
+
+    def _needs(self) -> None:
+        self._pyarrow, self._parquet = needed(self.shown)
+
+    def __getstate__(self) -> dict[str, Any]:
+        only_here = ("_pyarrow", "_parquet", "_locks")
+        return {name: value for name, value in vars(self).items() if name not in only_here}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._needs()
         self._locks = [threading.Lock() for _ in self._groups]
 
     def blocks(self, image: ImageColumn, names: list[str], *, with_paths: bool) -> Iterator[Block]:

@@ -68,10 +68,10 @@ def _open_texts(
         file = stack.enter_context(open_regular(name, shown))
         table: TextsFile
         if _extension(name) in DIALECTS:
-            table = CsvTexts(file, shown, _records, DIALECTS[_extension(name)])
+            table = CsvTexts(file, name, shown, _records, DIALECTS[_extension(name)])
             _check_header(table.columns, name, shown)
         else:
-            table = ParquetTexts(file, shown)
+            table = ParquetTexts(file, name, shown)
         if not holds_texts(table.columns, kind, reading, shown):
             return None
         made = open_texts(name, table, kind, reading=reading, limit=limit, stop=stop)

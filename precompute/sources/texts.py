@@ -33,7 +33,7 @@ from precompute.sources.header import Chosen, choose
 from precompute.sources.parquet import check_sizes, is_text, needed, parquet_errors, plain_type, strings_of
 from precompute.sources.parquet_footer import row_groups
 from precompute.sources.remote.address import absolute, is_address
-from precompute.sources.text import MAX_LINE_BYTES, text_lines
+from precompute.sources.text import MAX_LINE_BYTES, open_regular, text_lines
 
 TEXT = "text"
 """What the column with the texts is called, in `Reading.columns` too."""
@@ -48,15 +48,39 @@ class TextsFile(ABC):
     """A table whose rows hold texts. It stays open: what is read later is of the file that was listed.
 
     columns: names in its header · unit: what its rows are counted in, "line" or "row".
+    Once it is listed it may be sent to other processes, which open it again.
     """
 
     columns: list[str]
     unit: str
 
-    def __init__(self, file: BinaryIO, shown: str) -> None:
-        self.file, self.shown = file, shown
+    def __init__(self, file: BinaryIO, path: str, shown: str) -> None:
+        self.path, self.shown = path, shown
+        self._stays_open(file)
+
+    def _stays_open(self, file: BinaryIO) -> None:
+        self.file, self._status = file, os.fstat(file.fileno())
         weakref.finalize(self, file.close)  # it is open for as long as anything may be read
-        self._status = os.fstat(file.fileno())
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = vars(self) | {"listed_as": self._content()}
+        return {name: value for name, value in state.items() if name != "file"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        listed_as = state.pop("listed_as")
+        vars(self).update(state)
+        self._stays_open(open_regular(self.path, self.shown))
+        if self._content() != listed_as:
+            raise SourceError(f"{self.shown} has changed since it was listed.", hint="Run the same command again.")
+
+    def _content(self) -> tuple[int, int]:
+        """What says whether it is the same file: its stamps, or of a copy of an object a sum of all of it."""
+        if not is_address(self.path):
+            return self._status.st_size, mtime_ns(self._status)
+        whole = xxhash.xxh3_64()
+        for start in range(0, self._status.st_size, BLOCK_BYTES):
+            whole.update(read_at(self.file.fileno(), min(BLOCK_BYTES, self._status.st_size - start), start))
+        return self._status.st_size, whole.intdigest()
 
     @abstractmethod
     def blocks(self, chosen: Chosen) -> Iterator[tuple[Rows, list[bytes]]]:
@@ -79,8 +103,10 @@ class CsvTexts(TextsFile):
 
     unit = "line"
 
-    def __init__(self, file: BinaryIO, shown: str, records: Callable[[Any, str], Iterator[list[str]]], dialect: str):
-        super().__init__(file, shown)
+    def __init__(
+        self, file: BinaryIO, path: str, shown: str, records: Callable[[Any, str], Iterator[list[str]]], dialect: str
+    ) -> None:
+        super().__init__(file, path, shown)
         self._dialect = dialect
         self._lines = _Positioned(file)
         self._table = csv.reader(text_lines(self._lines, shown, strict=False), dialect, strict=True)
@@ -89,6 +115,10 @@ class CsvTexts(TextsFile):
             self.columns = next(self._rows, [])
         self._starts = array("q", [self._lines.position])
         self._column = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        only_listing = ("_lines", "_table", "_rows")
+        return {name: value for name, value in super().__getstate__().items() if name not in only_listing}
 
     def blocks(self, chosen: Chosen) -> Iterator[tuple[Rows, list[bytes]]]:
         parts = {part: place for part, place in chosen.parts.items() if part != TEXT}
@@ -127,8 +157,8 @@ class ParquetTexts(TextsFile):
 
     unit = "row"
 
-    def __init__(self, file: BinaryIO, shown: str) -> None:
-        super().__init__(file, shown)
+    def __init__(self, file: BinaryIO, path: str, shown: str) -> None:
+        super().__init__(file, path, shown)
         self._pyarrow, self._parquet = needed(shown)
         with parquet_errors(shown):
             schema = self._parquet.ParquetFile(file).schema_arrow
@@ -137,8 +167,20 @@ class ParquetTexts(TextsFile):
         self.columns = list(self._kinds)
         self._firsts = np.cumsum([0, *(group.rows for group in self._groups)])
         self._name = ""
+        self._keep_groups()
+
+    def _keep_groups(self) -> None:
         self._kept: OrderedDict[int, list[bytes]] = OrderedDict()
         self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        only_here = ("_pyarrow", "_parquet", "_kept", "_lock")
+        return {name: value for name, value in super().__getstate__().items() if name not in only_here}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._pyarrow, self._parquet = needed(self.shown)
+        self._keep_groups()
 
     def blocks(self, chosen: Chosen) -> Iterator[tuple[Rows, list[bytes]]]:
         names = {part: self.columns[place] for part, place in chosen.parts.items()}

@@ -27,6 +27,11 @@ class FsspecStore(Store):
 
     _system: Any = field(default=None, repr=False, compare=False)
 
+    def __getstate__(self) -> dict[str, Any]:
+        if self.address.protocol == "memory":
+            raise TypeError("what lies in memory:// is there in one process alone")
+        return super().__getstate__()
+
     def connect(self) -> Any:
         """The file system of fsspec. Raises SourceError where a package is missing or knows no such protocol."""
         if self._system is None:
