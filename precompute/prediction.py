@@ -3,6 +3,7 @@ a cache."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +20,7 @@ from precompute.engines.choice import Asked, candidates, choose
 from precompute.engines.machine import Machine
 from precompute.errors import HeadFormatError, HeadMismatchError, UsageError
 from precompute.extraction.executors.base import Work
-from precompute.extraction.executors.local import LocalExecutor
+from precompute.extraction.executors.names import AUTO, opened
 from precompute.extraction.output import is_hdf5
 from precompute.extraction.rebuild import rebuild_backbone
 from precompute.extraction.sampling import sample_of
@@ -165,9 +166,11 @@ def _of_images(
     done, cut = 0, list[int]()
     most = model.preprocess.most_inputs
     found = candidates(asked, Machine.here(), images=len(samples), module=model.module, most=most)
-    with model.preprocess.session():
+    with contextlib.ExitStack() as within:
+        within.enter_context(model.preprocess.session())
         decision = choose(found, model, sample_of(samples, model.preprocess, workers=workers))
-        for block in LocalExecutor(workers).blocks(Work(samples, model, decision), np.arange(len(samples))):
+        executor = within.enter_context(opened(AUTO, workers=workers))
+        for block in executor.blocks(Work(samples, model, decision), np.arange(len(samples))):
             if block.features is not None:
                 rows = [item.row for item in block.decoded]
                 cut += [item.row for item in block.decoded if item.cut]

@@ -255,10 +255,11 @@ executor_options = _decorators(
     click.option(
         "--executor",
         metavar="NAME",
-        default="local",
+        default="auto",
         show_default=True,
-        help="Who computes: local; ray, an actor for each GPU of this machine (or of the cluster of RAY_ADDRESS); "
-        "ray://HOST:PORT, of a cluster. See docs/scale.md.",
+        help="Who computes: local, threads here; processes, which read and decode here; auto, one of these by device; "
+        "ray, an actor for each GPU here (or of the cluster of RAY_ADDRESS); ray://HOST:PORT, of a cluster. See "
+        "docs/scale.md.",
     ),
     click.option("--exact", is_flag=True, help="With ray: refuse nodes whose GPU, or processor, is another model."),
 )

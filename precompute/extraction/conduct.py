@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from precompute.errors import UsageError
-from precompute.extraction.executors.names import LOCAL, check_executor
+from precompute.extraction.executors.names import AUTO, check_executor
 
 if TYPE_CHECKING:
     from precompute.extraction.executors.base import Executor  # which loads torch
@@ -44,10 +44,9 @@ class Progress:
 class Conduct:
     """workers: threads that read and decode, by default one for each core · on_error: "skip" or "stop" · progress:
     called after each batch · stop: asked after each batch, and of a source in a network while no sample comes; a
-    signal's number ends the run, resumable · executor: who computes the rows, or its name (local, ray,
-    ray://HOST:PORT), `LocalExecutor(workers)` by default · exact: of several machines only such as
-    have the same GPU or processor · join: rows are copied from other files alone, and one that is in none of
-    them is an error.
+    signal's number ends the run, resumable · executor: who computes the rows, or its name (see
+    `executors.names`), `AutoExecutor(workers)` by default · exact: of several machines only such as have the same GPU
+    or processor · join: rows are copied from other files alone, and one that is in none of them is an error.
 
     Raises UsageError for values out of range.
     """
@@ -67,7 +66,7 @@ class Conduct:
                 hint="See --on-error.",
             )
         if self.executor is None or isinstance(self.executor, str):
-            check_executor(self.executor or LOCAL, exact=self.exact)
+            check_executor(self.executor or AUTO, exact=self.exact)
         elif self.exact:
             raise UsageError("exact is for executors that are named.", hint="Give it to the executor itself.")
         if self.workers is not None and self.workers < 1:

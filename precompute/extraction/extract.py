@@ -88,9 +88,10 @@ def extract(
     overwrite: `out` may be a file made with other settings, from other images, or by another program.
     dry_run: say what would be reused, read and dropped, and the bytes it takes; write nothing.
     progress: called after each batch. stop: asked after each batch; a signal's number ends the run, resumable.
-    executor: who computes the rows: "local" (this process, the default), "ray" (all GPUs of this machine, or the
-    cluster of RAY_ADDRESS), "ray://HOST:PORT" (a cluster; see docs/scale.md), or one of your own
-    (`precompute.extraction.executors.base`). exact: refuse machines with different GPUs, or processors.
+    executor: who computes the rows: "local" (threads of this process read and decode), "processes" (processes do),
+    "auto" (one of these by device, the default), "ray" (all GPUs of this machine, or the cluster of RAY_ADDRESS),
+    "ray://HOST:PORT" (a cluster; see docs/scale.md), or one of your own (`precompute.extraction.executors.base`).
+    exact: refuse machines with different GPUs, or processors.
     root: the folder that paths in a table or list are relative to, by default the one that it lies in. columns: the
     names of a table's columns by what they hold, such as {"path": "file", "label": "species"}; also "id" and "split".
     keep: names of further columns of a table that go into the file, for `Cache.column("columns/NAME")`.

@@ -62,6 +62,8 @@ class Preprocess(ABC):
     views: int = 1
     most_inputs: int | None = None
     """Of a forward pass, unless `--batch-size` says otherwise; where one input takes far more memory than a picture."""
+    uses_device: bool = False
+    """Whether `host` computes on the accelerator, so that a processor's cores have little to do."""
     merges: bool = False
     """Whether a sample may be several inputs of the network, whose features `merge` makes one of."""
 

@@ -107,7 +107,7 @@ def _by_precision(model: Backbone, settings: Settings, report: Report) -> None:
 
 
 def _engine(model: Backbone, settings: Settings, report: Report) -> None:
-    """As a run has it: uint8 pixels in host memory in, float32 features in host memory out; small batches as a graph."""
+    """As a run has it: uint8 pixels in host memory in, float32 features out; small batches as a graph."""
     for batch in (MAIN_BATCH["cuda"], SMALL_BATCH) if settings.cuda else (MAIN_BATCH["cpu"],):
         _engine_at(model, batch, settings, report)
 

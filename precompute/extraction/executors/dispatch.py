@@ -195,7 +195,7 @@ class Dispatch:
             if not process.ready:
                 raise PrecomputeError(
                     f"A process that was to read and decode ended before it began ({how}).",
-                    hint="See what it said above, or let threads read and decode (LocalExecutor).",
+                    hint="See what it said above, or let threads read and decode: --executor local.",
                 )
             for task in process.tasks.values():
                 if row in task.rows:

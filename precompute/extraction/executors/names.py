@@ -12,7 +12,8 @@ from precompute.errors import DeviceError, UsageError
 if TYPE_CHECKING:
     from precompute.extraction.executors.base import Executor  # which loads torch
 
-LOCAL, RAY = "local", "ray"
+AUTO, LOCAL, PROCESSES, RAY = "auto", "local", "processes", "ray"
+HERE = (AUTO, LOCAL, PROCESSES)
 CLUSTER = "ray://"
 INSTALL_RAY = "pip install 'precompute[ray]'"
 
@@ -21,14 +22,14 @@ def check_executor(name: str, *, exact: bool = False) -> None:
     """Raise UsageError for a name that is none, DeviceError where Ray is not installed; nothing is loaded."""
     address = name.removeprefix(CLUSTER) if name.startswith(CLUSTER) else None
     host, _, port = (address or "").rpartition(":")
-    if name not in (LOCAL, RAY) and not (host and port.isdecimal() and int(port) < 2**16):
+    if name not in (*HERE, RAY) and not (host and port.isdecimal() and int(port) < 2**16):
         raise UsageError(
-            f"executor must be local, ray or ray://HOST:PORT. Got {name!r} instead.",
+            f"executor must be {', '.join(HERE)}, ray or ray://HOST:PORT. Got {name!r} instead.",
             hint="See --executor. The port is that of Ray's client server, 10001 unless it was started with another.",
         )
-    if exact and name == LOCAL:
-        raise UsageError("--exact is about several machines, and the executor is local.", hint="Leave it out.")
-    if name != LOCAL and find_spec("ray") is None:
+    if exact and name in HERE:
+        raise UsageError(f"--exact is about several machines, and {name} is this one alone.", hint="Leave it out.")
+    if name not in HERE and find_spec("ray") is None:
         raise DeviceError(f"The executor {name} needs Ray, which is not installed.", hint=INSTALL_RAY)
 
 
@@ -38,7 +39,7 @@ def opened(executor: Executor | str | None, *, workers: int | None = None, exact
     if executor is not None and not isinstance(executor, str):
         yield executor
         return
-    made = _made(executor or LOCAL, workers, exact)
+    made = _made(executor or AUTO, workers, exact)
     try:
         yield made
     finally:
@@ -46,10 +47,18 @@ def opened(executor: Executor | str | None, *, workers: int | None = None, exact
 
 
 def _made(name: str, workers: int | None, exact: bool) -> Executor:
+    if name == AUTO:
+        from precompute.extraction.executors.auto import AutoExecutor
+
+        return AutoExecutor(workers)
     if name == LOCAL:
         from precompute.extraction.executors.local import LocalExecutor
 
         return LocalExecutor(workers)
+    if name == PROCESSES:
+        from precompute.extraction.executors.processes import ProcessExecutor
+
+        return ProcessExecutor(workers)
     from precompute.extraction.executors.ray import RayExecutor
 
     return RayExecutor(name if name != RAY else None, workers=workers, exact=exact)

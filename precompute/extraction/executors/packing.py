@@ -79,7 +79,7 @@ def packed_for(source: Source, preprocess: Preprocess) -> Packed:
                 other.memory.close()
             raise UsageError(
                 f"{what} cannot be sent to other processes: {reason_of(error)}.",
-                hint="Let threads read and decode (LocalExecutor), or put it into a module that can be imported.",
+                hint="Let threads read and decode (--executor local), or put it into a module that can be imported.",
             ) from error
     sent[0].memory.close()
     return sent[1]

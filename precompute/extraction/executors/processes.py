@@ -44,7 +44,7 @@ class ProcessExecutor(Executor):
     """
 
     def __init__(self, workers: int | None = None) -> None:
-        self.workers = workers or cores()
+        self.workers = self._count = workers or cores()
         self._crew: Crew | None = None
         self._end: weakref.finalize[..., ProcessExecutor] | None = None
 
@@ -109,8 +109,8 @@ class ProcessExecutor(Executor):
         at_once = 1 if preprocess.merges else places // preprocess.views
         copies = preprocess.merges or len(examples) > 1  # blocks of rare shapes would hold their slots for long
         full = 0 if copies else math.ceil(2 * samples_at_once(size, preprocess.views) * preprocess.views / places) + 1
-        slots = full + math.ceil(2 * size / places) + TASKS_AT_ONCE * self.workers
-        layout = Layout(examples, self.workers, slots, places)
+        slots = full + math.ceil(2 * size / places) + TASKS_AT_ONCE * self._count
+        layout = Layout(examples, self._count, slots, places)
         most = MOST_PASSES * size if preprocess.merges else None
         blocks = OpenBlocks(preprocess, size, source)
         tasks, count = cut(source, rows, at_once), math.ceil(len(rows) / at_once)

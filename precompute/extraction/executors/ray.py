@@ -103,12 +103,6 @@ class RayExecutor(Executor):
             self._cluster.close()
             self._cluster = None
 
-    def __enter__(self) -> RayExecutor:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def _joined(self) -> RayCluster:
         if self._cluster is None:
             self._cluster = RayCluster(self.address)

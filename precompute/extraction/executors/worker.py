@@ -210,7 +210,7 @@ def _loaded(fd: int, places: list[tuple[int, int]]) -> tuple[Source, Preprocess]
     except Exception as error:  # of any module of the user's
         raise UsageError(
             f"A process that was to read and decode cannot load source and preprocessing: {reason_of(error)}.",
-            hint="Let threads read and decode (LocalExecutor).",
+            hint="Let threads read and decode: --executor local.",
         ) from error
 
 

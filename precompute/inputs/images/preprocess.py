@@ -34,8 +34,12 @@ class ImagePreprocess(Preprocess):
     def __post_init__(self) -> None:
         if self.augmentation is not None:
             self.augmentation.check_size(self.transform.crop)
-        if self.transform.decoder == NVJPEG:
+        if self.uses_device:
             nvjpeg.check()
+
+    @property
+    def uses_device(self) -> bool:  # type: ignore[override]
+        return self.transform.decoder == NVJPEG
 
     def spec(self) -> dict[str, Any]:
         return self.transform.spec()
@@ -62,7 +66,7 @@ class ImagePreprocess(Preprocess):
             return tuple((_by_pixel(pixels),) for pixels in made)
 
     def _decoding(self) -> contextlib.AbstractContextManager[object]:
-        return nvjpeg.stream() if self.transform.decoder == NVJPEG else contextlib.nullcontext()
+        return nvjpeg.stream() if self.uses_device else contextlib.nullcontext()
 
     def example(self) -> tuple[torch.Tensor, ...]:
         return (torch.zeros(self.transform.crop, self.transform.crop, 3, dtype=torch.uint8),)
