@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
-SECTIONS = ["device", "photos", "tests", "features", "forward", "decode", "head", "memory", "end_to_end"]
+SECTIONS = ["device", "photos", "tests", "features", "forward", "decode", "head", "memory", "end_to_end", "verdict"]
 
 
 def check_gpu(out: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

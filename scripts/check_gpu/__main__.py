@@ -16,6 +16,7 @@ from pathlib import Path
 from check_gpu import cuda_tests, decoding, device, end_to_end, features, forward, head, memory, photos, table
 from check_gpu.running import GRACE_SECONDS, Measure, Outcome, Row, run, start_server
 from check_gpu.settings import Settings
+from check_gpu.verdict import verdict
 
 BACKBONES = ("resnet50", "vit_b_16", "mobilenet_v2")
 QUICK_BACKBONES = ("mobilenet_v2", "resnet50", "vit_b_16")
@@ -87,6 +88,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     return 1
                 settings = replace(settings, device=value)
             _write(out, settings, found, time.monotonic() - began)
+    found["verdict"] = verdict(found, settings.backbones)
+    for row in found["verdict"].rows:
+        print(table.line("verdict", "rows", row), flush=True)
+    _write(out, settings, found, time.monotonic() - began)
     errors = sum(len(outcome.errors) for outcome in found.values())
     print(f"{time.monotonic() - began:.0f} s, {errors} errors; see {out / 'check_gpu.md'}", flush=True)
     return 1 if errors else 0

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from precompute import Backbone
 
 ROUNDS = 3
+LOOP_IMAGES = 4096  # of a run of the loop: it has no start that fewer would hide
 LOOP_BATCH = {"cuda": 256, "cpu": 32}
 LOOP_TIMEOUT = 40.0  # seconds without a batch, after which the loop is given up, and not the section
 BASE = "DataLoader loop fp32"
@@ -28,10 +29,12 @@ BASE = "DataLoader loop fp32"
 
 @dataclass
 class Run:
-    """Seconds of one run; features (n, everything)."""
+    """Seconds of one run, and those in which it read, decoded and computed; features (n, everything)."""
 
     seconds: float
     features: NDArray[np.float64]
+    images: int
+    computing: float
     details: dict[str, Any] = field(default_factory=dict)
 
 
@@ -51,24 +54,29 @@ def _one_network(name: str, settings: Settings, report: Report) -> None:
     if settings.cuda:
         torch.zeros(1, device="cuda")  # CUDA's own start is not part of any program
     programs: dict[str, Callable[[int], Run]] = {
-        "precompute auto": partial(_extract, name, "auto", settings),
-        "precompute fp32": partial(_extract, name, "fp32", settings),
+        "precompute processes": partial(_extract, name, "auto", "processes", "cpu", settings),
+        "precompute threads": partial(_extract, name, "auto", "local", "cpu", settings),
+        "precompute nvjpeg": partial(_extract, name, "auto", "local", "nvjpeg", settings),
+        "precompute fp32": partial(_extract, name, "fp32", "processes", "cpu", settings),
         BASE: partial(_loop, model, "fp32", settings),
         "DataLoader loop bf16": partial(_loop, model, "bf16", settings),
     }
+    if not settings.cuda:
+        del programs["precompute nvjpeg"]
     pilot = {"cuda": 512, "cpu": 32}[settings.device]
-    first: dict[str, float] = {}
+    first: dict[str, Run] = {}
     for label, program in list(programs.items()):
-        if report.enough(f"{name} {label}", 1.5 * max(first.values(), default=2.0)):
+        if report.enough(f"{name} {label}", 1.5 * max((run.seconds for run in first.values()), default=2.0)):
             with report.attempt(f"{name} {label} pilot"):
-                first[label] = program(pilot).seconds
-                report.row(f"{name} {label}", what="first run", images=pilot, seconds=round(first[label], 2))
+                first[label] = program(pilot)
+                report.row(f"{name} {label}", what="first run", images=pilot, seconds=round(first[label].seconds, 2))
     programs = {label: program for label, program in programs.items() if label in first}
     if not programs:
         return
-    count = _how_many(settings, report, pilot, sum(first.values()))
+    total = sum(run.seconds for run in first.values())
+    count = _how_many(settings, report, pilot, total)
     seen: dict[str, list[Run]] = {label: [] for label in programs}
-    expected = sum(first.values()) * (2 if settings.cuda else count / pilot)
+    expected = total * (2 if settings.cuda else count / pilot)
     for number in range(ROUNDS):
         if not report.enough(f"{name} round {number + 1} of {ROUNDS}", expected):
             break
@@ -77,7 +85,7 @@ def _one_network(name: str, settings: Settings, report: Report) -> None:
             with report.attempt(f"{name} {label}"):
                 seen[label].append(program(count))
         expected = time.perf_counter() - began
-    _report(name, seen, count, report)
+    _report(name, seen, first, report)
 
 
 def _how_many(settings: Settings, report: Report, pilot: int, seconds: float) -> int:
@@ -88,35 +96,44 @@ def _how_many(settings: Settings, report: Report, pilot: int, seconds: float) ->
     return min(available, max(pilot, int(pilot * 0.9 * report.left / (ROUNDS * max(seconds, 1e-3)))))
 
 
-def _report(name: str, seen: dict[str, list[Run]], count: int, report: Report) -> None:
+def _report(name: str, seen: dict[str, list[Run]], first: dict[str, Run], report: Report) -> None:
     from check_gpu.features import differences
 
     base = seen.get(BASE, [])
     for label, runs in seen.items():
         if not runs:
             continue
-        seconds = [run.seconds for run in runs]
+        both = min(len(runs[-1].features), len(base[-1].features) if base else 0)
         # Within each round, since a machine's speed drifts
-        ratios = [other.seconds / run.seconds for run, other in zip(runs, base, strict=False)]
+        rates = [run.images / run.seconds for run in runs]
+        ratios = [rate * other.seconds / other.images for rate, other in zip(rates, base, strict=False)]
         report.row(
             f"{name} {label}",
             what=f"median of {len(runs)}",
-            images=count,
-            seconds=round(statistics.median(seconds), 2),
-            images_per_s=round(count / statistics.median(seconds), 1),
-            spread=f"{count / max(seconds):.0f} to {count / min(seconds):.0f}",
+            images=runs[-1].images,
+            seconds=round(statistics.median(run.seconds for run in runs), 2),
+            images_per_s=round(statistics.median(rates), 1),
+            spread=f"{min(rates):.0f} to {max(rates):.0f}",
             times_the_fp32_loop=round(statistics.median(ratios), 2) if ratios else None,
-            **(differences(runs[-1].features, base[-1].features) if base and len(base[-1].features) else {}),
+            **(differences(runs[-1].features[:both], base[-1].features[:both]) if both else {}),
+            steady_images_per_s=_steady(runs, first[label]),
             **runs[-1].details,
         )
 
 
-def _extract(name: str, precision: str, settings: Settings, count: int) -> Run:
+def _steady(runs: list[Run], pilot: Run) -> float | None:
+    """Images/s of what the runs have more than the first one of few images: without what starts."""
+    seconds = statistics.median(run.computing for run in runs) - pilot.computing
+    more = runs[-1].images - pilot.images
+    return round(more / seconds, 1) if more > 0 and seconds > 0 else None
+
+
+def _extract(name: str, precision: str, executor: str, decoder: str, settings: Settings, count: int) -> Run:
     import numpy as np
 
     from precompute import extract, open_cache
 
-    out = os.path.join(settings.place, f"{name}-{precision}.h5")
+    out = os.path.join(settings.place, f"{name}-{precision}-{executor}-{decoder}.h5")
     if os.path.exists(out):
         os.unlink(out)
     began = time.perf_counter()
@@ -127,6 +144,8 @@ def _extract(name: str, precision: str, settings: Settings, count: int) -> Run:
         weights="random:0",
         precision=precision,
         device=settings.device,
+        executor=executor,
+        transform={"decoder": decoder},
         limit=count,
     )
     seconds = time.perf_counter() - began
@@ -137,8 +156,9 @@ def _extract(name: str, precision: str, settings: Settings, count: int) -> Run:
     return Run(
         seconds,
         features,
+        count,
+        result.forward_seconds,
         {
-            "run_images_per_s": round(result.computed / result.forward_seconds, 1) if result.forward_seconds else None,
             "chosen": chosen + (" compiled" if result.compiled else ""),
             "why": result.why,
             "warnings": "; ".join(result.warnings),
@@ -166,6 +186,7 @@ def _loop(model: Backbone, precision: str, settings: Settings, count: int) -> Ru
         ]
     )
     network = copy.deepcopy(model.module).eval()
+    count = min(count, LOOP_IMAGES)
     began = time.perf_counter()
     network = network.to(device).to(memory_format=torch.channels_last)
     data = torch.utils.data.Subset(ImageFolder(settings.source, steps), range(count))
@@ -183,4 +204,5 @@ def _loop(model: Backbone, precision: str, settings: Settings, count: int) -> Ru
             parts.append(network(moved)[0].flatten(1).float().cpu().numpy())
     features = np.concatenate(parts)
     np.save(os.path.join(settings.place, "loop.npy"), features)
-    return Run(time.perf_counter() - began, features.astype(np.float64))
+    seconds = time.perf_counter() - began
+    return Run(seconds, features.astype(np.float64), count, seconds)

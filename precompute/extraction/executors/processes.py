@@ -60,7 +60,7 @@ class ProcessExecutor(Executor):
     ) -> Generator[Block, None, None]:
         engine, preprocess = work.decision.engine, work.backbone.preprocess
         clock, stop = clock or StageClock(), stop or (lambda: False)
-        clock.workers = self.workers
+        clock.workers = self._count
         decoded = self._decoded(work.source, preprocess, rows, engine.batch_size, claim, clock, stop, keep)
         return computed_blocks(decoded, engine, preprocess, clock, stop, keep)
 
