@@ -546,3 +546,19 @@ def test_odd_names_and_entries(tmp_path: Path) -> None:
     assert result.rows == result.computed == len(names)
     assert sorted(map(os.fsencode, open_cache(tmp_path / "a.h5").ids)) == sorted(names)
     assert len(result.ignored) == 3
+
+
+def test_float16_is_what_numpy_makes_of_float32() -> None:
+    """All exponents, ties, subnormals, infinities and what is beyond the range; of any number of rows."""
+    from precompute.extraction.rows import _halve
+
+    bits = np.random.default_rng(0).integers(0, 2**32, size=(37, 2_500), dtype=np.uint32)
+    bits[0] &= np.uint32(0xFFFFE000)
+    bits[1] = bits[1] & np.uint32(0xFFFFE000) | np.uint32(0x1000)  # halfway between two of float16
+    values = bits.view(np.float32)
+    values[np.isnan(values)] = 0
+    values.flags.writeable = False
+    made = np.empty(values.shape, dtype=np.float16)
+    _halve(values, made)
+    with np.errstate(over="ignore"):
+        assert made.tobytes() == values.astype(np.float16).tobytes()

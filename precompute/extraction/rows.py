@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from precompute.cache import Cache, Layer, RowWriter, Status, quantise, status_name
@@ -22,6 +23,7 @@ from precompute.extraction.setup import Prepared
 from precompute.extraction.timing import StageClock
 from precompute.sources.base import Source
 
+HALVED_AT_ONCE = 32_768  # numbers; of more torch makes work for a team of threads
 Twins = tuple["array[int]", "array[int]"]  # rows of this run, and those that are byte-identical to them
 
 
@@ -212,6 +214,23 @@ def _stored(layer: Layer, rows: int, count: int, features: NDArray[np.floating] 
     if features is not None:
         if features.shape != values[:count].shape:  # NumPy would repeat what is missing
             raise ValueError(f"An executor gave features of {features.shape}, not {values[:count].shape}.")
-        with np.errstate(over="ignore"):  # beyond float16's range: infinite, and found later
-            values[:count] = features
+        if (values.dtype, features.dtype) == (np.float16, np.float32):
+            _halve(features, values[:count])
+        else:
+            with np.errstate(over="ignore"):
+                values[:count] = features
     return quantise(values, layer.axes) if exact else values
+
+
+def _halve(features: NDArray[np.float32], values: NDArray[np.float16]) -> None:
+    """float32 into float16 of the same shape, contiguous; what is beyond its range is infinite, and found later.
+
+    By torch, which takes 0.1 microseconds for 2,048 numbers where NumPy takes 3 to 5: a quarter of all that a process
+    does for a row which others have computed. Both round to the nearest, ties to even. They differ in the bits of what
+    is no number, and rows that hold such a thing are overwritten.
+    """
+    source, target = np.ascontiguousarray(features).reshape(-1), values.reshape(-1)
+    for start in range(0, len(source), HALVED_AT_ONCE):
+        piece = source[start : start + HALVED_AT_ONCE]
+        piece = piece if piece.flags.writeable else piece.copy()  # Ray's are not, which torch warns of
+        torch.from_numpy(target[start : start + HALVED_AT_ONCE]).copy_(torch.from_numpy(piece))
