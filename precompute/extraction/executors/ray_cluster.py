@@ -13,9 +13,11 @@ from typing import Any
 from precompute.errors import DeviceError, PrecomputeError, reason_of
 from precompute.extraction.executors.names import CLUSTER, INSTALL_RAY
 
+THIS_MACHINE = "local"  # as Ray calls it: a cluster of its own, even where there is one already
+
 
 class RayCluster:
-    """Joined, or started where `address` is None and the environment names none.
+    """Joined, or started where `address` is None and RAY_ADDRESS is not set.
 
     ray: the library. Raises DeviceError where it is not installed, or no cluster can be reached.
     """
@@ -28,14 +30,16 @@ class RayCluster:
             self._connect(address)
 
     def _connect(self, address: str | None) -> None:
-        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
-        if address is None and not os.environ.get("RAY_ADDRESS"):
-            quiet["include_dashboard"] = False
+        where = address or os.environ.get("RAY_ADDRESS") or THIS_MACHINE
+        options: dict[str, Any] = {}
+        if not where.startswith(CLUSTER):  # whose server it would be asked of
+            options = {"log_to_driver": False, "logging_level": "error"}
+        if where == THIS_MACHINE:
+            options["include_dashboard"] = False
         try:
             with _own_signals():
-                self.ray.init(address, **({} if (address or "").startswith(CLUSTER) else quiet))
+                self.ray.init(where, **options)
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-            where = address or os.environ.get("RAY_ADDRESS") or "this machine"
             raise DeviceError(
                 f"Ray cannot be reached at {where}, or not be started: {reason_of(error)}",
                 hint="Check the address, and that all nodes have the same release of Ray and of Python: ray status",
