@@ -22,7 +22,8 @@ from conftest import ROOT, list_images, rows_there, run_python
 from contracts import ExecutorContract
 from crashing import EXIT, KILL, KILL_ONCE, NOTHING, RAISE, SEGFAULT, SLOW, Crashing, Numbers
 from lengths import text_of
-from modalities import Samples
+from modalities import SOUND, Samples
+from sounds import sound, wav
 from test_extraction import assert_same
 
 from precompute import extract, load_backbone, open_cache
@@ -110,6 +111,18 @@ def test_views_are_those_of_threads(photos: Path, tmp_path: Path) -> None:
     extract(photos, tmp_path / "threads.h5", **options)
     with ProcessExecutor(2) as executor:
         extract(photos, tmp_path / "a.h5", executor=executor, **options)
+    assert_same(open_cache(tmp_path / "a.h5"), open_cache(tmp_path / "threads.h5"))
+
+
+def test_clips_of_more_windows_than_a_slot_has_places_are_those_of_threads(tmp_path: Path) -> None:
+    SOUND.check_extra()
+    (tmp_path / "clips").mkdir()
+    for seed, seconds in enumerate((30, 0.3, 45, 2, 8)):
+        (tmp_path / f"clips/{seed}.wav").write_bytes(wav(sound(seed, seconds)))
+    options = {"backbone": "mel-statistics", "batch_size": 4}
+    extract(tmp_path / "clips", tmp_path / "threads.h5", **options)
+    with ProcessExecutor(2) as executor:
+        extract(tmp_path / "clips", tmp_path / "a.h5", executor=executor, **options)
     assert_same(open_cache(tmp_path / "a.h5"), open_cache(tmp_path / "threads.h5"))
 
 
