@@ -189,11 +189,11 @@ class Worker:
         return place, number
 
 
-def main(connection: Connection) -> None:
+def main(connection: Connection, slots_fd: int, packed_fd: int) -> None:
     """Work for the process at the other end of `connection`, which says first what there is to do."""
     torch.set_num_threads(1)
     try:
-        number, layout, slots_fd, packed_fd, places = connection.recv()
+        number, layout, places = connection.recv()
         source, preprocess = _loaded(packed_fd, places)
         slots = Slots(mapped(slots_fd, shared=True), layout)
         with preprocess.session():
