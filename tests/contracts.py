@@ -63,6 +63,7 @@ class SourceContract:
         assert source.origin
         assert all(source.sample_name(row).isprintable() for row in range(len(source)))
 
+    @pytest.mark.rotates(6)
     def test_another_process_reads_the_same(self, source: Source) -> None:
         sent = packed(source)
         code = (

@@ -22,7 +22,8 @@ from conftest import ROOT, list_images, rows_there, run_python
 from contracts import ExecutorContract
 from crashing import EXIT, KILL, KILL_ONCE, NOTHING, RAISE, SEGFAULT, SLOW, Crashing, Numbers
 from lengths import text_of
-from modalities import Samples
+from modalities import SOUND, Samples
+from sounds import sound, wav
 from test_extraction import assert_same
 
 from precompute import extract, load_backbone, open_cache
@@ -30,6 +31,7 @@ from precompute.engines.base import Engine, EngineChoice, buffers_of, fill
 from precompute.engines.choice import Decision
 from precompute.engines.devices import make_engine
 from precompute.errors import PrecomputeError, Stopped, UsageError
+from precompute.extraction.executors import launcher
 from precompute.extraction.executors.base import Executor, Work
 from precompute.extraction.executors.processes import ProcessExecutor
 from precompute.inputs.kinds import files_of
@@ -40,17 +42,28 @@ pytestmark = pytest.mark.slow  # each test starts processes that load torch
 BACKBONE = "crashing:make_network"
 
 
-def children(process: int | None = None) -> list[int]:
-    """Those processes of executors that `process`, by default this one, has started and that run."""
+def started_by(process: int, role: bytes) -> list[int]:
+    """Running processes of executors that `process` has started."""
     found = []
     for entry in Path("/proc").iterdir():
         with suppress(OSError):  # it has ended meanwhile
             if entry.name.isdecimal():
                 state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
-                command = (entry / "cmdline").read_bytes()
-                if int(parent) == (process or os.getpid()) and state != "Z" and b"executors.worker" in command:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                if int(parent) == process and state != "Z" and role in words and b"-I" in words:
                     found.append(int(entry.name))
     return sorted(found)
+
+
+def launchers(process: int | None = None) -> list[int]:
+    """Those that are forked into others."""
+    return started_by(process or os.getpid(), b"serve")
+
+
+def children(process: int | None = None) -> list[int]:
+    """Those that read and decode for `process`, by default this one."""
+    forked = [one for starts in launchers(process) for one in started_by(starts, b"serve")]
+    return sorted(forked + started_by(process or os.getpid(), b"worker"))
 
 
 def runs(process: int) -> bool:
@@ -73,7 +86,7 @@ def nobody_is_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     monkeypatch.syspath_prepend(str(ROOT / "tests"))
     yield
     gc.collect()
-    assert children() == []
+    assert launchers() == children() == []
 
 
 def numbers(count: int, what: dict[int, int] | None = None, *, others: int = NOTHING) -> Numbers:
@@ -110,6 +123,18 @@ def test_views_are_those_of_threads(photos: Path, tmp_path: Path) -> None:
     extract(photos, tmp_path / "threads.h5", **options)
     with ProcessExecutor(2) as executor:
         extract(photos, tmp_path / "a.h5", executor=executor, **options)
+    assert_same(open_cache(tmp_path / "a.h5"), open_cache(tmp_path / "threads.h5"))
+
+
+def test_clips_of_more_windows_than_a_slot_has_places_are_those_of_threads(tmp_path: Path) -> None:
+    SOUND.check_extra()
+    (tmp_path / "clips").mkdir()
+    for seed, seconds in enumerate((30, 0.3, 45, 2, 8)):
+        (tmp_path / f"clips/{seed}.wav").write_bytes(wav(sound(seed, seconds)))
+    options = {"backbone": "mel-statistics", "batch_size": 4}
+    extract(tmp_path / "clips", tmp_path / "threads.h5", **options)
+    with ProcessExecutor(2) as executor:
+        extract(tmp_path / "clips", tmp_path / "a.h5", executor=executor, **options)
     assert_same(open_cache(tmp_path / "a.h5"), open_cache(tmp_path / "threads.h5"))
 
 
@@ -247,6 +272,36 @@ def test_a_sample_at_which_processes_are_killed_twice_ends_the_run_with_its_name
     assert_same(open_cache(tmp_path / "a.h5"), open_cache(tmp_path / "whole.h5"))
 
 
+def test_where_processes_are_not_forked_each_is_started_for_itself(tmp_path: Path, monkeypatch: Any) -> None:
+    """As on macOS."""
+    monkeypatch.setattr(launcher, "FORKS", False)
+    source = numbers(60, {7: KILL_ONCE, 8: SEGFAULT, 40: KILL_ONCE})
+    with ProcessExecutor(2) as executor:
+        made = run(source, tmp_path / "a.h5", executor=executor)
+        assert launchers() == []
+        assert len(children()) == 2
+        with pytest.raises(PrecomputeError, match=r"row 000001 .SIGKILL"):
+            run(numbers(60, {1: KILL}), tmp_path / "b.h5", executor=executor)
+        assert children() == []
+    assert (made.computed, made.failures) == (59, {"UNDECODABLE": 1})
+    executor = ProcessExecutor(2)
+    run(numbers(60), tmp_path / "c.h5", executor=executor)
+    del executor  # with processes that are idle
+
+
+def test_without_the_process_that_starts_others_a_run_goes_on_until_one_is_needed(tmp_path: Path) -> None:
+    def kill() -> int:
+        for one in launchers():
+            os.kill(one, signal.SIGKILL)
+        return 0
+
+    with ProcessExecutor(2) as executor:
+        assert run(numbers(200, others=SLOW), tmp_path / "a.h5", executor=executor, stop=kill).computed == 200
+        with pytest.raises(PrecomputeError, match="ended .with the one that starts them"):
+            run(numbers(200, {150: KILL_ONCE}, others=SLOW), tmp_path / "b.h5", executor=executor, stop=kill)
+        assert run(numbers(200), tmp_path / "b.h5", executor=executor).computed > 0
+
+
 DRIVER = """
 import signal, sys
 from crashing import SLOW
@@ -280,6 +335,7 @@ def interrupted(out: Path, signum: int, handled: list[int], *, group: bool) -> i
     assert wait_until(lambda: process.poll() is not None or rows_there(partial) >= 40, 120)
     workers = children(process.pid)
     assert len(workers) == 2
+    workers += launchers(process.pid)
     (os.killpg if group else os.kill)(process.pid, signum)
     status = process.wait(timeout=60)
     assert wait_until(lambda: not any(map(runs, workers)))

@@ -29,6 +29,7 @@ from precompute.cache import Status
 from precompute.errors import SampleError, SourceError, Stopped, UsageError
 from precompute.extraction import pipeline
 from precompute.extraction.executors.packing import packed
+from precompute.extraction.executors.processes import ProcessExecutor
 from precompute.extraction.pipeline import decoded_blocks
 from precompute.extraction.source_comparison import compare_source
 from precompute.extraction.timing import StageClock
@@ -127,6 +128,24 @@ def test_a_prefix_gives_the_file_that_the_folder_gives(photos: Path, tmp_path: P
     assert sum(made.failures.values()) == 1
     assert_same_but_for_stamps(tmp_path / "s3.h5", tmp_path / "folder.h5")
     assert extract(url, tmp_path / "s3.h5", backbone="tiny").reused == 26
+
+
+@pytest.mark.slow  # starts processes that load torch
+@pytest.mark.parametrize("form", ["prefix", "shards", "table of texts"])
+def test_processes_read_a_store_as_threads_do(photos: Path, tmp_path: Path, bucket: Bucket, form: str) -> None:
+    options: dict[str, Any] = {"backbone": "tiny", "batch_size": 4}
+    if form == "prefix":
+        url = bucket.upload(photos)
+    elif form == "shards":
+        url = bucket.upload(shards_of(photos, tmp_path / "shards"), "shards") + "/*.tar"
+    else:
+        bucket.put("texts.csv", ("text\n" + "".join(f"text {number}\n" for number in range(50))).encode())
+        url, options["backbone"] = f"{bucket.url}/texts.csv", "ngram-hash"
+    with ProcessExecutor(2) as executor:
+        made = extract(url, tmp_path / "processes.h5", executor=executor, **options)
+    extract(url, tmp_path / "threads.h5", **options)
+    assert made.computed >= 24 and not made.failures
+    columns_equal(tmp_path / "processes.h5", tmp_path / "threads.h5")
 
 
 def assert_same_but_for_stamps(one: Path, other: Path) -> None:

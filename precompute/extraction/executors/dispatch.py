@@ -191,10 +191,11 @@ class Dispatch:
         row = self.crew.slots.marked(process.number)
         with self._changed:
             status = self.crew.replace(process)
-            how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
-            if not process.ready:
+            how = _words(status)
+            if status is None or not process.ready:
+                when = "" if process.ready else " before it began"
                 raise PrecomputeError(
-                    f"A process that was to read and decode ended before it began ({how}).",
+                    f"A process that was to read and decode ended{when} ({how}).",
                     hint="See what it said above, or let threads read and decode: --executor local.",
                 )
             for task in process.tasks.values():
@@ -219,6 +220,12 @@ class Dispatch:
         if status >= 0 or -status in (signal.SIGKILL, signal.SIGTERM):
             raise _keep_dying(f"{self._deaths[row]} processes ended at {self.crew.source.sample_name(row)}", how)
         task.lost[row] = SampleError(f"its decoder ended the process with {how}, twice", reason="UNDECODABLE")
+
+
+def _words(status: int | None) -> str:
+    if status is None:
+        return "with the one that starts them"
+    return signal.Signals(-status).name if status < 0 else f"exit status {status}"
 
 
 def _keep_dying(what: str, how: str) -> PrecomputeError:

@@ -11,6 +11,7 @@ import contextlib
 import math
 import weakref
 from collections.abc import Callable, Generator, Iterator
+from typing import Self
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from precompute.extraction.executors.base import Executor, Work
 from precompute.extraction.executors.crew import Crew
 from precompute.extraction.executors.dispatch import TASKS_AT_ONCE, Dispatch, Result
+from precompute.extraction.executors.launcher import Launcher
 from precompute.extraction.executors.passes import computed_blocks
 from precompute.extraction.executors.slots import Layout
 from precompute.extraction.pipeline import MOST_PASSES, Block, Claim, Decoded, OpenBlocks, samples_at_once
@@ -46,7 +48,7 @@ class ProcessExecutor(Executor):
     def __init__(self, workers: int | None = None) -> None:
         self.workers = self._count = workers or cores()
         self._crew: Crew | None = None
-        self._end: weakref.finalize[..., ProcessExecutor] | None = None
+        self._launcher: Launcher | None = None
 
     def blocks(
         self,
@@ -64,32 +66,45 @@ class ProcessExecutor(Executor):
         decoded = self._decoded(work.source, preprocess, rows, engine.batch_size, claim, clock, stop, keep)
         return computed_blocks(decoded, engine, preprocess, clock, stop, keep)
 
+    def __enter__(self) -> Self:
+        self._launch()  # which takes as long as loading a network does
+        return self
+
     def close(self) -> None:
         """End the processes. Rows that are asked for later start others."""
-        if self._end is not None:
-            self._end()
-        self._crew = self._end = None
+        if self._crew is not None:
+            self._crew.close()
+        if self._launcher is not None:
+            self._launcher.close()
+        self._crew = self._launcher = None
+
+    def _launch(self) -> Launcher:
+        if self._launcher is None or not self._launcher.alive:
+            self.close()
+            self._launcher = Launcher()
+            weakref.finalize(self, self._launcher.close)
+        return self._launcher
 
     @contextlib.contextmanager
     def _crewed(self, layout: Layout, source: Source, preprocess: Preprocess, count: int) -> Iterator[Crew]:
         """`count` processes, those that are kept where they fit; kept for the next run where this one comes to its
         end."""
-        crew, whole = self._crew, False
+        launcher, whole = self._launch(), False
+        crew = self._crew
         if crew is None or not crew.fits(layout, source, preprocess):
-            self.close()
-            crew = Crew(layout, source, preprocess)
-        if self._end is not None:
-            self._end.detach()
-        self._crew = self._end = None  # nobody else has it meanwhile
+            if crew is not None:
+                crew.close()
+            crew = Crew(launcher, layout, source, preprocess)
+        self._crew = None  # nobody else has it meanwhile
         try:
             crew.grow(count)
             yield crew
-            whole = crew.at_rest and self._crew is None
+            whole = crew.at_rest and self._crew is None and self._launcher is launcher
         finally:
             if not whole:
                 crew.close()
         if whole:
-            self._crew, self._end = crew, weakref.finalize(self, crew.close)
+            self._crew = crew
 
     def _decoded(
         self,

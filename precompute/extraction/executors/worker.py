@@ -10,7 +10,7 @@ import queue
 import threading
 import time
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
@@ -22,18 +22,20 @@ from precompute.errors import PrecomputeError, SampleError, UsageError, reason_o
 from precompute.extraction.executors.packing import unpacked
 from precompute.extraction.executors.slots import NO_ROW, Layout, Slots
 from precompute.inputs.base import Preprocess
-from precompute.sources.base import Source
+from precompute.sources.base import Raw, Source
 from precompute.system.shared_memory import mapped
 
 
 @dataclass(frozen=True)
 class Task:
-    """Rows whose inputs go into one slot. asks: whether their digests are sent, and an answer is waited for, first."""
+    """Rows whose inputs go into one slot. asks: whether their digests are sent, and an answer is waited for, first ·
+    begun: their bytes or errors, of a source whose reads wait for a network: while others are decoded."""
 
     number: int
     slot: int
     rows: list[int]
     asks: bool
+    begun: list[Future[Raw | SampleError]] | None = None
 
 
 @dataclass
@@ -106,8 +108,11 @@ class Worker:
         """Hear what comes, and end the process when the other one does, whatever it is doing."""
         try:
             while True:
-                self._inbox.put(self._connection.recv())
-        except (EOFError, OSError):
+                message = self._connection.recv()
+                if message[0] == "task" and self._readers is not None:
+                    message = (*message, [self._readers.submit(self._raw, row) for row in message[3]])
+                self._inbox.put(message)
+        finally:
             os._exit(0)
 
     def _sort(self, *, wait: bool) -> None:
@@ -125,10 +130,9 @@ class Worker:
     def _read(self, task: Task) -> None:
         batch = Batch(task, [])
         began, busy = time.perf_counter(), 0.0
-        reading = None if self._readers is None else self._readers.map(self._raw, task.rows)
-        for row in task.rows:
+        for place, row in enumerate(task.rows):
             self._slots.mark(self._number, row)
-            raw = self._raw(row) if reading is None else next(reading)
+            raw = self._raw(row) if task.begun is None else task.begun[place].result()
             if isinstance(raw, SampleError):
                 table = self._source.table
                 batch.found.append(Found(row, size=int(table.sizes[row]), mtime=int(table.mtimes[row]), error=raw))
@@ -147,7 +151,7 @@ class Worker:
             batch.granted = [True] * sum(one.error is None for one in batch.found)
             self._granted.append(batch)
 
-    def _raw(self, row: int) -> Any:
+    def _raw(self, row: int) -> Raw | SampleError:
         try:
             return self._source.read(row)
         except SampleError as error:
@@ -185,11 +189,11 @@ class Worker:
         return place, number
 
 
-def main(connection: Connection) -> None:
+def main(connection: Connection, slots_fd: int, packed_fd: int) -> None:
     """Work for the process at the other end of `connection`, which says first what there is to do."""
     torch.set_num_threads(1)
     try:
-        number, layout, slots_fd, packed_fd, places = connection.recv()
+        number, layout, places = connection.recv()
         source, preprocess = _loaded(packed_fd, places)
         slots = Slots(mapped(slots_fd, shared=True), layout)
         with preprocess.session():
