@@ -1,10 +1,11 @@
 """What the executor of Ray costs: one actor on one node beside the local executor, in turn.
 
-    python scripts/bench_ray.py PHOTOS [--backbone resnet50] [--limit 2000] [--rounds 3]
+    python scripts/bench_ray.py [PHOTOS] [--backbone resnet50] [--limit 2000] [--rounds 5]
 
 Both compute the same rows with the same engine, into new files, after a first run of each that is not counted. Prints
-of each run the time of the whole call, in which an actor starts, and the seconds for all rows at the rate between the
-first and the last block; medians of these, their ratio (aim: at most 1.1), and whether all columns are equal.
+of each run the seconds from the first read to the last row written, without those in which the actor starts, which
+stand beside them as do those of the whole call; medians, their ratio (aim: at most 1.1), and whether all columns are
+equal. PHOTOS: by default those of flowers beside the repository, see tests/conftest.py.
 """
 
 from __future__ import annotations
@@ -17,56 +18,63 @@ from collections.abc import Callable
 from pathlib import Path
 
 from precompute import extract, open_cache
-from precompute.extraction.executors.base import Executor
+from precompute.extraction.executors.base import Executor, Work
 from precompute.extraction.executors.local import LocalExecutor
 from precompute.extraction.executors.ray import RayExecutor
+from precompute.extraction.executors.ray_pool import RayPool
 from precompute.system import cores
+
+PHOTOS = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "flowers_small" / "flowers"
+
+
+class Timed(RayExecutor):
+    """start: seconds in which actors started, so far."""
+
+    start = 0.0
+
+    def _pool_for(self, work: Work, stop: Callable[[], object] | None) -> RayPool:
+        began = time.perf_counter()
+        try:
+            return super()._pool_for(work, stop)
+        finally:
+            self.start += time.perf_counter() - began
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photos")
+    parser.add_argument("photos", nargs="?", default=str(PHOTOS))
     parser.add_argument("--backbone", default="resnet50")
-    parser.add_argument("--weights", default="DEFAULT")
+    parser.add_argument("--weights", default="random:0")
     parser.add_argument("--limit", type=int, default=2000)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, RayExecutor(workers=cores()) as ray:
+    with tempfile.TemporaryDirectory() as folder, Timed(workers=cores()) as ray:
         made = {"local": Path(folder, "local.h5"), "ray": Path(folder, "ray.h5")}
         executors: dict[str, Executor] = {"local": LocalExecutor(), "ray": ray}
         times: dict[str, list[float]] = {name: [] for name in executors}
         for number in range(asked.rounds + 1):
             for name, executor in executors.items():
-                run = _run(asked, made[name], executor)
-                seconds, words = run()
+                seconds, words = _run(asked, made[name], executor)
                 if number:
                     times[name].append(seconds)
                 print(f"{number or 'warm-up'} {name}: {seconds:.2f} s; {words}", flush=True)
         medians = {name: statistics.median(found) for name, found in times.items()}
-        print(f"medians: {medians}; ray / local = {medians['ray'] / medians['local']:.3f}")
-        print("columns that differ:", _different(made["local"], made["ray"]) or "none")
+        words = ", ".join(f"{name} {median:.2f} s" for name, median in medians.items())
+        print(f"medians: {words}; ray / local = {medians['ray'] / medians['local']:.3f}")
+        print("columns that differ:", ", ".join(_different(made["local"], made["ray"])) or "none")
 
 
-def _run(asked: argparse.Namespace, out: Path, executor: Executor) -> Callable[[], tuple[float, str]]:
-    def run() -> tuple[float, str]:
-        seen: list[tuple[float, int]] = []
-        began = time.perf_counter()
-        made = extract(
-            *(asked.photos, out),
-            backbone=asked.backbone,
-            weights=asked.weights,
-            limit=asked.limit,
-            executor=executor,
-            progress=lambda progress: seen.append((time.perf_counter(), progress.done)),
-        )
-        whole = time.perf_counter() - began
-        (first, before), (last, after) = seen[0], seen[-1]
-        seconds = (last - first) * after / (after - before)
-        words = f"{whole:.2f} s in all, {made.computed} computed, {made.engine} {made.precision}"
-        return seconds, f"{words}; {made.stages.words if made.stages else ''}"
-
+def _run(asked: argparse.Namespace, out: Path, executor: Executor) -> tuple[float, str]:
     out.unlink(missing_ok=True)
-    return run
+    before = executor.start if isinstance(executor, Timed) else 0.0
+    options = {"backbone": asked.backbone, "weights": asked.weights, "limit": asked.limit}
+    began = time.perf_counter()
+    made = extract(asked.photos, out, executor=executor, **options)
+    whole = time.perf_counter() - began
+    start = executor.start - before if isinstance(executor, Timed) else 0.0
+    words = f"the actor's start {start:.2f} s, {whole:.2f} s in all, {made.computed} computed"
+    words += f" with {made.engine} in {made.precision}"
+    return made.forward_seconds - start, f"{words}; {made.stages.words if made.stages else ''}"
 
 
 def _different(one: Path, other: Path) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Container
 from hashlib import blake2b
 from pathlib import Path
 
@@ -40,14 +41,14 @@ def squeezenet() -> nn.Module:
         return Counted(squeezenet1_1(weights=None))
 
 
-def times(path: Path) -> Counter[bytes]:
-    """How often each input was computed."""
-    return Counter(np.fromfile(path, dtype=ENTRY)["sample"].astype("V8").tolist())
+def times(log: Path, *, besides: Container[bytes] = ()) -> Counter[bytes]:
+    """How often each input was computed; besides: without these, such as the example that each engine begins with."""
+    return Counter(one for one in np.fromfile(log, dtype=ENTRY)["sample"].tolist() if one not in besides)
 
 
-def processes(path: Path) -> list[int]:
-    """Who computed, in the order in which they did."""
-    return [int(process) for process in np.fromfile(path, dtype=ENTRY)["process"]]
+def processes(log: Path, *, besides: int = 0) -> list[int]:
+    """Who computed, in the order in which they did; besides: without this process."""
+    return [process for process in np.fromfile(log, dtype=ENTRY)["process"].tolist() if process != besides]
 
 
 def means() -> nn.Module:

@@ -12,6 +12,7 @@ STORE = 100_000_000  # bytes of a node's object store
 ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",  # else Ray makes a token in the home folder
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES": str(STORE),
 }
 
 

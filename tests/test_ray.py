@@ -10,12 +10,19 @@ import os
 import pickle
 import shutil
 import signal
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import counted
 import numpy as np
 import pytest
+import ray_clusters
 from conftest import ROOT, list_images, make_photos, run_python
 from contracts import ExecutorContract
 
@@ -23,35 +30,36 @@ from precompute import extract, load_backbone, open_cache
 from precompute.errors import DeviceError, SampleError, SourceError, Stopped, UsageError
 from precompute.extraction.executors.base import Executor
 from precompute.extraction.executors.names import check_executor
-
-STORE = 100_000_000  # bytes of a node's object store
-
-
-@pytest.fixture(scope="session")
-def ray(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The library, quiet, with all that it leaves in a folder of the tests."""
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # else it makes a token in the home folder
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("PYTHONPATH", str(ROOT))
-    return pytest.importorskip("ray", reason="Ray is not installed: pip install 'precompute[ray]'")
+from precompute.extraction.executors.ray_flow import UNDER_WAY
 
 
-@pytest.fixture
-def cluster(ray: Any, tmp_path: Path) -> Iterator[Any]:
-    """A head without cores of its own, on which nothing is computed; tests add nodes with `add`."""
-    from ray.cluster_utils import Cluster
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """What networks of `counted` write, in all processes that start from now on; these find it."""
+    path = tmp_path_factory.mktemp("counted") / "log"
+    folders = (str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", ""))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(counted.VARIABLE, str(path))
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, folders)))
+        yield path
 
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": STORE})
-    yield made
-    ray.shutdown()
-    made.shutdown()
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[Any]:
+    """The library."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ray_clusters.ENVIRONMENT.items():
+            patch.setenv(name, value)
+        patch.delenv("RAY_ADDRESS", raising=False)
+        yield pytest.importorskip("ray", reason="Ray is not installed: pip install 'precompute[ray]'")
 
 
-def add(cluster: Any, count: int) -> list[Any]:
-    """Nodes of one core, each of which says that it has a GPU."""
-    nodes = [cluster.add_node(num_cpus=1, num_gpus=1, object_store_memory=STORE) for _ in range(count)]
-    cluster.wait_for_nodes()
-    return nodes
+@pytest.fixture(scope="module")
+def cluster(ray: Any, log: Path) -> Iterator[Any]:
+    """A head without cores, on which nothing is computed, and four nodes; tests that kill one add another."""
+    with ray_clusters.cluster() as made:
+        ray_clusters.add(made, 4)
+        yield made
 
 
 def executor_for(cluster: Any, **options: Any) -> Any:
@@ -71,13 +79,11 @@ def assert_same_rows(one: Path, other: Path) -> None:
 
 @pytest.fixture(scope="class")
 def one_actor(ray: Any) -> Iterator[Executor]:
-    """Of a Ray that the tests have started."""
+    """Of a Ray that it starts itself."""
     from precompute.extraction.executors.ray import RayExecutor
 
-    ray.init(num_cpus=1, object_store_memory=STORE, include_dashboard=False, log_to_driver=False, logging_level="error")
     with RayExecutor(workers=2) as executor:
         yield executor
-    ray.shutdown()
 
 
 @pytest.mark.slow
@@ -98,84 +104,124 @@ def many(tmp_path: Path) -> Path:
     return photos
 
 
+OPTIONS: dict[str, Any] = {
+    "backbone": "counted:squeezenet",
+    "transform": {"resize": 64, "crop": 64},
+    "batch_size": 4,
+    "engine": "torch",
+    "precision": "fp32",
+}
+
+
+@dataclass(frozen=True)
+class Local:
+    """What the local executor makes of it: the file, and inputs that each engine begins with, which are no samples."""
+
+    file: Path
+    examples: set[bytes]
+
+
 @pytest.fixture
-def local(many: Path, tmp_path: Path) -> Path:
-    """What the local executor makes of it."""
-    made = extract(many, tmp_path / "local.h5", backbone="tiny", batch_size=4)
+def local(many: Path, tmp_path: Path, log: Path) -> Local:
+    log.write_bytes(b"")
+    load_backbone(OPTIONS["backbone"], transform=OPTIONS["transform"])
+    examples = set(counted.times(log))
+    made = extract(many, tmp_path / "local.h5", **OPTIONS)
     assert (made.computed, made.copied, made.failures) == (95, 2, {"TRUNCATED": 1})
-    return tmp_path / "local.h5"
+    assert set(counted.times(log, besides=examples).values()) == {1}
+    log.write_bytes(b"")
+    return Local(tmp_path / "local.h5", examples)
 
 
 @pytest.mark.slow
-def test_four_nodes_make_the_same_file(cluster: Any, many: Path, local: Path, tmp_path: Path) -> None:
-    add(cluster, 4)
+def test_four_nodes_make_the_same_file(cluster: Any, many: Path, local: Local, log: Path, tmp_path: Path) -> None:
+    handler = signal.getsignal(signal.SIGTERM)
     with executor_for(cluster) as executor:
-        made = extract(many, tmp_path / "a.h5", backbone="tiny", batch_size=4, executor=executor)
+        made = extract(many, tmp_path / "a.h5", executor=executor, **OPTIONS)
         assert (made.computed, made.copied, made.failures) == (95, 2, {"TRUNCATED": 1})
-        assert_same_rows(tmp_path / "a.h5", local)
+        assert_same_rows(tmp_path / "a.h5", local.file)
+        computed = counted.times(log, besides=local.examples)
+        assert (len(computed), computed.total()) == (95, 95)
         (record,) = (one["executor"] for one in open_cache(tmp_path / "a.h5").provenance if "executor" in one)
-        assert (record["kind"], record["actors"]) == ("ray", 4)
-        assert len(record["devices"]) == 1
+        assert (record["kind"], record["actors"], len(record["devices"])) == ("ray", 4, 1)
         assert made.stages is not None
         assert made.stages.actors == 4
         assert made.stages.forward > 0 < made.stages.decode
-        again = extract(many, tmp_path / "a.h5", backbone="tiny", batch_size=4, executor=executor, rehash=True)
+        again = extract(many, tmp_path / "a.h5", executor=executor, rehash=True, **OPTIONS)
         assert (again.computed, again.reused + again.copied) == (0, 98)
+    assert signal.getsignal(signal.SIGTERM) is handler
 
 
 @pytest.mark.slow
 def test_actors_and_nodes_that_die_cost_their_blocks_alone(
-    cluster: Any, ray: Any, many: Path, local: Path, tmp_path: Path
+    cluster: Any, many: Path, local: Local, log: Path, tmp_path: Path
 ) -> None:
-    nodes = add(cluster, 3)
-    executor = executor_for(cluster)
+    """Four blocks of one batch for each actor are under way at most, see UNDER_WAY."""
     killed: list[int] = []
 
     def disturb(progress: Any) -> None:
-        """Kill the process of an actor, then a node; then another node joins."""
         if progress.done >= 12 and not killed:
-            member = executor._pool.up[0]
-            ray.kill(member._handle, no_restart=False)
-            killed.append(progress.done)
-        if progress.done >= 30 and len(killed) == 1:
-            cluster.remove_node(nodes[-1], allow_graceful=False)
-            killed.append(progress.done)
-        if progress.done >= 50 and len(killed) == 2:
-            add(cluster, 1)
-            killed.append(progress.done)
+            killed.append(counted.processes(log, besides=os.getpid())[-1])
+            os.kill(killed[0], signal.SIGKILL)
+        for place, done in enumerate((30, 60), start=1):
+            if progress.done >= done and len(killed) == place:
+                cluster.remove_node(cluster.list_all_nodes()[1], allow_graceful=False)
+                ray_clusters.add(cluster, 1)
+                killed.append(place)
 
-    with executor:
-        made = extract(many, tmp_path / "a.h5", backbone="tiny", batch_size=2, executor=executor, progress=disturb)
+    with executor_for(cluster) as executor:
+        made = extract(many, tmp_path / "a.h5", executor=executor, progress=disturb, **OPTIONS)
     assert len(killed) == 3
     assert (made.computed, made.copied, made.failures) == (95, 2, {"TRUNCATED": 1})
-    whole = extract(many, tmp_path / "whole.h5", backbone="tiny", batch_size=2)
-    assert whole.computed == 95
-    assert_same_rows(tmp_path / "a.h5", tmp_path / "whole.h5")
+    assert_same_rows(tmp_path / "a.h5", local.file)
+    computed = counted.times(log, besides=local.examples)
+    assert len(computed) == 95
+    assert computed.total() <= 95 + len(killed) * UNDER_WAY * OPTIONS["batch_size"]
 
 
 @pytest.mark.slow
-def test_a_driver_that_was_killed_goes_on(cluster: Any, many: Path, local: Path, tmp_path: Path) -> None:
-    add(cluster, 2)
-    out = tmp_path / "a.h5"
-    code = (
-        "import sys, os, signal\nfrom precompute import extract\n"
-        "from precompute.extraction.executors.ray import RayExecutor\n"
-        "def show(progress):\n    if progress.done > 20: os.kill(os.getpid(), signal.SIGKILL)\n"
-        f"extract({str(many)!r}, {str(out)!r}, backbone='tiny', batch_size=4, progress=show,\n"
-        f"        executor=RayExecutor({cluster.address!r}))\n"
-    )
-    done = run_python(code)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+def test_a_driver_that_was_killed_goes_on(cluster: Any, many: Path, local: Local, log: Path, tmp_path: Path) -> None:
+    options = ("-b", "counted:squeezenet", "--resize", 64, "--crop", 64, "--batch-size", 4, "--executor", "ray")
+    line = [sys.executable, "-m", "precompute", "extract", many, *options, "-o", tmp_path / "a.h5"]
+    environment = {**os.environ, "RAY_ADDRESS": cluster.address}
+    driver = subprocess.Popen(list(map(str, line)), env=environment, stderr=subprocess.DEVNULL)
+    while len(counted.times(log, besides=local.examples)) < 40 and driver.poll() is None:
+        time.sleep(0.02)
+    driver.kill()
+    assert driver.wait() == -signal.SIGKILL
     with executor_for(cluster) as executor:
-        made = extract(many, out, backbone="tiny", batch_size=4, executor=executor)
+        made = extract(many, tmp_path / "a.h5", executor=executor, **OPTIONS)
     assert 0 < made.computed < 95
-    assert_same_rows(out, local)
+    assert_same_rows(tmp_path / "a.h5", local.file)
+    computed = counted.times(log, besides=local.examples)
+    assert len(computed) == 95
+    assert computed.total() <= 95 + 4 * UNDER_WAY * OPTIONS["batch_size"]
+
+
+@pytest.mark.slow
+def test_a_node_decides_what_auto_is(cluster: Any, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nodes are on this machine here, so it is what this machine decides; this process, where CUDA is the table's first
+    choice, could not even look."""
+    from precompute.engines.machine import Machine
+
+    for name in ("PRECOMPUTE_ENGINE", "PRECOMPUTE_PRECISION"):
+        monkeypatch.delenv(name)
+    plain = extract(many, tmp_path / "here.h5", backbone="tiny")
+    monkeypatch.setattr(Machine, "here", lambda: pytest.fail("It is not for this machine to decide."))
+    with executor_for(cluster) as executor:
+        made = extract(many, tmp_path / "there.h5", backbone="tiny", executor=executor)
+        assert (made.engine, made.precision, made.dtype) == (plain.engine, plain.precision, plain.dtype)
+        assert made.why.startswith("decided by the node ")
+        assert open_cache(tmp_path / "there.h5").key == open_cache(tmp_path / "here.h5").key
+        monkeypatch.setenv("PRECOMPUTE_ENGINE", "torch")  # which nodes do not have: the user's word is this process's
+        monkeypatch.setenv("PRECOMPUTE_PRECISION", "fp32")
+        asked = extract(many, tmp_path / "asked.h5", backbone="tiny", executor=executor, limit=4)
+        assert (asked.engine, asked.precision) == ("torch", "fp32")
 
 
 @pytest.mark.slow
 def test_a_node_that_cannot_see_the_samples_is_named(cluster: Any, many: Path, tmp_path: Path) -> None:
     """All nodes are on one machine here: the path leads through an open file that this process alone has."""
-    add(cluster, 1)
     folder = os.open(many, os.O_RDONLY)
     try:
         with (
@@ -185,12 +231,26 @@ def test_a_node_that_cannot_see_the_samples_is_named(cluster: Any, many: Path, t
             extract(f"/proc/self/fd/{folder}", tmp_path / "a.h5", backbone="tiny", executor=executor)
     finally:
         os.close(folder)
+    assert not list(tmp_path.glob("a.h5*"))
 
 
 @pytest.mark.slow
-def test_a_cluster_without_cores_is_an_error(cluster: Any, many: Path, tmp_path: Path) -> None:
-    with executor_for(cluster) as executor, pytest.raises(DeviceError, match="None of the 1 nodes"):
-        extract(many, tmp_path / "a.h5", backbone="tiny", executor=executor)
+def test_over_the_client_server_and_where_no_node_has_cores(
+    ray: Any, log: Path, many: Path, local: Local, tmp_path: Path
+) -> None:
+    pytest.importorskip("grpc", reason="Ray Client is not installed: pip install 'precompute[ray]'")
+    from precompute.extraction.executors.ray import RayExecutor
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address = f"ray://127.0.0.1:{port}"
+    with ray_clusters.cluster(ray_client_server_port=port) as made, RayExecutor(address) as executor:
+        with pytest.raises(DeviceError, match="No node of the cluster has a core"):
+            extract(many, tmp_path / "a.h5", executor=executor, **OPTIONS)
+        ray_clusters.add(made, 1)
+        extract(many, tmp_path / "a.h5", executor=executor, **OPTIONS)
+    assert_same_rows(tmp_path / "a.h5", local.file)
 
 
 # What runs on a node, without Ray

@@ -33,9 +33,9 @@ from precompute.sources.base import Source
 class RayExecutor(Executor):
     """An actor for each GPU of the cluster, or for each node that has none.
 
-    address: of a cluster, as `ray.init` takes it; None is what Ray makes of that, the cluster of RAY_ADDRESS or one on
-    this machine alone, which ends with the run · workers: threads of each actor that read and decode, by default one
-    for each of its cores · exact: all actors must have the same model of GPU, or of processor.
+    address: of a cluster, as `ray.init` takes it; None is the cluster of RAY_ADDRESS or, where that is not set, one on
+    this machine alone, which is started and ends with the run · workers: threads of each actor that read and decode, by
+    default one for each of its cores · exact: all actors must have the same model of GPU, or of processor.
 
     Actors keep engine and backbone until `close`, or until other work comes. What `auto` is one node decides, one with
     a GPU where there are some, so that it is the same from whatever machine the run is started; each actor verifies it.

@@ -65,5 +65,5 @@ def check_trial(host: str, ready: Ready, decision: Decision) -> None:
     if ready.trial is not None and not ready.trial.passed and not decision.warnings:
         raise DeviceError(
             f"The node {host} ({ready.device}): {ready.trial.words}.",
-            hint=f"{decision.choice.precision} passes where that was decided. Take --precision fp32, or leave the node out.",
+            hint=f"{decision.choice.precision} passes where that was decided. Take fp32, or leave the node out.",
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -13,9 +14,12 @@ from typing import Any
 from precompute.errors import DeviceError, PrecomputeError, reason_of
 from precompute.extraction.executors.names import CLUSTER, INSTALL_RAY
 
+START_SECONDS = 600.0  # in which a busy cluster must have begun
+THIS_MACHINE = "local"  # as Ray calls it: a cluster of its own, even where there is one already
+
 
 class RayCluster:
-    """Joined, or started where `address` is None and the environment names none.
+    """Joined, or started where `address` is None and RAY_ADDRESS is not set.
 
     ray: the library. Raises DeviceError where it is not installed, or no cluster can be reached.
     """
@@ -26,16 +30,23 @@ class RayCluster:
         self._started = not self.ray.is_initialized()
         if self._started:
             self._connect(address)
+        elif address is not None:
+            raise DeviceError(
+                f"This process is connected to Ray already, perhaps not to {address}.",
+                hint="Take the executor ray, which uses that connection, or call ray.shutdown() before.",
+            )
 
     def _connect(self, address: str | None) -> None:
-        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
-        if address is None and not os.environ.get("RAY_ADDRESS"):
-            quiet["include_dashboard"] = False
+        where = address or os.environ.get("RAY_ADDRESS") or THIS_MACHINE
+        options: dict[str, Any] = {}
+        if not where.startswith(CLUSTER):  # whose server it would be asked of
+            options = {"log_to_driver": False, "logging_level": "error"}
+        if where == THIS_MACHINE:
+            options["include_dashboard"] = False
         try:
-            with _own_signals():
-                self.ray.init(address, **({} if (address or "").startswith(CLUSTER) else quiet))
+            with _own_signals(), _own_modules() if where == THIS_MACHINE else contextlib.nullcontext():
+                self.ray.init(where, **options)
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-            where = address or os.environ.get("RAY_ADDRESS") or "this machine"
             raise DeviceError(
                 f"Ray cannot be reached at {where}, or not be started: {reason_of(error)}",
                 hint="Check the address, and that all nodes have the same release of Ray and of Python: ray status",
@@ -58,13 +69,18 @@ class RayCluster:
 
         Raises the PrecomputeError that it returns, and DeviceError where no node could run it.
         """
-        gpus = 1 if gpu and self.ray.cluster_resources().get("GPU", 0) >= 1 else 0
+        there = self.ray.cluster_resources()
+        if there.get("CPU", 0) < 1:
+            raise DeviceError("No node of the cluster has a core for Ray.", hint="See with `ray status`.")
+        gpus = 1 if gpu and there.get("GPU", 0) >= 1 else 0
+        call = self.ray.remote(function).options(num_cpus=1, num_gpus=gpus)
         try:
-            value = self.ray.get(self.ray.remote(function).options(num_cpus=1, num_gpus=gpus).remote(*given))
+            value = self.ray.get(call.remote(*given), timeout=START_SECONDS)
         except self.ray.exceptions.RayError as error:
+            cause = getattr(error, "cause", None) or error
             raise DeviceError(
-                f"No node of the cluster could say what it computes with: {reason_of(error)}",
-                hint="See with `ray status` whether it has nodes, and whether precompute is installed on them.",
+                f"No node of the cluster could say what it computes with: {type(cause).__name__}: {reason_of(cause)}",
+                hint="See with `ray status` whether nodes are free. All need precompute, and modules of your own.",
             ) from error
         if isinstance(value, PrecomputeError):
             raise value
@@ -90,6 +106,20 @@ def _own_signals() -> Iterator[None]:
     finally:
         if threading.current_thread() is threading.main_thread() and before is not None:
             signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _own_modules() -> Iterator[None]:
+    """Processes that start inside import what this one does, such as a network of the user's own."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(os.path.abspath(path) for path in sys.path)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
 
 
 def ray_library() -> Any:

@@ -14,12 +14,11 @@ from precompute.errors import DeviceError, PrecomputeError, reason_of
 from precompute.extraction.executors.base import Work
 from precompute.extraction.executors.ray_actor import Ready, RowActor, Told
 from precompute.extraction.executors.ray_checks import check_model, check_seen, check_trial, check_versions, own_digests
-from precompute.extraction.executors.ray_cluster import RayCluster
+from precompute.extraction.executors.ray_cluster import START_SECONDS, RayCluster
 from precompute.extraction.provenance import LIBRARIES
 from precompute.system import version_of
 
 RESTARTS = 1_000  # of one actor's process, on the same node; a block that kills them is bounded itself
-START_SECONDS = 600.0  # for the first actors to be ready; after half of it without one more, those that are suffice
 LOOK_SECONDS = 5.0  # between two looks for nodes that have come or gone
 WAIT_SECONDS = 0.5
 NODES_NAMED = 5
@@ -109,7 +108,7 @@ class RayPool:
             if stop is not None and stop():
                 return
             if self.up and now - changed > START_SECONDS / 2:
-                break
+                break  # those that are ready suffice
             if now - began > START_SECONDS and not self.up:
                 raise DeviceError(
                     f"No actor of {len(self.members)} was ready within {START_SECONDS:.0f} s.",
