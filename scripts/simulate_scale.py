@@ -29,7 +29,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ from precompute import extract
 from precompute.errors import Stopped
 from precompute.extraction.executors.ray import RayExecutor
 from precompute.extraction.executors.ray_actor import Computed, Ready, Told, digest_of
+from precompute.extraction.executors.ray_flow import MOST_BATCHES
 from precompute.extraction.executors.ray_pool import RayPool
 from precompute.extraction.pipeline import Block, Decoded
 from precompute.extraction.provenance import LIBRARIES
@@ -54,6 +55,7 @@ WARM_UP = 2.0  # seconds that are not counted
 STOP = 15  # SIGTERM, as if a user had
 STORE_BYTES = 3 * 10**9  # of this machine's object store: all that 100 actors may have under way
 SPREAD = 0x9E3779B97F4A7C15  # odd, so that no two rows fall together
+TEMPLATE = vars(Decoded(0, b"", 100_000, 0, read_seconds=1e-4, decode_seconds=5e-3))
 STAGES = StageClock(on_cpu=False).stages()
 
 
@@ -87,9 +89,12 @@ def network(width: int = 2048) -> nn.Module:
 
 
 class StandIn:
-    """One actor: the methods of `RowActor` that the driver calls. features: rows that it gives for any samples."""
+    """One actor: the methods of `RowActor` that the driver calls.
 
-    def __init__(self, times: Times, features: NDArray[np.float32]) -> None:
+    features: of a batch, one array for each of a block, so that none is sent once for several; given for any samples.
+    """
+
+    def __init__(self, times: Times, features: Sequence[NDArray[np.float32]]) -> None:
         self._times, self._features = times, features
         self._gpu, self._disk = threading.Lock(), threading.Lock()
 
@@ -103,19 +108,16 @@ class StandIn:
         """Names for their bytes, after the time that reading takes."""
         with self._disk:
             time.sleep(len(rows) / self._times.reading)
-        return [Decoded(row, _digest(row), 100_000, 0) for row in rows.tolist()]
+        return [_decoded(row) for row in rows.tolist()]
 
     def compute(self, rows: NDArray[np.int64], forget: Any, kept: Any, run: int, looked: bool) -> Computed:  # noqa: ARG002
         """Features, after the time that the network takes."""
         with self._gpu:
             time.sleep(len(rows) / self._times.rate)
         blocks = []
-        for start in range(0, len(rows), BATCH):
-            decoded = [
-                Decoded(row, _digest(row), 100_000, 0, read_seconds=1e-4, decode_seconds=5e-3)
-                for row in rows[start : start + BATCH].tolist()
-            ]
-            blocks.append(Block(decoded, (self._features[: len(decoded)].copy(),)))
+        for number, start in enumerate(range(0, len(rows), BATCH)):
+            decoded = [_decoded(row) for row in rows[start : start + BATCH].tolist()]
+            blocks.append(Block(decoded, (self._features[number][: len(decoded)],)))
         return Computed(blocks, stages=STAGES)
 
     def forget(self, rows: Any) -> None:
@@ -125,16 +127,20 @@ class StandIn:
         """See `RowActor`."""
 
 
-def _digest(row: int) -> bytes:
-    """32 bytes that no other row has, spread like a digest, which it would take longer to compute."""
-    return (row * SPREAD % 2**64).to_bytes(8, "little") * 4
+def _decoded(row: int) -> Decoded:
+    """With a digest that no other row has, and that is spread like one; without what its constructor takes."""
+    made = object.__new__(Decoded)
+    digest = (row * SPREAD % 2**64).to_bytes(8, "little") * 4
+    made.__dict__.update(TEMPLATE, row=row, digest=digest)
+    return made
 
 
 class Host:
     """A process in which many stand-ins live, each with threads of its own."""
 
     def __init__(self, times: Times, many: int) -> None:
-        features = np.random.default_rng(0).standard_normal((BATCH, times.width), dtype=np.float32)
+        values = np.random.default_rng(0)
+        features = [values.standard_normal((BATCH, times.width), dtype=np.float32) for _ in range(MOST_BATCHES)]
         self._standing = [StandIn(times, features) for _ in range(many)]
 
     def call(self, number: int, method: str, *given: Any) -> Any:
