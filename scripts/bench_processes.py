@@ -55,7 +55,7 @@ def measure(kind: str, workers: int, folder: str, side: int, network: float) -> 
     from precompute.backbones.load import load_backbone
     from precompute.engines.base import Engine, EngineChoice, buffers_of, fill
     from precompute.engines.choice import Decision
-    from precompute.extraction.executors.base import Work
+    from precompute.extraction.executors.base import Executor, Work
     from precompute.extraction.executors.local import LocalExecutor
     from precompute.extraction.owners import Owners
     from precompute.inputs.images.preprocess import ImagePreprocess
@@ -85,19 +85,20 @@ def measure(kind: str, workers: int, folder: str, side: int, network: float) -> 
                 time.sleep(max(0.0, self._ready - len(self._counts) * BATCH / network - time.perf_counter()))
             return (np.zeros((count, 8), np.float32),)
 
-    backbone = load_backbone("tiny")
-    transform = Transform(resize=side if side < 224 else side * 8 // 7, crop=side)
-    object.__setattr__(backbone, "preprocess", ImagePreprocess(transform))
-    source = open_source(folder, files_of(IMAGE))
-    engine = Null(backbone.preprocess.example())
-    work = Work(source, backbone, Decision(engine.choice, engine, "float32"))
-    executor: Any
+    executor: Executor
     if kind == "processes":
         from precompute.extraction.executors.processes import ProcessExecutor
 
         executor = ProcessExecutor(workers)
     else:
         executor = LocalExecutor(workers)
+    executor.__enter__()  # as a command would, before it loads a network
+    backbone = load_backbone("tiny")
+    transform = Transform(resize=side if side < 224 else side * 8 // 7, crop=side)
+    object.__setattr__(backbone, "preprocess", ImagePreprocess(transform))
+    source = open_source(folder, files_of(IMAGE))
+    engine = Null(backbone.preprocess.example())
+    work = Work(source, backbone, Decision(engine.choice, engine, "float32"))
     owners, seen, started = Owners([], len(source)), 0, time.perf_counter()
     with backbone.preprocess.session():
         blocks = executor.blocks(work, np.arange(len(source)), claim=owners.claim)

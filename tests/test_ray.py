@@ -356,7 +356,7 @@ def test_blocks_are_whole_batches_and_hold_each_row_once(photos: Path) -> None:
 
 @pytest.mark.parametrize("name", ["spark", "ray:", "ray://", "ray://host", "ray://host:port", "ray://host:70000", ""])
 def test_other_names_are_refused(name: str) -> None:
-    with pytest.raises(UsageError, match="executor must be local, ray or ray://HOST:PORT"):
+    with pytest.raises(UsageError, match="executor must be auto, local, processes, ray or ray://HOST:PORT"):
         check_executor(name)
 
 

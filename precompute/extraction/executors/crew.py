@@ -16,6 +16,9 @@ from precompute.inputs.base import Preprocess
 from precompute.sources.base import Source
 from precompute.system.shared_memory import SharedMemory
 
+NEEDED = {"image": ("torchvision.transforms",)}
+"""What decoding loads when it meets its first sample, by modality."""
+
 
 @dataclass
 class Task:
@@ -104,7 +107,8 @@ class Crew:
         connection = Connection(ours.detach())
         self.slots.mark(number, NO_ROW)
         with theirs:
-            launched = self._launcher.start(connection, theirs, (self._memory.fd, self._packed.memory.fd))
+            memory = self._memory.fd, self._packed.memory.fd
+            launched = self._launcher.start(connection, theirs, memory, NEEDED.get(self.preprocess.modality, ()))
         process = self.processes[number] = Process(number, launched, connection)
         self.selector.register(connection, selectors.EVENT_READ, process)
         with contextlib.suppress(OSError):  # it is not there any more, which is heard

@@ -30,8 +30,6 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THRE
 """Torch would resize each picture with a team of as many threads as there are cores."""
 
 MOST_DESCRIPTORS = 8
-PRELOADED = ("torchvision.transforms", "torchvision.transforms.v2")
-"""What decoding loads, once the driver has done so too: it decodes some samples itself in front of most runs."""
 START = """
 import sys
 from multiprocessing.connection import Connection
@@ -68,8 +66,11 @@ class Launcher:
         """Whether it can start any."""
         return self._popen is None or self._popen.poll() is None
 
-    def start(self, ours: Connection, theirs: socket.socket, memory: Sequence[int]) -> int:
-        """Start one that has `theirs`, the other end of `ours`, and these descriptors; its number."""
+    def start(self, ours: Connection, theirs: socket.socket, memory: Sequence[int], modules: Sequence[str]) -> int:
+        """Start one that has `theirs`, the other end of `ours`, and these descriptors; its number.
+
+        modules: that it will need, which are loaded once for all.
+        """
         number, descriptors = next(self._numbers), [theirs.fileno(), *memory]
         with self._lock:
             if self._popen is None:
@@ -78,8 +79,7 @@ class Launcher:
                 if self._popen is None:
                     ours.send(sys.path)
                 else:
-                    loaded = [name for name in PRELOADED if name in sys.modules]
-                    state = State(sys.path, os.getcwd(), dict(os.environ), loaded)
+                    state = State(sys.path, os.getcwd(), dict(os.environ), modules)
                     self._connection.send(("fork", number, state))
                     socket.send_fds(self._channel, [b"\0"], descriptors)
         return number
@@ -135,12 +135,12 @@ class Launcher:
 
 @dataclass(frozen=True)
 class State:
-    """Of the driver, when it starts a process. loaded: see PRELOADED."""
+    """Of the driver, when it starts a process. modules: see `Launcher.start`."""
 
     path: list[str]
     folder: str
     environment: dict[str, str]
-    loaded: list[str]
+    modules: Sequence[str]
 
 
 def _spawned(role: str, *descriptors: int) -> subprocess.Popen[bytes]:
@@ -225,8 +225,10 @@ class Server:
 
     def _fork(self, number: int, state: State) -> None:
         _, descriptors, _, _ = socket.recv_fds(self._channel, 1, MOST_DESCRIPTORS)
-        for name in state.loaded:
-            importlib.import_module(name)
+        sys.path[:] = state.path
+        for name in state.modules:
+            with contextlib.suppress(ImportError):  # whoever needs it says so
+                importlib.import_module(name)
         process = os.fork()
         if not process:
             try:
@@ -242,7 +244,6 @@ class Server:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for one in (self._connection, self._channel, self._ended, self._ending):
             one.close()
-        sys.path[:] = state.path
         os.environ.clear()
         os.environ.update({**state.environment, **ONE_THREAD})
         with contextlib.suppress(OSError):  # it may have gone
