@@ -183,7 +183,7 @@ def pool_of(hosts: list[Any], handles: list[Handle]) -> type[RayPool]:
     """A pool whose actors are stand-ins."""
 
     class StandInPool(RayPool):
-        def launch(self, told: Told, node: str, cores: int, gpu: bool) -> Any:  # noqa: ARG002
+        def launch(self, told: Told, node: str, cores: int, gpu: float) -> Any:  # noqa: ARG002
             handles.append(Handle(hosts[len(handles) % len(hosts)], len(handles) // len(hosts)))
             return handles[-1]
 

@@ -31,7 +31,7 @@ from precompute.sources.base import Source
 
 
 class RayExecutor(Executor):
-    """An actor for each GPU of the cluster, or for each node that has none.
+    """Actors for each GPU of the cluster, up to four by its cores, or one for each node that has none.
 
     address: of a cluster, as `ray.init` takes it; None is the cluster of RAY_ADDRESS or, where that is not set, one on
     this machine alone, which is started and ends with the run · workers: threads of each actor that read and decode, by

@@ -22,6 +22,9 @@ RESTARTS = 1_000  # of one actor's process, on the same node; a block that kills
 LOOK_SECONDS = 5.0  # between two looks for nodes that have come or gone
 WAIT_SECONDS = 0.5
 NODES_NAMED = 5
+CORES_AN_ACTOR, ACTORS_A_GPU = 4, 4
+"""Threads of one process share an interpreter: beside an H100 4 of them decoded 1,011 photos a second, 16 of them 1,328
+(docs/performance.md). So a GPU with many cores has several actors, of which each holds the network."""
 GROUPS = {"look": "look", "forget": "look", "compute": "compute", "halt": "control"}
 """Methods of actors by the threads that call them. Ray Client knows no such option of a call, so they are a class's."""
 
@@ -93,7 +96,7 @@ class RayPool:
         return all(one is other for one, other in zip(mine, (work.source, work.backbone, work.decision), strict=True))
 
     def begin(self, stop: Callable[[], object] | None = None) -> None:
-        """Start an actor for each GPU or node, and wait until all have said what they are, or `stop()` is true.
+        """Start the actors, and wait until all have said what they are, or `stop()` is true.
 
         Raises DeviceError where there are none, or one is not like the others; SourceError where one cannot read what
         this process can.
@@ -190,15 +193,17 @@ class RayPool:
             if node["NodeID"] in self._nodes or cores < 1 or (choice.kind == "cuda" and not gpus):
                 continue
             self._nodes.add(node["NodeID"])
-            for _ in range(max(1, gpus)):
-                self._start(node, cores // max(1, gpus), bool(gpus))
+            here = max(1, gpus)
+            shares = actors_a_gpu(cores // here) if choice.kind == "cuda" else 1
+            for _ in range(here * shares):
+                self._start(node, cores // here // shares, 1 / shares if gpus else 0.0)
         if first and not self.members:
             raise DeviceError(
                 f"None of the {len(nodes)} nodes of the cluster has {'a GPU' if choice.kind == 'cuda' else 'a core'}.",
                 hint="See with `ray status`. --device cpu computes without a GPU.",
             )
 
-    def _start(self, node: dict[str, Any], cores: int, gpu: bool) -> None:
+    def _start(self, node: dict[str, Any], cores: int, gpu: float) -> None:
         decision = self._work.decision
         several = decision.choice.kind == "cuda"
         self.workers = self._asked_workers or max(1, cores)
@@ -207,13 +212,13 @@ class RayPool:
         handle = self.launch(told, node["NodeID"], cores, gpu)
         self.members.append(Member(self, node["NodeID"], str(node["NodeManagerHostname"]), handle))
 
-    def launch(self, told: Told, node: str, cores: int, gpu: bool) -> Any:
-        """A `RowActor` on the node of this id: what has its methods, each with a `remote` of Ray's."""
+    def launch(self, told: Told, node: str, cores: int, gpu: float) -> Any:
+        """A `RowActor` on the node of this id: what has its methods, each with a `remote` of Ray's. gpu: its share."""
         groups = {"look": 1, "compute": 2 if told.several else 1, "control": 1}
         affinity = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False)
         actor = self._ray.remote(concurrency_groups=groups)(_actor_class(self._ray)).options(
             num_cpus=cores,
-            num_gpus=1 if gpu else 0,
+            num_gpus=gpu,
             scheduling_strategy=affinity,
             max_restarts=RESTARTS,
             max_task_retries=0,
@@ -264,6 +269,11 @@ class RayPool:
                 f"No node is left that computes{f': {self._last}' if self._last else ''}.",
                 hint="Everything computed so far is kept. See with `ray status`, and run the same command again.",
             )
+
+
+def actors_a_gpu(cores: int) -> int:
+    """How many actors share a GPU that has so many cores."""
+    return max(1, min(ACTORS_A_GPU, cores // CORES_AN_ACTOR))
 
 
 def _actor_class(ray: Any) -> type[RowActor]:
