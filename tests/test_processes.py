@@ -37,7 +37,7 @@ from precompute.extraction.executors.processes import ProcessExecutor
 from precompute.inputs.kinds import files_of
 from precompute.sources.registry import open_source
 
-pytestmark = pytest.mark.slow  # each test starts processes that load torch
+pytestmark = pytest.mark.rotates(30)  # each test starts processes that load torch
 
 BACKBONE = "crashing:make_network"
 
