@@ -30,7 +30,7 @@ from precompute import extract, load_backbone, open_cache
 from precompute.engines.base import Engine, EngineChoice, buffers_of, fill
 from precompute.engines.choice import Decision
 from precompute.engines.devices import make_engine
-from precompute.errors import PrecomputeError, Stopped, UsageError
+from precompute.errors import PrecomputeError, SourceError, Stopped, UsageError
 from precompute.extraction.executors import launcher
 from precompute.extraction.executors.base import Executor, Work
 from precompute.extraction.executors.processes import ProcessExecutor
@@ -378,6 +378,29 @@ def test_a_run_is_stopped_as_one_of_threads(tmp_path: Path, monkeypatch: Any) ->
     monkeypatch.delenv("CRASHING")
     made = run(source, tmp_path / "a.h5")
     assert 0 < made.reused < 200
+
+
+def test_a_source_that_goes_away_in_the_middle_ends_the_run_as_with_threads(tmp_path: Path) -> None:
+    texts, away, asked = tmp_path / "texts", tmp_path / "away", list[int]()
+    texts.mkdir()
+    for number in range(1500):
+        (texts / f"{number:04}.txt").write_text(f"text {number}")
+    options = {"backbone": "ngram-hash", "batch_size": 4}
+
+    def stop() -> int:
+        asked.append(0)
+        if len(asked) == 3:
+            texts.rename(away)
+        return 0
+
+    with ProcessExecutor(2) as executor:
+        with pytest.raises(SourceError, match="went away while it was being read"):
+            extract(texts, tmp_path / "a.h5", executor=executor, stop=stop, **options)
+        away.rename(texts)
+        made = extract(texts, tmp_path / "a.h5", executor=executor, **options)
+    assert made.reused > 0 and not made.failures
+    extract(texts, tmp_path / "whole.h5", **options)
+    assert_same(open_cache(tmp_path / "a.h5"), open_cache(tmp_path / "whole.h5"))
 
 
 # What cannot be
