@@ -24,7 +24,7 @@ from precompute.engines.choice import Decision
 from precompute.engines.torch import TorchEngine
 from precompute.errors import SampleError, SourceError
 from precompute.extraction.executors.base import Executor, Work
-from precompute.extraction.executors.packing import packed
+from precompute.extraction.executors.packing import packed, unpacked
 from precompute.extraction.pipeline import Block
 from precompute.inputs.base import Preprocess
 from precompute.sources.base import Source
@@ -122,6 +122,19 @@ class PreprocessContract:
                 again = preprocess.host(raw, number)
                 assert all(torch.equal(one, other) for one, other in zip(tensors, again, strict=True))
             assert all(torch.equal(one, other) for one, other in zip(views[0], plain.host(raw), strict=True))
+
+    def test_it_is_the_same_once_it_was_sent_to_another_process(
+        self, preprocess: Preprocess, raws: list[bytes]
+    ) -> None:
+        sent = packed(preprocess)
+        again = unpacked(sent.memory.fd, sent.places)
+        sent.memory.close()
+        assert again.spec() == preprocess.spec()
+        for raw in raws:
+            ours, theirs = preprocess.inputs(raw), again.inputs(raw)
+            assert (ours.weights, ours.cut) == (theirs.weights, theirs.cut)
+            for one, other in zip(ours.tensors, theirs.tensors, strict=True):
+                assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
     def test_the_rest_takes_a_batch(self, preprocess: Preprocess, raws: list[bytes]) -> None:
         batch = [torch.stack(one) for one in zip(*map(preprocess.host, raws), strict=True)]

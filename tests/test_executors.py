@@ -66,7 +66,7 @@ class TestLocalExecutor(ExecutorContract):
         return LocalExecutor(workers=request.param)
 
 
-@pytest.mark.slow  # each test starts processes that load torch
+@pytest.mark.rotates(16)  # each test starts processes that load torch
 class TestProcessExecutor(ExecutorContract):
     @pytest.fixture(params=[1, 3])
     def executor(self, request: pytest.FixtureRequest) -> Executor:

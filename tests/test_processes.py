@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +31,14 @@ from precompute import extract, load_backbone, open_cache
 from precompute.engines.base import Engine, EngineChoice, buffers_of, fill
 from precompute.engines.choice import Decision
 from precompute.engines.devices import make_engine
-from precompute.errors import PrecomputeError, Stopped, UsageError
+from precompute.errors import PrecomputeError, SourceError, Stopped, UsageError
 from precompute.extraction.executors import launcher
 from precompute.extraction.executors.base import Executor, Work
 from precompute.extraction.executors.processes import ProcessExecutor
 from precompute.inputs.kinds import files_of
 from precompute.sources.registry import open_source
 
-pytestmark = pytest.mark.slow  # each test starts processes that load torch
+pytestmark = pytest.mark.rotates(30)  # each test starts processes that load torch
 
 BACKBONE = "crashing:make_network"
 
@@ -215,13 +216,12 @@ def test_a_run_that_is_closed_early_ends_its_processes(photos: Path) -> None:
 def test_workers_killed_in_the_middle_of_a_run_cost_nothing(tmp_path: Path) -> None:
     source = numbers(300, others=SLOW)
     run(source, tmp_path / "threads.h5")
-    killed = list[int]()
+    killed, blocks = list[int](), count()
 
     def kill() -> int:
-        alive = [one for one in children() if one not in killed]
-        if alive and len(killed) < 3:
-            killed.append(alive[0])
-            os.kill(alive[0], signal.SIGKILL)
+        if next(blocks) in (5, 25, 45):  # not two of them at one sample
+            killed.append(children()[0])
+            os.kill(killed[-1], signal.SIGKILL)
         return 0
 
     with ProcessExecutor(2) as executor:
@@ -378,6 +378,29 @@ def test_a_run_is_stopped_as_one_of_threads(tmp_path: Path, monkeypatch: Any) ->
     monkeypatch.delenv("CRASHING")
     made = run(source, tmp_path / "a.h5")
     assert 0 < made.reused < 200
+
+
+def test_a_source_that_goes_away_in_the_middle_ends_the_run_as_with_threads(tmp_path: Path) -> None:
+    texts, away, asked = tmp_path / "texts", tmp_path / "away", list[int]()
+    texts.mkdir()
+    for number in range(1500):
+        (texts / f"{number:04}.txt").write_text(f"text {number}")
+    options = {"backbone": "ngram-hash", "batch_size": 4}
+
+    def stop() -> int:
+        asked.append(0)
+        if len(asked) == 3:
+            texts.rename(away)
+        return 0
+
+    with ProcessExecutor(2) as executor:
+        with pytest.raises(SourceError, match="went away while it was being read"):
+            extract(texts, tmp_path / "a.h5", executor=executor, stop=stop, **options)
+        away.rename(texts)
+        made = extract(texts, tmp_path / "a.h5", executor=executor, **options)
+    assert made.reused > 0 and not made.failures
+    extract(texts, tmp_path / "whole.h5", **options)
+    assert_same(open_cache(tmp_path / "a.h5"), open_cache(tmp_path / "whole.h5"))
 
 
 # What cannot be

@@ -50,7 +50,7 @@ class Launcher:
 
     def __init__(self) -> None:
         self._numbers, self._lock = count(), threading.RLock()
-        self._ended: dict[int, int] = {}
+        self._running, self._ended = set[int](), dict[int, int]()
         self._spawned: dict[int, subprocess.Popen[bytes]] = {}
         self._popen: subprocess.Popen[bytes] | None = None
         if FORKS:
@@ -80,6 +80,7 @@ class Launcher:
                     ours.send(sys.path)
                 else:
                     state = State(sys.path, os.getcwd(), dict(os.environ), modules)
+                    self._running.add(number)
                     self._connection.send(("fork", number, state))
                     socket.send_fds(self._channel, [b"\0"], descriptors)
         return number
@@ -119,8 +120,10 @@ class Launcher:
                 popen.wait()
             self._spawned.clear()
             if self._popen is not None:
-                self._connection.close()
+                self._connection.close()  # which it hears, and kills them
                 self._channel.close()
+                if not self._running:
+                    self._popen.kill()  # it may still be loading what nobody needs
                 self._popen.wait()
 
     def _hear(self, numbers: set[int], until: float | None) -> None:
@@ -130,6 +133,7 @@ class Launcher:
                 if not self._connection.poll(None if until is None else max(0.0, until - time.monotonic())):
                     return
                 number, status = self._connection.recv()
+                self._running.discard(number)
                 self._ended[number] = status
 
 
