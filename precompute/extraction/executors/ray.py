@@ -55,6 +55,7 @@ class RayExecutor(Executor):
         self, model: Backbone, asked: Asked, begun: Begun | None, source: Source
     ) -> tuple[Candidates, Callable[[], Decision]]:
         """See `Executor`. Raises SourceError where that node cannot read what this process can."""
+        self._end_pool()  # its actors have all cores, and are of other work
         cluster, own = self._joined(), own_digests(source)
         question = Question.here(asked, begun, self.workers, list(own))
         sent = cluster.sent("backbone", model), cluster.sent("source", source)
