@@ -42,6 +42,7 @@ from precompute import extract
 from precompute.errors import Stopped
 from precompute.extraction.executors.ray import RayExecutor
 from precompute.extraction.executors.ray_actor import Computed, Ready, Told, digest_of
+from precompute.extraction.executors.ray_cluster import ray_library
 from precompute.extraction.executors.ray_flow import MOST_BATCHES
 from precompute.extraction.executors.ray_pool import RayPool
 from precompute.extraction.pipeline import Block, Decoded
@@ -204,8 +205,7 @@ class Seen:
 
 def measure(actors: int, asked: argparse.Namespace, folder: Path, profile: cProfile.Profile | None) -> dict[str, float]:
     """One line of the table."""
-    import ray
-
+    ray = ray_library()
     times = Times(asked.rate, asked.reading)
     ray.init(
         num_cpus=2,

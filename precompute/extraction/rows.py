@@ -214,7 +214,7 @@ def _stored(layer: Layer, rows: int, count: int, features: NDArray[np.floating] 
     if features is not None:
         if features.shape != values[:count].shape:  # NumPy would repeat what is missing
             raise ValueError(f"An executor gave features of {features.shape}, not {values[:count].shape}.")
-        if (values.dtype, features.dtype) == (np.float16, np.float32):
+        if values.dtype == np.float16 and features.dtype == np.float32:
             _halve(features, values[:count])
         else:
             with np.errstate(over="ignore"):
