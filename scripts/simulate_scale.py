@@ -3,7 +3,7 @@
     python scripts/simulate_scale.py [--actors 1,2,5,10,25,50,100] [--seconds 10] [--rate 2500] [--profile ACTORS]
 
 A stand-in for an actor on a GPU sleeps for as long as `look` and `compute` would take there, and gives back features of
-the right size: --rate images a second through the network, --reading a second from storage, rows of --width floats.
+the right size: --rate images a second through the network, --reading a second from storage, rows of 2,048 floats.
 Many of them live in a few processes (--hosts), since a hundred with torch would not fit into one machine; to the driver
 each is an actor with calls and results of its own. Blocks are those of a long run (--rows), which is stopped after
 --seconds. The table has, of the time after the first 2 seconds,
@@ -42,6 +42,7 @@ from precompute import extract
 from precompute.errors import Stopped
 from precompute.extraction.executors.ray import RayExecutor
 from precompute.extraction.executors.ray_actor import Computed, Ready, Told, digest_of
+from precompute.extraction.executors.ray_cluster import ray_library
 from precompute.extraction.executors.ray_flow import MOST_BATCHES
 from precompute.extraction.executors.ray_pool import RayPool
 from precompute.extraction.pipeline import Block, Decoded
@@ -51,6 +52,7 @@ from precompute.sources.base import Raw, Source, Table
 from precompute.system import version_of
 
 BATCH = 64
+WIDTH = 2048  # numbers of a row
 WARM_UP = 2.0  # seconds that are not counted
 STOP = 15  # SIGTERM, as if a user had
 STORE_BYTES = 3 * 10**9  # of this machine's object store: all that 100 actors may have under way
@@ -65,7 +67,6 @@ class Times:
 
     rate: float
     reading: float
-    width: int
 
 
 class NamedRows(Source):
@@ -83,9 +84,9 @@ class NamedRows(Source):
         return Raw(b"%d" % row, 100_000, 0)
 
 
-def network(width: int = 2048) -> nn.Module:
+def network() -> nn.Module:
     """What says how wide a row is; it never runs."""
-    return nn.Sequential(nn.Conv2d(3, width, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 2))
+    return nn.Sequential(nn.Conv2d(3, WIDTH, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(WIDTH, 2))
 
 
 class StandIn:
@@ -140,7 +141,7 @@ class Host:
 
     def __init__(self, times: Times, many: int) -> None:
         values = np.random.default_rng(0)
-        features = [values.standard_normal((BATCH, times.width), dtype=np.float32) for _ in range(MOST_BATCHES)]
+        features = [values.standard_normal((BATCH, WIDTH), dtype=np.float32) for _ in range(MOST_BATCHES)]
         self._standing = [StandIn(times, features) for _ in range(many)]
 
     def call(self, number: int, method: str, *given: Any) -> Any:
@@ -204,13 +205,12 @@ class Seen:
 
 def measure(actors: int, asked: argparse.Namespace, folder: Path, profile: cProfile.Profile | None) -> dict[str, float]:
     """One line of the table."""
-    import ray
-
-    times = Times(asked.rate, asked.reading, asked.width)
+    ray = ray_library()
+    times = Times(asked.rate, asked.reading)
     ray.init(
         num_cpus=2,
         num_gpus=actors,
-        object_store_memory=STORE_BYTES,
+        object_store_memory=asked.store,
         include_dashboard=False,
         log_to_driver=False,
         logging_level="error",
@@ -308,9 +308,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--rate", type=float, default=2500.0)
     parser.add_argument("--reading", type=float, default=8000.0)
-    parser.add_argument("--width", type=int, default=2048)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--hosts", type=int, default=2)
+    parser.add_argument("--store", type=int, default=STORE_BYTES, help="Bytes of the object store.")
     parser.add_argument("--folder", help="Where the file is written.  [default: a temporary one]")
     parser.add_argument("--profile", type=int, help="Print where the main thread's time goes with so many actors.")
     asked = parser.parse_args()

@@ -132,7 +132,7 @@ def test_four_tasks_that_are_killed_again_and_again(tmp_path: Path) -> None:
                 cluster.slurm.requeue(job)
     assert [job.wait() for job in jobs.values()] == [0] * 4, [job.log.read_text() for job in jobs.values()]
     print(f"{times} stops and kills")  # noqa: T201 - what the proof is about
-    assert times >= 8
+    assert times >= 4
     cluster.check_joined()
 
 
