@@ -4,8 +4,9 @@
     python scripts/prove_ray.py memory [--rows 20000 --rows 200000]
 
 kills: four nodes compute SqueezeNet. Every few seconds a node dies and another joins, and in between the process of an
-actor that is in the middle of a block; after a third the command itself. All of that by SIGKILL; then the command is run
-again. The file must be that of the local executor, and what was computed twice no more than what was under way.
+actor that is in the middle of a block; after a third of the rows the command itself. All of that by SIGKILL; then the
+command is run again. The file must be that of the local executor, and what was computed twice no more than what was
+under way.
 
 memory: the largest memory of the command and of all object stores, while so many rows go through a network that costs
 nothing, on two nodes.

@@ -343,7 +343,11 @@ def test_a_file_cut_short_anywhere_is_refused(tmp_path: Path) -> None:
             open_cache(tmp_path / "short.h5")
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", os.urandom(4096), b"\x89HDF\r\n\x1a\n" + bytes(2000)])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"hello", os.urandom(4096), b"\x89HDF\r\n\x1a\n" + bytes(2000)],
+    ids=["empty", "text", "noise", "signature"],
+)
 def test_a_file_that_is_no_hdf5_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.h5").write_bytes(content)
     with pytest.raises(CacheFormatError, match="not an HDF5 file"):

@@ -142,6 +142,34 @@ def test_a_row_does_not_depend_on_its_neighbours_or_its_place(precision: str, re
         assert np.array_equal(run(batch)[place], alone)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_cuda_graph_changes_no_bit(precision: str, resnet: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = [images(BATCH, seed=number) for number in range(5)] + [images(BATCH - 1, seed=9)]
+    recorded = engine_of(resnet, precision=precision)
+    assert all(slot.graph is not None for slots in recorded.engine._free.values() for slot in slots)
+    monkeypatch.setattr("precompute.engines.torch.GRAPHS_UP_TO", 0)
+    plain = engine_of(resnet, precision=precision)
+    assert all(slot.graph is None for slots in plain.engine._free.values() for slot in slots)
+    assert all(np.array_equal(one, other) for one, other in zip(recorded.map(batches), plain.map(batches), strict=True))
+
+
+def test_a_network_that_looks_at_values_runs_without_a_cuda_graph(resnet: Backbone) -> None:
+    class Looks(torch.nn.Module):
+        def __init__(self, inner: torch.nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            assert pixels.abs().sum().item() >= 0  # waits for the device, which a recording cannot
+            return self.inner(pixels)
+
+    choice = EngineChoice("torch", "cuda", "fp32", BATCH)
+    engine = make_engine(Looks(resnet.module), resnet.preprocess, choice, identity=None)
+    assert any("No CUDA graph is used" in note for note in engine.notes)
+    pictures = images(BATCH)
+    assert np.array_equal(OneTap(engine)(pictures), engine_of(resnet)(pictures))
+
+
 def test_too_little_memory_halves_the_batch(all_memory: None) -> None:
     backbone, size = load_backbone("resnet18", weights="random"), 64
     run, pictures = engine_of(backbone, batch_size=size), images(size, backbone.preprocess.transform.crop)

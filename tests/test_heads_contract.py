@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import sklearn
 import torch
 from conftest import run_python
 from sklearn.datasets import load_digits
@@ -136,6 +137,7 @@ LABEL_CHECKS = list(
         [LogisticOfClasses(), RidgeOfClasses(), KNNOfClasses(), MLPOfClasses(max_epochs=20, learning_rate=1e-2)]
     ).mark.args[1]
 )
+OLD_CHECKS = sklearn.__version__.startswith("1.6.")
 LABEL_SETTINGS = {
     ("LogisticOfClasses", "check_sample_weight_equivalence_on_dense_data"): {"C": 1e-2, "tol": 1e-17},
     ("MLPOfClasses", "check_sample_weight_equivalence_on_dense_data"): {"dropout": 0.0},
@@ -149,6 +151,8 @@ LABEL_SETTINGS = {
 )
 def test_scikit_learn_contract_of_several_labels(estimator, check):
     name = getattr(check, "func", check).__name__
+    if "sample_weight_equivalence" in name and OLD_CHECKS:
+        pytest.skip("scikit-learn 1.6 makes two classes of three by the first row, which differs between the two fits")
     estimator.set_params(**LABEL_SETTINGS.get((type(estimator).__name__, name), {}))
     check(estimator)
 

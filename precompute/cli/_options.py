@@ -10,7 +10,7 @@ import click
 
 Command = Callable[..., Any]
 TRANSFORM = (
-    *("resize", "crop", "interpolation", "fast_decode", "mean", "std"),
+    *("resize", "crop", "interpolation", "fast_decode", "decoder", "mean", "std"),
     *("window", "hop", "max_seconds", "windows", "max_length"),
 )
 
@@ -79,6 +79,11 @@ transform_options = _decorators(
         is_flag=True,
         default=None,
         help="Decode JPEG far larger than the input at 1/2, 1/4 or 1/8; slightly other features, so part of the key.",
+    ),
+    click.option(
+        "--decoder",
+        type=click.Choice(["cpu", "nvjpeg"]),
+        help="nvjpeg: plain JPEG is decoded and resized on the GPU; slightly other features, so part of the key.",
     ),
     click.option("--mean", type=Triple(), help="Subtracted, on a scale of 0 to 1."),
     click.option("--std", type=Triple(), help="Divided by, on a scale of 0 to 1."),
@@ -199,7 +204,7 @@ def computing(*names: str) -> Callable[[Command], Command]:
 
 
 running_options = computing(
-    *("resize", "crop", "interpolation", "fast_decode", "mean", "std"),
+    *("resize", "crop", "interpolation", "fast_decode", "decoder", "mean", "std"),
     *("engine", "precision", "device", "batch_size", "workers"),
 )
 """Of commands that choose layers, storage and views themselves."""

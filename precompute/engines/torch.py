@@ -19,6 +19,7 @@ from torch import fx, nn
 from precompute.backbones.whole import WholeNetwork
 from precompute.engines.base import Engine, EngineChoice, Features, Tensors, buffers_of, fill
 from precompute.engines.folding import fold_batch_norms
+from precompute.engines.graphs import GRAPHS_UP_TO, Graph
 from precompute.errors import DeviceError, reason_of
 from precompute.inputs.base import Preprocess, shape_of
 
@@ -85,20 +86,25 @@ def folded(module: nn.Module) -> nn.Module:
 
 @dataclass
 class _Slot:
-    """Memory for one batch under way. On a GPU host memory is pinned, so that copies run beside the computation."""
+    """Memory for one batch under way. On a GPU host memory is pinned, so that copies run beside the computation.
+
+    graph: the forward pass over `device`, where it is recorded.
+    """
 
     host: Tensors
     device: Tensors
     done: torch.cuda.Event | None = None
     features: Tensors = ()
     count: int = 0
+    graph: Graph | None = None
 
 
 class TorchEngine(Engine):
     """Torch on any device. On CUDA upload, computation and download of neighbouring batches overlap.
 
     Where a CUDA device has too little memory for the batch, it is run in halves, quarters, ... from there on;
-    `chunk` tells their size. Raises DeviceError where not even one sample fits.
+    `chunk` tells their size. Small batches are recorded as CUDA graphs (see `graphs`), which changes no bit. Raises
+    DeviceError where not even one sample fits.
     """
 
     def __init__(self, module: nn.Module, preprocess: Preprocess, choice: EngineChoice) -> None:
@@ -125,6 +131,8 @@ class TorchEngine(Engine):
         self._under_way: deque[_Slot] = deque()
         if self._run is not self._module:
             self._compile_now()
+        if self._cuda and choice.batch_size <= GRAPHS_UP_TO:
+            self._record_now()
         self._upload = _stream(device) if self._cuda else None
         self._download = _stream(device) if self._cuda else None
 
@@ -139,6 +147,19 @@ class TorchEngine(Engine):
         except Exception as error:  # noqa: BLE001 - a compiler that is missing or broken shows in many ways
             self._run = self._module
             self.notes += (f"torch.compile failed, so it is not used: {reason_of(error)}",)
+
+    def _record_now(self) -> None:
+        """Record the forward pass over each slot before the work begins, and say what cannot be recorded."""
+        slots = [slot for some in self._free.values() for slot in some]
+        try:
+            with torch.inference_mode(), _true_fp32(self.choice):
+                for slot in slots:
+                    slot.graph = Graph(self._as_float32, slot.device)
+        except Exception as error:  # noqa: BLE001 - networks that look at values, and memory, show in many ways
+            for slot in slots:
+                slot.graph = None
+            if not isinstance(error, torch.OutOfMemoryError):  # as above
+                self.notes += (f"No CUDA graph is used: {reason_of(error)}",)
 
     def _slot(self, example: Tensors, device: torch.device) -> _Slot:
         host = buffers_of(example, self.batch_size, pin_memory=self._cuda)
@@ -156,7 +177,7 @@ class TorchEngine(Engine):
                 if slot.device is not slot.host:
                     for there, here in zip(slot.device, slot.host, strict=True):
                         there.copy_(here)
-                slot.features = tuple(one.to("cpu", torch.float32) for one in self._compute(slot.device))
+                slot.features = tuple(one.to("cpu") for one in self._as_float32(*slot.device))
         self._under_way.append(slot)
 
     def finish(self) -> Features:
@@ -175,16 +196,20 @@ class TorchEngine(Engine):
             for there, here in zip(slot.device, slot.host, strict=True):
                 there.copy_(here, non_blocking=True)
         compute.wait_stream(self._upload)
-        features = [one.to(torch.float32) for one in self._compute(slot.device)]
+        features = self._as_float32(*slot.device) if slot.graph is None else slot.graph.replay()
         self._download.wait_stream(compute)
         with torch.cuda.stream(self._download):
             if not slot.features:
                 slot.features = tuple(torch.empty(one.shape, dtype=torch.float32, pin_memory=True) for one in features)
             for here, there in zip(slot.features, features, strict=True):
                 here.copy_(there, non_blocking=True)
-                there.record_stream(self._download)
+                if slot.graph is None:  # a graph keeps the memory of its outputs
+                    there.record_stream(self._download)
             slot.done = torch.cuda.Event()  # type: ignore[no-untyped-call]
             slot.done.record(self._download)
+
+    def _as_float32(self, *batch: torch.Tensor) -> Tensors:
+        return tuple(one.to(torch.float32) for one in self._compute(batch))
 
     def _compute(self, batch: Tensors) -> Tensors:
         while True:

@@ -46,6 +46,13 @@ def measure(settings: Settings, report: Report) -> None:
     if report.enough("on the device", 3):
         with report.attempt("on the device"):
             _on_device(source, preprocess, settings, report)
+    if settings.cuda and report.enough("threads, nvjpeg", 3):
+        with report.attempt("threads, nvjpeg"):
+            there = ImagePreprocess(Transform(decoder="nvjpeg"))
+            for workers in sorted({settings.cores, 4 * settings.cores}):  # most of them wait for the device
+                count = min(len(source), IMAGES_A_WORKER * settings.cores)
+                with there.session():
+                    _row(report, "threads, nvjpeg", workers, count, *_threads(source, there, workers, count))
     if report.enough("threads, torch with one thread each", 2):
         count = min(len(source), IMAGES_A_WORKER * settings.cores)
         torch.set_num_threads(1)

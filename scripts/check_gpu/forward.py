@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 CUDA_BATCHES, CPU_BATCHES = (32, 64, 128, 256, 512, 1024), (8, 32)
 MAIN_BATCH = {"cuda": 256, "cpu": 8}
+SMALL_BATCH = 32
 MEASURE_SECONDS = 0.15
 ROUNDS = 3
 COMPILE_SECONDS = {"cuda": 15.0, "cpu": 75.0}
@@ -106,11 +107,16 @@ def _by_precision(model: Backbone, settings: Settings, report: Report) -> None:
 
 
 def _engine(model: Backbone, settings: Settings, report: Report) -> None:
-    """As a run has it: uint8 pixels in host memory in, float32 features in host memory out."""
+    """As a run has it: uint8 pixels in host memory in, float32 features in host memory out; small batches as a graph."""
+    for batch in (MAIN_BATCH["cuda"], SMALL_BATCH) if settings.cuda else (MAIN_BATCH["cpu"],):
+        _engine_at(model, batch, settings, report)
+
+
+def _engine_at(model: Backbone, batch: int, settings: Settings, report: Report) -> None:
     from precompute.engines.base import EngineChoice
     from precompute.engines.devices import make_engine
 
-    batch, precision = MAIN_BATCH[settings.device], "bf16" if settings.cuda else "fp32"
+    precision = "bf16" if settings.cuda else "fp32"
     name = f"{model.name} {precision} batch {batch} engine"
     if not report.enough(name, 3 if settings.cuda else 12):
         return

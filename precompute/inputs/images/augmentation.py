@@ -141,7 +141,7 @@ def random_crop(pixels: Any, transform: Transform, draw: Any) -> torch.Tensor:
     height, width = functional.get_size(pixels)
     top, left, rows, columns = crop_box(height, width, draw)
     if isinstance(pixels, torch.Tensor) and transform.interpolation not in ("nearest", "bilinear", "bicubic"):
-        pixels = functional.to_pil_image(pixels)  # tensors know no other filters
+        pixels = functional.to_pil_image(pixels.cpu())  # tensors know no other filters
     size = [transform.crop, transform.crop]
     mode = InterpolationMode(transform.interpolation)
     made = functional.resized_crop(pixels, top, left, rows, columns, size, mode, antialias=True)

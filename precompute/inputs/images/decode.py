@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError, features
 
 from precompute.errors import PrecomputeError, SampleError
-from precompute.inputs.images import formats, jpeg, jpeg2000
+from precompute.inputs.images import formats, jpeg, jpeg2000, nvjpeg
 from precompute.inputs.images.picture import Picture
-from precompute.inputs.images.transform import Transform
+from precompute.inputs.images.transform import NVJPEG, Transform
 
 if TYPE_CHECKING:
     import torch
@@ -144,6 +144,8 @@ def _plain_jpeg(image: Image.Image, data: bytes, transform: Transform) -> Pictur
     import torch
 
     method = ORIENTATIONS.get(_orientation(image))
+    if transform.decoder == NVJPEG and (picture := nvjpeg.pixels(image, data)) is not None:
+        return Picture(picture if method is None else nvjpeg.turned(picture, method))
     fast = transform.fast_decode
     factor = jpeg.reduction(image.size, transform.resize, upright=method is None) if fast else 1
     width, height = (side / factor for side in image.size)  # not whole where the last column is only partly picture

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Picture:
-    """pixels: (3, H, W) uint8 of a plain JPEG, in memory that the same thread's next picture may overwrite; else
-    Pillow's image · size: (width, height) of a JPEG whose last column or row is only partly in the picture.
+    """pixels: (3, H, W) uint8 of a plain JPEG, on the device that decoded it, or in memory that the same thread's next
+    picture may overwrite; else Pillow's image · size: (width, height) of a JPEG whose last column or row is only partly
+    in the picture.
     """
 
     pixels: torch.Tensor | Image.Image
@@ -30,7 +31,7 @@ class Picture:
             return transform.apply_pil(self.pixels)
         if transform.suits_tensor(self.pixels.shape[2], self.pixels.shape[1]):
             return transform.apply_tensor(self.pixels, self.size)
-        return transform.apply_pil(functional.to_pil_image(self.pixels))
+        return transform.apply_pil(functional.to_pil_image(self.pixels.cpu()))
 
     def whole(self) -> torch.Tensor:
         """(3, H, W) uint8, all pixels, in memory of its own."""
@@ -38,6 +39,6 @@ class Picture:
         from torchvision.transforms import functional
 
         if isinstance(self.pixels, torch.Tensor):
-            return self.pixels.clone(memory_format=torch.contiguous_format)
+            return self.pixels.clone(memory_format=torch.contiguous_format).cpu()
         pixels: torch.Tensor = functional.pil_to_tensor(self.pixels)
         return pixels

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from precompute.errors import BackboneError
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
 DECODER = "pillow, jpeg resized by torch, 1"
 """Part of the cache's key; its number goes up when a change in `decode` changes pixels."""
+CPU, NVJPEG = "cpu", "nvjpeg"
+DECODERS = {CPU: DECODER, NVJPEG: f"nvjpeg, resized by torch on the device, 1; else {DECODER}"}
+"""What decodes plain JPEG, and how the key has it."""
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -35,7 +39,8 @@ class Transform:
     a half, a quarter or an eighth of its size (libjpeg's scaling of the DCT): near the full decode, not equal to it.
     With `squash` both sides become `resize`, whatever the picture's shape, as some networks want it. Where the centre
     lies between two pixels the crop begins at the even one, as in torchvision; with `floor_crop` always at the first,
-    as in transformers.
+    as in transformers. The `decoder` nvjpeg decodes and resizes plain JPEG on a CUDA device: pixels up to a grey level
+    from those of cpu, see `nvjpeg`.
     """
 
     resize: int = 256
@@ -46,6 +51,7 @@ class Transform:
     fast_decode: bool = False
     squash: bool = False
     floor_crop: bool = False
+    decoder: str = CPU
 
     def __post_init__(self) -> None:
         for name in ("resize", "crop"):
@@ -54,6 +60,10 @@ class Transform:
                 raise _bad(f"{name} must be a whole number of pixels from 1 to {MAX_SIDE}. Got {value!r} instead.")
         if self.interpolation not in INTERPOLATIONS:
             raise _bad(f"interpolation must be one of {', '.join(INTERPOLATIONS)}. Got {self.interpolation!r} instead.")
+        if self.decoder not in DECODERS:
+            raise _bad(f"decoder must be one of {', '.join(DECODERS)}. Got {self.decoder!r} instead.")
+        if self.decoder == NVJPEG and self.fast_decode:
+            raise _bad("fast_decode is for the decoder cpu: nvjpeg has no reduced sizes.")
         for name in OFF_BY_DEFAULT:
             if not isinstance(getattr(self, name), bool):
                 raise _bad(f"{name} must be True or False. Got {getattr(self, name)!r} instead.")
@@ -75,7 +85,7 @@ class Transform:
         for name in OFF_BY_DEFAULT:
             if not values[name]:
                 del values[name]  # the key is that of caches from before there was a choice
-        return values
+        return {**values, "decoder": DECODERS[self.decoder]}
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any]) -> Transform:
@@ -88,6 +98,7 @@ class Transform:
                 mean=_triple(spec["mean"]),
                 std=_triple(spec["std"]),
                 **{name: spec.get(name, False) for name in OFF_BY_DEFAULT},
+                decoder=NVJPEG if spec.get("decoder") == DECODERS[NVJPEG] else CPU,
             )
         except (KeyError, TypeError, ValueError) as error:
             raise _bad(f"the stored transform cannot be understood ({error!r}).") from error
@@ -162,6 +173,7 @@ class Transform:
         size: (width, height) of the picture where they are not whole, and the last column or row of `image` is only
         partly in it. Fastest where the three values of a pixel lie side by side in memory; the result is new memory.
         """
+        import torch
         from torch.nn.functional import interpolate
         from torchvision.transforms import functional
 
@@ -174,10 +186,13 @@ class Transform:
             # What lies below the crop is not resized. What lies above is: torch cannot start between pixels. Where a
             # picture grows, all of it is: torch takes as many rows as before for rows that need no change.
             rows = min(rows, math.ceil((top + self.crop + FILTER_REACH) * scale) + 1)
-        pixels = image.permute(1, 2, 0)[:rows].contiguous()  # a copy only where the values lay apart
-        pixels = pixels[None].permute(0, 3, 1, 2)  # with strides that torch knows as "channels last"
         factors = (_factor(height, down), _factor(width, across))
-        resized = interpolate(pixels, scale_factor=factors, mode=self.interpolation, antialias=True)[0]
+        resize = partial(interpolate, scale_factor=factors, mode=self.interpolation, antialias=True)
+        if image.device.type == "cpu":
+            pixels = image.permute(1, 2, 0)[:rows].contiguous()  # a copy only where the values lay apart
+            resized = resize(pixels[None].permute(0, 3, 1, 2))[0]  # with strides that torch knows as "channels last"
+        else:  # which have no kernel for bytes
+            resized = resize(image[None, :, :rows].float())[0].round_().clamp_(0, 255).to(torch.uint8)
         if padded and self.floor_crop:
             return self._floor_cropped(resized[:, :down, :across])
         if padded:
@@ -204,4 +219,6 @@ def _triple(values: Any) -> tuple[float, float, float]:
 
 
 def _bad(message: str) -> BackboneError:
-    return BackboneError(f"Transform: {message}", hint="See --resize, --crop, --interpolation, --mean and --std.")
+    return BackboneError(
+        f"Transform: {message}", hint="See --resize, --crop, --interpolation, --decoder, --mean and --std."
+    )
