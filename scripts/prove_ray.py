@@ -4,8 +4,9 @@
     python scripts/prove_ray.py memory [--rows 20000 --rows 200000]
 
 kills: four nodes compute SqueezeNet. Every few seconds a node dies and another joins, and in between the process of an
-actor that is in the middle of a block; half way the command itself. All of that by SIGKILL; then the command is run
-again. The file must be that of the local executor, and what was computed twice no more than what was under way.
+actor that is in the middle of a block; after a third of the rows the command itself. All of that by SIGKILL; then the
+command is run again. The file must be that of the local executor, and what was computed twice no more than what was
+under way.
 
 memory: the largest memory of the command and of all object stores, while so many rows go through a network that costs
 nothing, on two nodes.
@@ -85,7 +86,7 @@ def kills(folder: Path, rows: int, every: float) -> None:
         os.environ["RAY_ADDRESS"] = made.address
         line = command(photos, folder / "ray.h5", "ray", *network)
         killer, began = Killer(made, log, every), time.monotonic()
-        status, _ = killer.watch(line, rows / 2)
+        status, _ = killer.watch(line, rows / 3)
         print(f"the command: {time.monotonic() - began:.0f} s, exit status {status}")
         status, result = killer.watch(line, math.inf)
         print(f"run again: {time.monotonic() - began:.0f} s in all, exit status {status}")
@@ -137,7 +138,8 @@ class Killer:
         oldest = self._cluster.list_all_nodes()[1]  # behind the head
         self._cluster.remove_node(oldest, allow_graceful=False)
         self.nodes += 1
-        ray_clusters.add(self._cluster, 1)
+        node = {"num_cpus": 1, "num_gpus": 1, "object_store_memory": ray_clusters.STORE}
+        self._cluster.add_node(wait=False, **node)  # which would wait until the other is known to be dead
 
     def _kill_actor(self, last: int) -> None:
         """That which has just computed a batch, so that it is most likely within a block."""
