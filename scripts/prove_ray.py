@@ -1,6 +1,6 @@
 """What the executor of Ray promises, tried at length on clusters of processes on this machine.
 
-    python scripts/prove_ray.py kills [--rows 6000] [--every 5]
+    python scripts/prove_ray.py kills [--rows 12000] [--every 5]
     python scripts/prove_ray.py memory [--rows 20000 --rows 200000]
 
 kills: four nodes compute SqueezeNet. Every few seconds a node dies and another joins, and in between the process of an
@@ -42,14 +42,14 @@ counted: Any = import_module("counted")
 ray_clusters: Any = import_module("ray_clusters")
 
 NODES, BATCH = 4, 8
-SIDE = 144
+SIDE = 64
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     proofs = parser.add_subparsers(dest="proof", required=True)
     one = proofs.add_parser("kills")
-    one.add_argument("--rows", type=int, default=6000)
+    one.add_argument("--rows", type=int, default=12_000)
     one.add_argument("--every", type=float, default=5.0, help="seconds")
     other = proofs.add_parser("memory")
     other.add_argument("--rows", type=int, action="append")
