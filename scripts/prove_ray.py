@@ -1,6 +1,6 @@
 """What the executor of Ray promises, tried at length on clusters of processes on this machine.
 
-    python scripts/prove_ray.py kills [--rows 6000] [--every 5]
+    python scripts/prove_ray.py kills [--rows 2500] [--every 5]
     python scripts/prove_ray.py memory [--rows 20000 --rows 200000]
 
 kills: four nodes compute SqueezeNet. Every few seconds a node dies and another joins, and in between the process of an
@@ -34,7 +34,7 @@ import numpy as np
 from PIL import Image
 
 from precompute import load_backbone, open_cache
-from precompute.extraction.executors.ray_flow import MOST_BATCHES, UNDER_WAY
+from precompute.extraction.executors.ray_flow import LEAST_BLOCKS, MOST_BATCHES, UNDER_WAY
 
 TESTS = Path(__file__).resolve().parent.parent / "tests"
 sys.path.insert(0, str(TESTS))
@@ -49,7 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     proofs = parser.add_subparsers(dest="proof", required=True)
     one = proofs.add_parser("kills")
-    one.add_argument("--rows", type=int, default=6000)
+    one.add_argument("--rows", type=int, default=2500)
     one.add_argument("--every", type=float, default=5.0, help="seconds")
     other = proofs.add_parser("memory")
     other.add_argument("--rows", type=int, action="append")
@@ -91,7 +91,7 @@ def kills(folder: Path, rows: int, every: float) -> None:
         status, result = killer.watch(line, math.inf)
         print(f"run again: {time.monotonic() - began:.0f} s in all, exit status {status}")
     lost = killer.nodes + killer.actors
-    block = MOST_BATCHES * BATCH
+    block = BATCH * max(1, min(MOST_BATCHES, rows // (NODES * LEAST_BLOCKS * BATCH)))
     bound = UNDER_WAY * block * (lost + NODES)
     samples = set(counted.times(folder / "counted-here", besides=examples))
     found = counted.times(log, besides=examples)
