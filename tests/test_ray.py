@@ -263,7 +263,7 @@ def actor(photos: Path) -> Any:
     from precompute.engines.base import EngineChoice
     from precompute.extraction.executors.ray_actor import RowActor, Told
 
-    told = Told(EngineChoice("torch", "cpu", "fp32", 4), "float32", 2, os.getcwd(), several=True)
+    told = Told(EngineChoice("torch", "cpu", "fp32", 4), "float32", 2, os.getcwd())
     made = RowActor(told)
     assert (
         made.ready(list_images(photos), load_backbone("tiny"), [0, 23]).trial is None

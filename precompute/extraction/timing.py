@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 STAGES = ("read", "decode", "transfer", "forward", "write")
+ADDED = ("read", "decode", "transfer", "forward", "waited_images", "waited_engine")
+"""What adds up over actors."""
 HELP = {
     "read": "a faster disk, or a copy of the {unit} on a local one",
     "decode": "more cores, or --fast-decode where photos are much larger than the network's input",
@@ -102,8 +104,9 @@ class StageClock:
 
     def add(self, other: Stages) -> None:
         """What one of several actors has spent on some samples. From then on the forward pass is theirs alone."""
-        for name in ("read", "decode", "transfer", "waited_images", "waited_engine"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in ADDED:
+            if name != "forward":
+                setattr(self, name, getattr(self, name) + getattr(other, name))
         self._forward = (self._forward or 0.0) + other.forward
 
     def stages(self, unit: str = "images") -> Stages:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import math
 import os
 import platform
 import socket
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -25,20 +26,22 @@ from numpy.typing import NDArray
 
 from precompute.backbones.load import Backbone
 from precompute.engines import guard
-from precompute.engines.base import Engine, EngineChoice, Features, Tensors
+from precompute.engines.base import EngineChoice
 from precompute.engines.choice import EXACT, Decision
 from precompute.engines.devices import check_device, make_engine
 from precompute.engines.guard import Trial
 from precompute.errors import PrecomputeError, SampleError
 from precompute.extraction.executors.base import Work
 from precompute.extraction.executors.local import LocalExecutor
+from precompute.extraction.executors.shared_engine import SharedEngine
 from precompute.extraction.pipeline import Block, Decoded
 from precompute.extraction.provenance import LIBRARIES
 from precompute.extraction.sampling import sample_of
-from precompute.extraction.timing import StageClock, Stages
+from precompute.extraction.timing import ADDED, StageClock, Stages
 from precompute.sources.base import Raw, Source
 from precompute.system import version_of
 
+BLOCKS_AT_ONCE = 2  # that are computed: an engine would have nothing to do between one and the next
 T = TypeVar("T")
 
 
@@ -47,15 +50,13 @@ class Told:
     """What an actor needs beside the source and the backbone.
 
     choice: what runs; its device is the actor's own of that kind · storage: dtype of the features in the file ·
-    workers: threads that read and decode · folder: what relative paths start from · several: passes of two blocks take
-    turns, so that one is decoded while the other is computed.
+    workers: threads that read and decode · folder: what relative paths start from.
     """
 
     choice: EngineChoice
     storage: str
     workers: int
     folder: str
-    several: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,9 @@ def returned(function: Callable[..., T]) -> Callable[..., T | PrecomputeError]:
 
 
 class RowActor:
-    """Holds one engine. `look`, `compute` and `halt` are called from threads of their own."""
+    """Holds one engine. `look` and `halt` are called from a thread of their own each, `compute` from two: one block is
+    decoded while the other is computed, each with half of the threads that decode.
+    """
 
     def __init__(self, told: Told) -> None:
         with contextlib.suppress(OSError):  # where it is not there, relative paths are not either: see `ready`
@@ -108,9 +111,10 @@ class RowActor:
         self._told = told
         self._held: dict[int, Raw] = {}
         self._halted = 0
-        self._turn = threading.Lock()
+        self._clock, self._reported = StageClock(on_cpu=told.choice.kind == "cpu"), Stages()
+        self._reporting = threading.Lock()
         self._session = contextlib.ExitStack()
-        self._local = LocalExecutor(told.workers)
+        self._local = LocalExecutor(math.ceil(told.workers / BLOCKS_AT_ONCE))
         self._work: Work | None = None
 
     @returned
@@ -126,8 +130,7 @@ class RowActor:
         if self._work is None:
             self._session.enter_context(backbone.preprocess.session())
             engine = make_engine(backbone.module, backbone.preprocess, told.choice, identity=backbone.identity)
-            shared = _Turns(engine, self._turn) if told.several else engine
-            self._work = Work(source, backbone, Decision(told.choice, shared, told.storage))
+            self._work = Work(source, backbone, Decision(told.choice, SharedEngine(engine), told.storage))
         readable = any(isinstance(one, bytes) for one in seen.values())
         trial = self._trial(self._work) if readable else None
         names = (*LIBRARIES, *backbone.family.packages)
@@ -197,15 +200,22 @@ class RowActor:
             held = {row: self._held.pop(row) for row in rows.tolist() if row in self._held}
             rows = np.array(sorted(held), dtype=np.int64)
             work = Work(_Held(work.source, held), work.backbone, work.decision)
-        clock = StageClock(on_cpu=self._told.choice.kind == "cpu")
         if len(rows):
             wanted = frozenset(kept)
             blocks = self._local.blocks(
-                *(work, rows), stop=lambda: self._halted >= run, clock=clock, keep=lambda row: row in wanted
+                *(work, rows), stop=lambda: self._halted >= run, clock=self._clock, keep=lambda row: row in wanted
             )
             done.blocks = list(blocks)
-        done.stages = clock.stages(work.backbone.unit)
+        done.stages = self._spent(work.backbone.unit)
         return done
+
+    def _spent(self, unit: str) -> Stages:
+        """Seconds since this was asked last, for whichever block: processor time of two at once cannot be told apart."""
+        with self._reporting:
+            before, now = self._reported, self._clock.stages(unit)
+            self._reported = now
+        spent = {name: max(0.0, getattr(now, name) - getattr(before, name)) for name in ADDED}
+        return replace(now, **spent)
 
     def halt(self, run: int) -> None:
         """Nothing further of this run, or of those before it, is begun."""
@@ -226,24 +236,6 @@ class _Held(Source):
     def alive(self) -> bool:
         """See `Source`."""
         return self._whole.alive()
-
-
-class _Turns(Engine):
-    """`inner` for several threads, of which each finishes a batch before the next begins one."""
-
-    def __init__(self, inner: Engine, turn: threading.Lock) -> None:
-        super().__init__(inner.choice)
-        self.notes, self._inner, self._turn = inner.notes, inner, turn
-        self._begun = threading.local()
-
-    def start(self, samples: Sequence[Tensors]) -> None:
-        """See `Engine`."""
-        self._begun.samples = list(samples)
-
-    def finish(self) -> Features:
-        """See `Engine`."""
-        with self._turn:
-            return self._inner(self._begun.__dict__.pop("samples"))
 
 
 def digest_of(source: Source, row: int) -> bytes | SampleError:

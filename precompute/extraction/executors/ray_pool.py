@@ -12,7 +12,7 @@ from typing import Any
 from precompute.engines.guard import Trial
 from precompute.errors import DeviceError, PrecomputeError, reason_of
 from precompute.extraction.executors.base import Work
-from precompute.extraction.executors.ray_actor import Ready, RowActor, Told
+from precompute.extraction.executors.ray_actor import BLOCKS_AT_ONCE, Ready, RowActor, Told
 from precompute.extraction.executors.ray_checks import check_model, check_seen, check_trial, check_versions, own_digests
 from precompute.extraction.executors.ray_cluster import START_SECONDS, RayCluster
 from precompute.extraction.provenance import LIBRARIES
@@ -205,16 +205,15 @@ class RayPool:
 
     def _start(self, node: dict[str, Any], cores: int, gpu: float) -> None:
         decision = self._work.decision
-        several = decision.choice.kind == "cuda"
         self.workers = self._asked_workers or max(1, cores)
         choice = replace(decision.choice, device=decision.choice.kind, why="")
-        told = Told(choice, decision.storage, self.workers, os.getcwd(), several)
+        told = Told(choice, decision.storage, self.workers, os.getcwd())
         handle = self.launch(told, node["NodeID"], cores, gpu)
         self.members.append(Member(self, node["NodeID"], str(node["NodeManagerHostname"]), handle))
 
     def launch(self, told: Told, node: str, cores: int, gpu: float) -> Any:
         """A `RowActor` on the node of this id: what has its methods, each with a `remote` of Ray's. gpu: its share."""
-        groups = {"look": 1, "compute": 2 if told.several else 1, "control": 1}
+        groups = {"look": 1, "compute": BLOCKS_AT_ONCE, "control": 1}
         affinity = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False)
         actor = self._ray.remote(concurrency_groups=groups)(_actor_class(self._ray)).options(
             num_cpus=cores,
