@@ -49,6 +49,7 @@ class RayExecutor(Executor):
         self.address, self.workers, self.exact = address, workers, exact
         self._cluster: RayCluster | None = None
         self._pool: RayPool | None = None
+        self._answer: Answer | None = None
         self._runs = 0
 
     def decide(
@@ -61,6 +62,7 @@ class RayExecutor(Executor):
         sent = cluster.sent("backbone", model), cluster.sent("source", source)
         answer: Answer = cluster.asked(answered, question, *sent, gpu=asked.device != "cpu")
         check_seen(answer.host, source, own, answer.seen)
+        self._answer = answer
         return answer.found, lambda: answer.decision
 
     def blocks(
@@ -113,7 +115,9 @@ class RayExecutor(Executor):
         if self._pool is not None and not self._pool.serves(work):
             self._end_pool()
         if self._pool is None:
-            self._pool = self.pool(self._joined(), work, workers=self.workers, exact=self.exact)
+            answer = self._answer
+            proved = answer.proved if answer is not None and answer.decision is work.decision else None
+            self._pool = self.pool(self._joined(), work, workers=self.workers, exact=self.exact, proved=proved)
             try:
                 self._pool.begin(stop)
             except BaseException:

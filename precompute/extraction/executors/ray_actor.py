@@ -46,17 +46,28 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
+class Proved:
+    """How the engine that was decided on has done, and where."""
+
+    host: str
+    device: str
+    trial: Trial
+
+
+@dataclass(frozen=True)
 class Told:
     """What an actor needs beside the source and the backbone.
 
     choice: what runs; its device is the actor's own of that kind · storage: dtype of the features in the file ·
-    workers: threads that read and decode · folder: what relative paths start from.
+    workers: threads that read and decode · folder: what relative paths start from · proved: not to be repeated on
+    the same device.
     """
 
     choice: EngineChoice
     storage: str
     workers: int
     folder: str
+    proved: Proved | None = None
 
 
 @dataclass(frozen=True)
@@ -131,16 +142,19 @@ class RowActor:
             self._session.enter_context(backbone.preprocess.session())
             engine = make_engine(backbone.module, backbone.preprocess, told.choice, identity=backbone.identity)
             self._work = Work(source, backbone, Decision(told.choice, SharedEngine(engine), told.storage))
+        host, device = socket.gethostname(), device_name(told.choice)
         readable = any(isinstance(one, bytes) for one in seen.values())
-        trial = self._trial(self._work) if readable else None
+        trial = self._trial(self._work, host, device) if readable else None
         names = (*LIBRARIES, *backbone.family.packages)
         versions = {name: version_of(name) or "not installed" for name in names}
-        return Ready(socket.gethostname(), _device_name(told.choice), versions, seen, trial)
+        return Ready(host, device, versions, seen, trial)
 
-    def _trial(self, work: Work) -> Trial | None:
-        choice = self._told.choice
+    def _trial(self, work: Work, host: str, device: str) -> Trial | None:
+        choice, proved = self._told.choice, self._told.proved
         if (choice.engine, choice.precision) == EXACT and not choice.compiled:
             return None
+        if proved is not None and (proved.host, proved.device) == (host, device):
+            return proved.trial
         images = sample_of(work.source, work.backbone.preprocess, workers=self._told.workers)
         storage = self._told.storage if choice.precision != "fp32" else "float32"
         return guard.trial(images, work.backbone, work.decision.engine, storage=storage) if len(images) else None
@@ -210,7 +224,7 @@ class RowActor:
         return done
 
     def _spent(self, unit: str) -> Stages:
-        """Seconds since this was asked last, for whichever block: processor time of two at once cannot be told apart."""
+        """Seconds since this was asked last, of all blocks: processor time of two at once cannot be told apart."""
         with self._reporting:
             before, now = self._reported, self._clock.stages(unit)
             self._reported = now
@@ -246,7 +260,7 @@ def digest_of(source: Source, row: int) -> bytes | SampleError:
         return error
 
 
-def _device_name(choice: EngineChoice) -> str:
+def device_name(choice: EngineChoice) -> str:
     """The model of what computes: kernels, and so the last bits, differ from one to the other."""
     if choice.kind == "cuda":
         return torch.cuda.get_device_name()

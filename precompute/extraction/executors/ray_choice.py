@@ -16,7 +16,7 @@ from precompute.engines.base import Engine, Features, Tensors
 from precompute.engines.choice import Asked, Begun, Candidates, Decision, candidates, choose
 from precompute.engines.machine import ENGINE_VARIABLE, PRECISION_VARIABLE, Machine
 from precompute.errors import SampleError
-from precompute.extraction.executors.ray_actor import digest_of, returned
+from precompute.extraction.executors.ray_actor import Proved, device_name, digest_of, returned
 from precompute.extraction.sampling import sample_of
 from precompute.sources.base import Source
 
@@ -45,12 +45,13 @@ class Question:
 @dataclass(frozen=True)
 class Answer:
     """found, decision: see `engines.choice`; its engine stays where it is · seen: for each row the SHA-256 of its
-    bytes, or the error."""
+    bytes, or the error · proved: how it did; None where there was nothing to prove, or earlier rows have done that."""
 
     host: str
     seen: dict[int, bytes | SampleError]
     found: Candidates
     decision: Decision
+    proved: Proved | None
 
 
 @returned
@@ -71,7 +72,10 @@ def answered(question: Question, model: Backbone, source: Source) -> Answer:
     host = socket.gethostname()
     why = "; ".join(filter(None, (f"decided by the node {host}", decision.choice.why)))
     choice = replace(decision.choice, why=why)
-    return Answer(host, seen, found, replace(decision, choice=choice, engine=Elsewhere(choice)))
+    kind = (choice.engine, choice.precision)
+    trials = [one for one in decision.trials if (one.engine, one.precision) == kind]
+    proved = Proved(host, device_name(choice), trials[-1]) if trials else None
+    return Answer(host, seen, found, replace(decision, choice=choice, engine=Elsewhere(choice)), proved)
 
 
 class Elsewhere(Engine):

@@ -12,7 +12,7 @@ from typing import Any
 from precompute.engines.guard import Trial
 from precompute.errors import DeviceError, PrecomputeError, reason_of
 from precompute.extraction.executors.base import Work
-from precompute.extraction.executors.ray_actor import BLOCKS_AT_ONCE, Ready, RowActor, Told
+from precompute.extraction.executors.ray_actor import BLOCKS_AT_ONCE, Proved, Ready, RowActor, Told
 from precompute.extraction.executors.ray_checks import check_model, check_seen, check_trial, check_versions, own_digests
 from precompute.extraction.executors.ray_cluster import START_SECONDS, RayCluster
 from precompute.extraction.provenance import LIBRARIES
@@ -66,9 +66,11 @@ class RayPool:
     process again whose constructor needs an object that is lost.
     """
 
-    def __init__(self, cluster: RayCluster, work: Work, *, workers: int | None, exact: bool) -> None:
+    def __init__(
+        self, cluster: RayCluster, work: Work, *, workers: int | None, exact: bool, proved: Proved | None = None
+    ) -> None:
         self._ray = cluster.ray
-        self._work, self._exact, self._asked_workers = work, exact, workers
+        self._work, self._exact, self._asked_workers, self._proved = work, exact, workers, proved
         self.members: list[Member] = []
         self.workers = 1
         self._own = own_digests(work.source)
@@ -207,7 +209,7 @@ class RayPool:
         decision = self._work.decision
         self.workers = self._asked_workers or max(1, cores)
         choice = replace(decision.choice, device=decision.choice.kind, why="")
-        told = Told(choice, decision.storage, self.workers, os.getcwd())
+        told = Told(choice, decision.storage, self.workers, os.getcwd(), self._proved)
         handle = self.launch(told, node["NodeID"], cores, gpu)
         self.members.append(Member(self, node["NodeID"], str(node["NodeManagerHostname"]), handle))
 
