@@ -63,6 +63,11 @@ class SourceContract:
         assert source.origin
         assert all(source.sample_name(row).isprintable() for row in range(len(source)))
 
+    def test_it_can_be_pickled_by_others_such_as_ray(self, source: Source) -> None:
+        assert [source.read(row) for row in range(len(source))]  # with what it keeps once it has been read
+        again = pickle.loads(pickle.dumps(source))
+        assert [again.read(row) for row in range(len(again))] == [source.read(row) for row in range(len(source))]
+
     @pytest.mark.rotates(6)
     def test_another_process_reads_the_same(self, source: Source) -> None:
         sent = packed(source)

@@ -24,6 +24,7 @@ from precompute.evaluation.candidates import Candidate
 from precompute.evaluation.probes import Trial, separated
 from precompute.evaluation.records import Records
 from precompute.evaluation.sample import sample_rows, shares, target_of
+from precompute.extraction.executors.local import LocalExecutor
 from precompute.heads import paired
 from precompute.sources.base import Raw, Source, Table
 from precompute.sources.chosen import ChosenSource
@@ -219,6 +220,28 @@ def test_features_that_are_kept_are_ordinary_files_and_are_reused(corners: Path,
     assert all(one.cost.rate for one in again.candidates)
     more = ranked(corners, "sees", "tiny", n=60, out=tmp_path / "kept", transform=SMALL)
     assert more.tried == 60
+
+
+class Counting(LocalExecutor):
+    calls, closed = 0, False
+
+    def blocks(self, *given: Any, **options: Any) -> Any:
+        self.calls += 1
+        return super().blocks(*given, **options)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_one_executor_computes_for_all_and_stays_its_owners(corners: Path) -> None:
+    executor = Counting(1)
+    found = ranked(corners, "sees", "blind", n=40, executor=executor)
+    assert executor.calls == 2
+    assert not executor.closed
+    scores = [(one.backbone, one.score) for one in found.candidates]
+    assert scores == [(one.backbone, one.score) for one in ranked(corners, "sees", "blind", n=40).candidates]
+    with pytest.raises(UsageError, match="executor must be"):
+        ranked(corners, "sees", "blind", n=40, executor="dask")
 
 
 @pytest.mark.rotates(3)

@@ -109,6 +109,8 @@ class TestAnyOtherStore(SourceContract):
         with pytest.raises(TypeError, match="in one process alone"):
             packed(source)
 
+    test_it_can_be_pickled_by_others_such_as_ray = test_another_process_reads_the_same
+
 
 # The same as on a disk
 

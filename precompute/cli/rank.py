@@ -10,6 +10,7 @@ from precompute.cli._options import (
     SEED,
     complete_backbone,
     computing,
+    executor_options,
     group_options,
     label_separator_option,
     overwrite_option,
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 @group_options
 @source_options
 @running_options
+@executor_options
 @click.option("--plot", type=click.Path(), help="Draw scores with their intervals (.png, .svg, .pdf).")
 @click.option("--title", help="Of the picture.")
 @click.option(
@@ -86,6 +88,7 @@ def rank(
       precompute rank photos -b resnet18 -b mobilenet_v2
       precompute rank photos -b resnet18 -b mobilenet_v2=weights.pth -b resnet50=random:1 -n 500
       precompute rank photos -b resnet50 -b vit_b_16 --layer all-blocks -o trial --plot rank.png
+      precompute rank photos -b resnet50 -b vit_b_16 -b convnext_base --executor ray
     """
     from precompute.evaluation.rank import rank as run
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 
 Tensors = tuple[torch.Tensor, ...]
 Features = tuple[NDArray[np.float32], ...]
@@ -84,10 +86,18 @@ def fill(buffers: Sequence[torch.Tensor], samples: Sequence[Tensors]) -> None:
     """Copy the tensors of each sample into the first places of `buffers`, (batch, *shape) each.
 
     In one call for each: every call of torch gives up the interpreter's lock, and with 16 decoding threads waiting for
-    it a call a sample took longer than the network did.
+    it a call a sample took longer than the network did. By this thread alone: those of a team would spin for longer
+    than the copy takes, on cores that decode or compute.
     """
-    for place, buffer in enumerate(buffers):
-        torch.stack([sample[place] for sample in samples], out=buffer[: len(samples)])
+    torch.get_num_threads()  # sets the number of this thread, which would otherwise happen later
+    with _openmp().limit(limits=1):
+        for place, buffer in enumerate(buffers):
+            torch.stack([sample[place] for sample in samples], out=buffer[: len(samples)])
+
+
+@cache
+def _openmp() -> ThreadpoolController:
+    return ThreadpoolController().select(user_api="openmp")
 
 
 def buffers_of(example: Tensors, batch_size: int, *, pin_memory: bool = False) -> tuple[torch.Tensor, ...]:

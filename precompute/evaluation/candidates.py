@@ -17,6 +17,7 @@ from precompute.cache.key import spec_layers
 from precompute.errors import UsageError
 from precompute.evaluation.records import Records
 from precompute.extraction.conduct import Progress
+from precompute.extraction.executors.base import Executor
 from precompute.extraction.extract import extract
 from precompute.extraction.matching import samples_of
 from precompute.inputs.kinds import check_images
@@ -134,10 +135,13 @@ def features_of(
     computation: Computation,
     *,
     parameters: int,
+    executor: Executor | None = None,
     progress: Callable[[Progress], None] | None = None,
     stop: Callable[[], int] | None = None,
 ) -> Featured:
     """Extract `source`, some images of `whole`, to a file in `folder`, or take what is there already.
+
+    executor: see `extract`.
 
     Raises what `extract` raises.
     """
@@ -148,6 +152,7 @@ def features_of(
         path,
         backbone=candidate.backbone,
         weights=candidate.weights,
+        executor=executor,
         progress=progress,
         stop=stop,
         **computation.cut(),

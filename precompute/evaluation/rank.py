@@ -31,7 +31,9 @@ from precompute.evaluation.candidates import (
 )
 from precompute.evaluation.probes import KNN, PROBE, Trial, separated
 from precompute.evaluation.sample import sample_rows, target_of, training_rows
-from precompute.extraction.conduct import Progress
+from precompute.extraction.conduct import Conduct, Progress
+from precompute.extraction.executors.base import Executor
+from precompute.extraction.executors.names import opened
 from precompute.heads import Paired, PairedScores
 from precompute.heads.base.progress import report
 from precompute.inputs.images.formats import IMAGES
@@ -175,6 +177,8 @@ def rank(
     device: str = "auto",
     batch_size: int | None = None,
     workers: int | None = None,
+    executor: Executor | str | None = None,
+    exact: bool = False,
     root: str | None = None,
     columns: Mapping[str, str] | None = None,
     progress: Callable[[Progress], None] | None = None,
@@ -184,10 +188,10 @@ def rank(
     """Try backbones, and layers of them, on `n` images of `source`, and put them in order.
 
     backbones: each NAME or NAME=WEIGHTS, such as "resnet18" or "resnet50=random:1". layer, pooling, transform, engine
-    to columns: as for `extract`; maps and tokens of layers that are named are averaged over positions unless a pooling
-    is named too. n: images, drawn by class from split train (from all where there are no splits), never from val or
-    test; they follow from ids and `seed` alone and are the same for every backbone. out: a folder for the feature files
-    of the sample, from which a later call takes what it has; by default they are removed.
+    to columns: as for `extract`, with one executor for all; maps and tokens of layers that are named are averaged over
+    positions unless a pooling is named too. n: images, drawn by class from split train (from all where there are no
+    splits), never from val or test; they follow from ids and `seed` alone and are the same for every backbone. out: a
+    folder for the feature files of the sample, from which a later call takes what it has; by default they are removed.
     task, label_separator, groups, groups_file: as for `train_head`.
 
     Scored by a 5-fold cross-validation in which identical files and groups are on one side. Candidates are compared on
@@ -200,6 +204,7 @@ def rank(
     began = time.monotonic()
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise UsageError(f"n must be a whole number of at least 1. Got {n!r} instead.", hint="Such as -n 2000.")
+    conduct = Conduct(workers, executor=executor, exact=exact)
     candidates = [Candidate.parse(text) for text in backbones]
     computation = Computation(
         (layer,) if isinstance(layer, str) else tuple(layer or ()),
@@ -213,15 +218,13 @@ def rank(
     chosen = ChosenSource(whole, rows, f"{len(rows):,} images of {whole.name}")
     with _folder(out) as folder:
         featured = []
-        for candidate, size in zip(candidates, sizes, strict=True):
-            if say is not None:
-                say(f"{candidate.name}: {len(rows):,} images")
-            featured.append(
-                features_of(
-                    candidate, chosen, whole, folder, computation, parameters=size, progress=progress, stop=stop
-                )
-            )
-            notes += [f"{candidate.name}: {note}" for note in featured[-1].notes]
+        with opened(conduct.executor, workers=workers, exact=exact) as computing:
+            for candidate, size in zip(candidates, sizes, strict=True):
+                if say is not None:
+                    say(f"{candidate.name}: {len(rows):,} images")
+                given: dict[str, Any] = {"parameters": size, "executor": computing, "progress": progress, "stop": stop}
+                featured.append(features_of(candidate, chosen, whole, folder, computation, **given))
+                notes += [f"{candidate.name}: {note}" for note in featured[-1].notes]
         usable, more = _answerable(featured)
         notes += more
         trial = _trial(whole, _of(target, rows[usable]), featured[0], usable, groups, groups_file, seed)
