@@ -33,7 +33,7 @@ def wanted(settings: Settings) -> int:
     """How many JPEGs the largest measurement reads."""
     if settings.quick:
         return 96
-    return max(1024, min(16384, 1024 * settings.cores)) if settings.cuda else 400
+    return max(1024, min(8192, 512 * settings.cores)) if settings.cuda else 400
 
 
 def make(folder: Path, count: int) -> Path:
