@@ -167,6 +167,7 @@ def test_each_known_name_is_torchvisions() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.daily(2)
 @pytest.mark.parametrize("name", ["FashionMNIST", "MNIST"])
 def test_the_real_files_give_what_their_arrays_give(tmp_path: Path, name: str) -> None:
     if not (SHARED / "data" / name).exists():
