@@ -189,7 +189,7 @@ computation = _decorators(
         type=int,
         help="Inputs a forward pass: images, texts, or windows of clips.  [default: by engine and device]",
     ),
-    click.option("--workers", type=int, help="Decoding threads.  [default: one for each core]"),
+    click.option("--workers", type=int, help="Decoding threads, or processes.  [default: one for each core]"),
 )
 """From --backbone to --workers; `taken_apart` sorts what they give."""
 
