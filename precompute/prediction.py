@@ -16,14 +16,12 @@ from numpy.typing import NDArray
 from precompute.backbones.layers import INPUT
 from precompute.backbones.load import Backbone
 from precompute.cache import Cache, as_read, difference, open_cache, plain_spec, status_name
-from precompute.engines.choice import Asked, candidates, choose
-from precompute.engines.machine import Machine
+from precompute.engines.choice import Asked
 from precompute.errors import HeadFormatError, HeadMismatchError, UsageError
 from precompute.extraction.executors.base import Work
 from precompute.extraction.executors.names import AUTO, opened
 from precompute.extraction.output import is_hdf5
 from precompute.extraction.rebuild import rebuild_backbone
-from precompute.extraction.sampling import sample_of
 from precompute.finetuning.device import device_of
 from precompute.finetuning.opening import HeadFile, open_head
 from precompute.heads import RowView
@@ -164,12 +162,10 @@ def _of_images(
     place = {tap.layer: number for number, tap in enumerate(model.taps)}
     failed: list[tuple[int, tuple[str, str, str]]] = []
     done, cut = 0, list[int]()
-    most = model.preprocess.most_inputs
-    found = candidates(asked, Machine.here(), images=len(samples), module=model.module, most=most)
     with contextlib.ExitStack() as within:
         within.enter_context(model.preprocess.session())
-        decision = choose(found, model, sample_of(samples, model.preprocess, workers=workers))
         executor = within.enter_context(opened(AUTO, workers=workers))
+        decision = executor.decide(model, asked, None, samples)[1]()
         for block in executor.blocks(Work(samples, model, decision), np.arange(len(samples))):
             if block.features is not None:
                 rows = [item.row for item in block.decoded]

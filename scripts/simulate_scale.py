@@ -41,7 +41,7 @@ from torch import nn
 from precompute import extract
 from precompute.errors import Stopped
 from precompute.extraction.executors.ray import RayExecutor
-from precompute.extraction.executors.ray_actor import Computed, Ready, Told, digest_of
+from precompute.extraction.executors.ray_actor import ActorSettings, Computed, Ready, digest_of
 from precompute.extraction.executors.ray_cluster import ray_library
 from precompute.extraction.executors.ray_flow import MOST_BATCHES
 from precompute.extraction.executors.ray_pool import RayPool
@@ -184,7 +184,7 @@ def pool_of(hosts: list[Any], handles: list[Handle]) -> type[RayPool]:
     """A pool whose actors are stand-ins."""
 
     class StandInPool(RayPool):
-        def launch(self, told: Told, node: str, cores: int, gpu: float) -> Any:  # noqa: ARG002
+        def launch(self, settings: ActorSettings, node: str, cores: int, gpu: float) -> Any:  # noqa: ARG002
             handles.append(Handle(hosts[len(handles) % len(hosts)], len(handles) // len(hosts)))
             return handles[-1]
 

@@ -261,10 +261,10 @@ def test_over_the_client_server_and_where_no_node_has_cores(
 def actor(photos: Path) -> Any:
     """One of 24 pictures, four at a time, that is ready."""
     from precompute.engines.base import EngineChoice
-    from precompute.extraction.executors.ray_actor import RowActor, Told
+    from precompute.extraction.executors.ray_actor import ActorSettings, RowActor
 
-    told = Told(EngineChoice("torch", "cpu", "fp32", 4), "float32", 2, os.getcwd())
-    made = RowActor(told)
+    settings = ActorSettings(EngineChoice("torch", "cpu", "fp32", 4), "float32", 2, os.getcwd())
+    made = RowActor(settings)
     assert (
         made.ready(list_images(photos), load_backbone("tiny"), [0, 23]).trial is None
     )  # fp32 torch has nothing to prove
@@ -297,10 +297,10 @@ def test_an_actor_that_is_halted_begins_nothing_and_goes_on_with_the_next_run(ac
 
 def test_an_actor_whose_process_was_started_again_says_so() -> None:
     from precompute.engines.base import EngineChoice
-    from precompute.extraction.executors.ray_actor import RowActor, Told
+    from precompute.extraction.executors.ray_actor import ActorSettings, RowActor
 
-    told = Told(EngineChoice("torch", "cpu", "fp32", 4), "float32", 1, os.getcwd())
-    actor = RowActor(told)
+    settings = ActorSettings(EngineChoice("torch", "cpu", "fp32", 4), "float32", 1, os.getcwd())
+    actor = RowActor(settings)
     for done in (actor.look(np.arange(3), 1), actor.compute(np.arange(3), [], [], 1, False)):
         assert (done.ready, done.missing, done.blocks) == (False, [0, 1, 2], [])
 

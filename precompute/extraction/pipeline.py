@@ -22,7 +22,7 @@ from precompute.errors import BackboneError, SampleError, SourceError
 from precompute.extraction.read_ahead import read_ahead
 from precompute.extraction.timing import StageClock
 from precompute.inputs.base import Preprocess, Shape, shape_of
-from precompute.sources.base import Source
+from precompute.sources.base import Raw, Source
 
 STOP_SECONDS = 0.5  # of a sample that does not come, after which the end of the run is asked about
 BLOCK_SAMPLES = 4096  # samples of known bytes and broken ones count here, too
@@ -267,13 +267,13 @@ def decode_threads(workers: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(workers, thread_name_prefix="decode", initializer=alone)
 
 
-def digest_of(source: Source, row: int) -> tuple[bytes, int, int]:
-    """SHA-256 and stamps of a sample that is not decoded; zeros and those of the listing where it cannot be read."""
+def hashed(source: Source, row: int) -> tuple[Decoded, Raw | None]:
+    """One sample read and hashed, and its bytes; where it cannot be read the error, with the stamps of the listing."""
     try:
         raw = source.read(row)
-    except SampleError:
-        return b"\0" * 32, int(source.table.sizes[row]), int(source.table.mtimes[row])
-    return hashlib.sha256(raw.data).digest(), raw.size, raw.mtime
+    except SampleError as error:
+        return Decoded(row, b"\0" * 32, int(source.table.sizes[row]), int(source.table.mtimes[row]), error=error), None
+    return Decoded(row, hashlib.sha256(raw.data).digest(), raw.size, raw.mtime), raw
 
 
 def read(source: Source, row: int, preprocess: Preprocess, claim: Claim | None) -> Decoded:

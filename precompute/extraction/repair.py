@@ -14,7 +14,7 @@ from precompute.cache import Cache, Verification, open_cache, verify
 from precompute.engines.choice import Asked
 from precompute.errors import CacheError, CacheFormatError, SampleError, SourceError, UsageError
 from precompute.extraction.conduct import Conduct, Progress
-from precompute.extraction.executors.local import LocalExecutor
+from precompute.extraction.executors.names import opened
 from precompute.extraction.matching import make_plan, open_olds, positions, same_table
 from precompute.extraction.output import check_cache_output
 from precompute.extraction.rebuild import Origin, rebuild_backbone
@@ -96,9 +96,9 @@ def repair(
             plan = replace(plan, origin=np.where(bad & (plan.origin == len(olds) - 1), -1, plan.origin))
             # Engine and batch size are those of the file's last run, as far as they are here
             asked = Asked(precision=spec["precision"], device=device, batch_size=batch_size, dtype=spec["storage"])
-            job = Job(output, samples, prepared_for(model, asked, output, samples, LocalExecutor(workers)))
-            with model.preprocess.session():
-                done = complete(job, plan, conduct, {})
+            with opened(conduct.executor, workers=workers) as executor, model.preprocess.session():
+                job = Job(output, samples, prepared_for(model, asked, output, samples, executor))
+                done = complete(job, plan, conduct, executor, {})
         return summary(path, samples, done, earlier=False, began=began)
 
 

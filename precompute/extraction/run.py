@@ -14,6 +14,7 @@ from precompute.cache import bytes_needed, key_of, status_text
 from precompute.engines.audit import EngineAudit
 from precompute.errors import SourceError, Stopped
 from precompute.extraction.conduct import Conduct, Progress
+from precompute.extraction.executors.base import Executor
 from precompute.extraction.executors.names import opened
 from precompute.extraction.joining import check_join
 from precompute.extraction.leftovers import drop_kept
@@ -68,7 +69,6 @@ def run(
     model: the backbone, where it is loaded already.
     """
     with opened(conduct.executor, workers=conduct.workers, exact=conduct.exact) as executor:
-        conduct = replace(conduct, executor=executor, exact=False)
         prepared = prepare(request, output, source, executor, model=model)
         job = Job(output, source, prepared)
         with prepared.model.preprocess.session():
@@ -85,13 +85,14 @@ def run(
                 return Run(job.settings(), Outcome(reused=len(source), dropped=plan.dropped), there)
             part = source.part if isinstance(source, PartOfSource) else None
             asked = request.record(prepared.model.file, source.reading, part=part, reuse=output.reuse)
-            return complete(job, plan, conduct, asked)
+            return complete(job, plan, conduct, executor, asked)
 
 
-def complete(job: Job, plan: Plan, conduct: Conduct, asked: dict[str, Any]) -> Run:
+def complete(job: Job, plan: Plan, conduct: Conduct, executor: Executor, asked: dict[str, Any]) -> Run:
     """Make the file that `plan` is about: copy, compute, rename.
 
-    asked: what the run's record says beside what it was made with (see `Request.record`).
+    executor: that of `conduct`, opened · asked: what the run's record says beside what it was made with (see
+    `Request.record`).
     """
     prepared, source = job.prepared, job.source
     if conduct.join:
@@ -107,13 +108,12 @@ def complete(job: Job, plan: Plan, conduct: Conduct, asked: dict[str, Any]) -> R
             warnings += decision.warnings
             if not writer.append_provenance([run_record(decision, prepared.model, source.origin) | asked]):
                 warnings.append("the record of this run is too long for the file, which does not hold it")
-            with opened(conduct.executor, workers=conduct.workers, exact=conduct.exact) as executor:
-                try:
-                    outcome = _fill(RowRun(source, prepared, plan.olds, writer, executor), missing, conduct)
-                finally:  # also of a run that goes on later
-                    if (record := executor.record()) is not None:
-                        writer.append_provenance([{"executor": record}])
-                warnings += executor.warnings
+            try:
+                outcome = _fill(RowRun(source, prepared, plan.olds, writer, executor), missing, conduct)
+            finally:  # also of a run that goes on later
+                if (record := executor.record()) is not None:
+                    writer.append_provenance([{"executor": record}])
+            warnings += executor.warnings
         made = writer.view
     finish(job.output, made)
     outcome = replace(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Generator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +14,7 @@ from precompute.errors import UsageError
 from precompute.extraction.executors.base import Executor, Work
 from precompute.extraction.executors.local import LocalExecutor
 from precompute.extraction.executors.processes import ProcessExecutor
-from precompute.extraction.pipeline import Block, Claim
-from precompute.extraction.timing import StageClock
+from precompute.extraction.pipeline import Block
 
 PROCESSES_FROM = {"cuda": 20_000}
 """Rows from which processes repay the seconds that they take to start, by device; on others threads keep up.
@@ -35,20 +35,12 @@ class AutoExecutor(Executor):
         self.workers = workers
         self._processes: ProcessExecutor | None = None
 
-    def blocks(
-        self,
-        work: Work,
-        rows: NDArray[np.int64],
-        *,
-        claim: Claim | None = None,
-        stop: Callable[[], object] | None = None,
-        clock: StageClock | None = None,
-        keep: Callable[[int], bool] | None = None,
-    ) -> Generator[Block, None, None]:
+    def blocks(self, work: Work, rows: NDArray[np.int64], **options: Any) -> Generator[Block, None, None]:
+        """See `Executor`, whose options these are."""
         repaid = PROCESSES_FROM.get(work.decision.choice.kind, math.inf)
         if len(rows) >= repaid and not work.backbone.preprocess.uses_device:
             self._processes = self._processes or ProcessExecutor(self.workers)
-            blocks = self._processes.blocks(work, rows, claim=claim, stop=stop, clock=clock, keep=keep)
+            blocks = self._processes.blocks(work, rows, **options)
             with contextlib.closing(blocks):
                 try:
                     first = next(blocks, None)
@@ -61,7 +53,7 @@ class AutoExecutor(Executor):
                         yield first
                     yield from blocks
                     return
-        yield from LocalExecutor(self.workers).blocks(work, rows, claim=claim, stop=stop, clock=clock, keep=keep)
+        yield from LocalExecutor(self.workers).blocks(work, rows, **options)
 
     def close(self) -> None:
         """End the processes."""

@@ -50,10 +50,7 @@ class Executor(ABC):
 
         By default that is this machine. Raises what `engines.choice.candidates` and `choose` raise.
         """
-        most = model.preprocess.most_inputs
-        found = candidates(asked, Machine.here(), begun=begun, images=len(source), module=model.module, most=most)
-        images = sample_of(source, model.preprocess, workers=self.workers)
-        return found, lambda: choose(found, model, images)
+        return decided(model, asked, begun, source, Machine.here(), self.workers)
 
     @abstractmethod
     def blocks(
@@ -92,3 +89,13 @@ class Executor(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def decided(
+    model: Backbone, asked: Asked, begun: Begun | None, source: Source, machine: Machine, workers: int | None
+) -> tuple[Candidates, Callable[[], Decision]]:
+    """See `Executor.decide`. machine: this one, as it is to be seen."""
+    most = model.preprocess.most_inputs
+    found = candidates(asked, machine, begun=begun, images=len(source), module=model.module, most=most)
+    images = sample_of(source, model.preprocess, workers=workers)
+    return found, lambda: choose(found, model, images)

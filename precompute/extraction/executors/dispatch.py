@@ -18,7 +18,7 @@ from typing import Any
 from precompute.errors import PrecomputeError, SampleError
 from precompute.extraction.executors.crew import Crew, Process, Task
 from precompute.extraction.executors.slots import NO_ROW
-from precompute.extraction.pipeline import STOP_SECONDS, Claim, digest_of
+from precompute.extraction.pipeline import STOP_SECONDS, Claim, hashed
 from precompute.extraction.timing import StageClock
 
 TASKS_AT_ONCE = 2  # for each process: one is read while the other waits for its answer
@@ -39,7 +39,7 @@ class Result:
 class Dispatch:
     """`tasks`, lists of rows, done by the processes of `crew`; a thread hears them and answers.
 
-    claim: see `Executor.blocks` · most: where so many inputs have come and are not taken yet, no further task is begun.
+    claim: see `Executor.blocks` · most: while so many inputs wait for the engine, no further task is begun.
     """
 
     def __init__(
@@ -146,8 +146,8 @@ class Dispatch:
 
     def _finish(self, task: Task, found: list[tuple[Any, ...]]) -> None:
         for row, error in task.lost.items():
-            digest, size, mtime = digest_of(self.crew.source, row)
-            found.append((row, digest, size, mtime, None, error, None, False))
+            item, _ = hashed(self.crew.source, row)
+            found.append((row, item.digest, item.size, item.mtime, None, error, None, False))
         result = Result(task.slot, found, sum(len(one[4] or ()) for one in found))
         self._done[task.number] = result
         self._waiting += result.inputs

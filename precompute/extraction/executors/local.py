@@ -7,14 +7,14 @@ from collections.abc import Callable, Generator
 import numpy as np
 from numpy.typing import NDArray
 
-from precompute.extraction.executors.base import Executor, Work
-from precompute.extraction.executors.passes import computed_blocks
+from precompute.extraction.executors.base import Work
+from precompute.extraction.executors.passes import EngineHere
 from precompute.extraction.pipeline import Block, Claim, decoded_blocks
 from precompute.extraction.timing import StageClock
 from precompute.system import cores
 
 
-class LocalExecutor(Executor):
+class LocalExecutor(EngineHere):
     """workers: threads that read and decode, by default one for each core.
 
     Blocks come in the order of `Source.order`, a full batch at a time. At most two batches of decoded samples wait in
@@ -22,20 +22,18 @@ class LocalExecutor(Executor):
     """
 
     def __init__(self, workers: int | None = None) -> None:
-        self.workers: int = workers or cores()
+        self.workers = self.count = workers or cores()
 
-    def blocks(
+    def decoded(
         self,
         work: Work,
         rows: NDArray[np.int64],
-        *,
-        claim: Claim | None = None,
-        stop: Callable[[], object] | None = None,
-        clock: StageClock | None = None,
-        keep: Callable[[int], bool] | None = None,
+        claim: Claim | None,
+        stop: Callable[[], object],
+        clock: StageClock,
+        keep: Callable[[int], bool] | None,
     ) -> Generator[Block, None, None]:
-        engine, preprocess = work.decision.engine, work.backbone.preprocess
-        clock, stop = clock or StageClock(), stop or (lambda: False)
-        clock.workers = self.workers
-        decoded = decoded_blocks(work.source, rows, engine.batch_size, preprocess, self.workers, claim, clock, stop)
-        return computed_blocks(decoded, engine, preprocess, clock, stop, keep)
+        """See `EngineHere`."""
+        del keep  # each sample has memory of its own
+        size, preprocess = work.decision.engine.batch_size, work.backbone.preprocess
+        return decoded_blocks(work.source, rows, size, preprocess, self.count, claim, clock, stop)

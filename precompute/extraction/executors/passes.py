@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 
@@ -11,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from precompute.engines.base import Engine, Features
-from precompute.extraction.pipeline import Block
+from precompute.extraction.executors.base import Executor, Work
+from precompute.extraction.pipeline import Block, Claim
 from precompute.extraction.timing import StageClock
 from precompute.inputs.base import Preprocess
 
@@ -47,6 +49,43 @@ def computed_blocks(
     finally:  # an engine that goes away while a batch is under way takes the process with it
         for _ in passes.rest():
             pass
+
+
+class EngineHere(Executor):
+    """An executor whose caller's thread runs the engine; how samples are read and decoded is a subclass's.
+
+    count: of threads or processes that read and decode.
+    """
+
+    count: int
+
+    def blocks(
+        self,
+        work: Work,
+        rows: NDArray[np.int64],
+        *,
+        claim: Claim | None = None,
+        stop: Callable[[], object] | None = None,
+        clock: StageClock | None = None,
+        keep: Callable[[int], bool] | None = None,
+    ) -> Generator[Block, None, None]:
+        """See `Executor`."""
+        clock, stop = clock or StageClock(), stop or (lambda: False)
+        clock.workers = self.count
+        decoded = self.decoded(work, rows, claim, stop, clock, keep)
+        return computed_blocks(decoded, work.decision.engine, work.backbone.preprocess, clock, stop, keep)
+
+    @abstractmethod
+    def decoded(
+        self,
+        work: Work,
+        rows: NDArray[np.int64],
+        claim: Claim | None,
+        stop: Callable[[], object],
+        clock: StageClock,
+        keep: Callable[[int], bool] | None,
+    ) -> Generator[Block, None, None]:
+        """Blocks of decoded samples, see `blocks`. Once it is asked for the next one, the engine has its own copy."""
 
 
 class Passes:

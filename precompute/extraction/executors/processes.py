@@ -1,7 +1,7 @@
 """This machine alone: processes read and decode into shared memory, the caller's thread runs the engine.
 
 Threads share one interpreter, which takes some 200 microseconds of each picture: no more than 4,000 a second, however
-many cores there are. Here the process that drives the engine is told where in shared memory each sample lies, and that
+many cores there are. Here the process that drives the engine learns where in shared memory each sample lies, and that
 is all it does. Which process decodes a sample changes no bit of it.
 """
 
@@ -11,17 +11,16 @@ import contextlib
 import math
 import weakref
 from collections.abc import Callable, Generator, Iterator
-from typing import Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from precompute.extraction.executors.base import Executor, Work
+from precompute.extraction.executors.base import Work
 from precompute.extraction.executors.crew import Crew
 from precompute.extraction.executors.dispatch import TASKS_AT_ONCE, Dispatch, Result
 from precompute.extraction.executors.launcher import Launcher
-from precompute.extraction.executors.passes import computed_blocks
+from precompute.extraction.executors.passes import EngineHere
 from precompute.extraction.executors.slots import Layout
 from precompute.extraction.pipeline import MOST_PASSES, Block, Claim, Decoded, OpenBlocks, samples_at_once
 from precompute.extraction.timing import StageClock
@@ -33,7 +32,7 @@ TASK_INPUTS = 16  # a message for each costs the driver some 100 microseconds
 TASK_BYTES = 32 * 2**20  # of samples that one process has read and not decoded yet
 
 
-class ProcessExecutor(Executor):
+class ProcessExecutor(EngineHere):
     """workers: processes that read and decode, by default one for each core.
 
     They start with the first rows, which takes seconds, and stay for later calls with the same source and
@@ -46,29 +45,9 @@ class ProcessExecutor(Executor):
     """
 
     def __init__(self, workers: int | None = None) -> None:
-        self.workers = self._count = workers or cores()
+        self.workers = self.count = workers or cores()
         self._crew: Crew | None = None
         self._launcher: Launcher | None = None
-
-    def blocks(
-        self,
-        work: Work,
-        rows: NDArray[np.int64],
-        *,
-        claim: Claim | None = None,
-        stop: Callable[[], object] | None = None,
-        clock: StageClock | None = None,
-        keep: Callable[[int], bool] | None = None,
-    ) -> Generator[Block, None, None]:
-        engine, preprocess = work.decision.engine, work.backbone.preprocess
-        clock, stop = clock or StageClock(), stop or (lambda: False)
-        clock.workers = self._count
-        decoded = self._decoded(work.source, preprocess, rows, engine.batch_size, claim, clock, stop, keep)
-        return computed_blocks(decoded, engine, preprocess, clock, stop, keep)
-
-    def __enter__(self) -> Self:
-        self._launch()  # which takes as long as loading a network does
-        return self
 
     def close(self) -> None:
         """End the processes. Rows that are asked for later start others."""
@@ -106,26 +85,25 @@ class ProcessExecutor(Executor):
         if whole:
             self._crew = crew
 
-    def _decoded(
+    def decoded(
         self,
-        source: Source,
-        preprocess: Preprocess,
+        work: Work,
         rows: NDArray[np.int64],
-        size: int,
         claim: Claim | None,
-        clock: StageClock,
         stop: Callable[[], object],
+        clock: StageClock,
         keep: Callable[[int], bool] | None,
     ) -> Generator[Block, None, None]:
-        """As `decoded_blocks`; the tensors of a block are memory of slots until the next one is asked for."""
+        """See `EngineHere`; the tensors of a block are memory of slots until the next one is asked for."""
         if not len(rows):
             return
+        source, preprocess, size = work.source, work.backbone.preprocess, work.decision.engine.batch_size
         examples, places = preprocess.examples(), max(TASK_INPUTS, preprocess.views)
         at_once = 1 if preprocess.merges else places // preprocess.views
         copies = preprocess.merges or len(examples) > 1  # blocks of rare shapes would hold their slots for long
         full = 0 if copies else math.ceil(2 * samples_at_once(size, preprocess.views) * preprocess.views / places) + 1
-        slots = full + math.ceil(2 * size / places) + TASKS_AT_ONCE * self._count
-        layout = Layout(examples, self._count, slots, places)
+        slots = full + math.ceil(2 * size / places) + TASKS_AT_ONCE * self.count
+        layout = Layout(examples, self.count, slots, places)
         most = MOST_PASSES * size if preprocess.merges else None
         blocks = OpenBlocks(preprocess, size, source)
         tasks, count = cut(source, rows, at_once), math.ceil(len(rows) / at_once)

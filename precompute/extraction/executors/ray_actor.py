@@ -1,6 +1,6 @@
 """What runs on the nodes of a cluster: one process for each GPU, or for each node, with engine, backbone and source.
 
-It is told blocks of row numbers and reads the samples itself. Where the driver wants to know their bytes first, because
+It gets blocks of row numbers and reads the samples itself. Where the driver wants to know their bytes first, because
 others may have them, it reads a block (`look`), keeps it, and computes what it is then asked for (`compute`). It knows
 nothing of Ray, so that it can be run and tested without.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import math
 import os
 import platform
@@ -34,7 +33,7 @@ from precompute.errors import PrecomputeError, SampleError
 from precompute.extraction.executors.base import Work
 from precompute.extraction.executors.local import LocalExecutor
 from precompute.extraction.executors.shared_engine import SharedEngine
-from precompute.extraction.pipeline import Block, Decoded
+from precompute.extraction.pipeline import Block, Decoded, hashed
 from precompute.extraction.provenance import LIBRARIES
 from precompute.extraction.sampling import sample_of
 from precompute.extraction.timing import ADDED, StageClock, Stages
@@ -55,7 +54,7 @@ class Proved:
 
 
 @dataclass(frozen=True)
-class Told:
+class ActorSettings:
     """What an actor needs beside the source and the backbone.
 
     choice: what runs; its device is the actor's own of that kind · storage: dtype of the features in the file ·
@@ -116,16 +115,16 @@ class RowActor:
     decoded while the other is computed, each with half of the threads that decode.
     """
 
-    def __init__(self, told: Told) -> None:
+    def __init__(self, settings: ActorSettings) -> None:
         with contextlib.suppress(OSError):  # where it is not there, relative paths are not either: see `ready`
-            os.chdir(told.folder)
-        self._told = told
+            os.chdir(settings.folder)
+        self._settings = settings
         self._held: dict[int, Raw] = {}
         self._halted = 0
-        self._clock, self._reported = StageClock(on_cpu=told.choice.kind == "cpu"), Stages()
+        self._clock, self._reported = StageClock(on_cpu=settings.choice.kind == "cpu"), Stages()
         self._reporting = threading.Lock()
         self._session = contextlib.ExitStack()
-        self._local = LocalExecutor(math.ceil(told.workers / BLOCKS_AT_ONCE))
+        self._local = LocalExecutor(math.ceil(settings.workers / BLOCKS_AT_ONCE))
         self._work: Work | None = None
 
     @returned
@@ -134,15 +133,15 @@ class RowActor:
 
         Asked once more of a process that was not started again since, it is.
         """
-        told = self._told
+        settings = self._settings
         self._held.clear()
         seen = {row: digest_of(source, row) for row in rows}
-        check_device(told.choice.device)
+        check_device(settings.choice.device)
         if self._work is None:
             self._session.enter_context(backbone.preprocess.session())
-            engine = make_engine(backbone.module, backbone.preprocess, told.choice, identity=backbone.identity)
-            self._work = Work(source, backbone, Decision(told.choice, SharedEngine(engine), told.storage))
-        host, device = socket.gethostname(), device_name(told.choice)
+            engine = make_engine(backbone.module, backbone.preprocess, settings.choice, identity=backbone.identity)
+            self._work = Work(source, backbone, Decision(settings.choice, SharedEngine(engine), settings.storage))
+        host, device = socket.gethostname(), device_name(settings.choice)
         readable = any(isinstance(one, bytes) for one in seen.values())
         trial = self._trial(self._work, host, device) if readable else None
         names = (*LIBRARIES, *backbone.family.packages)
@@ -150,13 +149,13 @@ class RowActor:
         return Ready(host, device, versions, seen, trial)
 
     def _trial(self, work: Work, host: str, device: str) -> Trial | None:
-        choice, proved = self._told.choice, self._told.proved
+        choice, proved = self._settings.choice, self._settings.proved
         if (choice.engine, choice.precision) == EXACT and not choice.compiled:
             return None
         if proved is not None and (proved.host, proved.device) == (host, device):
             return proved.trial
-        images = sample_of(work.source, work.backbone.preprocess, workers=self._told.workers)
-        storage = self._told.storage if choice.precision != "fp32" else "float32"
+        images = sample_of(work.source, work.backbone.preprocess, workers=self._settings.workers)
+        storage = self._settings.storage if choice.precision != "fp32" else "float32"
         return guard.trial(images, work.backbone, work.decision.engine, storage=storage) if len(images) else None
 
     @returned
@@ -170,7 +169,7 @@ class RowActor:
         if self._halted >= run:
             return []
         source = self._work.source
-        threads = max(self._told.workers, source.reads_at_once)
+        threads = max(self._settings.workers, source.reads_at_once)
         with ThreadPoolExecutor(threads, thread_name_prefix="look") as pool:
             best = (row for part in source.order(rows) for row in part.tolist())
             found = list(pool.map(functools.partial(self._look, source), best))
@@ -183,13 +182,10 @@ class RowActor:
         return found
 
     def _look(self, source: Source, row: int) -> Decoded:
-        try:
-            raw = source.read(row)
-        except SampleError as error:
-            error.__cause__ = error.__context__ = None
-            return Decoded(row, b"\0" * 32, int(source.table.sizes[row]), int(source.table.mtimes[row]), error=error)
-        self._held[row] = raw
-        return Decoded(row, hashlib.sha256(raw.data).digest(), raw.size, raw.mtime)
+        item, raw = hashed(source, row)
+        if raw is not None:
+            self._held[row] = raw
+        return item
 
     def forget(self, rows: Sequence[int]) -> None:
         """These rows are not wanted."""
@@ -253,11 +249,9 @@ class _Held(Source):
 
 
 def digest_of(source: Source, row: int) -> bytes | SampleError:
-    try:
-        return hashlib.sha256(source.read(row).data).digest()
-    except SampleError as error:
-        error.__cause__ = error.__context__ = None
-        return error
+    """SHA-256 of a sample's bytes, or why there is none."""
+    item, _ = hashed(source, row)
+    return item.error or item.digest
 
 
 def device_name(choice: EngineChoice) -> str:

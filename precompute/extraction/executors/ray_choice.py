@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 
 from precompute.backbones.load import Backbone
 from precompute.engines.base import Engine, Features, Tensors
-from precompute.engines.choice import Asked, Begun, Candidates, Decision, candidates, choose
+from precompute.engines.choice import Asked, Begun, Candidates, Decision
 from precompute.engines.machine import ENGINE_VARIABLE, PRECISION_VARIABLE, Machine
 from precompute.errors import SampleError
+from precompute.extraction.executors.base import decided
 from precompute.extraction.executors.ray_actor import Proved, device_name, digest_of, returned
-from precompute.extraction.sampling import sample_of
 from precompute.sources.base import Source
 
 
@@ -59,16 +59,13 @@ def answered(question: Question, model: Backbone, source: Source) -> Answer:
     """On a node. Raises what `candidates` and `choose` raise."""
     engine, precision = question.variables
     machine = replace(Machine.here(), engine=engine, precision=precision)
-    most = model.preprocess.most_inputs
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):  # where it is not there, relative paths are not either
             stack.enter_context(contextlib.chdir(question.folder))
         stack.enter_context(model.preprocess.session())
         seen = {row: digest_of(source, row) for row in question.rows}
-        found = candidates(
-            question.asked, machine, begun=question.begun, images=len(source), module=model.module, most=most
-        )
-        decision = choose(found, model, sample_of(source, model.preprocess, workers=question.workers))
+        found, proved_here = decided(model, question.asked, question.begun, source, machine, question.workers)
+        decision = proved_here()
     host = socket.gethostname()
     why = "; ".join(filter(None, (f"decided by the node {host}", decision.choice.why)))
     choice = replace(decision.choice, why=why)

@@ -12,7 +12,7 @@ from typing import Any
 from precompute.engines.guard import Trial
 from precompute.errors import DeviceError, PrecomputeError, reason_of
 from precompute.extraction.executors.base import Work
-from precompute.extraction.executors.ray_actor import BLOCKS_AT_ONCE, Proved, Ready, RowActor, Told
+from precompute.extraction.executors.ray_actor import BLOCKS_AT_ONCE, ActorSettings, Proved, Ready, RowActor
 from precompute.extraction.executors.ray_checks import check_model, check_seen, check_trial, check_versions, own_digests
 from precompute.extraction.executors.ray_cluster import START_SECONDS, RayCluster
 from precompute.extraction.provenance import LIBRARIES
@@ -209,11 +209,11 @@ class RayPool:
         decision = self._work.decision
         self.workers = self._asked_workers or max(1, cores)
         choice = replace(decision.choice, device=decision.choice.kind, why="")
-        told = Told(choice, decision.storage, self.workers, os.getcwd(), self._proved)
-        handle = self.launch(told, node["NodeID"], cores, gpu)
+        settings = ActorSettings(choice, decision.storage, self.workers, os.getcwd(), self._proved)
+        handle = self.launch(settings, node["NodeID"], cores, gpu)
         self.members.append(Member(self, node["NodeID"], str(node["NodeManagerHostname"]), handle))
 
-    def launch(self, told: Told, node: str, cores: int, gpu: float) -> Any:
+    def launch(self, settings: ActorSettings, node: str, cores: int, gpu: float) -> Any:
         """A `RowActor` on the node of this id: what has its methods, each with a `remote` of Ray's. gpu: its share."""
         groups = {"look": 1, "compute": BLOCKS_AT_ONCE, "control": 1}
         affinity = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False)
@@ -224,7 +224,7 @@ class RayPool:
             max_restarts=RESTARTS,
             max_task_retries=0,
         )
-        return actor.remote(told)
+        return actor.remote(settings)
 
     def _hear(self, *, first: bool, seconds: float) -> None:
         """Who of those that start has become ready, or never will."""
