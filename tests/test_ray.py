@@ -383,3 +383,30 @@ def test_errors_survive_the_way_to_another_process() -> None:
         assert type(again) is type(error)
         assert vars(again) == vars(error)
         assert str(again) == str(error)
+
+
+class GivesUp:
+    """In place of the library: a client server that gives up the first connections, which cannot be had at will."""
+
+    def __init__(self, times: int) -> None:
+        self.left, self.calls = times, 0
+
+    def init(self, where: str, **options: Any) -> None:
+        self.calls += 1
+        self.left -= 1
+        if self.left >= 0:
+            raise ConnectionAbortedError("Initialization failure from server:")
+
+
+@pytest.mark.parametrize(("times", "calls"), [(0, 1), (2, 3), (3, 3)])
+def test_a_connection_that_the_client_server_gives_up_is_tried_again(times: int, calls: int) -> None:
+    from precompute.extraction.executors.ray_cluster import RayCluster
+
+    cluster = object.__new__(RayCluster)
+    cluster.ray = GivesUp(times)
+    if times < 3:
+        cluster._init("ray://host:10001", {})
+    else:
+        with pytest.raises(ConnectionAbortedError):
+            cluster._init("ray://host:10001", {})
+    assert cluster.ray.calls == calls

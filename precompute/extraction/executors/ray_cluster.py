@@ -15,6 +15,7 @@ from precompute.errors import DeviceError, PrecomputeError, reason_of
 from precompute.extraction.executors.names import CLUSTER, INSTALL_RAY
 
 START_SECONDS = 600.0  # in which a busy cluster must have begun
+CONNECTIONS = 3  # that are tried where the client server gives one up; an address without a server is given up at once
 THIS_MACHINE = "local"  # as Ray calls it: a cluster of its own, even where there is one already
 
 
@@ -45,12 +46,24 @@ class RayCluster:
             options["include_dashboard"] = False
         try:
             with _own_signals(), _own_modules() if where == THIS_MACHINE else contextlib.nullcontext():
-                self.ray.init(where, **options)
+                self._init(where, options)
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
             raise DeviceError(
                 f"Ray cannot be reached at {where}, or not be started: {reason_of(error)}",
                 hint="Check the address, and that all nodes have the same release of Ray and of Python: ray status",
             ) from error
+
+    def _init(self, where: str, options: dict[str, Any]) -> None:
+        """Connect. Ray's client server starts a process for each connection, which now and then does not come up; it
+        says so after 30 s, and the next one does."""
+        for left in reversed(range(CONNECTIONS)):
+            try:
+                self.ray.init(where, **options)
+            except ConnectionAbortedError:
+                if not left:
+                    raise
+            else:
+                return
 
     def sent(self, what: str, value: Any) -> Any:
         """A copy in the object store, once for each node. Raises DeviceError where it cannot be pickled."""
