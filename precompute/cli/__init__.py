@@ -28,6 +28,7 @@ from precompute.cli.info import info
 from precompute.cli.plan import plan
 from precompute.cli.predict import predict
 from precompute.cli.rank import rank
+from precompute.cli.report import report
 from precompute.cli.train_head import train_head
 from precompute.cli.verify import verify
 
@@ -64,6 +65,7 @@ for command in (
     few_shot,
     depth,
     compare,
+    report,
     predict,
     export,
     import_features,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 PAIRS = 5  # near-duplicates that the report names; --json has all
 
+
 def headline(task: str, scores: Any) -> str | None:
     """The first score of a task in words, None where it is not defined. scores: an object, or its dictionary."""
     name, title, form = LINES_OF[task][0]

@@ -120,7 +120,10 @@ def _print(summary: dict[str, Any]) -> None:
     print_table("runs that added rows", ("started", "host", "device", "engine", "source"), runs)
     from precompute.reports.commands import extract_command
 
-    found = [("last run", extract_command(records[-1] if records else {})), ("compared", _audit(summary["provenance"], unit))]
+    found = [
+        ("last run", extract_command(records[-1] if records else {})),
+        ("compared", _audit(summary["provenance"], unit)),
+    ]
     found.append(("cut off", _cut(summary["provenance"])))
     print_pairs(None, [(name, value) for name, value in found if value is not None])
 

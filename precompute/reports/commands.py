@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import shlex
+from collections.abc import Iterator
 from typing import Any
 
 MOST_LETTERS = 4000  # of a command that a file from anyone leads to
@@ -31,7 +32,9 @@ def extract_command(record: dict[str, Any], *, output: str | None = None, base_n
         for one in value if several else [value]:
             words.append(f"--{name.replace('_', '-')}")
             if one is not True:
-                words.append(",".join(map(str, one)) if isinstance(one, list) else shown(one) if _is_path(name) else str(one))
+                words.append(
+                    ",".join(map(str, one)) if isinstance(one, list) else shown(one) if _is_path(name) else str(one)
+                )
     columns = options.get("columns")
     for part, name in columns.items() if isinstance(columns, dict) else ():
         words += [f"--{part}-column", str(name)]
@@ -72,24 +75,27 @@ def train_command(metadata: dict[str, Any], head: Any, *, cache: str, output: st
         words.append(name)
         if value is not True:
             words.append(value)
-    known = training.get("relabelling")
-    for name, value in (known if isinstance(known, dict) else {}).items():
-        option = {"table": "--labels"}.get(name, f"--{name.replace('_', '-')}")
-        for one in value if isinstance(value, list) else [value]:
-            words += [option, str(one)]
-    asked = training.get("asked")
-    for name, value in (asked if isinstance(asked, dict) else {}).items():
-        words.append(f"--{name.replace('_', '-')}")
-        if value is not True:
-            words.append(str(value))
-    calibration = training.get("calibration")
-    if isinstance(calibration, dict) and calibration.get("applied") is True:
-        words.append("--calibrate")
-    if metadata.get("average_views"):
-        words.append("--average-views")
+    words += _asked(metadata, training)
     if isinstance(training.get("seed"), int):
         words += ["--seed", str(training["seed"])]
     return shlex.join(words)[:MOST_LETTERS]
+
+
+def _asked(metadata: dict[str, Any], training: dict[str, Any]) -> Iterator[str]:
+    """Options that say what is learned and how it is scored."""
+    for part in ("relabelling", "asked"):
+        given = training.get(part)
+        for name, value in (given if isinstance(given, dict) else {}).items():
+            option = {"table": "--labels"}.get(name, f"--{name.replace('_', '-')}")
+            for one in value if isinstance(value, list) else [value]:
+                yield option
+                if one is not True:
+                    yield str(one)
+    calibration = training.get("calibration")
+    if isinstance(calibration, dict) and calibration.get("applied") is True:
+        yield "--calibrate"
+    if metadata.get("average_views"):
+        yield "--average-views"
 
 
 OPTIONS = {

@@ -78,9 +78,7 @@ def make_document(cache: Cache, target: Target, heads: Sequence[ScoredHead], ask
     mapped = heads[0].side.cache if heads and layer == heads[0].side.layer and heads[0].side.images is None else cache
     if layer not in mapped.layers and mapped is cache:
         layer = cache.layers[0]
-    drawn, map_rows = map_part(
-        mapped, layer, target, labels, splits, heads, places, kind=asked.map, seed=asked.seed
-    )
+    drawn, map_rows = map_part(mapped, layer, target, labels, splits, heads, places, kind=asked.map, seed=asked.seed)
     modality = modality_of_spec(cache.spec)
     budget = BUDGET.get(modality, 0) if asked.thumbnails is None else asked.thumbnails
     rows = places.rows
@@ -124,11 +122,13 @@ def _labels(target: Target, names: Sequence[str]) -> NDArray[np.int32]:
     place = {name: number for number, name in enumerate(names)}
     of_target = np.array([*(place.get(name, -1) for name in target.names), -1], np.int32)
     if target.task == CLASSES:
-        return of_target[target.values]
+        found: NDArray[np.int32] = of_target[target.values]
+        return found
     has = target.values == 1
     rarest = label_strata(has).astype(np.int64)
-    found = np.where(has.any(axis=1) & target.known, np.minimum(rarest, len(target.names)), len(target.names))
-    return of_target[found]
+    places = np.where(has.any(axis=1) & target.known, np.minimum(rarest, len(target.names)), len(target.names))
+    of_rarest: NDArray[np.int32] = of_target[places]
+    return of_rarest
 
 
 def _splits(cache: Cache, heads: Sequence[ScoredHead]) -> NDArray[np.int8]:
@@ -143,7 +143,10 @@ def _targets(target: Target, rows: Rows, names: Sequence[str]) -> list[Any] | No
     if target.task == CLASSES:
         return None
     if target.task == NUMBER:
-        return [value if known else None for value, known in zip(target.values[rows].tolist(), target.known[rows], strict=True)]
+        return [
+            value if known else None
+            for value, known in zip(target.values[rows].tolist(), target.known[rows], strict=True)
+        ]
     place = np.array([list(names).index(name) if name in names else -1 for name in target.names])
     found = []
     for row in target.values[rows]:
@@ -159,7 +162,9 @@ def _counts(
     per_class = None
     if target.task != NUMBER and 0 < n_classes <= COUNTED_CLASSES:
         if target.task == LABELS:
-            per_class = [[int((target.values[splits == s, k] == 1).sum()) for s in (0, 1, 2, 3, -1)] for k in range(n_classes)]
+            per_class = [
+                [int((target.values[splits == s, k] == 1).sum()) for s in (0, 1, 2, 3, -1)] for k in range(n_classes)
+            ]
         else:
             known = labels >= 0
             split = np.where(splits < 0, columns - 1, splits).astype(np.int64)
@@ -236,7 +241,8 @@ def _notes(
         notes.append(f"{drawn['left_out']:,} {unit} are not on the map: their features are no finite numbers")
     if len(heads) > 1 and any(not np.array_equal(heads[0].side.codes, head.side.codes) for head in heads[1:]):
         notes.append("The heads were trained on different samples; the splits shown are those of the first.")
-    for head in heads:
-        if not head.answers:
-            notes.append(f"{readable(head.name)} has no samples left that it was not trained on, so it has no score.")
-    return notes
+    unscored = [readable(head.name) for head in heads if not head.answers]
+    return [
+        *notes,
+        *(f"{name} has no samples left that it was not trained on, so it has no score" for name in unscored),
+    ]

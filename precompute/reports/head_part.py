@@ -128,9 +128,9 @@ def _per_class(head: ScoredHead, split: str) -> list[dict[str, Any]] | None:
             {"class": place, "n": row["positives"], **{name: row[name] for name in names}}
             for place, row in enumerate(scores.per_label)
         ]
-    names = ("predicted", "precision", "recall", "recall_interval", "f1")
+    shown = ("predicted", "precision", "recall", "recall_interval", "f1")
     return [
-        {"class": place, "n": row["images"], **{name: row[name] for name in names}}
+        {"class": place, "n": row["images"], **{name: row[name] for name in shown}}
         for place, row in enumerate(scores.per_class)
     ]
 
@@ -219,5 +219,3 @@ def _number(value: Any) -> float | None:
 
 def _lines(value: Any) -> list[str]:
     return [line for line in value if isinstance(line, str)] if isinstance(value, list | tuple) else []
-
-

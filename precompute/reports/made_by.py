@@ -33,7 +33,9 @@ def made_by_part(cache: Cache, heads: Sequence[ScoredHead]) -> dict[str, Any]:
         command = train_command(saved.metadata, saved.head, cache=name, output=head.name)
         if command is not None:
             commands.append(command)
-    commands.append(" ".join(["precompute", "report", *_quoted(name, *(head.name for head in heads)), "-o", "report.html"]))
+    commands.append(
+        " ".join(["precompute", "report", *_quoted(name, *(head.name for head in heads)), "-o", "report.html"])
+    )
     source, last = recorded_source(cache), cache.last_run
     return {
         "settings": [[readable(key), readable(_plain(value))[:LETTERS]] for key, value in leaves(cache.spec)],

@@ -27,7 +27,6 @@ from precompute.reports.places import readable
 from precompute.reports.samples import CHANGED, ShownSamples, find_samples, why
 from precompute.system import cores
 from precompute.system.samples import AUDIO, IMAGE, TEXT, modality_of_spec
-from precompute.training.targets import Rows
 
 BUDGET = {IMAGE: 600, TEXT: 3000, AUDIO: 100}
 """Samples that are shown unless somebody says how many: about 3 MB of pictures, 1 MB of texts, up to 10 MB of sound."""

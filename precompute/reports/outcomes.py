@@ -23,8 +23,8 @@ class Outcomes:
     """(n,) each, in the order of the split's rows.
 
     true, predicted: places of classes, (n, L) bool of labels, or numbers · probability: of the predicted class; of
-    labels that of the one in `wrong` · wrong: of labels the most confidently wrong one, -1 for none · right: all of it ·
-    badness: by which mistakes are put in order, the worst first; -inf for what is right.
+    labels that of the one in `wrong` · wrong: of labels the most confidently wrong one, -1 for none · right: all of
+    it · badness: by which mistakes are put in order, the worst first; -inf for what is right.
     """
 
     rows: Rows
@@ -65,7 +65,9 @@ def outcomes_of(head: ScoredHead, split: str) -> Outcomes:
         return Outcomes(rows, head.task, has, there, probability, np.where(right, -1, worst), right, badness)
     numbers = said.astype(np.float64)
     error = np.abs(numbers - true)
-    return Outcomes(rows, head.task, true, numbers, np.zeros(len(rows)), none, error == 0, np.where(error == 0, -np.inf, error))
+    return Outcomes(
+        rows, head.task, true, numbers, np.zeros(len(rows)), none, error == 0, np.where(error == 0, -np.inf, error)
+    )
 
 
 @dataclass(frozen=True)

@@ -41,8 +41,8 @@ def leak_pairs(head: ScoredHead, split: str, places: Places) -> list[dict[str, A
         ids = cache.column("samples/id")
         a, b = (_rows(ids, [getattr(pair, name) for pair in near]) for name in ("id", "train_id"))
         for pair, one, other in zip(near, places.of(a).tolist(), places.of(b).tolist(), strict=True):
-            alike = {"similarity": min(1.0, pair.similarity), "same_class": pair.same_class}
-            pairs.append({"a": one, "b": other, **alike, "kind": "near"})
+            likeness = {"similarity": min(1.0, pair.similarity), "same_class": pair.same_class}
+            pairs.append({"a": one, "b": other, **likeness, "kind": "near"})
     return pairs
 
 
@@ -66,10 +66,16 @@ def duplicates_part(cache: Cache, target: Target, places: Places) -> dict[str, A
     edges = np.flatnonzero(np.diff(digests[order])) + 1
     starts, stops = np.r_[0, edges], np.r_[edges, len(order)]
     several = np.flatnonzero(stops - starts > 1) if len(order) else np.zeros(0, np.int64)
-    twice = there[order[np.concatenate([np.arange(starts[i], stops[i]) for i in several])]] if len(several) else there[:0]
+    twice = (
+        there[order[np.concatenate([np.arange(starts[i], stops[i]) for i in several])]] if len(several) else there[:0]
+    )
     group = np.repeat(np.arange(len(several)), (stops - starts)[several])
     known = target.known[twice]
-    pairs = np.unique(np.stack([group[known], target.codes(twice[known])]), axis=1) if known.any() else np.zeros((2, 0), int)
+    pairs = (
+        np.unique(np.stack([group[known], target.codes(twice[known])]), axis=1)
+        if known.any()
+        else np.zeros((2, 0), int)
+    )
     doubtful = np.flatnonzero(np.bincount(pairs[0], minlength=len(several)) > 1)
     bounds = np.searchsorted(group, np.arange(len(several) + 1))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from precompute.reports.feature_map import AUTO, check_map
 from precompute.reports.media import MOST
 from precompute.reports.results import read_results
 from precompute.reports.scored import Given, ScoredHead, score_saved
-from precompute.system.output import Kind, check_output
+from precompute.system.output import Kind, Output, check_output
 from precompute.training.relabelling import Relabelling
 
 MARK = b'content="precompute report"'
@@ -64,6 +64,11 @@ def _check_report(path: str) -> None:
 REPORT = Kind(UsageError, _check_report)
 
 
+def check_report_output(path: Path, *, overwrite: bool = False, inputs: Iterable[Path | None] = ()) -> Output:
+    """Raise UsageError where a report could not or must not be written to `path`: before the work, not after it."""
+    return check_output(path, REPORT, overwrite=overwrite, inputs=inputs)
+
+
 def report(
     cache: Path,
     heads: Path | Sequence[Path] = (),
@@ -73,7 +78,7 @@ def report(
     thumbnails: int | None = None,
     compare: bool = False,
     results: Sequence[Path] = (),
-    map: str = AUTO,
+    map: str = AUTO,  # noqa: A002 - the word of --map
     layer: str | None = None,
     seed: int = 0,
     labels: Path | None = None,
@@ -112,9 +117,8 @@ def report(
     _check_asked(thumbnails, compare, paths)
     check_map(map)
     files = [one if isinstance(one, str | os.PathLike) else None for one in (source, weights)]
-    output = check_output(
-        out, REPORT, overwrite=overwrite, inputs=(cache, *paths, *results, labels, groups_file, *files)
-    )
+    inputs = (cache, *paths, *results, labels, groups_file, *files)
+    output = check_report_output(out, overwrite=overwrite, inputs=inputs)
     curves = [read_results(path) for path in results]
     named = (root is not None or columns) and source is None
     if named:
@@ -191,7 +195,9 @@ def _scored(
     found: list[ScoredHead] = []
     for done, head in enumerate(paths):
         progress("heads of the report", done, len(paths))
-        where = Where(network.weights, network.backbones, network.tails, device_of(network.device), _images(network, head, cache))
+        where = Where(
+            network.weights, network.backbones, network.tails, device_of(network.device), _images(network, head, cache)
+        )
         found.append(score_saved(head, path, where, given, opened))
     if paths:
         progress("heads of the report", len(paths), len(paths))
@@ -212,11 +218,14 @@ def _check_asked(thumbnails: int | None, compare: bool, heads: Sequence[str]) ->
     if thumbnails is not None and (
         isinstance(thumbnails, bool) or not isinstance(thumbnails, int) or not 0 <= thumbnails <= MOST
     ):
-        raise UsageError(f"thumbnails must be from 0 to {MOST:,}. Got {thumbnails!r} instead.", hint="See --thumbnails.")
+        raise UsageError(
+            f"thumbnails must be from 0 to {MOST:,}. Got {thumbnails!r} instead.", hint="See --thumbnails."
+        )
     if compare and len(heads) < 2:
         raise UsageError("There is nothing to compare with fewer than two heads.", hint="Name two heads or more.")
     names = [os.path.basename(head) for head in heads]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UsageError(
-            f"Two heads have the name {twice[0]!r}, so the report could not tell them apart.", hint="Rename one of them."
+            f"Two heads have the name {twice[0]!r}, so the report could not tell them apart.",
+            hint="Rename one of them.",
         )

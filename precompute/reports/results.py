@@ -102,7 +102,9 @@ def _depth(found: Object) -> Object:
         at = _number(point, "labels") / classes if shots == "all" else _finite(shots, "shots")
         values = [at, _number(point, "score"), *_interval(point.get("interval"))]
         points.setdefault(_text(point, "method"), []).append(values)
-    pretrained = {_text(one, "name"): one.get("pretrained") for one in map(_object, _list(found, "methods", MOST_LINES))}
+    pretrained = {
+        _text(one, "name"): one.get("pretrained") for one in map(_object, _list(found, "methods", MOST_LINES))
+    }
     lines = [
         {"name": name, "points": points[name], "dashed": not is_pretrained, "mark": None}
         for name, is_pretrained in pretrained.items()

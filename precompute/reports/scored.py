@@ -119,14 +119,16 @@ def _grouping(
     """Pattern, file and column of the user's groups, of which at most one is there, and what there is to say of it."""
     if given.groups is not None or given.groups_file is not None:
         return (given.groups, given.groups_file, None), []
-    pattern, column = (asked.get(name) if isinstance(asked.get(name), str) else None for name in ("groups", "groups_column"))
+    pattern, column = (
+        asked.get(name) if isinstance(asked.get(name), str) else None for name in ("groups", "groups_column")
+    )
     if pattern is not None or column is not None:
         return (pattern, None, None) if pattern is not None else (None, None, column), []
     if training.get("groups") is None:
         return (None, None, None), []
     return (None, None, None), [
-        f"{os.path.basename(side.name)} was trained with groups, which its file does not hold: the intervals here count "
-        f"each {side.cache.words.one} as one observation; give --groups or --groups-file for those of the training"
+        f"{os.path.basename(side.name)} was trained with groups, which its file does not hold: intervals count each "
+        f"{side.cache.words.one} as one observation; give --groups or --groups-file for those of the training"
     ]
 
 
