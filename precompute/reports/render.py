@@ -35,6 +35,7 @@ SCRIPTS = (
 """In the order in which they are joined: each uses what stands before it, and functions of any."""
 
 CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+MOMENT = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d)[\d:.]*(?:Z|\+00:00)")
 ESCAPED = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
 
 
@@ -53,7 +54,7 @@ def render(document: dict[str, Any]) -> str:
         title=visible(str(document.get("title") or "Report")),
         subtitle=visible(_subtitle(document)),
         version=visible(str(document.get("precompute") or "")),
-        made=visible(str(document.get("made") or "")),
+        made=visible(MOMENT.sub(r"\1 \2 UTC", str(document.get("made") or ""))),
         verdicts=_verdicts(document),
         style=Markup(_read("style.css")),  # noqa: S704 (our own file)
         script=Markup(script),  # noqa: S704

@@ -41,8 +41,15 @@ function fill(element, attributes, children) {
   return element;
 }
 
+// Puts children, of which false and null are left out, in place of those of `parent`.
+function put(parent, ...children) {
+  parent.replaceChildren();
+  return fill(parent, {}, children);
+}
+
 const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
 const count = (value) => (isNumber(value) ? value.toLocaleString("en-US") : NONE);
+const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 const things = (value) => `${count(value)} ${value === 1 ? unit.one : unit.plural}`;
 
 function number(value) {
@@ -53,13 +60,18 @@ function number(value) {
   return size >= 1000 ? value.toLocaleString("en-US", { maximumFractionDigits: 0 }) : String(+value.toPrecision(3));
 }
 
+// As Python writes it: a tie goes to the even digit.
 function percentage(value) {
   if (!isNumber(value)) return NONE;
-  const text = (100 * value).toFixed(1);
+  const tenths = 100 * value * 10;
+  const even = Math.abs(tenths % 1) === 0.5 ? 2 * Math.round(tenths / 2) : tenths;
+  const text = (even / 10).toFixed(1);
   if (text === "100.0" && value < 1) return ">99.9%";
   return (text === "0.0" && value > 0 ? "<0.1" : text) + "%";
 }
 
+// 2026-11-28T15:40:00Z as 2026-11-28 15:40 UTC
+const moment = (text) => String(text).replace(/^(\d{4}-\d\d-\d\d)T(\d\d:\d\d)[\d:.]*(Z|\+00:00)$/, "$1 $2 UTC");
 const score = (value, percent) => (percent ? percentage(value) : number(value));
 
 function interval(pair, percent) {

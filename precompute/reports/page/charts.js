@@ -44,9 +44,9 @@ function axis(low, high, start, end, { log = false, wanted = 5 } = {}) {
     for (let power = Math.floor(a); power <= b; power += 1) all.push(...[1, 2, 5].map((factor) => factor * 10 ** power));
     let ticks = all.filter((value) => value >= low * 0.999 && value <= high * 1.001);
     if (ticks.length > wanted + 2) ticks = ticks.filter((value) => Math.abs(Math.log10(value) % 1) < 1e-9);
-    return { at: (value) => start + ((Math.log10(value) - a) / (b - a || 1)) * (end - start), ticks };
+    return { at: (value) => start + ((Math.log10(value) - a) / (b - a || 1)) * (end - start), ticks, start, end };
   }
-  return { at: (value) => start + ((value - low) / (high - low || 1)) * (end - start), ticks: niceTicks(low, high, wanted) };
+  return { at: (value) => start + ((value - low) / (high - low || 1)) * (end - start), ticks: niceTicks(low, high, wanted), start, end };
 }
 
 // An axis's range with air around the values; a score in percent stays within 0 and 1.
@@ -121,7 +121,7 @@ function drawLine(item, index, x, y, curve) {
     fill: "none", stroke: color, "stroke-width": 2, "stroke-linejoin": "round", "stroke-dasharray": item.dashed ? "6 4" : null,
   }));
   if (isNumber(item.mark)) {
-    group.append(s("line", { class: "chance", x1: x.at(item.mark), x2: x.at(item.mark), y1: y.at(y.ticks[0]), y2: y.at(y.ticks[y.ticks.length - 1]) }));
+    group.append(s("line", { class: "chance", x1: x.at(item.mark), x2: x.at(item.mark), y1: y.start, y2: y.end }));
   }
   for (const p of item.points.length <= 60 ? item.points : []) {
     const words = `${visible(item.name)}: ${number(p[0])}, ${score(p[1], curve.percent)}`;

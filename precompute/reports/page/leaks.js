@@ -57,19 +57,21 @@ function leaksPart() {
   const parts = [];
   if (scored && scored.leaks) {
     const found = scored.leaks.pairs || [];
-    parts.push(h("p", { class: "lead" }, `${unit.plural} of the split `, named(scored.split),
+    parts.push(h("p", { class: "lead" }, `${capital(unit.plural)} of the split `, named(scored.split),
       " that the head could know from training make a score look better than it is."));
     parts.push(leakWords(scored));
     if (found.length) parts.push(pairs(found, 8, (pair) => pairCard(pair, scored.split)));
   }
-  const { two_labels: two = [], identical = [] } = report.duplicates || {};
-  if (two && two.length) {
-    parts.push(h("h3", {}, `The same file under two labels (${count(two.length)})`), pairs(two, 6, groupCard));
+  const duplicates = report.duplicates || {};
+  const [two, identical] = [duplicates.two_labels || [], duplicates.identical || []];
+  const groupsOf = (listed, all) => `${count(all ?? listed.length)} ${(all ?? listed.length) === 1 ? "group" : "groups"}`;
+  if (two.length) {
+    parts.push(h("h3", {}, `The same file under two labels (${groupsOf(two, duplicates.n_two_labels)})`), pairs(two, 6, groupCard));
   }
-  if (identical && identical.length) {
-    parts.push(h("h3", {}, `Identical files in the cache (${count(identical.length)} groups)`), pairs(identical, 6, groupCard));
+  if (identical.length) {
+    parts.push(h("h3", {}, `Identical files in the cache (${groupsOf(identical, duplicates.n_identical)})`), pairs(identical, 6, groupCard));
   }
-  if (report.duplicates && !(two || []).length && !(identical || []).length) {
+  if (report.duplicates && !two.length && !identical.length) {
     parts.push(h("p", { class: "muted" }, "The cache holds no identical files."));
   }
   return parts.length ? parts : null;

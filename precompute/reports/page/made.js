@@ -22,12 +22,12 @@ const pairsTable = (pairs) => h("dl", { class: "facts-list" }, pairs.map(([name,
   h("div", {}, h("dt", {}, visible(name)), h("dd", {}, value === null ? NONE : named(plain(value))))));
 
 function runsTable(runs) {
-  const titles = { when: "When", version: "Version", engine: "Engine", device: "Device", computed: "Computed", seconds: "Seconds", command: "Command" };
+  const titles = { when: "When", version: "Version", engine: "Engine", device: "Device", precision: "Precision", batch_size: "Batch size", computed: "Computed", seconds: "Seconds", command: "Command" };
   const names = Object.keys(titles).filter((name) => runs.some((run) => run[name] !== null && run[name] !== undefined));
-  const numbers = names.flatMap((name, index) => (["computed", "seconds"].includes(name) ? [index] : []));
+  const numbers = names.flatMap((name, index) => (["batch_size", "computed", "seconds"].includes(name) ? [index] : []));
   return table(names.map((name) => titles[name]), runs.map((run) => names.map((name) => {
     const value = run[name];
     if (value === null || value === undefined) return NONE;
-    return name === "command" ? h("code", {}, named(value)) : isNumber(value) ? number(value) : named(plain(value));
+    return name === "command" ? h("code", {}, named(value)) : name === "when" ? moment(value) : isNumber(value) ? number(value) : named(plain(value));
   })), { numbers });
 }

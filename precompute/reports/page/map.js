@@ -13,13 +13,16 @@ function mapPart() {
   const spoken = h("p", { class: "away", role: "status" });
   const hint = h("p", { class: "hint", hidden: true }, "Click the map first, or hold Ctrl, to zoom with the wheel");
   const stage = h("div", {
-    class: "stage", tabindex: 0, role: "application", "aria-label": `Map of ${things(map.n)}`, "aria-describedby": "map-keys", "data-pad": PAD, "data-points": map.n,
+    class: "stage", tabindex: 0, role: "application", "aria-label": `Map of ${things(map.n)}`, "aria-describedby": "map-keys", "data-points": map.n,
   }, canvas, over, near, hint);
   const at = { width: 1, height: 1, zoom: 1, x: 0, y: 0, current: -1, tool: "move", groups: null, hidden: new Set(), marks: null };
   const { resize, paint } = painter(canvas);
-  const view = () => {
-    const [ax, ay] = [((at.width - 2 * PAD) / EXTENT) * at.zoom, ((at.height - 2 * PAD) / EXTENT) * at.zoom];
-    return { ax, ay, bx: at.x + PAD * at.zoom, by: at.y + PAD * at.zoom, zoom: at.zoom };
+  const { left, top, wide, tall } = map.box;
+  const view = () => { // pixels = a * coordinate + b, one scale for both axes, all points in the window at zoom 1
+    const scale = Math.min((at.width - 2 * PAD) / wide, (at.height - 2 * PAD) / tall);
+    const [x, y] = [(at.width - scale * wide) / 2 - scale * left, (at.height - scale * tall) / 2 - scale * top];
+    const a = scale * at.zoom;
+    return { ax: a, ay: a, bx: at.x + x * at.zoom, by: at.y + y * at.zoom, zoom: at.zoom };
   };
   const seen = (point) => !at.hidden.has(at.groups.of[point]);
   const spot = (point) => {
@@ -37,7 +40,8 @@ function mapPart() {
       paint({ map, view: view(), groups: at.groups, hidden: at.hidden, marks: at.marks });
       drawOver();
       stage.dataset.zoom = at.zoom.toFixed(3);
-      stage.dataset.at = `${Math.round(at.x)},${Math.round(at.y)}`;
+      const { ax, bx, by } = view();
+      stage.dataset.view = JSON.stringify([ax, bx, by]);
     });
   };
   let outline = null;
@@ -90,10 +94,10 @@ function mapPart() {
   const place = () => { // the card beside its point
     if (at.current < 0) return;
     const [px, py] = spot(at.current);
-    const [wide, tall] = [near.offsetWidth, near.offsetHeight];
-    const left = px + 16 + wide > at.width ? px - 16 - wide : px + 16;
-    near.style.left = `${Math.max(4, Math.min(at.width - wide - 4, left))}px`;
-    near.style.top = `${Math.max(4, Math.min(at.height - tall - 4, py - tall / 2))}px`;
+    const [width, height] = [near.offsetWidth, near.offsetHeight];
+    const beside = px + 16 + width > at.width ? px - 16 - width : px + 16;
+    near.style.left = `${Math.max(4, Math.min(at.width - width - 4, beside))}px`;
+    near.style.top = `${Math.max(4, Math.min(at.height - height - 4, py - height / 2))}px`;
   };
   const show = (point, aloud = false) => {
     if (point !== at.current) {
@@ -102,7 +106,7 @@ function mapPart() {
       stage.dataset.current = point;
       if (point >= 0) {
         const { place: sample, facts } = entry(point);
-        near.replaceChildren(mediaOf(sample) || "", h("div", { class: "facts" }, facts(), named(idOf(sample), "id")));
+        put(near, mediaOf(sample), h("div", { class: "facts" }, facts(), named(idOf(sample), "id")));
         if (aloud) spoken.textContent = [...near.querySelectorAll(".line, .id")].map((item) => item.textContent).join(", ");
       }
       drawOver();
@@ -132,6 +136,8 @@ function mapPart() {
   document.addEventListener("headchange", () => recolor());
   document.addEventListener("themechange", redraw);
   const measureStage = () => {
+    const room = Math.max(320, Math.min(620, 0.7 * window.innerHeight));
+    stage.style.height = `${Math.round(Math.min(room, Math.max(300, (stage.clientWidth * tall) / wide)))}px`;
     const [width, height] = [stage.clientWidth, stage.clientHeight];
     if (!width || !height) return;
     [at.width, at.height] = [width, height];
@@ -160,7 +166,8 @@ function mapWords() {
 function factsOf(map, point) {
   const head = heads[state.head];
   const right = head && map.right.get(head.name);
-  const truth = truthOf(map.place[point]) || (map.label[point] >= 0 ? [className(map.label[point])] : null);
+  const value = report.task === "number" ? numberAt(map, point) : null;
+  const truth = isNumber(value) ? [number(value)] : truthOf(map.place[point]) || (map.label[point] >= 0 ? [className(map.label[point])] : null);
   return [
     truth && line({ number: "number", labels: "labels" }[report.task] || "class", truth),
     splits[map.split[point]] !== undefined && line("split", named(splits[map.split[point]])),

@@ -137,7 +137,7 @@ function legendOf(map, host, at, redraw, chosen) {
     draw();
     redraw();
   };
-  const draw = () => host.replaceChildren(
+  const draw = () => put(host,
     modes.length > 1 ? h("fieldset", { class: "modes" }, h("legend", {}, "Colour by"), modes.map(([key, name]) => h("label", {},
       h("input", { type: "radio", name: "color-by", value: key, checked: key === mode, change: () => {
         mode = key;
@@ -188,7 +188,7 @@ function selection(map, changed) {
     const ids = points.map((point) => idLine(String(idOf(map.place[point]))));
     const area = h("textarea", { readonly: true, rows: Math.min(10, ids.length + 1), "aria-label": "Ids of the selection", dir: "ltr", spellcheck: "false" });
     area.value = ids.slice(0, SHOWN_IDS).join("\n");
-    panel.replaceChildren(
+    put(panel,
       h("div", { class: "bar" }, h("h3", {}, `${things(points.length)} selected`),
         copyButton(() => ids.join("\n"), "Copy the ids"), h("button", { type: "button", click: () => set(null) }, "Clear")),
       composition(map, points), area,

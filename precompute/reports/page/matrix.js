@@ -7,11 +7,14 @@ function confusionPart() {
   const confusion = scored.confusion;
   if (!confusion) return null;
   const panel = h("div", { class: "chosen", "aria-live": "polite" });
-  const show = (truth, predicted, items) => {
+  const show = (truth, predicted, total, items) => {
     const right = truth === predicted;
-    panel.replaceChildren(
-      h("h3", {}, `${things(items.length)} of `, className(truth), right ? " predicted correctly" : [" predicted as ", className(predicted)]),
-      items.length ? gallery(items.map((index) => entryOf(scored, index))) : h("p", { class: "muted" }, "None."));
+    const cut = items.length < total && items.length > 0;
+    put(panel,
+      h("h3", {}, `${things(total)} of `, className(truth), right ? " predicted correctly" : [" predicted as ", className(predicted)]),
+      cut && h("p", { class: "muted" }, `The ${count(items.length)} most confident of them are listed.`),
+      items.length > 0 && gallery(items.map((index) => entryOf(scored, index))),
+      total > 0 && !items.length && h("p", { class: "muted" }, "None of them is listed in this report."));
   };
   if (confusion.largest) return [largestCells(confusion.largest, show), panel];
   if (!confusion.matrix || !confusion.matrix.length) return null;
@@ -42,7 +45,7 @@ function grid(confusion, scored, show) {
   const choose = (atRow, atColumn) => {
     body.querySelectorAll("[aria-selected=true]").forEach((cell) => cell.setAttribute("aria-selected", "false"));
     cells[atRow][atColumn].setAttribute("aria-selected", "true");
-    show(atRow, atColumn, itemsOf(confusion, scored, atRow, atColumn));
+    show(atRow, atColumn, matrix[atRow][atColumn] || 0, itemsOf(confusion, scored, atRow, atColumn));
   };
   const key = (event) => {
     const move = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
@@ -64,7 +67,7 @@ function grid(confusion, scored, show) {
     return h("tr", {}, h("th", { scope: "row" }, className(truth), h("small", { class: "muted" }, count(total))), cells[truth]);
   }));
   cells[0][0].tabIndex = 0;
-  return h("div", { class: `scroll matrix ${size > 12 ? "small" : size > 6 ? "middle" : "wide"}` },
+  return h("div", { class: `scroll matrix ${size > 25 ? "small tiny" : size > 12 ? "small" : size > 6 ? "middle" : "wide"}` },
     h("table", { role: "grid", "aria-label": "Confusion matrix" },
       h("thead", {}, h("tr", {}, h("th", { class: "corner" }, h("span", { class: "muted" }, "true \u2193  predicted \u2192")),
         matrix.map((_, index) => h("th", { scope: "col" }, h("span", { class: "head" }, className(index)))))),
@@ -88,7 +91,7 @@ function largestCells(largest, show) {
   const host = h("div", {}, h("p", { class: "lead" }, "The classes that are confused most often. Choose a pair to see it."), list);
   growing(host, largest.length, 10, (at) => {
     const [truth, predicted, total, items] = largest[at];
-    list.append(h("li", {}, h("button", { type: "button", click: () => show(truth, predicted, items || []) },
+    list.append(h("li", {}, h("button", { type: "button", click: () => show(truth, predicted, total, items || []) },
       h("span", { class: "pairing" }, className(truth), " \u2192 ", className(predicted)),
       h("span", { class: "measure", "aria-hidden": "true" }, h("span", { style: { width: `${(100 * total) / most}%` } })),
       h("span", { class: "number" }, count(total)))));

@@ -12,7 +12,7 @@ function mediaOf(place, large = false) {
     return h("audio", { controls: true, preload: "none", src: value, "aria-label": `Clip ${visible(idOf(place))}` });
   }
   if (!value.startsWith("data:image/")) return null;
-  return h("img", { src: value, alt: visible(idOf(place)), loading: large ? null : "lazy", decoding: "async" });
+  return h("img", { src: value, alt: visible(idOf(place)), decoding: "async" });
 }
 
 const viewer = h("dialog", { class: "viewer", "aria-labelledby": "viewer-title" });
@@ -24,7 +24,7 @@ function showLarge(entries, at) {
   const { place, facts } = entries[at];
   const step = (by) => showLarge(entries, (at + by + entries.length) % entries.length);
   const several = entries.length > 1;
-  viewer.replaceChildren(
+  put(viewer,
     h("header", {},
       h("h2", { id: "viewer-title" }, named(idOf(place), "id")),
       several && h("button", { type: "button", "aria-label": "Previous", click: () => step(-1) }, "\u2190"),
@@ -101,8 +101,14 @@ function answer(scored, index) {
   if (report.task === "labels") {
     const missed = (truth || []).filter((label) => !(predicted || []).includes(label));
     const added = (predicted || []).filter((label) => !(truth || []).includes(label));
-    if (!missed.length && !added.length) return [verdictLine(true, labelsOf(truth))];
+    const worst = (items.wrong || [])[index];
+    const sure = (items.probability || [])[index];
+    const said = worst >= 0 && isNumber(sure) && h("span", { class: "line" },
+      h("span", { class: "muted" }, `says ${percentage(sure)} for `), className(worst),
+      h("span", { class: "muted" }, (truth || []).includes(worst) ? ", which it has" : ", which it has not"));
+    if (!missed.length && !added.length) return [verdictLine(true, labelsOf(truth)), said];
     return [
+      said,
       added.length > 0 && verdictLine(false, [h("span", { class: "muted" }, "added "), labelsOf(added)]),
       missed.length > 0 && verdictLine(false, [h("span", { class: "muted" }, "missed "), labelsOf(missed)]),
       line("true", labelsOf(truth)),

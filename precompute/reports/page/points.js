@@ -28,7 +28,20 @@ function readMap(map) {
   const split = arrayOf(map.split, Int8Array) || new Int8Array(n).fill(-1);
   const place = arrayOf(map.place, Uint32Array) || Uint32Array.from({ length: n }, (_, at) => at);
   const right = new Map(Object.entries(map.right || {}).map(([name, text]) => [name, arrayOf(text, Int8Array)]));
-  return { n, x, y, label, split, place, right, grid: gridOf(x, y, n), order: shuffled(n) };
+  const value = arrayOf(map.value, Float32Array);
+  return { n, x, y, box: boxOf(x, y, n), value, label, split, place, right, grid: gridOf(x, y, n), order: shuffled(n) };
+}
+
+// What the points cover; at least 1 on each side.
+function boxOf(x, y, n) {
+  const box = { left: EXTENT, right: 0, top: EXTENT, bottom: 0 };
+  for (let at = 0; at < n; at += 1) {
+    if (x[at] < box.left) box.left = x[at];
+    if (x[at] > box.right) box.right = x[at];
+    if (y[at] < box.top) box.top = y[at];
+    if (y[at] > box.bottom) box.bottom = y[at];
+  }
+  return { ...box, wide: Math.max(1, box.right - box.left), tall: Math.max(1, box.bottom - box.top) };
 }
 
 // Points by cell: `start` of each cell in `points`, by counting.
@@ -144,11 +157,13 @@ function groupsByLabels(map, chosen) {
     return found.length > 1 ? several : found.length ? found[0] : -1;
   };
   return groups(map, [...chosen, several], keyOf, (key) => (key === several ? "several of these" : classText(key)), "none of these",
-    { [several]: [6, 6] });
+    { [several]: [GREY, 6] });
 }
 
+const numberAt = (map, point) => (map.value ? map.value[point] : (samples.target || [])[map.place[point]]);
+
 function groupsByNumber(map) {
-  const targets = Array.from(map.place.subarray(0, map.n), (place) => (samples.target || [])[place]);
+  const targets = Array.from({ length: map.n }, (_, point) => numberAt(map, point));
   const sorted = targets.filter(isNumber).sort((a, b) => a - b);
   const edges = [...new Set([0.2, 0.4, 0.6, 0.8].map((share) => sorted[Math.floor(share * (sorted.length - 1))]))];
   const bins = sorted.length ? [...Array(edges.length + 1).keys()] : [];

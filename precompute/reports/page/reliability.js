@@ -21,7 +21,7 @@ function diagram(head, scored) {
     const x = axis(0, 1, left, right, { wanted: 5 });
     const y = axis(0, 1, bottom, top, { wanted: 5 });
     const svg = s("svg", { viewBox: `0 0 ${width} ${below + 46}`, role: "img", "aria-label": `Reliability of ${visible(head.name)}: see the figures below` });
-    frame(svg, { ...x, ticks: [] }, y, [left, right, top, bottom], { y: "right", percent: true });
+    frame(svg, { ...x, ticks: [] }, y, [left, right, top, bottom], { y: "share that is right", percent: true });
     svg.append(s("line", { class: "chance", x1: x.at(0), y1: y.at(0), x2: x.at(1), y2: y.at(1) }));
     for (const bin of full) {
       const [cx, tall] = [x.at(bin.confidence), Math.max(1, (44 * bin.n) / most)];

@@ -13,14 +13,14 @@ function scoredBy(head) {
 
 function verdictPart() {
   const notes = (report.notes || []).map((note) => h("p", { class: "note" }, visible(note)));
-  if (!heads.length) return notes.length ? notes : null;
+  if (!heads.length) return [notes, h("p", { class: "lead" }, "No head is scored in this report."), countsTiles()];
   const side = compared();
   const head = heads[state.head];
   const scored = scoredNow();
   const verdict = scored.verdict || {};
-  const metrics = (scored.metrics || []).filter((metric) => isNumber(metric.value));
+  const metrics = (scored.metrics || []).filter((metric) => metric.name !== verdict.metric && (metric.text || isNumber(metric.value)));
   const parts = [h("div", { class: "verdict" },
-    h("p", { class: "big" }, score(verdict.value, verdict.percent), h("small", {}, visible(verdict.metric || ""))),
+    h("p", { class: "big" }, textOf(verdict), h("small", {}, visible(verdict.metric || ""))),
     h("div", {},
       h("p", { class: "words" }, verdictWords(verdict, scored)),
       h("p", { class: "muted" }, "Head ", named(head.name, "id"), ", split ", named(scored.split), "."),
@@ -28,12 +28,16 @@ function verdictPart() {
         intervals([{ name: verdict.metric, value: verdict.value, interval: verdict.interval }], verdict.percent)))];
   if (metrics.length) {
     parts.push(h("ul", { class: "tiles" }, metrics.map((metric) =>
-      tile(score(metric.value, metric.percent), visible(metric.name), interval(metric.interval, metric.percent) || null))));
+      tile(textOf(metric), visible(metric.name), metric.interval_text ? visible(metric.interval_text) : interval(metric.interval, metric.percent) || null))));
   }
   if (side.length) parts.push(sideBySide(side));
   parts.push(aboutHead(head));
+  if (scored.note) parts.push(h("p", { class: "note" }, visible(scored.note)));
   return [notes, parts, (head.notes || []).map((note) => h("p", { class: "note" }, visible(note)))];
 }
+
+// A score as the document words it, so that it reads as the commands print it; else formatted here.
+const textOf = (item) => (item.text ? visible(item.text) : score(item.value, item.percent));
 
 function verdictWords(verdict, scored) {
   if (verdict.words) return visible(verdict.words);
@@ -48,7 +52,7 @@ function aboutHead(head) {
     ...Object.entries(head.choices || {}),
   ].filter(([, value]) => value !== null && value !== undefined && value !== "");
   return facts.length > 0 && h("dl", { class: "facts-list" }, facts.map(([name, value]) =>
-    h("div", {}, h("dt", {}, visible(name)), h("dd", {}, named(plain(value))))));
+    h("div", {}, h("dt", {}, visible(name).replaceAll("_", " ")), h("dd", {}, named(plain(value))))));
 }
 
 // A value of a setting as text: numbers rounded, lists and objects as JSON.
@@ -57,13 +61,20 @@ function plain(value) {
   return typeof value === "object" && value !== null ? JSON.stringify(value) : String(value);
 }
 
+function countsTiles() {
+  const counts = report.counts || {};
+  const facts = [[counts.rows, unit.plural], [counts.with_features, "with features"], [counts.failed, "could not be read"], [counts.unlabelled, "without a label"]]
+    .filter(([value]) => isNumber(value));
+  return facts.length > 0 && h("ul", { class: "tiles" }, facts.map(([value, words]) => tile(count(value), words)));
+}
+
 function sideBySide(side) {
   const rows = side.map((head) => ({ name: head.name, ...(scoredBy(head).verdict || {}) }));
   const percent = rows.some((row) => row.percent);
   const comparison = report.comparison;
   const listed = table(["Head", "Kind", "Score", "95% interval"], rows.map((row, index) => [
-    [swatch(colorOf(index), index), named(row.name, "id")], visible(side[index].kind ?? NONE),
-    score(row.value, percent), interval(row.interval, percent) || NONE]), { numbers: [2, 3] });
+    h("span", { class: "key" }, swatch(colorOf(index), index), named(row.name, "id")), visible(side[index].kind ?? NONE),
+    textOf(row), interval(row.interval, percent) || NONE]), { numbers: [2, 3] });
   const words = (comparison.pairs || []).map((pair) => h("li", {}, visible(pair.words || "")));
   const parts = [h("h3", {}, "Heads side by side, on the split ", named(comparison.split ?? "")),
     h("div", { class: "two" }, listed, intervals(rows, percent)), words.length > 0 && h("ul", { class: "plain" }, words)];
