@@ -65,7 +65,8 @@ def check_map(kind: str) -> None:
 def draw_map(
     features: Any, rows: Rows, strata: Callable[[Rows], NDArray[np.int64]], *, kind: str, seed: int
 ) -> FeatureMap | None:
-    """The map of `rows` of `features` (N, ...), an array or what a `RowView` takes; None where too few are there.
+    """The map of `rows` of `features` (N, ...), an array or what a `RowView` takes; None where there are
+    too few, or all are alike.
 
     strata: numbers (n,) of some rows whose shares a sample keeps · kind: "auto" for a sample of SAMPLE rows, "all".
     """
@@ -78,7 +79,7 @@ def draw_map(
     finite = np.isfinite(X).all(axis=1)
     left_out = len(sample) - int(finite.sum())
     X, sample = X[finite], sample[finite]
-    if len(sample) < LEAST:
+    if len(sample) < LEAST or not np.ptp(X, axis=0).any():
         return None
     components = _components(X, seed)
     if kind == ALL and len(sample) < len(rows):
