@@ -103,7 +103,7 @@ def report(
     thumbnails: how many samples are shown as small pictures, beginnings of texts or short clips, 0 for none; by default
     600 images, 3,000 texts or 100 clips. Samples that have changed since are not shown; the report says how many.
     compare: compare the heads in pairs. results: JSON files of `few-shot`, `depth` and `rank`, for their curves.
-    map: "auto" draws up to 4,000 rows by scikit-learn, "all" all of them by openTSNE, "none" no map. layer: of the map,
+    map: "auto" draws up to 3,000 rows by scikit-learn, "all" all of them by openTSNE, "none" no map. layer: of the map,
     by default that of the first head. seed: of map, samples and bootstrap of comparisons.
     labels, groups, groups_file: as for `train_head`, where the heads were trained on a table or groups that their files
     do not hold. weights, backbones, tails, device: of tails, as for `compare`.
