@@ -31,18 +31,18 @@ function mapPart() {
   };
 
   let pending = false;
+  const drawNow = () => {
+    pending = false;
+    if (!canvas.width || at.width < 2) return;
+    paint({ map, view: view(), groups: at.groups, hidden: at.hidden, marks: at.marks });
+    drawOver();
+    stage.dataset.zoom = at.zoom.toFixed(3);
+    const { ax, bx, by } = view();
+    stage.dataset.view = JSON.stringify([ax, bx, by]);
+  };
   const redraw = () => {
-    if (pending) return;
+    if (!pending) requestAnimationFrame(drawNow);
     pending = true;
-    requestAnimationFrame(() => {
-      pending = false;
-      if (!canvas.width || at.width < 2) return;
-      paint({ map, view: view(), groups: at.groups, hidden: at.hidden, marks: at.marks });
-      drawOver();
-      stage.dataset.zoom = at.zoom.toFixed(3);
-      const { ax, bx, by } = view();
-      stage.dataset.view = JSON.stringify([ax, bx, by]);
-    });
   };
   let outline = null;
   const drawOver = () => {
@@ -134,7 +134,7 @@ function mapPart() {
   const legend = h("div");
   const recolor = legendOf(map, legend, at, redraw, chosen);
   document.addEventListener("headchange", () => recolor());
-  document.addEventListener("themechange", redraw);
+  document.addEventListener("themechange", drawNow);
   const measureStage = () => {
     const room = Math.max(320, Math.min(620, 0.7 * window.innerHeight));
     stage.style.height = `${Math.round(Math.min(room, Math.max(300, (stage.clientWidth * tall) / wide)))}px`;
