@@ -2,6 +2,7 @@
 
 const PAD = 22; // CSS pixels around the points
 const STEP = 48; // CSS pixels that one key moves the map by
+const ROUGH = 30_000; // points from which the map is drawn less sharply while it moves
 const CLICK = 5; // CSS pixels that a click may move
 
 function mapPart() {
@@ -31,9 +32,13 @@ function mapPart() {
   };
 
   let pending = false;
+  let sharpness = 0; // pixels for each CSS pixel; 1 while a large map moves
+  let moving = null;
   const drawNow = () => {
     pending = false;
-    if (!canvas.width || at.width < 2) return;
+    if (at.width < 2) return;
+    const wanted = moving && map.n > ROUGH ? 1 : Math.min(2, window.devicePixelRatio || 1);
+    if (sharpness !== wanted) resize(at.width, at.height, (sharpness = wanted));
     paint({ map, view: view(), groups: at.groups, hidden: at.hidden, marks: at.marks });
     drawOver();
     stage.dataset.zoom = at.zoom.toFixed(3);
@@ -71,6 +76,11 @@ function mapPart() {
     }
   };
   const limit = () => { // some of the map always stays in the window
+    clearTimeout(moving);
+    moving = setTimeout(() => {
+      moving = null;
+      redraw();
+    }, 200);
     at.zoom = Math.max(1, Math.min(200, at.zoom));
     at.x = Math.max(at.width * (0.5 - at.zoom), Math.min(at.width * 0.5, at.x));
     at.y = Math.max(at.height * (0.5 - at.zoom), Math.min(at.height * 0.5, at.y));
@@ -141,8 +151,8 @@ function mapPart() {
     const [width, height] = [stage.clientWidth, stage.clientHeight];
     if (!width || !height) return;
     [at.width, at.height] = [width, height];
-    resize(width, height);
-    [over.width, over.height] = [canvas.width, canvas.height];
+    sharpness = 0;
+    [over.width, over.height] = [width * 2, height * 2];
     limit();
   };
   new ResizeObserver(measureStage).observe(stage);
