@@ -53,7 +53,7 @@ OPTIONS = {  # the parameters of each kind of head that are options here; any ot
 class Widths(click.ParamType):  # type: ignore[type-arg]  # generic in newer releases of click only
     """Widths of the hidden layers, separated by commas; 0 for none."""
 
-    name = "WIDTHS"
+    name = "WIDTH,..."
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
         if isinstance(value, tuple):
