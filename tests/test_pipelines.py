@@ -91,7 +91,14 @@ def environment(tmp_path: Path) -> dict[str, str]:
     shim.chmod(0o755)
     home = tmp_path / "home"
     home.mkdir()
-    folders = ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "DVC_SITE_CACHE_DIR", "DVC_GLOBAL_CONFIG_DIR")
+    folders = (
+        "HOME",
+        "XDG_CACHE_HOME",
+        "XDG_CONFIG_HOME",
+        "XDG_DATA_HOME",
+        "DVC_SITE_CACHE_DIR",
+        "DVC_GLOBAL_CONFIG_DIR",
+    )
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "MAKE", "SNAKEMAKE"))},
         **dict.fromkeys(folders, str(home)),
