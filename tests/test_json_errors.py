@@ -37,6 +37,7 @@ NEEDED = {
     "info": ("nowhere.h5",),
     "verify": ("nowhere.h5",),
     "backbones": ("no-such-thing",),
+    "schema": ("no-such-command",),
     "demo": (),
 }
 

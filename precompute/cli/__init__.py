@@ -30,6 +30,7 @@ from precompute.cli.info import info
 from precompute.cli.plan import plan
 from precompute.cli.predict import predict
 from precompute.cli.rank import rank
+from precompute.cli.schema import schema
 from precompute.cli.train_head import train_head
 from precompute.cli.verify import verify
 
@@ -77,6 +78,7 @@ for command in (
     info,
     verify,
     backbones,
+    schema,
     demo,
 ):
     cli.add_command(command)
