@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -249,13 +251,33 @@ def train_head(
     if as_json:
         print_json({**result.to_dict(), "cache": cache, "output": output})
     else:
-        report_training(result, output, per_class=per_class)
+        report_training(result, output, per_class=per_class, next_lines=_next(cache, output))
+
+
+def _next(cache: str, output: str | None) -> str | None:
+    """Commands to paste, a line each: what the head says of new samples, and how it did, as a page."""
+    if output is None:
+        return None
+    page = f"{os.path.splitext(output)[0]}.html"
+    return "\n".join(
+        shlex.join(words)
+        for words in (
+            ("precompute", "predict", output, "new-samples"),
+            ("precompute", "report", cache, output, "-o", page),
+        )
+    )
 
 
 def report_training(
-    result: Training, output: str | None, *, per_class: bool, more: Iterable[tuple[str, object]] = ()
+    result: Training,
+    output: str | None,
+    *,
+    per_class: bool,
+    more: Iterable[tuple[str, object]] = (),
+    next_lines: str | None = None,
 ) -> None:
-    """Print notes, scores and what was chosen. more: pairs of a name and a value of this command alone."""
+    """Print notes, scores and what was chosen. more: pairs of a name and a value of this command alone · next_lines:
+    commands that a user may want next."""
     for line in result.notes:
         note(f"Note: {line}")
     if result.selected_on:
@@ -278,7 +300,8 @@ def report_training(
             *more,
             *leak_lines(result),
             *calibration_lines(result),
-            ("saved", output),
+            ("saved", output or "nowhere: -o FILE.safetensors keeps the head"),
+            ("next", next_lines),
         ],
     )
 
