@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 BLOCK = re.compile(r"^( *)```(\w+)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
-PROGRESS = re.compile(r"^([a-z-]+: .*(\bleft|\bof [\d,]+ (samples|images|rows|fits|files).*)|[\w.-]+\.h5: \d+ numbers of shots.*)$")
+PROGRESS = re.compile(r"^((extract|train-head|predict|few-shot|fine-tune|rank|depth|report|verify): .*|\S+\.h5: \d+ numbers of shots.*)$")
+"""Lines about work under way, which come or not as a machine is slow or fast."""
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ def entries_of(paragraph: list[str], names: set[str]) -> list[tuple[str, str]]:
             pieces.append(flat)
     found: list[tuple[str, str]] = []
     for piece in pieces:
-        for part in re.split(rf" · (?={NAMES} ?: )|(?<=\.) (?={NAMES}: )", piece):
+        for part in re.split(rf" · (?={NAMES} ?: )|(?<=[.;]) (?={NAMES}: )", piece):
             starts = ENTRY.match(part)
             if starts and plausible(starts[1], names):
                 found.append((starts[1], starts[2]))

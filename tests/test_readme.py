@@ -1,0 +1,120 @@
+"""README.md and docs/start.md, followed literally: what the commands print is what the pages show, up to numbers.
+
+Which engine and which precision a machine takes is not compared, nor are widths of columns; `scripts/update_outputs.py`
+renews the pages.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, SHARED, make_image
+
+sys.path.insert(0, str(ROOT / "scripts"))
+from consoles import abridged, blocks, comparable, difference, run, shown, steps
+from update_outputs import environment
+
+NAMES = ("10308379_1b6c72e180.jpg", "1053149811_f62a3410d3.jpg", "1073564163_225a64f170.jpg")
+
+
+def make_ants_and_bees(folder: Path) -> None:
+    """In the place of the photos that the README is about: as many splits and classes, and the names that it shows."""
+    seed = 0
+    for split, each in (("train", 20), ("val", 12)):
+        for label in ("ants", "bees"):
+            place = folder / split / label
+            place.mkdir(parents=True)
+            for number in range(each):
+                name = NAMES[number] if split == "val" and number < len(NAMES) else f"2{number}.jpg"
+                make_image(seed := seed + 1, (80, 60)).save(place / name)
+        (folder / split / ".DS_Store").write_bytes(b"")
+
+
+def make_weights(path: Path) -> None:
+    import torch
+    import torchvision
+
+    torch.manual_seed(0)
+    torch.save(torchvision.models.mobilenet_v2().state_dict(), path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """With `photos` and `mobilenet_v2_imagenet.pth`."""
+    work = tmp_path / "work"
+    work.mkdir()
+    real = SHARED / "data" / "hymenoptera", SHARED / "weights" / "mobilenet_v2_imagenet.pth"
+    if all(path.exists() for path in real):
+        (work / "photos").symlink_to(real[0])
+        (work / real[1].name).symlink_to(real[1])
+    else:
+        make_ants_and_bees(work / "photos")
+        make_weights(work / real[1].name)
+    return work
+
+
+def followed(page: str, folder: Path) -> None:
+    chosen = {**environment(folder.parent), "OMP_NUM_THREADS": "1"}
+    for name in ("PRECOMPUTE_ENGINE", "PRECOMPUTE_PRECISION"):  # as a user's machine has it
+        chosen.pop(name, None)
+    compared = 0
+    for block in blocks((ROOT / page).read_text()):
+        if block.language == "console":
+            for step in steps(block.text):
+                if step.command.startswith("precompute "):
+                    told = difference(step.output, run(step.command, folder, chosen))
+                    assert not told, f"{page}: {step.command}\n{told}\nTo renew: python scripts/update_outputs.py {page}"
+                    compared += 1
+        elif block.language == "python":
+            (folder / "snippet.py").write_text(block.text)
+            run(f"{sys.executable} snippet.py", folder, {**chosen, "PYTHONWARNINGS": "error"})
+    assert compared >= 3
+
+
+@pytest.mark.slow
+def test_the_readme_does_what_it_says(folder: Path) -> None:
+    followed("README.md", folder)
+
+
+@pytest.mark.slow
+def test_ten_minutes_do_what_they_say(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    pytest.importorskip("matplotlib", reason="needs the extra plot")
+    followed("docs/start.md", tmp_path / "work")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (SHARED / "data" / "hymenoptera").exists(), reason="the other test has run on made pictures")
+def test_the_readme_does_so_without_the_photos_too(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    make_ants_and_bees(work / "photos")
+    make_weights(work / "mobilenet_v2_imagenet.pth")
+    followed("README.md", work)
+
+
+def test_outputs_are_compared_up_to_numbers_and_engines() -> None:
+    page = "computed  398 images with openvino on cpu in bf16\n\n ──────\n ants   0.939\nsaved  ants.h5\n"
+    other = "computed   1,797 images with torch on cuda in fp32\n ────\n ants 1.000  \nsaved  ants.h5\n"
+    assert difference(page, other) == ""
+    assert "the command says" in difference(page, other.replace("saved", "kept"))
+    assert difference("a\n...\nb\n", "a\nx\ny\nb\n") == ""
+    assert difference("a\n...\nb\n", "a\nx\ny\n") != ""
+    assert comparable("0:06 (5.9 s, 67.0 images/s in all)") == comparable("1:12 (72.1 s, 1,167.0 images/s in all)")
+
+
+def test_progress_is_not_shown_and_what_was_left_out_stays_out() -> None:
+    assert shown("extract: 398 of 398 samples 138.2 images/s, 0:00 left\ncache  a.h5   \n") == "cache  a.h5\n"
+    assert abridged("1\n2\n...\n9\n", "1\n2\n3\n4\n5\n") == "1\n2\n...\n5\n"
+    assert abridged("", "1\n2\n") == "1\n2\n"
+
+
+def test_commands_of_a_block_are_read_with_their_output() -> None:
+    found = steps("$ precompute a \\\n    --b c\nout\n\nmore\n$ precompute d    # a remark\n")
+    assert [(step.command, step.output) for step in found] == [
+        ("precompute a --b c", "out\n\nmore\n"),
+        ("precompute d", ""),
+    ]
+    assert os.environ.get("PRECOMPUTE_ENGINE") == "torch"  # which `followed` takes away
