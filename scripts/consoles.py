@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 BLOCK = re.compile(r"^( *)```(\w+)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
-PROGRESS = re.compile(r"^((extract|train-head|predict|few-shot|fine-tune|rank|depth|report|verify): .*|\S+\.h5: \d+ numbers of shots.*)$")
+PROGRESS = re.compile(
+    r"^((extract|train-head|predict|few-shot|fine-tune|rank|depth|report|verify): .*|\S+\.h5: \d+ numbers of shots.*)$"
+)
 """Lines about work under way, which come or not as a machine is slow or fast."""
 
 
@@ -34,7 +36,10 @@ class Step:
 
 
 def blocks(page: str) -> list[Block]:
-    return [Block(m[2], re.sub(rf"^{m[1]}", "", m[3], flags=re.M), page.count("\n", 0, m.start()) + 1) for m in BLOCK.finditer(page)]
+    return [
+        Block(m[2], re.sub(rf"^{m[1]}", "", m[3], flags=re.M), page.count("\n", 0, m.start()) + 1)
+        for m in BLOCK.finditer(page)
+    ]
 
 
 def steps(block: str) -> list[Step]:
@@ -62,8 +67,10 @@ def comparable(line: str) -> str:
     """A line without what differs between two machines: numbers, widths of columns, engine and precision, digests."""
     line = re.sub(r"─+", "─", line)
     line = re.sub(r"\b[0-9a-f]{40,}\b", "#", line)
-    line = re.sub(r"with \w+ on \w+ in \w+", "with ENGINE", line)
-    line = re.sub(r"(?<![A-Za-z])[+-]?\d[\d,.:]*(e[+-]?\d+)?", "#", line)
+    line = re.sub(r"with \w+ in (fp32|bf16|fp16) on \w+", "with ENGINE", line)
+    line = re.sub(r"\bfloat(16|32)\b", "float#", line)
+    line = re.sub(r"(?<![A-Za-z\d])[+-]?\d[\d,.:]*(e[+-]?\d+)?", "#", line)
+    line = re.sub(r"# (bytes|kB|MB|GB)\b", "# bytes", line)
     return " ".join(line.split())
 
 
@@ -79,8 +86,10 @@ def elided(expected: list[str], actual: list[str]) -> bool:
 
 
 def difference(expected: str, actual: str) -> str:
-    """"" where two outputs are equal up to numbers, else both as they were compared."""
-    first, second = ([comparable(line) for line in shown(text).splitlines() if line.strip()] for text in (expected, actual))
+    """ "" where two outputs are equal up to numbers, else both as they were compared."""
+    first, second = (
+        [comparable(line) for line in shown(text).splitlines() if line.strip()] for text in (expected, actual)
+    )
     if elided(first, second):
         return ""
     return "the page says:\n" + "\n".join(first) + "\nthe command says:\n" + "\n".join(second)
@@ -103,15 +112,27 @@ def run(command: str, folder: Path, environment: Mapping[str, str]) -> str:
     return done.stdout
 
 
+def narrowed(lines: list[str]) -> list[str]:
+    """The lines of a table without the blanks that only rows which are left out need: at most 3 between columns."""
+    rules = [line for line in lines if set(line.strip()) == {"─"}]
+    if not rules:
+        return lines
+    width = max(map(len, lines))
+    padded = [line.ljust(width, "─" if line in rules else " ") for line in lines]
+    gap = [all(line[column] in " ─" for line in padded) for column in range(width)]
+    keep = [column for column in range(width) if column < 3 or not all(gap[column - 3 : column + 1])]
+    return ["".join(line[column] for column in keep).rstrip() for line in padded]
+
+
 def abridged(before: str, output: str) -> str:
-    """`output` as it is shown; where `before` left lines out of the middle, so many at either end are shown."""
+    """`output` as it is shown; where `before` left lines out of the middle, as many at either end, in a narrower table."""
     lines = shown(output).splitlines()
     old = before.splitlines()
     if "..." in old:
         place = old.index("...")
         head, tail = place, len(old) - place - 1
         if head + tail < len(lines):
-            lines = [*lines[:head], "...", *(lines[-tail:] if tail else [])]
+            lines = [*narrowed(lines[:head]), "...", *(lines[-tail:] if tail else [])]
     return "\n".join(lines) + "\n" if lines else ""
 
 

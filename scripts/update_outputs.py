@@ -1,13 +1,15 @@
 """Run the commands of README.md and docs/start.md and write what they print into these pages.
 
-python scripts/update_outputs.py [README.md] [docs/start.md]
+python scripts/update_outputs.py [README.md] [docs/start.md] [--shared ../shared]
 
-README.md runs in a folder with `photos` and `mobilenet_v2_imagenet.pth`, from ../shared. A line `...` of a block stays, with as
-many lines around it. Numbers are those of this machine. tests/test_readme.py compares the pages with such runs.
+README.md runs in a folder with `photos` and `mobilenet_v2_imagenet.pth`, from the folder `--shared`. A line `...` of a block
+stays, with as many lines around it. Numbers are those of this machine. tests/test_readme.py compares the pages with such
+runs.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import tempfile
@@ -16,7 +18,6 @@ from pathlib import Path
 from consoles import renewed
 
 ROOT = Path(__file__).resolve().parent.parent
-SHARED = ROOT.parent / "shared"
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -29,14 +30,19 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def main() -> int:
-    for name in sys.argv[1:] or ["README.md", "docs/start.md"]:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("pages", nargs="*", default=["README.md", "docs/start.md"])
+    parser.add_argument("--shared", type=Path, default=ROOT.parent / "shared")
+    asked = parser.parse_args()
+    for name in asked.pages:
         with tempfile.TemporaryDirectory() as place:
             surroundings = environment(Path(place))
             folder = Path(place) / "work"
             folder.mkdir()
             if name == "README.md":
-                (folder / "photos").symlink_to(SHARED / "data" / "hymenoptera")
-                (folder / "mobilenet_v2_imagenet.pth").symlink_to(SHARED / "weights" / "mobilenet_v2_imagenet.pth")
+                (folder / "photos").symlink_to(asked.shared / "data" / "hymenoptera")
+                weights = "mobilenet_v2_imagenet.pth"
+                (folder / weights).symlink_to(asked.shared / "weights" / weights)
             page = ROOT / name
             page.write_text("".join(renewed(page.read_text(), folder, surroundings)))
             print(f"Wrote {page}")

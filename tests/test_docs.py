@@ -1,4 +1,4 @@
-"""The docs stay true: their commands parse, and their links lead somewhere, anchors included. test_snippets.py runs them."""
+"""The docs stay true: their commands parse and their links lead somewhere. test_snippets.py runs the commands."""
 
 from __future__ import annotations
 

@@ -16,7 +16,17 @@ import precompute
 DOCS = ROOT / "docs"
 TOCTREE = re.compile(r"^```\{toctree\}\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 ORDER = [
-    *("start", "howto/photos", "howto/offline", "concepts/key", "concepts/depth", "heads", "cli", "python", "../cache/FORMAT"),
+    *(
+        "start",
+        "howto/photos",
+        "howto/offline",
+        "concepts/key",
+        "concepts/depth",
+        "heads",
+        "cli",
+        "python",
+        "../cache/FORMAT",
+    ),
     *("performance", "trust", "coming-from", "../CHANGELOG", "decisions/index"),
 ]
 
@@ -30,7 +40,9 @@ def entries(page: Path) -> list[str]:
                 continue
             folder = PurePosixPath(page.parent.relative_to(DOCS).as_posix())
             if "*" in line:
-                found += sorted(path.relative_to(DOCS).with_suffix("").as_posix() for path in page.parent.glob(f"{line}.md"))
+                found += sorted(
+                    path.relative_to(DOCS).with_suffix("").as_posix() for path in page.parent.glob(f"{line}.md")
+                )
             else:
                 found.append((folder / line).as_posix())
     return found
@@ -64,7 +76,20 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("sphinx", reason="needs the extra docs")
     pytest.importorskip("furo", reason="needs the extra docs")
     out = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-c", "docs", "-d", out / "trees", ".", out / "html"]
+    command = [
+        sys.executable,
+        "-m",
+        "sphinx",
+        "-W",
+        "--keep-going",
+        "-q",
+        "-c",
+        "docs",
+        "-d",
+        out / "trees",
+        ".",
+        out / "html",
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return out / "html"
@@ -77,7 +102,7 @@ def test_it_builds_without_a_warning_and_holds_the_public_names(site: Path) -> N
         assert f'id="precompute.{name}"' in shown, name
     for name in ("sources.base.Source", "inputs.base.Preprocess", "errors.PrecomputeError"):
         assert f'id="precompute.{name}"' in shown, name
-    assert 'url=docs/index.html' in (site / "index.html").read_text()
+    assert "url=docs/index.html" in (site / "index.html").read_text()
 
 
 @pytest.mark.slow

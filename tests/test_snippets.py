@@ -1,4 +1,4 @@
-"""The commands and the Python of the docs run: page by page, in order, on small samples that bear the names of the docs.
+"""The commands and the Python of the docs run: page by page, in order, on small samples with the names of the docs.
 
 Backbones whose weights are not at hand are replaced by networks with random weights at 32 pixels (SUBSTITUTES); what
 needs a GPU, a cluster, an object store or a hub is only parsed, and stands in ONLY_PARSED with its reason.
@@ -52,9 +52,15 @@ ONLY_PARSED = [
     (r"--executor ray", "a cluster: tests/test_ray.py"),
     (r"\bvit_b_16\b", "at 224 pixels alone, minutes of a CPU"),
     (r"\.tar'", "shards: tests/test_shards.py"),
-    (r"hf:|timm:|open_clip:", "a hub, or a folder of the reader's: tests/test_hf_*.py, test_timm.py, test_open_clip.py"),
+    (
+        r"hf:|timm:|open_clip:",
+        "a hub, or a folder of the reader's: tests/test_hf_*.py, test_timm.py, test_open_clip.py",
+    ),
     (r"^precompute (rank|fine-tune|depth)", "minutes: tests/test_rank.py, test_tail_training.py, test_depth.py"),
-    (r"hf-dataset:|torchvision:|beans|train\.parquet", "data sets: tests/test_hf_datasets.py, test_torchvision_sets.py"),
+    (
+        r"hf-dataset:|torchvision:|beans|train\.parquet",
+        "data sets: tests/test_hf_datasets.py, test_torchvision_sets.py",
+    ),
     (r"tail\.safetensors|(full|head|deep)\.safetensors", "what fine-tune made: tests/test_whole_networks.py"),
     (r"squeezenet|sq_ants", "heads of photos that are not shipped: tests/test_real_photos.py"),
     (r"inside\.h5", "an error, shown: tests/test_cuts.py"),
@@ -62,7 +68,10 @@ ONLY_PARSED = [
     (r"--decoder nvjpeg|--device cuda", "a GPU: tests/test_cuda.py"),
     (r"^precompute demo", "CI runs it as scripts/demo"),
     (r"--protocol simclr:", "test photos: tests/test_protocols.py"),
-    (r"^(pip|head|eval|export|sbatch|SOURCE=|clip_benchmark|python scripts/|python3 -m venv|scripts/|\.ci/)", "no precompute"),
+    (
+        r"^(pip|head|eval|export|sbatch|SOURCE=|clip_benchmark|python scripts/|python3 -m venv|scripts/|\.ci/)",
+        "no precompute",
+    ),
     (r"^(find|cat|rm|cd|mkdir|ls|make|snakemake|dvc|git|docker|conda|embedding-atlas|renumics|jq)\b", "no precompute"),
 ]
 """Pattern in a command, and why it is only parsed."""
@@ -90,7 +99,18 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("hymenoptera", "digits", "flowers"):
         shutil.copytree(folder / "photos", folder / name)
     tables = {
-        "labels.csv": ("path", "label", "split", "labels", "card_count", "species", "fold", "finding", "part", "patient"),
+        "labels.csv": (
+            "path",
+            "label",
+            "split",
+            "labels",
+            "card_count",
+            "species",
+            "fold",
+            "finding",
+            "part",
+            "patient",
+        ),
         "animals.csv": ("file", "species", "split", "animal"),
         "tags.csv": ("path", "tags:label", "split"),
         "columns.csv": ("path", "label", "split", "dog", "beach"),
@@ -104,7 +124,12 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 known = {
                     **{"path": name, "file": name, "label": label, "split": split, "species": label, "finding": label},
                     **{"labels": "king ace" if number % 2 else "king", "card_count": number, "age": number + 0.5},
-                    **{"dog": number % 2, "beach": int(label == "bees"), "animal": f"{label}{number}", "patient": number},
+                    **{
+                        "dog": number % 2,
+                        "beach": int(label == "bees"),
+                        "animal": f"{label}{number}",
+                        "patient": number,
+                    },
                     **{"fold": split, "part": split, "tags": "dog;beach" if number % 2 else "beach" if number else ";"},
                 }
                 writer.writerow([known[column.partition(":")[0]] for column in columns])
@@ -138,7 +163,10 @@ BEFORE: dict[str, list[str]] = {
     ],
     "docs/concepts/leaks.md": [TINY.format("photos.h5")],
     "docs/concepts/calibration.md": [TINY.format("photos.h5")],
-    "docs/features.md": [TINY.format("photos.h5"), "precompute import more-clip.npz -o more-clip.h5 --name clip-vit-b32"],
+    "docs/features.md": [
+        TINY.format("photos.h5"),
+        "precompute import more-clip.npz -o more-clip.h5 --name clip-vit-b32",
+    ],
     "docs/heads.md": [
         "precompute extract labels.csv --root photos --keep-column finding --keep-column part --keep-column patient "
         "-b tiny -o scans.h5",
@@ -148,7 +176,8 @@ BEFORE: dict[str, list[str]] = {
     ],
     "docs/mlp.md": [TINY.format("photos.h5")],
     "docs/targets.md": [
-        "precompute extract labels.csv --root photos --label-column labels --keep-column card_count -b tiny -o cards.h5",
+        "precompute extract labels.csv --root photos --label-column labels --keep-column card_count -b tiny "
+        "-o cards.h5",
         "precompute train-head cards.h5 --label-separator ' ' -o logistic.safetensors",
         "precompute train-head cards.h5 --label-separator ' ' --head knn -o knn.safetensors",
     ],
@@ -212,7 +241,9 @@ def test_the_commands_of_a_page_run(
 
 
 def test_what_is_not_run_is_little_and_has_its_reason() -> None:
-    commands = [substituted(command) for page in PAGES for command in commands_of(page) if command.startswith("precompute")]
+    commands = [
+        substituted(command) for page in PAGES for command in commands_of(page) if command.startswith("precompute")
+    ]
     assert sum(only_parsed(command) is None for command in commands) >= len(commands) / 2
     for pattern, reason in ONLY_PARSED:
         assert reason
@@ -232,7 +263,7 @@ def test_extras_and_scripts_that_the_docs_name_are_there() -> None:
 
 PRELUDE = {
     "docs/text.md": "import torch\nfrom precompute.inputs.base import Preprocess\n",
-    "docs/mlp.md": "import numpy as np\ny = np.arange(60) % 2\nX = y[:, None] + np.random.default_rng(0).normal(size=(60, 8))\n",
+    "docs/mlp.md": "import numpy as np\ny = np.arange(60) % 2\nX = y[:, None] + np.random.normal(size=(60, 8))\n",
 }
 NOT_RUN = {
     "docs/tails.md": "needs a tail of resnet18 with ImageNet's weights: tests/test_tails.py does the same",

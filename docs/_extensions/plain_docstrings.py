@@ -7,6 +7,7 @@ Everything else is prose, or, where it is indented, code.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import re
 from typing import Any
@@ -23,10 +24,8 @@ def known_names(documented: Any) -> set[str]:
     names: set[str] = set()
     for one in (documented, *(getattr(documented, "__mro__", ()))):
         names |= {*getattr(one, "__annotations__", {})}
-    try:
+    with contextlib.suppress(TypeError, ValueError):
         names |= {*inspect.signature(documented).parameters}
-    except (TypeError, ValueError):
-        pass
     return names
 
 

@@ -13,7 +13,7 @@ LINK = re.compile(r"\[([^\]]*)\]\(([^)#:\s]+)(#[^)\s]*)?\)")
 
 
 def mended(root: Path, page: str, text: str) -> str:
-    """The source of `page` with such links changed: README.md is the front page, a folder its index, or just its name."""
+    """The source of `page` with such links changed: README.md is the front page, a folder its index or its name."""
     folder = PurePosixPath(page).parent
 
     def replace(match: re.Match[str]) -> str:
