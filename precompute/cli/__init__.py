@@ -30,6 +30,7 @@ from precompute.cli.info import info
 from precompute.cli.plan import plan
 from precompute.cli.predict import predict
 from precompute.cli.rank import rank
+from precompute.cli.report import report
 from precompute.cli.schema import schema
 from precompute.cli.train_head import train_head
 from precompute.cli.verify import verify
@@ -71,6 +72,7 @@ for command in (
     few_shot,
     depth,
     compare,
+    report,
     predict,
     export,
     import_features,
