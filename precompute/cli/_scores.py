@@ -111,14 +111,17 @@ def _without(task: str, clean: Any, unit: str) -> str:
 
 
 def calibration_lines(result: Training) -> Iterator[tuple[str, str]]:
-    """The temperature, and log loss and calibration error before and after it."""
+    """The temperature; where it is applied, also log loss and calibration error before and after it."""
     found = result.calibration
     if found is None:
         return
     if found.temperature is None:
         yield "temperature", f"not fitted: {found.reason}"
         return
-    lines = [f"{found.temperature:.3f}, fitted on val, {'applied' if found.applied else 'not applied (--calibrate)'}"]
+    if not found.applied:
+        yield "temperature", f"{found.temperature:.3f} fits val best, not applied (--calibrate applies it)"
+        return
+    lines = [f"{found.temperature:.3f}, fitted on val, applied"]
     for split, before in found.before.items():
         after = found.after[split]
         lines.append(

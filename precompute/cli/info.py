@@ -120,12 +120,20 @@ def _print(summary: dict[str, Any]) -> None:
     print_table("runs that added rows", ("started", "host", "device", "engine", "source"), runs)
     from precompute.reports.commands import extract_command
 
+    last = records[-1] if records else {}
     found = [
-        ("last run", extract_command(records[-1] if records else {})),
+        ("last run", extract_command(last)),
+        ("chosen", _chosen(last)),
         ("compared", _audit(summary["provenance"], unit)),
     ]
     found.append(("cut off", _cut(summary["provenance"])))
     print_pairs(None, [(name, value) for name, value in found if value is not None])
+
+
+def _chosen(record: dict[str, Any]) -> str | None:
+    """Why the run of `record` used the engine and the precision that it did, a reason a line."""
+    why = record.get("chosen")
+    return why.replace("; ", "\n") if isinstance(why, str) and why else None
 
 
 def _audit(records: list[dict[str, Any]], unit: str) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +54,7 @@ OPTIONS = {  # the parameters of each kind of head that are options here; any ot
 class Widths(click.ParamType):  # type: ignore[type-arg]  # generic in newer releases of click only
     """Widths of the hidden layers, separated by commas; 0 for none."""
 
-    name = "WIDTHS"
+    name = "WIDTH,..."
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
         if isinstance(value, tuple):
@@ -270,15 +272,32 @@ def train_head(
         reported = {} if shown is None else {"report": shown.to_dict()}
         print_json({**result.to_dict(), "cache": cache, "output": output, **reported})
         return
-    report_training(result, output, per_class=per_class)
+    report_training(result, output, per_class=per_class, next_lines=_next(cache, output, reported=shown is not None))
     if shown is not None:
         print_report(shown)
 
 
+def _next(cache: str, output: str | None, *, reported: bool) -> str | None:
+    """Commands to paste, a line each: what the head says of new samples, and how it did, as a page."""
+    if output is None:
+        return None
+    page = f"{os.path.splitext(output)[0]}.html"
+    commands = [("precompute", "predict", output, "new-samples")]
+    if not reported:
+        commands.append(("precompute", "report", cache, output, "-o", page))
+    return "\n".join(map(shlex.join, commands))
+
+
 def report_training(
-    result: Training, output: str | None, *, per_class: bool, more: Iterable[tuple[str, object]] = ()
+    result: Training,
+    output: str | None,
+    *,
+    per_class: bool,
+    more: Iterable[tuple[str, object]] = (),
+    next_lines: str | None = None,
 ) -> None:
-    """Print notes, scores and what was chosen. more: pairs of a name and a value of this command alone."""
+    """Print notes, scores and what was chosen. more: pairs of a name and a value of this command alone · next_lines:
+    commands that a user may want next."""
     for line in result.notes:
         note(f"Note: {line}")
     if result.selected_on:
@@ -301,7 +320,8 @@ def report_training(
             *more,
             *leak_lines(result),
             *calibration_lines(result),
-            ("saved", output),
+            ("saved", output or "nowhere: -o FILE.safetensors keeps the head"),
+            ("next", next_lines),
         ],
     )
 

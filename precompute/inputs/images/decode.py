@@ -80,6 +80,12 @@ def decode(data: bytes, transform: Transform) -> torch.Tensor:
         return _picture(data, transform).plain(transform)
 
 
+def decode_picture(data: bytes, transform: Transform) -> Picture:
+    """One image file as a picture that is not resized yet. Raises what `decode` raises."""
+    with _as_sample_errors(data):
+        return _picture(data, transform)
+
+
 def decode_views(
     data: bytes, transform: Transform, augmentation: Augmentation, digest: bytes, views: int
 ) -> tuple[torch.Tensor, ...]:
