@@ -140,6 +140,13 @@ def pipeline(request: pytest.FixtureRequest, tmp_path: Path, environment: dict[s
     return Pipeline(folder, commands[name], skipping, environment)
 
 
+@pytest.mark.parametrize("file", ["make/Makefile", "snakemake/Snakefile", "dvc/dvc.yaml"])
+def test_the_docs_show_the_files_that_run(file: str) -> None:
+    text = (ROOT / "examples" / file).read_text()
+    assert f"`examples/{file}`:\n\n```" in (page := (ROOT / "docs/pipelines.md").read_text())
+    assert f"\n{text}```\n" in page
+
+
 @pytest.mark.slow
 def test_a_pipeline_fails_keeps_its_rows_and_reruns_for_free(pipeline: Pipeline) -> None:
     broken = pipeline.folder / BROKEN
