@@ -28,7 +28,8 @@ ROOMS: dict[str, str] = {
     "training": "errors system cache heads",
     "finetuning": "errors system sources inputs backbones engines cache extraction heads training",
     "evaluation": "errors system sources inputs backbones cache extraction heads training finetuning",
-    "reports": "errors system evaluation",
+    "reports": "errors system sources inputs backbones cache extraction heads training finetuning evaluation",
+    "schemas": "errors",
     "prediction": "errors system sources inputs backbones engines cache extraction heads training finetuning",
     "external": "errors system sources cache extraction",
     "export": "errors system cache heads training",
@@ -36,7 +37,7 @@ ROOMS: dict[str, str] = {
     "demo": "errors system cache extraction heads training evaluation",
     "cli": (
         "errors system backbones cache extraction heads training finetuning evaluation reports prediction export "
-        "external demo diagnosis"
+        "external demo diagnosis schemas"
     ),
     "__main__": "cli",
     # Inside heads/: what stands on what
@@ -212,6 +213,7 @@ def test_public_names() -> None:
         "Progress",
         "Ranked",
         "Ranking",
+        "Report",
         "RidgeHead",
         "RidgeRegressionHead",
         "SavedHead",
@@ -236,6 +238,7 @@ def test_public_names() -> None:
         "predict_each",
         "rank",
         "repair",
+        "report",
         "save_head",
         "train_head",
         "verify",

@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 import pytest
 from conftest import ROOT, run_command
+from jsonschema import Draft202012Validator
 
 from precompute import Diagnosis, Finding
 from precompute.cli import cli
@@ -20,6 +21,7 @@ from precompute.diagnosis import devices, engines, folders, variables
 from precompute.diagnosis.finding import NOTE, OK, PROBLEM, guarded
 from precompute.diagnosis.packages import EXTRACT, EXTRAS, HEADS, Installed, core, extras, lower_bounds, numbers
 from precompute.diagnosis.probing import import_errors, load_error
+from precompute.schemas import schema_of
 from precompute.system import cores
 
 NOT_FOR_USERS = {"dev", "docs", "test"}
@@ -195,6 +197,7 @@ def test_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         )
     )
     assert not found.healthy
+    Draft202012Validator(schema_of("doctor")).validate(found.to_dict())
     _print(found)
     assert capsys.readouterr().out == (
         "Devices\n  ok       GPU     none\\x1b[2J\n"
@@ -239,6 +242,7 @@ def test_doctor_over_a_broken_extra(tmp_path: Path) -> None:
     done = run_command(tmp_path, "doctor", ".", "-b", "tiny", "--json", env=env)
     assert done.returncode == 0, done.stdout + done.stderr
     told = json.loads(done.stdout)
+    Draft202012Validator(schema_of("doctor")).validate(told)
     assert told["healthy"]
     found = {(one["section"], one["name"]): one for one in told["findings"]}
     assert "crashed the interpreter (SIGSEGV)" in found["extras", "timm"]["text"]

@@ -31,6 +31,8 @@ from precompute.cli.info import info
 from precompute.cli.plan import plan
 from precompute.cli.predict import predict
 from precompute.cli.rank import rank
+from precompute.cli.report import report
+from precompute.cli.schema import schema
 from precompute.cli.train_head import train_head
 from precompute.cli.verify import verify
 
@@ -71,6 +73,7 @@ for command in (
     few_shot,
     depth,
     compare,
+    report,
     predict,
     export,
     import_features,
@@ -79,6 +82,7 @@ for command in (
     verify,
     backbones,
     doctor,
+    schema,
     demo,
 ):
     cli.add_command(command)
