@@ -39,15 +39,15 @@ def processor() -> Iterator[Finding]:
     yield Finding("devices", "processor", OK, text, details={"model": model, "cores": usable, "all_cores": there})
     flags = cpu_flags()
     known = [words for flag, words in INSTRUCTIONS.items() if flag in flags]
-    details = {"instructions": [flag for flag in INSTRUCTIONS if flag in flags]}
+    found = {"instructions": [flag for flag in INSTRUCTIONS if flag in flags]}
     if not flags:
-        yield Finding("devices", "instructions", OK, "this system does not say which there are", details=details)
+        yield Finding("devices", "instructions", OK, "this system does not say which there are", details=found)
     else:
         bf16 = "auto may take bf16" if flags & {*BF16} else "none for bf16, so that auto takes fp32"
-        yield Finding("devices", "instructions", OK, f"{', '.join(known) or 'none of use'}; {bf16}", details=details)
+        yield Finding("devices", "instructions", OK, f"{', '.join(known) or 'none of use'}; {bf16}", details=found)
     limit = _memory_limit()
     total = min(physical_memory(), limit or physical_memory())
-    details = {"bytes": physical_memory(), "limit": limit}
+    details: dict[str, Any] = {"bytes": physical_memory(), "limit": limit}
     text = f"{total / GIB:.1f} GiB" + (" (a limit of this container)" if limit and limit == total else "")
     if total < LITTLE_MEMORY:
         yield Finding("devices", "memory", NOTE, text, "Where memory runs out: --batch-size 8 --workers 2.", details)

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from precompute.diagnosis.finding import NOTE, OK, PROBLEM, Finding
 from precompute.errors import PrecomputeError
@@ -76,7 +77,7 @@ def _held(place: Path) -> tuple[int, int]:
 def limits() -> Iterator[Finding]:
     """Open files, and the memory that processes share."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    details = {"soft": soft, "hard": hard}
+    details: dict[str, Any] = {"soft": soft, "hard": hard}
     if 0 <= soft < FEW_FILES:
         hint = f"Allow more for many --workers: ulimit -n {min(4096, hard) if hard >= 0 else 4096}"
         yield Finding("system", "open files", NOTE, f"{soft:,} at most", hint, details)
