@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from precompute.diagnosis import devices, engines, folders, packages, variables
 from precompute.diagnosis.finding import NOTE, OK, PROBLEM, Diagnosis, Finding, guarded
 from precompute.diagnosis.probing import load_error
+from precompute.system.steps import step
 
 NOT_FETCHED = re.compile(r" and could not be (?:downloaded|fetched) \(.*?\)(?=\.\n)", re.DOTALL)
 """What loading a network says, which was not allowed to try."""
@@ -31,7 +32,8 @@ def doctor(
     there: list[packages.Installed] = []
 
     def look() -> Iterable[Finding]:
-        there.append(packages.installed())
+        with step("importing packages"):
+            there.append(packages.installed())
         return packages.core(there[0])
 
     core = list(guarded("packages", look))
@@ -58,7 +60,8 @@ def doctor(
 
 def _weights(backbone: str, weights: str) -> Iterator[Finding]:
     """Whether a network can be loaded without a connection."""
-    answer = load_error(backbone, weights)
+    with step(f"loading {backbone}"):
+        answer = load_error(backbone, weights)
     if answer["error"] is not None:
         text = NOT_FETCHED.sub("; `extract` would have to download them", answer["error"])
         yield Finding("weights", backbone, PROBLEM, text, answer["hint"])
