@@ -143,7 +143,16 @@ def export_graph(
              LABELS: f"probabilities: ({len(network.names)},) float32, one for each label",
              NUMBER: "number: (1,) float32"}[network.task]  # fmt: skip
     return ExportedGraph(
-        name, network.task, tuple(network.names), network.model.name, size, inputs, gives, compared, scores, _notes(network)
+        name,
+        network.task,
+        tuple(network.names),
+        network.model.name,
+        size,
+        inputs,
+        gives,
+        compared,
+        scores,
+        _notes(network),
     )
 
 

@@ -117,7 +117,11 @@ def find_pictures(file: HeadFile, check: str | os.PathLike[str] | None) -> Pictu
             raise SourceError(f"{os.fspath(check)} holds no pictures.", hint="Name another folder by --check.")
         return Pictures(f"of {os.fspath(check)}", source)
     found = _recorded(file)
-    return found if found is not None else Pictures("that scikit-learn brings, and made ones", files=(*_photos(), *_made()))
+    return (
+        found
+        if found is not None
+        else Pictures("that scikit-learn brings, and made ones", files=(*_photos(), *_made()))
+    )
 
 
 def _recorded(file: HeadFile) -> Pictures | None:

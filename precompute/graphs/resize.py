@@ -69,7 +69,12 @@ class ResizeAndCrop(nn.Module):
 
         def down_first(image: torch.Tensor, wide: Pass, high: Pass) -> torch.Tensor:
             pixels = _Axis(self.transform, image.shape[0], *high).resized(image)
-            return _Axis(self.transform, image.shape[1], *wide).resized(pixels.permute(1, 0, 2)).permute(1, 0, 2).contiguous()
+            return (
+                _Axis(self.transform, image.shape[1], *wide)
+                .resized(pixels.permute(1, 0, 2))
+                .permute(1, 0, 2)
+                .contiguous()
+            )
 
         passes = (image, (columns, across, columns, by_pillow), (rows, down, seen, by_pillow))
         if not self.begins_down:
