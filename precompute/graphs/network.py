@@ -176,7 +176,7 @@ class Network:
             "head": head_kind(self.saved.head),
             "transform_json": json.dumps(self.model.preprocess.spec()),
             "precision": "fp32",
-            "input": "image: one picture, upright, RGB, height x width x 3, uint8; pillow: whether it was no plain JPEG",
+            "input": "image: one picture, upright, RGB, (height, width, 3) uint8; pillow: whether it was no plain JPEG",
         }
 
 
