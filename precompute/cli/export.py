@@ -1,4 +1,4 @@
-"""`precompute export`: a feature file, or a file of a head, a tail or a whole network in; a file for other programs out."""
+"""`precompute export`: a feature file, a head, a tail or a whole network in; a file for other programs out."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ def run(file: str, output: str, *, overwrite: bool, as_json: bool, **options: An
     of_heads = ending in (*GRAPHS, *PIPELINES, *CARDS, *STATES)
     if of_heads and _is_cache(file):
         raise click.UsageError(
-            f"{file} holds features, and a {ending} file is made of a head: train one first (precompute train-head {file}), "
-            f"or end the name of -o in {', '.join(TABLES)}."
+            f"{file} holds features, and a {ending} file is made of a head: train one first (precompute train-head "
+            f"{file}), or end the name of -o in {', '.join(TABLES)}."
         )
     if of_heads or _is_head(file):
         kind, write = _of_head(ending)

@@ -82,8 +82,8 @@ def export_graph(
 
     int8: quantise the network (ONNX alone), calibrated on pictures of the source; compared by accuracy.
     backbone, weights, tail: see `predict`. progress: called with what is done next.
-    Raises UsageError for another ending; HeadError for a head that no graph can be made of, a missing library, or a graph
-    that differs from `predict` by more than 1e-4; what opening the head, its backbone and `check` raises.
+    Raises UsageError for another ending; HeadError for a head that no graph can be made of, a missing library, or a
+    graph that differs from `predict` by more than 1e-4; what opening the head, its backbone and `check` raises.
     """
     say = progress or _silent
     name = os.fspath(path)

@@ -23,7 +23,6 @@ from precompute.inputs.images.transform import Transform
 from precompute.sources.base import Source
 from precompute.sources.registry import open_source
 
-
 MOST_CHECKED, MOST_CALIBRATING, MOST_SCORED = 32, 100, 2000
 MADE_SIZES = ((3, 2), (301, 17), (61, 240), (224, 224), (1600, 1203))
 """(width, height) of pictures that are made: tiny, longer than wide and the other way round, odd, large."""

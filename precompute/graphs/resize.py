@@ -112,16 +112,30 @@ class _Axis:
         sums = torch.bmm(rounded, taken_pixels.to(torch.float64)).reshape(blocks * BLOCK, -1, 3)[:crop]
         return torch.clamp(torch.floor((sums + unit / 2) / unit), 0.0, 255.0)
 
-    def _scale(self) -> Number:
-        return torch.where(self.pillow, self.number / self.wanted, 1 / (self.wanted / self.number))
+    def _grid(self) -> tuple[Number, Number, Number]:
+        """(scale, origin, first): the place `first` + k of the result lies at `origin` + (k + 1/2) `scale` of the
+        picture. Of a strip only a middle part is made, whose ends Pillow takes as float32."""
+        longest = STRIP * max(self.transform.resize, self.transform.crop)
+        scale = torch.where(self.pillow, self.number / self.wanted, 1 / (self.wanted / self.number))
+        strip = self.wanted > longest
+        first = _crop_start(self.transform, self.wanted) - _crop_start(self.transform, torch.full_like(scale, longest))
+        begin, end = ((place * scale).to(torch.float32) for place in (first, first + longest))
+        cut = (end - begin).to(torch.float64) / longest
+        nothing = torch.zeros_like(scale)
+        return (
+            torch.where(strip, cut, scale),
+            torch.where(strip, begin.to(torch.float64), nothing),
+            torch.where(strip, first, nothing),
+        )
 
     def _weights(self, place: torch.Tensor, first: torch.Tensor, run: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The weight (m, k, run) of `run` pixels for each of the `place` (m, k) of the result, and which (m, 1, run)
         pixels these are: from the one on that the place `first` (m, 1) begins with."""
-        scale = self._scale()
+        scale, origin, zero = self._grid()
         stretch = torch.clamp(scale, min=1.0)
-        centre = (place + 0.5) * scale
-        begin = torch.floor((first + 0.5) * scale - REACH[self.transform.interpolation] * stretch + 0.5)
+        centre = origin + (place - zero + 0.5) * scale
+        begin = origin + (first - zero + 0.5) * scale - REACH[self.transform.interpolation] * stretch
+        begin = torch.floor(begin + 0.5)
         pixel = torch.clamp(begin, min=0.0)[..., None] + torch.arange(run, dtype=torch.float64)
         weights = FILTERS[self.transform.interpolation]((pixel - centre[..., None] + 0.5) * (1 / stretch))
         weights = torch.where(pixel < self.seen, weights, 0.0)

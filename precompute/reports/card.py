@@ -46,7 +46,10 @@ TASKS = {
     "text": {"classes": "text-classification", "labels": "text-classification", "number": "text-classification"},
     "audio": {"classes": "audio-classification", "labels": "audio-classification", "number": "audio-classification"},
 }
-MARKUP = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~&$:@^=])")
+ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
+LEAKS = ("byte-identical", "share a group", "look nearly like", "near-duplicates", "byte for byte")
+"""In the notes of a training; see training.leaks.leak_notes."""
+MARKUP = re.compile(r"([\\`*_{}\[\]<>#!|~&$])|(https?:|www\.|@)")
 
 
 def write_card(
@@ -208,21 +211,15 @@ class Card:
                 yield f"| {escaped(name)} | {' | '.join(cells)} | {between} |"
 
     def _leaks(self) -> Iterator[str]:
-        leaks, without = _object(self.training.get("leaks")), _object(self.training.get("scores_without_leaks"))
-        if not leaks:
+        notes, unit = self.training.get("notes"), escaped(self.training.get("unit", "samples"))
+        if not isinstance(notes, list):
             yield "Whether samples of the scored splits are also in the training data is not recorded."
             return
-        for split, found in leaks.items():
-            counts = [
-                f"{_number(len(value) if isinstance(value, list) else value)} {escaped(name.replace('_', ' '))}"
-                for name, value in _object(found).items()
-                if isinstance(value, list | int | float) and not isinstance(value, bool)
-            ]
-            yield f"- {escaped(split)}: {', '.join(counts) or 'none'}"
-        for split, scores in without.items():
-            accuracy = _object(scores).get("accuracy")
-            if isinstance(accuracy, int | float):
-                yield f"- {escaped(split)} without them: accuracy {accuracy:.4g}"
+        found = [str(note) for note in notes if any(word in str(note) for word in LEAKS)]
+        if not found:
+            yield f"None found: no scored sample is byte-identical or nearly alike to one of the training {unit}."
+        for note in found:
+            yield f"- {escaped(note)}"
 
     def _calibration(self) -> Iterator[str]:
         calibration = _object(self.training.get("calibration"))
@@ -269,21 +266,29 @@ class Card:
             yield f"$ precompute export {name} -o model.onnx"
         yield "```"
         yield ""
-        yield f"The weights of the backbone are not part of `{_code(self.file_name)}`: precompute finds them by their source"
-        yield "and compares their digest."
+        yield f"The weights of the backbone are not part of `{_code(self.file_name)}`: precompute finds them by their"
+        yield "source and compares their digest."
 
     def _limits(self) -> Iterator[str]:
         if self.task == "classes":
             yield "- It knows the classes above and no others: anything else gets one of them too."
         yield "- The scores hold for data like those it was scored on: other cameras, places or years may differ."
         yield "- Intervals say how much the scores vary with the samples that were scored, not with other data."
-        for note in self.training.get("notes") or []:
-            yield f"- {escaped(note)}"
+        notes = self.training.get("notes")
+        for note in notes if isinstance(notes, list) else []:
+            if not any(word in str(note) for word in LEAKS):
+                yield f"- {escaped(note)}"
 
 
 def escaped(value: Any) -> str:
     """Text as Markdown that shows it: one line, nothing in it is markup."""
-    return MARKUP.sub(r"\\\1", _line(value)).replace("\\<", "&lt;").replace("\\>", "&gt;").replace("\\&", "&amp;")
+    return MARKUP.sub(_escape, _line(value))
+
+
+def _escape(found: re.Match[str]) -> str:
+    if found[2]:  # what would become a link by itself
+        return found[2].replace(":", "&#58;").replace(".", "&#46;").replace("@", "&#64;")
+    return ENTITIES.get(found[1], f"\\{found[1]}")
 
 
 def _code(value: Any) -> str:
