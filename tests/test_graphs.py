@@ -42,6 +42,7 @@ TRANSFORMS = (
 # Resize and crop ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("transform", TRANSFORMS, ids=lambda one: f"{one.interpolation} {one.resize} {one.crop}")
 def test_resized_to_the_last_grey_level(transform: Transform) -> None:
     resize = ResizeAndCrop(transform)
@@ -71,6 +72,9 @@ def test_interpolations_without_weights_are_refused() -> None:
             ResizeAndCrop(Transform(interpolation=interpolation))
 
 
+LAYERS = ["body.3.add", "body.5.add"]
+
+
 # Every kind of head -------------------------------------------------------------------------------------------------
 
 
@@ -83,7 +87,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_image(78, (3, 2)).save(folder / "photos" / "val" / "dogs" / "small.jpg")
     make_image(79, (401, 299)).save(folder / "photos" / "train" / "dogs" / "large.jpg")
     extract(folder / "photos", folder / "a.h5", backbone="tiny")
-    extract(folder / "photos", folder / "blocks.h5", backbone="tiny", layer="all-blocks", pooling="none")
+    extract(folder / "photos", folder / "blocks.h5", backbone="tiny", layer=LAYERS, pooling="none")
     train_head(folder / "a.h5", folder / "logistic.safetensors", C=1.0)
     return folder
 
@@ -103,13 +107,15 @@ def checked(head: Path) -> float:
     return worst
 
 
+@pytest.mark.rotates(2)
 @pytest.mark.parametrize("kind", ["logistic", "ridge", "mlp", "knn", "centroid"])
 def test_classes(made: Path, kind: str) -> None:
     out = made / f"{kind}-checked.safetensors"
-    train_head(made / "a.h5", out, head=kind, **({"max_epochs": 3} if kind == "mlp" else {}), calibrate=kind == "mlp")
+    train_head(made / "a.h5", out, head=kind, **({"max_epochs": 3} if kind == "mlp" else {}), calibrated=kind == "mlp")
     assert checked(out) < 1e-5
 
 
+@pytest.mark.rotates(2)
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 def test_centroids_by_other_distances(made: Path, metric: str) -> None:
     out = made / f"centroid-{metric}.safetensors"
@@ -118,20 +124,13 @@ def test_centroids_by_other_distances(made: Path, metric: str) -> None:
 
 
 def test_several_layers_and_positions(made: Path) -> None:
-    layers = load_layers(made / "blocks.h5")
     train_head(made / "blocks.h5", made / "selected.safetensors", layer="all")
-    train_head(made / "blocks.h5", made / "attentive.safetensors", head="attentive", layer=layers[-1], max_epochs=2)
+    train_head(made / "blocks.h5", made / "attentive.safetensors", head="attentive", layer=LAYERS[-1], max_epochs=2)
     assert checked(made / "selected.safetensors") < 1e-5
     assert checked(made / "attentive.safetensors") < 1e-5
 
 
-def load_layers(path: Path) -> tuple[str, ...]:
-    from precompute import open_cache
-
-    with open_cache(path) as cache:
-        return cache.layers
-
-
+@pytest.mark.rotates(2)
 @pytest.mark.parametrize("kind", ["ridge", "mlp", "knn"])
 def test_numbers(made: Path, kind: str) -> None:
     """A head of numbers in place of the one of classes, on the same features."""
@@ -149,6 +148,7 @@ def test_numbers(made: Path, kind: str) -> None:
     assert checked(out) < 2e-2  # of numbers around 1000, in float32
 
 
+@pytest.mark.rotates(2)
 @pytest.mark.parametrize("kind", ["logistic", "ridge", "mlp", "knn"])
 def test_labels(made: Path, kind: str, tmp_path: Path) -> None:
     from precompute.training.kinds import LABEL_HEADS
@@ -167,11 +167,11 @@ def test_labels(made: Path, kind: str, tmp_path: Path) -> None:
     assert len(json.loads(about["thresholds_json"])) == 3
 
 
+@pytest.mark.rotates(2)
 @pytest.mark.parametrize("storage", ["float16", "int8"])
 def test_features_are_rounded_as_in_the_cache(made: Path, storage: str) -> None:
     cache = made / f"{storage}.h5"
-    layer = load_layers(made / "blocks.h5")[-1]
-    extract(made / "photos", cache, backbone="tiny", layer=layer, pooling="none", dtype=storage)
+    extract(made / "photos", cache, backbone="tiny", layer=LAYERS[-1], pooling="none", dtype=storage)
     train_head(cache, made / f"{storage}.safetensors", C=1.0)
     assert checked(made / f"{storage}.safetensors") < 1e-5
 
@@ -259,7 +259,7 @@ def test_int8_beside_fp32(made: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_tail_and_the_command(precompute: Command, made: Path, tmp_path: Path) -> None:
-    done = precompute("fine-tune", made / "photos", "-b", "tiny", "-o", "tail.safetensors", "--max-epochs", "1")
+    done = precompute("fine-tune", made / "photos", "-b", "tiny", "-o", "tail.safetensors", "--epochs", "1")
     assert done.returncode == 0, done.stderr
     done = precompute("export", "tail.safetensors", "-o", "tail.pt2", "--check", made / "photos", "--json")
     assert done.returncode == 0, done.stderr
