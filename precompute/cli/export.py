@@ -176,7 +176,7 @@ def _graph(head: str, output: str, overwrite: bool, **options: Any) -> tuple[dic
     lines: Lines = [
         ("graph", f"resize, {made.backbone}, head and temperature; {made.bytes:,} bytes"),
         ("inputs", "\n".join(made.inputs)),
-        ("output", made.output),
+        ("output", made.gives),
         ("checked", f"with predict on {found.pictures} pictures {found.which}, at fp32"),
         ("", f"largest difference {found.largest_difference:.1g}, {found.other_classes} with another class"),
     ]

@@ -38,7 +38,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class ExportedGraph:
-    """path: the file · names: classes or labels, in the order of the output · inputs, output: of the graph · compared:
+    """path: the file · names: classes or labels, in the order of the output · inputs, gives: of the graph, in words · compared:
     in fp32 · int8: of a graph of 8 bits."""
 
     path: str
@@ -47,7 +47,7 @@ class ExportedGraph:
     backbone: str
     bytes: int
     inputs: tuple[str, ...]
-    output: str
+    gives: str
     compared: Compared
     int8: Int8Scores | None = None
     notes: tuple[str, ...] = ()

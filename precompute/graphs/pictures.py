@@ -55,7 +55,7 @@ class Pictures:
         """Those of the source, evenly spaced, or else the files, but for those that cannot be decoded, or that Pillow
         resizes in the other order."""
         if self.source is None:
-            found = (picture_of(name, raw, transform) for name, raw in self.files)
+            found = iter([picture_of(name, raw, transform) for name, raw in self.files])
         else:
             found = self._of(evenly(np.arange(len(self.source)), MOST_CHECKED), transform)
         for picture in found:
