@@ -69,18 +69,16 @@ def export(file: str, output: str, overwrite: bool, as_json: bool, **options: An
     run(file, output, overwrite=overwrite, as_json=as_json, **options)
 
 
-def run(file: str, output: str, *, overwrite: bool, as_json: bool, **options: Any) -> None:
-    """What `export` and `export-head` do. options: those of one kind of FILE or output alone."""
+def run(file: str, output: str, *, overwrite: bool, as_json: bool, older: bool = False, **options: Any) -> None:
+    """What `export` and, `older`, `export-head` do. options: those of one kind of FILE or output alone."""
+    from precompute.errors import HeadFormatError
+
     given = {name for name, value in options.items() if value}
     ending = os.path.splitext(output)[1].lower()
-    of_heads = ending in (*GRAPHS, *PIPELINES, *CARDS, *STATES)
-    if of_heads and _is_cache(file):
-        raise click.UsageError(
-            f"{file} holds features, and a {ending} file is made of a head: train one first (precompute train-head "
-            f"{file}), or end the name of -o in {', '.join(TABLES)}."
-        )
-    if of_heads or _is_head(file):
-        kind, write = _of_head(ending)
+    if not output:
+        _refuse_no_name()
+    if older or ending in (*GRAPHS, *PIPELINES, *CARDS, *STATES) or _is_head(file):
+        kind, write = _of_head(ending, older)
         allowed = {GRAPHS: (*OF_GRAPH, *OF_BACKBONE), STATES: OF_BACKBONE, CARDS: ()}.get(kind, ())
         if kind is PIPELINES and _is_tail(file):
             allowed = OF_BACKBONE
@@ -88,7 +86,15 @@ def run(file: str, output: str, *, overwrite: bool, as_json: bool, **options: An
         write, allowed = _features, OF_CACHE
     if odd := sorted(given - set(allowed)):
         raise click.UsageError(_misplaced(odd[0], ending))
-    summary, lines = write(file, output, overwrite, **options)
+    try:
+        summary, lines = write(file, output, overwrite, **options)
+    except HeadFormatError as error:
+        if not _is_cache(file):
+            raise
+        raise click.UsageError(
+            f"{file} holds features, and what ends in {ending} is made of a head: train one first (precompute "
+            f"train-head {file}), or end the name of -o in {', '.join(TABLES)}."
+        ) from error
     finished(output)
     print_json(summary) if as_json else print_pairs(None, lines)
 
@@ -115,11 +121,20 @@ def _is_tail(file: str) -> bool:
     return is_tail(file)
 
 
-def _of_head(ending: str) -> tuple[tuple[str, ...], Write]:
+def _refuse_no_name() -> None:
+    from precompute.reports.card import CARD
+    from precompute.system.output import check_output
+
+    check_output("", CARD)
+
+
+def _of_head(ending: str, older: bool) -> tuple[tuple[str, ...], Write]:
     from precompute.cli.export_head import network, pipeline
 
     kinds: dict[tuple[str, ...], Write] = {GRAPHS: _graph, PIPELINES: pipeline, STATES: network, CARDS: _card}
     found = next((kind for kind in kinds if ending in kind), None)
+    if found is None and older:  # which took any ending
+        found = PIPELINES
     if found is None:
         raise click.UsageError(
             f"A head cannot be exported to a {ending or 'file without an ending'}: end the name of -o in "

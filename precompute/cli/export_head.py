@@ -32,12 +32,12 @@ def export_head(
 
     \b
     Examples:
-      precompute export photos.safetensors -o photos.joblib
-      precompute export full.safetensors -o resnet18-photos.pth
+      precompute export-head photos.safetensors -o photos.joblib
+      precompute export-head full.safetensors -o resnet18-photos.pth
     """
     from precompute.cli.export import run
 
-    run(head, output, overwrite=overwrite, as_json=as_json, backbone=backbone, weights=weights)
+    run(head, output, overwrite=overwrite, as_json=as_json, older=True, backbone=backbone, weights=weights)
 
 
 def pipeline(head: str, output: str, overwrite: bool, **options: Any) -> tuple[dict[str, Any], Lines]:

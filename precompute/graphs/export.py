@@ -38,8 +38,8 @@ class Compared:
 
 @dataclass(frozen=True)
 class ExportedGraph:
-    """path: the file · names: classes or labels, in the order of the output · inputs, gives: of the graph, in words · compared:
-    in fp32 · int8: of a graph of 8 bits."""
+    """path: the file · names: classes or labels, in the order of the output · inputs, gives: of the graph, in words ·
+    compared: in fp32 · int8: of a graph of 8 bits."""
 
     path: str
     task: str
