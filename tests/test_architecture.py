@@ -33,6 +33,7 @@ ROOMS: dict[str, str] = {
     "graphs": "errors system sources inputs backbones cache extraction heads training finetuning",
     "prediction": "errors system sources inputs backbones engines cache extraction heads training finetuning",
     "external": "errors system sources cache extraction",
+    "graphs": "errors system sources inputs backbones cache extraction heads training finetuning",
     "export": "errors system cache heads training",
     "diagnosis": "errors system backbones engines cache",
     "demo": "errors system cache extraction heads training evaluation",
