@@ -266,7 +266,12 @@ def train_head(
 
         with training_progress("report"):
             shown = report(
-                *(cache, output, page), seed=seed, labels=labels, groups_file=groups_file, overwrite=overwrite
+                *(cache, output, page),
+                seed=seed,
+                labels=labels,
+                groups_file=groups_file,
+                trained=result,
+                overwrite=overwrite,
             )
     if as_json:
         reported = {} if shown is None else {"report": shown.to_dict()}
