@@ -29,7 +29,8 @@ def command_lines() -> list[str]:
                 found.append(match[1])
     for command in cli.commands.values():
         found += re.findall(r"^ +(precompute [a-z-]+.*)$", command.help or "", re.MULTILINE)
-    return [line.partition(" > ")[0] for line in found if not line.endswith("\\")]
+    lines = [re.sub(r" +#.*$", "", line).partition(" > ")[0] for line in found if not line.endswith("\\")]
+    return [line for line in lines if "--config" not in line]  # it names a file: test_snippets.py runs these
 
 
 @pytest.mark.parametrize("line", command_lines())
@@ -71,7 +72,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_no_page_shows_a_placeholder() -> None:
     for page in PAGES:
-        assert not re.search(r"[A-Z]+_OUTPUT|TODO|FIXME|lorem ipsum", page.read_text()), page
+        assert not re.search(r"\b(TODO|FIXME|TBD|lorem ipsum)\b", page.read_text()), page
 
 
 def test_the_readme_fits_two_screens() -> None:
