@@ -30,13 +30,14 @@ ROOMS: dict[str, str] = {
     "evaluation": "errors system sources inputs backbones cache extraction heads training finetuning",
     "reports": "errors system sources inputs backbones cache extraction heads training finetuning evaluation",
     "schemas": "errors",
+    "graphs": "errors system sources inputs backbones cache extraction heads training finetuning",
     "prediction": "errors system sources inputs backbones engines cache extraction heads training finetuning",
     "external": "errors system sources cache extraction",
     "export": "errors system cache heads training",
     "demo": "errors system cache extraction heads training evaluation",
     "cli": (
         "errors system backbones cache extraction heads training finetuning evaluation reports prediction export "
-        "external demo schemas"
+        "external demo schemas graphs"
     ),
     "__main__": "cli",
     # Inside heads/: what stands on what
