@@ -222,7 +222,7 @@ def python_of(page: str) -> list[Block]:
 RUN = [page for page in PAGES if any(only_parsed(substituted(command)) is None for command in commands_of(page))]
 
 
-@pytest.mark.rotates(6)
+@pytest.mark.rotates(10)
 @pytest.mark.parametrize("page", RUN)
 def test_the_commands_of_a_page_run(
     page: str, template: Path, tmp_path: Path, precompute: Command, monkeypatch: pytest.MonkeyPatch
@@ -278,7 +278,7 @@ NOT_RUN = {
 """Pages whose Python is only compiled, and why."""
 
 
-@pytest.mark.rotates(4)
+@pytest.mark.rotates(5)
 @pytest.mark.parametrize("page", [page for page in PAGES if python_of(page)])
 def test_the_python_of_a_page_runs(
     page: str, template: Path, tmp_path: Path, precompute: Command, monkeypatch: pytest.MonkeyPatch
