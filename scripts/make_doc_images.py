@@ -59,7 +59,7 @@ def sections_of(report: Path, names: tuple[str, ...]) -> list[Image.Image]:
 def report_picture(report: Path, out: Path) -> None:
     """Confusion matrix and map side by side, the first row of mistakes below."""
     confusion, points, mistakes = sections_of(report, ("confusion", "map", "mistakes"))
-    left, right = confusion.crop((0, 99, 610, confusion.height - 10)), points.crop((0, 142, 778, 790))
+    left, right = confusion.crop((0, 118, 610, confusion.height - 10)), points.crop((0, 142, 778, 790))
     half = WIDTH // 2 - 10
     left = left.resize((half, left.height * half // left.width), Image.Resampling.LANCZOS)
     right = right.resize((half, right.height * half // right.width), Image.Resampling.LANCZOS)
