@@ -30,7 +30,6 @@ ROOMS: dict[str, str] = {
     "evaluation": "errors system sources inputs backbones cache extraction heads training finetuning",
     "reports": "errors system sources inputs backbones cache extraction heads training finetuning evaluation",
     "schemas": "errors",
-    "graphs": "errors system sources inputs backbones cache extraction heads training finetuning",
     "prediction": "errors system sources inputs backbones engines cache extraction heads training finetuning",
     "external": "errors system sources cache extraction",
     "graphs": "errors system sources inputs backbones cache extraction heads training finetuning",
