@@ -30,7 +30,7 @@ def command_lines() -> list[str]:
                 found.append(match[1])
     for command in cli.commands.values():
         found += re.findall(r"^ +(precompute [a-z-]+.*)$", command.help or "", re.MULTILINE)
-    return [re.split(r" > |  +#", line)[0] for line in found if not line.endswith("\\")]
+    return [re.split(r" > | +#", line)[0] for line in found if not line.endswith("\\")]
 
 
 @pytest.mark.parametrize("line", command_lines())

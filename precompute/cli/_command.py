@@ -87,7 +87,8 @@ class Command(click.Command):
             origin = ctx.meta.get(ORIGINS, {}).get(error.param.name) if error.param is not None else None
             if origin is None:
                 raise
-            message = f"{re.sub(r'://[^/@\s]*@', '://', error.message)} It comes from {origin}."
+            said = re.sub(r"://[^/@\s]*@", "://", error.message)  # an address may hold a password
+            message = f"{said} It comes from {origin}."
             raise click.BadParameter(message, error.ctx, error.param, error.param_hint) from error
 
     def make_parser(self, ctx: click.Context) -> Any:
