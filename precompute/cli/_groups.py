@@ -30,6 +30,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     ),
     "Scores": ("calibrate", "per-class", "similarity", "average-views"),
     "Repair": ("repair",),
+    "Graph": ("check", "int8"),
     "Page": ("thumbnails", "results", "compare", "map"),
     "Speed": ("engine", "precision", "compile", "device", "batch-size", "workers", "executor", "exact"),
     "Output": (
@@ -75,8 +76,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "compare": "Is one head better than another?",
     },
     "Take along": {
-        "export": "Write features, a head or a model card for other programs.",
-        "export-head": "The same for heads, as it was called before.",
+        "export": "Write features, or a head and its network, for other programs.",
     },
     "Look": {
         "report": "Show results in a page that needs no network.",
