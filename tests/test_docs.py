@@ -25,7 +25,7 @@ def command_lines() -> list[str]:
     found = []
     for page in PAGES:
         for line in page.read_text().splitlines():
-            match = re.match(r"^\s*\$? ?(?:[A-Z_]+=\S+ )?(precompute [a-z-]+ [^`|#]*\S)", line)
+            match = re.match(r"^\s*\$? ?(?:[A-Z_]+=\S+ )?(precompute [a-z-]+ [^`|#]*[^`|#\s])", line)
             if match and page.name != "cli.md":
                 found.append(match[1])
     for command in cli.commands.values():

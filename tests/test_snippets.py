@@ -229,8 +229,8 @@ def test_the_commands_of_a_page_run(
 ) -> None:
     shutil.copytree(template, tmp_path, dirs_exist_ok=True)
     monkeypatch.syspath_prepend(str(tmp_path))
-    for block in python_of(page):
-        if name := re.match(r"# (\w+\.py)\n", block.text):
+    for block in blocks((ROOT / page).read_text()):
+        if name := re.match(r"# (\w+\.(?:py|toml))\n", block.text):
             (tmp_path / name[1]).write_text(block.text)
     for block in blocks((ROOT / page).read_text()):
         if block.language == "toml" and not (tmp_path / "run.toml").exists():
