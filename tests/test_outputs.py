@@ -60,6 +60,7 @@ WRITERS = {
         ".svg",
         "CACHE",
     ),
+    "export card": Writer(("export", "HEAD", "-o"), ("export", "CACHE", "-o"), ".md", "HEAD", known=False),
     "export-head": Writer(
         ("export-head", "HEAD", "-o"), ("export-head", "CACHE", "-o"), ".joblib", "HEAD", known=False
     ),

@@ -23,9 +23,8 @@ from precompute.cli._groups import COMMANDS, OPTIONS, heading_of, section_of
 
 FILE, ORIGINS = "precompute.config", "precompute.origins"
 """Where in click's `meta` the file stands that is named before the command, and where values come from."""
-EXAMPLES = ("batch-size", "seed", "output", "format", "folder")
+EXAMPLES = ("batch-size", "seed", "weights", "layer", "name", "folder")
 """Options that show how a file and a variable name them, the first that a command has."""
-URL_LOGIN = re.compile(r"://[^/@\s]*@")
 WIDEST = 30  # columns for an option's name, as click has them
 
 
@@ -88,7 +87,8 @@ class Command(click.Command):
             origin = ctx.meta.get(ORIGINS, {}).get(error.param.name) if error.param is not None else None
             if origin is None:
                 raise
-            message = f"{URL_LOGIN.sub('://', error.message)} It comes from {origin}."
+            said = re.sub(r"://[^/@\s]*@", "://", error.message)  # an address may hold a password
+            message = f"{said} It comes from {origin}."
             raise click.BadParameter(message, error.ctx, error.param, error.param_hint) from error
 
     def make_parser(self, ctx: click.Context) -> Any:

@@ -287,9 +287,9 @@ def _next(cache: str, output: str | None, *, reported: bool) -> str | None:
     if output is None:
         return None
     page = f"{os.path.splitext(output)[0]}.html"
-    commands: list[tuple[str, ...]] = [("precompute", "predict", output, "new-samples")]
+    commands = [["precompute", "predict", output, "new-samples"]]
     if not reported:
-        commands.append(("precompute", "report", cache, output, "-o", page))
+        commands.append(["precompute", "report", cache, output, "-o", page])
     return "\n".join(map(shlex.join, commands))
 
 

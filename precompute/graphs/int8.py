@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from precompute.graphs.build import Run, described, exported, need_onnx, onnx_of, quiet, run_onnx
 from precompute.graphs.network import OUTPUTS, PIXELS, Network
@@ -22,14 +24,14 @@ from precompute.heads.scoring.scores import wilson_interval
 from precompute.training.targets import CLASSES, LABELS
 
 QUANTISED = ["Conv", "MatMul", "Gemm"]
-HEAD_SCOPES = ("head", "temperature", "join", "stored")
+HEAD_SCOPES = ("core.head", "core.temperature", "core.join", "core.stored")
 
 
 @dataclass(frozen=True)
 class Int8Scores:
-    """kind: static or dynamic · calibrated_on: pictures · pictures: that both graphs ran on · agree: share with the same
-    class, or the same labels; None of a number · largest_difference, mean_difference: of outputs · scored: labelled
-    pictures among them, and the accuracy of both with its 95% interval, None where there are none."""
+    """kind: static or dynamic · calibrated_on: pictures · pictures: that both graphs ran on · agree: share with the
+    same class, or the same labels; None of a number · largest_difference, mean_difference: of outputs · scored:
+    labelled pictures among them, and the accuracy of both with its 95% interval, None where there are none."""
 
     kind: str
     calibrated_on: int
@@ -50,7 +52,7 @@ def quantised(
     """The ONNX file of 8 bits, and its scores beside those of `fp32`. folder: for files in between."""
     onnx, _ = need_onnx()
     crop = network.preprocess.transform.crop
-    core = onnx_of(exported(network.core, network.file.path, crop=crop), network.file.path,
+    core = onnx_of(exported(_Alone(network.core).eval(), network.file.path, crop=crop), network.file.path,
                    output=OUTPUTS[network.task], crop=True)  # fmt: skip
     plain, prepared, made = (os.path.join(folder, name) for name in ("core.onnx", "prepared.onnx", "int8.onnx"))
     onnx.save(core, plain)
@@ -58,7 +60,9 @@ def quantised(
     with quiet():
         kind = _quantise(plain, prepared, made, inputs)
     resize = onnx_of(
-        exported(ResizeAndCrop(network.preprocess.transform).eval(), network.file.path), network.file.path, output="resized"
+        exported(ResizeAndCrop(network.preprocess.transform).eval(), network.file.path),
+        network.file.path,
+        output="resized",
     )
     small = onnx.load(made)
     small.ir_version = resize.ir_version = max(small.ir_version, resize.ir_version)
@@ -74,6 +78,18 @@ def quantised(
     return content, _scores(network, fp32, run_onnx(path), pictures, kind, len(inputs))
 
 
+class _Alone(nn.Module):
+    """The output of one picture without an axis of pictures, as a whole graph gives it."""
+
+    def __init__(self, core: nn.Module) -> None:
+        super().__init__()
+        self.core = core
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.core(pixels)[0]
+        return found
+
+
 def _quantise(plain: str, prepared: str, made: str, inputs: list[NDArray[np.uint8]]) -> str:
     import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic, quantize_static
@@ -83,7 +99,9 @@ def _quantise(plain: str, prepared: str, made: str, inputs: list[NDArray[np.uint
     quant_pre_process(plain, prepared, skip_symbolic_shape=True)
     left = [node.name for node in onnx.load(prepared).graph.node if _of_head(node)]
     if not inputs:
-        quantize_dynamic(prepared, made, op_types_to_quantize=QUANTISED, nodes_to_exclude=left, weight_type=QuantType.QUInt8)
+        quantize_dynamic(
+            prepared, made, op_types_to_quantize=QUANTISED, nodes_to_exclude=left, weight_type=QuantType.QUInt8
+        )
         return "dynamic"
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
@@ -136,7 +154,9 @@ def _scores(network: Network, fp32: Run, int8: Run, pictures: Pictures, kind: st
     )
     found = [(fp32(one.pixels, one.pillow), int8(one.pixels, one.pillow), place) for one, place in known]
     if not found:
-        found = [(fp32(one.pixels, one.pillow), int8(one.pixels, one.pillow), None) for one in pictures.checked(transform)]
+        found = [
+            (fp32(one.pixels, one.pillow), int8(one.pixels, one.pillow), None) for one in pictures.checked(transform)
+        ]
     plain, small = (np.array([pair[at] for pair in found], np.float64) for at in (0, 1))
     true = np.array([-1 if place is None else place for *_, place in found])
     return Int8Scores(
@@ -164,7 +184,9 @@ def _accuracies(plain: NDArray[np.float64], small: NDArray[np.float64], true: ND
     n = int(scored.sum())
     if not n:
         return {"scored": 0}
-    hits = {name: int((values.argmax(axis=1) == true)[scored].sum()) for name, values in (("int8", small), ("fp32", plain))}
+    hits = {
+        name: int((values.argmax(axis=1) == true)[scored].sum()) for name, values in (("int8", small), ("fp32", plain))
+    }
     return {
         "scored": n,
         "accuracy": hits["int8"] / n,

@@ -54,9 +54,9 @@ def _read(name: str) -> dict[str, Any]:
 def _used_by(schema: Any) -> set[str]:
     """The shared definitions that `schema` refers to itself."""
     if isinstance(schema, list):
-        return set().union(*map(_used_by, schema))
+        return set[str]().union(*map(_used_by, schema))
     if not isinstance(schema, dict):
         return set()
-    found = set().union(*map(_used_by, schema.values()))
+    found = set[str]().union(*map(_used_by, schema.values()))
     target = schema.get("$ref")
     return found | {target.removeprefix(SHARED)} if isinstance(target, str) else found
