@@ -247,6 +247,7 @@ CURVE = {
 }
 
 
+@pytest.mark.slow
 def test_curves_of_few_shot(cache: Path, precompute: Command, tmp_path: Path) -> None:
     done = precompute("few-shot", cache, "--shots", "1,3", "--draws", 2, "--json")
     (tmp_path / "few.json").write_text(done.stdout)

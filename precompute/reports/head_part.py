@@ -20,6 +20,13 @@ from precompute.training.score_names import LINES_OF, interval_of, percent
 from precompute.training.targets import CLASSES, LABELS, NUMBER
 
 MOST_CHOICES = 20  # values of a list among what a head chose
+OF_SOLVERS = {
+    "objective",
+    "gap",
+    "iterations",
+    "stopped_early",
+    "converged",
+}  # which `summary` speaks of where it matters
 DIGITS = 5  # of a probability
 
 
@@ -35,7 +42,7 @@ def head_part(head: ScoredHead, places: Places) -> dict[str, Any]:
         "trained_on": len(head.parts["train"]) if "train" in head.parts else 0,
         "seconds": _number(training.get("seconds")),
         "summary": fitted.summary(),
-        "choices": {name: value for name, value in choices.items() if _is_short(value)},
+        "choices": {name: value for name, value in choices.items() if name not in OF_SOLVERS and _is_short(value)},
         "seed": training.get("seed") if isinstance(training.get("seed"), int) else None,
         "selected_on": selected if isinstance(selected, str) else None,
         "groups": head.groups,
