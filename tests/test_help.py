@@ -43,7 +43,7 @@ def test_every_command_has_a_section() -> None:
     assert not lost, f"name a section and a few words in {HELP} for {', '.join(lost)}"
     text = help_of("")
     assert [name for name in re.findall(r"^  ([\w-]+)  ", text, re.MULTILINE) if name in cli.commands] == [
-        name for names in COMMANDS.values() for name in names if name in cli.commands
+        name for names in COMMANDS.values() for name in names if name in cli.commands and not cli.commands[name].hidden
     ]
     assert OTHER_COMMANDS not in text
     assert all(len(line) <= 100 for line in text.splitlines())

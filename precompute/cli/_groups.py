@@ -76,7 +76,7 @@ COMMANDS: dict[str, dict[str, str]] = {
     },
     "Take along": {
         "export": "Write features, a head or a model card for other programs.",
-        "export-head": "The same for heads, as it was called before.",
+        "export-head": "Write a head, tail or network: see export.",
     },
     "Look": {
         "report": "Show results in a page that needs no network.",
