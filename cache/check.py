@@ -43,7 +43,7 @@ COLUMN_TYPES = ("|u1", "<i8", "<f4", "<f8")  # and strings of fixed length
 def read_layout(path: str) -> Layout:
     """Check the file at `path` without following any link in it, and say where its columns lie.
 
-    Raises CacheFormatError where it is not a precompute cache, is cut short, or has a part this version does not know,
+    Raises CacheFormatError where it is not a precompute cache, is truncated, or has a part this version does not know,
     and CacheLockedError where HDF5 locks are asked for and another program holds one.
     """
     while True:
@@ -97,7 +97,7 @@ def _still_there(path: str, before: os.stat_result) -> bool:
 def _damaged(path: str, what: str) -> CacheFormatError:
     return CacheFormatError(
         f"{path} {what}.",
-        hint="If a copy or download was cut short, fetch it again; else extract again to another output.",
+        hint="If a copy or download was truncated, fetch it again; else extract again to another output.",
     )
 
 
@@ -315,7 +315,7 @@ def _column(path: str, file: h5py.File, name: str, size: int) -> Column:
     column = Column(name, 0 if offset is None else int(offset), dtype, shape)
     if column.nbytes and (offset is None or column.offset + column.nbytes > size):
         raise CacheFormatError(
-            f"{path} is cut short: `{name}` ends at byte {column.offset + column.nbytes:,}, the file has {size:,}.",
+            f"{path} is truncated: `{name}` ends at byte {column.offset + column.nbytes:,}, the file has {size:,}.",
             hint="Fetch or copy the file again; if there is no whole copy, extract again to another output.",
         )
     return column

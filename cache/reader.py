@@ -380,12 +380,12 @@ def _refuse_holes(path: str, descriptor: int, ids: Column) -> None:
     if hole < ids.offset + ids.nbytes:
         raise CacheFormatError(
             f"{path} is not a precompute feature file: the names of its {ids.shape[0]:,} samples were never written.",
-            hint="If a copy or download was cut short, fetch it again; else extract again to another output.",
+            hint="If a copy or download was truncated, fetch it again; else extract again to another output.",
         )
 
 
 def _damaged(path: str, what: str) -> CacheFormatError:
     return CacheFormatError(
         f"{path} is damaged: {what}.",
-        hint="If a copy or download was cut short, fetch it again; else extract again to another output.",
+        hint="If a copy or download was truncated, fetch it again; else extract again to another output.",
     )

@@ -112,7 +112,7 @@ def predict_each(
     began = time.monotonic()
     if not heads:
         raise UsageError(
-            "predict needs one head or more.", hint="Such as: precompute predict photos.safetensors photos"
+            "predict needs one head or more.", hint="For example: precompute predict photos.safetensors photos"
         )
     opened = [open_head(path) for path in heads]
     words = words_of_spec(opened[0].metadata.get("spec"))

@@ -157,7 +157,7 @@ def test_what_scikit_learn_has_no_equal_of_is_named() -> None:
 
 
 def test_a_head_that_predicts_otherwise_than_its_parts_say_is_refused() -> None:
-    """Such as one that learns to do more than the class of scikit-learn that stands for it."""
+    """For example one that learns to do more than the class of scikit-learn that stands for it."""
 
     class ScaledHead(LogisticHead):
         def predict_proba(self, X: object) -> np.ndarray:

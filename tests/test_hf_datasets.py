@@ -416,7 +416,7 @@ def test_an_address_is_no_name_and_not_shown() -> None:
 
 @pytest.mark.parametrize("text", ["", ":x", "a@", "a#x@y", "a:b:c", "a\0"])
 def test_a_name_that_is_none_says_how_it_is_written(text: str) -> None:
-    with pytest.raises(SourceError, match="is no name of a data set") as caught:
+    with pytest.raises(SourceError, match="is not a name of a data set") as caught:
         understood(MARK + text)
     assert "OWNER/NAME" in caught.value.hint
 

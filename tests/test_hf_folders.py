@@ -65,7 +65,7 @@ def modules(kind: str, path: str = "1_Pooling") -> Change:
 
 
 def indexed(*names: str) -> Change:
-    """An index in place of the weights."""
+    """An index instead of the weights."""
 
     def change(folder: Path) -> None:
         (folder / "model.safetensors").rename(folder / "part.safetensors")
@@ -86,7 +86,7 @@ HOSTILE: dict[str, tuple[Change, str, str]] = {
     "another pickle": (pickled("model.ckpt"), r"model\.ckpt, a form that can run code", "--weights PATH"),
     "code": (
         with_code(auto_map={"AutoConfig": "modeling.Config", "AutoModel": "modeling.Model"}),
-        r"config\.json asks for code to be run \(auto_map: .*modeling\.Config",
+        r"config\.json requests that code be run \(auto_map: .*modeling\.Config",
         "factory",
     ),
     "code from elsewhere": (
@@ -98,11 +98,11 @@ HOSTILE: dict[str, tuple[Change, str, str]] = {
     ),
     "code for a tokenizer": (
         values("tokenizer_config.json", auto_map={"AutoTokenizer": ["modeling.Words", None]}),
-        r"tokenizer_config\.json asks for code to be run",
+        r"tokenizer_config\.json requests that code be run",
         "factory",
     ),
     "code deep inside": (values("config.json", text_config={"auto_map": {"A": "b.C"}}), "asks for code", "factory"),
-    "code of a module": (modules("modeling.Pooling"), r"modules\.json asks for code to be run", "factory"),
+    "code of a module": (modules("modeling.Pooling"), r"modules\.json requests that code be run", "factory"),
     "a module like the real one": (modules("sentence_transformers_x.models.Pooling"), "asks for code", "factory"),
     "a module elsewhere": (modules("sentence_transformers.models.Pooling", "../1_Pooling"), "names the folder", ""),
     "settings of a module with code": (

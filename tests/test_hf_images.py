@@ -369,9 +369,9 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "an absurd crop": ({**CLIP, "crop_size": 10**9}, "crop_size 1000000000"),
     "no number of Pillow's": ({**ViT, "resample": 9}, "resample 9"),
     "two channels": ({**ViT, "image_mean": [0.5, 0.5]}, "image_mean"),
-    "no deviation": ({**ViT, "image_std": [0, 0, 0]}, r"image_std as \[0, 0, 0\], which is out of bounds"),
+    "no deviation": ({**ViT, "image_std": [0, 0, 0]}, r"image_std as \[0, 0, 0\], which is out of range"),
     "an absurd part": ({**CONVNEXT, "size": {"shortest_edge": 224}, "crop_pct": 1e-9}, "crop_pct 1e-09"),
-    "code": ({**ViT, "auto_map": {"AutoImageProcessor": "mine.Mine"}}, "asks for code to be run"),
+    "code": ({**ViT, "auto_map": {"AutoImageProcessor": "mine.Mine"}}, "requests that code be run"),
 }
 
 

@@ -231,7 +231,7 @@ REFUSED = {
     "axes_other|pooling_other|axes_more": "axes and pooling of `features/flatten` are not those that its spec names",
     "columns_3000": "it holds 3002 further columns",
     "columns_vlen": OBJECTS,
-    "columns_(short|complex|wide)": r"`columns/site` is \S* ?\(|is cut short: `columns/site` ends at byte",
+    "columns_(short|complex|wide)": r"`columns/site` is \S* ?\(|is truncated: `columns/site` ends at byte",
     "columns_without_digest": "`columns/site`: it has no `digest` attribute",
     "column_digest_other|column_changed": "its column `columns/site` is not the one it was made with",
     "requires_x": "requires 'x', which this precompute does not know",
@@ -250,8 +250,8 @@ REFUSED = {
     r"spec_(?!in_dense)\w+|key_other": TRUST,
     r"table_(other|short)|labels_swapped|ids_swapped|class_renamed|split_changed": TABLE,
     r"forged_label_\w+": "it has labels without a class",
-    "never_written|array_type|long_ids|offset_undefined": "is cut short: `[a-z/]+` ends at byte",
-    r"offset_(?!in_the_digests|undefined)\w+|\w+_2_to_\d+": f"{STRUCTURE}|is cut short: ",  # by HDF5
+    "never_written|array_type|long_ids|offset_undefined": "is truncated: `[a-z/]+` ends at byte",
+    r"offset_(?!in_the_digests|undefined)\w+|\w+_2_to_\d+": f"{STRUCTURE}|is truncated: ",  # by HDF5
     "shape_empty|rows_none": f"{STRUCTURE}|{KIND}",  # HDF5 1.14 can read it
     r"cut_\d+|random_bytes|signature_and_noise|empty|zeros|text|loop": HDF5,
     "rows_10_to_10": "the names of its 10,000,000,000 samples were never written",
@@ -266,7 +266,7 @@ REFUSED = {
     "int8_scales_are_the_vectors": r"`scales/maps` is float16 \(6, 3\), not float32 \(6, 3, 2\)",
     "int8_scales_vlen": OBJECTS,
     "int8_scales_chunked": STORED,
-    "int8_scales_never_written": "is cut short: `scales/maps` ends at byte",
+    "int8_scales_never_written": "is truncated: `scales/maps` ends at byte",
     "int8_scales_(external|soft)": LINK,
     "int8_codes_signed|int8_codes_float32": r"`features/maps` is \S+ \(",
     "int8_codes_of_the_vector": r"`features/vector` is uint8 \(",
@@ -379,7 +379,7 @@ def test_weights_are_refused_and_run_nothing(hostile: Path, tried: Path) -> None
         "zip_bomb": "it is compressed, or its records overlap: it would take 2,147,48",
         "records_overlap": "it is compressed, or its records overlap",
         r"two_pickles\w*": "two records of one name",
-        r"archive_\w+|two_directories": "cut short, or is followed by something else",
+        r"archive_\w+|two_directories": "truncated, or is followed by something else",
         "records_10_to_6": "its directory has .* more than the limit",
         "name_with_nul": "directory of its zip archive is damaged",
         "pickle_nowhere": "no data.pkl",

@@ -234,7 +234,7 @@ def test_openai_s_weights_are_refused_without_their_gelu() -> None:
         ("ViT-B-32/mine", "random", "no weights 'mine' of ViT-B-32", "laion2b_s34b_b79k"),
         ("ViT-B-32", "DEFAULT", "does not say which weights", "open_clip:ViT-B-32/laion2b_s34b_b79k"),
         ("ViT-S-32-alt", "DEFAULT", "does not say which weights", "random:SEED"),
-        ("ViT-B-32/laion2b_s34b_b79k", "DEFAULT@main", "'main' is no revision", "laion2b_s34b_b79k@"),
+        ("ViT-B-32/laion2b_s34b_b79k", "DEFAULT@main", "'main' is not a revision", "laion2b_s34b_b79k@"),
         ("ViT-B-32/laion2b_s34b_b79k", "nothing", "has no weights 'nothing'", "laion2b_s34b_b79k"),
         ("./nowhere", "DEFAULT", "There is no folder ./nowhere", ""),
     ],

@@ -243,7 +243,7 @@ def test_a_file_of_its_own_kind_is_replaced(writer: Writer, place: Path, precomp
 
 
 def test_another_kind_of_ours_is_foreign(writer: Writer, place: Path, precompute: Command) -> None:
-    """A head in place of a cache, a cache in place of a picture: both are precompute's, and still a mistake."""
+    """A head instead of a cache, a cache instead of a picture: both are precompute's, and still a mistake."""
     output = f"out{writer.suffix}"
     shutil.copy("HEAD" if writer.suffix == ".h5" else "CACHE", output)
     before = everything(place)

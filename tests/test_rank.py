@@ -177,7 +177,7 @@ def test_a_backbone_that_sees_the_class_is_before_one_that_does_not(corners: Pat
     assert second.score < 0.7
     assert first.interval[0] <= first.score <= first.interval[1]
     assert first.behind is None
-    assert found.words == "test_rank:sees is the best of these, and the difference can be told from chance."
+    assert found.words == "test_rank:sees is significantly better than the others."
     assert found.tried == found.images == 120
     assert found.tau is None  # both have three parameters
     assert (first.cost.images, first.width, first.parameters) == (120, 3, 3)
@@ -192,7 +192,7 @@ def test_equal_backbones_are_tied_and_the_verdict_says_so(corners: Path) -> None
     assert one.score == other.score
     assert other.behind is not None
     assert (other.behind.difference, other.behind.p_value) == (0, 1)
-    assert "cannot be told apart from the best with 60 images" in found.words
+    assert "No significant difference between " in found.words and " with 60 images" in found.words
     assert found.tried == 60
 
 

@@ -95,7 +95,7 @@ class TestRayExecutor(ExecutorContract):
 
 @pytest.fixture
 def many(tmp_path: Path) -> Path:
-    """96 pictures, of which one is cut short and two are copies of others."""
+    """96 pictures, of which one is truncated and two are copies of others."""
     photos = make_photos(tmp_path / "many", per_class=24)
     paths = sorted(path for path in photos.rglob("*") if path.is_file())
     paths[5].write_bytes(paths[5].read_bytes()[:60])

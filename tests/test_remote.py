@@ -331,7 +331,7 @@ def test_addresses_with_secrets_are_refused_and_not_shown(tmp_path: Path, addres
     ("address", "said"),
     [
         ("s3://no-such-bucket/photos", "the bucket does not exist"),
-        ("s3://BUCKET/nothing", "nothing lies below it"),
+        ("s3://BUCKET/nothing", "nothing is below it"),
         ("s3://BUCKET/none-*.tar", "matches no object"),
         ("s3://BUCKET/none.csv", "No such object"),
         ("s3://BUCKET/none.tar", "No such object"),
@@ -450,7 +450,7 @@ def test_a_shard_that_is_refused_says_what_to_check(bucket: Bucket, monkeypatch:
 def test_answers_that_never_change_are_not_waited_for(
     bucket: Bucket, monkeypatch: pytest.MonkeyPatch, status: int, code: str, said: str
 ) -> None:
-    """Such as an address of http that redirects to https: botocore asks for the region of the bucket, and so on."""
+    """For example an address of http that redirects to https: botocore asks for the region of the bucket, and so on."""
     with Proxy(bucket.server, [refuses(status, code)]) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
         with pytest.raises(SourceError, match=said):

@@ -648,7 +648,7 @@ def test_hostile_headers_cost_the_one_member(tmp_path: Path, middle: bytes, line
 @pytest.mark.parametrize(
     ("behind", "why"),
     [
-        (b"", "cut short"),
+        (b"", "truncated"),
         (b"x" * 512, "no tar header at byte 1,024"),
         (b"x" * 10, "no tar header at byte 1,024"),
         (raw_header("big.jpg", tarfile.REGTYPE, 2**40) + b"x", "within a member of 1,099,511,627,776 bytes"),

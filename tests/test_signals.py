@@ -19,7 +19,7 @@ from forks import Forks
 from precompute.cli._signals import Interrupted, Signals
 
 ENDING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
-GO_ON = "Run the same command again to go on.\n"
+GO_ON = "Run the same command again to resume.\n"
 MANY = 30_000  # names of one photo, so that listing them takes a while
 ROWS = 2_000_000  # of a table, the same
 LONG = {
@@ -112,7 +112,7 @@ def test_a_signal_is_heard_while_libraries_load(folder: Path) -> None:
 
 
 def test_what_is_ignored_stays_ignored() -> None:
-    """Such as SIGHUP under nohup."""
+    """For example SIGHUP under nohup."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with Signals().interrupting(lambda _: None):

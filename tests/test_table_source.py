@@ -228,9 +228,7 @@ def test_a_lost_permission_throws_no_row_away(form: str) -> None:
             os.seteuid(me)
             (photos / "val/cats").chmod(0o755)
         assert source.unseen == tuple(range(12, 18))
-        with pytest.raises(
-            SourceError, match=r"val/cats/0.jpg cannot be looked at, .* would be thrown away, and 5 more"
-        ):
+        with pytest.raises(SourceError, match=r"val/cats/0.jpg cannot be looked at, .* would be discarded, and 5 more"):
             extract(source, out, backbone="tiny")
         assert out.read_bytes() == before
         assert extract(source, out, backbone="tiny", overwrite=True).rows == 24

@@ -211,7 +211,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "calibrated": ({"calibrated": True, "label_column": "size"}, "--calibrate is for --task classes, .* a number"),
     "a protocol": ({"protocol": "simclr", "label_column": "several"}, "--protocol is for --task classes, .* several"),
     "a search": ({"head": "mlp", "search": True, "label_column": "size"}, "A search is for --task classes"),
-    "a parameter": ({"C": 1.0, "label_column": "size"}, "C is no parameter of the ridge head"),
+    "a parameter": ({"C": 1.0, "label_column": "size"}, "C is not a parameter of the ridge head"),
 }
 
 

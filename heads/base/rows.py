@@ -42,7 +42,7 @@ class LazyArray(Protocol):
 
 
 class RowView:
-    """Rows `rows` of `features` (N, ...), each flattened, as something that heads take in the place of an array.
+    """Rows `rows` of `features` (N, ...), each flattened, as something that heads take instead of an array.
 
     features: float16, float32 or float64, such as `Cache.features()`, which need be no array (see `LazyArray`) · rows:
     (n,) integers, None for all.

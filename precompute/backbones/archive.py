@@ -63,7 +63,7 @@ def _directory(file: IO[bytes], size: int) -> tuple[int, int, bytes]:
     tail_start = max(0, size - END.size - LOCATOR.size - END64.size)
     file.seek(tail_start)
     tail = file.read(size - tail_start)
-    damaged = ValueError("its zip archive is cut short, or is followed by something else")
+    damaged = ValueError("its zip archive is truncated, or is followed by something else")
     if len(tail) < END.size or not tail.endswith(b"\0\0"):
         raise damaged
     signature, disk, first_disk, here, count, length, start, _ = END.unpack(tail[-END.size :])
@@ -137,6 +137,6 @@ def _content(file: IO[bytes], record: Record, end: int) -> bytes:
         raise ValueError("a record of its zip archive is damaged")
     start = record.offset + LOCAL.size + sum(LOCAL.unpack(header)[-2:])
     if start + record.length > end:
-        raise ValueError("a record of its zip archive is cut short")
+        raise ValueError("a record of its zip archive is truncated")
     file.seek(start)
     return file.read(record.length)

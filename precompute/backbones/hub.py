@@ -109,14 +109,14 @@ def _not_here(
     place = os.path.join(cache, f"models--{repository.replace('/', '--')}")
     at = f" at {revision}" if revision else ""
     return WeightsError(
-        f"The weights of {repository}{at} are not on this machine and could not be fetched "
+        f"The weights of {repository}{at} are not on this machine and could not be downloaded "
         f"({type(error).__name__}: {reason}).\nMissing file: {names[0]} in {place}",
-        hint="Four ways out: fetch them where there is a network, and copy that folder here (HF_HOME says where the "
-        "cache lies); where the repository asks for it, log in with `hf auth login` or set HF_TOKEN; "
+        hint="Four options: download them on a machine with a network, and copy that folder here (HF_HOME is the place of "
+        "the cache); if the repository requires it, log in with `hf auth login` or set HF_TOKEN; "
         + (
-            "name a folder you have: -b hf:./folder; or go without, with another backbone."
+            "name a folder you have: -b hf:./folder; or use another backbone."
             if folder
-            else "name a file you have with --weights PATH; or go without, with --weights random."
+            else "name a file you have with --weights PATH; or use --weights random."
         ),
     )
 

@@ -125,8 +125,8 @@ def cut(
             if layout is None:
                 raise BackboneError(
                     f"Which axes of the layer {layer!r}, {' x '.join(map(str, shape))} for one image, are positions "
-                    "cannot be told, so there is no mean over them.",
-                    hint="Take --pooling none, a layer nearby, or a factory that averages itself.",
+                    "cannot be determined, so there is no mean over them.",
+                    hint="Use --pooling none, a layer nearby, or a factory that averages itself.",
                 )
             pool = Pooling(layout.positions, layout.prefix)
             kept = tuple(size for axis, size in enumerate(shape, start=1) if axis not in layout.positions)
@@ -283,7 +283,7 @@ def blocks(model: nn.Module, tracing: Tracing = TORCHVISION) -> list[str]:
     ]
     if not pools:
         raise BackboneError(
-            "The backbone has no blocks that could be told apart.", hint="Name the layers: --layer A --layer B."
+            "The backbone has no blocks that can be identified.", hint="Name the layers: --layer A --layer B."
         )
     return pools
 

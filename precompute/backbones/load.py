@@ -247,7 +247,7 @@ def _check_shapes(
                 raise BackboneError(
                     f"The layer {tap.layer!r} of {name} gives features of {tuple(features.shape[1:])} for samples of "
                     f"{', '.join(str(tuple(one.shape[1:])) for one in batch)}, and of {tap.shape} for others.",
-                    hint="Take a layer or a --pooling that leaves one vector for each sample.",
+                    hint="Use a layer or a --pooling that leaves one vector for each sample.",
                 )
 
 
@@ -258,7 +258,7 @@ def _check_merged(name: str, taps: tuple[Tap, ...], preprocess: Preprocess) -> N
             raise BackboneError(
                 f"The layer {tap.layer!r} of {name} has positions, {' x '.join(map(str, tap.shape))}, and a clip is as "
                 "many windows as it needs, whose features are pooled.",
-                hint="Take --pooling mean, or a layer that gives one vector.",
+                hint="Use --pooling mean, or a layer that gives one vector.",
             )
 
 
@@ -277,7 +277,7 @@ def _with_views(preprocess: Preprocess, views: int, steps: Sequence[str]) -> Pre
     if isinstance(preprocess, ImagePreprocess):
         return replace(preprocess, views=views, augmentation=Augmentation.of(steps))
     raise UsageError(
-        "The backbone has a preprocessing of its own, which makes its own views.",
+        "The backbone has its own preprocessing, which makes its own views.",
         hint="Leave --views and --augment out; its Preprocess says how many `views` it makes.",
     )
 

@@ -265,7 +265,7 @@ def _check_agrees(tail: Tail, activation: torch.Tensor, features: torch.Tensor) 
 
 
 def own_tail(name: str, backbone: Backbone, layer: str, *, seed: int = 0) -> nn.Module:
-    """A module of the user's own in place of what lies behind `layer`: (B, *shape) floats -> features (B, d).
+    """A module of the user's own instead of what lies behind `layer`: (B, *shape) floats -> features (B, d).
 
     name: `package.module:factory`, also from the current folder. The factory is called with the shape of the activation
     of one sample, a tuple, after seeding torch with `seed`; the module it returns is tried on two random samples. Any
@@ -275,9 +275,7 @@ def own_tail(name: str, backbone: Backbone, layer: str, *, seed: int = 0) -> nn.
     and UsageError where `name` is no such name.
     """
     if not is_code(name):
-        raise UsageError(
-            f"A tail of your own is named package.module:factory. Got {name!r} instead.", hint="See --tail."
-        )
+        raise UsageError(f"Your own tail is named package.module:factory. Got {name!r} instead.", hint="See --tail.")
     shape = _shape_at(backbone, layer)
     module_name, _, attribute = name.partition(":")
     with current_folder_importable(), torch.random.fork_rng(devices=[]):

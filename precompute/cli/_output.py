@@ -168,7 +168,7 @@ def training_progress(what: str) -> Iterator[None]:
 
 
 def duration(seconds: float | None) -> str:
-    """Such as 1:02:03 or 0:07."""
+    """For example 1:02:03 or 0:07."""
     if seconds is None:
         return "?"
     minutes, rest = divmod(round(seconds), 60)

@@ -71,7 +71,7 @@ class Signals:
         if not self._gentle:
             self.raised = signum
             raise Interrupted(signum)
-        click.echo("Stopping after the batch in flight; once more to stop at once.", err=True)
+        click.echo("Stopping after the current batch; repeat to stop at once.", err=True)
 
     @contextlib.contextmanager
     def interrupting(self, give_up: Callable[[int], None]) -> Iterator[None]:

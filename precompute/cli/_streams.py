@@ -21,7 +21,7 @@ LOST = 1  # exit status: done, but the result could not be printed
 
 
 def hold_descriptors() -> None:
-    """Open /dev/null in the place of standard descriptors that are closed.
+    """Open /dev/null instead of standard descriptors that are closed.
 
     Else the next file to be opened, such as the cache, would be descriptor 1 or 2, and get what libraries print there.
     """

@@ -218,11 +218,11 @@ def _check_openvino(kind: str, device: str, precision: str, machine: Machine) ->
     if not machine.openvino:
         raise DeviceError("The engine openvino is not installed.", hint=f"{INSTALL_OPENVINO}, or --engine torch.")
     if kind != "cpu":
-        raise UsageError(f"The engine openvino runs on the CPU, not on {device}.", hint="Take --engine torch.")
+        raise UsageError(f"The engine openvino runs on the CPU, not on {device}.", hint="Use --engine torch.")
     if precision not in ("auto", *machine.openvino):
         raise DeviceError(
             f"This CPU does not compute in {precision} with OpenVINO.",
-            hint=f"Take --precision {' or '.join(machine.openvino)}, or --engine torch.",
+            hint=f"Use --precision {' or '.join(machine.openvino)}, or --engine torch.",
         )
 
 

@@ -185,7 +185,7 @@ def _convert(openvino: Any, module: nn.Module, preprocess: Preprocess, sample: T
             model = openvino.convert_model(traced, input=shapes)
     except Exception as error:
         raise BackboneError(
-            f"OpenVINO cannot convert the backbone ({_first_line(error)}).", hint="Take --engine torch."
+            f"OpenVINO cannot convert the backbone ({_first_line(error)}).", hint="Use --engine torch."
         ) from error
     known[1][shape_of(sample)] = model
     return model

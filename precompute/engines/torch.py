@@ -221,7 +221,7 @@ class TorchEngine(Engine):
                 if self.chunk == 1:
                     raise DeviceError(
                         f"{self.choice.device} has too little memory for one sample.",
-                        hint="Free memory on it (see nvidia-smi), or take --device cpu.",
+                        hint="Free memory on it (see nvidia-smi), or use --device cpu.",
                     ) from error
             self.chunk = (self.chunk + 1) // 2  # outside the handler, which holds on to the tensors
             torch.cuda.empty_cache()

@@ -39,7 +39,7 @@ class Candidate:
         """NAME or NAME=WEIGHTS, such as resnet18, mobilenet_v2=weights.pth or resnet50=random:1."""
         name, sign, weights = text.partition("=")
         if not name or (sign and not weights):
-            raise UsageError(f"{text!r} names no backbone.", hint="Such as resnet18, or mobilenet_v2=weights.pth.")
+            raise UsageError(f"{text!r} names no backbone.", hint="For example resnet18, or mobilenet_v2=weights.pth.")
         return cls(name, weights or "DEFAULT")
 
     @property

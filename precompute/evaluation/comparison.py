@@ -96,8 +96,8 @@ class Comparison:
         higher = getattr(found, "higher_is_better", True)
         better = a if (found.difference > 0) == higher else b
         if found.distinct:
-            return f"{better} is better, and the difference can be told from chance."
-        return f"The difference cannot be told from chance on these {found.n:,} {self.unit}."
+            return f"{better} is significantly better."
+        return f"No significant difference on these {found.n:,} {self.unit}."
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -161,7 +161,7 @@ def _compared(
     split = _common_split(a, b)
     (rows_a, rows_b), left_out = _common_rows(a, b, split)
     notes = [
-        f"{split} chose a setting of {side.name}, so its score flatters"
+        f"{split} chose a setting of {side.name}, so its score is optimistic"
         for side in (a, b)
         if side.saved.metadata["training"].get("selected_on") == split
     ]

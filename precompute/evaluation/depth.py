@@ -148,7 +148,7 @@ def _check_numbers(shots: Sequence[int | str], draws: int) -> None:
                 hint=f"See --{name}.",
             )
     if not shots:
-        raise UsageError("shots must hold one number or more.", hint="Such as --shots 1,5,all.")
+        raise UsageError("shots must hold one number or more.", hint="For example --shots 1,5,all.")
 
 
 def _folder(out: str | os.PathLike[str]) -> tuple[Records, str]:
@@ -231,7 +231,7 @@ def _run(method: Method, due: list[Fit], task: Task, records: Records, stop: Cal
                 raise Stopped(
                     f"Stopped with {number:,} of {len(missing):,} fits of {method.name} done.",
                     signum=signum,
-                    hint="What is finished is kept. Run the same command again to go on.",
+                    hint="What is finished is kept. Run the same command again to resume.",
                 )
             began = time.monotonic()
             answers = method.fit_and_score(fit.rows, task.test, task.target, fit.key["seed"][0])

@@ -163,20 +163,20 @@ class Depth:
         if len(last.order) == 1:
             return f"{found}; nothing else was tried. {self.transfer}"
         if cheapest.name == best.name and len(last.tied) == 1:
-            found += " is the best, by more than chance"
+            found += " is significantly better than the others"
         elif cheapest.name == best.name:
-            found += f" is the best and the cheapest of {len(last.tied)} that chance cannot tell apart"
+            found += f" is the best, and the cheapest of {len(last.tied)} methods without a significant difference"
         else:
             top = self.point(best.name, last.shots)
             assert top is not None
-            found += f" is the cheapest that cannot be told from the best, {best.phrase} ({top.score:.1%})"
+            found += f" is the cheapest without a significant difference from the best, {best.phrase} ({top.score:.1%})"
         return f"{found}. {self.transfer}"
 
     @property
     def transfer(self) -> str:
         """Whether the pretrained weights hurt, by the head on them."""
         if not any(one.name == HEAD for one in self.methods) or not any(one.name in BLIND for one in self.methods):
-            return "Whether transfer hurts was not asked: it takes head, and pixels, random or scratch."
+            return "Whether transfer hurts was not tested: that needs the method head, and pixels, random or scratch."
         hurting = [one for one in self.standings if one.hurts]
         if not hurting:
             return "Transfer does not hurt: nothing without the pretrained weights beats the head on them."

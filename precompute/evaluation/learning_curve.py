@@ -133,14 +133,14 @@ def few_shot(
     `train_head` raises.
     """
     if not caches:
-        raise UsageError("few_shot needs one cache or more.", hint="Such as: precompute few-shot photos.h5")
+        raise UsageError("few_shot needs one cache or more.", hint="For example: precompute few-shot photos.h5")
     for name, value in (*(("shots", number) for number in shots or ()), ("draws", draws)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise UsageError(
                 f"{name} must be whole numbers of at least 1. Got {value!r} instead.", hint=f"See --{name}."
             )
     if shots is not None and not shots:
-        raise UsageError("shots must hold one number or more.", hint="Such as --shots 1,5,20.")
+        raise UsageError("shots must hold one number or more.", hint="For example --shots 1,5,20.")
     check_asked(head, {}, search=False)
     relabelling = Relabelling.of(label_column, split_column, task=task, separator=label_separator)
     curves = []

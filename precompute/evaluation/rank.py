@@ -109,7 +109,7 @@ class Ranking:
 
     @property
     def best(self) -> tuple[Ranked, ...]:
-        """The best and what cannot be told apart from it."""
+        """The best and all that are not significantly different from it."""
         return tuple(one for one in self.candidates if one.group == 1)
 
     @property
@@ -119,13 +119,13 @@ class Ranking:
         if len(self.candidates) == 1:
             return f"{names[0]} is the only candidate."
         if len(names) == 1:
-            return f"{names[0]} is the best of these, and the difference can be told from chance."
+            return f"{names[0]} is significantly better than the others."
         cheapest = min(self.best, key=lambda one: (one.cost.seconds or 0.0, one.cost.bytes))
         shown = names if len(names) <= NAMED else [*names[: NAMED - 1], f"{len(names) - NAMED + 1} others"]
         listed = f"{', '.join(shown[:-1])} and {shown[-1]}"
-        which = "All candidates" if len(names) == len(self.candidates) > 2 else listed
+        which = "all candidates" if len(names) == len(self.candidates) > 2 else listed
         return (
-            f"{which} cannot be told apart from the best with {self.tried:,} images. "
+            f"No significant difference between {which} with {self.tried:,} images. "
             f"The cheapest of them is {self.name_of(cheapest)}."
         )
 
@@ -203,7 +203,7 @@ def rank(
     """
     began = time.monotonic()
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise UsageError(f"n must be a whole number of at least 1. Got {n!r} instead.", hint="Such as -n 2000.")
+        raise UsageError(f"n must be a whole number of at least 1. Got {n!r} instead.", hint="For example -n 2000.")
     conduct = Conduct(workers, executor=executor, exact=exact)
     candidates = [Candidate.parse(text) for text in backbones]
     computation = Computation(

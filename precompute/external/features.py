@@ -72,7 +72,7 @@ def import_features(
     output = check_cache_output(out, overwrite=overwrite, inputs=(file.path,))
     if os.path.lexists(output.path) and not overwrite:
         raise CacheError(
-            f"{output.path} exists, and features that others made are not added to a file.",
+            f"{output.path} exists, and imported features are not added to a file.",
             hint="It is left as it is. Choose another output, or replace it with --overwrite.",
         )
     _check_room(output.path, file)
@@ -181,7 +181,7 @@ def _record(path: str, name: str | None, rows: int) -> dict[str, Any]:
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "engine": EXTERNAL,
         "source": os.path.abspath(path),
-        "notes": [f"{rows:,} rows of features that others made" + (f": {name}" if name else "")],
+        "notes": [f"{rows:,} rows of imported features" + (f": {name}" if name else "")],
         "versions": {"precompute": version_of("precompute") or "not installed"},
     }
 

@@ -102,7 +102,7 @@ def extract(
     views: how many inputs are made of each image; features then have the shape (N, views, *shape). View 0 is the image
     as it is without views, and view k follows from the image's SHA-256, k and `augment` alone, so that views do not
     depend on threads, order or interruptions. augment: what the others are made by: some of "flip", "crop" and "color"
-    (see docs/views.md), and torchvision v2 transforms of your own as "package.module:name"; a list, or one string with
+    (see docs/views.md), and torchvision v2 your own transforms as "package.module:name"; a list, or one string with
     commas.
 
     Raises SourceError, BackboneError, WeightsError, DeviceError, CacheError and its kinds, UsageError, Stopped.

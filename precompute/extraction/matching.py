@@ -144,7 +144,7 @@ def up_to_date(plan: Plan, table: Table, output: CacheOutput) -> Cache | None:
 def _refuse_mistakes(source: Source, old: Cache, found: NDArray[np.bool_], dropped: int, limit: int | None) -> None:
     if limit is not None:
         raise UsageError(
-            f"{old.path} has {len(old)} rows; --limit {limit} would throw {dropped} of them away.",
+            f"{old.path} has {len(old)} rows; --limit {limit} would discard {dropped} of them.",
             hint="Use another output for the smaller file, or leave --limit out.",
         )
     gone = old.column("samples/id")[_absent(old, source.table)]
@@ -153,7 +153,7 @@ def _refuse_mistakes(source: Source, old: Cache, found: NDArray[np.bool_], dropp
             name = ascii_name(os.path.join(source.name, os.fsdecode(folder)))
             raise SourceError(
                 f"{name} cannot be listed, so the {below} rows of {old.path} for {old.words.plural} in it would be "
-                "thrown away.",
+                "discarded.",
                 hint="Make it readable (or remove it), use another output, or say --overwrite.",
             )
     if not found.any():
@@ -170,7 +170,7 @@ def _refuse_unseen(source: Source, old: Cache, place: NDArray[np.int64]) -> None
     lost = rows[(place[rows] >= 0) & lasting(old)[place[rows]]]
     if len(lost):
         raise SourceError(
-            f"{source.sample_name(int(lost[0]))} cannot be looked at, so its row of {old.path} would be thrown away"
+            f"{source.sample_name(int(lost[0]))} cannot be looked at, so its row of {old.path} would be discarded"
             + (f", and {len(lost) - 1:,} more." if len(lost) > 1 else "."),
             hint=f"Make it readable (or remove it from {source.name}), use another output, or say --overwrite.",
         )

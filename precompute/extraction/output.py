@@ -110,7 +110,7 @@ class CacheOutput:
             self._check_begun(path)
 
     def _check_begun(self, path: str) -> None:
-        """Files in progress and of kept rows appear whole, by a rename: what is no feature file there is not ours."""
+        """Files in progress and of kept rows appear complete, by a rename: any other file there is not ours."""
         hint = f"{path} is left as it is, and precompute needs that name. Choose another output, or move it away."
         if os.path.islink(path):
             raise CacheError(f"{path} is a link.", hint=hint)

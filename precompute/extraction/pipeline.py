@@ -87,7 +87,7 @@ class Block:
         if item.error is not None:
             if item.error.reason in ("VANISHED", "UNREADABLE") and not source.alive():
                 raise SourceError(
-                    f"The source {source.name} went away while it was being read.",
+                    f"The source {source.name} disappeared while it was being read.",
                     hint="Everything computed so far is kept. Bring the source back and run the same command again.",
                 )
             self.failed.append(item)
@@ -255,7 +255,7 @@ def decode_threads(workers: int) -> ThreadPoolExecutor:
     """Threads that read and decode, each of which does its own work.
 
     Torch would resize each picture with a team of as many threads as there are cores, and those of one team spin while
-    they wait: 52 ms of processor time an image in place of 2 on 16 cores. The number of threads is set for the decoding
+    they wait: 52 ms of processor time an image instead of 2 on 16 cores. The number of threads is set for the decoding
     threads alone; `torch.set_num_threads` would set it for later threads of the program as well.
     """
     openmp = ThreadpoolController().select(user_api="openmp")

@@ -18,7 +18,7 @@ from precompute.system.code import is_code
 from precompute.system.samples import words_of_spec
 
 EXTERNAL = "external"
-"""The backbone of features that others made, in the settings of a file."""
+"""The backbone of imported features, in the settings of a file."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def rebuild_backbone(
     """
     if isinstance(spec, dict) and spec.get("backbone") == EXTERNAL:
         raise origin.mismatch(
-            f"{origin.file} {origin.verb} {origin.preposition} features that others made, and no "
+            f"{origin.file} {origin.verb} {origin.preposition} imported features, and no "
             f"{words_of_spec(spec).one} can be turned into those here.",
             hint="Give it features that were imported under the same --name: precompute predict HEAD CACHE.",
         )

@@ -56,7 +56,7 @@ def repair(
     began = time.monotonic()
     conduct = Conduct(workers, progress=progress, stop=stop)
     output = check_cache_output(os.path.realpath(cache), overwrite=True, inputs=(weights,))
-    output.overwrite = False  # what is no feature file is refused when it is opened, with words that fit
+    output.overwrite = False  # what is not a feature file is refused when it is opened, with words that fit
     path = output.path
     with output.lock():
         old = output.open(path) or open_cache(path)  # which says that there is none

@@ -134,7 +134,7 @@ def unchanged(output: CacheOutput, source: Source, request: Request) -> tuple[Ca
 
 
 def _plain(value: Any) -> Any:
-    """Of a value that is no JSON, such as an array, one that is."""
+    """Of a value that is not JSON, such as an array, one that is."""
     return value.tolist() if hasattr(value, "tolist") else str(value)
 
 

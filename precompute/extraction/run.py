@@ -165,7 +165,7 @@ def _fill(rows: RowRun, missing: NDArray[np.int64], conduct: Conduct) -> Outcome
             rows.writer.sync()
             raise SourceError(
                 f"{identity}: {status_text(reason)} ({detail}).",
-                hint="Everything computed so far is kept. Mend or remove the file and run the same command again, "
+                hint="Everything computed so far is kept. Repair or remove the file and run the same command again, "
                 "or use --on-error skip.",
             )
     audited = None if audit is None else audit.finish()
@@ -178,7 +178,7 @@ def _fill(rows: RowRun, missing: NDArray[np.int64], conduct: Conduct) -> Outcome
         raise Stopped(
             f"Stopped with {done:,} of {total:,} samples done.",
             signum=signals[0],
-            hint="Everything computed so far is kept. Run the same command again to go on.",
+            hint="Everything computed so far is kept. Run the same command again to resume.",
         )
     return Outcome(
         computed=computed,

@@ -111,13 +111,13 @@ def _check_eight_bits(model: Backbone) -> None:
     unclear = [tap for tap in taps if len(tap.axes) > 1 and channel_axis(tap.axes) is None]
     if unclear:
         raise UsageError(
-            f"Which axis of {unclear[0].layer!r} holds the channels cannot be told, and 8 bits need a range for each.",
-            hint="Take --dtype float16, or another layer.",
+            f"Which axis of {unclear[0].layer!r} holds the channels cannot be determined; 8 bits need their ranges.",
+            hint="Use --dtype float16, or another layer.",
         )
     if all(channel_axis(tap.axes) is None for tap in taps):
         names = ", ".join(tap.layer for tap in taps)
         raise UsageError(
             f"--dtype int8 is for activations with positions; {names} of {model.name} gives one vector for each "
             f"{model.one}.",
-            hint="Take --dtype float16, or a layer with positions, unpooled, such as --layer layer3 --pooling none.",
+            hint="Use --dtype float16, or a layer with positions, unpooled, such as --layer layer3 --pooling none.",
         )

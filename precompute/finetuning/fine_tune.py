@@ -163,8 +163,8 @@ def _check_images(
     shown = source if isinstance(source, str | os.PathLike) else "The source"
     if backbone is None:
         raise UsageError(
-            f"{shown} is no feature file; to train on images, the network must be named.",
-            hint="Such as -b resnet18. To train on stored activations, give the cache that holds them.",
+            f"{shown} is not a feature file; to train on images, the network must be named.",
+            hint="For example -b resnet18. To train on stored activations, give the cache that holds them.",
         )
     if layer is not None:
         raise UsageError(

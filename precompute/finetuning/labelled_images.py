@@ -212,7 +212,7 @@ def _views(preprocess: Preprocess, augment: str | Sequence[str] | None) -> tuple
     if not isinstance(preprocess, ImagePreprocess):
         if augment is not None:
             raise UsageError(
-                "The factory has a preprocessing of its own, which makes its own views.", hint="Leave --augment out."
+                "The factory has its own preprocessing, which makes its own views.", hint="Leave --augment out."
             )
         return preprocess, ()
     if names == (NOTHING,):

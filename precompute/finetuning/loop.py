@@ -229,7 +229,7 @@ class Trainer:
         if checkpoint is not None and (signum or time.monotonic() - self.saved_at >= self.conduct.seconds):
             self.save()
         if signum:
-            kept = "Run the same command again to go on." if checkpoint else "Nothing is kept without an output."
+            kept = "Run the same command again to resume." if checkpoint else "Nothing is kept without an output."
             raise Stopped(f"Stopped in epoch {self.state.epoch}, step {self.state.step}.", signum=signum, hint=kept)
 
     def save(self) -> None:
@@ -252,7 +252,7 @@ class Trainer:
         self.saved_at = time.monotonic()
 
     def _restore(self) -> None:
-        """Take the arrays of a checkpoint; `Checkpoint.load` has compared what it belongs to."""
+        """Use the arrays of a checkpoint; `Checkpoint.load` has compared what it belongs to."""
         arrays, taken = self.state.arrays, (self.state.epoch - 1) * self.steps + self.state.step
         self._put({name: arrays[NOW + name] for name in self.named})
         self.best = {name: torch.from_numpy(arrays[BEST + name].copy()) for name in self.named}

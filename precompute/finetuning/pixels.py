@@ -133,7 +133,7 @@ class PixelActivations:
                 raise
             if error.reason in ("VANISHED", "UNREADABLE") and not self._source.alive():
                 raise SourceError(
-                    f"The source {self._source.name} went away while it was being read.",
+                    f"The source {self._source.name} disappeared while it was being read.",
                     hint="The checkpoint is kept. Bring the source back and run the same command again.",
                 ) from error
             what = f"{name}: {status_text(error.reason)} ({error.message})."

@@ -31,12 +31,12 @@ def whole_network(head: TailHead, backbone: Backbone) -> nn.Module:
 
     Its final classifier is a new `Linear` of as many outputs as `head` has: logits of classes or labels, or one number.
     backbone: cut at the layer that the tail begins behind. Two random samples run through both, which must agree.
-    Raises HeadError where the network has no place for what was trained: its classifier is no Linear, or is not the
+    Raises HeadError where the network has no place for what was trained: its classifier is not a Linear, or is not the
     last thing that it does, or the tail is a module of the user's own.
     """
     tail, output = head.network.tail, head.network.output
     if not isinstance(tail, Tail):
-        raise _no_place(backbone, "the tail is a module of your own, and no part of it")
+        raise _no_place(backbone, "the tail is your own module, and no part of it")
     network = copy.deepcopy(backbone.network).float().eval()
     try:
         name = _timm_classifier(network, output.out_features) or backbone.family.final_classifier(network)

@@ -104,7 +104,7 @@ class Preprocess(ABC):
     def with_options(self, options: Mapping[str, Any]) -> Preprocess:
         """The same with some settings changed, by the names that `extract` has for them. Raises UsageError."""
         raise UsageError(
-            f"The backbone has a preprocessing of its own, so {', '.join(options)} cannot be set.",
+            f"The backbone has its own preprocessing, so {', '.join(options)} cannot be set.",
             hint="Leave these options out.",
         )
 

@@ -43,7 +43,7 @@ def check_plot(
     if _suffix(path) not in SIGNATURES:
         raise UsageError(
             f"The picture {os.fsdecode(path)!r} must end in one of {', '.join(SIGNATURES)}.",
-            hint="Such as --plot curves.png",
+            hint="For example --plot curves.png",
         )
     output = check_output(path, PICTURE, overwrite=overwrite, inputs=inputs)
     try:
@@ -187,7 +187,10 @@ def plot_ranking(
     figure = _figure(4.5 + 0.075 * max(map(len, names)), 1.5 + 0.3 * len(shown))
     axes = figure.subplots()
     scale, score, _ = AXES[ranking.task]
-    for group, color, label in ((True, TRAIN, "not told apart from the best"), (False, "0.45", "behind the best")):
+    for group, color, label in (
+        (True, TRAIN, "no significant difference from the best"),
+        (False, "0.45", "worse than the best"),
+    ):
         chosen = [place for place, one in enumerate(shown) if (one.group == 1) == group]
         if chosen:
             values = [scale * shown[place].score for place in chosen]

@@ -56,7 +56,7 @@ class FileKind:
     single, plural, formats: for messages, such as "an image", "images" and "JPEG or PNG" · extensions: in lower case,
     with the dot; a file that has one is a sample whatever it holds · recognises: whether the first `head_bytes` of
     another file are those of a sample; with none the name decides alone · column: of a table that may hold samples
-    themselves in place of paths, "" for none.
+    themselves instead of paths, "" for none.
     """
 
     single: str

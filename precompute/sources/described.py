@@ -34,7 +34,7 @@ class ShardField:
     _widest: int = 1
 
     def add(self, index: ShardIndex, place: int, shown: str) -> None:
-        """Take the values of one shard. Raises SourceError where all of them would be nearly all padding, and large."""
+        """Use the values of one shard. Raises SourceError where all of them would be nearly all padding, and large."""
         values = index.values[:, place]
         lengths = np.char.str_len(values)
         width = max(1, int(lengths.max(initial=0)))

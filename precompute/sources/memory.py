@@ -70,7 +70,7 @@ def source_of(samples: Any) -> Source:
     if hasattr(samples, "__getitem__") and hasattr(samples, "__len__") and not isinstance(samples, list | tuple | dict):
         return dataset(samples)
     raise SourceError(
-        f"A {type(samples).__name__} is no source.",
+        f"A {type(samples).__name__} is not a source.",
         hint="Give a path, a list of paths, an array of uint8, a list of the bytes of images, or a dataset of "
         "(image, label).",
     )

@@ -1,7 +1,7 @@
 """A table of files, `.csv`, `.tsv` or `.parquet`: a column of paths, and where there are any, of ids, labels, splits.
 
 All of them are strings, also where they look like numbers: "007" stays "007". A Parquet file may hold the images
-themselves in place of paths: `embedded` reads it.
+themselves instead of paths: `embedded` reads it.
 """
 
 from __future__ import annotations

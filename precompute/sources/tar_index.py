@@ -167,7 +167,7 @@ def _members(tar: _Window) -> Iterator[Member]:
             problem = longer.problem or _problem(header, data - start)
             yield Member(name, start, data - start, size, problem)
         start, longer = place, _Extended()
-    raise Damage("it ends without the end of a tar file, so it is cut short" if tar.size else "it is empty")
+    raise Damage("it ends without the end of a tar file, so it is truncated" if tar.size else "it is empty")
 
 
 @dataclass
@@ -219,7 +219,7 @@ def _behind(tar: _Window, data: int, size: int) -> int:
     if size < 0:
         raise Damage(f"a size below zero before byte {data:,}")
     if data + size > tar.size:
-        raise Damage(f"it is cut short at byte {tar.size:,} within a member of {size:,} bytes")
+        raise Damage(f"it is truncated at byte {tar.size:,} within a member of {size:,} bytes")
     return data + -(-size // BLOCK) * BLOCK
 
 

@@ -80,7 +80,7 @@ class Joined:
 
 
 def recognises(name: str) -> bool:
-    """What begins with torchvision: and is no folder."""
+    """What begins with torchvision: and is not a folder."""
     return name.startswith(MARK) and not os.path.isdir(name)
 
 
@@ -97,7 +97,7 @@ def open_set(
         )
     if wanted not in SETS:
         raise SourceError(
-            f"{ascii_name(name)} is no data set of (image, label) that is known here.",
+            f"{ascii_name(name)} is not a data set of (image, label) that is known here.",
             hint=f"Known are {', '.join(SETS)}. In Python precompute.extract takes any other one.",
         )
     if reading.root is None:

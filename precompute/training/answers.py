@@ -146,7 +146,7 @@ class Answers:
 
     @property
     def trained_elsewhere(self) -> bool:
-        """Whether on a column or a table in place of the labels that its cache had."""
+        """Whether on a column or a table instead of the labels that its cache had."""
         known = recorded(self.saved.metadata)
         return bool(recorded_columns(self.saved.metadata)) or known.get("table") is not None
 

@@ -164,7 +164,7 @@ def _numbers(values: Values) -> tuple[Target, str]:
             number = math.inf
         if abs(number) > LARGEST:  # infinity among them
             raise UsageError(
-                f"{values.example(place)} has {text!r} in {values.origin}, which is no number of up to {LARGEST:g}.",
+                f"{values.example(place)} has {text!r} in {values.origin}, which is not a number of up to {LARGEST:g}.",
                 hint="Correct it (decimals have a point), leave it empty (such samples are left out), or choose "
                 "another --task.",
             )
@@ -181,7 +181,7 @@ def _labels(values: Values, separator: str) -> tuple[Target, str]:
         name = values.origin.removeprefix("column ")
         return Target(LABELS, (name,), ones[:, None].astype(np.uint8), known), f"one label from {values.origin}"
     if not separator:
-        raise UsageError("The separator of labels is empty.", hint="Such as --label-separator ';'.")
+        raise UsageError("The separator of labels is empty.", hint="For example --label-separator ';'.")
     parts = [{part.strip() for part in text.split(separator)} - {""} for text in values.texts]
     blank = np.array([not text.strip() and separator not in text for text in values.texts] + [True])
     names = sorted({name for found in parts for name in found}, key=os.fsencode)

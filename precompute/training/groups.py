@@ -103,7 +103,7 @@ def _check_pattern(pattern: str) -> None:
         expression = re.compile(pattern)
     except re.error as error:
         raise UsageError(
-            f"--groups {pattern!r} is no regular expression: {error}.", hint=r"An example: --groups 'patient_(\d+)'"
+            f"--groups {pattern!r} is not a regular expression: {error}.", hint=r"An example: --groups 'patient_(\d+)'"
         ) from error
     if not expression.groups:
         raise UsageError(

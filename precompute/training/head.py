@@ -46,7 +46,7 @@ class Training:
     its scores without those, where any are left · two_labels: ids of pictures that occur under several classes, or with
     other labels or numbers · groups: how many the user's groups are after joining those that share a picture, None
     where none were given · calibration: None without split val · selected_on: the scored split that chose a setting
-    (its score flatters), None where every score is clean · choices: what the fit decided, such as C and how ·
+    (its score is optimistic), None where every score is clean · choices: what the fit decided, such as C and how ·
     protocol: the number that a published protocol asks for · notes: what the reader of the scores should know ·
     seconds: fitting, selection included; scoring and reading excluded · unit: what the samples are called.
     """
@@ -147,11 +147,11 @@ def train_head(
     layer: which of several; or a list of some, or "all": their features, pooled where they hold positions, side by
     side (see `precompute.training.layers`). Of these the selected head, the default there, chooses; others take all.
     attentive needs one layer with positions. out: where to save the head, one
-    .safetensors file that `predict` needs nothing else beside; overwrite: also where a file stands that is no head.
+    .safetensors file that `predict` needs nothing else beside; overwrite: also where a file stands that is not a head.
     groups: a regular expression with one part in
     parentheses that finds in each id what must stay on one side of hold-out and folds, such as `patient_(\\d+)`;
     groups_file: the same from a CSV file with the columns id and group; groups_column: from a further column of the
-    cache. label_column, split_column: further columns with the labels and the splits, in place of the cache's own;
+    cache. label_column, split_column: further columns with the labels and the splits, instead of the cache's own;
     several label columns hold 0 and 1, and each is a label. labels: a CSV file with the columns id (or path) and label;
     samples that it does not name have no label; expect: how many it must name at least.
     task: "classes", "labels" (several a sample), "number", or "auto", which finds it: text in which any value holds `;`
@@ -163,7 +163,7 @@ def train_head(
     protocol: "simclr" or "simclr:DATASET", see `precompute.training.published`; needs split test and the logistic head.
     plain_view: of a cache with several views, train on the plain one alone. By default every head is trained on all of
     them, in which a sample counts once (see `precompute.training.views`). average_views: predict, and score, by the
-    mean of the probabilities of all views, in place of those of the plain view.
+    mean of the probabilities of all views, instead of those of the plain view.
     search: try MLP_GRID, less what `settings` names, by MLPSearch, within `time_budget` seconds where that is given.
     protocol, calibrated and search are for classes.
     Raises TrainingError for labels that nothing can be learned from, CacheError for damaged rows (each is compared with
@@ -206,7 +206,7 @@ def train_head(
     if calibrated and FITTED_ON not in parts:
         raise UsageError(
             f"{cache.path} has no split val to fit a temperature on.",
-            hint="Add a folder val/ beside train/ and extract again, or leave --calibrate away.",
+            hint="Add a folder val/ beside train/ and extract again, or leave out --calibrate.",
         )
     notes += check_target(target, parts, cache.path, cache.words)
     # What a temperature is fitted on must not have been trained on, and C's choice ends in training on val too

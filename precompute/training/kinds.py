@@ -109,7 +109,7 @@ def make_head(head: str, settings: Mapping[str, Any], *, seed: int, search: bool
     time_budget = given.pop("time_budget", None) if head == "mlp" else None
     known = estimator.get_params()
     if unknown := given.keys() - known.keys():
-        raise UsageError(f"{min(unknown)} is no parameter of the {head} head.", hint=f"It has {', '.join(known)}.")
+        raise UsageError(f"{min(unknown)} is not a parameter of the {head} head.", hint=f"It has {', '.join(known)}.")
     estimator.set_params(**given)
     if "random_state" in known:
         estimator.set_params(random_state=seed)

@@ -191,10 +191,12 @@ def leak_notes(
     for split, found in leaks.items():
         if found.identical:
             notes.append(
-                f"{found.identical} {many} of {split} are byte-identical to training {many}: its score flatters"
+                f"{found.identical} {many} of {split} are byte-identical to training {many}: its score is optimistic"
             )
         if found.grouped:
-            notes.append(f"{found.grouped} {many} of {split} share a group with training {many}: its score flatters")
+            notes.append(
+                f"{found.grouped} {many} of {split} share a group with training {many}: its score is optimistic"
+            )
         if found.near:
             notes.append(
                 f"{len(found.near)} {many} of {split} look nearly like a training {one} "

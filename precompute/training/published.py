@@ -102,7 +102,7 @@ def find_protocol(text: str) -> Protocol:
         )
     if dataset and dataset not in METRICS:
         raise UsageError(
-            f"{dataset!r} is no dataset of the protocol {name}, which knows {', '.join(METRICS)}.",
+            f"{dataset!r} is not a dataset of the protocol {name}, which knows {', '.join(METRICS)}.",
             hint=f"--protocol {name} without a dataset scores accuracy.",
         )
     return Protocol(name, dataset or None, METRICS.get(dataset, ACCURACY))

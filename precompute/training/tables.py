@@ -40,7 +40,7 @@ def read_table(
             if key is None or value not in header:
                 raise UsageError(
                     f"{name} must have the columns {keys[0]} and {value} in its first line"
-                    + "".join(f" (or {other} in the place of {keys[0]})" for other in keys[1:])
+                    + "".join(f" (or {other} instead of {keys[0]})" for other in keys[1:])
                     + f". Got {reader.fieldnames} instead.",
                     hint=f"Write lines such as `id,{value}` and `ants/1.jpg,{value}7`.",
                 )
@@ -63,7 +63,7 @@ def read_table(
     except OSError as error:
         raise UsageError(f"{name} cannot be read: {error.strerror}.", hint="Check the name of the file.") from error
     except csv.Error as error:
-        raise UsageError(f"{name} is no CSV file: {error}.", hint=f"Write lines of `id,{value}`.") from error
+        raise UsageError(f"{name} is not a CSV file: {error}.", hint=f"Write lines of `id,{value}`.") from error
     return Table(name, key, values)
 
 

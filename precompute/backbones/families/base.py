@@ -169,14 +169,14 @@ class Family(ABC):
 
 
 def random_seed(choice: str) -> int | None:
-    """The seed of `random` or `random:SEED`, None for any other weights. Raises WeightsError where it is no number."""
+    """The seed of `random` or `random:SEED`, None for other weights. Raises WeightsError where it is not a number."""
     word, _, seed = choice.partition(":")
     if word != "random":
         return None
     if seed and not (seed.isdecimal() and len(seed) <= len(str(MAX_SEED)) and int(seed) <= MAX_SEED):
         raise WeightsError(
             f"The seed in random:{seed:.40} is not a whole number from 0 to {MAX_SEED}.",
-            hint="Such as --weights random:1.",
+            hint="For example --weights random:1.",
         )
     return int(seed or 0)
 
@@ -186,7 +186,7 @@ def path_of(name: str, choice: str, known: Sequence[str] = ()) -> str:
     if os.sep in choice or Path(choice).suffix != "" or Path(choice).exists():
         return choice
     options = ", ".join([DEFAULT, *known, "random"])
-    raise WeightsError(f"{name} has no weights {choice!r}.", hint=f"Take one of {options}, or the path of a file.")
+    raise WeightsError(f"{name} has no weights {choice!r}.", hint=f"Use one of {options}, or the path of a file.")
 
 
 def with_file(

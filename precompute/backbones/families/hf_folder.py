@@ -66,13 +66,13 @@ class HFFolder(ModelFolder):
             if key in QUANTISED and value:
                 raise WeightsError(
                     f"{where} describes quantised weights ({key}), which precompute does not compute with.",
-                    hint="Take the folder of the model in float32, float16 or bfloat16.",
+                    hint="Use the folder of the model in float32, float16 or bfloat16.",
                 )
             large = MAX_LAYERS if "layers" in key or "depth" in key else MAX_NUMBER
             if isinstance(value, int | float) and not abs(value) <= large and key != "model_max_length":
                 raise WeightsError(
-                    f"{where} gives {key[:64]} as {repr(value)[:64]}, which is out of bounds.",
-                    hint="Take a folder as transformers saves it.",
+                    f"{where} gives {key[:64]} as {repr(value)[:64]}, which is out of range.",
+                    hint="Use a folder saved by transformers.",
                 )
         kept: dict[str, Any] = _without_idle(found)
         return kept
@@ -82,9 +82,9 @@ class HFFolder(ModelFolder):
         for key, value in _inside(found):
             if key in CODE and value:
                 raise WeightsError(
-                    f"{self.path}/{name} asks for code to be run ({key}: {repr(value)[:100]}), and precompute runs "
+                    f"{self.path}/{name} requests that code be run ({key}: {repr(value)[:100]}), and precompute runs "
                     "none of a folder's.",
-                    hint="If you trust that code, call it in a factory of your own: package.module:factory.",
+                    hint="If you trust that code, call it in your own factory: package.module:factory.",
                 )
 
     @cached_property
@@ -115,7 +115,7 @@ class HFFolder(ModelFolder):
         if not names or good != names or len(names) > MAX_SHARDS:
             raise WeightsError(
                 f"{self.path}/{INDEX} does not name files with weights in its folder.",
-                hint="Take a folder as transformers saves it.",
+                hint="Use a folder saved by transformers.",
             )
         return [self.file(name) for name in names]
 
@@ -127,7 +127,7 @@ class HFFolder(ModelFolder):
             if twice := sorted({*state} & {*part}):
                 raise WeightsError(
                     f"{path} holds {twice[0][:80]!r}, which another file of the folder holds too.",
-                    hint="Take a folder as transformers saves it.",
+                    hint="Use a folder saved by transformers.",
                 )
             state.update(part)
         return state

@@ -97,6 +97,5 @@ def model_of(config: Mapping[str, Any], files: frozenset[str], where: str) -> Mo
         return ModelType(TEXT, None)
     raise BackboneError(
         f"{where} describes a model of the kind {str(name)[:64]!r}, which precompute does not know.",
-        hint=f"It knows {', '.join(sorted(MODELS))}. Give another one in a factory of your own: "
-        "package.module:factory.",
+        hint=f"It knows {', '.join(sorted(MODELS))}. Give another one in your own factory: package.module:factory.",
     )

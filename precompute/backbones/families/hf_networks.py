@@ -54,7 +54,7 @@ def kind_of_network(folder: HFFolder, kind: ModelType, parts: Parts) -> tuple[An
     if name not in known:
         raise BackboneError(
             f"{where} names the model_type {name[:64]!r}, which transformers {transformers.__version__} does not have.",
-            hint="Update transformers, or call the network in a factory of your own: package.module:factory.",
+            hint="Update transformers, or call the network in your own factory: package.module:factory.",
         )
     try:
         with _quiet():
@@ -71,7 +71,7 @@ def kind_of_network(folder: HFFolder, kind: ModelType, parts: Parts) -> tuple[An
     except Exception as error:  # of whatever class the library raises for values of a stranger
         raise BackboneError(
             f"transformers takes {where} for no model ({_one_line(error)}).",
-            hint="Take a folder as transformers saves it.",
+            hint="Use a folder saved by transformers.",
         ) from error
     config._attn_implementation = kind.attention
     return found, config
@@ -159,7 +159,7 @@ def _made(found: Any, config: Any, kind: ModelType, folder: HFFolder) -> Any:
     except Exception as error:
         raise BackboneError(
             f"transformers cannot make the network that {folder.path}/{CONFIG} describes ({_one_line(error)}).",
-            hint="Take a folder as transformers saves it.",
+            hint="Use a folder saved by transformers.",
         ) from error
 
 
@@ -182,7 +182,7 @@ def _check_size(folder: HFFolder, kind: ModelType, parts: Parts, state: StateDic
     ) > MAX_BUFFERS:  # Swin's grow by its window's fourth power
         raise WeightsError(
             f"{folder.path}/{CONFIG} describes a network that keeps {buffers:,} values beside its parameters.",
-            hint="Take a folder as transformers saves it.",
+            hint="Use a folder saved by transformers.",
         )
     named = network.named_parameters()
     wanted = sum(one.numel() for name, one in named if not (parts.pooler and name.startswith(parts.pooler)))
@@ -190,7 +190,7 @@ def _check_size(folder: HFFolder, kind: ModelType, parts: Parts, state: StateDic
     if wanted > 2 * there:
         raise WeightsError(
             f"{folder.path}/{CONFIG} describes a network of {wanted:,} parameters, and {source} holds {there:,}.",
-            hint="Take a folder as transformers saves it.",
+            hint="Use a folder saved by transformers.",
         )
 
 

@@ -103,8 +103,8 @@ class OpenClip(Family):
             raise _without_quick(model, tag)
         if revision and not COMMIT.fullmatch(revision):
             raise WeightsError(
-                f"{revision!r} is no revision: 40 hexadecimal digits of a commit.",
-                hint=f"Such as --weights {tag}@0123...",
+                f"{revision!r} is not a revision: 40 hexadecimal digits of a commit.",
+                hint=f"For example --weights {tag}@0123...",
             )
         settings = library().get_pretrained_cfg(model, tag)
         repository, _, filename = str(settings.get("hf_hub") or "").rpartition("/")
@@ -245,12 +245,12 @@ def _without_quick(model: str, tag: str) -> BackboneError:
     return BackboneError(
         f"The weights {tag} of {model} were trained with OpenAI's quick GELU, which {model} is built without: its "
         "features would be wrong.",
-        hint=f"Take {PREFIX}{other}/{tag}." if there else "Take other weights.",
+        hint=f"Use {PREFIX}{other}/{tag}." if there else "Use other weights.",
     )
 
 
 def _safe_name(filename: str) -> str:
-    """The name of the file that runs no code, in place of the one that open_clip would take."""
+    """The name of the file that runs no code, instead of the one that open_clip would take."""
     return f"{os.path.splitext(filename)[0]}.safetensors" if filename else SAFETENSORS
 
 

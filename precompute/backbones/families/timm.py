@@ -106,8 +106,8 @@ class Timm(Family):
             )
         if revision and not COMMIT.fullmatch(revision):
             raise WeightsError(
-                f"{revision!r} is no revision: 40 hexadecimal digits of a commit.",
-                hint=f"Such as --weights {tag}@0123...",
+                f"{revision!r} is not a revision: 40 hexadecimal digits of a commit.",
+                hint=f"For example --weights {tag}@0123...",
             )
         full = f"{architecture}.{tag}"
         source = library().models.get_pretrained_cfg(full)
@@ -239,12 +239,12 @@ def _check_size(folder: TimmFolder, settings: dict[str, Any], architecture: str,
     if wanted > there:
         raise WeightsError(
             f"{folder.config} describes a network of {wanted:,} parameters, and the weights beside it hold {there:,}.",
-            hint="Take a folder as timm saves it.",
+            hint="Use a folder saved by timm.",
         )
 
 
 def _safe_names(filename: str | None) -> list[str]:
-    """Names of files that run no code, in place of the one that timm would look for first."""
+    """Names of files that run no code, instead of the one that timm would look for first."""
     if not filename or filename == "pytorch_model.bin":
         return ["model.safetensors"]
     return [f"{os.path.splitext(filename)[0]}.safetensors"]

@@ -93,7 +93,7 @@ class TimmFolder:
 
     @classmethod
     def read(cls, path: str) -> TimmFolder:
-        """Raises WeightsError, with the file and the value, for one that is no folder of timm's or out of bounds."""
+        """Raises WeightsError, with the file and the value, for one that is not a folder of timm's or out of bounds."""
         folder = ModelFolder(path)
         found = folder.json(CONFIG)
         where = f"{folder.path}/{CONFIG}"
@@ -114,7 +114,7 @@ class TimmFolder:
         if given.get("in_chans", 3) != 3 or settings.get("input_size", [3])[0] != 3:
             raise WeightsError(
                 f"The network of {where} takes pictures of other than three channels.",
-                hint="Take one for RGB pictures.",
+                hint="Use one for RGB pictures.",
             )
         kept = {name: value for name, value in given.items() if name not in ("in_chans", "num_classes")}
         arguments = checked(where, kept, ARGUMENTS, "timm", "to be passed to the network")
@@ -139,5 +139,5 @@ def _check_tokens(where: str, settings: dict[str, Any], arguments: dict[str, Any
     if (largest / (min(patch) if isinstance(patch, tuple) else patch)) ** 2 > MAX_TOKENS:
         raise WeightsError(
             f"{where} cuts pictures of {largest} pixels a side into more than {MAX_TOKENS:,} tokens.",
-            hint="Take a folder as timm saves it.",
+            hint="Use a folder saved by timm.",
         )

@@ -79,7 +79,7 @@ class Crew:
                 self._start(number)
 
     def replace(self, process: Process) -> int | None:
-        """Start another one in place of one that is not there any more, and wait for that; its exit status, see
+        """Start another one instead of one that is not there any more, and wait for that; its exit status, see
         `Launcher.status`."""
         self.selector.unregister(process.connection)
         process.connection.close()

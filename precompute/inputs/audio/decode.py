@@ -57,7 +57,7 @@ def decode(raw: bytes, rate: int, max_seconds: float) -> NDArray[np.float32]:
 
     Beside `raw` it takes at most twice the bytes of what it gives, and some MiB; so at most 8 bytes for each sample of
     `max_seconds` at `rate`, however long the clip is.
-    Raises SampleError: UNDECODABLE for what is no sound, holds no samples, or samples that are no numbers; TRUNCATED
+    Raises SampleError: UNDECODABLE for what is not sound, holds no samples, or samples that are no numbers; TRUNCATED
     where data is missing or damaged; TOO_LARGE beyond `max_seconds`. Raises UsageError where an extra is missing.
     """
     soundfile, soxr = libraries()
@@ -75,7 +75,7 @@ def decode(raw: bytes, rate: int, max_seconds: float) -> NDArray[np.float32]:
 def _resampled(file: Any, kind: str, rate: int, max_seconds: float, soxr: ModuleType) -> NDArray[np.float32]:
     own, channels, claimed = int(file.samplerate), int(file.channels), int(file.frames)
     if not RATES[0] <= own <= RATES[1]:
-        raise SampleError(f"{own:,} samples a second, which is no sound", reason="UNDECODABLE")
+        raise SampleError(f"{own:,} samples a second, which is not sound", reason="UNDECODABLE")
     limit = int(max_seconds * own)
     if limit < claimed < UNKNOWN_FRAMES:
         raise _too_long(claimed / own, max_seconds)

@@ -60,7 +60,7 @@ def layout_of(rate: int, window: float, hop: float, *, frame: int, step: int) ->
         raise UsageError(
             f"A window must be longer than 0 s and at most 3600 s, and its hop no longer. Got a window of {window!r} s "
             f"and a hop of {hop!r} s instead.",
-            hint="Such as --window 2 --hop 1.",
+            hint="For example --window 2 --hop 1.",
         )
     steps, hops = (max(1, round(seconds * rate / step)) for seconds in (window, hop))
     return Layout(steps * step + frame - step, hops * step, frame, step)

@@ -53,7 +53,7 @@ class Augmentation:
             raise UsageError(
                 f"augment must name some of {', '.join(BUILT_IN)}, or transforms as package.module:name. "
                 f"Got {', '.join(map(repr, unknown)) or 'nothing'} instead.",
-                hint="Such as --augment flip,crop,color.",
+                hint="For example --augment flip,crop,color.",
             )
         own = tuple(OwnTransform.load(name) for name in names if is_code(name))
         return cls(frozenset(name for name in names if not is_code(name)), own)
@@ -121,7 +121,7 @@ def check_views(views: int, augment: Sequence[str]) -> None:
         )
     if views > 1 and not augment:
         raise UsageError(
-            f"{views} views of a picture need something to make them of.", hint="Such as --augment flip,crop,color."
+            f"{views} views of a picture need something to make them of.", hint="For example --augment flip,crop,color."
         )
     if augment and views == 1:
         raise UsageError(

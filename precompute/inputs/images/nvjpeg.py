@@ -119,7 +119,7 @@ def check() -> None:
     if DEVICE != "cpu" and not torch.cuda.is_available():
         raise DeviceError(
             "The decoder nvjpeg needs a CUDA device, and there is none here.",
-            hint="Take --decoder cpu. Features that were made with nvjpeg need such a device for new images too.",
+            hint="Use --decoder cpu. Features that were made with nvjpeg need such a device for new images too.",
         )
     _check_decodes(DEVICE)
 
@@ -135,10 +135,10 @@ def _check_decodes(device: str) -> None:
     except Exception as error:
         raise DeviceError(
             f"nvJPEG does not work here: {reason_of(error)}",
-            hint="Install a torchvision that is built for CUDA, or take --decoder cpu.",
+            hint="Install a torchvision that is built for CUDA, or use --decoder cpu.",
         ) from error
     if found is None or tuple(found.shape) != (3, 16, 16):
-        raise DeviceError("nvJPEG does not decode a plain picture here.", hint="Take --decoder cpu.")
+        raise DeviceError("nvJPEG does not decode a plain picture here.", hint="Use --decoder cpu.")
 
 
 @cache
@@ -174,7 +174,7 @@ def _run_alone(job: _Job) -> None:
         )
     except Exception as error:  # noqa: BLE001 - of the file where it says so, else of the device
         if not REFUSED.search(str(error)):
-            job.error = DeviceError(f"nvJPEG fails: {reason_of(error)}", hint="Take --decoder cpu.")
+            job.error = DeviceError(f"nvJPEG fails: {reason_of(error)}", hint="Use --decoder cpu.")
 
 
 def _decoded(files: list[bytes]) -> list[torch.Tensor]:

@@ -160,7 +160,7 @@ async def _body(call: Callable[..., Any], arguments: dict[str, Any]) -> tuple[by
     finally:
         body.close()
     if len(data) != answer["ContentLength"]:
-        raise Transient("an answer was cut short")
+        raise Transient("an answer was truncated")
     return data, answer
 
 

@@ -56,7 +56,7 @@ class Transient(Exception):
 class Store(ABC):
     """A bucket. It is used from several threads, and a copy of it may go to another process.
 
-    started: stands in place of a stamp where the store gives none, another number in every run.
+    started: stands instead of a stamp where the store gives none, another number in every run.
     """
 
     address: Address
