@@ -97,7 +97,7 @@ def _still_there(path: str, before: os.stat_result) -> bool:
 def _damaged(path: str, what: str) -> CacheFormatError:
     return CacheFormatError(
         f"{path} {what}.",
-        hint="If a copy or download was truncated, fetch it again; else extract again to another output.",
+        hint="If a copy or download was truncated, download it again; else extract again to another output.",
     )
 
 
@@ -316,7 +316,7 @@ def _column(path: str, file: h5py.File, name: str, size: int) -> Column:
     if column.nbytes and (offset is None or column.offset + column.nbytes > size):
         raise CacheFormatError(
             f"{path} is truncated: `{name}` ends at byte {column.offset + column.nbytes:,}, the file has {size:,}.",
-            hint="Fetch or copy the file again; if there is no whole copy, extract again to another output.",
+            hint="Download or copy the file again; if there is no intact copy, extract again to another output.",
         )
     return column
 

@@ -142,4 +142,4 @@ def _describe(content: bytes) -> str:
         holder = json.loads(content)
         return f"process {int(holder['pid'])} on {holder['host']!s:.200} since {holder['since']!s:.40}"
     except (ValueError, TypeError, KeyError):
-        return "another process that has not said which (it has just started, or the disk is full)"
+        return "another, unidentified process (it has just started, or the disk is full)"

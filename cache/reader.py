@@ -148,7 +148,7 @@ class Cache:
         """The features of `layer`, (N, *shape) float16 or float32, memory-mapped; the only layer where None is given.
 
         (N, views, *shape) where each sample has several `views`. A layer of 8 bits is a `QuantisedFeatures`, which
-        gives float32 for the rows that are asked for.
+        gives float32 for the rows that are requested.
         Rows whose sample failed hold NaN; rows not computed yet hold zeros. `ok` tells which rows to use.
         Raises CacheError for a layer that the file does not hold, or for None where it holds several.
         """
@@ -352,9 +352,9 @@ def _open_same(path: str, key: str, table: str) -> Cache:
     cache = open_cache(path)
     if (cache.key, cache.layout.table) != (key, table):
         raise CacheError(
-            f"{path} is not the feature file that was pickled: it has been replaced by one of other settings "
+            f"{path} is not the feature file that was pickled: it has been replaced by one with other settings "
             "or samples.",
-            hint="Open the new file, and make datasets anew from it.",
+            hint="Open the new file, and create the datasets again.",
         )
     return cache
 
@@ -380,12 +380,12 @@ def _refuse_holes(path: str, descriptor: int, ids: Column) -> None:
     if hole < ids.offset + ids.nbytes:
         raise CacheFormatError(
             f"{path} is not a precompute feature file: the names of its {ids.shape[0]:,} samples were never written.",
-            hint="If a copy or download was truncated, fetch it again; else extract again to another output.",
+            hint="If a copy or download was truncated, download it again; else extract again to another output.",
         )
 
 
 def _damaged(path: str, what: str) -> CacheFormatError:
     return CacheFormatError(
         f"{path} is damaged: {what}.",
-        hint="If a copy or download was truncated, fetch it again; else extract again to another output.",
+        hint="If a copy or download was truncated, download it again; else extract again to another output.",
     )

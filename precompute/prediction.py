@@ -125,7 +125,7 @@ def predict_each(
         needless |= {"augment": augment}
         if says_nothing := [name for name, value in needless.items() if value is not None]:
             raise UsageError(
-                f"{os.fspath(source)} holds features, so {says_nothing[0]} says nothing.",
+                f"{os.fspath(source)} holds features, so {says_nothing[0]} has no effect.",
                 hint=f"Leave out --{says_nothing[0].replace('_', '-')}, or name a folder of {words.plural}.",
             )
         where = device_of(device)

@@ -265,7 +265,7 @@ def test_the_key_holds_what_a_transform_says_of_itself_and_the_library(module: P
     ("code", "message"),
     [
         ("", "cannot be loaded: AttributeError"),
-        ("own = 3", "is a int, which transforms nothing"),
+        ("own = 3", "is a int, which is not a transform"),
         ("def own(image):\n    return None", "Got NoneType instead"),
         ("def own(image):\n    return image / 255", r"Got torch.float32 \(3, 97, 160\) instead"),
         ("def own(image):\n    return image[:1]", "must give a picture"),

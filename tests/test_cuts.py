@@ -279,9 +279,9 @@ REFUSED = {
     ("resnet18", "layer3.0.downsample"): ("also needs 'layer3.0.bn2'", "before: .*layer2; behind: layer3.0.add"),
     ("resnet18", "layer4"): ("no parameters to train", r"lie before: .*layer4\.0\.$"),
     ("resnet18", "avgpool"): ("no parameters to train", "layer4.0"),
-    ("resnet18", "flatten"): ("nothing is left to train but the head", "layer4.0"),
-    ("resnet18", "fc"): ("nothing is left to train but the head", "layer4.0"),
-    ("resnet18", "output"): ("nothing is left to train but the head", "layer4.0"),
+    ("resnet18", "flatten"): ("there is nothing to train except the head", "layer4.0"),
+    ("resnet18", "fc"): ("there is nothing to train except the head", "layer4.0"),
+    ("resnet18", "output"): ("there is nothing to train except the head", "layer4.0"),
     ("resnet18", "layer5"): ("no layer 'layer5'.* Close: .*layer4", "precompute backbones NAME --layers"),
     ("resnet18", "layer3:mean"): ("'layer3' are averaged over its positions", "--layer layer3:none"),
     ("vit", "encoder.layers.encoder_layer_1.ln_1"): (
@@ -408,7 +408,7 @@ def test_what_both_parts_use_is_not_trained() -> None:
 
 def test_a_change_in_place_that_the_cut_separates_is_refused() -> None:
     torch.manual_seed(0)
-    with pytest.raises(BackboneError, match="computes something else than the whole network"):
+    with pytest.raises(BackboneError, match="differs from the whole network"):
         tail_of(backbone_of(Ignored()), "conv")
 
 

@@ -197,7 +197,7 @@ def test_transfer_that_hurts_is_said_so(corners: Path, tmp_path: Path) -> None:
         draws=4,
         methods=LIGHT,
     )
-    assert found.notes == ("random: a factory decides about its own weights, so there are no random ones",)
+    assert found.notes == ("random: a factory chooses its own weights, so there are no random ones",)
     assert [one.name for one in found.methods] == ["pixels", "head"]
     assert [one.hurts for one in found.standings] == [("pixels",), ("pixels",)]
     assert "Transfer hurts: raw pixels beat the pretrained head (at 10, all a class)." in found.words

@@ -171,7 +171,7 @@ def test_a_head_that_predicts_otherwise_than_its_parts_say_is_refused() -> None:
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     head = fitted("ridge")
     (tmp_path / "model.joblib").write_bytes(b"old")
-    with pytest.raises(HeadError, match="model.joblib' exists, and what a joblib file is cannot be found out"):
+    with pytest.raises(HeadError, match="model.joblib' exists, and a joblib file cannot be recognised"):
         write_joblib(tmp_path / "model.joblib", head)
     assert (tmp_path / "model.joblib").read_bytes() == b"old"
     write_joblib(tmp_path / "model.joblib", head, overwrite=True)
@@ -204,7 +204,7 @@ def test_the_command_warns_and_tells_what_it_wrote(tmp_path: Path, precompute: C
 
 def test_attention_over_positions_has_no_equal() -> None:
     head = AttentiveHead(tokens=8, max_epochs=2).fit(DIGITS[:60], LABELS[:60])
-    with pytest.raises(HeadError, match="cannot be exported to scikit-learn: it weighs positions by attention"):
+    with pytest.raises(HeadError, match="cannot be exported to scikit-learn: scikit-learn has no attention"):
         to_sklearn(head)
 
 

@@ -120,7 +120,7 @@ def test_a_pickle_is_not_run(tmp_path):
         def __reduce__(self):
             return Path.touch, (marker,)
 
-    refuse(tmp_path / "head.safetensors", pickle.dumps(Hostile()), "no safetensors file")
+    refuse(tmp_path / "head.safetensors", pickle.dumps(Hostile()), "not a safetensors file")
     assert not marker.exists()
 
 

@@ -219,7 +219,7 @@ def test_ids_are_numbers_of_rows_where_they_have_not(tmp_path: Path, path: str |
         opened(write_parquet(tmp_path / "a.parquet", given, None, rows_per_group=2)),
     ):
         assert ids(source) == ["row/000000000", "row/000000001", "row/000000002"]
-        assert any("ids are numbers" in note for note in source.notes)
+        assert any("ids are row numbers" in note for note in source.notes)
         assert [source.read(row).data for row in range(3)] == [one["image"]["bytes"] for one in given]
     split = opened(save_all(tmp_path / "b", {"test": given, "train": given[:1]}, None))
     assert ids(split) == ["test/000000000", "test/000000001", "test/000000002", "train/000000000"]

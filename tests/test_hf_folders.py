@@ -223,10 +223,10 @@ def test_a_pickled_state_dict_may_be_named_and_is_not_run(good: Path, tmp_path: 
     ("name", "says"),
     [
         ("hf:./nowhere", "There is no folder ./nowhere"),
-        ("hf:", "names no model of the Hugging Face hub"),
-        ("hf:a/b/c", "names no model of the Hugging Face hub"),
-        ("hf:a/b@", "names no model of the Hugging Face hub"),
-        ("hf:a b/c", "names no model of the Hugging Face hub"),
+        ("hf:", "is not a model on the Hugging Face hub"),
+        ("hf:a/b/c", "is not a model on the Hugging Face hub"),
+        ("hf:a/b@", "is not a model on the Hugging Face hub"),
+        ("hf:a b/c", "is not a model on the Hugging Face hub"),
     ],
 )
 def test_what_is_no_name_is_said_so(name: str, says: str) -> None:

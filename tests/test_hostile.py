@@ -351,7 +351,7 @@ def test_heads_are_refused_and_run_nothing(hostile: Path, tried: Path) -> None:
         r"spec_(none|no_object)": "does not say which features it was trained on",
         r"(multilabel-)?(logistic|mlp|knn|ridge)|centroid|(mlp|knn|ridge)-regression": "does not say which features",
         "selected|attentive": "does not say which features",
-        r"layers_\w+": "says of its layers is damaged",
+        r"layers_\w+": "The list of layers in the head",
         "folder|loop": "cannot be read: ",
         "fifo|zero": "is not a regular file",
         r"\w*": "is not (a whole head file|a head that this precompute reads): .",

@@ -107,7 +107,7 @@ def refused(done: subprocess.CompletedProcess[str], name: str) -> str:
     assert done.returncode in (1, 2), done.stdout + done.stderr
     assert name in done.stderr
     assert "Traceback" not in done.stderr
-    assert "mistake in precompute" not in done.stderr
+    assert "bug in precompute" not in done.stderr
     return done.stderr
 
 
@@ -301,7 +301,7 @@ def test_a_link_to_a_foreign_file_or_nowhere_is_left_alone(writer: Writer, place
 @pytest.mark.parametrize(
     ("output", "reason"),
     [
-        ("", "no name of a file"),
+        ("", "not a file name"),
         ("x" * 300, "its name is too long"),
         ("d/" * 3000 + "x", "its name is too long"),
         ("nowhere/x", "the folder 'nowhere' does not exist"),
@@ -471,7 +471,7 @@ def test_the_functions_refuse_as_the_commands_do(place: Path) -> None:
     with pytest.raises(UsageError, match="is the same file as"):
         train_head(open_cache("CACHE"), "CACHE")
     for empty in ("", b"", "a\0b"):
-        with pytest.raises(UsageError, match="no name of a file"):
+        with pytest.raises(UsageError, match="not a file name"):
             extract("photos", empty, backbone="tiny")  # type: ignore[arg-type]
 
 

@@ -309,10 +309,10 @@ def test_mixed_precision_as_a_path_of_the_code(photos: Path, features: Path, mon
     ("options", "error", "words"),
     [
         ({"backbone": None}, UsageError, "must be named"),
-        ({"layer": MIDDLE}, UsageError, "--layer says nothing"),
+        ({"layer": MIDDLE}, UsageError, "--layer has no effect"),
         ({"freeze_to": "nowhere"}, BackboneError, "no layer 'nowhere'"),
         ({"freeze_to": "body.3.block.0"}, BackboneError, "More than one tensor"),
-        ({"freeze_to": "embed.4"}, BackboneError, "nothing is left to train"),
+        ({"freeze_to": "embed.4"}, BackboneError, "there is nothing to train"),
         ({"average_views": True}, UsageError, "predicts from the plain image"),
         ({"augment": "shear"}, UsageError, "augment must name"),
         ({"precision": "fp8"}, UsageError, "precision must be one of"),

@@ -85,7 +85,7 @@ def test_no_image_of_val_or_test_is_drawn_and_other_seeds_draw_others() -> None:
         drawn(listed(30, splits=(2, 3)), 10)
     with pytest.raises(UsageError, match="cannot hold 2 of each of the 3 classes") as error:
         drawn(listed(30), 5)
-    assert error.value.hint == "Ask for at least 6: -n 6"
+    assert error.value.hint == "Use at least 6: -n 6"
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=8), st.floats(0, 1))
@@ -379,7 +379,7 @@ def test_errors_come_before_an_image_is_read(
 @pytest.mark.rotates(3)
 def test_more_images_than_there_are_and_one_class(corners: Path, tmp_path: Path) -> None:
     found = ranked(corners, "sees", n=500)
-    assert found.notes == ("there are 120 labelled training images, fewer than the 500 asked for: all are taken",)
+    assert found.notes == ("there are 120 labelled training images, fewer than the 500 requested: all are used",)
     (tmp_path / "one").mkdir()
     os.symlink(corners / "red", tmp_path / "one" / "red")
     with pytest.raises(TrainingError, match="one class, 'red'"):

@@ -106,7 +106,7 @@ class TestAnyOtherStore(SourceContract):
 
     def test_another_process_reads_the_same(self, source: Source) -> None:
         """It cannot: it has no such memory."""
-        with pytest.raises(TypeError, match="in one process alone"):
+        with pytest.raises(TypeError, match="in one process only"):
             packed(source)
 
     test_it_can_be_pickled_by_others_such_as_ray = test_another_process_reads_the_same

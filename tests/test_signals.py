@@ -68,7 +68,7 @@ def test_a_signal_ends_a_command(forks: Forks, folder: Path, name: str, signum: 
     os.kill(process, signum)
     assert forks.wait(process) == 128 + signum
     told = forks.errors.read_text()
-    assert told.endswith(f"Stopped by {signum.name}.\nWhat was finished before is kept. {GO_ON}")
+    assert told.endswith(f"Stopped by {signum.name}.\nFinished work is kept. {GO_ON}")
     assert "Traceback" not in told
     assert forks.output.read_text() == ""
     assert not list(folder.glob("a.h5*"))
@@ -144,7 +144,7 @@ def test_a_signal_during_batches_is_only_noted(capsys: pytest.CaptureFixture[str
         while not signals():
             time.sleep(0.001)
         assert signals() == signal.SIGTERM
-    assert "Stopping after the batch in flight" in capsys.readouterr().err
+    assert "Stopping after the current batch" in capsys.readouterr().err
 
 
 def test_a_batch_is_given_up_where_sigterm_leaves_it_little_time(monkeypatch: pytest.MonkeyPatch) -> None:

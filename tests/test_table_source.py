@@ -426,7 +426,7 @@ def test_other_separators_are_named(tmp_path: Path, separator: str) -> None:
 @pytest.mark.parametrize("root", [None, "s3://bucket"])
 def test_an_address_with_a_secret_is_refused_and_not_shown(tmp_path: Path, address: str, root: str | None) -> None:
     (tmp_path / "a.csv").write_text(f"path\n1.png\n{address}\n")
-    with pytest.raises(SourceError, match="line 3 holds an address that is none") as caught:
+    with pytest.raises(SourceError, match="line 3 holds an invalid address") as caught:
         open_source(tmp_path / "a.csv", IMAGES, reading=Reading.of(root, {}))
     assert "hush" not in str(caught.value)
 

@@ -128,7 +128,7 @@ def test_text_columns_and_a_table_give_the_same_head(cards: Path, playing_cards:
         rows = [(row["path"], row["labels"].replace(" ", ";")) for row in csv.DictReader(file)]
         csv.writer(out).writerows([("path", "label"), *rows])
     table = train_head(cards, C=1.0, labels=tmp_path / "t.csv", expect=363)
-    assert any("363 of 363 samples stand in" in note and "by path" in note for note in table.notes)
+    assert any("363 of 363 samples are in" in note and "by path" in note for note in table.notes)
     for other in (text, columns, table):
         assert np.array_equal(other.head.coef_, own.head.coef_)
         assert other.labels == own.labels

@@ -1,4 +1,4 @@
-"""Features that need not fit into memory: some rows of a memmap, read as they are asked for."""
+"""Features that need not fit into memory: some rows of a memmap, read as they are requested."""
 
 from __future__ import annotations
 

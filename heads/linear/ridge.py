@@ -102,7 +102,7 @@ class RidgeHead(LinearClassifier, RidgeBase):
             chosen_on, held_label = check_validation(self, validation, self.classes_)
             held = (chosen_on, ClassTargets(held_label, n_classes))
         class_weight = class_weights(self.class_weight, self.classes_, label, given.weight)[label]
-        # A class with one sample is unknown to the model that leaves it out; where all are such, that says nothing.
+        # A class with one sample is unknown to the model that leaves it out; where all are such, that has no effect.
         units = len(label) if group is None else len(np.unique(group * n_classes + label))
         only_default = "no class has two samples (groups)" if units == len(np.unique(label)) else None
         spectrum = self._solve(given, ClassTargets(label, n_classes), class_weight, group, held, only_default)

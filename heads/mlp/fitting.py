@@ -139,8 +139,8 @@ def _check_memory(head: Settings, needed: int) -> None:
     if available is not None and needed > available:
         raise UsageError(
             f"Training hidden layers of {', '.join(f'{width:,}' for width in head.hidden)} would take "
-            f"{needed / 2**30:,.1f} GiB of memory, and {available / 2**30:,.1f} GiB are there.",
-            hint="Give smaller widths: --hidden 512.",
+            f"{needed / 2**30:,.1f} GiB of memory, and {available / 2**30:,.1f} GiB are available.",
+            hint="Use smaller widths: --hidden 512.",
         )
 
 

@@ -193,7 +193,7 @@ def _votes(head: Any) -> dict[str, Any]:
 
 
 def _attentive(head: Any) -> list[Any]:
-    raise no_equal(head, "it weighs positions by attention, which no class of scikit-learn does")
+    raise no_equal(head, "scikit-learn has no attention over positions")
 
 
 def _binarizer(head: Any, **options: Any) -> LabelBinarizer:

@@ -142,7 +142,7 @@ class _Outcomes:
         if not total:
             reasons |= dict.fromkeys((*AREAS[:2], "macro_f1"), "needs a label that some samples have")
         if not ((self.positives > 0) & (self.positives < self.n)).any():
-            reasons["auc"] = "needs a label that some samples have and others have not"
+            reasons["auc"] = "needs a label that some samples have and others lack"
         if total in (0, pairs):
             reasons["micro_auc"] = "needs samples with labels and samples without them"
         if not total and not self.counts.predicted.any():

@@ -46,7 +46,7 @@ def read_pickle(file: IO[bytes], limit: int) -> bytes:
     if place != len(data) or len(records) != count:
         raise ValueError("its zip archive is damaged, or has two records of one name")
     if folder + b"/constants.pkl" in records:
-        raise ValueError("it is a TorchScript archive, which holds code")
+        raise ValueError("it is a TorchScript archive, which contains code")
     claimed = sum(record.length for record in records.values())
     if claimed > size or any(record.compressed for record in records.values()):  # torch.save never compresses
         raise ValueError(f"it is compressed, or its records overlap: it would take {claimed:,} bytes")

@@ -319,12 +319,14 @@ class Crossings:
     def _why_not(self, layer: str, node: fx.Node) -> str:
         place = self.order[node]
         if place >= self.order[self.features]:
-            return f"Behind the layer {layer!r} nothing is left to train but the head."
+            return f"Behind the layer {layer!r} there is nothing to train except the head."
         if node not in self.path:
             return f"The features do not depend on the layer {layer!r}."
         if passing := self.passing(node):
             others = ", ".join(dict.fromkeys(repr(self.name_of(one)) for one in passing))
-            return f"More than one tensor crosses a cut at the layer {layer!r}: what lies behind also needs {others}."
+            return (
+                f"More than one tensor crosses a cut at the layer {layer!r}: the layers behind it also need {others}."
+            )
         if not self.crossable(node):
             return f"The layer {layer!r} does not give one tensor that begins with the batch."
         return f"Between the layer {layer!r} and the features there are no parameters to train."
@@ -341,8 +343,8 @@ class Crossings:
             if places
         ]
         if not named:
-            return "The network can be cut nowhere; train a head."
-        return f"The nearest layers where it can be cut lie {'; '.join(named)}."
+            return "The network cannot be cut; train a head."
+        return f"The nearest possible cuts are {'; '.join(named)}."
 
 
 def attribute_of(module: nn.Module, path: str) -> Any:

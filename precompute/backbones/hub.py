@@ -111,8 +111,8 @@ def _not_here(
     return WeightsError(
         f"The weights of {repository}{at} are not on this machine and could not be downloaded "
         f"({type(error).__name__}: {reason}).\nMissing file: {names[0]} in {place}",
-        hint="Four options: download them on a machine with a network, and copy that folder here (HF_HOME is the place of "
-        "the cache); if the repository requires it, log in with `hf auth login` or set HF_TOKEN; "
+        hint="Four options: download them on a machine with a network, and copy that folder here (HF_HOME sets the "
+        "place of the cache); if the repository requires it, log in with `hf auth login` or set HF_TOKEN; "
         + (
             "name a folder you have: -b hf:./folder; or use another backbone."
             if folder

@@ -149,7 +149,7 @@ def _check_input(inputs: tuple[torch.Tensor, ...]) -> None:
     if len(inputs) != 1 or not inputs[0].is_floating_point():
         kinds = ", ".join(f"{tuple(one.shape)} {one.dtype}" for one in inputs)
         raise BackboneError(
-            f"What enters the network is not one tensor of floats ({kinds}), so it cannot be a layer.",
+            f"The input of the network is not one tensor of floats ({kinds}), so it cannot be a layer.",
             hint=f"Name another layer than {INPUT}.",
         )
 

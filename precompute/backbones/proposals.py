@@ -93,7 +93,7 @@ def propose(backbone: Backbone, *, crossings: Crossings | None = None) -> tuple[
         )
     if not found:
         raise BackboneError(
-            f"There is no layer of {backbone.name} behind which a part worth training lies.",
+            f"{backbone.name} has no layer with a part worth training behind it.",
             hint="Train a head with train-head, or everything with fine-tune SOURCE.",
         )
     return tuple(found)

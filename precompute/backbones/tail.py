@@ -258,7 +258,7 @@ def _check_agrees(tail: Tail, activation: torch.Tensor, features: torch.Tensor) 
     error = float((given - features).norm() / features.norm().clamp_min(1e-30))
     if given.shape != features.shape or not error <= TOLERANCE:
         raise BackboneError(
-            f"The network cut at the layer {tail.layer!r} computes something else than the whole network: relative L2 "
+            f"The network cut at the layer {tail.layer!r} differs from the whole network: relative L2 "
             f"error {error:.1e}.",
             hint="It changes values in place that the cut separates, or draws random numbers; cut it elsewhere.",
         )

@@ -292,7 +292,7 @@ def _common_rows(a: Side, b: Side, split: str) -> tuple[tuple[NDArray[np.int64],
         unit = a.cache.words.plural
         reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items() if count)
         raise TrainingError(
-            f"No {a.cache.words.one} of {split} was kept from both heads ({reasons}).",
+            f"No {a.cache.words.one} of {split} was held out from both heads ({reasons}).",
             hint=f"Train both on caches of the same {unit}, with the same --seed where {unit} are held out.",
         )
     return (rows_a[keep], rows_b[keep]), {reason: count for reason, count in left_out.items() if count}

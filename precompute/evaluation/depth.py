@@ -158,7 +158,7 @@ def _folder(out: str | os.PathLike[str]) -> tuple[Records, str]:
         return Records(os.path.join(path, "results.jsonl")), path
     except OSError as error:
         raise UsageError(
-            f"The folder {path!r} cannot be used: {error.strerror}.", hint="Name another by -o."
+            f"The folder {path!r} cannot be used: {error.strerror}.", hint="Choose another with -o."
         ) from error
 
 

@@ -72,7 +72,7 @@ class _Registry:
         found: dict[str, Method] = {}
         for name in names:
             if name in RANDOM and is_factory(self._ground.backbone):
-                self._notes.append(f"{name}: a factory decides about its own weights, so there are no random ones")
+                self._notes.append(f"{name}: a factory chooses its own weights, so there are no random ones")
                 continue
             try:
                 made = [self._tail(name)] if name.startswith(TAIL) else makers[name]()

@@ -146,7 +146,7 @@ def fit_and_answer(make: Callable[[], Any], features: Any, train: Rows, test: Ro
         head.fit(X / scale, target.values[train].astype(np.int64))
     except ValueError as error:
         raise TrainingError(
-            f"A head cannot be fitted on {len(train)} images: {error}", hint="Ask for more labels: --shots."
+            f"A head cannot be fitted on {len(train)} images: {error}", hint="Use more labels: --shots."
         ) from error
     view = RowView(features, test)
     return np.concatenate([np.asarray(head.predict(block / scale), np.int64) for _, block in view.blocks()])

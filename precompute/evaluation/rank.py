@@ -264,7 +264,7 @@ def _folder(out: str | os.PathLike[str] | None) -> Iterator[str]:
         os.makedirs(path, exist_ok=True)
     except OSError as error:
         raise UsageError(
-            f"The folder {path!r} cannot be made: {error.strerror}.", hint="Name another by -o."
+            f"The folder {path!r} cannot be made: {error.strerror}.", hint="Choose another with -o."
         ) from error
     yield path
 
@@ -272,7 +272,7 @@ def _folder(out: str | os.PathLike[str] | None) -> Iterator[str]:
 def _sample_notes(source: Source, target: Target, n: int) -> list[str]:
     pool = len(training_rows(source, target))
     if n > pool:
-        return [f"there are {pool:,} labelled training images, fewer than the {n:,} asked for: all are taken"]
+        return [f"there are {pool:,} labelled training images, fewer than the {n:,} requested: all are used"]
     return []
 
 

@@ -59,7 +59,7 @@ def sample_rows(source: Source, target: Target, n: int, seed: int) -> Rows:
         what = "classes" if target.task == CLASSES else "strata"
         raise UsageError(
             f"{n:,} images cannot hold {LEAST} of each of the {len(sizes):,} {what} of {source.name}.",
-            hint=f"Ask for at least {least.sum():,}: -n {least.sum()}",
+            hint=f"Use at least {least.sum():,}: -n {least.sum()}",
         )
     quota = least + shares(sizes - least, n - int(least.sum()))
     rank = _ranks(hashed(source.table, rows, seed), strata)

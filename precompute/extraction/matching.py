@@ -82,9 +82,9 @@ def open_olds(output: CacheOutput, spec: dict[str, Any]) -> tuple[Cache, ...]:
         other.check_table()
         if other.key != key_of(spec):
             raise CacheKeyError(
-                f"{path} was made with other settings, so no row of it can be taken (there -> now):",
+                f"{path} was made with other settings, so no row of it can be used (there -> now):",
                 difference=difference(other.spec, spec),
-                hint="Ask for the settings that it was made with, or leave it out.",
+                hint="Use the settings that it was made with, or leave it out.",
             )
         olds.append(other)
     return tuple(olds)
@@ -154,13 +154,13 @@ def _refuse_mistakes(source: Source, old: Cache, found: NDArray[np.bool_], dropp
             raise SourceError(
                 f"{name} cannot be listed, so the {below} rows of {old.path} for {old.words.plural} in it would be "
                 "discarded.",
-                hint="Make it readable (or remove it), use another output, or say --overwrite.",
+                hint="Make it readable (or remove it), use another output, or use --overwrite.",
             )
     if not found.any():
         raise UsageError(
             f"None of the {len(old)} samples in {old.path} is in {source.name}, so all of its rows would be thrown "
             "away.",
-            hint="Check the source, use another output, or say --overwrite.",
+            hint="Check the source, use another output, or use --overwrite.",
         )
 
 
@@ -172,7 +172,7 @@ def _refuse_unseen(source: Source, old: Cache, place: NDArray[np.int64]) -> None
         raise SourceError(
             f"{source.sample_name(int(lost[0]))} cannot be looked at, so its row of {old.path} would be discarded"
             + (f", and {len(lost) - 1:,} more." if len(lost) > 1 else "."),
-            hint=f"Make it readable (or remove it from {source.name}), use another output, or say --overwrite.",
+            hint=f"Make it readable (or remove it from {source.name}), use another output, or use --overwrite.",
         )
 
 

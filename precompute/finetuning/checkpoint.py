@@ -85,15 +85,15 @@ class Checkpoint:
             raise self.damaged(error) from error
         if lines := difference(training, self.training):
             raise HeadMismatchError(
-                "\n".join([f"The checkpoint {self.path!r} is of another training (then -> now):", *lines]),
-                hint="Give the settings of then to go on with it; remove it, or give --overwrite, to begin anew.",
+                "\n".join([f"The checkpoint {self.path!r} belongs to another training (then -> now):", *lines]),
+                hint="Use the original settings to resume it; remove it, or use --overwrite, to start anew.",
             )
         return restored
 
     def damaged(self, why: Exception) -> HeadFormatError:
         """What to raise for a checkpoint that cannot be gone on from."""
         return HeadFormatError(
-            f"The checkpoint {self.path!r} is damaged: {why}.", hint="Remove it, or begin anew with --overwrite."
+            f"The checkpoint {self.path!r} is damaged: {why}.", hint="Remove it, or start anew with --overwrite."
         )
 
     def save(self, state: State) -> None:
@@ -105,7 +105,9 @@ class Checkpoint:
                 state.arrays, {"training": write_json(self.training), "state": write_json(said)}, CHECKPOINT_FORMAT
             )
         except TooLargeError as error:
-            raise HeadError(f"The checkpoint {self.path!r} cannot be saved: {error}.", hint="Train less.") from error
+            raise HeadError(
+                f"The checkpoint {self.path!r} cannot be saved: {error}.", hint="Train fewer layers."
+            ) from error
         check_beside(self._new, _is_ours, HeadError)
         try:
             with naming(self._new), open(self._new, "wb") as file:

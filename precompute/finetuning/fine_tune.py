@@ -168,7 +168,7 @@ def _check_images(
         )
     if layer is not None:
         raise UsageError(
-            f"{shown} holds images, so --layer says nothing.",
+            f"{shown} holds images, so --layer has no effect.",
             hint="Name the layer up to which the network stays as it is by --freeze-to.",
         )
     if wanted.average_views:
@@ -177,7 +177,7 @@ def _check_images(
         )
     if out is None and features is None:
         raise UsageError(
-            "What enters the classifier is computed first, and needs a file.",
+            "The input of the classifier is computed first, and needs a file.",
             hint="Name the output, -o OUT, beside which it is put, or a file that holds it already, --features CACHE.",
         )
     if out is not None:  # before the work, not after it

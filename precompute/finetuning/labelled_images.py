@@ -72,7 +72,7 @@ class ImageOptions:
             if getattr(self, name):
                 shown = cache.path if isinstance(cache, Cache) else os.fspath(cache)
                 hint = "To train behind another layer, extract that one." if name == "freeze_to" else "Leave it out."
-                raise UsageError(f"{shown} holds activations, so {name} says nothing.", hint=hint)
+                raise UsageError(f"{shown} holds activations, so {name} has no effect.", hint=hint)
 
 
 def open_images(
@@ -106,7 +106,7 @@ def open_images(
     else:
         assert out is not None  # whoever calls has looked
         cache = _made(samples, f"{os.fspath(out)}{FEATURES}", backbone, given, device, options)
-        notes = (*notes, f"what enters the classifier is kept in {cache.path}")
+        notes = (*notes, f"the input of the classifier is kept in {cache.path}")
     _check_images(cache, samples)
     broken = np.flatnonzero(~cache.ok).tolist()
     notes = (*notes, *_named(cache, broken))
@@ -191,7 +191,7 @@ def _check_images(cache: Cache, samples: Source) -> None:
     new = np.flatnonzero(positions(known.table.ids, samples.table.ids) < 0).tolist()
     if gone or new:
         names = [known.sample_name(row) for row in gone[:SHOWN]] or [samples.sample_name(row) for row in new[:SHOWN]]
-        where = "not there any more" if gone else f"not in {cache.path}"
+        where = "no longer there" if gone else f"not in {cache.path}"
         raise CacheError(
             f"{cache.path} is not of the images of {samples.name}: {len(gone) or len(new):,} are {where}: "
             f"{', '.join(names)}{', ...' if len(gone or new) > SHOWN else ''}.",

@@ -220,7 +220,7 @@ class Trainer:
             f"The loss was not finite in epoch {state.epoch}, step {min(state.step + 1, self.steps)} of {self.steps} "
             f"(learning rate {self.settings.learning_rate:g}).",
             hint=f"Try a smaller --learning-rate, such as {self.settings.learning_rate / 10:g}. The checkpoint of this "
-            "training is removed, so that the next one begins anew.",
+            "training is removed, so that the next one starts anew.",
         )
 
     def _between(self) -> None:
@@ -229,7 +229,7 @@ class Trainer:
         if checkpoint is not None and (signum or time.monotonic() - self.saved_at >= self.conduct.seconds):
             self.save()
         if signum:
-            kept = "Run the same command again to resume." if checkpoint else "Nothing is kept without an output."
+            kept = "Run the same command again to resume." if checkpoint else "Without an output nothing is kept."
             raise Stopped(f"Stopped in epoch {self.state.epoch}, step {self.state.step}.", signum=signum, hint=kept)
 
     def save(self) -> None:

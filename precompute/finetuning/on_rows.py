@@ -71,7 +71,7 @@ def calibrate(tail: nn.Module, activations: Activations, rows: Rows, *, batch_si
     if not norms:
         return
     if len(rows) < 2:
-        raise TrainingError("One image has no variance to normalise by.", hint="Ask for more labels: --shots.")
+        raise TrainingError("One image has no variance to normalise by.", hint="Use more labels: --shots.")
     before = [(one, one.momentum) for one in norms]
     for one in norms:
         one.reset_running_stats()

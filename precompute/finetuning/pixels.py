@@ -1,4 +1,4 @@
-"""The activations of one layer, computed from the images each time they are asked for.
+"""The activations of one layer, computed from the images each time they are requested.
 
 Nothing is stored, so every epoch may see other views. What is fixed is which image a row is: a feature file of the same
 images says it, with their SHA-256, and an image that has changed since is an error. View 0 is the plain image; view k

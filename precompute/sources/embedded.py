@@ -117,7 +117,7 @@ def open_parts(
     rows = places - firsts[which]
     notes = listing.notes
     if not (with_paths or "id" in reading.columns):
-        notes += ("ids are numbers of rows: not each image has a path of its own",)
+        notes += ("ids are row numbers: the images do not have unique paths",)
     return EmbeddedImages(
         listing.shown, origin, _stamped(listed.table, files, which, rows), files,
         roots=roots, which=which, rows=rows, extensions=kind.extensions, notes=notes,

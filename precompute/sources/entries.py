@@ -208,7 +208,7 @@ class Entries:
         try:
             found = address_of(address)
         except SourceError as error:
-            raise self._wrong(f"holds an address that is none. {error.message}", number, error.hint) from None
+            raise self._wrong(f"holds an invalid address. {error.message}", number, error.hint) from None
         if self._bucket is None or found.protocol != self._bucket.protocol:
             raise self._wrong(
                 f"holds an address that begins with {found.protocol}://, which is not below the root.",
@@ -263,11 +263,11 @@ class Entries:
         twice = np.flatnonzero(ids[1:] == ids[:-1])
         if len(twice):
             row = int(twice[0])
-            more = f", and {len(twice) - 1:,} more are not alone" if len(twice) > 1 else ""
+            more = f", and {len(twice) - 1:,} more ids are duplicated" if len(twice) > 1 else ""
             raise SourceError(
                 f"{self.shown} has the id {_short(ids[row].decode())} in {self.unit}s {numbers[row]:,} and "
                 f"{numbers[row + 1]:,}{more}.",
-                hint="Each sample needs an id of its own: remove one, or name a column of different ids.",
+                hint="Each sample needs its own id: remove one, or name a column of different ids.",
             )
 
     def _ordered_classes(self, labels: NDArray[np.int32]) -> tuple[NDArray[np.int32], tuple[bytes, ...]]:
@@ -317,7 +317,7 @@ class Entries:
             raise SourceError(f"The folder {shown} cannot be read: {error.strerror}.", hint=hint) from error
         if (system := pseudo_file_systems().get(status.st_dev)) is not None:
             raise SourceError(
-                f"{shown} lies on a pseudo file system ({system}), which holds no {kind.plural}.",
+                f"{shown} is on a pseudo file system ({system}), which holds no {kind.plural}.",
                 hint=f"Name a folder of {kind.plural}: --root FOLDER.",
             )
 

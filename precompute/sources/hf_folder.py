@@ -137,7 +137,7 @@ def _saved(folder: str, word: str) -> Part:
 
 
 def _read_json(path: str, shown: str) -> Mapping[str, Any]:
-    """Raises SourceError for what is not JSON object, or a very large one."""
+    """Raises SourceError for anything but a JSON object, or a very large one."""
     with open_regular(path, shown) as file:
         content = file.read(JSON_BYTES + 1)
     try:

@@ -55,7 +55,7 @@ class KeptGroups:
         return (KeptGroups, ())  # another process keeps its own
 
     def get(self, path: str, group: int) -> list[Picture] | None:
-        """The images of a group; None where it is not there any more."""
+        """The images of a group; None where it is no longer there."""
         with self._lock:
             pictures = self._groups.get((path, group))
             if pictures is not None:

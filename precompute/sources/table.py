@@ -125,7 +125,7 @@ def _records(table: Any, shown: str) -> Iterator[list[str]]:
         if row and len(row) != width:
             raise SourceError(
                 f"{shown}, line {table.line_num:,} has {len(row)} fields, and the header has {width}.",
-                hint="A field that holds the separator must stand in quotation marks.",
+                hint="A field that holds the separator must be in quotation marks.",
             )
         if row:
             yield row

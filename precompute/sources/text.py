@@ -73,4 +73,4 @@ def _next_line(file: Lines, shown: str) -> bytes:
     try:
         return file.readline(MAX_LINE_BYTES + 1)
     except OSError as error:
-        raise SourceError(f"{shown} cannot be read: {error.strerror}.", hint="Check the disk it lies on.") from error
+        raise SourceError(f"{shown} cannot be read: {error.strerror}.", hint="Check its disk.") from error

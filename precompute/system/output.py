@@ -127,7 +127,7 @@ def check_output(
     """
     given = os.fsdecode(path)
     if not given or "\0" in given:
-        raise UsageError(f"The output {given!r} is not a name of a file.", hint="Name a file to write to.")
+        raise UsageError(f"The output {given!r} is not a file name.", hint="Name a file to write to.")
     real = os.path.realpath(given) if os.path.islink(given) else given  # a relative path stays short
     folder = os.path.dirname(real) or "."
     output = Output(real, kind, overwrite)

@@ -107,7 +107,7 @@ def joined(inputs: Sequence[LayerInput], activations: Sequence[Array]) -> NDArra
 
 
 class JoinedFeatures:
-    """The features (N, d), or (N, views, d), of several layers, float32, computed from the file as rows are asked for.
+    """The features (N, d), or (N, views, d), of several layers, float32, computed from the file as rows are requested.
 
     It takes the place of an array of features in a `RowView`: shape, dtype, `reshape` of what is in front of d, and
     indexing by a slice or by row numbers.
@@ -298,7 +298,7 @@ def saved_inputs(metadata: dict[str, Any], head: str, n_features: int) -> tuple[
             raise ValueError(f"they have {width} features, and the head takes {n_features}")
     except ValueError as error:
         raise HeadFormatError(
-            f"What the head {head} says of its layers is damaged: {error}.", hint="Train the head again."
+            f"The list of layers in the head {head} is damaged: {error}.", hint="Train the head again."
         ) from error
     return inputs
 

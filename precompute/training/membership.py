@@ -60,7 +60,7 @@ def split_codes(metadata: dict[str, Any], cache: Cache, target: Target, head: st
             raise ValueError("it has another number of rows")
     except (KeyError, TypeError, ValueError, zlib.error) as error:
         raise HeadFormatError(
-            f"What the head {head} remembers of its split is damaged: {error}.", hint="Train the head again."
+            f"The split stored in the head {head} is damaged: {error}.", hint="Train the head again."
         ) from error
     return codes
 

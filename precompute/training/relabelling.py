@@ -127,7 +127,7 @@ class Relabelling:
                 hint="Nothing was trained. Look for ids that are written in another way.",
             )
         by = ", by path" if table.key == "path" else ""
-        note = f"{matched:,} of {len(texts):,} samples stand in {name}, which has {len(table.values):,} rows{by}"
+        note = f"{matched:,} of {len(texts):,} samples are in {name}, which has {len(table.values):,} rows{by}"
         return values_of_texts(cache, texts, name), [note]
 
 

@@ -45,7 +45,7 @@ def read_table(
                     hint=f"Write lines such as `id,{value}` and `ants/1.jpg,{value}7`.",
                 )
             if twice := [column for column in (key, value) if header.count(column) > 1]:
-                raise UsageError(f"{name} has two columns {twice[0]!r}.", hint="Give each column a name of its own.")
+                raise UsageError(f"{name} has two columns {twice[0]!r}.", hint="Give each column its own name.")
             values: dict[str, str] = {}
             for row in reader:
                 if None in row:

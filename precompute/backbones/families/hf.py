@@ -61,7 +61,7 @@ class HF(Family):
         elif not REPOSITORY.fullmatch(text) or not (revision is None or REVISION.fullmatch(revision)):
             kinds = ", ".join(sorted(MODELS))
             raise BackboneError(
-                f"{name[:200]!r} names no model of the Hugging Face hub.",
+                f"{name[:200]!r} is not a model on the Hugging Face hub.",
                 hint="For example hf:sentence-transformers/all-MiniLM-L6-v2, with @REVISION if needed; a folder "
                 f"is hf:./folder. Models of these kinds are known: {kinds}.",
             )

@@ -163,8 +163,8 @@ def check_pooling(name: str, encoder: Encoder, layer: str, pooling: str) -> None
     there = [one for one in encoder.poolings if layer == OUTPUT or one in OF_TOKENS]
     if pooling == "auto":
         raise BackboneError(
-            f"How {name} is pooled is not known, and precompute does not guess.",
-            hint=f"Say it: --pooling {'|'.join(there)}.",
+            f"The pooling of {name} is not known, and precompute does not guess it.",
+            hint=f"Choose one: --pooling {'|'.join(there)}.",
         )
     if pooling not in there:
         raise BackboneError(

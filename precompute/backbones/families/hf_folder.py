@@ -59,7 +59,7 @@ class HFFolder(ModelFolder):
         self.check_code(found, CONFIG)
         if not isinstance(found.get("model_type"), str):
             raise WeightsError(
-                f"{where} names no model_type, so it is not one that transformers has saved.",
+                f"{where} names no model_type, so transformers did not save it.",
                 hint="A folder of transformers holds config.json with `model_type`, and model.safetensors.",
             )
         for key, value in _inside(found):

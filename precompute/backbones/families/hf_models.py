@@ -96,6 +96,6 @@ def model_of(config: Mapping[str, Any], files: frozenset[str], where: str) -> Mo
     if "preprocessor_config.json" not in files and files & {"tokenizer.json", "tokenizer_config.json", "vocab.txt"}:
         return ModelType(TEXT, None)
     raise BackboneError(
-        f"{where} describes a model of the kind {str(name)[:64]!r}, which precompute does not know.",
+        f"{where} describes a model of the kind {str(name)[:64]!r}, which precompute does not support.",
         hint=f"It knows {', '.join(sorted(MODELS))}. Give another one in your own factory: package.module:factory.",
     )

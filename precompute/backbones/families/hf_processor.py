@@ -26,7 +26,7 @@ LARGE = 384
 
 @dataclass(frozen=True)
 class Settings:
-    """What a kind of processor does where its file says nothing.
+    """What a kind of processor does where its file has no effect.
 
     size, crop: as in the file · square: whether a size that is one number is that of both sides · cropped: whether it
     crops.
@@ -158,9 +158,7 @@ def _geometry(size: tuple[bool, int], found: dict[str, Any], defaults: Settings,
         return {"resize": int(side / crop_pct), "crop": side, "floor_crop": True}
     if not found.get("do_center_crop", defaults.cropped):
         if not squash:
-            raise _cannot(
-                where, "size", found.get("size", side), "without do_center_crop, so no two pictures are one size"
-            )
+            raise _cannot(where, "size", found.get("size", side), "without do_center_crop, so pictures differ in size")
         return {"resize": side, "crop": side, "squash": True}
     crop = found.get("crop_size")
     crop = defaults.crop if crop is None else crop

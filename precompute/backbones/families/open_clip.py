@@ -111,7 +111,7 @@ class OpenClip(Family):
         if not repository:
             raise WeightsError(
                 f"The weights {tag} of {model} are not on the Hugging Face hub, but at {settings.get('url')}.",
-                hint="Fetch that file and name it with --weights PATH: nothing in it is executed.",
+                hint="Download that file and pass it with --weights PATH: nothing in it is executed.",
             )
         found = hub_file(repository, [_safe_name(filename)], revision or None)
         origin = {"kind": "entry", "entry": f"{tag}@{found.revision}", "repository": repository}

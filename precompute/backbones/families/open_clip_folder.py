@@ -97,7 +97,7 @@ class OpenClipFolder:
         vision = model.get("vision_cfg") if isinstance(model, dict) else None
         if not isinstance(model, dict) or not isinstance(vision, dict) or "embed_dim" not in model:
             raise WeightsError(
-                f"{where} names no model_cfg with embed_dim and vision_cfg, so it is not one that open_clip has saved.",
+                f"{where} names no model_cfg with embed_dim and vision_cfg, so open_clip did not save it.",
                 hint=f"A folder of open_clip's holds {CONFIG} and {SAFETENSORS}.",
             )
         if not isinstance(pictures, dict):

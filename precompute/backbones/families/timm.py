@@ -114,7 +114,7 @@ class Timm(Family):
         if not source.hf_hub_id:
             raise WeightsError(
                 f"The weights of {full} are not on the Hugging Face hub, but at {source.url or 'an unknown place'}.",
-                hint="Fetch that file and name it with --weights PATH: nothing in it is executed.",
+                hint="Download that file and pass it with --weights PATH: nothing in it is executed.",
             )
         found = hub_file(source.hf_hub_id, _safe_names(source.hf_hub_filename), revision or None)
         origin = {"kind": "entry", "entry": f"{tag}@{found.revision}", "repository": source.hf_hub_id}

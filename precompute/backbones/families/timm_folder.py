@@ -100,7 +100,7 @@ class TimmFolder:
         architecture = found.get("architecture")
         if not isinstance(architecture, str):
             raise WeightsError(
-                f"{where} names no architecture, so it is not one that timm has saved.",
+                f"{where} names no architecture, so timm did not save it.",
                 hint="A folder of timm's holds config.json with `architecture` and model.safetensors.",
             )
         nested = found.get("pretrained_cfg", found)  # an older form has its values beside the name

@@ -58,7 +58,7 @@ class Launcher:
             with theirs:
                 self._popen = _spawned("serve", theirs.fileno())
             self._connection = Connection(os.dup(self._channel.fileno()))
-            with contextlib.suppress(OSError):  # it is not there any more, which is heard
+            with contextlib.suppress(OSError):  # it is no longer there, which is heard
                 self._connection.send(sys.path)
 
     @property
@@ -206,7 +206,7 @@ class Server:
         signal.set_wakeup_fd(ending.fileno(), warn_on_full_buffer=False)
 
     def step(self) -> None:
-        """Wait for something to do, and do it. Raises EOFError and OSError once the driver is not there any more."""
+        """Wait for something to do, and do it. Raises EOFError and OSError once the driver is no longer there."""
         descriptors = [self._connection.fileno(), self._ended.fileno()]
         ready, _, _ = select.select(descriptors, [], [])
         if descriptors[1] in ready:

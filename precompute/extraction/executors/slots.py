@@ -55,7 +55,7 @@ class Slots:
         self._marks = memoryview(memory)[: layout.workers * MARK_BYTES].cast("q")
 
     def mark(self, worker: int, row: int) -> None:
-        """Say which row a worker is at, so that it is known when the worker is not there any more."""
+        """Say which row a worker is at, so that it is known when the worker is no longer there."""
         self._marks[worker] = row
 
     def marked(self, worker: int) -> int:

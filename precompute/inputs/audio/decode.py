@@ -88,7 +88,7 @@ def _resampled(file: Any, kind: str, rate: int, max_seconds: float, soxr: Module
         if done > limit:
             raise _too_long(done / own, max_seconds)
         if not np.isfinite(mono).all():
-            raise SampleError("some of its samples are no finite numbers", reason="UNDECODABLE")
+            raise SampleError("some of its samples are not finite", reason="UNDECODABLE")
         last = len(read) < block
         if stream is not None:
             mono = stream.resample_chunk(np.ascontiguousarray(mono), last=last)

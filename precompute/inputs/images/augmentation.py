@@ -125,7 +125,7 @@ def check_views(views: int, augment: Sequence[str]) -> None:
         )
     if augment and views == 1:
         raise UsageError(
-            "One view is the plain one, so augment would say nothing.", hint="Ask for more: --views 8, or leave it out."
+            "One view is the plain one, so augment would have no effect.", hint="Use more: --views 8, or leave it out."
         )
 
 

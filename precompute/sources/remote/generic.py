@@ -29,7 +29,7 @@ class FsspecStore(Store):
 
     def __getstate__(self) -> dict[str, Any]:
         if self.address.protocol == "memory":
-            raise TypeError("what lies in memory:// is there in one process alone")
+            raise TypeError("memory:// exists in one process only")
         return super().__getstate__()
 
     def connect(self) -> Any:
