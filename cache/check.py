@@ -44,7 +44,7 @@ def read_layout(path: str) -> Layout:
     """Check the file at `path` without following any link in it, and say where its columns lie.
 
     Raises CacheFormatError where it is not a precompute cache, is truncated, or has a part this version does not know,
-    and CacheLockedError where HDF5 locks are asked for and another program holds one.
+    and CacheLockedError where HDF5 locks are requested and another program holds one.
     """
     while True:
         try:
@@ -70,7 +70,7 @@ def read_layout(path: str) -> Layout:
                 raise CacheLockedError(
                     f"{path} is locked: another program has it open for writing.",
                     hint="Close it there, or wait. Without HDF5_USE_FILE_LOCKING in the environment it is read all the "
-                    "same: precompute takes no HDF5 locks of its own.",
+                    "same: precompute itself takes no HDF5 locks.",
                 ) from error
             if isinstance(error, OSError):
                 raise _damaged(path, f"is not an HDF5 file that can be opened: {error}") from error
@@ -195,7 +195,7 @@ def _text(path: str, item: h5py.File | h5py.Dataset, name: str) -> bytes:
 
 
 def _eight_bits(path: str, file: h5py.File, spec: dict[str, Any], requires: list[str]) -> bool:
-    """Whether layers with positions are codes of 8 bits, with scales beside them."""
+    """Whether layers with positions are codes of 8 bits, with scales next to them."""
     if (INT8 in requires) != (spec.get("storage") == INT8):
         raise _refuse(path, f"its attribute `requires` does not say whether it holds 8 bits, but {requires}")
     if INT8 in requires:

@@ -40,7 +40,7 @@ class Cache:
     """A feature file, open for reading; N samples in the order of their ids. Made by `open_cache`.
 
     Arrays are memory-mapped. The file is mapped once, on opening, so a cache that is replaced or deleted while it is
-    open stays readable as it was. It is a context manager, and is pickled by its path: whoever unpickles it opens the
+    open stays readable as it was. It is a context manager, and is pickled by its path: unpickling opens the
     file, which must hold the same settings and the same table of samples.
     """
 
@@ -104,7 +104,7 @@ class Cache:
     def check_table(self) -> None:
         """Compare ids, labels, splits and classes with their digest, once; a second call does nothing.
 
-        `open_cache` calls it for files of fewer than a million rows, and whoever trains on the rows or takes them over
+        `open_cache` calls it for files of fewer than a million rows; callers that train on the rows or copy them do it
         for larger ones. It reads all of these columns. Raises CacheFormatError where they have changed.
         """
         if self._checked["table"]:
@@ -116,7 +116,7 @@ class Cache:
         self._checked["table"] = True
 
     def trust_table(self) -> None:
-        """Take it as checked: by whoever has just written it, or has compared it with its digest already."""
+        """Take it as checked: by anyone who has just written it, or has compared it with its digest already."""
         self._checked["table"] = True
 
     @property
@@ -158,7 +158,7 @@ class Cache:
     def stored(self, layer: str | None = None) -> Rows:
         """The rows of `layer` as they are stored, memory-mapped: an array, or of 8 bits codes and scales.
 
-        For whoever copies or checks rows; some of them are taken by a slice or an array. Raises as `features`.
+        For anyone who copies or checks rows; some of them are taken by a slice or an array. Raises as `features`.
         """
         name = self._layer(layer)
         values = self.column(f"features/{name}")
@@ -348,7 +348,7 @@ def view(path: str, layout: Layout, descriptor: int) -> Cache:
 
 
 def _open_same(path: str, key: str, table: str) -> Cache:
-    """The cache that was pickled. Raises CacheError where another one lies at its path by now."""
+    """The cache that was pickled. Raises CacheError where another one is at its path by now."""
     cache = open_cache(path)
     if (cache.key, cache.layout.table) != (key, table):
         raise CacheError(
@@ -372,7 +372,7 @@ def _map(file: BinaryIO, size: int) -> np.memmap[Any, np.dtype[np.uint8]]:
 
 
 def _refuse_holes(path: str, descriptor: int, ids: Column) -> None:
-    """A sparse file can claim any number of samples; names that were never written would be read for ever."""
+    """A sparse file can claim any number of samples; names that were never written would be read forever."""
     try:
         hole = os.lseek(descriptor, ids.offset, os.SEEK_HOLE)
     except OSError:  # a file system that does not know its holes

@@ -61,7 +61,7 @@ def reason_of(error: BaseException) -> str:
 
 
 class PrecomputeError(Exception):
-    """Base of all errors raised on purpose. `str(error)` is the message, then the hint on a line of its own."""
+    """Base of all errors raised on purpose. `str(error)` is the message, then the hint on its own line."""
 
     exit_code = 1
 

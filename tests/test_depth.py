@@ -317,7 +317,7 @@ def test_bad_requests(graded: Path, tmp_path: Path) -> None:
     names = [path.relative_to(graded).as_posix() for path in sorted(graded.rglob("*.png"))]
     lines = [f"{name},{'a;b' if 'dark' in name else 'a'}" for name in names]
     (tmp_path / "labels.csv").write_text("path,label\n" + "\n".join([*lines[:-1], lines[-1] + ";c"]) + "\n")
-    with pytest.raises(TrainingError, match="several labels a sample, and depth compares methods on classes"):
+    with pytest.raises(TrainingError, match="several labels a sample, and depth compares methods only on classes"):
         depth(tmp_path / "labels.csv", tmp_path / "l", **options, root=str(graded))
 
 

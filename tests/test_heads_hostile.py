@@ -529,7 +529,7 @@ def forged_text(path, name, part, code="U8", shape=None, **strings):
         ({"name": "json:digest", "part": b"{}"}, "its metadata holds digest twice"),
         ({"name": "json:classes", "part": b"\xff{"}, "no ASCII text"),
         ({"name": "json:classes", "part": b"{}  ", "code": "F32", "shape": [1]}, "is not described with"),
-        ({"name": "json:classes", "part": b"{}  ", "shape": [2, 2]}, "does not stand where"),
+        ({"name": "json:classes", "part": b"{}  ", "shape": [2, 2]}, "is not at the offset"),
         ({"name": "json:classes", "part": b"{}"}, "its metadata must have the keys"),
         ({"name": "classes", "part": b"{}"}, "is not described with"),
         ({"name": "json:a", "part": b"[" + b"{}," * encoding.MAX_TEXT_VALUES}, "values in one place"),

@@ -90,7 +90,7 @@ HOSTILE: dict[str, tuple[Change, str, str]] = {
         "factory",
     ),
     "code from elsewhere": (
-        with_code(auto_map={"AutoModel": "someone/else--modeling.Model"}), r"config\.json asks for code", "factory",
+        with_code(auto_map={"AutoModel": "someone/else--modeling.Model"}), r"config\.json requests that code be run", "factory",
     ),
     "code of a kind unknown": (with_code(model_type="mine", auto_map={"AutoModel": "modeling.Model"}), "code", ""),
     "code by its name alone": (
@@ -101,12 +101,12 @@ HOSTILE: dict[str, tuple[Change, str, str]] = {
         r"tokenizer_config\.json requests that code be run",
         "factory",
     ),
-    "code deep inside": (values("config.json", text_config={"auto_map": {"A": "b.C"}}), "asks for code", "factory"),
+    "code deep inside": (values("config.json", text_config={"auto_map": {"A": "b.C"}}), "requests that code be run", "factory"),
     "code of a module": (modules("modeling.Pooling"), r"modules\.json requests that code be run", "factory"),
-    "a module like the real one": (modules("sentence_transformers_x.models.Pooling"), "asks for code", "factory"),
+    "a module like the real one": (modules("sentence_transformers_x.models.Pooling"), "requests that code be run", "factory"),
     "a module elsewhere": (modules("sentence_transformers.models.Pooling", "../1_Pooling"), "names the folder", ""),
     "settings of a module with code": (
-        values("sentence_bert_config.json", model_args={"trust_remote_code": True}), "asks for code", "factory",
+        values("sentence_bert_config.json", model_args={"trust_remote_code": True}), "requests that code be run", "factory",
     ),
     "link for config": (linked("config.json"), r"config\.json is a link to .*out of the folder", "copy"),
     "link for weights": (linked("model.safetensors"), r"model\.safetensors is a link to .*out of the folder", "copy"),

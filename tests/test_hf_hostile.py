@@ -51,7 +51,7 @@ def refused(path: Path, message: str = "") -> SourceError:
 def test_a_data_file_outside_of_the_folder_is_not_opened(tmp_path: Path, name: Any) -> None:
     folder = save(tmp_path / "a", items(1, 2), None)
     (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": name}]}))
-    refused(folder, r"a/state\.json has no list of data files, each the name of a file beside it")
+    refused(folder, r"a/state\.json has no list of data files, each the name of a file next to it")
     folder = save_all(tmp_path / "b", {"train": items(1)}, None)
     (folder / "dataset_dict.json").write_text(json.dumps({"splits": [name]}))
     refused(folder, r"dataset_dict\.json has no list of splits")

@@ -471,7 +471,7 @@ def test_a_pooler_that_is_missing_is_no_feature(folders: Callable[[str], tuple[P
 @pytest.mark.parametrize(
     ("kind", "changes", "pictures", "says"),
     [
-        ("swin", {"image_size": 1024, "window_size": 256}, {}, "values beside its parameters"),
+        ("swin", {"image_size": 1024, "window_size": 256}, {}, "values in addition to its parameters"),
         ("dinov3", {"patch_size": 1}, {"size": {"height": 1024, "width": 1024}}, "into more than 16,384 tokens"),
         ("vit", {"hidden_size": 2**20}, {}, "describes a network of"),
     ],

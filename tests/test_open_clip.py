@@ -382,7 +382,7 @@ HOSTILE: dict[str, tuple[Change, str, str]] = {
     "larger than its weights": (vision(width=8192), "describes an image tower of", ""),
     "more positions than weights": (vision(image_size=2048, width=4096), "describes an image tower of", ""),
     "too many tokens": (vision(image_size=2048, patch_size=1), "into more than 65,536 tokens", ""),
-    "unknown key": (vision(checkpoint_path="/tmp/x.pth"), "asks for 'checkpoint_path'", "factory"),
+    "unknown key": (vision(checkpoint_path="/tmp/x.pth"), "requests 'checkpoint_path'", "factory"),
     "a network's name with a path": (
         vision(timm_model_name="local-dir:/etc"),
         "names the network 'local-dir:/etc'",

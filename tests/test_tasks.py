@@ -378,7 +378,7 @@ def test_few_shot_draws_images_of_each_label_or_in_all(made: Path) -> None:
     import_features(made.parent / "half.npz", made.parent / "half.h5", name="half")
     with pytest.raises(UsageError, match=r"own\.h5 asks for classes and .*half\.h5 for a number"):
         few_shot([made.parent / "own.h5", made.parent / "half.h5"], shots=[5], draws=1)
-    with pytest.raises(TrainingError, match="only 120 different training images, and 500 are asked for"):
+    with pytest.raises(TrainingError, match="only 120 different training images, and 500 are requested"):
         few_shot([made], shots=[2, 500], label_column="size", split_column="part")
 
 

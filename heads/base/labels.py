@@ -86,7 +86,7 @@ def label_strata(Y: Indicators) -> npt.NDArray[np.intp]:
 
     Folds and hold-outs that are stratified by it have samples of rare labels on both sides, as far as there are two.
     A label of a single sample does not count, and samples that would be alone in their stratum are in L: where each has
-    a label of its own, as tags often are, nothing could be held out otherwise.
+    its own label, as tags often are, nothing could be held out otherwise.
     """
     count, rest = Y.sum(axis=0), Y.shape[1]
     by_frequency = np.argsort(count, kind="stable")

@@ -221,7 +221,7 @@ def _fit_at_once(
 
 
 def _still_going(stack: Stack, group: list[Run]) -> list[Run]:
-    """The runs that are not finished; the stack goes on with their heads."""
+    """The runs that are not finished; the stack continues with their heads."""
     going = [position for position, run in enumerate(group) if not run.finished]
     if 0 < len(going) < len(group):
         stack.keep(going)

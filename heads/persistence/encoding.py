@@ -217,7 +217,7 @@ def _parse_header(text: bytes, data_bytes: int, form: FileFormat) -> tuple[dict[
 
 
 def _shape_of(name: str, entry: Any, start: int, form: FileFormat) -> tuple[list[int], np.dtype[Any]]:
-    """Shape and dtype of one header entry, which must be an array from byte `start` on: they stand in file order."""
+    """Shape and dtype of one header entry, which must be an array from byte `start` on: they are in file order."""
     dtypes = {TEXT_CODE: "|u1"} if name.startswith(TEXT) else DTYPES
     known = isinstance(entry, dict) and set(entry) == {"dtype", "shape", "data_offsets"}
     if not known or not isinstance(entry["dtype"], str) or entry["dtype"] not in dtypes:
@@ -232,7 +232,7 @@ def _shape_of(name: str, entry: Any, start: int, form: FileFormat) -> tuple[list
         or start % dtype.itemsize
         or entry["data_offsets"] != [start, end]
     ):
-        raise ValueError(f"its array {name!r} does not stand where its shape and the array before say")
+        raise ValueError(f"its array {name!r} is not at the offset that its shape and the previous array imply")
     return shape, dtype
 
 

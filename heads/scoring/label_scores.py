@@ -121,7 +121,7 @@ COUNTED = ("micro_f1", "macro_f1", "hamming_loss", "subset_accuracy")
 
 
 class _Outcomes:
-    """Probabilities (n, L) beside the truth (n, L), and what is predicted of them."""
+    """Probabilities (n, L) next to the truth (n, L), and what is predicted of them."""
 
     def __init__(self, truth: npt.NDArray[np.bool_], proba: Array, counts: LabelCounts) -> None:
         self.n, self.n_labels = truth.shape

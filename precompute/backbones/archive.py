@@ -111,7 +111,7 @@ def _entry(data: bytes, place: int) -> tuple[bytes, Record, int]:
 
 
 def _wide(extra: bytes, narrow: tuple[int, ...]) -> tuple[int, ...]:
-    """Length, packed length and offset of an entry: those that do not fit in 32 bits stand in its extra field."""
+    """Length, packed length and offset of an entry: those that do not fit in 32 bits are in its extra field."""
     blocks = []
     while len(extra) >= 4:
         kind, length = struct.unpack_from("<2H", extra)
@@ -130,7 +130,7 @@ def _wide(extra: bytes, narrow: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _content(file: IO[bytes], record: Record, end: int) -> bytes:
-    """The bytes of a record, which lies in front of the directory at `end`."""
+    """The bytes of a record, which is in front of the directory at `end`."""
     file.seek(record.offset)
     header = file.read(LOCAL.size)
     if len(header) < LOCAL.size or not header.startswith(b"PK\3\4"):

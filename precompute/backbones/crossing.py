@@ -3,7 +3,7 @@
 What a network computes forms a graph without circles. The features depend on the image by way of some of its nodes; a
 node is a place to cut if no value passes it by, from a node before it to one behind. Parameters, buffers and what is
 computed from them alone pass nothing by, since the part behind the cut holds them itself. Neither does a shape: it is
-known before the image is, but for the number of images, which any activation tells (`Shape`).
+known before the image is, except for the number of images, which any activation tells (`Shape`).
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def example_input(backbone: Backbone, count: int, *, seed: int = 0) -> tuple[tor
 class Crossings:
     """A network's graph with what its nodes give, and where one tensor crosses it.
 
-    names: torchvision's name for each node · features: the node that gives what enters the classifier, or the output ·
+    names: torchvision's name for each node · features: the node that gives the input of the classifier, or the output ·
     pooling: what is done to it · values: for BATCH images · others: for OTHER images.
     """
 
@@ -348,7 +348,7 @@ class Crossings:
 
 
 def attribute_of(module: nn.Module, path: str) -> Any:
-    """The parameter, buffer or value that stands at `path`, such as `encoder.pos_embedding`."""
+    """The parameter, buffer or value that is at `path`, such as `encoder.pos_embedding`."""
     folder, _, name = path.rpartition(".")
     return getattr(module.get_submodule(folder), name)
 

@@ -103,7 +103,7 @@ def _library(repository: str, extra: str) -> tuple[Any, Any, str]:
 def _not_here(
     repository: str, names: Sequence[str], revision: str | None, cache: str, error: Exception, *, folder: bool = False
 ) -> WeightsError:
-    """folder: whether a whole folder was asked for, and can be named in its place."""
+    """folder: whether a whole folder was requested, and can be named in its place."""
     lines = str(error).strip().splitlines() or [""]
     reason = re.sub(r"(://)[^/@\s]*@", r"\1", re.sub(r"\?\S+", "", lines[0]))[:300]
     place = os.path.join(cache, f"models--{repository.replace('/', '--')}")

@@ -136,8 +136,8 @@ def load_backbone(
     pair of it and its `Preprocess`.
     weights: an entry such as DEFAULT or IMAGENET1K_V1, `random` or `random:SEED`, or the path of a state dict. For a
     factory DEFAULT means the weights it returns.
-    layer: any node of torchvision's get_graph_node_names, `output`, or `input` for what enters the network; by default
-    what enters the final classifier.
+    layer: any node of torchvision's get_graph_node_names, `output`, or `input` for the input of the network; by default
+    the input of the final classifier.
     Several are taken in one pass: a list, each `NAME` or `NAME:POOLING`; `all-blocks` stands for the output of each
     stage or block.
     pooling: "none", "mean" (over positions: of a map, or tokens without a class token) or "auto" (mean only in front of

@@ -1,6 +1,6 @@
-"""A folder with a model in the form that the libraries of the Hugging Face hub save, from whoever: files are checked.
+"""A folder with a model in the form that libraries of the Hugging Face hub save, from any author: files are checked.
 
-A file must lie in the folder itself. In the hub's own cache the files of a snapshot are links to `blobs` beside it, and
+A file must be in the folder itself. In the hub's own cache the files of a snapshot are links to `blobs` next to it, and
 these are followed; no other link is, so that a folder from a stranger reads no file of this machine.
 """
 

@@ -20,7 +20,7 @@ from precompute.backbones.tail import Tail, UntracedTail, tail_of
 from precompute.errors import BackboneError
 
 MOST, LEAST = 0.97, 0.01
-"""A cut is proposed where between these shares of the parameters lie behind it: neither all of them nor none."""
+"""A cut is proposed where between these shares of the parameters are behind it: neither all of them nor none."""
 
 COUNT = 3  # proposals for a network of several resolutions
 LAST_BLOCKS = (1, 2, 4)  # of a network of one resolution, such as ViT, that are trained
@@ -31,7 +31,7 @@ TRIAL_STEPS, TRIAL_SECONDS = 3, 2.0  # of training, timed; whichever is reached 
 
 @dataclass(frozen=True)
 class Proposal:
-    """One cut and what it costs.
+    """One cut and its cost.
 
     shape: of the activation of one sample · bytes_per_sample: of it as float16 · bytes_per_sample_int8: as 8 bits by
     channel · parameters: those behind the cut, without an output layer · share: what part of the whole network without

@@ -17,7 +17,7 @@ NORM_FLOOR = 1e-12  # where all values are 0, which ReLU allows
 class VoiceEncoder(nn.Module):
     """(B, frames, 40) mel power -> (B, 256): the last state of an LSTM, linear, ReLU, divided by its L2 norm.
 
-    similarity_weight, similarity_bias: of the training's loss; they lie in the file of weights and are not used.
+    similarity_weight, similarity_bias: of the training's loss; they are in the file of weights and are not used.
     """
 
     def __init__(self) -> None:

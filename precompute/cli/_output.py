@@ -70,7 +70,7 @@ def print_pairs(title: str | None, pairs: Iterable[tuple[str, object]]) -> None:
 def print_table(
     title: str | None, columns: Iterable[str], rows: Iterable[Iterable[object]], *, right: int = 99
 ) -> None:
-    """A table on stdout. `right`: columns from this one on hold numbers and stand on the right."""
+    """A table on stdout. `right`: columns from this one on hold numbers and are on the right."""
     from rich import box
     from rich.table import Table
     from rich.text import Text

@@ -112,7 +112,7 @@ class Terminal:
     """What a command prints on, and is sent signals from. The result goes to `out`, all else to `err`.
 
     finished: the file that the command has finished, named where the result cannot be printed ·
-    for_programs: `out` takes data alone (JSON, CSV), so that no message may stand in it.
+    for_programs: `out` takes data alone (JSON, CSV), so that no message may be in it.
     """
 
     out: SafeStream = field(default_factory=lambda: SafeStream(sys.stdout))

@@ -76,7 +76,7 @@ def _text(folder: str | None, *, overwrite: bool, as_json: bool) -> None:
         print_json(result.to_dict())
         return
     print_pairs(
-        f"What a question asks for: {', '.join(result.classes)}",
+        f"Kinds of questions: {', '.join(result.classes)}",
         [
             ("features", "ngram-hash: hashed n-grams, nothing learned"),
             ("trained on", f"{result.trained} questions"),

@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 @click.option(
     "--features",
     type=click.Path(),
-    help="For images: a cache of them with what enters the classifier.  [default: OUTPUT.features.h5, made first]",
+    help="For images: a cache of the inputs of the classifier.  [default: OUTPUT.features.h5, made first]",
 )
 @click.option("--tail", metavar="PACKAGE.MODULE:FACTORY", help="Your own layers instead of those behind the cut.")
 @click.option(

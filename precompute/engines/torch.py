@@ -86,7 +86,7 @@ def folded(module: nn.Module) -> nn.Module:
 
 @dataclass
 class _Slot:
-    """Memory for one batch under way. On a GPU host memory is pinned, so that copies run beside the computation.
+    """Memory for one batch in progress. On a GPU host memory is pinned, so that copies run next to the computation.
 
     graph: the forward pass over `device`, where it is recorded.
     """

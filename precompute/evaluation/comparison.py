@@ -139,7 +139,7 @@ def compare(
     observation, as for train_head; identical files always are. seed: of the bootstrap.
 
     source: the images, for a network that was trained from them: its cache, which may be any of these images, says ids,
-    labels and splits, and each image must have the SHA-256 that stands there. root, columns: see `extract`.
+    labels and splits, and each image must have the SHA-256 that is there. root, columns: see `extract`.
     weights_a, weights_b: where the weights of a tail's backbone are now. backbones, tails: names of code of the user's
     own, as a confirmation. device: of tails.
     Raises HeadMismatchError for other features or images than those of the training, TrainingError where classes,

@@ -1,7 +1,7 @@
 """How deep should be trained with this many labels, and from what? One table of measured answers.
 
 Every method is fitted on the same draws of the training images and asked about the same test images. What is finished
-stands in the folder, so that a run that was killed goes on (`records`), and so do the feature files.
+is in the folder, so that a run that was killed goes on (`records`), and so do the feature files.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def depth(
     augment: the views that images are trained in where everything is, see `fine_tune`.
 
     Images are drawn from split train and scored on test, or on val where there is no test; without either on a
-    stratified hold-out of a fifth. Byte-identical images never stand on both sides, and count once among those drawn.
+    stratified hold-out of a fifth. Byte-identical images are never on both sides, and count once among those drawn.
 
     Raises UsageError, TrainingError for anything but classes and where there is too little to learn, and what `extract`
     and `fine_tune` raise.
@@ -166,7 +166,7 @@ def _task(cache: Cache, seed: int, pattern: str | None, file: str | os.PathLike[
     cache, target, notes = Relabelling.of(task=AUTO).apply(cache)
     if target.task != CLASSES:
         raise TrainingError(
-            f"{cache.path} asks for {NAMES[target.task]}, and depth compares methods on classes alone.",
+            f"{cache.path} predicts {NAMES[target.task]}, and depth compares methods only on classes.",
             hint="For labels and numbers: precompute few-shot, and precompute fine-tune for tails.",
         )
     whole = whole_rows(cache, cache.layers[0])

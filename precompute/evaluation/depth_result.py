@@ -53,7 +53,7 @@ class DepthPoint:
 class DepthMethod:
     """What a method costs once.
 
-    pretrained: whether it uses the backbone's weights · seconds: to make the feature file that it stands on, None where
+    pretrained: whether it uses the backbone's weights · seconds: to make the feature file that it is on, None where
     this folder has no record of it · bytes: of that file · command: that does it with all labels.
     """
 
@@ -111,7 +111,7 @@ def interval_of(rights: Sequence[NDArray[np.bool_]], groups: NDArray[np.int64]) 
 
 @dataclass(frozen=True)
 class Standing:
-    """Methods at one number of shots, the best first, and those that cannot be told from it (the best among them)."""
+    """Methods at one number of shots, the best first; tied: not significantly different from it, itself included."""
 
     shots: int | str
     order: tuple[str, ...]

@@ -117,7 +117,7 @@ def few_shot(
     """Fit `head` on `shots` images of each class, `draws` times, and score it on the same images each time.
 
     Images are drawn from split train and scored on test, or on val where there is no test; without either on a
-    stratified hold-out of a fifth. Byte-identical images never stand on both sides, and count once among those drawn.
+    stratified hold-out of a fifth. Byte-identical images are never on both sides, and count once among those drawn.
     Draw k of caches that hold the same images has the same images, and more shots add to fewer. A class with too few
     images gives all it has, which `notes` say. Features are divided by one number, their spread over the images drawn,
     so that a penalty means the same for every backbone.

@@ -1,7 +1,7 @@
 """Which backbone, and which of its layers, should be taken for these images? Tried on a sample of them.
 
 No score that spares the training of a head is reliable (docs/rank.md), so each candidate is tried by what it is for: a
-small logistic probe, cross-validated, with a k-NN vote beside it. The candidates answer for the same images, so they
+small logistic probe, cross-validated, with a k-NN vote next to it. The candidates answer for the same images, so they
 are compared in pairs, and those that chance cannot tell apart from the best are said to be so.
 """
 
@@ -54,10 +54,10 @@ class Ranked:
     """One layer of one backbone.
 
     width: its features for one image · score, interval: of the probe, see `Ranking.metric` · knn, knn_interval: of the
-    k-NN vote, which chooses nothing · group: 1 for what cannot be told apart from the best, 2 for what cannot be told
-    apart from the best of the rest, and so on · behind: the first of its group compared with it (of the first itself
+    k-NN vote, which chooses nothing · group: 1 for the best and all without a significant difference from it, 2 for
+    the best of the rest, and so on · behind: the first of its group compared with it (of the first itself
     that of the group before), None for the best of all · parameters: of the network up to the last layer taken ·
-    cost: of a full extraction that keeps this layer, at the pace of one that takes all layers asked for.
+    cost: of a full extraction that keeps this layer, at the pace of one that takes all layers requested.
     """
 
     backbone: str

@@ -18,7 +18,7 @@ LEAST = 2  # of each class: one to learn from and one to be scored
 
 
 def target_of(source: Source, task: str, separator: str | None) -> Target:
-    """What the labels of `source` ask for, in the order of its rows. Raises UsageError for labels that are not so."""
+    """What the labels of `source` request, in the order of its rows. Raises UsageError for labels that are not so."""
     table = source.table
     classes = tuple(os.fsdecode(name) for name in table.classes)
     values = Values(classes, table.labels, table.ids, numbers=False, path=source.name, origin="the source")

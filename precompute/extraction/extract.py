@@ -1,4 +1,4 @@
-"""source x backbone -> cache. The light part: what is asked for, what is in the folder, is there anything to do?"""
+"""source x backbone -> cache. The light part: what is requested, what is in the folder, is there anything to do?"""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def extract(
     images alone, never from a clock; it is decided once for an output and stays with its file. While it runs, an engine
     other than fp32 torch is compared with it on one image in a thousand (see `Extraction.audit`).
     dtype: stored as "float32", "float16", or "auto" (float32 for fp32, else float16); as "int8" layers with positions
-    in 8 bits, with a range for each channel of each sample, and vectors beside them in float16.
+    in 8 bits, with a range for each channel of each sample, and vectors next to them in float16.
     workers: decode threads, by default one for each core. limit: only the first so many images by id.
     on_error: "skip" records a broken image and goes on; "stop" raises at the first one.
     rehash: read every file again and recognise it by its SHA-256, also where size and mtime are unchanged.
@@ -92,7 +92,7 @@ def extract(
     "auto" (one of these by device, the default), "ray" (all GPUs of this machine, or the cluster of RAY_ADDRESS),
     "ray://HOST:PORT" (a cluster; see docs/scale.md), or one of your own (`precompute.extraction.executors.base`).
     exact: refuse machines with different GPUs, or processors.
-    root: the folder that paths in a table or list are relative to, by default the one that it lies in. columns: the
+    root: the folder that paths in a table or list are relative to, by default the one that it is in. columns: the
     names of a table's columns by what they hold, such as {"path": "file", "label": "species"}; also "id" and "split".
     keep: names of further columns of a table that go into the file, for `Cache.column("columns/NAME")`.
     reuse: other feature files with the same settings, whose rows are copied where their images are listed here. part:

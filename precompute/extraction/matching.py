@@ -51,7 +51,7 @@ def open_olds(output: CacheOutput, spec: dict[str, Any]) -> tuple[Cache, ...]:
     whose rows may be copied, which must exist.
 
     Raises CacheKeyError, with the difference, for other settings, unless the output may be overwritten (which leaves
-    them aside); CacheFormatError for a file that is not ours, but for a finished one that may be overwritten.
+    them aside); CacheFormatError for a file that is not ours, except for a finished one that may be overwritten.
     """
     olds = []
     for path in (output.partial, output.kept, output.path):
@@ -103,7 +103,7 @@ def make_plan(
 
     A row that is not matched is not lost: its file is read, and the row copied where its bytes turn out to be known.
     Raises UsageError or SourceError where the result would throw away a finished file's rows in a way that looks like
-    a mistake, unless the output may be overwritten. refuse: False for whoever only asks.
+    a mistake, unless the output may be overwritten. refuse: False for anyone who only asks.
     """
     table = source.table
     origin = np.full(len(table), -1, dtype=np.int64)

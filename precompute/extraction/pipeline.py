@@ -107,7 +107,7 @@ def decoded_blocks(
     clock: StageClock,
     stop: Callable[[], object] | None = None,
 ) -> Generator[Block, None, None]:
-    """Decoded samples in blocks for forward passes of `size` inputs each, with all that lies between them.
+    """Decoded samples in blocks for forward passes of `size` inputs each, with all that is between them.
 
     A block holds as many samples as fill whole passes with all of their views; the last one may have fewer. They
     come in the order of `Source.order`, read and decoded by `workers` threads; for `claim` see `Executor`. Where
@@ -156,7 +156,7 @@ def decoded_blocks(
 class _Windows:
     """How many windows of decoded samples wait for a forward pass: a clip has as many as it is long.
 
-    most: where so many wait no further sample is read, but for the one that is taken next. Samples are numbered in the
+    most: with so many waiting no further sample is read, except the next one. Samples are numbered in the
     order in which they are taken.
     """
 
@@ -182,7 +182,7 @@ class _Windows:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Nobody takes any more: let go what waits for room."""
+        """Nobody takes any more: release what waits for room."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -235,7 +235,7 @@ class OpenBlocks:
 
 
 def _outcome(future: Future[Decoded], stop: Callable[[], object] | None) -> Decoded | None:
-    """The sample; None where a stop is asked for before it comes."""
+    """The sample; None where a stop is requested before it comes."""
     while True:
         try:
             return future.result(STOP_SECONDS)

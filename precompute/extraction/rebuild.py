@@ -1,4 +1,4 @@
-"""The spec that a head or a feature file carries -> the backbone it speaks of, and no other."""
+"""The spec that a head or a feature file carries -> the backbone it refers to, and no other."""
 
 from __future__ import annotations
 

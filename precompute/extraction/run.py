@@ -33,7 +33,7 @@ from precompute.sources.part import PartOfSource
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be made: a file at `output` with the features of `source`, under the lock of whoever runs it."""
+    """What is to be made: a file at `output` with the features of `source`, under the lock of anyone who runs it."""
 
     output: CacheOutput
     source: Source
@@ -91,7 +91,7 @@ def run(
 def complete(job: Job, plan: Plan, conduct: Conduct, executor: Executor, asked: dict[str, Any]) -> Run:
     """Make the file that `plan` is about: copy, compute, rename.
 
-    executor: that of `conduct`, opened · asked: what the run's record says beside what it was made with (see
+    executor: that of `conduct`, opened · asked: what the run's record says next to what it was made with (see
     `Request.record`).
     """
     prepared, source = job.prepared, job.source

@@ -23,7 +23,7 @@ from precompute.sources.part import PartOfSource
 class Prepared:
     """A request for an output, resolved as far as the settings of its file need.
 
-    Images are looked at, and an engine is made, when `decision` is asked for; `spec` asks for it only where the
+    Images are looked at, and an engine is made, when `decision` is requested; `spec` requests it only where the
     precision is left to the images. A run with nothing to compute need prove nothing.
     """
 
@@ -34,7 +34,7 @@ class Prepared:
 
     @cached_property
     def decision(self) -> Decision:
-        """What runs. Raises BackboneError where an engine that was asked for cannot run the network."""
+        """What runs. Raises BackboneError where an engine that was requested cannot run the network."""
         return self._choose()
 
     @cached_property
@@ -67,7 +67,7 @@ class Prepared:
 
 
 def load(request: Request) -> Backbone:
-    """The backbone that is asked for. Raises BackboneError, WeightsError and UsageError."""
+    """The backbone that is requested. Raises BackboneError, WeightsError and UsageError."""
     return load_backbone(
         request.backbone,
         weights=request.weights,

@@ -1,8 +1,8 @@
-"""What a training is resumed from: `OUT.checkpoint`, beside its output, encoded as tails are and never unpickled.
+"""What a training is resumed from: `OUT.checkpoint`, next to its output, encoded as tails are and never unpickled.
 
 It holds the state between two steps: parameters, AdamW's two moments of each, the best parameters so far, the history
-and the linear head. It is written beside itself and renamed, so a kill leaves the one before. What it belongs to (data,
-backbone, settings) stands in it; another training refuses it.
+and the linear head. It is written under another name and renamed, so a kill leaves the one before. It records its data,
+backbone and settings; another training refuses it.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class State:
 class Checkpoint:
     """The checkpoint of an output, for a training that `training` describes, JSON-ready.
 
-    Whoever uses it holds the output's lock.
+    Anyone who uses it holds the output's lock.
     """
 
     def __init__(self, output: str, training: dict[str, Any]) -> None:
@@ -68,7 +68,7 @@ class Checkpoint:
         check_beside(self._new, _is_ours, HeadError)
 
     def load(self) -> State | None:
-        """The state to go on from, None where there is none.
+        """The state to continue from, None where there is none.
 
         Raises HeadMismatchError for one of another training, HeadFormatError for one that is damaged.
         """

@@ -31,7 +31,7 @@ from precompute.heads.mlp.criteria import Criterion, CrossEntropy, LabelEntropy,
 from precompute.training.targets import CLASSES, LABELS
 
 NOW, FIRST, SECOND, BEST = "now.", "first.", "second.", "best."
-"""What arrays of a checkpoint are, beside the linear head: parameters, AdamW's moments, the best epoch's parameters."""
+"""Kinds of arrays in a checkpoint besides the linear head: parameters, AdamW's moments, the best parameters."""
 
 Watch = Callable[[int, int, float], None]
 
@@ -224,7 +224,7 @@ class Trainer:
         )
 
     def _between(self) -> None:
-        """Between two steps: save what is due, and stop where that is asked for."""
+        """Between two steps: save what is due, and stop where that is requested."""
         checkpoint, signum = self.conduct.checkpoint, self.conduct.stop() if self.conduct.stop else 0
         if checkpoint is not None and (signum or time.monotonic() - self.saved_at >= self.conduct.seconds):
             self.save()

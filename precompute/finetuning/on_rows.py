@@ -1,4 +1,4 @@
-"""A tail fitted on given rows, in memory: for whoever fits many on draws of few labels and scores them himself."""
+"""A tail fitted on given rows, in memory: for anyone who fits many on draws of few labels and scores them himself."""
 
 from __future__ import annotations
 

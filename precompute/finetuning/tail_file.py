@@ -2,7 +2,7 @@
 
 Encoded as a head's file is (`precompute.heads.persistence.encoding`), with `format` "precompute-tail". Its arrays are
 float32: `tail.NAME` for each parameter behind the cut, by its name in the whole network, and `output.weight` (K, d) and
-`output.bias` (K,). Its strings, beside those of the encoding, are `task` and, as JSON, `names` (of the classes or
+`output.bias` (K,). Its strings, next to those of the encoding, are `task` and, as JSON, `names` (of the classes or
 labels), `shape` (of the activation for one sample), `fitted` (the fields of `tail_head.Fitted`) and `metadata`, as in a
 head's file: `spec` names the backbone and the digest of its weights, which the file does not hold. No date and no
 seconds: a training that was killed and resumed gives the same bytes. Nothing is ever unpickled.

@@ -93,7 +93,7 @@ def _check_agrees(network: nn.Module, head: TailHead, backbone: Backbone) -> Non
 def _no_place(backbone: Backbone, why: str) -> HeadError:
     return HeadError(
         f"{backbone.name} cannot hold the trained parameters: {why}.",
-        hint="`precompute predict` needs no such file; precompute.finetuning.opening.open_head gives what was trained.",
+        hint="`precompute predict` needs no such file; finetuning.opening.open_head returns the trained part.",
     )
 
 

@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 FORMATS = {IMAGE: ("images", "IMAGES"), TEXT: ("text", "TEXTS"), AUDIO: ("audio", "CLIPS")}
-"""Package below this one, and the name of the `FileKind` in its `formats`, which is imported when it is asked for."""
+"""Package below this one, and the name of the `FileKind` in its `formats`, which is imported when it is requested."""
 
 EMBEDDED = {"tiny": IMAGE, "ngram-hash": TEXT, "mel-statistics": AUDIO, "resemblyzer": AUDIO}
 """What the backbones inside the package take."""
@@ -80,7 +80,7 @@ def options_of(spec: Mapping[str, Any]) -> dict[str, Any]:
 def check_images(backbone: str, doing: str, modality: str | None = None) -> None:
     """Raise UsageError where `backbone` is known not to take images. doing: such as "rank compares backbones on".
 
-    modality: what it takes, where it is loaded already.
+    modality: of its samples, where it is loaded already.
     """
     known = modality or modality_of_name(backbone)
     if known in NAMED:

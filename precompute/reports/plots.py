@@ -147,7 +147,7 @@ def plot_depth(
 ) -> None:
     """Draw accuracy over labelled images a class, a line for each method with its 95% interval.
 
-    All labels stand at their mean number a class. What uses the pretrained weights is drawn through, the rest dashed.
+    All labels are at their mean number a class. What uses the pretrained weights is drawn through, the rest dashed.
     Raises UsageError as `plot_history` does.
     """
     output = check_plot(path, overwrite=overwrite)
@@ -177,9 +177,9 @@ def plot_depth(
 def plot_ranking(
     ranking: Ranking, path: str | os.PathLike[str], *, title: str | None = None, overwrite: bool = False
 ) -> None:
-    """Draw the score of each candidate with its 95% interval, the best on top; beside it that of the k-NN vote.
+    """Draw the score of each candidate with its 95% interval, the best on top; next to it that of the k-NN vote.
 
-    Those that cannot be told apart from the best have another colour. Raises UsageError as `plot_history` does.
+    Those that cannot be distinguished from the best have another colour. Raises UsageError as `plot_history` does.
     """
     output = check_plot(path, overwrite=overwrite)
     shown = ranking.candidates[::-1]
@@ -208,7 +208,7 @@ def plot_ranking(
 
 
 def _figure(width: float, height: float) -> Figure:
-    """A figure of its own: pyplot would change global state and might look for a display."""
+    """Its own figure: pyplot would change global state and might look for a display."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout="constrained")

@@ -21,7 +21,7 @@ COLUMN_BYTES = 2**30  # of a column that is read whole: ids, labels, ...
 DEFLATES = 1032  # bytes that one byte of a compressed member stands for, at most
 FEATURES = "features"
 HINTS = {
-    name: f"Save them as the array `{name}` {shape}, with `id`, `label` and `split` (n,) beside it if there are any."
+    name: f"Save them as the array `{name}` {shape}, with `id`, `label` and `split` (n,) if there are any."
     for name, shape in (("features", "(n, d)"), ("images", "(n, height, width, 3) of uint8"))
 }
 

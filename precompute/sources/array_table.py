@@ -1,4 +1,4 @@
-"""Ids, labels, splits and further columns that stand as arrays beside the samples -> a table in the order of ids."""
+"""Ids, labels, splits and further columns that stand as arrays next to the samples -> a table in the order of ids."""
 
 from __future__ import annotations
 

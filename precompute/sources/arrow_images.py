@@ -1,6 +1,6 @@
 """Images in an Arrow stream, the files that Hugging Face's datasets writes: found by their offsets, read with `pread`.
 
-Of a record batch only the buffers that are asked for are read; image data are not, until a row is. So a file of any
+Of a record batch only the buffers that are requested are read; image data are not, until a row is. So a file of any
 size takes little memory, and one that is truncated while it is read is an error (a memory map would end the process).
 Buffers are located by the flatbuffers in front of each batch, in which nothing is believed before it is compared
 with the size of the file.
@@ -35,7 +35,7 @@ class Damage(Exception):
 
 @dataclass(frozen=True)
 class Batch:
-    """A record batch: its rows, and where its buffers lie in the file, as (first byte, bytes)."""
+    """A record batch: its rows, and where its buffers are in the file, as (first byte, bytes)."""
 
     rows: int
     buffers: tuple[tuple[int, int], ...]
@@ -43,7 +43,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Spans:
-    """Where each of n values lies in the file. starts, sizes: (n,) int64 · there: (n,) bool, False for null."""
+    """Where each of n values is in the file. starts, sizes: (n,) int64 · there: (n,) bool, False for null."""
 
     starts: NDArray[np.int64]
     sizes: NDArray[np.int64]
@@ -308,7 +308,7 @@ def _field(data: bytes, table: int, number: int) -> int:
     """Where a field of a flatbuffer's table lies; 0 where it has its default."""
     vtable = table - struct.unpack_from("<i", data, table)[0]
     if vtable < 0:
-        raise Damage("is damaged: a message whose parts lie outside of it")
+        raise Damage("is damaged: a message with parts outside of it")
     (size,) = struct.unpack_from("<H", data, vtable)
     slot = 4 + 2 * number
     offset = struct.unpack_from("<H", data, vtable + slot)[0] if slot + 2 <= size else 0

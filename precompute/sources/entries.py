@@ -29,7 +29,7 @@ BLOCK_ROWS = 16_384
 """So many rows at most are Python objects."""
 
 MAX_STRING_BYTES = 4096  # of a path, an id or a label: what Linux takes for a path
-PATHS = "Paths are relative to the folder that it lies in, or to --root FOLDER."
+PATHS = "Paths are relative to its folder, or to --root FOLDER."
 ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 """What the look for a file that is not there gives; all else, such as a lost permission, may be over tomorrow."""
 
@@ -284,7 +284,7 @@ class Entries:
     def _stamps(
         self, paths: NDArray[np.bytes_], kind: FileKind, stop: Callable[[], int] | None
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], tuple[int, ...]]:
-        """Size and modification time of each file, no file's for one that is not there; rows that cannot be told."""
+        """Size and modification time of each file, no file's for a missing one; rows for which neither is known."""
         self._check_root(kind)
         prefix = os.path.join(self.root, b"")
         sizes, mtimes = np.zeros(len(paths), dtype=np.int64), np.full(len(paths), EARLIEST, dtype=np.int64)

@@ -70,7 +70,7 @@ def list_folder(
     """List the files of this kind below `root`, or the one file that `root` is; the first `limit` of them by id.
 
     Each folder is entered once: by its path without links where it has one below `root`, else by the first link to it
-    in the order of ids. A link to a file is a sample of its own, as in torchvision. What is neither a file nor a folder
+    in the order of ids. A link to a file is its own sample, as in torchvision. What is neither a file nor a folder
     is never opened, and pseudo file systems such as /proc are not entered. Only files without an extension of the kind
     are looked into.
     `stop()` is asked in each folder and every STOP_ENTRIES entries; a signal's number ends the listing.

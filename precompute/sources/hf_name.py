@@ -34,7 +34,7 @@ SYNTAX = (
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a name asks for. name: on the hub, or of a local folder."""
+    """What a name requests. name: on the hub, or of a local folder."""
 
     name: str
     config: str | None = None

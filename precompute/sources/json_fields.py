@@ -1,4 +1,4 @@
-"""Fields of the `.json` beside an image in a shard, as the strings that a table would hold."""
+"""Fields of the `.json` next to an image in a shard, as the strings that a table would hold."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class KeptGroups:
             return pictures
 
     def put(self, path: str, group: int, pictures: list[Picture]) -> None:
-        """Keep a group, instead of those that were asked for longest ago."""
+        """Keep a group, instead of those that were requested longest ago."""
         with self._lock:
             self._groups[path, group] = pictures
             sizes = {place: sum(len(one.data or b"") for one in kept) for place, kept in self._groups.items()}

@@ -99,7 +99,7 @@ def _text_rows(file: BinaryIO, path: str, shown: str, reading: Reading) -> Itera
 
 def _check_header(header: list[str], path: str, shown: str) -> None:
     if not header:
-        raise SourceError(f"{shown} is empty.", hint="Its first line names its columns, of which one is `path`.")
+        raise SourceError(f"{shown} is empty.", hint="Its first line names its columns; one of them is `path`.")
     if len(header) == 1 and (others := OTHER_SEPARATORS[_extension(path)] & {*header[0]}):
         raise SourceError(
             f"{shown} has one column, {ascii_name(header[0])[:200]!r}.",

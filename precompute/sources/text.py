@@ -44,7 +44,7 @@ class Lines(Protocol):
 def text_lines(file: Lines, shown: str, *, strict: bool = True) -> Iterator[str]:
     """The lines of UTF-8 text with their ends, without a byte order mark. Raises SourceError, with the line.
 
-    strict: no NUL, and nothing but UTF-8; else that is left to whoever reads a field, as surrogate escapes.
+    strict: no NUL, and nothing but UTF-8; else that is left to anyone who reads a field, as surrogate escapes.
     """
     number = 0
     while line := _next_line(file, shown):

@@ -87,7 +87,7 @@ def recognises(name: str) -> bool:
 def open_set(
     name: str, kind: FileKind, *, reading: Reading, limit: int | None, stop: Callable[[], int] | None
 ) -> Source:
-    """The images of a data set that lies in the folder `--root`; nothing is downloaded. Raises SourceError."""
+    """The images of a data set that is in the folder `--root`; nothing is downloaded. Raises SourceError."""
     del kind, stop
     wanted = name.removeprefix(MARK)
     if wanted in UNPICKLED:

@@ -1,4 +1,4 @@
-"""Where a command may write: at a new name, or instead of a file of its own kind. Anything else belongs to somebody.
+"""Where a command may write: at a new name, or in place of a file of the same kind. Any other file is left alone.
 
 A path is checked before the work (`check_output`), and again at the moment of the write (`Output`), since hours may lie
 between them. What a link leads to is written; the link stays.

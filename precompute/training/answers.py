@@ -1,4 +1,4 @@
-"""What a saved head says of samples, beside what is known of them: one class, several labels, or a number each."""
+"""What a saved head says of samples, next to what is known of them: one class, several labels, or a number each."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class Training:
     other labels or numbers · groups: how many the user's groups are after joining those that share a picture, None
     where none were given · calibration: None without split val · selected_on: the scored split that chose a setting
     (its score is optimistic), None where every score is clean · choices: what the fit decided, such as C and how ·
-    protocol: the number that a published protocol asks for · notes: what the reader of the scores should know ·
+    protocol: the number that a published protocol requests · notes: what the reader of the scores should know ·
     seconds: fitting, selection included; scoring and reading excluded · unit: what the samples are called.
     """
 
@@ -138,7 +138,7 @@ def train_head(
     """Train a head on cached features and score it on images it has not seen.
 
     Trains on split train and scores on val and test; where the cache has no such splits, on a stratified hold-out of
-    a fifth, in which byte-identical images never stand on both sides. What has to be chosen (C, when to stop) is
+    a fifth, in which byte-identical images are never on both sides. What has to be chosen (C, when to stop) is
     chosen on val if there is a test split, else inside the training part, so that a score is left that chose nothing.
     A logistic head that chose C on val is then fitted on val too, which is not scored any more.
 
@@ -147,7 +147,7 @@ def train_head(
     layer: which of several; or a list of some, or "all": their features, pooled where they hold positions, side by
     side (see `precompute.training.layers`). Of these the selected head, the default there, chooses; others take all.
     attentive needs one layer with positions. out: where to save the head, one
-    .safetensors file that `predict` needs nothing else beside; overwrite: also where a file stands that is not a head.
+    .safetensors file that `predict` needs nothing else for; overwrite: also where a file stands that is not a head.
     groups: a regular expression with one part in
     parentheses that finds in each id what must stay on one side of hold-out and folds, such as `patient_(\\d+)`;
     groups_file: the same from a CSV file with the columns id and group; groups_column: from a further column of the

@@ -71,7 +71,7 @@ def joined(cache: Cache, table: Table) -> list[str]:
     """The value of each row of `cache`, "" where the table has none.
 
     A path is compared with the ids as it is written, less `./` and the like. Where no path is an id, the files are
-    compared: what a path names from the folder that the table lies in, with what an id names below the source.
+    compared: what a path names from the folder that the table is in, with what an id names below the source.
     Raises UsageError where no row of the table is one of the cache.
     """
     ids = cache.ids
@@ -82,7 +82,7 @@ def joined(cache: Cache, table: Table) -> list[str]:
             f"No {table.key} in {table.name} ({', '.join(map(repr, theirs))}, ...) is one of {cache.path} "
             f"({', '.join(map(repr, ours))}, ...).",
             hint=f"The column {table.key} must hold ids as `precompute export` writes them"
-            + (", or paths to the files from the folder that the table lies in." if table.key == "path" else "."),
+            + (", or paths to the files from the table's folder." if table.key == "path" else "."),
         )
     return [known.get(name, "") for name in ids]
 

@@ -137,7 +137,7 @@ def _check_classes(target: Target, parts: dict[str, Rows], path: str, words: Wor
         only = target.names[next(iter(present["train"]))]
         raise TrainingError(
             f"All training {words.plural} of {path} have one class, {only!r}; there is nothing to learn.",
-            hint=f"Add a folder with {words.plural} of a second class beside it, and extract again; or name another "
+            hint=f"Add a folder with {words.plural} of a second class next to it, and extract again; or name another "
             "column.",
         )
     for split, found in present.items():

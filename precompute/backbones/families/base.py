@@ -31,7 +31,7 @@ class Entry:
     width: features of the default layer · params: parameters of the whole network; both None in a long list, where they
     would take building each · input_size: pixels a side, None for what are no images · gflops: 10^9 multiply-adds for
     one image, None where unpublished · accuracy: published ImageNet-1K top-1 in percent, None where there is none ·
-    layer: the default layer · weights: entries, the default one first · modality: what it takes.
+    layer: the default layer · weights: entries, the default one first · modality: of its samples.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Entry:
 class Loaded:
     """A network with weights.
 
-    name: of the backbone in messages and in the key, whatever name it was asked for by · model: in eval mode, on the
+    name: of the backbone in messages and in the key, whatever name it was requested by · model: in eval mode, on the
     CPU · source: where the weights came from, as JSON, enough to load them again · base: its own transform or
     preprocessing · notes: choices worth telling · file: of the weights, see `checkpoints.identity_of`, None where they
     are no file · settings: what else decides the features, such as the release of the library that the network's code
@@ -138,7 +138,7 @@ class Family(ABC):
         return layer, pooling, ()
 
     def own_pooling(self, model: nn.Module, layer: str) -> str:  # noqa: ARG002
-        """What `auto` stands for at a layer that is named. Raises BackboneError where it must be asked for."""
+        """What `auto` stands for at a layer that is named. Raises BackboneError where it must be requested."""
         return "none"
 
     def final_classifier(self, model: nn.Module) -> str:

@@ -42,7 +42,7 @@ def checked(
         if name not in known:
             if asked is not None:
                 raise WeightsError(
-                    f"{where} asks for {name[:64]!r} {asked}, which is not known to be harmless.",
+                    f"{where} requests {name[:64]!r} {asked}, which is not known to be harmless.",
                     hint="If you trust the folder, load it in your own factory: package.module:factory.",
                 )
             continue

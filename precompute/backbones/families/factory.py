@@ -62,7 +62,7 @@ def run_factory(name: str) -> tuple[nn.Module, Preprocess | None]:
     model, own = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if own is not None and not isinstance(own, Preprocess):
         raise BackboneError(
-            f"The backbone factory {name} returned a {type(own).__name__} beside its module.",
+            f"The backbone factory {name} returned a {type(own).__name__} together with its module.",
             hint="The second value must be a precompute.inputs.base.Preprocess.",
         )
     if not isinstance(model, nn.Module):

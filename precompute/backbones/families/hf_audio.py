@@ -32,7 +32,7 @@ MOST_SAMPLES = 2**23  # of a window
 MOST_FFT = 4096  # whose DFT, as a matrix, takes 67 MB
 MOST_FRAMES = 2**14  # of a spectrogram
 MOST_PIECES = 256
-"""Frames are put together of pieces as long as the common divisor of a frame and the step to the next."""
+"""Frames are assembled of pieces as long as the common divisor of a frame and the step to the next."""
 
 MASKED = "masked_spec_embed"
 """Stands in for frames that training hides; published weights lack it, and features do not need it."""

@@ -1,6 +1,6 @@
 """A folder as transformers saves it: config.json, weights as safetensors, and the files of a tokenizer or a processor.
 
-It may come from a stranger. Nothing in it is run: code that it asks for is refused by name, weights are read as tensors
+It may come from a stranger. Nothing in it is run: code that it requests is refused by name, weights are read as tensors
 alone, and what names a place to load from is never followed.
 """
 
@@ -53,7 +53,7 @@ class HFFolder(ModelFolder):
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """config.json, without what decides no feature. Raises WeightsError where it asks for code, is quantised, or
+        """config.json, without what decides no feature. Raises WeightsError where it requests code, is quantised, or
         holds numbers that no model has."""
         found, where = self.json(CONFIG), f"{self.path}/{CONFIG}"
         self.check_code(found, CONFIG)
@@ -78,7 +78,7 @@ class HFFolder(ModelFolder):
         return kept
 
     def check_code(self, found: Mapping[str, Any], name: str) -> None:
-        """Raise WeightsError where the JSON `found` of the file `name` asks for code of the folder to be run."""
+        """Raise WeightsError where the JSON `found` of the file `name` requests code of the folder to be run."""
         for key, value in _inside(found):
             if key in CODE and value:
                 raise WeightsError(
@@ -93,7 +93,7 @@ class HFFolder(ModelFolder):
         return hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()
 
     def optional_json(self, name: str) -> dict[str, Any] | None:
-        """The JSON object in a file, None where there is none; code that it asks for is refused."""
+        """The JSON object in a file, None where there is none; code that it requests is refused."""
         if not self.has(name):
             return None
         found = self.json(name)
@@ -138,7 +138,7 @@ def _texts(table: Mapping[Any, Any]) -> bool:
 
 
 def _inside(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value of nested JSON, with the name that it stands under."""
+    """Every value of nested JSON, with the name that it is under."""
     if key:
         yield key, value
     if isinstance(value, dict):

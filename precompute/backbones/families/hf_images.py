@@ -15,7 +15,7 @@ from precompute.backbones.layers import OUTPUT
 from precompute.errors import BackboneError, WeightsError
 
 IN_FRONT = {"vit": 1, "deit": 2, "beit": 1, "dinov2": 1, "dinov3_convnext": 1, "clip": 1, "clip_vision_model": 1}
-"""How many tokens stand in front of those of the picture: a class token, and DeiT's one for distillation."""
+"""How many tokens are in front of those of the picture: a class token, and DeiT's one for distillation."""
 
 REGISTERS = ("dinov2_with_registers", "dinov3_vit")
 """Whose class token is followed by `num_register_tokens` that stand for no place in the picture."""

@@ -26,7 +26,7 @@ HEADS = (
     *("cls.", "lm_head.", "classifier.", "qa_outputs.", "predictions.", "discriminator_predictions."),
     *("generator_predictions.", "generator_lm_head.", "vocab_transform.", "vocab_layer_norm.", "vocab_projector."),
 )
-"""Beginnings of names of what lies behind the features: heads of a task. Where the names of a network's own tensors
+"""Beginnings of names of what is behind the features: heads of a task. Where the names of a network's own tensors
 begin with its prefix (`bert.`), all others are such heads."""
 
 NAMES_SHOWN = 8
@@ -181,7 +181,7 @@ def _check_size(folder: HFFolder, kind: ModelType, parts: Parts, state: StateDic
         buffers := sum(one.numel() for one in network.buffers())
     ) > MAX_BUFFERS:  # Swin's grow by its window's fourth power
         raise WeightsError(
-            f"{folder.path}/{CONFIG} describes a network that keeps {buffers:,} values beside its parameters.",
+            f"{folder.path}/{CONFIG} describes a network that keeps {buffers:,} values in addition to its parameters.",
             hint="Use a folder saved by transformers.",
         )
     named = network.named_parameters()

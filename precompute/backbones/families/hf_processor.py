@@ -201,7 +201,7 @@ def _is_side(value: Any) -> bool:
 def _cannot(where: str, name: str, value: Any, why: str = "which precompute cannot do") -> BackboneError:
     known = {one.name for one in fields(Transform)}
     return BackboneError(
-        f"{where} asks for pictures with {name[:64]} {repr(value)[:100]}, {why}.",
+        f"{where} requires pictures with {name[:64]} {repr(value)[:100]}, {why}.",
         hint=f"It has {', '.join(sorted(known))}; give another in your own factory, with a Preprocess: "
         "package.module:factory.",
     )

@@ -29,7 +29,7 @@ LIMITS = tuple(
 
 @dataclass(frozen=True)
 class Sentences:
-    """What follows on a network, or stands in front of it; nothing of it for a folder that is none.
+    """What follows on a network, or is in front of it; nothing of it for a folder that is none.
 
     pooling: a word of `hf_encoder.POOLINGS` · normalise: features have the length 1 · max_length: tokens · lower: texts
     are made of small letters · prompt: in front of each text.
@@ -113,7 +113,7 @@ def _length(folder: HFFolder, limits: dict[str, Any]) -> int | None:
 
 
 def _prompt(folder: HFFolder) -> str:
-    """What the library puts in front of each text unasked."""
+    """What the library puts in front of each text by default."""
     found = folder.optional_json("config_sentence_transformers.json") or {}
     name, prompts = found.get("default_prompt_name"), found.get("prompts")
     if name is None:

@@ -122,7 +122,7 @@ def _longest(folder: HFFolder) -> int:
 
 
 def _number(value: Any) -> int | None:
-    """A whole number as it may stand in a file; None for none and for what means that there is no limit."""
+    """A whole number as it may be in a file; None for none and for what means that there is no limit."""
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 2**31 else None
 
 

@@ -97,7 +97,7 @@ class OpenClip(Family):
             raise WeightsError(
                 f"{PREFIX}{model} does not say which weights.",
                 hint=f"Name them: {', '.join(known) or 'there are no published ones'}; a file you have with --weights "
-                "PATH; or ask for random ones: --weights random:SEED.",
+                "PATH; or use random ones: --weights random:SEED.",
             )
         if _lacks_quick(model, tag):
             raise _without_quick(model, tag)
@@ -210,7 +210,7 @@ def _loaded(
     notes: Sequence[str] = (),
     file: dict[str, Any] | None = None,
 ) -> Loaded:
-    """Settings: what open_clip builds an image tower from beside its weights, and whose code it is."""
+    """Settings: what open_clip builds an image tower from next to its weights, and whose code it is."""
     import timm
 
     backend: dict[str, Any] = {"open_clip": str(library().__version__), "quick_gelu": tower.quick_gelu}

@@ -173,7 +173,7 @@ def check_size(tower: Tower, state: StateDict, where: str) -> None:
 
 
 def blocks_of(tower: nn.Module) -> list[str]:
-    """The blocks of its own transformer, the layers of its own ResNet, the stages of timm's networks."""
+    """The blocks of its transformer, the layers of its ResNet, the stages of timm's networks."""
     if (trunk := getattr(tower, "trunk", None)) is not None:
         return [f"trunk.{name}" for name in stages(trunk)]
     if (transformer := getattr(tower, "transformer", None)) is not None:

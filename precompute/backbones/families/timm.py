@@ -102,7 +102,7 @@ class Timm(Family):
         if not tag:
             raise WeightsError(
                 f"timm has no pretrained weights of {architecture}.",
-                hint="Name a file you have with --weights PATH, or ask for random ones: --weights random:SEED.",
+                hint="Name a file you have with --weights PATH, or use random ones: --weights random:SEED.",
             )
         if revision and not COMMIT.fullmatch(revision):
             raise WeightsError(
@@ -178,7 +178,7 @@ class Timm(Family):
 
     def final_classifier(self, model: nn.Module) -> str:  # noqa: ARG002 - there is none
         raise BackboneError(
-            "A network of timm's is loaded without its classifier.", hint="Its output is what enters the classifier."
+            "A network of timm's is loaded without its classifier.", hint="Its output is the input of the classifier."
         )
 
     def blocks(self, model: nn.Module) -> list[str]:
@@ -238,7 +238,7 @@ def _check_size(folder: TimmFolder, settings: dict[str, Any], architecture: str,
     wanted, there = sum(one.numel() for one in model.parameters()), sum(one.numel() for one in state.values())
     if wanted > there:
         raise WeightsError(
-            f"{folder.config} describes a network of {wanted:,} parameters, and the weights beside it hold {there:,}.",
+            f"{folder.config} describes a network of {wanted:,} parameters, and its weights hold {there:,}.",
             hint="Use a folder saved by timm.",
         )
 

@@ -45,7 +45,7 @@ ARGUMENTS: dict[str, Check] = {
     **dict.fromkeys(("use_rot_pos_emb", "use_abs_pos_emb", "scale_mlp", "head_norm_first", "deep_stem"), flag),
     **dict.fromkeys(("avg_down", "reg_token", "fix_init"), flag),
 }
-"""What a network may be built with beside its name, with bounds: far above any model, and within a machine's memory."""
+"""Arguments that a network may be built with, with bounds: far above any model, and within a machine's memory."""
 
 
 def _triple(low: float, high: float) -> Check:
@@ -78,7 +78,7 @@ SETTINGS: dict[str, Check] = {
 @dataclass(frozen=True)
 class TimmFolder:
     """architecture: as the file says, maybe no name of timm's · settings: of its pretrained_cfg · arguments: of its
-    network, beside the name · folder: where it lies.
+    network, next to the name · folder: where it lies.
     """
 
     folder: ModelFolder

@@ -49,7 +49,7 @@ def settings_of(architecture: str, tag: str) -> dict[str, Any]:
     found = library().models.get_pretrained_cfg(f"{architecture}.{tag}" if tag else architecture)
     if found is None:
         raise BackboneError(
-            f"timm says nothing of the pictures that {architecture} takes.", hint="Use a folder: timm:./folder."
+            f"timm does not describe the pictures that {architecture} takes.", hint="Use a folder: timm:./folder."
         )
     settings: dict[str, Any] = found.to_dict()
     return {name: value for name, value in settings.items() if name not in SOURCES}

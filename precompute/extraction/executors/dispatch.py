@@ -79,7 +79,7 @@ class Dispatch:
     def results(self, stop: Callable[[], object]) -> Generator[Result, None, None]:
         """Of all tasks in their order, as they come; no further ones once `stop` says so while none comes.
 
-        Raises what a process could not go on from, and PrecomputeError where processes keep dying.
+        Raises what a process could not continue from, and PrecomputeError where processes keep dying.
         """
         for number in itertools.count():
             since = time.perf_counter()

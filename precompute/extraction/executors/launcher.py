@@ -194,7 +194,7 @@ def serve(connection: Connection) -> None:
 
 
 class Server:
-    """Forks the process that it is in, which has one thread, as the driver at `connection` asks for it."""
+    """Forks the process that it is in, which has one thread, as the driver at `connection` requests it."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection, self._channel = connection, socket.socket(fileno=os.dup(connection.fileno()))

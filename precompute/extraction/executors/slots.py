@@ -46,7 +46,7 @@ class Layout:
 
 
 class Slots:
-    """The places of a layout in `memory`, as tensors that lie there. Those made once are kept: they cost more than a
+    """The places of a layout in `memory`, as tensors that are there. Those made once are kept: they cost more than a
     copy of a small picture."""
 
     def __init__(self, memory: mmap.mmap, layout: Layout) -> None:

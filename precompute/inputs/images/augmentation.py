@@ -1,7 +1,7 @@
 """What makes the views of a picture: crops, flips, colours, and transforms of the user's own.
 
-View k follows from the picture's SHA-256, k and the settings alone: its draws come from a generator of its own, seeded
-by SHA-256 of the two. So it does not matter which thread makes it, when, beside which others, or how often. Transforms
+View k follows from the picture's SHA-256, k and the settings alone: its draws come from its own generator, seeded
+by SHA-256 of the two. So it does not matter which thread makes it, when, next to which others, or how often. Transforms
 of the user's own come first, on the whole picture; then `crop`, or without it the plain resize and centre crop; then
 `flip` and `color`, on what is left.
 """
@@ -59,7 +59,7 @@ class Augmentation:
         return cls(frozenset(name for name in names if not is_code(name)), own)
 
     def spec(self) -> dict[str, Any]:
-        """JSON-ready: everything that a view follows from, beside the picture and its number. Part of the key."""
+        """JSON-ready: everything that a view follows from, next to the picture and its number. Part of the key."""
         steps: list[dict[str, Any]] = [one.spec() for one in self.own]
         if "crop" in self.built_in:
             steps.append({"name": "crop", "scale": list(SCALE), "ratio": list(RATIO)})

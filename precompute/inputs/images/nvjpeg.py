@@ -1,7 +1,7 @@
 """Plain JPEG -> pixels on a CUDA device, by nvJPEG through torchvision, for many threads at once.
 
 What threads bring while a batch is decoded makes up the next one, so nobody waits for a batch to fill. Which files
-share a batch changes no pixel. Which files are decoded here follows from the file alone; nvJPEG says nothing of
+share a batch changes no pixel. Which files are decoded here follows from the file alone; nvJPEG reports nothing of
 damage in the middle of a file, where the decoder of the CPU does.
 """
 
@@ -102,7 +102,7 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def stream() -> Iterator[None]:
-    """All threads decode and resize on one stream, beside that of the network."""
+    """All threads decode and resize on one stream, next to that of the network."""
     import torch
 
     if DEVICE == "cpu":  # where tests run this without a GPU

@@ -1,7 +1,7 @@
 """Texts as tokens, for language models: numbers from a tokenizer.json, padded to one of a few lengths.
 
 A text is padded to the next of `lengths`, whatever its neighbours are, so a row depends on its text alone. The padding
-and the truncation that tokenizer.json itself may ask for are switched off; `max_length` is the one limit.
+and the truncation that tokenizer.json itself may request are switched off; `max_length` is the one limit.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def open_prefix(
     """List the samples below a prefix; the first `limit` of them by id.
 
     Keys are what paths are in a folder: hidden ones, and those that no file could have, are ignored and named. An
-    object without an extension of the kind is looked into, as in a folder, by a request of its own.
+    object without an extension of the kind is looked into, as in a folder, by its own request.
     Raises SourceError where nothing is found or the store refuses, or does not answer for a minute; Stopped.
     """
     del reading  # nothing is left open
