@@ -33,7 +33,7 @@ CHECKED_ROWS = 1_000_000  # a file of so many rows has its table checked where i
 
 
 FOUND = {"audit", "cut"}
-"""What a run adds to its record when it ends, as records of their own."""
+"""What a run adds to its record when it ends, as separate records."""
 
 
 class Cache:
@@ -149,7 +149,7 @@ class Cache:
 
         (N, views, *shape) where each sample has several `views`. A layer of 8 bits is a `QuantisedFeatures`, which
         gives float32 for the rows that are requested.
-        Rows whose sample failed hold NaN; rows not computed yet hold zeros. `ok` tells which rows to use.
+        Rows whose sample failed hold NaN; rows not computed yet hold zeros. `ok` marks the rows to use.
         Raises CacheError for a layer that the file does not hold, or for None where it holds several.
         """
         stored = self.stored(layer)

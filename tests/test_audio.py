@@ -163,7 +163,7 @@ def test_options_of_clips_and_of_images_are_not_mixed_up() -> None:
 def test_weights_of_sounds() -> None:
     with pytest.raises(WeightsError, match="has no weights"):
         load_backbone("mel-statistics", weights="random")
-    with pytest.raises(WeightsError, match="do not come along"):
+    with pytest.raises(WeightsError, match="are not included"):
         load_backbone("resemblyzer")
     assert (
         load_backbone("resemblyzer", weights="random:1").weights

@@ -443,7 +443,7 @@ def test_a_foreign_output_is_overwritten_only_where_that_is_said(photos: Path, t
 @pytest.mark.rotates(3)
 def test_runs_that_would_throw_rows_away_by_mistake_are_refused(samples: Samples, tmp_path: Path) -> None:
     samples.extract(tmp_path / "a.h5")
-    with pytest.raises(UsageError, match="--limit 3 would throw 21"):
+    with pytest.raises(UsageError, match="--limit 3 would discard 21"):
         samples.extract(tmp_path / "a.h5", limit=3)
     with samples.together():
         for name in samples.names():

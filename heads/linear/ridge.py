@@ -55,7 +55,7 @@ class RidgeHead(LinearClassifier, RidgeBase):
     intercept_ : (K,) or (1,), as `coef_`
     alpha_ : float, the alpha that was used
     alpha_source_ : "given", "validation", "leave-one-out", "leave-one-group-out", "5-fold cross-validation" (with
-        `cv`), or "default: no class has two samples (groups)", where that would say nothing and alpha is 1
+        `cv`), or "default: no class has two samples (groups)", where that is not possible and alpha is 1
     trials_ : list of {"alpha", "accuracy", "squared_error"}, one per value that was tried, on rows that were left out
     temperature_ : float, what `predict_proba` divides scores by; 1.0 where no row could be left out
     n_features_in_ : int

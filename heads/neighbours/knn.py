@@ -45,7 +45,7 @@ class KNNHead(ClassifierMixin, NeighboursBase):  # type: ignore[misc]  # scikit-
     costs n x d for each of them, and memory grows with neither n nor the number of rows to be classified.
 
     Another `device` than "cpu" holds the training rows for the time of a prediction, scaled, where half of its free
-    memory has room for them; otherwise they are sent in blocks. Beside them it takes at most 1 GiB for similarities,
+    memory has room for them; otherwise they are sent in blocks. In addition it takes at most 1 GiB for similarities,
     and on the host a prediction takes the same memory as with "cpu".
 
     Parameters

@@ -46,7 +46,7 @@ class SavedHead:
     def predict_proba(self, X: Any) -> npt.NDArray[np.floating]:
         """Probabilities (n, K) as `precompute predict` reports them: those of `head`, at the temperature of its file.
 
-        A head of `train-head --calibrate` has the number `temperature` in its metadata; `head` itself knows nothing of
+        A head of `train-head --calibrate` has the number `temperature` in its metadata; `head` itself ignores
         it, and predicts the same classes. Of several labels (n, L), each label's own; heads of numbers have none.
         """
         return self.scaled(self.head.predict_proba(X))

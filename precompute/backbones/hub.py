@@ -28,7 +28,7 @@ def hub_file(repository: str, names: Sequence[str], revision: str | None = None)
     """The first of `names` that `repository` has, at `revision` or at its newest one.
 
     Without a network, or with HF_HUB_OFFLINE=1, what is in the cache already. Raises WeightsError naming the files, the
-    cache and the ways out where there is none.
+    cache and the remedies where there is none.
     """
     huggingface_hub, errors, cache = _library(repository, "timm")
     missing: list[str] = []
@@ -68,7 +68,7 @@ def hub_folder(repository: str, patterns: Sequence[str], revision: str | None = 
     """The folder with those files of `repository` that match `patterns`, at `revision` or at its newest one.
 
     Without a network, with HF_HUB_OFFLINE=1, or not to `fetch`, what is in the cache already. Raises WeightsError
-    naming the cache and the ways out where there is none.
+    naming the cache and the remedies where there is none.
     """
     huggingface_hub, _, cache = _library(repository, "hf")
     options: dict[str, Any] = {"allow_patterns": list(patterns), "local_files_only": not fetch}

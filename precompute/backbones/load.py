@@ -145,7 +145,7 @@ def load_backbone(
     (`precompute.backbones.families.hf_encoder`).
     transform: values of Transform that replace those of the weights entry.
     views, augment: how many inputs are made of one image, and of what, see `precompute.extraction.extract.extract`.
-    Raises BackboneError, WeightsError and UsageError; see their messages for the ways out.
+    Raises BackboneError, WeightsError and UsageError; see their messages for the remedies.
     """
     family = family_of(name)
     family.check(name)

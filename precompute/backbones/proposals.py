@@ -146,7 +146,7 @@ def step_seconds(tail: Tail | UntracedTail, batch_size: int, device: str = "cpu"
 
 
 def _candidates(backbone: Backbone, crossings: Crossings, whole: int) -> list[Tap]:
-    """The blocks to cut behind, or any places where a network has no blocks to speak of."""
+    """The blocks to cut behind, or any places where a network has no blocks."""
     at = {place.node: place.layer for place in crossings.places}
     try:
         named = [name for name in backbone.family.blocks(crossings.network) if crossings.node_of(name) in at]

@@ -1,7 +1,7 @@
 """Resemblyzer's voice encoder, `-b resemblyzer --weights FILE`: who speaks, as 256 numbers.
 
 The network of Wan et al. (*Generalized End-to-End Loss for Speaker Verification*, ICASSP 2018) as the package
-Resemblyzer (resemble-ai, Apache-2.0) trained it. Its weights do not come along: FILE is a .safetensors or .pth file of
+Resemblyzer (resemble-ai, Apache-2.0) trained it. Its weights are not included: FILE is a .safetensors or .pth file of
 the package's `model_state`.
 """
 

@@ -129,7 +129,7 @@ def _untraced(backbone: Backbone) -> UntracedTail:
     network = copy.deepcopy(backbone.network).float().eval().requires_grad_(True)
     if len(inputs) != 1 or not inputs[0].is_floating_point():
         raise BackboneError(
-            f"What enters {backbone.name} is not one tensor of floats, so it has no tail behind {INPUT!r}.",
+            f"The input of {backbone.name} is not one tensor of floats, so it has no tail behind {INPUT!r}.",
             hint="Train a head with train-head.",
         )
     given = inputs[0].float()

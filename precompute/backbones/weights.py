@@ -134,7 +134,7 @@ def _modern_densenet(state: StateDict) -> StateDict:
 def download(entry: Any) -> tuple[StateDict, dict[str, Any]]:
     """State dict of a torchvision weights entry, downloaded once into TORCH_HOME, and the identity of its file.
 
-    Raises WeightsError naming the missing file and the ways out where it is not there and cannot be fetched.
+    Raises WeightsError naming the missing file and the remedies where it is not there and cannot be fetched.
     """
     path = Path(torch.hub.get_dir(), "checkpoints", Path(entry.url).name)
     if not path.exists():

@@ -105,7 +105,7 @@ def note(text: str) -> None:
 def progress_bar(what: str, unit: str | Callable[[], str]) -> Iterator[Callable[[int, int, str], None]]:
     """Give a function (done, total, extra text) that draws a bar on a terminal and writes plain lines elsewhere.
 
-    unit: what is counted, or what says so once it is known.
+    unit: of the count, or a function that returns it once it is known.
     """
     if not sys.stderr.isatty():
         yield _log_lines(what, unit)

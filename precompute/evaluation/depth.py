@@ -1,7 +1,7 @@
 """How deep should be trained with this many labels, and from what? One table of measured answers.
 
 Every method is fitted on the same draws of the training images and asked about the same test images. What is finished
-is in the folder, so that a run that was killed goes on (`records`), and so do the feature files.
+is in the folder, so that a killed run resumes (`records`), and so do the feature files.
 """
 
 from __future__ import annotations

@@ -153,7 +153,7 @@ class Depth:
 
     @property
     def words(self) -> str:
-        """What to do with all labels that there are, or with the most that were tried."""
+        """The recommendation for all labels that there are, or for the most that were tried."""
         last = self.standings[-1]
         best, cheapest = self.method(last.order[0]), self.method(last.cheapest)
         point = self.point(cheapest.name, last.shots)

@@ -155,9 +155,9 @@ def few_shot(
         first = first or (cache, target)
         if target.task != first[1].task:
             raise UsageError(
-                f"{first[0].path} asks for {NAMES[first[1].task]} and {cache.path} for {NAMES[target.task]}, which no "
-                "curve compares.",
-                hint="Give caches of one task, or say which by --task.",
+                f"{first[0].path} predicts {NAMES[first[1].task]} and {cache.path} {NAMES[target.task]}, so their "
+                "curves cannot be compared.",
+                hint="Give caches of one task, or set it with --task.",
             )
         cache, own, pooled = with_layers(cache, layer)
         name = head_of_task(head, target.task, several=isinstance(cache, JoinedCache))

@@ -35,7 +35,7 @@ class Ground:
     """The common ground of all methods.
 
     source: the images · folder: for files · records: of that folder · backbone, weights: the network · transform:
-    replaces values of its own · run: how features are computed, as `extract` takes it · progress, stop: of extractions.
+    replaces its own values · run: how features are computed, as `extract` takes it · progress, stop: of extractions.
     """
 
     source: Source

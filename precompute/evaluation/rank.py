@@ -2,7 +2,7 @@
 
 No score that spares the training of a head is reliable (docs/rank.md), so each candidate is tried by what it is for: a
 small logistic probe, cross-validated, with a k-NN vote next to it. The candidates answer for the same images, so they
-are compared in pairs, and those that chance cannot tell apart from the best are said to be so.
+are compared in pairs, and those without a significant difference from the best are reported.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Features that others made, with ids, labels and splits, into a cache: heads train on them as on any other."""
+"""Imported features, with ids, labels and splits, into a cache: heads train on them as on any other."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def import_features(
 ) -> Imported:
     """Write the features in `source`, a .npz, .npy or .parquet file, as the cache `out`.
 
-    `features` (n, ...) is float16, float32 or float64 (stored as float32). Beside it may stand `id` (n,), unique, else
+    `features` (n, ...) is float16, float32 or float64 (stored as float32). It may also have `id` (n,), unique, else
     rows are numbered; `label` (n,), text or whole numbers, "" for none; `split` (n,) of "train", "val", "test" and
     "none" or ""; and further columns. `export_features` writes such files.
 

@@ -70,7 +70,7 @@ def extract(
     (see `precompute.sources.memory.source_of`); or a
     `precompute.sources.base.Source` of your own, with a backbone whose preprocessing reads it.
 
-    Only what `out` does not hold yet is computed; an interrupted run goes on where it was. The file appears under
+    Only what `out` does not hold yet is computed; an interrupted run resumes. The file appears under
     `out` when it is whole; until then it is `out` + ".partial", which `open_cache` can read meanwhile.
 
     backbone, weights, layer, pooling, transform: see `load_backbone`.
@@ -83,7 +83,7 @@ def extract(
     dtype: stored as "float32", "float16", or "auto" (float32 for fp32, else float16); as "int8" layers with positions
     in 8 bits, with a range for each channel of each sample, and vectors next to them in float16.
     workers: decode threads, by default one for each core. limit: only the first so many images by id.
-    on_error: "skip" records a broken image and goes on; "stop" raises at the first one.
+    on_error: "skip" records a broken image and continues; "stop" raises at the first one.
     rehash: read every file again and recognise it by its SHA-256, also where size and mtime are unchanged.
     overwrite: `out` may be a file made with other settings, from other images, or by another program.
     dry_run: say what would be reused, read and dropped, and the bytes it takes; write nothing.

@@ -14,7 +14,7 @@ SAMPLES_NAMED = 3
 
 
 def check_join(plan: Plan, missing: NDArray[np.int64], source: Source) -> None:
-    """Raise CacheError where rows are `missing`, with the parts that no file holds, as far as their records say so."""
+    """Raise CacheError where rows are `missing`, with the parts that no file holds, according to their records."""
     if not len(missing):
         return
     named = ", ".join(source.sample_name(row) for row in missing[:SAMPLES_NAMED].tolist())

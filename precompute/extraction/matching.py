@@ -102,7 +102,7 @@ def make_plan(
     """Match the samples of `source` with older files by id and stamps; with `rehash` not even these are believed.
 
     A row that is not matched is not lost: its file is read, and the row copied where its bytes turn out to be known.
-    Raises UsageError or SourceError where the result would throw away a finished file's rows in a way that looks like
+    Raises UsageError or SourceError where the result would discard a finished file's rows in a way that looks like
     a mistake, unless the output may be overwritten. refuse: False for anyone who only asks.
     """
     table = source.table
@@ -158,8 +158,7 @@ def _refuse_mistakes(source: Source, old: Cache, found: NDArray[np.bool_], dropp
             )
     if not found.any():
         raise UsageError(
-            f"None of the {len(old)} samples in {old.path} is in {source.name}, so all of its rows would be thrown "
-            "away.",
+            f"None of the {len(old)} samples in {old.path} is in {source.name}, so all of its rows would be discarded.",
             hint="Check the source, use another output, or use --overwrite.",
         )
 

@@ -102,7 +102,7 @@ class CacheOutput:
         Output(self.path, self._files.kind, self.overwrite).put(made)
 
     def check_beside(self) -> None:
-        """Raise CacheError where a name that a run needs next to the file is taken by somebody else's."""
+        """Raise CacheError where a name that a run needs next to the file belongs to another file."""
         check_lock(self.path)
         check_leftover(self.fresh)
         check_leftover(self.fresh_kept)

@@ -112,7 +112,7 @@ def decoded_blocks(
     A block holds as many samples as fill whole passes with all of their views; the last one may have fewer. They
     come in the order of `Source.order`, read and decoded by `workers` threads; for `claim` see `Executor`. Where
     nothing is to be decoded, blocks end all the same, so that no more than BLOCK_SAMPLES wait. Where samples have
-    several shapes (see `Preprocess.examples`), each shape has blocks of its own, and those of a rare one come late.
+    several shapes (see `Preprocess.examples`), each shape has its own blocks, and those of a rare one come late.
     `stop` is asked while a sample does not come, as from a network that does not answer: then those that have come are
     the last.
     Raises SourceError where the whole source has gone away, BackboneError for a shape that is none of those.

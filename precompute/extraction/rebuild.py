@@ -23,7 +23,7 @@ EXTERNAL = "external"
 
 @dataclass(frozen=True)
 class Origin:
-    """How to speak of the file that carries a spec: `The head a.safetensors`, `was trained`, `on`; what to raise."""
+    """The words for the file that carries a spec: `The head a.safetensors`, `was trained`, `on`; what to raise."""
 
     file: str
     verb: str

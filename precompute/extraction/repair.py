@@ -46,7 +46,7 @@ def repair(
 
     Backbone, layer, transform and precision are those of the file; its weights are looked for where they were and
     compared by their contents. The table of samples stays as it is; `extract` brings a file up to a changed folder. The
-    repaired file replaces the damaged one by one rename, and an interrupted repair goes on when it is run again.
+    repaired file replaces the damaged one by one rename, and an interrupted repair resumes when it is run again.
 
     backbone, augment: must be named where they are code of the user's. weights: where they are now, if they have moved.
     source, root, columns: see `extract`.

@@ -63,7 +63,7 @@ class Checkpoint:
         self.path, self._new, self.training = output + SUFFIX, output + NEW_SUFFIX, training
 
     def check(self) -> None:
-        """Raise HeadError where a name that it needs is taken by somebody else's file."""
+        """Raise HeadError where a name that it needs belongs to another file."""
         check_beside(self.path, _is_ours, HeadError)
         check_beside(self._new, _is_ours, HeadError)
 

@@ -2,7 +2,7 @@
 
 The file holds the input of the network's classifier, for every image: the linear head is fitted on it, near-duplicates
 are searched in it, and a head in addition costs nothing more. It is one that the user names, or is made by
-`extract` next to the output, so that a run that was killed while it was made goes on there.
+`extract` next to the output, so that a run killed in the meantime resumes.
 """
 
 from __future__ import annotations

@@ -126,7 +126,7 @@ class Trainer:
         """Train until the end or until patience is.
 
         Raises TrainingError for a loss that is not finite (the checkpoint is then removed) and where memory runs out;
-        Stopped where `conduct.stop` says so.
+        Stopped where `conduct.stop` returns true.
         """
         state, settings = self.state, self.settings
         began_finished = self.finished

@@ -38,11 +38,11 @@ EMBEDDED = {"tiny": IMAGE, "ngram-hash": TEXT, "mel-statistics": AUDIO, "resembl
 """What the backbones inside the package take."""
 
 FAMILIES: dict[str, str | None] = {"timm": IMAGE, "open_clip": IMAGE, "hf": None}
-"""What all backbones take whose name begins so, up to the colon; None where each of them says so itself."""
+"""What all backbones take whose name begins so, up to the colon; None where each declares it itself."""
 
 
 def modality_of_name(backbone: str) -> str | None:
-    """What the backbone of this name takes; None where only the backbone itself says so, once it is loaded."""
+    """What the backbone of this name takes; None where only the loaded backbone declares it."""
     family, colon, _ = backbone.partition(":")
     if colon:
         return FAMILIES.get(family)

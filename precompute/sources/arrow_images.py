@@ -152,7 +152,7 @@ class ArrowImages(DataFile):
             elif kind == RECORDS:
                 self._batches.append(_batch(message, header, start, body, kinds))
             else:
-                raise Damage(f"has a message of the kind {kind} at byte {place:,}, which is none of its own")
+                raise Damage(f"has a message of the kind {kind} at byte {place:,}, which is not an Arrow type")
             place = start + -(-body // 8) * 8
         raise Damage(
             "is empty, or no Arrow file" if schema is None else "is truncated: it ends without a mark of its end"

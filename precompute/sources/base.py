@@ -69,7 +69,7 @@ class FileKind:
 
 
 PARTS = ("path", "id", "label", "split")
-"""What the columns of a table hold. In place of paths there may be texts, in a column `text`."""
+"""The columns of a table. Texts in a column `text` may replace the paths."""
 
 
 @dataclass(frozen=True)

@@ -150,7 +150,7 @@ class Entries:
     ) -> NamedFiles | NamedObjects:
         """The files, looked up on the disk or in the store; those that are not there keep their rows, and fail later.
 
-        Raises SourceError for no rows, an id that stands twice, and where none of the files is there; Stopped.
+        Raises SourceError for no rows, a duplicate id, and where none of the files is there; Stopped.
         """
         listed = self.listed(kind, limit)
         table, paths = listed.table, listed.paths
@@ -169,7 +169,7 @@ class Entries:
     def listed(self, kind: FileKind, limit: int | None) -> Listed:
         """What was added, the first `limit` by id, and nothing is left here.
 
-        Raises SourceError for no rows, and for an id that stands twice.
+        Raises SourceError for no rows, and for a duplicate id.
         """
         if not self._ids:
             raise SourceError(f"{self.shown} names no {kind.plural}.", hint=f"Give it a {self.unit} for each of them.")

@@ -61,7 +61,7 @@ def identity_of(path: bytes) -> tuple[int, int] | None:
 
 
 class FilesSource(Source):
-    """Samples that are files of their own below one folder.
+    """Samples that are separate files below one folder.
 
     root: path of the folder, or of the one file that is the source.
     """

@@ -43,7 +43,7 @@ def part_numbers(part: str) -> tuple[int, int]:
 
 
 def parts_missing(parts: set[str]) -> str:
-    """Which parts are not among `parts`, each I/N, in words; "" where all are, or where that cannot be said."""
+    """Which parts are not among `parts`, each I/N, in words; "" where all are, or where that is not known."""
     numbers = [part_numbers(part) for part in parts]
     found, of = {number for number, _ in numbers}, {last for _, last in numbers}
     if len(of) != 1:

@@ -62,7 +62,7 @@ KINDS: tuple[SourceKind, ...] = (
     SourceKind("a file", os.path.isfile, folder.open_folder, many=False, by_path=True),
     SourceKind("a folder", lambda _: True, folder.open_folder, by_path=True),
 )
-"""The first that recognises a source opens it; the last takes what is left, and says so where nothing is there."""
+"""The first that recognises a source opens it; the last takes the rest, and reports a missing file."""
 
 
 def kind_of(name: str) -> SourceKind:

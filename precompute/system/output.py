@@ -1,4 +1,4 @@
-"""Where a command may write: at a new name, or in place of a file of the same kind. Any other file is left alone.
+"""Where a command may write: at a new name, or instead of a file of the same kind. Any other file is left alone.
 
 A path is checked before the work (`check_output`), and again at the moment of the write (`Output`), since hours may lie
 between them. What a link leads to is written; the link stays.
@@ -159,7 +159,7 @@ def check_output(
 def check_beside(path: str, is_ours: Callable[[bytes], bool], error: type[PrecomputeError]) -> bool:
     """Whether a file of ours is at `path`, a name that a command needs for itself while it works.
 
-    is_ours: of the first 64 bytes. Raises `error` where it is somebody else's: it is never changed.
+    is_ours: of the first 64 bytes. Raises `error` where precompute did not make it: it is never changed.
     """
     with contextlib.suppress(FileNotFoundError):
         mode = os.lstat(path).st_mode

@@ -213,7 +213,7 @@ class Answers:
 
     def truth_of_labels(self, values: Values, *, are_meant: bool) -> Truth:
         """Of a source's own labels. are_meant: whether these are what the head predicts, by what it was trained on or
-        by the user's word. Labels of which none holds a separator are classes, and say nothing of several."""
+        by the user's word. Labels of which none holds a separator are classes, and do not count as several."""
         separator = recorded(self.saved.metadata).get("label_separator")
         separator = separator if isinstance(separator, str) and separator else SEPARATOR
         is_one = self.task == LABELS and not any(separator in text for text in values.texts)

@@ -104,7 +104,7 @@ def further_column(cache: Cache, name: str, option: str, *, kinds: str, needs: s
 
 
 def find_target(values: Values, task: str, separator: str | None) -> tuple[Target, str]:
-    """The target that `values` are, and a line that says so.
+    """The target of `values`, and a note about it.
 
     task: one of TASKS, or AUTO to find it · separator: what is between labels; None for SEPARATOR, where any value
     holds it. Raises UsageError for values that cannot be what `task` says, naming a sample.

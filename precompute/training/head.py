@@ -206,7 +206,7 @@ def train_head(
     if calibrated and FITTED_ON not in parts:
         raise UsageError(
             f"{cache.path} has no split val to fit a temperature on.",
-            hint="Add a folder val/ beside train/ and extract again, or leave out --calibrate.",
+            hint="Add a folder val/ next to train/ and extract again, or leave out --calibrate.",
         )
     notes += check_target(target, parts, cache.path, cache.words)
     # What a temperature is fitted on must not have been trained on, and C's choice ends in training on val too

@@ -163,7 +163,7 @@ class JoinedFeatures:
 
 
 class JoinedCache(Cache):
-    """`cache`, which has one layer more: the features of its own several, under `name`."""
+    """`cache`, which has one layer more: the joined features of several others, under `name`."""
 
     def __init__(self, cache: Cache, inputs: Sequence[LayerInput]) -> None:
         self.__dict__.update(vars(cache))

@@ -186,7 +186,7 @@ def two_labels(cache: Cache, target: Target, rows: Rows, digests: NDArray[np.int
 def leak_notes(
     leaks: dict[str, Leaks], doubtful: list[list[str]], task: str = CLASSES, words: Words = IMAGES
 ) -> list[str]:
-    """Lines on what makes scores flatter or labels doubtful. words: what the samples are called."""
+    """Notes about optimistic scores and doubtful labels. words: what the samples are called."""
     notes, many, one = [], words.plural, words.one
     for split, found in leaks.items():
         if found.identical:

@@ -148,7 +148,7 @@ class Family(ABC):
         return layers.final_classifier(model, self.tracing)
 
     def layer_names(self, model: nn.Module) -> list[str]:
-        """Every layer whose features can be had, in the order of execution. Raises BackboneError where none can."""
+        """Every available layer, in the order of execution. Raises BackboneError where none can."""
         from precompute.backbones import layers
 
         return layers.layer_names(model, self.tracing)

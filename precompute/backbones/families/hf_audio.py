@@ -35,7 +35,7 @@ MOST_PIECES = 256
 """Frames are assembled of pieces as long as the common divisor of a frame and the step to the next."""
 
 MASKED = "masked_spec_embed"
-"""Stands in for frames that training hides; published weights lack it, and features do not need it."""
+"""Replaces frames that training hides; published weights lack it, and features do not need it."""
 
 
 def load(folder: HFFolder, kind: ModelType) -> Parts:
@@ -98,7 +98,7 @@ def _clap(folder: HFFolder, kind: ModelType) -> Parts:
         raise BackboneError(
             f"{given.where} and {CONFIG} describe a CLAP with feature fusion (truncation "
             f"{given.values.get('truncation', 'fusion')!r:.40}, enable_fusion {fused}): in a batch without a long clip "
-            "the library takes one at random for long, so a clip has no features of its own.",
+            "the library treats a random one as long, so features do not depend on the clip alone.",
             hint="Use one without fusion, such as laion/clap-htsat-unfused.",
         )
     given.fixed("padding_value", 0)

@@ -77,7 +77,7 @@ class Dispatch:
         self._woken.close()
 
     def results(self, stop: Callable[[], object]) -> Generator[Result, None, None]:
-        """Of all tasks in their order, as they come; no further ones once `stop` says so while none comes.
+        """Of all tasks in their order, as they come; no further ones once `stop` returns true while none comes.
 
         Raises what a process could not continue from, and PrecomputeError where processes keep dying.
         """

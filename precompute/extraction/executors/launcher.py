@@ -178,7 +178,7 @@ def worker(connection: Connection, *memory: int) -> None:
 
 
 def serve(connection: Connection) -> None:
-    """What the one does that is forked: until the driver lets go or has gone, and then no process is left."""
+    """What the one does that is forked: until the driver releases it or has ended, and then no process is left."""
     importlib.import_module("precompute.extraction.executors.worker")  # loads torch
     gc.collect()
     gc.freeze()  # a collection in a child would touch, and so copy, every page of it

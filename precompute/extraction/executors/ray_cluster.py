@@ -55,7 +55,7 @@ class RayCluster:
 
     def _init(self, where: str, options: dict[str, Any]) -> None:
         """Connect. Ray's client server starts a process for each connection, which now and then does not come up; it
-        says so after 30 s, and the next one does."""
+        fails after 30 s, and the next one does."""
         for left in reversed(range(CONNECTIONS)):
             try:
                 self.ray.init(where, **options)

@@ -26,7 +26,7 @@ CORES_AN_ACTOR, ACTORS_A_GPU = 4, 4
 """Threads of one process share an interpreter: with an H100 4 of them decoded 1,011 photos a second, 16 of them 1,328
 (docs/performance.md). So a GPU with many cores has several actors, of which each holds the network."""
 GROUPS = {"look": "look", "forget": "look", "compute": "compute", "halt": "control"}
-"""Methods of actors by the threads that call them. Ray Client knows no such option of a call, so they are a class's."""
+"""Methods of actors by the threads that call them. Ray Client has no option for this, so they belong to a class."""
 
 
 class Member:

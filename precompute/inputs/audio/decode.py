@@ -1,7 +1,7 @@
 """Bytes -> mono float32 at the model's rate, in memory that the limit of seconds bounds.
 
 soundfile (libsndfile) decodes block by block, channels are averaged, and soxr resamples the stream; both free the
-interpreter lock. What a file says of its own length is used to refuse it early, and never to take memory.
+interpreter lock. The length in a file's header is used to refuse it early, and never to take memory.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def decoder() -> dict[str, str]:
 def decode(raw: bytes, rate: int, max_seconds: float) -> NDArray[np.float32]:
     """(samples,) in [-1, 1], or beyond it where a file of floats is: the mean of all channels at `rate`.
 
-    Beside `raw` it takes at most twice the bytes of what it gives, and some MiB; so at most 8 bytes for each sample of
+    It takes, with `raw`, at most twice the bytes of what it gives, and some MiB; so at most 8 bytes for each sample of
     `max_seconds` at `rate`, however long the clip is.
     Raises SampleError: UNDECODABLE for what is not sound, holds no samples, or samples that are no numbers; TRUNCATED
     where data is missing or damaged; TOO_LARGE beyond `max_seconds`. Raises UsageError where an extra is missing.

@@ -33,7 +33,7 @@ class FsspecStore(Store):
         return super().__getstate__()
 
     def connect(self) -> Any:
-        """The file system of fsspec. Raises SourceError where a package is missing or knows no such protocol."""
+        """The file system of fsspec. Raises SourceError where a package is missing or lacks the protocol."""
         if self._system is None:
             protocol = self.address.protocol
             package = INSTALL.get(protocol, "fsspec")
