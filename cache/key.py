@@ -64,20 +64,21 @@ def _plain_layer(entry: Any) -> Any:
     return {**entry, "axes": axes[1:]} if isinstance(axes, list) and axes[:1] == [VIEW] else entry
 
 
-def _leaves(value: object, path: str = "") -> Iterator[tuple[str, str]]:
+def leaves(value: object, path: str = "") -> Iterator[tuple[str, str]]:
+    """The single settings of a spec, such as ("transform.resize", "232"); lists of plain values are one setting."""
     if isinstance(value, Mapping):
         for name in sorted(value):
-            yield from _leaves(value[name], f"{path}.{name}" if path else str(name))
+            yield from leaves(value[name], f"{path}.{name}" if path else str(name))
     elif isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
         for number, item in enumerate(value):
-            yield from _leaves(item, f"{path}[{number}]")
+            yield from leaves(item, f"{path}[{number}]")
     else:
         yield path, value if isinstance(value, str) else canonical_json(value)
 
 
 def difference(old: Spec, new: Spec) -> list[str]:
     """One line for each setting that differs, such as `transform.resize: 232 -> 256`; empty where the keys agree."""
-    before, after = dict(_leaves(old)), dict(_leaves(new))
+    before, after = dict(leaves(old)), dict(leaves(new))
     return [
         f"{path}: {before.get(path, '(absent)')} -> {after.get(path, '(absent)')}"
         for path in sorted(before.keys() | after.keys())

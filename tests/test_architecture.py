@@ -28,14 +28,16 @@ ROOMS: dict[str, str] = {
     "training": "errors system cache heads",
     "finetuning": "errors system sources inputs backbones engines cache extraction heads training",
     "evaluation": "errors system sources inputs backbones cache extraction heads training finetuning",
-    "reports": "errors system evaluation",
+    "reports": "errors system sources inputs backbones cache extraction heads training finetuning evaluation",
+    "schemas": "errors",
+    "graphs": "errors system sources inputs backbones cache extraction heads training finetuning",
     "prediction": "errors system sources inputs backbones engines cache extraction heads training finetuning",
     "external": "errors system sources cache extraction",
     "export": "errors system cache heads training",
     "demo": "errors system cache extraction heads training evaluation",
     "cli": (
         "errors system backbones cache extraction heads training finetuning evaluation reports prediction export "
-        "external demo"
+        "external demo schemas graphs"
     ),
     "__main__": "cli",
     # Inside heads/: what stands on what
@@ -209,6 +211,7 @@ def test_public_names() -> None:
         "Progress",
         "Ranked",
         "Ranking",
+        "Report",
         "RidgeHead",
         "RidgeRegressionHead",
         "SavedHead",
@@ -232,6 +235,7 @@ def test_public_names() -> None:
         "predict_each",
         "rank",
         "repair",
+        "report",
         "save_head",
         "train_head",
         "verify",

@@ -8,6 +8,8 @@ import json
 import os
 import pty
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -63,11 +65,36 @@ def test_help_loads_few_modules() -> None:
 @pytest.mark.rotates(3)
 def test_the_whole_road_in_processes_of_their_own(forks: Forks, photos: Path, tmp_path: Path) -> None:
     assert forks.run(tmp_path, "extract", "photos", "-b", "tiny", "-o", "a.h5") == 0, forks.errors.read_text()
-    assert "24 in 2 classes (12 train, 12 val)" in forks.output.read_text()
+    assert "24 images in 2 classes (12 train, 12 val)" in forks.output.read_text()
     assert forks.run(tmp_path, "train-head", "a.h5", "-o", "a.safetensors") == 0, forks.errors.read_text()
     assert re.search(r"val, 12 images.*\n.*\n accuracy +\d", forks.output.read_text())
     assert forks.run(tmp_path, "predict", "a.safetensors", "photos/val") == 0, forks.errors.read_text()
     assert "cats/0.jpg" in forks.output.read_text()
+
+
+@pytest.mark.rotates(3)
+def test_a_run_prints_what_a_user_wants_to_know_and_the_next_command(precompute: Command, photos: Path) -> None:
+    shutil.copytree(photos / "val", photos / "my val")
+    done = precompute("extract", photos / "my val", "-b", "tiny", "-o", "my val.h5")
+    assert done.returncode == 0, done.stderr
+    names = [line.split()[0] for line in done.stdout.splitlines()]
+    assert names == ["cache", "samples", "features", "computed", "skipped", "time", "next"]
+    last = shlex.split(done.stdout.splitlines()[-1])[1:]
+    assert last == ["precompute", "train-head", "my val.h5", "-o", "my val.safetensors"]
+    trained = precompute(*last[1:])
+    assert trained.returncode == 0, trained.stderr
+    predicting = next(line for line in trained.stdout.splitlines() if line.startswith("next"))
+    command = shlex.split(predicting)[2:]
+    assert command == ["predict", "my val.safetensors", "new-samples"]
+    assert precompute(*command[:-1], photos / "val").returncode == 0
+    why = precompute("extract", photos / "val", "-b", "tiny", "-o", "b.h5", "--verbose").stdout
+    assert {"chosen", "time"} <= {line.split()[0] for line in why.splitlines() if not line.startswith(" ")}
+    assert "the bottleneck is" in why
+
+
+def test_a_cache_without_labels_asks_for_some(precompute: Command, photos: Path) -> None:
+    done = precompute("extract", photos / "val" / "cats", "-b", "tiny", "-o", "a.h5")
+    assert "next      precompute train-head a.h5 --labels labels.csv -o a.safetensors" in done.stdout
 
 
 def test_tables_are_printed(precompute: Command, photos: Path) -> None:

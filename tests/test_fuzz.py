@@ -56,7 +56,7 @@ def test_mutated_files_never_crash_hang_or_lie(tmp_path: Path, target: str) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.daily(2)
+@pytest.mark.daily(4)
 @pytest.mark.parametrize("target", SHARES)
 def test_many_mutated_files_never_crash_hang_or_lie(tmp_path: Path, target: str) -> None:
     run_fuzzer(tmp_path, target, SHARES[target][1], jobs=2)

@@ -190,7 +190,7 @@ def test_torch_compile_is_used_where_asked(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.daily(2)
+@pytest.mark.daily(4)
 @NEEDS_BF16
 @pytest.mark.parametrize(
     ("name", "data"),

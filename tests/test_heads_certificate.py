@@ -66,6 +66,7 @@ def value_and_optimum(head: LogisticHead, X: Array, y: Array, weight: Array | No
 @pytest.mark.parametrize(
     "number", [pytest.param(number, marks=[pytest.mark.slow] * (number >= 5)) for number in range(PROBLEMS)]
 )
+@pytest.mark.daily(3)
 def test_the_gap_is_never_too_small(number: int) -> None:
     X, y, weight, C = problem(number)
     for tol, steps in ((1e-6, 1000), (1e-2, 1000), (1e-9, 2)):

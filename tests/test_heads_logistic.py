@@ -99,6 +99,7 @@ def test_a_path_that_ends_early_and_is_solved_loosely_chooses_what_the_whole_one
 
 @pytest.mark.slow
 @pytest.mark.parametrize("choose_by", ["log_loss", "accuracy"])
+@pytest.mark.daily(2)
 def test_the_same_on_real_photos(hymenoptera, squeezenet_weights, tmp_path, choose_by):
     done = extract(hymenoptera, tmp_path / "a.h5", backbone="squeezenet1_1", weights=str(squeezenet_weights))
     assert done.computed > 390

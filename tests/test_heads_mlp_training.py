@@ -255,6 +255,7 @@ print(peak() - before)
 
 
 @pytest.mark.slow
+@pytest.mark.daily(2)
 def test_training_on_a_file_of_2_gib_takes_less_than_1_gib(tmp_path: Path) -> None:
     block = np.random.default_rng(0).normal(size=(16384, 2048)).astype(np.float16).tobytes()
     with open(tmp_path / "features", "wb") as file:

@@ -233,7 +233,7 @@ IN_THE_MIDDLE = (
 
 
 @pytest.mark.slow
-@pytest.mark.daily(2)
+@pytest.mark.daily(4)
 @pytest.mark.parametrize("name", [name for name in families.names() if name != TINY])
 def test_mean_pooling_of_every_network_leaves_its_channels(name: str) -> None:
     """At a layer in the middle of each: Swin and ViT have their channels last, all others second."""

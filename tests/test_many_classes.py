@@ -59,7 +59,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.daily(2)
+@pytest.mark.daily(4)
 @pytest.mark.parametrize("kind", HEADS)
 def test_every_head_trains_on_many_classes_and_is_saved(kind: str, cache: Path, tmp_path: Path) -> None:
     # A UserWarning of a library, such as "more than 50% unique classes", is an error.

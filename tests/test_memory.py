@@ -63,6 +63,7 @@ def test_a_listing_a_run_and_its_rerun_take_columns(bench: Any, tmp_path: Path) 
 
 
 @pytest.mark.slow
+@pytest.mark.daily(2)
 def test_many_files_are_normal(bench: Any, tmp_path: Path) -> None:
     few, many = tmp_path / "few", tmp_path / "many"
     bench.make_images(few, FEW)

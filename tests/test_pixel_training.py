@@ -140,6 +140,7 @@ def command(photos: Path, out: str, features: Path, *more: str) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("when", [1, 7, 16])
+@pytest.mark.daily(3)
 def test_killed_and_run_again_it_gives_the_same_bytes(photos: Path, features: Path, tmp_path: Path, when: int) -> None:
     """SIGKILL once the checkpoint has been written so many times, in the middle of an epoch."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

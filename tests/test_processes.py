@@ -258,6 +258,7 @@ def test_a_sample_that_crashes_its_decoder_is_undecodable_and_the_others_are_the
 
 
 @pytest.mark.parametrize(("what", "how"), [(KILL, "SIGKILL"), (EXIT, "exit status 3")])
+@pytest.mark.daily(2)
 def test_a_sample_at_which_processes_are_killed_twice_ends_the_run_with_its_name(
     what: int, how: str, tmp_path: Path, monkeypatch: Any
 ) -> None:
@@ -353,6 +354,7 @@ def interrupted(out: Path, signum: int, handled: list[int], *, group: bool) -> i
         (signal.SIGTERM, [signal.SIGTERM], True, 128 + signal.SIGTERM),
     ],
 )
+@pytest.mark.daily(3)
 def test_a_driver_that_ends_leaves_nobody_behind_and_the_next_goes_on(
     signum: int, handled: list[int], group: bool, status: int | None, tmp_path: Path, monkeypatch: Any
 ) -> None:

@@ -15,6 +15,7 @@ from precompute.cache import Layer, RowWriter, Samples, create, key_of
 from precompute.cli import _output
 from precompute.evaluation.learning_curve import few_shot
 from precompute.heads import KNNHead, LogisticHead, MLPHead, Progress, listening
+from precompute.system import steps
 from precompute.training.splits import whole_rows
 
 X, Y = load_digits(return_X_y=True)
@@ -135,3 +136,40 @@ def test_a_loop_that_ends_again_and_again_has_one_last_line(
     done = precompute("train-head", digits, "--task", "labels", "--C", "0.1", "--json")
     assert done.returncode == 0, done.stderr
     assert len([line for line in done.stderr.splitlines() if "steps at C = 0.1" in line]) == 1
+
+
+SLOW_FACTORY = """
+import time
+from torch import nn
+
+def make():
+    time.sleep(0.5)
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 4))
+"""
+
+
+def test_steps_inside_one_another_are_reported() -> None:
+    names: list[str] = []
+    with steps.listening(names.append):
+        with steps.step("loading"), steps.step("listing"):
+            pass
+        with steps.step("finishing"):
+            pass
+    with steps.step("unheard"):
+        pass
+    assert names == ["loading", "listing", "loading", "", "finishing", ""]
+
+
+def test_a_log_names_a_step_that_lasts_and_no_other(
+    photos: Path, tmp_path: Path, precompute: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "slow_net.py").write_text(SLOW_FACTORY)
+    monkeypatch.syspath_prepend(tmp_path)
+    size = ("--resize", "8", "--crop", "8")
+    quick = precompute("extract", photos, "-b", "slow_net:make", *size, "-o", "a.h5")
+    assert quick.returncode == 0, quick.stderr
+    assert "loading" not in quick.stderr
+    monkeypatch.setattr(_output, "QUIET_SECONDS", 0.001)
+    done = precompute("extract", photos, "-b", "slow_net:make", *size, "-o", "b.h5", "--json")
+    assert done.stderr.splitlines().count("extract: loading slow_net:make") == 1
+    assert done.stdout.startswith("{")

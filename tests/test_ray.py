@@ -135,6 +135,7 @@ def local(many: Path, tmp_path: Path, log: Path) -> Local:
 
 
 @pytest.mark.slow
+@pytest.mark.daily(2)
 def test_four_nodes_make_the_same_file(cluster: Any, many: Path, local: Local, log: Path, tmp_path: Path) -> None:
     handler = signal.getsignal(signal.SIGTERM)
     with executor_for(cluster) as executor:
@@ -154,6 +155,7 @@ def test_four_nodes_make_the_same_file(cluster: Any, many: Path, local: Local, l
 
 
 @pytest.mark.slow
+@pytest.mark.daily(2)
 def test_actors_and_nodes_that_die_cost_their_blocks_alone(
     cluster: Any, many: Path, local: Local, log: Path, tmp_path: Path
 ) -> None:
@@ -180,6 +182,7 @@ def test_actors_and_nodes_that_die_cost_their_blocks_alone(
 
 
 @pytest.mark.slow
+@pytest.mark.daily(2)
 def test_a_driver_that_was_killed_goes_on(cluster: Any, many: Path, local: Local, log: Path, tmp_path: Path) -> None:
     options = ("-b", "counted:squeezenet", "--resize", 64, "--crop", 64, "--batch-size", 1, "--executor", "ray")
     line = [sys.executable, "-m", "precompute", "extract", many, *options, "-o", tmp_path / "a.h5"]
@@ -199,6 +202,7 @@ def test_a_driver_that_was_killed_goes_on(cluster: Any, many: Path, local: Local
 
 
 @pytest.mark.slow
+@pytest.mark.daily(2)
 def test_a_node_decides_what_auto_is(cluster: Any, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nodes are on this machine here, so it is what this machine decides; this process, where CUDA is the table's first
     choice, could not even look."""

@@ -43,6 +43,7 @@ def ants(tmp_path_factory: pytest.TempPathFactory, hymenoptera: Path, mobilenet_
 
 @pytest.mark.rotates(2)
 @pytest.mark.parametrize("step", [3, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.daily(2)
 def test_every_row_equals_the_plain_reference(
     ants: Path, hymenoptera: Path, mobilenet_weights: Path, step: int
 ) -> None:

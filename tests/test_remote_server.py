@@ -105,6 +105,7 @@ def test_a_killed_run_goes_on_where_it_was(run: Run, url: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["stopped", "held"])
+@pytest.mark.daily(2)
 def test_a_server_that_is_away_for_ten_seconds_is_waited_for(run: Run, server: Server, url: str, how: str) -> None:
     server.stop() if how == "stopped" else server.hold()
     run.go_on()
@@ -116,6 +117,7 @@ def test_a_server_that_is_away_for_ten_seconds_is_waited_for(run: Run, server: S
     check_equals_a_fresh_run(run, url)
 
 
+@pytest.mark.daily(2)
 def test_a_server_that_stays_away_ends_the_run_and_nothing_is_lost(run: Run, server: Server, url: str) -> None:
     server.stop()
     try:

@@ -12,6 +12,7 @@ from conftest import ROOT
 
 
 @pytest.mark.slow
+@pytest.mark.daily(2)
 def test_two_stand_ins(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'precompute[ray]'")
     done = subprocess.run(

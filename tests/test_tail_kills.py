@@ -81,6 +81,7 @@ def interrupt(folder: Path, out: str, signum: int, when: Callable[[], bool]) -> 
     ],
     ids=["once", "six times", "asked to end", "ctrl-c"],
 )
+@pytest.mark.daily(3)
 def test_a_training_killed_within_an_epoch_gives_the_same_file(
     folder: Path, tmp_path: Path, signum: int, moments: list[tuple[int, int]]
 ) -> None:
@@ -107,6 +108,7 @@ def test_a_training_killed_within_an_epoch_gives_the_same_file(
 
 
 @pytest.mark.slow
+@pytest.mark.daily(2)
 def test_kills_at_any_time_change_nothing(folder: Path) -> None:
     """Also while it loads, fits the linear head, writes a checkpoint, scores or writes the file."""
     rng = random.Random(0)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[Any]
 
-__all__ = ["BINS", "calibration_by_chance", "calibration_gaps"]
+__all__ = ["BINS", "calibration_by_chance", "calibration_gaps", "reliability"]
 
 BINS = 15  # of equal width, as in Guo et al., "On Calibration of Modern Neural Networks", ICML 2017
 FINE = 256  # lots in a bin
@@ -28,6 +28,15 @@ def calibration_gaps(hit: Array, confidence: Array) -> csr_array:
     """
     values = hit - confidence.astype(np.float64)
     return csr_array((values, (np.arange(len(hit)), _bins(confidence))), shape=(len(hit), BINS))
+
+
+def reliability(hit: Array, confidence: Array) -> tuple[Array, Array, Array]:
+    """For each of BINS bins, whose edges are those of `calibration_gaps`: how many predictions (int64), how many of
+    them are right (int64), and the sum of their confidences (float64)."""
+    bins = _bins(confidence)
+    count = np.bincount(bins, minlength=BINS)
+    right = np.bincount(bins[np.asarray(hit, bool)], minlength=BINS)
+    return count, right, np.bincount(bins, weights=confidence.astype(np.float64), minlength=BINS)
 
 
 def calibration_by_chance(confidence: Array, groups: Array | None, *, replicates: int, seed: int | None) -> float:

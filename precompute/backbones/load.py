@@ -22,6 +22,7 @@ from precompute.inputs.images.augmentation import Augmentation, augment_names, c
 from precompute.inputs.images.preprocess import ImagePreprocess
 from precompute.inputs.images.transform import Transform
 from precompute.inputs.kinds import files_of, transform_spec
+from precompute.system.steps import step
 
 AUTO = "auto"
 MAX_LAYERS = 64  # of one file
@@ -156,7 +157,8 @@ def load_backbone(
     if pooling not in poolings:
         options = ", ".join(poolings)
         raise UsageError(f"pooling must be one of {options}. Got {pooling!r} instead.", hint="See --pooling.")
-    loaded = family.load(name, weights)
+    with step(f"loading {name}"):
+        loaded = family.load(name, weights)
     loaded.model.requires_grad_(False)
     preprocess, notes = _preprocess(loaded, transform), loaded.notes
     if steps:

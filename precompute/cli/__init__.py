@@ -11,6 +11,8 @@ from typing import NoReturn
 
 import click
 
+from precompute.cli._command import Commands
+from precompute.cli._config import FILE_VARIABLE, switched_on
 from precompute.cli._failures import failure_of
 from precompute.cli._signals import Interrupted
 from precompute.cli._streams import Terminal, hold_descriptors
@@ -28,6 +30,8 @@ from precompute.cli.info import info
 from precompute.cli.plan import plan
 from precompute.cli.predict import predict
 from precompute.cli.rank import rank
+from precompute.cli.report import report
+from precompute.cli.schema import schema
 from precompute.cli.train_head import train_head
 from precompute.cli.verify import verify
 
@@ -35,7 +39,7 @@ COMPLETE = "_PRECOMPUTE_COMPLETE"
 """The variable by which a shell asks click for what could be typed next."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="precompute")
 @click.option("--debug", is_flag=True, help="Show the Python traceback of an error.")
 def cli(debug: bool) -> None:  # noqa: ARG001 - `main` looks for it
@@ -45,6 +49,10 @@ def cli(debug: bool) -> None:  # noqa: ARG001 - `main` looks for it
     precompute extract photos -b resnet18 -o photos.h5
     precompute train-head photos.h5 -o photos.safetensors
     precompute predict photos.safetensors new-photos
+
+    Options also come from variables and from a TOML file. A flag goes before a variable, that before the file, that
+    before the default: PRECOMPUTE_EXTRACT_BATCH_SIZE=8 is --batch-size 8 of extract, and so is batch-size = 8 under
+    [extract] in the file. PRECOMPUTE_DEVICE is the device of all commands. See docs/configuration.md.
 
     \b
     Exit status: 0 done, 1 failed, 2 wrong usage, 3 finished but some samples were skipped,
@@ -64,6 +72,7 @@ for command in (
     few_shot,
     depth,
     compare,
+    report,
     predict,
     export,
     import_features,
@@ -71,6 +80,7 @@ for command in (
     info,
     verify,
     backbones,
+    schema,
     demo,
 ):
     cli.add_command(command)
@@ -124,7 +134,7 @@ def _report(error: BaseException, arguments: list[str], terminal: Terminal) -> i
     as_json = asks_for_json(arguments)
     terminal.for_programs = terminal.for_programs or as_json
     failure = failure_of(error)
-    if "--debug" in arguments:
+    if asks_for("debug", arguments):
         terminal.complain("".join(traceback.format_exception(error)).rstrip())
     terminal.complain(_shown_by_click(error) if isinstance(error, click.ClickException) else failure.text)
     if as_json and not terminal.out.used:
@@ -140,15 +150,28 @@ def _shown_by_click(error: click.ClickException) -> str:
 
 
 def asks_for_json(arguments: list[str]) -> bool:
-    """Whether --json is among the options, also where click cannot make sense of the others."""
+    """Whether --json is among the options, also where click cannot make sense of the others, or set elsewhere."""
+    return asks_for("json", arguments)
+
+
+def asks_for(flag: str, arguments: list[str]) -> bool:
+    """Whether a flag is among the arguments, or set by a variable or the file."""
     options = [option for command in (cli, *cli.commands.values()) for option in command.params]
     with_value = {
         name for option in options if isinstance(option, click.Option) and not option.is_flag for name in option.opts
     }
+    command, path = "", os.environ.get(FILE_VARIABLE)
     rest = iter(arguments)
     for argument in rest:
-        if argument in ("--json", "--"):
-            return argument == "--json"
-        if argument in with_value:
-            next(rest, None)
-    return False
+        if argument == "--":
+            break
+        if argument == f"--{flag}":
+            return True
+        if argument.startswith("--config="):
+            path = argument.partition("=")[2]
+        elif argument in with_value:
+            value = next(rest, None)
+            path = value if argument == "--config" else path
+        elif not command and argument in cli.commands:
+            command = argument
+    return switched_on(flag, "" if flag == "debug" else command, path or None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -13,9 +14,10 @@ import click
 
 from precompute.cli._signals import Signals
 from precompute.cli._streams import Terminal
+from precompute.system.steps import listening
 
 LOG_SECONDS = 10.0
-QUIET_SECONDS = 2.0  # of training, before its progress is shown
+QUIET_SECONDS = 2.0  # of a step or of training, before it is shown
 PIPE_WIDTH = 200  # columns where nobody says how wide the reader is: lines are not cut
 
 
@@ -29,6 +31,11 @@ def _data_alone(ctx: click.Context, param: click.Parameter, as_json: bool) -> bo
 
 json_option = click.option(
     "--json", "as_json", is_flag=True, callback=_data_alone, help="Print exactly one JSON object on stdout."
+)
+
+
+verbose_option = click.option(
+    "-v", "--verbose", is_flag=True, help="Also print why it ran as it did, and where the time went."
 )
 
 
@@ -82,7 +89,11 @@ def print_table(
         table.add_column(name, justify="right" if number >= right else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(printable(str(value))) for value in row))  # Text: nothing in it is read as markup
-    _console(sys.stdout).print(table)
+    console = _console(sys.stdout)
+    with console.capture() as drawn:
+        console.print(table)
+    lines = [line.rstrip() for line in drawn.get().splitlines()]
+    click.echo("\n".join(lines).strip("\n") + "\n")
 
 
 def printable(text: str) -> str:
@@ -105,21 +116,63 @@ def note(text: str) -> None:
 def progress_bar(what: str, unit: str | Callable[[], str]) -> Iterator[Callable[[int, int, str], None]]:
     """Give a function (done, total, extra text) that draws a bar on a terminal and writes plain lines elsewhere.
 
-    unit: of the count, or a function that returns it once it is known.
+    While nothing is counted, the current step is shown instead: on a terminal at once, elsewhere on its own line once
+    it has taken QUIET_SECONDS. unit: of the count, or a function that returns it once it is known.
     """
     if not sys.stderr.isatty():
-        yield _log_lines(what, unit)
+        with SlowSteps(what) as steps, listening(steps):
+            yield _log_lines(what, unit)
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.text import Text
 
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[extra]}"))
+    class Counted(MofNCompleteColumn):
+        def render(self, task: Any) -> Text:
+            return super().render(task) if task.total is not None else Text("")
+
+    columns = (TextColumn(what), BarColumn(), Counted(), TextColumn("{task.fields[extra]}", markup=False))
     with Progress(*columns, console=_console(sys.stderr), transient=True) as bar:
         task = bar.add_task(what, total=None, extra="")
+        counted = ""
 
         def draw(done: int, total: int, extra: str) -> None:
+            nonlocal counted
+            counted = extra
             bar.update(task, completed=done, total=total, extra=extra)
 
-        yield draw
+        with listening(lambda name: bar.update(task, extra=printable(name) or counted)):
+            yield draw
+
+
+class SlowSteps:
+    """Writes the name of a step that has lasted for QUIET_SECONDS, once. To be called with each step that begins, with
+    "" where none is left; a step that goes on after one inside it has ended is not named again."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._named = set[str]()
+        self._timer: threading.Timer | None = None
+
+    def __enter__(self) -> SlowSteps:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self("")
+
+    def __call__(self, name: str) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if name and name not in self._named:
+            self._timer = threading.Timer(QUIET_SECONDS, self._write, (name, sys.stderr))
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _write(self, name: str, stream: Any) -> None:
+        self._named.add(name)
+        with contextlib.suppress(OSError, ValueError):  # of a stream that was closed meanwhile
+            stream.write(printable(f"{self._what}: {name}") + "\n")
+            stream.flush()
 
 
 def _log_lines(what: str, unit: str | Callable[[], str]) -> Callable[[int, int, str], None]:
@@ -138,7 +191,8 @@ def _log_lines(what: str, unit: str | Callable[[], str]) -> Callable[[int, int, 
 @contextlib.contextmanager
 def training_progress(what: str) -> Iterator[None]:
     """Show what fits, searches and comparisons inside report, once they have taken QUIET_SECONDS."""
-    from precompute.heads.base.progress import Progress, listening
+    from precompute.heads.base.progress import Progress
+    from precompute.heads.base.progress import listening as hearing
 
     began = time.monotonic()
     ended = set[str]()  # what has been counted to its end, such as the steps of one label's fit
@@ -163,7 +217,7 @@ def training_progress(what: str) -> Iterator[None]:
             ended.add(now.what)
             del levels[now.what]
 
-    with contextlib.ExitStack() as stack, listening(show):
+    with SlowSteps(what) as steps, listening(steps), contextlib.ExitStack() as stack, hearing(show):
         yield
 
 

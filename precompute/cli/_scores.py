@@ -2,58 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from precompute.cli._output import print_table
+from precompute.training.score_names import LINES_OF, MAIN, decimal, interval_of, percent
 
 if TYPE_CHECKING:
     from precompute.heads import LabelScores, Scores
     from precompute.training.head import Training
 
 
-def _percent(value: float) -> str:
-    return f"{value:.1%}"
-
-
-def _decimal(value: float) -> str:
-    return f"{value:.3f}"
-
-
-def _plain(value: float) -> str:
-    return f"{value:.4g}"
-
-
 PAIRS = 5  # near-duplicates that the report names; --json has all
-
-Lines = tuple[tuple[str, str, Callable[[float], str]], ...]  # name of the score, what the table calls it, how written
-LINES: Lines = (
-    ("accuracy", "accuracy", _percent),
-    ("balanced_accuracy", "balanced accuracy", _percent),
-    ("top5_accuracy", "top-5 accuracy", _percent),
-    ("macro_f1", "macro F1", _decimal),
-    ("auc", "AUC, one vs rest", _decimal),
-    ("log_loss", "log loss", _decimal),
-    ("calibration_error", "calibration error", _decimal),
-)
-LINES_OF_LABELS: Lines = (
-    ("mean_average_precision", "mean average precision", _decimal),
-    ("micro_average_precision", "average precision, micro", _decimal),
-    ("auc", "AUC, mean of labels", _decimal),
-    ("micro_auc", "AUC, micro", _decimal),
-    ("macro_f1", "F1, macro", _decimal),
-    ("micro_f1", "F1, micro", _decimal),
-    ("hamming_loss", "Hamming loss", _decimal),
-    ("subset_accuracy", "all labels right", _percent),
-)
-LINES_OF_NUMBERS: Lines = (
-    ("r2", "R2", _decimal),
-    ("mae", "mean absolute error", _plain),
-    ("rmse", "root mean squared error", _plain),
-    ("spearman", "Spearman's rank correlation", _decimal),
-)
-MAIN = {"mean_average_precision", "micro_f1", "r2", "mae"}  # that one line has room for
-LINES_OF = {"classes": LINES, "labels": LINES_OF_LABELS, "number": LINES_OF_NUMBERS}
 
 
 def headline(task: str, scores: Any) -> str | None:
@@ -82,7 +42,7 @@ def print_scores(result: Training) -> None:
     for name, title, form in LINES_OF[result.task]:
         cells = [title]
         for scores in result.scores.values():
-            value, ends = getattr(scores, name), _interval(scores, name, grouped=result.groups is not None)
+            value, ends = getattr(scores, name), interval_of(scores, name, grouped=result.groups is not None)
             cells.append("-" if value is None else form(value))
             chance = getattr(scores, "calibration_error_by_chance", None) if name == "calibration_error" else None
             cells.append("" if ends is None else f"{form(ends[0])} to {form(ends[1])}")
@@ -90,12 +50,6 @@ def print_scores(result: Training) -> None:
         if name != "top5_accuracy" or any(cell not in ("-", "") for cell in cells[1:]):
             rows.append(cells)
     print_table(None, columns, rows, right=1)
-
-
-def _interval(scores: Any, name: str, *, grouped: bool) -> tuple[float, float] | None:
-    """Wilson's for a share, unless the samples are not independent: Wilson's interval ignores groups."""
-    wilson: tuple[float, float] | None = getattr(scores, f"{name}_interval", None)
-    return scores.intervals.get(name) if grouped or wilson is None else wilson
 
 
 def print_each(result: Training) -> None:
@@ -112,8 +66,8 @@ def _print_per_label(split: str, scores: LabelScores, thresholds: dict[str, floa
     names = ("average_precision", "auc", "precision", "recall", "f1")
     rows = []
     for (label, threshold), row in zip(thresholds.items(), scores.per_label, strict=True):
-        cells = ["-" if row[name] is None else _decimal(row[name]) for name in names]
-        rows.append((label, _decimal(threshold), f"{row['positives']:,}", f"{row['predicted']:,}", *cells))
+        cells = ["-" if row[name] is None else decimal(row[name]) for name in names]
+        rows.append((label, decimal(threshold), f"{row['positives']:,}", f"{row['predicted']:,}", *cells))
     columns = ("", "threshold", unit, "predicted", "average precision", "AUC", "precision", "recall", "F1")
     print_table(f"{split}, by label", columns, rows, right=1)
 
@@ -122,13 +76,13 @@ def _print_per_class(split: str, scores: Scores, classes: list[str], unit: str) 
     """How many, precision, recall with Wilson's interval, F1 of each class; - where there is nothing to divide by."""
 
     def cell(value: float | None) -> str:
-        return "-" if value is None else _percent(value)
+        return "-" if value is None else percent(value)
 
     rows = []
     for name, row in zip(classes, scores.per_class, strict=True):
         ends: Any = row["recall_interval"]
         interval = "" if ends is None else f"{ends[0]:.1%} to {ends[1]:.1%}"
-        f1 = "-" if row["f1"] is None else _decimal(row["f1"])
+        f1 = "-" if row["f1"] is None else decimal(row["f1"])
         rows.append((name, f"{row['images']:,}", cell(row["precision"]), cell(row["recall"]), interval, f1))
     print_table(f"{split}, by class", ("", unit, "precision", "recall", "95% interval", "F1"), rows, right=1)
 
@@ -157,14 +111,17 @@ def _without(task: str, clean: Any, unit: str) -> str:
 
 
 def calibration_lines(result: Training) -> Iterator[tuple[str, str]]:
-    """The temperature, and log loss and calibration error before and after it."""
+    """The temperature; where it is applied, also log loss and calibration error before and after it."""
     found = result.calibration
     if found is None:
         return
     if found.temperature is None:
         yield "temperature", f"not fitted: {found.reason}"
         return
-    lines = [f"{found.temperature:.3f}, fitted on val, {'applied' if found.applied else 'not applied (--calibrate)'}"]
+    if not found.applied:
+        yield "temperature", f"{found.temperature:.3f} fits val best, not applied (--calibrate applies it)"
+        return
+    lines = [f"{found.temperature:.3f}, fitted on val, applied"]
     for split, before in found.before.items():
         after = found.after[split]
         lines.append(

@@ -118,7 +118,7 @@ def depth(
         check_plot(plot, overwrite=overwrite)
     given = {"epochs": epochs, "learning_rate": learning_rate, "batch_size": train_batch}
     training = {name: value for name, value in given.items() if value is not None}
-    with progress_bar("depth", "images") as draw, stop_on_signal() as stop, training_progress("depth"):
+    with training_progress("depth"), progress_bar("depth", "images") as draw, stop_on_signal() as stop:
 
         def show(progress: Progress) -> None:
             stop.batches_begin()

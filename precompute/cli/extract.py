@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ from precompute.cli._output import (
     print_pairs,
     progress_bar,
     stop_on_signal,
+    verbose_option,
 )
 from precompute.cli._signals import LAST
 from precompute.cli._streams import SKIPPED
@@ -67,10 +69,11 @@ if TYPE_CHECKING:
 )
 @executor_options
 @click.option("--rehash", is_flag=True, help="Read all files again: finds edits that kept size and modification time.")
+@verbose_option
 @json_option
 @click.pass_context
 def extract(
-    ctx: click.Context, /, source: str, output: str, as_json: bool, allow_skipped: bool, **options: Any
+    ctx: click.Context, /, source: str, output: str, as_json: bool, allow_skipped: bool, verbose: bool, **options: Any
 ) -> None:
     """Run a frozen backbone once over the images, texts or clips of SOURCE and keep its features.
 
@@ -111,10 +114,9 @@ def extract(
     Exit status: 0 done, 3 done but some samples were skipped (0 with --allow-skipped), 129/130/143 stopped and
     resumable.
     """
-    from precompute.extraction.extract import extract as run
-
     options = taken_apart(options)
     with progress_bar("extract", "samples") as draw, stop_on_signal() as stop:
+        from precompute.extraction.extract import extract as run
 
         def show(progress: Progress) -> None:
             stop.batches_begin(last=LAST)
@@ -128,7 +130,7 @@ def extract(
     elif options["dry_run"]:
         _plan(result)
     else:
-        _summary(result)
+        _summary(result, verbose=verbose, part=options["part"] is not None)
     ctx.exit(SKIPPED if result.failures and not allow_skipped else 0)
 
 
@@ -148,7 +150,8 @@ def _plan(result: Extraction) -> None:
     )
 
 
-def _summary(result: Extraction) -> None:
+def _summary(result: Extraction, *, verbose: bool, part: bool) -> None:
+    """verbose: also why it ran so, and where the time went · part: the file holds a part of the samples."""
     from precompute.cache import status_text
 
     for line in result.notes:
@@ -166,22 +169,41 @@ def _summary(result: Extraction) -> None:
     print_pairs(
         None,
         [
-            ("cache", result.path),
-            ("samples", f"{result.rows:,} {_labels(result)}{_splits(result)}"),
+            ("cache", f"{result.path} ({_size(result.bytes)})"),
+            ("samples", f"{result.rows:,} {result.unit} {_labels(result)}{_splits(result)}"),
             ("features", layer_lines(result.layers, result.dtype, result.views)),
             ("computed", f"{_computed(result)} with {_engine(result)}" if result.computed else "nothing new"),
-            ("chosen", result.why.replace("; ", "\n") if result.computed and result.why else None),
-            ("compared", result.audit.words if result.audit else None),
-            ("time spent", result.stages.words.replace("; ", "\n") if result.stages and result.computed else None),
+            ("batch size", f"{result.batch_size:,}" if verbose and result.computed else None),
+            ("chosen", result.why.replace("; ", "\n") if verbose and result.computed and result.why else None),
+            ("compared", result.audit.words if verbose and result.audit else None),
+            ("time spent", result.stages.words.replace("; ", "\n") if verbose and result.stages else None),
             ("reused", f"{result.reused:,} rows unopened" if result.reused else None),
             ("copied", f"{result.copied:,} rows of {result.unit} seen before" if result.copied else None),
             ("dropped", f"{result.dropped:,} rows no longer listed" if result.dropped else None),
-            ("skipped", f"{failed:,} ({_reasons(result)})" if failed else None),
+            ("skipped", f"{failed:,} ({_reasons(result)})" if failed else "none"),
             ("cut off", _cut(result) if result.cut else None),
-            ("size", f"{result.bytes:,} bytes"),
             ("time", _time(result)),
+            ("next", None if part else _next(result)),
         ],
     )
+
+
+def _size(count: int) -> str:
+    """Such as `2.5 MB`, or `812 bytes`."""
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count:,} bytes"
+
+
+def _next(result: Extraction) -> str:
+    """The command that trains a head on the file, to paste."""
+    words = ["precompute", "train-head", result.path]
+    if len(result.layers) > 1:
+        words += ["--layer", "all"]
+    if not result.classes:
+        words += ["--labels", "labels.csv"]
+    return shlex.join([*words, "-o", f"{os.path.splitext(result.path)[0]}.safetensors"])
 
 
 def _cut(result: Extraction) -> str:
@@ -190,19 +212,17 @@ def _cut(result: Extraction) -> str:
 
 
 def _time(result: Extraction) -> str:
-    """The rate counts everything, start-up included; what the engine reached after that stands behind it."""
-    words = f"{duration(result.seconds)} ({result.seconds:.1f} s"
+    """The rate counts everything, start-up included."""
+    words = f"{result.seconds:.1f} s" if result.seconds < 60 else duration(result.seconds)
     if result.computed and result.forward_seconds:
-        words += (
-            f", {result.computed / result.seconds:.1f} {result.unit}/s in all: {result.start_seconds:.1f} s to start, "
-            f"then {result.computed / result.forward_seconds:.1f} {result.unit}/s"
-        )
-    return f"{words})"
+        words += f", {result.computed / result.seconds:.1f} {result.unit}/s"
+        words += f" ({result.start_seconds:.1f} s to start, then {result.computed / result.forward_seconds:.1f}/s)"
+    return words
 
 
 def _engine(result: Extraction) -> str:
     compiled = ", compiled" if result.compiled else ""
-    return f"{result.engine}{compiled} on {result.device} in {result.precision}, {result.batch_size} at a time"
+    return f"{result.engine}{compiled} in {result.precision} on {result.device}"
 
 
 def _computed(result: Extraction) -> str:

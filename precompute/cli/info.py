@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -119,9 +118,22 @@ def _print(summary: dict[str, Any]) -> None:
         for run in records
     ]
     print_table("runs that added rows", ("started", "host", "device", "engine", "source"), runs)
-    found = [("last run", _command(records[-1] if records else {})), ("compared", _audit(summary["provenance"], unit))]
+    from precompute.reports.commands import extract_command
+
+    last = records[-1] if records else {}
+    found = [
+        ("last run", extract_command(last)),
+        ("chosen", _chosen(last)),
+        ("compared", _audit(summary["provenance"], unit)),
+    ]
     found.append(("cut off", _cut(summary["provenance"])))
     print_pairs(None, [(name, value) for name, value in found if value is not None])
+
+
+def _chosen(record: dict[str, Any]) -> str | None:
+    """Why the run of `record` used the engine and the precision that it did, a reason a line."""
+    why = record.get("chosen")
+    return why.replace("; ", "\n") if isinstance(why, str) and why else None
 
 
 def _audit(records: list[dict[str, Any]], unit: str) -> str | None:
@@ -142,30 +154,3 @@ def _cut(records: list[dict[str, Any]]) -> str | None:
     if not whole:
         return None
     return f"{sum(whole):,} samples, at the end, by {len(whole)} run{'s' if len(whole) > 1 else ''} (--max-length)"
-
-
-def _command(record: dict[str, Any]) -> str | None:
-    """The `precompute extract` that does what the run of `record` did, less what was left to `auto`."""
-    options = record.get("options")
-    if not isinstance(options, dict):
-        return None
-    transform = options.get("transform")
-    words = ["precompute", "extract", str(record.get("source"))]
-    for name, value in {**options, **(transform if isinstance(transform, dict) else {})}.items():
-        if name in ("transform", "columns", "keep", "part", "reuse") or value in (None, False, "auto", "DEFAULT"):
-            continue
-        words.append(f"--{name.replace('_', '-')}")
-        if value is not True:
-            words.append(",".join(map(str, value)) if isinstance(value, list) else str(value))
-    columns = options.get("columns")
-    for part, name in columns.items() if isinstance(columns, dict) else ():
-        words += [f"--{part}-column", str(name)]
-    keep = options.get("keep")
-    for name in keep if isinstance(keep, list) else ():
-        words += ["--keep-column", str(name)]
-    if options.get("part"):
-        words += ["--shard", str(options["part"])]
-    reuse = options.get("reuse")
-    for path in reuse if isinstance(reuse, list) else ():
-        words += ["--reuse", str(path)]
-    return shlex.join(words)

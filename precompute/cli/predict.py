@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from precompute.cli._options import columns_taken, source_options
+from precompute.cli._options import allow_skipped_option, columns_taken, source_options
 from precompute.cli._output import json_option, note, print_json, print_table, progress_bar, terminal
 from precompute.cli._scores import score_words
 from precompute.cli._streams import SKIPPED
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     help="Inputs a forward pass: images, texts, or windows of clips.  [default: by engine and device]",
 )
 @click.option("--workers", type=int, help="Decoding threads.  [default: one for each core]")
+@allow_skipped_option
 @source_options
 @json_option
 @click.pass_context
@@ -52,6 +53,7 @@ def predict(
     device: str,
     batch_size: int | None,
     workers: int | None,
+    allow_skipped: bool,
     as_json: bool,
     **reading: Any,
 ) -> None:
@@ -101,7 +103,7 @@ def predict(
         print_json(found[0] if len(found) == 1 else several)
     else:
         _print(results, style)
-    ctx.exit(SKIPPED if results[0].failed else 0)
+    ctx.exit(SKIPPED if results[0].failed and not allow_skipped else 0)
 
 
 def _print(results: Sequence[Predictions], style: str) -> None:

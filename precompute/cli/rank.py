@@ -99,9 +99,9 @@ def rank(
 
         check_plot(plot, overwrite=overwrite)
     with (
+        training_progress("rank"),
         progress_bar("rank", "images") as draw,
         stop_on_signal() as stop,
-        training_progress("rank"),
     ):
 
         def show(progress: Progress) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,7 @@ from precompute.cli._output import (
     training_progress,
 )
 from precompute.cli._scores import calibration_lines, leak_lines, print_each, print_scores
+from precompute.cli.report import print_report
 
 if TYPE_CHECKING:
     from precompute.heads import Scores
@@ -51,7 +54,7 @@ OPTIONS = {  # the parameters of each kind of head that are options here; any ot
 class Widths(click.ParamType):  # type: ignore[type-arg]  # generic in newer releases of click only
     """Widths of the hidden layers, separated by commas; 0 for none."""
 
-    name = "WIDTHS"
+    name = "WIDTH,..."
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
         if isinstance(value, tuple):
@@ -141,6 +144,9 @@ class Strength(click.ParamType):  # type: ignore[type-arg]  # generic in newer r
 @learning_options
 @click.option("--calibrate", is_flag=True, help="Probabilities at the temperature that fits split val best.")
 @click.option("--per-class", is_flag=True, help="Precision, recall and F1 of each class or label.")
+@click.option(
+    "--report", "page", type=click.Path(), metavar="OUT.html", help="Also write a report of the head; it needs -o."
+)
 @overwrite_option
 @json_option
 def train_head(
@@ -165,6 +171,7 @@ def train_head(
     per_class: bool,
     overwrite: bool,
     as_json: bool,
+    page: str | None,
     plot: str | None,
     protocol: str | None,
     **given: Any,
@@ -186,6 +193,7 @@ def train_head(
     Examples:
       precompute train-head photos.h5
       precompute train-head photos.h5 -o photos.safetensors
+      precompute train-head photos.h5 -o photos.safetensors --report report.html
       precompute train-head photos.h5 --C 0.1 --json
       precompute train-head photos.h5 --head mlp --hidden 512,128 --dropout 0.5
       precompute train-head photos.h5 --head knn --k 5
@@ -219,6 +227,12 @@ def train_head(
 
         # before the training, not after it
         check_plot(plot, overwrite=overwrite, inputs=(cache, groups_file, labels, output))
+    if page is not None:
+        from precompute.reports.report import check_report_output
+
+        if output is None:
+            raise click.UsageError("--report shows a head that is saved: give -o HEAD.safetensors too.")
+        check_report_output(page, overwrite=overwrite, inputs=(cache, output, groups_file, labels, plot))
     with training_progress("train-head"):
         result = run(
             cache,
@@ -246,16 +260,44 @@ def train_head(
     finished(output)
     if plot is not None:
         plot_history(result.choices["history"], plot, best_epoch=result.choices["best_epoch"], overwrite=overwrite)
+    shown = None
+    if page is not None and output is not None:
+        from precompute.reports.report import report
+
+        with training_progress("report"):
+            shown = report(
+                *(cache, output, page), seed=seed, labels=labels, groups_file=groups_file, overwrite=overwrite
+            )
     if as_json:
-        print_json({**result.to_dict(), "cache": cache, "output": output})
-    else:
-        report_training(result, output, per_class=per_class)
+        reported = {} if shown is None else {"report": shown.to_dict()}
+        print_json({**result.to_dict(), "cache": cache, "output": output, **reported})
+        return
+    report_training(result, output, per_class=per_class, next_lines=_next(cache, output, reported=shown is not None))
+    if shown is not None:
+        print_report(shown)
+
+
+def _next(cache: str, output: str | None, *, reported: bool) -> str | None:
+    """Commands to paste, a line each: what the head says of new samples, and how it did, as a page."""
+    if output is None:
+        return None
+    page = f"{os.path.splitext(output)[0]}.html"
+    commands = [("precompute", "predict", output, "new-samples")]
+    if not reported:
+        commands.append(("precompute", "report", cache, output, "-o", page))
+    return "\n".join(map(shlex.join, commands))
 
 
 def report_training(
-    result: Training, output: str | None, *, per_class: bool, more: Iterable[tuple[str, object]] = ()
+    result: Training,
+    output: str | None,
+    *,
+    per_class: bool,
+    more: Iterable[tuple[str, object]] = (),
+    next_lines: str | None = None,
 ) -> None:
-    """Print notes, scores and what was chosen. more: pairs of a name and a value of this command alone."""
+    """Print notes, scores and what was chosen. more: pairs of a name and a value of this command alone · next_lines:
+    commands that a user may want next."""
     for line in result.notes:
         note(f"Note: {line}")
     if result.selected_on:
@@ -278,7 +320,8 @@ def report_training(
             *more,
             *leak_lines(result),
             *calibration_lines(result),
-            ("saved", output),
+            ("saved", output or "nowhere: -o FILE.safetensors keeps the head"),
+            ("next", next_lines),
         ],
     )
 

@@ -25,6 +25,7 @@ from precompute.engines.devices import (
 from precompute.engines.guard import Sample, Trial
 from precompute.engines.machine import COMPILE_FROM, ENGINE_VARIABLE, PRECISION_VARIABLE, PREFERENCES, Machine
 from precompute.errors import BackboneError, DeviceError, UsageError
+from precompute.system.steps import step
 
 COMPILE = ("auto", "on", "off")
 EXACT = ("torch", "fp32")
@@ -176,7 +177,8 @@ def choose(found: Candidates, model: Backbone, images: Sample) -> Decision:
         if not proved:
             images.begin(model)  # beside the compiling
         try:
-            engine = make_engine(model.module, model.preprocess, choice, identity=model.identity)
+            with step(f"preparing {choice.engine} in {choice.precision}"):
+                engine = make_engine(model.module, model.preprocess, choice, identity=model.identity)
         except BackboneError as error:
             if choice.engine == last.engine:
                 raise
@@ -188,7 +190,8 @@ def choose(found: Candidates, model: Backbone, images: Sample) -> Decision:
             return _decision(choice, engine, found, reasons, trials)
         # In fp32 it is the engine alone that is on trial: no other choice would be stored otherwise
         storage = found.storage(choice.precision) if choice.precision != "fp32" else "float32"
-        trial = guard.trial(images, model, engine, storage=storage)
+        with step(f"comparing {choice.precision} by {choice.engine} with fp32 torch"):
+            trial = guard.trial(images, model, engine, storage=storage)
         trials.append(trial)
         reasons.append(trial.words)
         if trial.passed:

@@ -149,15 +149,14 @@ def compare(
     images = None if source is None else open_samples(source, root, columns)
     with contextlib.ExitStack() as opened:
         given = (tuple(backbones), tuple(tails), device_of(device), images)
-        a = _side(head_a, cache_a, Where(weights_a, *given), opened)
-        b = _side(head_b, cache_a if cache_b is None else cache_b, Where(weights_b, *given), opened)
-        return _compared(a, b, groups, groups_file, seed)
+        a = side_of(head_a, cache_a, Where(weights_a, *given), opened)
+        b = side_of(head_b, cache_a if cache_b is None else cache_b, Where(weights_b, *given), opened)
+        return compared(a, b, groups, groups_file, seed)
 
 
-def _compared(
-    a: Side, b: Side, groups: str | None, groups_file: str | os.PathLike[str] | None, seed: int
-) -> Comparison:
-    _check_alike(a, b)
+def compared(a: Side, b: Side, groups: str | None, groups_file: str | os.PathLike[str] | None, seed: int) -> Comparison:
+    """What `compare` gives, of heads that are open. Raises TrainingError and UsageError as it does."""
+    check_alike(a, b)
     split = _common_split(a, b)
     (rows_a, rows_b), left_out = _common_rows(a, b, split)
     notes = [
@@ -178,11 +177,21 @@ def _compared(
     return Comparison((a.name, b.name), split, result, n_groups, left_out, tuple(notes), task, unit)
 
 
-def _side(
-    head: str | os.PathLike[str], path: str | os.PathLike[str], where: Where, opened: contextlib.ExitStack
+def side_of(
+    head: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    where: Where,
+    opened: contextlib.ExitStack,
+    *,
+    labels: str | os.PathLike[str] | None = None,
 ) -> Side:
+    """A head and the cache at `path`, with what it used each row for; every row is compared with its checksum.
+
+    opened: closes what computes features from images · labels: the table that the head was trained on, where it was.
+    Raises HeadMismatchError for a cache that it was not trained on, and what `compare` raises.
+    """
     file = open_head(head)
-    cache, target, _ = Relabelling.of_head(file.metadata, file.path, file.task).apply(open_cache(path))
+    cache, target, _ = Relabelling.of_head(file.metadata, file.path, file.task, table=labels).apply(open_cache(path))
     codes = split_codes(file.metadata, cache, target, file.path)
     is_missing = file.layers[0] not in cache.layers
     if is_missing and where.source is not None:
@@ -235,7 +244,7 @@ def _tail(file: HeadFile, where: Where) -> str | None:
     return factory if factory in where.tails else None
 
 
-def _check_alike(a: Side, b: Side) -> None:
+def check_alike(a: Side, b: Side) -> None:
     """Raise TrainingError where the heads predict different things."""
     if a.target.task != b.target.task:
         raise TrainingError(

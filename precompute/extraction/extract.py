@@ -18,6 +18,7 @@ from precompute.inputs.kinds import IMAGE, files_of, modality_of_name, modality_
 from precompute.sources.base import Reading, Source
 from precompute.sources.part import part_of
 from precompute.sources.registry import open_source
+from precompute.system.steps import step
 
 if TYPE_CHECKING:
     from precompute.backbones.load import Backbone  # which loads torch
@@ -132,7 +133,8 @@ def extract(
     with contextlib.nullcontext() if dry_run else output.lock():
         done = None if dry_run or rehash or overwrite else _recognise(output, samples, request)
         if done is None:
-            from precompute.extraction.run import run  # loads torch
+            with step("loading torch"):
+                from precompute.extraction.run import run
 
             options: dict[str, Any] = {"limit": limit, "rehash": rehash, "dry_run": dry_run}
             done = run(output, samples, request, conduct, model=model, **options)

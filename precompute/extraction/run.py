@@ -29,6 +29,7 @@ from precompute.extraction.timing import StageClock
 from precompute.extraction.working_file import finish, working_file
 from precompute.sources.base import Source
 from precompute.sources.part import PartOfSource
+from precompute.system.steps import step
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ def run(
         job = Job(output, source, prepared)
         with prepared.model.preprocess.session():
             olds = open_olds(output, prepared.spec)
-            plan = make_plan(source, output, olds, limit=limit, rehash=rehash)
+            with step("comparing the samples with older rows"):
+                plan = make_plan(source, output, olds, limit=limit, rehash=rehash)
             missing = len(plan.missing)
             if dry_run:
                 outcome = Outcome(reused=len(source) - missing, to_read=missing, dropped=plan.dropped)
@@ -115,7 +117,8 @@ def complete(job: Job, plan: Plan, conduct: Conduct, executor: Executor, asked: 
                     writer.append_provenance([{"executor": record}])
             warnings += executor.warnings
         made = writer.view
-    finish(job.output, made)
+    with step("finishing the file"):
+        finish(job.output, made)
     outcome = replace(
         outcome,
         reused=len(source) - len(missing),
@@ -147,21 +150,21 @@ def _fill(rows: RowRun, missing: NDArray[np.int64], conduct: Conduct) -> Outcome
             ask()
         return bool(signals)
 
-    for step in rows.steps(missing, stop=stopped, clock=clock, audit=audit):
-        done += step.done
-        computed += step.computed
-        passes += step.passes
-        copied += step.copied
-        failures += len(step.failed)
-        failed.extend(step.failed[: max(0, FAILURES_NAMED - len(failed))])
-        cut += len(step.cut)
-        cut_named.extend(step.cut[: max(0, FAILURES_NAMED - len(cut_named))])
+    for batch in rows.steps(missing, stop=stopped, clock=clock, audit=audit):
+        done += batch.done
+        computed += batch.computed
+        passes += batch.passes
+        copied += batch.copied
+        failures += len(batch.failed)
+        failed.extend(batch.failed[: max(0, FAILURES_NAMED - len(failed))])
+        cut += len(batch.cut)
+        cut_named.extend(batch.cut[: max(0, FAILURES_NAMED - len(cut_named))])
         seconds = time.monotonic() - began
         if conduct.progress is not None:
             conduct.progress(Progress(done, total, computed, failures, seconds, model.unit))
         ask()
-        if step.failed and conduct.on_error == "stop":
-            identity, reason, detail = step.failed[0]
+        if batch.failed and conduct.on_error == "stop":
+            identity, reason, detail = batch.failed[0]
             rows.writer.sync()
             raise SourceError(
                 f"{identity}: {status_text(reason)} ({detail}).",

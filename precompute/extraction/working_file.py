@@ -17,6 +17,7 @@ from precompute.extraction.matching import Plan, copy_rows, samples_of
 from precompute.extraction.output import CacheOutput, remove_leftover
 from precompute.sources.base import Table
 from precompute.system.output import sync_folder
+from precompute.system.steps import step
 
 
 @contextlib.contextmanager
@@ -27,7 +28,8 @@ def working_file(
     if plan.in_place:
         with RowWriter(output.partial, plan.olds[0].layout) as writer:
             writer.forget(np.flatnonzero(plan.origin != 0))
-            missing = _bring_over(plan, table, writer)
+            with step("copying rows"):
+                missing = _bring_over(plan, table, writer)
             writer.forget(missing)
             yield writer, missing
             writer.sync()
@@ -35,16 +37,18 @@ def working_file(
     fresh = output.fresh
     remove_leftover(fresh)
     try:
-        layout = create(
-            fresh,
-            spec=spec,
-            samples=samples_of(table),
-            layers=layers,
-            columns=table.columns,
-            records=_records(plan),
-        )
+        with step("laying out the file"):
+            layout = create(
+                fresh,
+                spec=spec,
+                samples=samples_of(table),
+                layers=layers,
+                columns=table.columns,
+                records=_records(plan),
+            )
         with RowWriter(fresh, layout) as writer:
-            missing = _bring_over(plan, table, writer)
+            with step("copying rows"):
+                missing = _bring_over(plan, table, writer)
             writer.sync()
             keep_rest(output, plan, spec, layers, missing)
             os.replace(fresh, output.partial)

@@ -39,7 +39,7 @@ from precompute.heads import RowView, choose_thresholds, paired, paired_labels, 
 from precompute.system.output import Output, check_output
 from precompute.training.calibration import FITTED_ON
 from precompute.training.fitting import DEFAULT_THRESHOLDS
-from precompute.training.head import Training, file_summary, kept_together
+from precompute.training.head import Training, asked_record, file_summary, kept_together
 from precompute.training.membership import split_record
 from precompute.training.scoring import SCORED, answer, score, score_answers
 from precompute.training.splits import parts_of, whole_rows
@@ -309,7 +309,14 @@ class _Run:
         """What `predict` needs, and what a reader of the file wants to know. No seconds: see `tail_file`."""
         data, calibration = self.data, result.calibration
         summary = file_summary(result.to_dict(), self.target)
-        record = self.relabelling.record()
+        record, wanted = self.relabelling.record(), self.wanted
+        asked = asked_record(
+            groups=wanted.groups,
+            groups_file=wanted.groups_file,
+            groups_column=wanted.groups_column,
+            similarity=wanted.similarity,
+            plain=wanted.plain_view,
+        )
         return {
             "spec": data.spec,
             "key": data.key,
@@ -325,5 +332,6 @@ class _Run:
                 "cache": data.name,
                 "split": split_record(self.cache, self.target, self.parts),
                 **({"relabelling": record} if record else {}),
+                **({"asked": asked} if asked else {}),
             },
         }

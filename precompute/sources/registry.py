@@ -14,6 +14,7 @@ from precompute.sources.memory import is_paths, is_texts, source_of, texts_of
 from precompute.sources.remote import folder as remote
 from precompute.sources.remote.address import address_of, is_address
 from precompute.sources.texts import TEXT
+from precompute.system.steps import step
 
 
 class Opener(Protocol):
@@ -111,7 +112,8 @@ def open_source(
             hint=f"Name a folder of {kind.plural}, a table, or a list of files.",
         )
     _refuse_options(reading, found.options, found.what, f"which {ascii_name(name)} is")
-    opened = found.open(name, kind, reading=reading, limit=limit, stop=stop)
+    with step(f"listing {kind.plural}"):
+        opened = found.open(name, kind, reading=reading, limit=limit, stop=stop)
     opened.reading = reading
     return opened
 

@@ -242,7 +242,10 @@ def train_head(
         unit=cache.words.plural,
     )
     if out is not None:
-        metadata = _metadata(cache, layer, target, result, seed, parts, relabelling, average=average_views)
+        asked = asked_record(
+            groups=groups, groups_file=groups_file, groups_column=groups_column, similarity=similarity, plain=plain_view
+        )
+        metadata = _metadata(cache, layer, target, result, seed, parts, relabelling, asked, average=average_views)
         save_head(out, estimator, metadata=metadata, overwrite=overwrite)
     return result
 
@@ -255,6 +258,21 @@ def _check_task(task: str, *, calibrated: bool, protocol: str | None) -> None:
             f"{given[0]} is for --task {CLASSES}, and this target is {NAMES[task]}.",
             hint=f"Leave out {given[0]}, or give --task {CLASSES}.",
         )
+
+
+def asked_record(
+    *,
+    groups: str | None,
+    groups_file: str | os.PathLike[str] | None,
+    groups_column: str | None,
+    similarity: float | None,
+    plain: bool,
+) -> dict[str, Any]:
+    """For a head's file, what its scores and leaks depend on beside it and its cache; empty where nothing was given."""
+    file = None if groups_file is None else os.path.basename(os.fspath(groups_file))
+    given = {"groups": groups, "groups_file": file, "groups_column": groups_column, "similarity": similarity}
+    given["plain_view"] = True if plain else None
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def kept_together(
@@ -296,6 +314,7 @@ def _metadata(
     seed: int,
     parts: dict[str, Rows],
     relabelling: Relabelling,
+    asked: dict[str, Any],
     *,
     average: bool,
 ) -> dict[str, Any]:
@@ -314,5 +333,6 @@ def _metadata(
             "cache": os.path.basename(cache.path),
             "split": split_record(cache, target, parts),
             **({"relabelling": record} if (record := relabelling.record()) else {}),
+            **({"asked": asked} if asked else {}),
         },
     }

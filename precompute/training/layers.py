@@ -227,6 +227,21 @@ def with_layers(cache: Cache, layer: str | Sequence[str] | None) -> tuple[Cache,
     return several, several.name, notes
 
 
+def pooled_features(cache: Cache, layer: str) -> Any:
+    """The plain features (N, d) of a layer, averaged over its positions where it has such; see `RowView`.
+
+    For whoever looks at features and fits nothing. Axes of which nothing is known are left as they are.
+    """
+    features: Any = cache.plain_features(layer)
+    if len(features.shape) < 3 or layer not in cache.layers:
+        return features
+    try:
+        inputs, _ = _inputs_of(cache, [layer])
+    except UsageError:
+        return features
+    return JoinedFeatures(inputs, [features], features.shape[:1])
+
+
 def _chosen(cache: Cache, layer: str | Sequence[str] | None) -> tuple[str, ...]:
     """The layers that are meant: all for "all"; none where None leaves it to the cache, which must hold one.
 

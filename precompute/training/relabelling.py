@@ -63,10 +63,16 @@ class Relabelling:
         return cls(columns, split_column, None if table is None else os.fspath(table), expected, task, separator)
 
     @classmethod
-    def of_head(cls, metadata: dict[str, Any], head: str, task: str) -> Relabelling:
-        """What a head was trained by. Raises HeadMismatchError where that was a table, which the file does not hold."""
+    def of_head(
+        cls, metadata: dict[str, Any], head: str, task: str, *, table: str | os.PathLike[str] | None = None
+    ) -> Relabelling:
+        """What a head was trained by. table: the table of labels, where that is at hand.
+
+        Raises HeadMismatchError where it was trained by a table, which the file does not hold, and none is given.
+        """
         known = recorded(metadata)
-        if known.get("table") is not None:
+        given = None if table is None or known.get("table") is None else os.fspath(table)
+        if known.get("table") is not None and given is None:
             raise HeadMismatchError(
                 f"The head {head} was trained on labels from the table {known['table']}, which it does not hold.",
                 hint="Train it on a label column of the cache instead: extract SOURCE --keep-column NAME.",
@@ -75,6 +81,7 @@ class Relabelling:
         return cls(
             recorded_columns(metadata),
             split if isinstance(split, str) else None,
+            given,
             task=task,
             separator=separator if isinstance(separator, str) else None,
         )

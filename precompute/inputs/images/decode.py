@@ -80,6 +80,12 @@ def decode(data: bytes, transform: Transform) -> torch.Tensor:
         return _picture(data, transform).plain(transform)
 
 
+def decode_picture(data: bytes, transform: Transform) -> Picture:
+    """One image file as a picture that is not resized yet. Raises what `decode` raises."""
+    with _as_sample_errors(data):
+        return _picture(data, transform)
+
+
 def decode_views(
     data: bytes, transform: Transform, augmentation: Augmentation, digest: bytes, views: int
 ) -> tuple[torch.Tensor, ...]:
@@ -100,6 +106,21 @@ def decode_view(
     with _as_sample_errors(data):
         picture = _picture(data, transform)
     return augmentation.view(picture, transform, digest, number)
+
+
+def thumbnail(data: bytes, side: int) -> Image.Image:
+    """The whole picture, upright and in RGB, made to fit into `side` x `side` pixels; smaller ones stay as they are.
+
+    JPEG far larger than that is decoded at a part of its size. It carries no metadata. Raises what `decode` raises.
+    """
+    with _as_sample_errors(data):
+        picture = _picture(data, Transform(resize=side, crop=side, fast_decode=True)).pixels
+        if not isinstance(picture, Image.Image):
+            picture = Image.fromarray(picture.permute(1, 2, 0).contiguous().cpu().numpy())
+        small = picture.copy()
+        small.thumbnail((side, side), Image.Resampling.BOX if max(small.size) > 8 * side else Image.Resampling.LANCZOS)
+        small.info.clear()
+        return small
 
 
 @contextmanager

@@ -1,0 +1,174 @@
+"""Networks of 8 bits by onnxruntime's quantisation, and how much they lose.
+
+The network behind resize and crop is quantised: convolutions and matrix products, with ranges from pictures (static,
+QDQ), or, where there are none, with ranges found while it runs (dynamic). The head and the resize stay as they are.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from precompute.graphs.build import Run, described, exported, need_onnx, onnx_of, quiet, run_onnx
+from precompute.graphs.network import OUTPUTS, PIXELS, Network
+from precompute.graphs.pictures import Pictures
+from precompute.graphs.resize import ResizeAndCrop
+from precompute.heads.scoring.scores import wilson_interval
+from precompute.training.targets import CLASSES, LABELS
+
+QUANTISED = ["Conv", "MatMul", "Gemm"]
+HEAD_SCOPES = ("head", "temperature", "join", "stored")
+
+
+@dataclass(frozen=True)
+class Int8Scores:
+    """kind: static or dynamic · calibrated_on: pictures · pictures: that both graphs ran on · agree: share with the same
+    class, or the same labels; None of a number · largest_difference, mean_difference: of outputs · scored: labelled
+    pictures among them, and the accuracy of both with its 95% interval, None where there are none."""
+
+    kind: str
+    calibrated_on: int
+    pictures: int
+    agree: float | None
+    largest_difference: float
+    mean_difference: float
+    scored: int
+    accuracy: float | None = None
+    accuracy_interval: tuple[float, float] | None = None
+    fp32_accuracy: float | None = None
+    fp32_accuracy_interval: tuple[float, float] | None = None
+
+
+def quantised(
+    network: Network, fp32: Run, pictures: Pictures, folder: str, metadata: Mapping[str, str]
+) -> tuple[bytes, Int8Scores]:
+    """The ONNX file of 8 bits, and its scores beside those of `fp32`. folder: for files in between."""
+    onnx, _ = need_onnx()
+    crop = network.preprocess.transform.crop
+    core = onnx_of(exported(network.core, network.file.path, crop=crop), network.file.path,
+                   output=OUTPUTS[network.task], crop=True)  # fmt: skip
+    plain, prepared, made = (os.path.join(folder, name) for name in ("core.onnx", "prepared.onnx", "int8.onnx"))
+    onnx.save(core, plain)
+    inputs = [picture.network_input.numpy()[None] for picture in pictures.calibrating(network.preprocess.transform)]
+    with quiet():
+        kind = _quantise(plain, prepared, made, inputs)
+    resize = onnx_of(
+        exported(ResizeAndCrop(network.preprocess.transform).eval(), network.file.path), network.file.path, output="resized"
+    )
+    small = onnx.load(made)
+    small.ir_version = resize.ir_version = max(small.ir_version, resize.ir_version)
+    whole = onnx.compose.merge_models(
+        resize, small, io_map=[("resized", PIXELS)], prefix1="resize/", prefix2="network/"
+    )
+    _rename(whole, {"resize/image": "image", "resize/pillow": "pillow",
+                    f"network/{OUTPUTS[network.task]}": OUTPUTS[network.task]})  # fmt: skip
+    content = described(whole, {**metadata, "precision": f"int8, {kind}"})
+    path = os.path.join(folder, "whole.onnx")
+    with open(path, "wb") as file:
+        file.write(content)
+    return content, _scores(network, fp32, run_onnx(path), pictures, kind, len(inputs))
+
+
+def _quantise(plain: str, prepared: str, made: str, inputs: list[NDArray[np.uint8]]) -> str:
+    import onnx
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic, quantize_static
+    from onnxruntime.quantization.calibrate import CalibrationDataReader
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    quant_pre_process(plain, prepared, skip_symbolic_shape=True)
+    left = [node.name for node in onnx.load(prepared).graph.node if _of_head(node)]
+    if not inputs:
+        quantize_dynamic(prepared, made, op_types_to_quantize=QUANTISED, nodes_to_exclude=left, weight_type=QuantType.QUInt8)
+        return "dynamic"
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
+        def __init__(self) -> None:
+            self.rest: Iterator[NDArray[np.uint8]] = iter(inputs)
+
+        def get_next(self) -> dict[str, Any] | None:
+            found = next(self.rest, None)
+            return None if found is None else {PIXELS: found}
+
+    quantize_static(
+        prepared,
+        made,
+        Reader(),
+        quant_format=QuantFormat.QDQ,
+        op_types_to_quantize=QUANTISED,
+        nodes_to_exclude=left,
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+    )
+    return "static"
+
+
+def _of_head(node: Any) -> bool:
+    """Whether a node is of the head, by the names of the modules that torch's exporter leaves with it."""
+    scopes = {one.key: one.value for one in node.metadata_props}.get("pkg.torch.onnx.name_scopes", "")
+    return any(f"'{scope}" in scopes for scope in HEAD_SCOPES)
+
+
+def _rename(model: Any, names: Mapping[str, str]) -> None:
+    for value in (*model.graph.input, *model.graph.output):
+        value.name = names.get(value.name, value.name)
+    _rename_nodes(model.graph, names)
+
+
+def _rename_nodes(graph: Any, names: Mapping[str, str]) -> None:
+    for node in graph.node:
+        node.input[:] = [names.get(one, one) for one in node.input]
+        node.output[:] = [names.get(one, one) for one in node.output]
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _rename_nodes(attribute.g, names)
+
+
+def _scores(network: Network, fp32: Run, int8: Run, pictures: Pictures, kind: str, calibrated_on: int) -> Int8Scores:
+    transform = network.preprocess.transform
+    known: Iterator[tuple[Any, int | None]] = (
+        iter(pictures.labelled(transform, network.names)) if network.task == CLASSES else iter(())
+    )
+    found = [(fp32(one.pixels, one.pillow), int8(one.pixels, one.pillow), place) for one, place in known]
+    if not found:
+        found = [(fp32(one.pixels, one.pillow), int8(one.pixels, one.pillow), None) for one in pictures.checked(transform)]
+    plain, small = (np.array([pair[at] for pair in found], np.float64) for at in (0, 1))
+    true = np.array([-1 if place is None else place for *_, place in found])
+    return Int8Scores(
+        kind,
+        calibrated_on,
+        len(found),
+        _agreement(network, plain, small),
+        float(np.abs(plain - small).max()),
+        float(np.abs(plain - small).mean()),
+        **_accuracies(plain, small, true),
+    )
+
+
+def _agreement(network: Network, plain: NDArray[np.float64], small: NDArray[np.float64]) -> float | None:
+    if network.task == CLASSES:
+        return float((plain.argmax(axis=1) == small.argmax(axis=1)).mean())
+    if network.task == LABELS:
+        thresholds = np.array(network.thresholds)
+        return float(((plain > thresholds) == (small > thresholds)).all(axis=1).mean())
+    return None
+
+
+def _accuracies(plain: NDArray[np.float64], small: NDArray[np.float64], true: NDArray[np.intp]) -> dict[str, Any]:
+    scored = true >= 0
+    n = int(scored.sum())
+    if not n:
+        return {"scored": 0}
+    hits = {name: int((values.argmax(axis=1) == true)[scored].sum()) for name, values in (("int8", small), ("fp32", plain))}
+    return {
+        "scored": n,
+        "accuracy": hits["int8"] / n,
+        "accuracy_interval": wilson_interval(hits["int8"], n),
+        "fp32_accuracy": hits["fp32"] / n,
+        "fp32_accuracy_interval": wilson_interval(hits["fp32"], n),
+    }

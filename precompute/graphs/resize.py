@@ -1,0 +1,219 @@
+"""The 8-bit part of a transform, resize and crop, as operations of a graph: to the last grey level what precompute does
+where a picture is decoded.
+
+Both libraries that resize there, torch (plain JPEG) and Pillow (everything else), do the same in two passes, across and
+then down, and round to whole grey levels after each. A pass is a product with a matrix of weights, which are rounded
+to integers first: by Pillow to multiples of 2^-22, by torch to 16 bits, with as many binary places as the largest
+weight leaves. Products of such integers are exact in float64, so the order of a sum makes no difference, and a graph
+that computes the weights from the size of its input gives the same pixels as either library.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from precompute.errors import HeadError
+from precompute.inputs.images.transform import FILTER_REACH, Transform
+
+REACH = {"box": 1, "bilinear": 1, "hamming": 1, "bicubic": 2, "lanczos": 3}
+"""Pixels that a filter takes from either side, rounded up; times the scale where a picture shrinks."""
+OF_TORCH = ("bilinear", "bicubic")
+PLACES = 22  # binary places of Pillow's weights, and the most of torch's
+WEIGHTS_BELOW = 2**15  # torch's weights are int16
+STRIP = 4  # a picture longer than so many times the resize is resized by Pillow: see Transform.suits_tensor
+BLOCK = 32  # pixels of the result that are computed from one run of pixels of the picture
+
+Number = torch.Tensor
+"""0-d, float64: sizes differ from picture to picture, so what follows from them is computed in the graph."""
+
+
+class ResizeAndCrop(nn.Module):
+    """(H, W, 3) uint8 -> (1, crop, crop, 3) uint8, as `transform` says, for a picture of any size.
+
+    pillow: (1,) bool, whether weights are rounded as Pillow does, which resizes all but plain JPEG. It makes a
+    difference of one grey level in a few pixels. Strips, longer than four times the resize, and interpolations that
+    torch does not have are Pillow's in any case.
+    Raises HeadError for the interpolation `nearest`, which has no weights.
+    """
+
+    def __init__(self, transform: Transform) -> None:
+        super().__init__()
+        if transform.interpolation not in REACH:
+            raise HeadError(
+                f"A graph resizes by {', '.join(REACH)}. The transform of this head resizes by "
+                f"{transform.interpolation}.",
+                hint="Extract with --interpolation bilinear and train again, or use `precompute predict`.",
+            )
+        self.transform = transform
+        self.begins_down = pillow_begins_down()
+
+    def forward(self, image: torch.Tensor, pillow: torch.Tensor) -> torch.Tensor:
+        height, width = image.shape[0], image.shape[1]
+        rows, columns = _number(height), _number(width)
+        across, down = self._resized(columns, rows)
+        longest = STRIP * max(self.transform.resize, self.transform.crop)
+        by_pillow = pillow.reshape(()) | (torch.maximum(across, down) > longest)
+        if self.transform.interpolation not in OF_TORCH:
+            by_pillow = by_pillow | True
+        seen = torch.where(by_pillow, rows, self._rows_seen(rows, down, across))
+
+        def across_first(image: torch.Tensor, wide: Pass, high: Pass) -> torch.Tensor:
+            pixels = _Axis(self.transform, image.shape[1], *wide).resized(image.permute(1, 0, 2))
+            return _Axis(self.transform, image.shape[0], *high).resized(pixels.permute(1, 0, 2))
+
+        def down_first(image: torch.Tensor, wide: Pass, high: Pass) -> torch.Tensor:
+            pixels = _Axis(self.transform, image.shape[0], *high).resized(image)
+            return _Axis(self.transform, image.shape[1], *wide).resized(pixels.permute(1, 0, 2)).permute(1, 0, 2).contiguous()
+
+        passes = (image, (columns, across, columns, by_pillow), (rows, down, seen, by_pillow))
+        if not self.begins_down:
+            return across_first(*passes).to(torch.uint8)[None]
+        made = torch.clamp(torch.stack((across, down)), max=longest)  # of a strip only the middle is resized
+        tall = by_pillow & (made[1] < rows) & (rows - made[1] > 2 * (columns - made[0]))
+        if torch.compiler.is_compiling():
+            return torch.cond(tall, down_first, across_first, passes).to(torch.uint8)[None]
+        return (down_first if tall else across_first)(*passes).to(torch.uint8)[None]
+
+    def _resized(self, width: Number, height: Number) -> tuple[Number, Number]:
+        """`Transform.resized`: the longer side rounded down."""
+        resize = torch.ones_like(width) * self.transform.resize
+        if self.transform.squash:
+            return resize, resize
+        across = torch.maximum(resize, torch.floor(resize * width / height))
+        return across, torch.maximum(resize, torch.floor(resize * height / width))
+
+    def _rows_seen(self, rows: Number, down: Number, across: Number) -> Number:
+        """How many rows `Transform.apply_tensor` has torch resize: the others lie below the crop."""
+        crop, scale = self.transform.crop, rows / down
+        needed = torch.ceil((_crop_start(self.transform, down) + crop + FILTER_REACH) * scale) + 1
+        whole = (scale <= 1) | (torch.minimum(across, down) < crop)
+        return torch.where(whole, rows, torch.minimum(rows, needed))
+
+
+Pass = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """One pass over a picture of `size` pixels, a dimension and as a `number`, of which `wanted` are made.
+
+    seen: pixels that take part; what lies behind them is behind the crop · pillow: whose rounding, () bool.
+    """
+
+    transform: Transform
+    size: int
+    number: Number
+    wanted: Number
+    seen: Number
+    pillow: torch.Tensor
+
+    def resized(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(size, n, 3) whole numbers -> (crop, n, 3) float64 of whole numbers from 0 to 255."""
+        crop, reach = self.transform.crop, REACH[self.transform.interpolation]
+        blocks = -(-crop // BLOCK)
+        place = torch.arange(blocks * BLOCK, dtype=torch.float64).reshape(blocks, BLOCK)
+        place = place + _crop_start(self.transform, self.wanted)
+        run = (BLOCK + 2 * reach) * self.size // self.transform.resize + 2 * reach + 4
+        weights, pixel = self._weights(place, place[:, :1], run)
+        unit = self._unit()
+        inside = (place >= 0) & (place < self.wanted)  # what is not is black
+        rounded = torch.where(inside[..., None], _nearest(weights * unit), 0.0)
+        taken = torch.minimum(pixel.reshape(-1), self.number - 1).to(torch.int64)
+        taken_pixels = pixels.index_select(0, taken).reshape(blocks, run, -1)
+        sums = torch.bmm(rounded, taken_pixels.to(torch.float64)).reshape(blocks * BLOCK, -1, 3)[:crop]
+        return torch.clamp(torch.floor((sums + unit / 2) / unit), 0.0, 255.0)
+
+    def _scale(self) -> Number:
+        return torch.where(self.pillow, self.number / self.wanted, 1 / (self.wanted / self.number))
+
+    def _weights(self, place: torch.Tensor, first: torch.Tensor, run: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The weight (m, k, run) of `run` pixels for each of the `place` (m, k) of the result, and which (m, 1, run)
+        pixels these are: from the one on that the place `first` (m, 1) begins with."""
+        scale = self._scale()
+        stretch = torch.clamp(scale, min=1.0)
+        centre = (place + 0.5) * scale
+        begin = torch.floor((first + 0.5) * scale - REACH[self.transform.interpolation] * stretch + 0.5)
+        pixel = torch.clamp(begin, min=0.0)[..., None] + torch.arange(run, dtype=torch.float64)
+        weights = FILTERS[self.transform.interpolation]((pixel - centre[..., None] + 0.5) * (1 / stretch))
+        weights = torch.where(pixel < self.seen, weights, 0.0)
+        total = weights.sum(dim=-1, keepdim=True)
+        return weights / torch.where(total == 0, 1.0, total), pixel
+
+    def _unit(self) -> Number:
+        """What weights are multiplied by before they are rounded: a power of two."""
+        reach = REACH[self.transform.interpolation]
+        every = STRIP * max(self.transform.resize, self.transform.crop)
+        place = torch.arange(every, dtype=torch.float64)[:, None]
+        taps = 2 * reach * self.size // self.transform.resize + 2 * reach + 3
+        weights, _ = self._weights(place, place, taps)
+        # A part of the rows gives a part of the result, rounded down
+        made = torch.floor(self.seen * (self.wanted / self.number) * (1 + 1e-15))
+        largest = torch.where(place[..., None] < made, weights, 0.0).flatten().amax(dim=0)
+        powers = 2.0 ** torch.arange(PLACES + 1, dtype=torch.float64)
+        fitting = torch.where(torch.floor(0.5 + largest * powers) < WEIGHTS_BELOW, powers, 1.0).amax(dim=0)
+        return torch.where(self.pillow, 2.0**PLACES, fitting)
+
+
+def pillow_begins_down() -> bool:
+    """Whether this Pillow resizes a tall picture down first, as from release 13 on: where it loses more than twice as
+    many rows as columns. Rounding after each pass makes a difference."""
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 12), dtype=np.uint8))
+    across_first = picture.resize((11, 90), Image.Resampling.BILINEAR).resize((11, 40), Image.Resampling.BILINEAR)
+    at_once = picture.resize((11, 40), Image.Resampling.BILINEAR)
+    return not np.array_equal(np.asarray(at_once), np.asarray(across_first))
+
+
+def _number(size: int) -> Number:
+    return torch.full((), size, dtype=torch.float64)
+
+
+def _nearest(values: torch.Tensor) -> torch.Tensor:
+    """Whole numbers, halves away from zero."""
+    return torch.sign(values) * torch.floor(torch.abs(values) + 0.5)
+
+
+def _crop_start(transform: Transform, side: Number) -> Number:
+    """The first place of the crop; below 0 where the picture is smaller than the crop, which is then black around it."""
+    spare = side - transform.crop
+    start = torch.floor(spare / 2) if transform.floor_crop else torch.round(spare / 2)  # halves to even, as Python
+    return torch.where(spare < 0, -torch.floor(-spare / 2), start)
+
+
+def _bilinear(x: torch.Tensor) -> torch.Tensor:
+    return torch.clamp(1 - torch.abs(x), min=0.0)
+
+
+def _cubic(x: torch.Tensor, a: float = -0.5) -> torch.Tensor:
+    x = torch.abs(x)
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = (((x - 5) * x + 8) * x - 4) * a
+    return torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
+
+
+def _sinc(x: torch.Tensor) -> torch.Tensor:
+    angle = torch.where(x == 0, 1.0, x) * math.pi
+    return torch.where(x == 0, 1.0, torch.sin(angle) / angle)
+
+
+def _lanczos(x: torch.Tensor) -> torch.Tensor:
+    return torch.where((x >= -3) & (x < 3), _sinc(x) * _sinc(x / 3), 0.0)
+
+
+def _box(x: torch.Tensor) -> torch.Tensor:
+    return ((x > -0.5) & (x <= 0.5)).to(x.dtype)
+
+
+def _hamming(x: torch.Tensor) -> torch.Tensor:
+    x = torch.abs(x)
+    window = 0.54 + 0.46 * torch.sin(x * math.pi + math.pi / 2)  # a cosine, which onnxruntime has not for float64
+    angle = torch.where(x == 0, 1.0, x) * math.pi
+    return torch.where(x == 0, 1.0, torch.where(x < 1, torch.sin(angle) / angle * window, 0.0))
+
+
+FILTERS = {"box": _box, "bilinear": _bilinear, "hamming": _hamming, "bicubic": _cubic, "lanczos": _lanczos}

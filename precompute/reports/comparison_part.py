@@ -1,0 +1,106 @@
+"""Heads side by side in the document of a report: is one better, and on which samples do they disagree?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from precompute.evaluation.comparison import check_alike, compared
+from precompute.reports.places import Places, readable
+from precompute.reports.scored import ScoredHead
+from precompute.training.targets import CLASSES, LABELS, NUMBER, Rows
+
+MOST = 500  # samples on which heads disagree
+
+
+def check_heads_alike(heads: Sequence[ScoredHead]) -> None:
+    """Raise TrainingError where heads predict different things: a report is of one task."""
+    for other in heads[1:]:
+        check_alike(heads[0].side, other.side)
+
+
+def comparison_part(
+    heads: Sequence[ScoredHead], places: Places, *, groups: str | None, groups_file: Any, seed: int
+) -> dict[str, Any]:
+    """Every pair of heads on the samples that neither was trained on; JSON-ready.
+
+    groups, groups_file: as `compare` takes them. Raises TrainingError where two heads have no such samples in common.
+    """
+    pairs = []
+    for (a, one), (b, other) in combinations(enumerate(heads), 2):
+        result = compared(one.side, other.side, groups, groups_file, seed)
+        found: Any = result.result
+        values = found.accuracies if result.task == CLASSES else found.values
+        pairs.append(
+            {
+                "a": a,
+                "b": b,
+                "words": readable(_words(result, one, other)),
+                "metric": "accuracy" if result.task == CLASSES else found.metric.replace("_", " ").replace("r2", "R2"),
+                "values": list(values),
+                "difference": found.difference,
+                "interval": list(found.interval),
+                "p": found.p_value,
+                "test": "McNemar" if result.task == CLASSES else "bootstrap",
+                "n": found.n,
+                "split": result.split,
+                "left_out": {readable(why): count for why, count in result.left_out.items()},
+                "notes": [readable(line) for line in result.notes],
+            }
+        )
+    split = str(pairs[0]["split"])
+    return {
+        "task": heads[0].task,
+        "heads": [readable(head.name) for head in heads],
+        "split": split,
+        "pairs": pairs,
+        "disagree": _disagree(heads, split, places),
+    }
+
+
+def _words(result: Any, one: ScoredHead, other: ScoredHead) -> str:
+    """The verdict, with base names of the heads in place of their paths."""
+    words: str = result.words
+    for head in (one, other):
+        words = words.replace(head.side.name, head.name)
+    return words
+
+
+def _disagree(heads: Sequence[ScoredHead], split: str, places: Places) -> list[dict[str, Any]]:
+    """Samples of a split that all heads were scored on and of which they say different things; see MOST."""
+    if any(split not in head.answers for head in heads):
+        return []
+    rows: Rows = heads[0].parts[split]
+    for head in heads[1:]:
+        rows = np.intersect1d(rows, head.parts[split])
+    said = []
+    for head in heads:
+        answers = head.answers[split][np.searchsorted(head.parts[split], rows)]
+        if head.task == CLASSES:
+            said.append(answers.argmax(axis=1))
+        else:
+            said.append(answers if head.task == NUMBER else answers > head.side.saved.head.thresholds_)
+    values = np.stack(said, axis=1)  # (n, heads) or (n, heads, L)
+    target = heads[0].side.target
+    if heads[0].task == NUMBER:
+        apart = np.ptp(values, axis=1)
+        chosen = np.argsort(-apart, kind="stable")[:MOST]
+        chosen = chosen[apart[chosen] > 0]
+    else:
+        differ = (values != values[:, :1]).reshape(len(values), -1).any(axis=1)
+        chosen = np.flatnonzero(differ)[:MOST]
+    true: Any = target.of(rows[chosen])
+    if heads[0].task == CLASSES:
+        true = np.searchsorted(heads[0].side.saved.head.classes_, true)
+    is_labels = heads[0].task == LABELS
+    return [
+        {
+            "place": place,
+            "true": np.flatnonzero(own).tolist() if is_labels else own.item(),
+            "predicted": [np.flatnonzero(one).tolist() if is_labels else one.item() for one in values[i]],
+        }
+        for place, own, i in zip(places.of(rows[chosen]).tolist(), true, chosen, strict=True)
+    ]

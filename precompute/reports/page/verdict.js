@@ -1,0 +1,101 @@
+// The verdict with its interval, and the heads side by side where they are compared.
+
+const compared = () => {
+  const names = (report.comparison || {}).heads;
+  return names && names.length > 1 ? heads.filter((head) => names.includes(head.name)) : [];
+};
+
+// What `head` scored on the split that is shown; null where it did not score that split.
+function scoredBy(head) {
+  const split = (report.comparison || {}).split ?? (scoredNow() || {}).split;
+  return head.scored.find((scored) => scored.split === split) || head.scored[0];
+}
+
+function verdictPart() {
+  const notes = (report.notes || []).map((note) => h("p", { class: "note" }, visible(note)));
+  if (!heads.length) return [notes, h("p", { class: "lead" }, "No head is scored in this report."), countsTiles()];
+  const side = compared();
+  const head = heads[state.head];
+  const scored = scoredNow();
+  const verdict = scored.verdict || {};
+  const metrics = (scored.metrics || []).filter((metric) => metric.name !== verdict.metric && (metric.text || isNumber(metric.value)));
+  const parts = [h("div", { class: "verdict" },
+    h("p", { class: "big" }, textOf(verdict), h("small", {}, visible(verdict.metric || ""))),
+    h("div", {},
+      h("p", { class: "words" }, verdictWords(verdict, scored)),
+      h("p", { class: "muted" }, "Head ", named(head.name, "id"), ", split ", named(scored.split), "."),
+      !side.length && verdict.interval && isNumber(verdict.value) &&
+        intervals([{ name: verdict.metric, value: verdict.value, interval: verdict.interval }], verdict.percent)))];
+  if (metrics.length) {
+    parts.push(h("ul", { class: "tiles" }, metrics.map((metric) =>
+      tile(textOf(metric), visible(metric.name), metric.interval_text ? visible(metric.interval_text) : interval(metric.interval, metric.percent) || null))));
+  }
+  if (side.length) parts.push(sideBySide(side));
+  parts.push(aboutHead(head));
+  if (scored.note) parts.push(h("p", { class: "note" }, visible(scored.note)));
+  return [notes, parts, (head.notes || []).map((note) => h("p", { class: "note" }, visible(note)))];
+}
+
+// A score as the document words it, so that it reads as the commands print it; else formatted here.
+const textOf = (item) => (item.text ? visible(item.text) : score(item.value, item.percent));
+
+function verdictWords(verdict, scored) {
+  if (verdict.words) return visible(verdict.words);
+  const range = interval(verdict.interval, verdict.percent);
+  return `${visible(verdict.metric || "score")} ${score(verdict.value, verdict.percent)} on ${things(scored.n)}${range ? ` (95%: ${range})` : ""}`;
+}
+
+function aboutHead(head) {
+  const facts = [
+    ["Kind", head.kind], ["Layer", head.layer], ["Trained on", isNumber(head.trained_on) ? things(head.trained_on) : null],
+    ["Time", isNumber(head.seconds) ? `${number(head.seconds)} s` : null], ["Seed", head.seed], ["Chosen on", head.selected_on],
+    ...Object.entries(head.choices || {}),
+  ].filter(([, value]) => value !== null && value !== undefined && value !== "");
+  return facts.length > 0 && h("dl", { class: "facts-list" }, facts.map(([name, value]) =>
+    h("div", {}, h("dt", {}, visible(name).replaceAll("_", " ")), h("dd", {}, named(plain(value))))));
+}
+
+// A value of a setting as text: numbers rounded, lists and objects as JSON.
+function plain(value) {
+  if (isNumber(value)) return number(value);
+  return typeof value === "object" && value !== null ? JSON.stringify(value) : String(value);
+}
+
+function countsTiles() {
+  const counts = report.counts || {};
+  const facts = [[counts.rows, unit.plural], [counts.with_features, "with features"], [counts.failed, "could not be read"], [counts.unlabelled, "without a label"]]
+    .filter(([value]) => isNumber(value));
+  return facts.length > 0 && h("ul", { class: "tiles" }, facts.map(([value, words]) => tile(count(value), words)));
+}
+
+function sideBySide(side) {
+  const rows = side.map((head) => ({ name: head.name, ...(scoredBy(head).verdict || {}) }));
+  const percent = rows.some((row) => row.percent);
+  const comparison = report.comparison;
+  const listed = table(["Head", "Kind", "Score", "95% interval"], rows.map((row, index) => [
+    h("span", { class: "key" }, swatch(colorOf(index), index), named(row.name, "id")), visible(side[index].kind ?? NONE),
+    textOf(row), interval(row.interval, percent) || NONE]), { numbers: [2, 3] });
+  const words = (comparison.pairs || []).map((pair) => h("li", {}, visible(pair.words || "")));
+  const parts = [h("h3", {}, "Heads side by side, on the split ", named(comparison.split ?? "")),
+    h("div", { class: "two" }, listed, intervals(rows, percent)), words.length > 0 && h("ul", { class: "plain" }, words)];
+  const differ = (comparison.disagree || []).map((item) => ({
+    place: item.place,
+    facts: () => [...comparison.heads.map((name, index) => disagreement(item, name, index)), line("true", oneAnswer(item.true))],
+  }));
+  if (differ.length) {
+    parts.push(details(`Where the heads disagree (${things(differ.length)})`, gallery(differ, 12)));
+  }
+  return h("div", { class: "compare" }, parts);
+}
+
+function oneAnswer(value) {
+  if (report.task === "number") return number(value);
+  return Array.isArray(value) ? labelsOf(value) : className(value);
+}
+
+function disagreement(item, name, index) {
+  const said = (item.predicted || [])[index];
+  const right = JSON.stringify(said) === JSON.stringify(item.true);
+  const words = [h("span", { class: "muted" }, named(name), " "), oneAnswer(said)];
+  return report.task === "number" ? h("span", { class: "line" }, words) : verdictLine(right, words);
+}
