@@ -49,7 +49,16 @@ def _clip(rng: np.random.Generator) -> str:
 
 
 def _text(rng: np.random.Generator, label: int) -> str:
-    words = ("the film", "a story", "was slow", "and bright", "without end", "for everyone", "<b>loud</b>", "quiet & small")
+    words = (
+        "the film",
+        "a story",
+        "was slow",
+        "and bright",
+        "without end",
+        "for everyone",
+        "<b>loud</b>",
+        "quiet & small",
+    )
     return f"Text of {label}: " + " ".join(rng.choice(words, 30))
 
 
@@ -86,14 +95,19 @@ def make_document(
         names = [HOSTILE[index % len(HOSTILE)] + ("" if index < len(HOSTILE) else str(index)) for index in range(12)]
     label = rng.integers(0, max(1, len(names)), samples)
     split = (np.arange(samples) % 5 >= 3).astype(int)
-    ids = [f"{'val' if split[at] else 'train'}/{names[label[at]] if names else 'x'}/{at:05d}.jpg" for at in range(samples)]
+    ids = [
+        f"{'val' if split[at] else 'train'}/{names[label[at]] if names else 'x'}/{at:05d}.jpg" for at in range(samples)
+    ]
     if hostile:
         ids = [f"{HOSTILE[at % len(HOSTILE)]} {at}" for at in range(samples)]
     target: list[Any] = [None] * samples
     if task == "number":
         target = [float(value) for value in np.round(rng.gamma(3, 4, samples), 2)]
     elif task == "labels":
-        target = [sorted({int(label[at]), int(rng.integers(0, len(names)))}) if rng.random() > 0.1 else [] for at in range(samples)]
+        target = [
+            sorted({int(label[at]), int(rng.integers(0, len(names)))}) if rng.random() > 0.1 else []
+            for at in range(samples)
+        ]
     scored = np.flatnonzero(split == 1)
     made = [_head(rng, at, task, names, label, target, scored, wrong) for at in range(heads)]
     shown = [int(at) for head in made for at in head["scored"][0]["mistakes"]]
@@ -127,8 +141,17 @@ def make_document(
         "map": make_map(rng, label if task == "classes" else np.full(samples, -1), split, made, label),
         "made_by": {
             "settings": [["backbone", "mobilenet_v2"], ["image size", 224], ["precision", "fp32"]],
-            "runs": [{"when": "2026-11-28T15:30:00Z", "version": "0.1.0", "command": "precompute extract ants -o ants.h5",
-                      "computed": samples, "engine": "torch", "device": "cpu", "seconds": 12.34}],
+            "runs": [
+                {
+                    "when": "2026-11-28T15:30:00Z",
+                    "version": "0.1.0",
+                    "command": "precompute extract ants -o ants.h5",
+                    "computed": samples,
+                    "engine": "torch",
+                    "device": "cpu",
+                    "seconds": 12.34,
+                }
+            ],
             "versions": {"torch": "2.14.0", "numpy": "2.3.1"},
             "commands": ["precompute extract ants -o ants.h5", "precompute train-head ants.h5 -o ants.safetensors"],
             "weights": {"name": "MobileNet_V2_Weights.IMAGENET1K_V1", "sha256": "ab" * 32},
@@ -139,7 +162,14 @@ def make_document(
 
 
 def _head(
-    rng: np.random.Generator, at: int, task: str | None, names: list[str], label: Any, target: list[Any], scored: Any, wrong: float
+    rng: np.random.Generator,
+    at: int,
+    task: str | None,
+    names: list[str],
+    label: Any,
+    target: list[Any],
+    scored: Any,
+    wrong: float,
 ) -> dict[str, Any]:
     n, size = len(scored), len(names)
     missed = rng.random(n) < wrong * (at + 1)
@@ -151,39 +181,82 @@ def _head(
         mistakes = sorted(range(n), key=lambda item: -abs(truth[item] - said[item]))[:24]
     elif task == "labels":
         truth = [target[place] for place in scored]
-        said = [sorted(set(value) ^ {int(rng.integers(0, size))}) if miss else value for value, miss in zip(truth, missed, strict=True)]
+        said = [
+            sorted(set(value) ^ {int(rng.integers(0, size))}) if miss else value
+            for value, miss in zip(truth, missed, strict=True)
+        ]
         mistakes = [item for item in range(n) if missed[item]][:24]
     else:
         truth = [int(label[place]) for place in scored]
-        said = [int((value + rng.integers(1, size)) % size) if miss and size > 1 else value for value, miss in zip(truth, missed, strict=True)]
+        said = [
+            int((value + rng.integers(1, size)) % size) if miss and size > 1 else value
+            for value, miss in zip(truth, missed, strict=True)
+        ]
     probability = [float(value) for value in rng.beta(6, 1.5, n) * 0.5 + 0.5]
     if task not in ("number", "labels"):
-        mistakes = sorted((item for item in range(n) if truth[item] != said[item]), key=lambda item: -probability[item])[:24]
+        mistakes = sorted(
+            (item for item in range(n) if truth[item] != said[item]), key=lambda item: -probability[item]
+        )[:24]
     value = 1 - sum(a != b for a, b in zip(truth, said, strict=True)) / n if task != "number" else 0.81
     metric = {"classes": "accuracy", "labels": "mean average precision", "number": "R2"}.get(task or "", "accuracy")
     low, high = max(0.0, value - 0.05), min(1.0, value + 0.03)
     percent = task != "number"
     return {
-        "name": f"head{at}.safetensors", "kind": ("logistic", "mlp", "knn")[at % 3], "layer": "flatten", "trained_on": len(label) - n,
-        "seconds": 0.4 + at, "choices": {"C": 0.1}, "seed": 0, "selected_on": None, "notes": [],
-        "scored": [{
-            "split": "val", "n": n,
-            "verdict": {"metric": metric, "value": value, "interval": [low, high], "percent": percent,
-                        "words": f"{100 * value:.1f}% of {n} samples are right (95%: {100 * low:.1f}% to {100 * high:.1f}%)"},
-            "metrics": [{"name": "balanced accuracy", "value": value - 0.01, "interval": [low, high], "percent": percent},
-                        {"name": "macro F1", "value": float("nan"), "interval": None, "percent": percent},
-                        {"name": "log loss", "value": 0.213, "interval": None, "percent": False}],
-            "per_class": [] if task == "number" else [_class(index, truth, said, task) for index in range(size)],
-            "confusion": _confusion(size, truth, said) if task == "classes" else None,
-            "items": {"place": [int(place) for place in scored], "true": truth, "predicted": said,
-                      "probability": None if task == "number" else probability},
-            "mistakes": mistakes,
-            "reliability": None if task == "number" else _reliability(rng, n),
-            "leaks": {"identical": 1, "grouped": 0, "near": 2, "similarity": 0.9, "sample": None,
-                      "pairs": [{"a": int(scored[item]), "b": item, "similarity": 0.97, "same_class": item % 2 == 0, "kind": ("near", "identical")[item % 2]}
-                                for item in range(min(3, n))],
-                      "without": {"value": value - 0.01, "interval": [low, high], "n": n - 3}},
-        }],
+        "name": f"head{at}.safetensors",
+        "kind": ("logistic", "mlp", "knn")[at % 3],
+        "layer": "flatten",
+        "trained_on": len(label) - n,
+        "seconds": 0.4 + at,
+        "choices": {"C": 0.1},
+        "seed": 0,
+        "selected_on": None,
+        "notes": [],
+        "scored": [
+            {
+                "split": "val",
+                "n": n,
+                "verdict": {
+                    "metric": metric,
+                    "value": value,
+                    "interval": [low, high],
+                    "percent": percent,
+                    "words": f"{100 * value:.1f}% of {n} samples are right (95%: {100 * low:.1f}% to {100 * high:.1f}%)",
+                },
+                "metrics": [
+                    {"name": "balanced accuracy", "value": value - 0.01, "interval": [low, high], "percent": percent},
+                    {"name": "macro F1", "value": float("nan"), "interval": None, "percent": percent},
+                    {"name": "log loss", "value": 0.213, "interval": None, "percent": False},
+                ],
+                "per_class": [] if task == "number" else [_class(index, truth, said, task) for index in range(size)],
+                "confusion": _confusion(size, truth, said) if task == "classes" else None,
+                "items": {
+                    "place": [int(place) for place in scored],
+                    "true": truth,
+                    "predicted": said,
+                    "probability": None if task == "number" else probability,
+                },
+                "mistakes": mistakes,
+                "reliability": None if task == "number" else _reliability(rng, n),
+                "leaks": {
+                    "identical": 1,
+                    "grouped": 0,
+                    "near": 2,
+                    "similarity": 0.9,
+                    "sample": None,
+                    "pairs": [
+                        {
+                            "a": int(scored[item]),
+                            "b": item,
+                            "similarity": 0.97,
+                            "same_class": item % 2 == 0,
+                            "kind": ("near", "identical")[item % 2],
+                        }
+                        for item in range(min(3, n))
+                    ],
+                    "without": {"value": value - 0.01, "interval": [low, high], "n": n - 3},
+                },
+            }
+        ],
     }
 
 
@@ -193,8 +266,14 @@ def _class(index: int, truth: list[Any], said: list[Any], task: str | None) -> d
     both = sum(a and b for a, b in zip(bears, given, strict=True))
     n = sum(bears)
     recall = both / n if n else None
-    row = {"class": index, "n": n, "recall": recall, "recall_interval": None if recall is None else [max(0, recall - 0.1), min(1, recall + 0.05)],
-           "precision": both / sum(given) if sum(given) else None, "f1": None if recall is None else recall * 0.98}
+    row = {
+        "class": index,
+        "n": n,
+        "recall": recall,
+        "recall_interval": None if recall is None else [max(0, recall - 0.1), min(1, recall + 0.05)],
+        "precision": both / sum(given) if sum(given) else None,
+        "f1": None if recall is None else recall * 0.98,
+    }
     return row | ({"threshold": 0.5, "average_precision": recall} if task == "labels" else {})
 
 
@@ -205,9 +284,15 @@ def _confusion(size: int, truth: list[int], said: list[int]) -> dict[str, Any]:
         matrix[a, b] += 1
         cells.setdefault(f"{a},{b}", []).append(item)
     if size > 40:
-        pairs = sorted(((int(matrix[a, b]), int(a), int(b)) for a, b in zip(*np.nonzero(matrix), strict=True) if a != b), reverse=True)
+        pairs = sorted(
+            ((int(matrix[a, b]), int(a), int(b)) for a, b in zip(*np.nonzero(matrix), strict=True) if a != b),
+            reverse=True,
+        )
         return {"largest": [[a, b, n, cells[f"{a},{b}"]] for n, a, b in pairs[:40]]}
-    return {"matrix": matrix.tolist(), "cells": {key: items for key, items in cells.items() if len(set(key.split(","))) > 1}}
+    return {
+        "matrix": matrix.tolist(),
+        "cells": {key: items for key, items in cells.items() if len(set(key.split(","))) > 1},
+    }
 
 
 def _reliability(rng: np.random.Generator, n: int) -> dict[str, Any]:
@@ -215,9 +300,16 @@ def _reliability(rng: np.random.Generator, n: int) -> dict[str, Any]:
     for at in range(10):
         inside = 0 if at < 3 else n * (at - 2) // 30
         low = at / 10
-        bins.append({"low": low, "high": low + 0.1, "n": inside, "confidence": low + 0.05 if inside else None,
-                     "accuracy": min(1.0, low + 0.02 * at) if inside else None,
-                     "interval": [max(0, low - 0.1), min(1, low + 0.25)] if inside else None})
+        bins.append(
+            {
+                "low": low,
+                "high": low + 0.1,
+                "n": inside,
+                "confidence": low + 0.05 if inside else None,
+                "accuracy": min(1.0, low + 0.02 * at) if inside else None,
+                "interval": [max(0, low - 0.1), min(1, low + 0.25)] if inside else None,
+            }
+        )
     return {"bins": bins, "ece": 0.031, "temperature": 1.4, "applied": True}
 
 
@@ -225,29 +317,80 @@ def _comparison(heads: list[dict[str, Any]], scored: Any) -> dict[str, Any]:
     items = [head["scored"][0]["items"] for head in heads]
     differ = [at for at in range(len(scored)) if len({str(item["predicted"][at]) for item in items}) > 1][:20]
     return {
-        "heads": [head["name"] for head in heads], "split": "val",
-        "pairs": [{"a": 0, "b": 1, "words": "head0 is right on 4.1% more of the images than head1 (95%: 1.0% to 7.2%).",
-                   "difference": 0.041, "interval": [0.01, 0.072], "p": 0.01}],
-        "disagree": [{"place": int(scored[at]), "true": items[0]["true"][at], "predicted": [item["predicted"][at] for item in items]} for at in differ],
+        "heads": [head["name"] for head in heads],
+        "split": "val",
+        "pairs": [
+            {
+                "a": 0,
+                "b": 1,
+                "words": "head0 is right on 4.1% more of the images than head1 (95%: 1.0% to 7.2%).",
+                "difference": 0.041,
+                "interval": [0.01, 0.072],
+                "p": 0.01,
+            }
+        ],
+        "disagree": [
+            {
+                "place": int(scored[at]),
+                "true": items[0]["true"][at],
+                "predicted": [item["predicted"][at] for item in items],
+            }
+            for at in differ
+        ],
     }
 
 
 def _curves(rng: np.random.Generator) -> list[dict[str, Any]]:
     def points(xs: list[float], level: float) -> list[list[float | None]]:
-        return [[x, level * (1 - 0.5 / (at + 1)), level * (1 - 0.5 / (at + 1)) - 0.04, min(1, level * (1 - 0.5 / (at + 1)) + 0.03)] for at, x in enumerate(xs)]
+        return [
+            [
+                x,
+                level * (1 - 0.5 / (at + 1)),
+                level * (1 - 0.5 / (at + 1)) - 0.04,
+                min(1, level * (1 - 0.5 / (at + 1)) + 0.03),
+            ]
+            for at, x in enumerate(xs)
+        ]
 
     shots = [1.0, 2, 5, 10, 20, 50, 100]
     return [
-        {"kind": "few-shot", "title": "Accuracy by labelled images", "x": "labelled images a class", "y": "accuracy", "percent": True, "log": True,
-         "by_chance": 0.33, "lines": [{"name": "logistic", "points": points(shots, 0.97), "dashed": False, "mark": None},
-                                      {"name": "<b>knn</b>", "points": points(shots, 0.9), "dashed": True, "mark": None}]},
-        {"kind": "history", "title": "Loss by epoch", "x": "epoch", "y": "cross-entropy", "percent": False, "log": False, "by_chance": None,
-         "lines": [{"name": name, "points": [[at, scale / (1 + at / 5) + 0.02 * at * (scale < 1), None, None] for at in range(30)], "dashed": False, "mark": 12}
-                   for name, scale in (("train", 1.1), ("held out", 0.9))]},
+        {
+            "kind": "few-shot",
+            "title": "Accuracy by labelled images",
+            "x": "labelled images a class",
+            "y": "accuracy",
+            "percent": True,
+            "log": True,
+            "by_chance": 0.33,
+            "lines": [
+                {"name": "logistic", "points": points(shots, 0.97), "dashed": False, "mark": None},
+                {"name": "<b>knn</b>", "points": points(shots, 0.9), "dashed": True, "mark": None},
+            ],
+        },
+        {
+            "kind": "history",
+            "title": "Loss by epoch",
+            "x": "epoch",
+            "y": "cross-entropy",
+            "percent": False,
+            "log": False,
+            "by_chance": None,
+            "lines": [
+                {
+                    "name": name,
+                    "points": [[at, scale / (1 + at / 5) + 0.02 * at * (scale < 1), None, None] for at in range(30)],
+                    "dashed": False,
+                    "mark": 12,
+                }
+                for name, scale in (("train", 1.1), ("held out", 0.9))
+            ],
+        },
     ]
 
 
-def make_map(rng: np.random.Generator, label: Any, split: Any, heads: list[dict[str, Any]], cluster: Any) -> dict[str, Any]:
+def make_map(
+    rng: np.random.Generator, label: Any, split: Any, heads: list[dict[str, Any]], cluster: Any
+) -> dict[str, Any]:
     """A map with a cloud of points for each value of `cluster`, over the whole extent of uint16."""
     n = len(label)
     centre = rng.uniform(0.1, 0.9, (int(cluster.max()) + 1, 2))
@@ -260,7 +403,19 @@ def make_map(rng: np.random.Generator, label: Any, split: Any, heads: list[dict[
         marks[items["place"]] = [a == b for a, b in zip(items["true"], items["predicted"], strict=True)]
         right[head["name"]] = packed(marks, "i1")
     return {
-        "method": "t-SNE of 50 principal components (scikit-learn)", "rows": n, "of": n, "drawn": "all rows", "layer": "flatten", "seed": 0, "perplexity": 30,
-        "x": packed(np.round(spread[:, 0] * 65535), "<u2"), "y": packed(np.round(spread[:, 1] * 65535), "<u2"), "place": packed(np.arange(n), "<u4"),
-        "label": packed(label, "<i4"), "label_type": "int32", "split": packed(split, "i1"), "right": right, "ids": "samples",
+        "method": "t-SNE of 50 principal components (scikit-learn)",
+        "rows": n,
+        "of": n,
+        "drawn": "all rows",
+        "layer": "flatten",
+        "seed": 0,
+        "perplexity": 30,
+        "x": packed(np.round(spread[:, 0] * 65535), "<u2"),
+        "y": packed(np.round(spread[:, 1] * 65535), "<u2"),
+        "place": packed(np.arange(n), "<u4"),
+        "label": packed(label, "<i4"),
+        "label_type": "int32",
+        "split": packed(split, "i1"),
+        "right": right,
+        "ids": "samples",
     }

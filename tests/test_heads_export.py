@@ -188,7 +188,7 @@ def test_the_command_warns_and_tells_what_it_wrote(tmp_path: Path, precompute: C
     save_head(tmp_path / "a.safetensors", fitted("mlp"), metadata={})
     done = precompute("export-head", "a.safetensors", "-o", "a.joblib")
     assert done.returncode == 0, done.stderr
-    assert "whoever loads it runs the code in it" in done.stderr
+    assert "loading it runs the code in it" in done.stderr
     assert "StandardScaler -> MLPClassifier" in done.stdout
     report = json.loads(precompute("export-head", "a.safetensors", "-o", "b.joblib", "--json").stdout)
     assert report["methods"] == ["predict", "predict_proba"]
@@ -199,7 +199,7 @@ def test_the_command_warns_and_tells_what_it_wrote(tmp_path: Path, precompute: C
     assert refused.returncode == 1
     assert "cannot be exported to scikit-learn" in refused.stderr
     assert not (tmp_path / "cold.joblib").exists()
-    assert "Whoever loads one runs the code in it" in precompute("export-head", "--help").stdout
+    assert "Loading one runs the code in it" in precompute("export-head", "--help").stdout
 
 
 def test_attention_over_positions_has_no_equal() -> None:

@@ -146,7 +146,7 @@ def progress_bar(what: str, unit: str | Callable[[], str]) -> Iterator[Callable[
 
 class SlowSteps:
     """Writes the name of a step that has lasted for QUIET_SECONDS, once. To be called with each step that begins, with
-    "" where none is left; a step that goes on after one inside it has ended is not named again."""
+    "" where none is left; a step that continues after an inner one is not named again."""
 
     def __init__(self, what: str) -> None:
         self._what = what

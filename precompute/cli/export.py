@@ -11,12 +11,12 @@ from precompute.cli._output import finished, json_option, note, print_json, prin
 @click.command(no_args_is_help=True)
 @click.argument("cache", type=click.Path())
 @click.option("-o", "--output", type=click.Path(), required=True, help="Write to this .npz, .csv or .parquet file.")
-@click.option("--layer", help="Which layer of the cache, where it holds several.")
-@click.option("--plain-view", is_flag=True, help="Of several views the plain one alone.")
+@click.option("--layer", help="The layer, if the cache holds several.")
+@click.option("--plain-view", is_flag=True, help="Write only the plain view of several.")
 @overwrite_option
 @json_option
 def export(cache: str, output: str, layer: str | None, plain_view: bool, overwrite: bool, as_json: bool) -> None:
-    """Write the features in CACHE with ids, labels, splits and further columns, for programs that read no HDF5.
+    """Write the features in CACHE with ids, labels, splits and further columns, for programs that do not read HDF5.
 
     Every row is compared with its checksum first. Rows without features, such as those of broken samples, are left out.
     A .parquet file needs pyarrow: pip install 'precompute[parquet]'.

@@ -11,7 +11,7 @@ import click
 from precompute.cli._options import overwrite_option
 from precompute.cli._output import finished, json_option, note, print_json, print_pairs
 
-WARNING = "a joblib file is a pickle: whoever loads it runs the code in it, so load only files that you made or trust"
+WARNING = "a joblib file is a pickle: loading it runs the code in it, so load only files that you made or trust"
 
 
 @click.command("export-head", no_args_is_help=True)
@@ -23,8 +23,10 @@ WARNING = "a joblib file is a pickle: whoever loads it runs the code in it, so l
     required=True,
     help="Write to this file: .joblib of a head; .safetensors or .pth of a tail or whole network.",
 )
-@click.option("-b", "--backbone", help="Confirm a backbone that is code of your own, for a tail.")
-@click.option("--weights", help="Where the backbone's weights are now, for a tail; they must be those of the training.")
+@click.option("-b", "--backbone", help="For a tail: confirm a backbone that is your own code.")
+@click.option(
+    "--weights", help="For a tail: the current place of the backbone's weights; they must be those of the training."
+)
 @overwrite_option
 @json_option
 def export_head(
@@ -33,13 +35,13 @@ def export_head(
     """Write the head, tail or whole network in the file HEAD for programs without precompute.
 
     A head becomes a scikit-learn pipeline. It consists of scikit-learn's own classes, takes features (no images) and
-    predicts as the head does. Load it with joblib.load, with the version of scikit-learn that wrote it. A head that
-    scikit-learn has no equal of is refused with the reason.
+    predicts as the head does. Load it with joblib.load, with the version of scikit-learn that wrote it. A head without
+    an equivalent in scikit-learn is refused with the reason.
 
-    WARNING: a joblib file is a pickle. Whoever loads one runs the code in it, so load only files that you made or
+    WARNING: a joblib file is a pickle. Loading one runs the code in it, so load only files that you made or
     trust. HEAD itself holds no code, and `precompute predict` needs nothing else.
 
-    A tail or whole network becomes the state dict of the whole network, what was trained and the frozen rest, with the
+    A tail or whole network becomes the state dict of the whole network, the trained and the frozen part, with the
     new classifier in place: plain tensors, which torchvision.models.get_model(NAME, num_classes=K) loads strictly. It
     takes images as `precompute extract` preprocesses them, and gives logits.
 

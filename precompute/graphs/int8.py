@@ -47,7 +47,7 @@ class Int8Scores:
 def quantised(
     network: Network, fp32: Run, pictures: Pictures, folder: str, metadata: Mapping[str, str]
 ) -> tuple[bytes, Int8Scores]:
-    """The ONNX file of 8 bits, and its scores beside those of `fp32`. folder: for files in between."""
+    """The ONNX file of 8 bits, and its scores compared with those of `fp32`. folder: for files in between."""
     onnx, _ = need_onnx()
     crop = network.preprocess.transform.crop
     core = onnx_of(exported(network.core, network.file.path, crop=crop), network.file.path,
@@ -58,7 +58,9 @@ def quantised(
     with quiet():
         kind = _quantise(plain, prepared, made, inputs)
     resize = onnx_of(
-        exported(ResizeAndCrop(network.preprocess.transform).eval(), network.file.path), network.file.path, output="resized"
+        exported(ResizeAndCrop(network.preprocess.transform).eval(), network.file.path),
+        network.file.path,
+        output="resized",
     )
     small = onnx.load(made)
     small.ir_version = resize.ir_version = max(small.ir_version, resize.ir_version)
@@ -83,7 +85,9 @@ def _quantise(plain: str, prepared: str, made: str, inputs: list[NDArray[np.uint
     quant_pre_process(plain, prepared, skip_symbolic_shape=True)
     left = [node.name for node in onnx.load(prepared).graph.node if _of_head(node)]
     if not inputs:
-        quantize_dynamic(prepared, made, op_types_to_quantize=QUANTISED, nodes_to_exclude=left, weight_type=QuantType.QUInt8)
+        quantize_dynamic(
+            prepared, made, op_types_to_quantize=QUANTISED, nodes_to_exclude=left, weight_type=QuantType.QUInt8
+        )
         return "dynamic"
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
@@ -136,7 +140,9 @@ def _scores(network: Network, fp32: Run, int8: Run, pictures: Pictures, kind: st
     )
     found = [(fp32(one.pixels, one.pillow), int8(one.pixels, one.pillow), place) for one, place in known]
     if not found:
-        found = [(fp32(one.pixels, one.pillow), int8(one.pixels, one.pillow), None) for one in pictures.checked(transform)]
+        found = [
+            (fp32(one.pixels, one.pillow), int8(one.pixels, one.pillow), None) for one in pictures.checked(transform)
+        ]
     plain, small = (np.array([pair[at] for pair in found], np.float64) for at in (0, 1))
     true = np.array([-1 if place is None else place for *_, place in found])
     return Int8Scores(
@@ -164,7 +170,9 @@ def _accuracies(plain: NDArray[np.float64], small: NDArray[np.float64], true: ND
     n = int(scored.sum())
     if not n:
         return {"scored": 0}
-    hits = {name: int((values.argmax(axis=1) == true)[scored].sum()) for name, values in (("int8", small), ("fp32", plain))}
+    hits = {
+        name: int((values.argmax(axis=1) == true)[scored].sum()) for name, values in (("int8", small), ("fp32", plain))
+    }
     return {
         "scored": n,
         "accuracy": hits["int8"] / n,

@@ -44,7 +44,7 @@ class Picture:
 class Pictures:
     """Files of pictures: from a `source`, or made and found (`files`, names and bytes) where there is none.
 
-    about: how to speak of them.
+    about: words for them.
     """
 
     about: str
@@ -107,7 +107,7 @@ def picture_of(name: str, raw: bytes, transform: Transform) -> Picture:
 
 def find_pictures(file: HeadFile, check: str | os.PathLike[str] | None) -> Pictures:
     """Those of `check`, a source as `predict` takes it; else those that the head was trained on, where they are still
-    at hand; else photos that scikit-learn brings and pictures that are made.
+    available; else photos that scikit-learn brings and pictures that are made.
 
     Raises SourceError where `check` holds no picture, and what opening it raises.
     """
@@ -117,11 +117,15 @@ def find_pictures(file: HeadFile, check: str | os.PathLike[str] | None) -> Pictu
             raise SourceError(f"{os.fspath(check)} holds no pictures.", hint="Name another folder by --check.")
         return Pictures(f"of {os.fspath(check)}", source)
     found = _recorded(file)
-    return found if found is not None else Pictures("that scikit-learn brings, and made ones", files=(*_photos(), *_made()))
+    return (
+        found
+        if found is not None
+        else Pictures("that scikit-learn brings, and made ones", files=(*_photos(), *_made()))
+    )
 
 
 def _recorded(file: HeadFile) -> Pictures | None:
-    """The source of the cache that the head was trained on, where both are at hand."""
+    """The source of the cache that the head was trained on, where both are available."""
     training = file.metadata.get("training")
     cache = training.get("cache") if isinstance(training, dict) else None
     source = training.get("source") if isinstance(training, dict) else None

@@ -69,7 +69,12 @@ class ResizeAndCrop(nn.Module):
 
         def down_first(image: torch.Tensor, wide: Pass, high: Pass) -> torch.Tensor:
             pixels = _Axis(self.transform, image.shape[0], *high).resized(image)
-            return _Axis(self.transform, image.shape[1], *wide).resized(pixels.permute(1, 0, 2)).permute(1, 0, 2).contiguous()
+            return (
+                _Axis(self.transform, image.shape[1], *wide)
+                .resized(pixels.permute(1, 0, 2))
+                .permute(1, 0, 2)
+                .contiguous()
+            )
 
         passes = (image, (columns, across, columns, by_pillow), (rows, down, seen, by_pillow))
         if not self.begins_down:
@@ -89,7 +94,7 @@ class ResizeAndCrop(nn.Module):
         return across, torch.maximum(resize, torch.floor(resize * height / width))
 
     def _rows_seen(self, rows: Number, down: Number, across: Number) -> Number:
-        """How many rows `Transform.apply_tensor` has torch resize: the others lie below the crop."""
+        """How many rows `Transform.apply_tensor` has torch resize: the others are below the crop."""
         crop, scale = self.transform.crop, rows / down
         needed = torch.ceil((_crop_start(self.transform, down) + crop + FILTER_REACH) * scale) + 1
         whole = (scale <= 1) | (torch.minimum(across, down) < crop)
@@ -103,7 +108,7 @@ Pass = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 class _Axis:
     """One pass over a picture of `size` pixels, a dimension and as a `number`, of which `wanted` are made.
 
-    seen: pixels that take part; what lies behind them is behind the crop · pillow: whose rounding, () bool.
+    seen: pixels that take part; the others are behind the crop · pillow: whose rounding, () bool.
     """
 
     transform: Transform

@@ -268,7 +268,7 @@ def asked_record(
     similarity: float | None,
     plain: bool,
 ) -> dict[str, Any]:
-    """For a head's file, what its scores and leaks depend on beside it and its cache; empty where nothing was given."""
+    """For a head's file, what else its scores and leaks depend on besides its cache; empty where nothing was given."""
     file = None if groups_file is None else os.path.basename(os.fspath(groups_file))
     given = {"groups": groups, "groups_file": file, "groups_column": groups_column, "similarity": similarity}
     given["plain_view"] = True if plain else None

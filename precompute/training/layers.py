@@ -230,7 +230,7 @@ def with_layers(cache: Cache, layer: str | Sequence[str] | None) -> tuple[Cache,
 def pooled_features(cache: Cache, layer: str) -> Any:
     """The plain features (N, d) of a layer, averaged over its positions where it has such; see `RowView`.
 
-    For whoever looks at features and fits nothing. Axes of which nothing is known are left as they are.
+    For callers that read features and fit nothing. Axes of which nothing is known are left as they are.
     """
     features: Any = cache.plain_features(layer)
     if len(features.shape) < 3 or layer not in cache.layers:

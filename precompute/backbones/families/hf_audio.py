@@ -174,7 +174,7 @@ class _Extractor:
         kind = found.get("feature_extractor_type", name)
         if kind != name:
             raise BackboneError(
-                f"{self.where} asks for {str(kind)[:64]!r}, and precompute has {name} for this kind of model.",
+                f"{self.where} requires {str(kind)[:64]!r}, and precompute has {name} for this kind of model.",
                 hint="Use a folder saved by transformers.",
             )
 
