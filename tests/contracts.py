@@ -321,7 +321,7 @@ class ExecutorContract:
 
     def test_a_source_that_has_gone_away_ends_it(self, executor: Executor, work: Work, tmp_path: Path) -> None:
         shutil.rmtree(tmp_path / "photos")
-        with pytest.raises(SourceError, match="went away"):
+        with pytest.raises(SourceError, match="disappeared"):
             list(executor.blocks(work, np.arange(24)))
 
     def test_no_rows_give_no_blocks(self, executor: Executor, work: Work) -> None:

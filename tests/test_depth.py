@@ -202,7 +202,7 @@ def test_transfer_that_hurts_is_said_so(corners: Path, tmp_path: Path) -> None:
     assert [one.hurts for one in found.standings] == [("pixels",), ("pixels",)]
     assert "Transfer hurts: raw pixels beat the pretrained head (at 10, all a class)." in found.words
     assert found.words.startswith("With all 48 labels: raw pixels (")
-    assert "is the best, by more than chance" in found.words
+    assert "is significantly better than the others" in found.words
     assert found.standings[-1].tied == ("pixels",)
 
 

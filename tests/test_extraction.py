@@ -500,7 +500,7 @@ def test_a_source_that_goes_away_stops_the_run(samples: Samples, tmp_path: Path)
     if samples.kind.in_table:  # which is open, and so is read to its end
         assert samples.extract(tmp_path / "a.h5", **options, progress=remove).computed == 64
         return
-    with pytest.raises(SourceError, match="went away"):
+    with pytest.raises(SourceError, match="disappeared"):
         samples.extract(tmp_path / "a.h5", **options, progress=remove)
     kept = int(open_cache(tmp_path / "a.h5.partial").ok.sum())
     assert kept >= 4

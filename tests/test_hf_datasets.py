@@ -496,7 +496,7 @@ def test_a_data_file_that_changes_after_it_was_listed_gives_no_wrong_image(tmp_p
     with pytest.raises(SampleError) as caught:
         source.read(0)
     assert caught.value.reason == "VANISHED"
-    with pytest.raises(SourceError, match="went away"):
+    with pytest.raises(SourceError, match="disappeared"):
         extract(source, tmp_path / "a.h5", backbone="tiny")
 
 

@@ -336,7 +336,7 @@ def test_what_is_refused_before_any_work(
 def test_options_of_images_say_nothing_of_a_cache(features: Path, tmp_path: Path, precompute: Command) -> None:
     done = precompute("fine-tune", features, "--freeze-to", MIDDLE)
     assert done.returncode == 2
-    assert "freeze_to says nothing" in done.stderr
+    assert "freeze_to has no effect" in done.stderr
 
 
 @pytest.mark.rotates(3)

@@ -313,7 +313,7 @@ def test_a_source_that_has_gone_away_comes_back_as_an_error(actor: Any, photos: 
     shutil.rmtree(photos)
     for value in (actor.look(np.arange(4), 1), actor.compute(np.arange(4), [], [], 1, False)):
         assert isinstance(value, SourceError)
-        assert "went away" in value.message
+        assert "disappeared" in value.message
 
 
 def test_nodes_that_do_not_fit_are_named(photos: Path) -> None:

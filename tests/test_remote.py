@@ -397,7 +397,7 @@ def test_one_object_that_is_gone_is_a_sample_and_a_bucket_that_is_gone_ends_the_
         bucket.delete(key)
     bucket.server.client("delete_bucket", Bucket=bucket.name)
     assert not source.alive()
-    with pytest.raises(SourceError, match="went away"):
+    with pytest.raises(SourceError, match="disappeared"):
         extract(source, tmp_path / "b.h5", backbone="tiny")
 
 
@@ -532,7 +532,7 @@ def test_credentials_that_end_in_mid_run_stop_it(
     ends = [passes] * 12 + [refuses(400, "ExpiredToken")] * 1000
     with Proxy(bucket.server, ends) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
-        with pytest.raises(SourceError, match="went away"):
+        with pytest.raises(SourceError, match="disappeared"):
             extract(url, tmp_path / "a.h5", backbone="tiny", batch_size=4)
     monkeypatch.setenv("AWS_ENDPOINT_URL", bucket.server.environment["AWS_ENDPOINT_URL"])
     extract(url, tmp_path / "a.h5", backbone="tiny", batch_size=4)

@@ -198,7 +198,7 @@ def test_files_and_the_folder_that_go_away_after_the_listing(photos: Path, tmp_p
     assert made.failures == {"VANISHED": 1, "UNREADABLE": 1}
     photos.rename(tmp_path / "away")
     assert not source.alive()
-    with pytest.raises(SourceError, match="went away"):
+    with pytest.raises(SourceError, match="disappeared"):
         extract(source, tmp_path / "b.h5", backbone="tiny")
     with pytest.raises(SourceError, match=r"photos cannot be read: No such file"):
         listed(listing, root=photos)

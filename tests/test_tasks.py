@@ -376,7 +376,7 @@ def test_few_shot_draws_images_of_each_label_or_in_all(made: Path) -> None:
     import_features(made.parent / "own.npz", made.parent / "own.h5", name="own")
     np.savez(made.parent / "half.npz", features=X, label=np.array(["0.5", "1"] * (ROWS // 2)))
     import_features(made.parent / "half.npz", made.parent / "half.h5", name="half")
-    with pytest.raises(UsageError, match=r"own\.h5 asks for classes and .*half\.h5 for a number"):
+    with pytest.raises(UsageError, match=r"own\.h5 predicts classes and .*half\.h5 a number"):
         few_shot([made.parent / "own.h5", made.parent / "half.h5"], shots=[5], draws=1)
     with pytest.raises(TrainingError, match="only 120 different training images, and 500 are requested"):
         few_shot([made], shots=[2, 500], label_column="size", split_column="part")

@@ -110,7 +110,7 @@ def test_another_backbone_than_that_of_the_training(place: Path, options: dict[s
     for source in ("photos", "input.h5"):
         if message is None and source == "photos":
             continue
-        error, words = (HeadMismatchError, message) if message else (UsageError, "workers says nothing")
+        error, words = (HeadMismatchError, message) if message else (UsageError, "workers has no effect")
         with pytest.raises(error, match=words):
             predict(place / "full.safetensors", place / source, **options)
 

@@ -76,7 +76,7 @@ def extract(
     """Run a frozen backbone once over the images, texts or clips of SOURCE and keep its features.
 
     SOURCE is a folder: class sub-folders give labels, train, val and test folders above them give the split, and files
-    are recognised by their content. Or it is a table (.csv, .tsv, .parquet) with a column `path` and, if you have them, `id`,
+    are recognised by their content. Or a table (.csv, .tsv, .parquet) with a column `path` and optionally `id`,
     `label` and `split`. Or a list of files, one path a line: a .txt, @FILE, or - for standard input.
     Or WebDataset shards: 'shards/*.tar' or 'data-{000..099}.tar', in quotation marks. Or a Hugging Face data set: a
     folder of save_to_disk or of Parquet files, or hf-dataset:NAME. Or torchvision:NAME with --root. Folders, tables,
