@@ -140,8 +140,8 @@ def compare(
 
     source: the images, for a network that was trained from them: its cache, which may be any of these images, says ids,
     labels and splits, and each image must have the SHA-256 that is there. root, columns: see `extract`.
-    weights_a, weights_b: where the weights of a tail's backbone are now. backbones, tails: names of code of the user's
-    own, as a confirmation. device: of tails.
+    weights_a, weights_b: the current place of the weights of a tail's backbone. backbones, tails: names of the user's
+    own code, as a confirmation. device: of tails.
     Raises HeadMismatchError for other features or images than those of the training, TrainingError where classes,
     labels or images contradict each other or no image is common, UsageError, HeadError, CacheError; of tails and images
     what `predict` raises.

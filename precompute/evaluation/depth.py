@@ -92,9 +92,9 @@ def depth(
     stop: Callable[[], int] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Depth:
-    """Try methods from a head on raw pixels to training the whole network, after so many labelled images a class.
+    """Compare methods from a head on raw pixels to training the whole network, by labelled images a class.
 
-    out: a folder for feature files and results; a later call with the same arguments takes what it has. backbone,
+    out: a folder for feature files and results, which a later call with the same arguments uses again. backbone,
     weights, transform, engine to columns: as for `extract`. shots: numbers of images of each class, and "all". draws:
     how often they are drawn, the same draws for every method; all labels are one draw. methods: names as
     `precompute depth --help` lists them, by default all but scratch. groups, groups_file: as for `train_head`, for the

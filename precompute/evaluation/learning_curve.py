@@ -118,13 +118,13 @@ def few_shot(
 
     Images are drawn from split train and scored on test, or on val where there is no test; without either on a
     stratified hold-out of a fifth. Byte-identical images are never on both sides, and count once among those drawn.
-    Draw k of caches that hold the same images has the same images, and more shots add to fewer. A class with too few
-    images gives all it has, which `notes` say. Features are divided by one number, their spread over the images drawn,
-    so that a penalty means the same for every backbone.
+    Draw k of caches that hold the same images has the same images, and larger draws contain the smaller ones. A class
+    with too few images contributes all it has, which `notes` report. Features are divided by one number, their spread
+    over the images drawn, so that a penalty means the same for every backbone.
 
-    Of several labels, `shots` images of each label are drawn, and as many that have none; an image with two labels may
-    be drawn for either, so there are at least `shots` of each. Of numbers, `shots` images are drawn in all. Scored is
-    accuracy, mean average precision or R2. shots: SHOTS by default, NUMBER_SHOTS for numbers. head: logistic by
+    With several labels, `shots` images of each label are drawn, and as many without any; an image with two labels may
+    be drawn for either, so there are at least `shots` of each. With numbers, `shots` images are drawn in all. The score
+    is accuracy, mean average precision or R2. shots: SHOTS by default, NUMBER_SHOTS for numbers. head: logistic by
     default, ridge for numbers. label_column, label_separator, split_column, task, plain_view, average_views: see
     `train_head`. `say` gets a line
     before each cache.

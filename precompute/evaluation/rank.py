@@ -185,18 +185,18 @@ def rank(
     stop: Callable[[], int] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Ranking:
-    """Try backbones, and layers of them, on `n` images of `source`, and put them in order.
+    """Compare backbones, and their layers, on `n` images of `source`, and rank them.
 
     backbones: each NAME or NAME=WEIGHTS, such as "resnet18" or "resnet50=random:1". layer, pooling, transform, engine
     to columns: as for `extract`, with one executor for all; maps and tokens of layers that are named are averaged over
     positions unless a pooling is named too. n: images, drawn by class from split train (from all where there are no
     splits), never from val or test; they follow from ids and `seed` alone and are the same for every backbone. out: a
-    folder for the feature files of the sample, from which a later call takes what it has; by default they are removed.
+    folder for the feature files of the sample, which a later call uses again; by default they are removed.
     task, label_separator, groups, groups_file: as for `train_head`.
 
-    Scored by a 5-fold cross-validation in which identical files and groups are on one side. Candidates are compared on
-    the same images (McNemar's test and a paired bootstrap, corrected after Holm for their number); the intervals and
-    tests stand for other images to answer, and not for other images to train on.
+    Scores come from a 5-fold cross-validation in which identical files and groups stay together. Candidates are
+    compared on the same images (McNemar's test and a paired bootstrap, with Holm's correction for their number); the
+    intervals and tests cover other images to score, and not other images to train on.
 
     Raises UsageError, TrainingError where there is too little to learn, and what `extract` raises. Every backbone is
     loaded before an image is read.

@@ -61,8 +61,8 @@ def import_features(
     rows are numbered; `label` (n,), text or whole numbers, "" for none; `split` (n,) of "train", "val", "test" and
     "none" or ""; and further columns. `export_features` writes such files.
 
-    name: what made the features, such as a model and its version. Features of one name are taken for alike: a head that
-    was trained on one file predicts on another. Without a name only the same features are.
+    name: the model that made the features, with its version. Files with the same name count as features of one model: a
+    head trained on one of them predicts on another. Without a name it predicts only on the same features.
     progress: called with (rows done, rows), twice for each row.
     Raises SourceError for what is wrong with `source`, CacheError and UsageError for the output. A crash leaves nothing
     under `out`.

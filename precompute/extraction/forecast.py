@@ -113,7 +113,7 @@ def forecast(
     augment: str | Sequence[str] | None = None,
     part: str | None = None,
 ) -> Forecast:
-    """Run some images of `source`, spread over it, through the engine that `extract` would take; write nothing.
+    """Run some images of `source`, spread over it, through the engine that `extract` would use; write nothing.
 
     out: the output that is planned; rows that it holds need not be computed. Without it the disk is that of the
     working folder, and everything is to be computed. The arguments are those of `extract`, and so are the errors.

@@ -68,8 +68,8 @@ def fine_tune(
     """Train the network behind a layer with a new output layer, and score it: on a cache of that layer's activations,
     or on images, for which it may also be the whole network.
 
-    LP-FT (Kumar et al., ICLR 2022): first the linear head that `train-head` would fit on what the frozen tail gives,
-    then tail and head together at a small rate. See `TailSettings` for what the settings mean. The epoch of the lowest
+    LP-FT (Kumar et al., ICLR 2022): first the linear head that `train-head` would fit on the frozen tail's features,
+    then tail and head together at a small rate. See `TailSettings` for the settings. The epoch of the lowest
     loss on the selection set is kept, and the linear head alone counts as epoch 0: by that loss, fine-tuning never ends
     worse than it began. The selection set is val where there is a test split too, else a hold-out of train.
 
@@ -78,7 +78,7 @@ def fine_tune(
 
     source: or images, as `extract` takes them. backbone, which must be given, weights, transform, workers, root,
     columns and keep are then as for `extract`. freeze_to: the layer up to which the network stays as it is, by default
-    none. augment: what views are made by, of which each epoch draws another of each image: by default "crop,flip",
+    none. augment: the steps for the views, of which each epoch draws another for each image: by default "crop,flip",
     "none" for plain images. features: a cache of these images with the input of the network's classifier. By default it
     is made first, at `out` + ".features.h5", and left there: `compare` and `train_head` take it, and the same call uses
     it again. progress: called while it is made. An image that has changed since is an error.

@@ -92,11 +92,11 @@ def report(
     device: str = "auto",
     overwrite: bool = False,
 ) -> Report:
-    """Write what there is to see of a cache and heads that were trained on it into one HTML file.
+    """Write a report about a cache, and heads that were trained on it, into one HTML file.
 
-    Of each head its verdict with an interval, scores, confusions, mistakes, reliability and leaks, on the rows that it
-    was not trained on, as `train_head` scored them; of the cache duplicates, a map of its features and how it was made.
-    Without heads the latter alone. The same cache, heads and seed give the same document, except its date.
+    For each head: the verdict with an interval, scores, confusions, mistakes, reliability and leaks, on the rows that
+    it was not trained on, as `train_head` scored them. For the cache: duplicates, a map of its features and how it was
+    made; without heads, only this part. The same cache, heads and seed give the same document, except its date.
 
     heads: files of `train_head` or `fine_tune`, trained on this very cache; a tail needs the activations in the cache,
     or `source`. source: where the samples are, if not where the cache was made from; root, columns: as for `extract`.

@@ -138,18 +138,18 @@ def train_head(
     """Train a head on cached features and score it on images it has not seen.
 
     Trains on split train and scores on val and test; where the cache has no such splits, on a stratified hold-out of
-    a fifth, in which byte-identical images are never on both sides. What has to be chosen (C, when to stop) is
-    chosen on val if there is a test split, else inside the training part, so that a score is left that chose nothing.
-    A logistic head that chose C on val is then fitted on val too, which is not scored any more.
+    a fifth, in which byte-identical images are never on both sides. Settings (C, when to stop) are
+    chosen on val if there is a test split, else inside the training part, so that one score is independent of them.
+    A logistic head that chose C on val is then fitted on val too, and val gets no score.
 
     head: logistic (the default), ridge, mlp, knn, centroid, attentive or selected; for labels logistic, ridge, mlp or
     knn, for numbers ridge (the default there), mlp or knn. settings: parameters of that head's class.
-    layer: which of several; or a list of some, or "all": their features, pooled where they hold positions, side by
-    side (see `precompute.training.layers`). Of these the selected head, the default there, chooses; others take all.
-    attentive needs one layer with positions. out: where to save the head, one
-    .safetensors file that `predict` needs nothing else for; overwrite: also where a file stands that is not a head.
+    layer: one of several; or a list of some, or "all": their features, pooled where they hold positions and
+    concatenated (see `precompute.training.layers`). The selected head, the default there, selects among them; others
+    use all. attentive needs one layer with positions. out: where to save the head, one
+    .safetensors file, all that `predict` needs; overwrite: also replace a file that is not a head.
     groups: a regular expression with one part in
-    parentheses that finds in each id what must stay on one side of hold-out and folds, such as `patient_(\\d+)`;
+    parentheses that extracts the group from each id, kept on one side of hold-out and folds, such as `patient_(\\d+)`;
     groups_file: the same from a CSV file with the columns id and group; groups_column: from a further column of the
     cache. label_column, split_column: further columns with the labels and the splits, instead of the cache's own;
     several label columns hold 0 and 1, and each is a label. labels: a CSV file with the columns id (or path) and label;
@@ -157,14 +157,14 @@ def train_head(
     task: "classes", "labels" (several a sample), "number", or "auto", which finds it: text in which any value holds `;`
     (or the label_separator) is labels, numbers of which any is not whole are numbers, all else is classes.
     similarity: the cosine from which a sample is
-    suspected to be nearly one of the training samples (0.9 unless given, of clips 0.98; if given, all samples are
-    compared, however many they are). calibrated: the head's probabilities are
-    those at the temperature that fits val best; no prediction changes.
+    suspected near-duplicate of a training sample (default: 0.9, for clips 0.98; if given, all samples are
+    compared, however many they are). calibrated: the head's probabilities use
+    the temperature that fits val best; no prediction changes.
     protocol: "simclr" or "simclr:DATASET", see `precompute.training.published`; needs split test and the logistic head.
-    plain_view: of a cache with several views, train on the plain one alone. By default every head is trained on all of
-    them, in which a sample counts once (see `precompute.training.views`). average_views: predict, and score, by the
+    plain_view: with several views, train only on the plain one. By default every head is trained on all of
+    them, and a sample counts once (see `precompute.training.views`). average_views: predict, and score, by the
     mean of the probabilities of all views, instead of those of the plain view.
-    search: try MLP_GRID, less what `settings` names, by MLPSearch, within `time_budget` seconds where that is given.
+    search: try MLP_GRID, except what `settings` fixes, by MLPSearch, within `time_budget` seconds if given.
     protocol, calibrated and search are for classes.
     Raises TrainingError for labels that nothing can be learned from, CacheError for damaged rows (each is compared with
     its checksum), HeadError, UsageError.
