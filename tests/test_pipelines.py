@@ -1,6 +1,6 @@
 """The pipelines of examples/ as their tools run them: a broken photo fails the step, no row is lost, a rerun is free.
 
-`scripts/test_pipelines` installs Snakemake and DVC beside precompute and names their folder in PRECOMPUTE_PIPELINES_BIN.
+`scripts/test_pipelines` installs Snakemake and DVC beside precompute; PRECOMPUTE_PIPELINES_BIN names their folder.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, make_image, make_photos, run_command, rows_there
+from conftest import ROOT, make_image, make_photos, rows_there, run_command
 
 from precompute import open_cache
 
@@ -138,6 +138,13 @@ def pipeline(request: pytest.FixtureRequest, tmp_path: Path, environment: dict[s
         return commands[name] + more[name]
 
     return Pipeline(folder, commands[name], skipping, environment)
+
+
+@pytest.mark.parametrize("file", ["make/Makefile", "snakemake/Snakefile", "dvc/dvc.yaml"])
+def test_the_docs_show_the_files_that_run(file: str) -> None:
+    text = (ROOT / "examples" / file).read_text()
+    assert f"`examples/{file}`:\n\n```" in (page := (ROOT / "docs/pipelines.md").read_text())
+    assert f"\n{text}```\n" in page
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """JSON Schemas (draft 2020-12) of what `--json` prints: one file for each command, and error.json for all of them.
 
-Definitions that several outputs share are in parts.json; `schema_of` puts those that one needs inside, so that what it
-gives stands alone.
+Definitions that several outputs share are in parts.json; `schema_of` puts those that one needs inside, so that the
+result needs no other file.
 """
 
 from __future__ import annotations
