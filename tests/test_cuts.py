@@ -285,7 +285,7 @@ REFUSED = {
     ("resnet18", "layer5"): ("no layer 'layer5'.* Close: .*layer4", "precompute backbones NAME --layers"),
     ("resnet18", "layer3:mean"): ("'layer3' are averaged over its positions", "--layer layer3:none"),
     ("vit", "encoder.layers.encoder_layer_1.ln_1"): (
-        "also needs",
+        "also need",
         "before: .*encoder_layer_1.add; behind: .*encoder_layer_1,",
     ),
     ("vit", "encoder.layers.encoder_layer_1.getitem_1"): ("do not depend on the layer", "before: "),

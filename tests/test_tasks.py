@@ -346,7 +346,7 @@ def test_heads_are_compared_in_pairs_by_the_score_of_their_task(made: Path, tmp_
     assert labels.result.difference > 0
     numbers = compare(tmp_path / "far", tmp_path / "near", made)
     assert numbers.result.difference > 0  # a larger error, so the other one is the better
-    assert numbers.words.startswith(f"{tmp_path / 'near'} is better")
+    assert numbers.words.startswith(f"{tmp_path / 'near'} is significantly better")
     json.dumps([labels.to_dict(), numbers.to_dict()], allow_nan=False)
     with pytest.raises(TrainingError, match=r"good predicts labels and .*near numbers"):
         compare(tmp_path / "good", tmp_path / "near", made)
