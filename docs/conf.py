@@ -28,9 +28,6 @@ exclude_patterns = [
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 4
 myst_links_external_new_tab = False
-suppress_warnings = [
-    "misc.highlighting_failure"
-]  # outputs and elisions stand in some blocks; tests/test_docs.py runs the code
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

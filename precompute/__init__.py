@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from precompute.backbones.load import Backbone, load_backbone
     from precompute.cache import Cache, open_cache, verify
+    from precompute.diagnosis import Diagnosis, Finding
+    from precompute.diagnosis.doctor import doctor
     from precompute.errors import PrecomputeError
     from precompute.evaluation.comparison import Comparison, compare
     from precompute.evaluation.depth import depth
@@ -63,10 +65,12 @@ __all__ = [
     "CentroidHead",
     "Comparison",
     "Depth",
+    "Diagnosis",
     "Exported",
     "Extraction",
     "FewShotCurve",
     "FewShotPoint",
+    "Finding",
     "Forecast",
     "Imported",
     "KNNHead",
@@ -97,6 +101,7 @@ __all__ = [
     "__version__",
     "compare",
     "depth",
+    "doctor",
     "export_features",
     "extract",
     "few_shot",
@@ -120,6 +125,8 @@ _HOMES = {
     "precompute.backbones.load": ("Backbone", "load_backbone"),
     "precompute.cache": ("Cache", "open_cache", "verify"),
     "precompute.evaluation.comparison": ("Comparison", "compare"),
+    "precompute.diagnosis": ("Diagnosis", "Finding"),
+    "precompute.diagnosis.doctor": ("doctor",),
     "precompute.errors": ("PrecomputeError",),
     "precompute.export": ("Exported", "export_features"),
     "precompute.external.features": ("Imported", "import_features"),

@@ -125,7 +125,7 @@ def narrowed(lines: list[str]) -> list[str]:
 
 
 def abridged(before: str, output: str) -> str:
-    """`output` as it is shown; where `before` left lines out of the middle, as many at either end, in a narrower table."""
+    """`output` as it is shown; where `before` left lines out, with as many around them, in a narrower table."""
     lines = shown(output).splitlines()
     old = before.splitlines()
     if "..." in old:

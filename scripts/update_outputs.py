@@ -2,9 +2,9 @@
 
 python scripts/update_outputs.py [README.md] [docs/start.md] [--shared ../shared]
 
-README.md runs in a folder with `photos` and `mobilenet_v2_imagenet.pth`, from the folder `--shared`. A line `...` of a block
-stays, with as many lines around it. Numbers are those of this machine. tests/test_readme.py compares the pages with such
-runs.
+README.md runs in a folder with `photos` and `mobilenet_v2_imagenet.pth`, from the folder `--shared`. A line `...` of a
+block stays, with as many lines around it. Numbers are those of this machine. tests/test_readme.py compares the pages
+with such runs.
 """
 
 from __future__ import annotations

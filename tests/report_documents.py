@@ -220,7 +220,7 @@ def _head(
                     "value": value,
                     "interval": [low, high],
                     "percent": percent,
-                    "words": f"{100 * value:.1f}% of {n} samples are right (95%: {100 * low:.1f}% to {100 * high:.1f}%)",
+                    "words": f"{value:.1%} of {n} samples are right (95%: {low:.1%} to {high:.1%})",
                 },
                 "metrics": [
                     {"name": "balanced accuracy", "value": value - 0.01, "interval": [low, high], "percent": percent},

@@ -30,14 +30,15 @@ ROOMS: dict[str, str] = {
     "evaluation": "errors system sources inputs backbones cache extraction heads training finetuning",
     "reports": "errors system sources inputs backbones cache extraction heads training finetuning evaluation",
     "schemas": "errors",
-    "graphs": "errors system sources inputs backbones cache extraction heads training finetuning",
     "prediction": "errors system sources inputs backbones engines cache extraction heads training finetuning",
     "external": "errors system sources cache extraction",
+    "graphs": "errors system sources inputs backbones cache extraction heads training finetuning",
     "export": "errors system cache heads training",
+    "diagnosis": "errors system backbones engines cache",
     "demo": "errors system cache extraction heads training evaluation",
     "cli": (
         "errors system backbones cache extraction heads training finetuning evaluation reports prediction export "
-        "external demo schemas graphs"
+        "external demo diagnosis schemas graphs"
     ),
     "__main__": "cli",
     # Inside heads/: what stands on what
@@ -188,10 +189,12 @@ def test_public_names() -> None:
         "CentroidHead",
         "Comparison",
         "Depth",
+        "Diagnosis",
         "Exported",
         "Extraction",
         "FewShotCurve",
         "FewShotPoint",
+        "Finding",
         "Forecast",
         "Imported",
         "KNNHead",
@@ -222,6 +225,7 @@ def test_public_names() -> None:
         "__version__",
         "compare",
         "depth",
+        "doctor",
         "export_features",
         "extract",
         "few_shot",

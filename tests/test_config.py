@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 import pytest
-from conftest import ROOT, Command, run_command
+from conftest import ROOT, Command
 from test_json_errors import NEEDED, error_in
 
 from precompute.cli import asks_for, asks_for_json, cli
@@ -293,21 +293,26 @@ def test_a_command_without_arguments_runs_on_what_is_set(precompute: Command, mo
 
 
 @pytest.mark.rotates(2)
-def test_a_run_from_a_file_is_the_run_from_flags(precompute: Command, photos: Path, tmp_path: Path) -> None:
-    """The file of docs/configuration.md, for processes and records as for flags."""
+def test_a_run_from_a_file_is_the_run_from_flags(
+    precompute: Command, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file of docs/configuration.md; keys and records are those of flags."""
     text = (ROOT / "docs" / "configuration.md").read_text()
     toml = re.search(r"```toml\n(.*?)```", text, re.DOTALL)
     assert toml is not None
     (tmp_path / "run.toml").write_text(toml[1])
     for command in ("extract", "train-head"):
-        done = run_command(tmp_path, command, "--config", "run.toml")
+        done = precompute(command, "--config", "run.toml")
         assert done.returncode == 0, done.stderr
-    done = run_command(tmp_path, "predict", env={"PRECOMPUTE_CONFIG": "run.toml", "PRECOMPUTE_JSON": "1"})
+    with monkeypatch.context() as patch:
+        patch.setenv("PRECOMPUTE_CONFIG", "run.toml")
+        patch.setenv("PRECOMPUTE_JSON", "1")
+        done = precompute("predict")
     assert done.returncode == 0, done.stderr
     assert len(json.loads(done.stdout)["predictions"]) == 12
     flags = ("extract", "photos", "-b", "tiny", "--batch-size", "16", "--device", "cpu", "--allow-skipped")
     assert precompute(*flags, "-o", "b.h5").returncode == 0
     by_file, by_flags = (json.loads(precompute("info", name, "--json").stdout) for name in ("photos.h5", "b.h5"))
     assert by_file["key"] == by_flags["key"]
-    options = [one["runs"][0]["options"] for one in (by_file, by_flags)]
+    options = [one["provenance"]["runs"][0]["options"] for one in (by_file, by_flags)]
     assert options[0] == options[1]

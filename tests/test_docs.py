@@ -25,12 +25,12 @@ def command_lines() -> list[str]:
     found = []
     for page in PAGES:
         for line in page.read_text().splitlines():
-            match = re.match(r"^\s*\$? ?(?:[A-Z_]+=\S+ )?(precompute [a-z-]+ [^`|#]*\S)", line)
+            match = re.match(r"^\s*\$? ?(?:[A-Z_]+=\S+ )?(precompute [a-z-]+ [^`|#]*[^`|#\s])", line)
             if match and page.name != "cli.md":
                 found.append(match[1])
     for command in cli.commands.values():
         found += re.findall(r"^ +(precompute [a-z-]+.*)$", command.help or "", re.MULTILINE)
-    return [re.split(r" > |  +#", line)[0] for line in found if not line.endswith("\\")]
+    return [re.split(r" > | +#", line)[0] for line in found if not line.endswith("\\")]
 
 
 @pytest.mark.parametrize("line", command_lines())

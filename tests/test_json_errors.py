@@ -38,6 +38,7 @@ NEEDED = {
     "info": ("nowhere.h5",),
     "verify": ("nowhere.h5",),
     "backbones": ("no-such-thing",),
+    "doctor": (),
     "schema": ("no-such-command",),
     "demo": (),
 }
@@ -87,7 +88,7 @@ def test_wrong_usage_is_one_object_too(precompute: Command, tmp_path: Path, argu
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", [name for name in NEEDED if name not in ("demo", "schema")])
+@pytest.mark.parametrize("name", [name for name in NEEDED if name not in ("demo", "doctor", "schema")])
 def test_what_is_not_there_is_one_object(precompute: Command, name: str) -> None:
     done = precompute(name, *NEEDED[name], "--json")
     assert done.returncode == 1

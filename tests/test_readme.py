@@ -82,6 +82,7 @@ def test_the_readme_does_what_it_says(folder: Path, hymenoptera: Path, mobilenet
 
 
 @pytest.mark.slow
+@pytest.mark.daily(3)
 def test_the_readme_does_so_with_made_pictures_too(folder: Path) -> None:
     make_ants_and_bees(folder / "photos")
     make_weights(folder / "mobilenet_v2_imagenet.pth")

@@ -206,7 +206,8 @@ def test_classes(run: Run, precompute: Command, photos: Path) -> None:
 @pytest.mark.slow
 def test_reports(run: Run, precompute: Command, photos: Path) -> None:
     assert precompute("extract", "photos", "-b", "tiny", "-o", "a.h5").returncode == 0
-    assert run("train-head", "a.h5", "-o", "a.safetensors", "--report", "a.html")["report"]["heads"] == ["a.safetensors"]
+    trained = run("train-head", "a.h5", "-o", "a.safetensors", "--report", "a.html")
+    assert trained["report"]["heads"] == ["a.safetensors"]
     assert run("report", "a.h5", "a.safetensors", "-o", "b.html", "--map", "none")["pictures"]
 
 

@@ -62,7 +62,7 @@ def entries_of(paragraph: list[str], names: set[str]) -> list[tuple[str, str]]:
         for part in re.split(rf" · (?={NAMES} ?: )|(?<=[.;]) (?={NAMES}: )", piece):
             starts = ENTRY.match(part)
             if starts and plausible(starts[1], names):
-                found.append((starts[1], starts[2]))
+                found.append((starts[1], starts[2].removesuffix(";")))
             elif found:
                 found[-1] = (found[-1][0], f"{found[-1][1]} {part}")
             else:
@@ -122,6 +122,22 @@ def process(_app: Sphinx, _what: str, _name: str, documented: Any, _options: Any
     lines[:] = rest_of([line.rstrip() for line in lines], known_names(documented))
 
 
+ARRAY = re.compile(r"~?(?:numpy\.)?ndarray\[tuple\[~?(?:typing\.)?Any, \.\.\.\], ~?(?:numpy\.)?dtype\[([^\[\]]+)\]\]")
+
+
+def shorten(
+    _app: Sphinx, _what: str, _name: str, _documented: Any, _options: Any, signature: str | None, returned: str | None
+) -> tuple[str | None, str | None]:
+    """A signature as its source has it: NDArray[int64] and Mapping, and `...` for a default that is made each time."""
+
+    def short(text: str) -> str:
+        text = ARRAY.sub(r"NDArray[\1]", text).replace("<factory>", "...")
+        return re.sub(r"~(?:\w+\.)*(\w+)", r"\1", text)
+
+    return signature and short(signature), returned and short(returned)
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("autodoc-process-docstring", process)
+    app.connect("autodoc-process-signature", shorten)
     return {"version": "1", "parallel_read_safe": True}

@@ -20,6 +20,7 @@ from precompute.cli.backbones import backbones
 from precompute.cli.compare import compare
 from precompute.cli.demo import demo
 from precompute.cli.depth import depth
+from precompute.cli.doctor import doctor
 from precompute.cli.export import export
 from precompute.cli.export_head import export_head
 from precompute.cli.extract import extract
@@ -80,6 +81,7 @@ for command in (
     info,
     verify,
     backbones,
+    doctor,
     schema,
     demo,
 ):

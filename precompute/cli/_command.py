@@ -23,7 +23,7 @@ from precompute.cli._groups import COMMANDS, OPTIONS, heading_of, section_of
 
 FILE, ORIGINS = "precompute.config", "precompute.origins"
 """Where in click's `meta` the file stands that is named before the command, and where values come from."""
-EXAMPLES = ("batch-size", "seed", "output", "format", "folder")
+EXAMPLES = ("batch-size", "seed", "weights", "layer", "name", "folder")
 """Options that show how a file and a variable name them, the first that a command has."""
 URL_LOGIN = re.compile(r"://[^/@\s]*@")
 WIDEST = 30  # columns for an option's name, as click has them

@@ -1,5 +1,4 @@
-"""`precompute export-head`: a head file in, a scikit-learn pipeline in a joblib file out; a tail file in, the weights
-of the whole network out."""
+"""`precompute export-head`: an older name of what `precompute export` does with a head, kept for scripts."""
 
 from __future__ import annotations
 
@@ -9,19 +8,16 @@ from typing import Any
 import click
 
 from precompute.cli._options import overwrite_option
-from precompute.cli._output import finished, json_option, note, print_json, print_pairs
+from precompute.cli._output import json_option, note
 
 WARNING = "a joblib file is a pickle: loading it runs the code in it, so load only files that you made or trust"
+Lines = list[tuple[str, object]]
 
 
-@click.command("export-head", no_args_is_help=True)
+@click.command("export-head", no_args_is_help=True, hidden=True)
 @click.argument("head", type=click.Path())
 @click.option(
-    "-o",
-    "--output",
-    type=click.Path(),
-    required=True,
-    help="Write to this file: .joblib of a head; .safetensors or .pth of a tail or whole network.",
+    "-o", "--output", type=click.Path(), required=True, help="Write to this file; its ending sets the format."
 )
 @click.option("-b", "--backbone", help="For a tail: confirm a backbone that is your own code.")
 @click.option(
@@ -32,37 +28,28 @@ WARNING = "a joblib file is a pickle: loading it runs the code in it, so load on
 def export_head(
     head: str, output: str, backbone: str | None, weights: str | None, overwrite: bool, as_json: bool
 ) -> None:
-    """Write the head, tail or whole network in the file HEAD for programs without precompute.
+    """Write the head, tail or whole network in the file HEAD for other programs: see `precompute export`, which does
+    the same.
 
-    A head becomes a scikit-learn pipeline. It consists of scikit-learn's own classes, takes features (no images) and
-    predicts as the head does. Load it with joblib.load, with the version of scikit-learn that wrote it. A head without
-    an equivalent in scikit-learn is refused with the reason.
-
-    WARNING: a joblib file is a pickle. Loading one runs the code in it, so load only files that you made or
-    trust. HEAD itself holds no code, and `precompute predict` needs nothing else.
-
-    A tail or whole network becomes the state dict of the whole network, the trained and the frozen part, with the
-    new classifier in place: plain tensors, which torchvision.models.get_model(NAME, num_classes=K) loads strictly. It
-    takes images as `precompute extract` preprocesses them, and gives logits.
+    WARNING: a .joblib file is a pickle. Loading one runs the code in it, so load only files that you made or
+    trust.
 
     \b
     Examples:
       precompute export-head photos.safetensors -o photos.joblib
-      precompute export-head photos.safetensors -o photos.joblib --json
       precompute export-head full.safetensors -o resnet18-photos.pth
     """
+    from precompute.cli.export import run
+
+    run(head, output, overwrite=overwrite, as_json=as_json, older=True, backbone=backbone, weights=weights)
+
+
+def pipeline(head: str, output: str, overwrite: bool, **options: Any) -> tuple[dict[str, Any], Lines]:
+    """A .joblib file of a head. A tail has none: what that raises says which endings it has."""
     from precompute.finetuning.opening import is_tail
 
     if is_tail(head):
-        summary = _network(head, output, backbone, weights, overwrite=overwrite)
-    elif backbone is not None or weights is not None:
-        raise click.UsageError("-b and --weights are for a tail; a head needs no backbone.")
-    else:
-        summary = _pipeline(head, output, overwrite=overwrite)
-    print_json(summary) if as_json else _print(summary)
-
-
-def _pipeline(head: str, output: str, *, overwrite: bool) -> dict[str, Any]:
+        return network(head, output, overwrite, **options)
     import numpy as np
     import sklearn
 
@@ -75,38 +62,46 @@ def _pipeline(head: str, output: str, *, overwrite: bool) -> dict[str, Any]:
     saved = load_head(head)
     layers = saved_inputs(saved.metadata, head, int(saved.head.n_features_in_))
     multiplied = np.repeat([one.scale for one in layers], [one.width for one in layers]) if layers else None
-    pipeline = write_joblib(output, saved.head, overwrite=overwrite, multiplied=multiplied)
-    finished(output)
+    made = write_joblib(output, saved.head, overwrite=overwrite, multiplied=multiplied)
     _note_temperature(saved.metadata)
     if layers:
         pooled = " (means over positions)" if any(one.positions for one in layers) else ""
         names = ", ".join(one.name for one in layers)
         note(f"Note: it takes the features{pooled} of {names} side by side, in this order")
     note(f"Note: {WARNING}")
-    steps = [type(step).__name__ for _, step in pipeline.steps]
-    can = [name for name in ("predict", "predict_proba", "decision_function") if hasattr(pipeline, name)]
+    steps = [type(step).__name__ for _, step in made.steps]
+    can = [name for name in ("predict", "predict_proba", "decision_function") if hasattr(made, name)]
     takes = f"features (n, {saved.head.n_features_in_})"
-    return {
-        **{"head": head, "output": output, "steps": steps, "methods": can, "takes": takes},
-        "scikit_learn": sklearn.__version__,
-    }
+    return _summary(
+        {
+            **{"head": head, "output": output, "steps": steps, "methods": can, "takes": takes},
+            "scikit_learn": sklearn.__version__,
+        }
+    )
 
 
-def _network(head: str, output: str, backbone: str | None, weights: str | None, *, overwrite: bool) -> dict[str, Any]:
+def network(head: str, output: str, overwrite: bool, **options: Any) -> tuple[dict[str, Any], Lines]:
+    """The state dict of a tail or whole network. A head alone has none."""
     from typing import cast
 
-    from precompute.finetuning.opening import open_head
+    from precompute.errors import HeadError
+    from precompute.finetuning.opening import is_tail, open_head
     from precompute.finetuning.tail_head import TailHead
     from precompute.finetuning.whole_network import check_network_output, write_network
 
+    weights = options.get("weights")
     check_network_output(output, overwrite=overwrite, inputs=(head, weights))
     file = open_head(head)
-    model = file.backbone(backbone=backbone, weights=weights)
+    if not is_tail(head):
+        raise HeadError(
+            f"The head {head} has trained nothing of the network, so there are no weights of its own to write.",
+            hint="Export the network and the head as one graph (-o photos.onnx), or the head alone (-o photos.joblib).",
+        )
+    model = file.backbone(backbone=options.get("backbone"), weights=weights)
     found = cast("TailHead", file.attach(model).head)
     about = write_network(output, found, model, overwrite=overwrite)
-    finished(output)
     _note_temperature(file.metadata)
-    return {"head": head, "output": output, **about}
+    return _summary({"head": head, "output": output, **about})
 
 
 def _note_temperature(metadata: dict[str, Any]) -> None:
@@ -114,7 +109,7 @@ def _note_temperature(metadata: dict[str, Any]) -> None:
         note("Note: the temperature of --calibrate stays behind: classes are the same, not its probabilities")
 
 
-def _print(summary: dict[str, Any]) -> None:
+def _summary(summary: dict[str, Any]) -> tuple[dict[str, Any], Lines]:
     lines = {
         "pipeline": " -> ".join(summary.get("steps", ())),
         "methods": ", ".join(summary.get("methods", ())),
@@ -126,4 +121,4 @@ def _print(summary: dict[str, Any]) -> None:
         "load it into": summary.get("load_with"),
         "saved": summary["output"],
     }
-    print_pairs(None, [(name, value) for name, value in lines.items() if value])
+    return summary, [(name, value) for name, value in lines.items() if value]

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     type=click.Choice(["auto", "none", "all"]),
     default="auto",
     show_default=True,
-    help="auto: up to 4,000 rows, by scikit-learn; all: every row, by openTSNE (pip install 'precompute[map]').",
+    help="auto: up to 3,000 rows, by scikit-learn; all: every row, by openTSNE (pip install 'precompute[map]').",
 )
 @click.option("--layer", metavar="NAME", help="Layer of the map.  [default: that of the first head]")
 @click.option(

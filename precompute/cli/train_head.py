@@ -273,7 +273,12 @@ def train_head(
 
         with training_progress("report"):
             shown = report(
-                *(cache, output, page), seed=seed, labels=labels, groups_file=groups_file, overwrite=overwrite
+                *(cache, output, page),
+                seed=seed,
+                labels=labels,
+                groups_file=groups_file,
+                trained=result,
+                overwrite=overwrite,
             )
     if as_json:
         reported = {} if shown is None else {"report": shown.to_dict()}
@@ -289,9 +294,9 @@ def _next(cache: str, output: str | None, *, reported: bool) -> str | None:
     if output is None:
         return None
     page = f"{os.path.splitext(output)[0]}.html"
-    commands = [("precompute", "predict", output, "new-samples")]
+    commands = [["precompute", "predict", output, "new-samples"]]
     if not reported:
-        commands.append(("precompute", "report", cache, output, "-o", page))
+        commands.append(["precompute", "report", cache, output, "-o", page])
     return "\n".join(map(shlex.join, commands))
 
 

@@ -38,8 +38,8 @@ class Compared:
 
 @dataclass(frozen=True)
 class ExportedGraph:
-    """path: the file · names: classes or labels, in the order of the output · inputs, output: of the graph · compared:
-    in fp32 · int8: of a graph of 8 bits."""
+    """path: the file · names: classes or labels, in the order of the output · inputs, gives: of the graph, in words ·
+    compared: in fp32 · int8: of a graph of 8 bits."""
 
     path: str
     task: str
@@ -47,7 +47,7 @@ class ExportedGraph:
     backbone: str
     bytes: int
     inputs: tuple[str, ...]
-    output: str
+    gives: str
     compared: Compared
     int8: Int8Scores | None = None
     notes: tuple[str, ...] = ()
@@ -82,10 +82,10 @@ def export_graph(
 
     int8: quantise the network (ONNX alone), calibrated on pictures of the source; compared by accuracy.
     backbone, weights, tail: see `predict`. progress: called with what is done next.
-    Raises UsageError for another ending; HeadError for a head that no graph can be made of, a library that is missing, or
-    a graph that differs from `predict` by more than 1e-4; what opening the head, its backbone and `check` raises.
+    Raises UsageError for another ending; HeadError for a head that no graph can be made of, a missing library, or a
+    graph that differs from `predict` by more than 1e-4; what opening the head, its backbone and `check` raises.
     """
-    say = progress or (lambda text: None)
+    say = progress or _silent
     name = os.fspath(path)
     ending = os.path.splitext(name)[1].lower()
     if ending not in (ONNX, PT2):
@@ -160,8 +160,8 @@ def _notes(network: Network) -> tuple[str, ...]:
     precision, notes = network.file.metadata["spec"]["precision"], []
     if precision != "fp32":
         notes.append(
-            f"the head was trained on features computed in {precision}; the graph computes in fp32, so `predict`, which "
-            f"uses {precision}, may differ from it a little more"
+            f"the head was trained on features computed in {precision}; the graph computes in fp32, so `predict`, "
+            f"which uses {precision}, may differ from it a little more"
         )
     if network.preprocess.transform.fast_decode:
         notes.append(
@@ -191,8 +191,8 @@ def compare(network: Network, run: Run, pictures: Pictures) -> Compared:
         )
     if not worst <= TOLERANCE or others:
         raise HeadError(
-            f"The graph does not predict as `precompute predict` does: on {count} pictures {pictures.about} a value differs "
-            f"by up to {worst:.2g} ({where}), and {others} have another class. Up to {TOLERANCE:g} is allowed.",
+            f"The graph does not predict as `precompute predict` does: on {count} pictures {pictures.about} a value "
+            f"differs by up to {worst:.2g} ({where}), and {others} have another class. Up to {TOLERANCE:g} is allowed.",
             hint="Nothing was written. Please report it, with the backbone and the kind of head.",
         )
     return Compared(count, pictures.about, worst, where, others)
@@ -215,6 +215,10 @@ def decides_otherwise(network: Network, expected: NDArray[np.float64], found: ND
     thresholds = np.array(network.thresholds)
     sure = np.abs(expected - thresholds) > TOLERANCE
     return bool(((expected > thresholds) != (found > thresholds))[sure].any())
+
+
+def _silent(text: str) -> None:
+    del text
 
 
 def _refuse(path: str) -> None:

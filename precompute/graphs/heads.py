@@ -203,7 +203,8 @@ class _Neighbours(_Head):
             vote = vote * torch.clamp(torch.minimum(self.k - before, weight), min=0.0)
         vote = vote * self.get_buffer("vote")[position]
         share = vote / vote.sum()
-        return (share[None] @ self.get_buffer("targets")[position]).clamp(min=self.low, max=self.high)
+        found: torch.Tensor = share[None] @ self.get_buffer("targets")[position]
+        return torch.clamp(found, self.low, self.high)
 
     low, high = 0.0, 1.0
 
@@ -226,7 +227,7 @@ class _Tail(nn.Module):
         self.scale, self.mean = float(head.fitted.target_scale), float(head.fitted.target_mean)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        outputs = self.network(x.reshape(1, *self.shape))
+        outputs: torch.Tensor = self.network(x.reshape(1, *self.shape))
         if self.task == NUMBER:
             return outputs.double() * self.scale + self.mean
         return (torch.sigmoid(outputs) if self.task == LABELS else _softmax(outputs)).double()

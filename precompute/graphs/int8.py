@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from precompute.graphs.build import Run, described, exported, need_onnx, onnx_of, quiet, run_onnx
 from precompute.graphs.network import OUTPUTS, PIXELS, Network
@@ -22,14 +24,14 @@ from precompute.heads.scoring.scores import wilson_interval
 from precompute.training.targets import CLASSES, LABELS
 
 QUANTISED = ["Conv", "MatMul", "Gemm"]
-HEAD_SCOPES = ("head", "temperature", "join", "stored")
+HEAD_SCOPES = ("core.head", "core.temperature", "core.join", "core.stored")
 
 
 @dataclass(frozen=True)
 class Int8Scores:
-    """kind: static or dynamic · calibrated_on: pictures · pictures: that both graphs ran on · agree: share with the same
-    class, or the same labels; None of a number · largest_difference, mean_difference: of outputs · scored: labelled
-    pictures among them, and the accuracy of both with its 95% interval, None where there are none."""
+    """kind: static or dynamic · calibrated_on: pictures · pictures: that both graphs ran on · agree: share with the
+    same class, or the same labels; None of a number · largest_difference, mean_difference: of outputs · scored:
+    labelled pictures among them, and the accuracy of both with its 95% interval, None where there are none."""
 
     kind: str
     calibrated_on: int
@@ -50,7 +52,7 @@ def quantised(
     """The ONNX file of 8 bits, and its scores compared with those of `fp32`. folder: for files in between."""
     onnx, _ = need_onnx()
     crop = network.preprocess.transform.crop
-    core = onnx_of(exported(network.core, network.file.path, crop=crop), network.file.path,
+    core = onnx_of(exported(_Alone(network.core).eval(), network.file.path, crop=crop), network.file.path,
                    output=OUTPUTS[network.task], crop=True)  # fmt: skip
     plain, prepared, made = (os.path.join(folder, name) for name in ("core.onnx", "prepared.onnx", "int8.onnx"))
     onnx.save(core, plain)
@@ -74,6 +76,18 @@ def quantised(
     with open(path, "wb") as file:
         file.write(content)
     return content, _scores(network, fp32, run_onnx(path), pictures, kind, len(inputs))
+
+
+class _Alone(nn.Module):
+    """The output of one picture without an axis of pictures, as a whole graph gives it."""
+
+    def __init__(self, core: nn.Module) -> None:
+        super().__init__()
+        self.core = core
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.core(pixels)[0]
+        return found
 
 
 def _quantise(plain: str, prepared: str, made: str, inputs: list[NDArray[np.uint8]]) -> str:

@@ -42,11 +42,11 @@ class ReadBack(nn.Module):
     def __init__(self, storage: str, axes: Sequence[str]) -> None:
         super().__init__()
         self.channel = channel_axis(axes) if storage == INT8 else None
-        self.half = storage == "float16" or (storage == INT8 and self.channel is None)
+        self.rounds = storage == "float16" or (storage == INT8 and self.channel is None)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         features = features.to(torch.float32)
-        if self.half:
+        if self.rounds:
             return features.to(torch.float16).to(torch.float32)
         if self.channel is None:
             return features
@@ -176,7 +176,7 @@ class Network:
             "head": head_kind(self.saved.head),
             "transform_json": json.dumps(self.model.preprocess.spec()),
             "precision": "fp32",
-            "input": "image: one picture, upright, RGB, height x width x 3, uint8; pillow: whether it was no plain JPEG",
+            "input": "image: one picture, upright, RGB, (height, width, 3) uint8; pillow: whether it was no plain JPEG",
         }
 
 

@@ -16,12 +16,12 @@ from PIL import Image
 from precompute.cache import open_cache
 from precompute.errors import CacheError, PrecomputeError, SampleError, SourceError
 from precompute.finetuning.opening import HeadFile
+from precompute.graphs.resize import other_order
 from precompute.inputs.images.decode import decode_picture, quiet_pillow
 from precompute.inputs.images.formats import IMAGES
 from precompute.inputs.images.transform import Transform
 from precompute.sources.base import Source
 from precompute.sources.registry import open_source
-
 
 MOST_CHECKED, MOST_CALIBRATING, MOST_SCORED = 32, 100, 2000
 MADE_SIZES = ((3, 2), (301, 17), (61, 240), (224, 224), (1600, 1203))
@@ -52,12 +52,16 @@ class Pictures:
     files: tuple[tuple[str, bytes], ...] = ()
 
     def checked(self, transform: Transform) -> Iterator[Picture]:
-        """Those of the source, evenly spaced, or else the files. Those that cannot be decoded are left out."""
+        """Those of the source, evenly spaced, or else the files, but for those that cannot be decoded, or that Pillow
+        resizes in the other order."""
         if self.source is None:
-            for name, raw in self.files:
-                yield picture_of(name, raw, transform)
-            return
-        yield from self._of(evenly(np.arange(len(self.source)), MOST_CHECKED), transform)
+            found = iter([picture_of(name, raw, transform) for name, raw in self.files])
+        else:
+            found = self._of(evenly(np.arange(len(self.source)), MOST_CHECKED), transform)
+        for picture in found:
+            height, width = picture.pixels.shape[:2]
+            if not (picture.pillow and other_order(width, height, transform)):
+                yield picture
 
     def calibrating(self, transform: Transform) -> Iterator[Picture]:
         """Pictures that are not scored, where there are such."""

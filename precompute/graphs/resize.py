@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from torch import nn
 from precompute.errors import HeadError
 from precompute.inputs.images.transform import FILTER_REACH, Transform
 
-REACH = {"box": 1, "bilinear": 1, "hamming": 1, "bicubic": 2, "lanczos": 3}
+REACH = {"bilinear": 1, "hamming": 1, "bicubic": 2, "lanczos": 3}
 """Pixels that a filter takes from either side, rounded up; times the scale where a picture shrinks."""
 OF_TORCH = ("bilinear", "bicubic")
 PLACES = 22  # binary places of Pillow's weights, and the most of torch's
@@ -38,8 +39,8 @@ class ResizeAndCrop(nn.Module):
 
     pillow: (1,) bool, whether weights are rounded as Pillow does, which resizes all but plain JPEG. It makes a
     difference of one grey level in a few pixels. Strips, longer than four times the resize, and interpolations that
-    torch does not have are Pillow's in any case.
-    Raises HeadError for the interpolation `nearest`, which has no weights.
+    torch does not have are Pillow's in any case. See `other_order` for what is not to the last grey level.
+    Raises HeadError for the interpolations `nearest` and `box`, whose weights jump where rounding decides.
     """
 
     def __init__(self, transform: Transform) -> None:
@@ -51,7 +52,6 @@ class ResizeAndCrop(nn.Module):
                 hint="Extract with --interpolation bilinear and train again, or use `precompute predict`.",
             )
         self.transform = transform
-        self.begins_down = pillow_begins_down()
 
     def forward(self, image: torch.Tensor, pillow: torch.Tensor) -> torch.Tensor:
         height, width = image.shape[0], image.shape[1]
@@ -62,28 +62,9 @@ class ResizeAndCrop(nn.Module):
         if self.transform.interpolation not in OF_TORCH:
             by_pillow = by_pillow | True
         seen = torch.where(by_pillow, rows, self._rows_seen(rows, down, across))
-
-        def across_first(image: torch.Tensor, wide: Pass, high: Pass) -> torch.Tensor:
-            pixels = _Axis(self.transform, image.shape[1], *wide).resized(image.permute(1, 0, 2))
-            return _Axis(self.transform, image.shape[0], *high).resized(pixels.permute(1, 0, 2))
-
-        def down_first(image: torch.Tensor, wide: Pass, high: Pass) -> torch.Tensor:
-            pixels = _Axis(self.transform, image.shape[0], *high).resized(image)
-            return (
-                _Axis(self.transform, image.shape[1], *wide)
-                .resized(pixels.permute(1, 0, 2))
-                .permute(1, 0, 2)
-                .contiguous()
-            )
-
-        passes = (image, (columns, across, columns, by_pillow), (rows, down, seen, by_pillow))
-        if not self.begins_down:
-            return across_first(*passes).to(torch.uint8)[None]
-        made = torch.clamp(torch.stack((across, down)), max=longest)  # of a strip only the middle is resized
-        tall = by_pillow & (made[1] < rows) & (rows - made[1] > 2 * (columns - made[0]))
-        if torch.compiler.is_compiling():
-            return torch.cond(tall, down_first, across_first, passes).to(torch.uint8)[None]
-        return (down_first if tall else across_first)(*passes).to(torch.uint8)[None]
+        pixels = _Axis(self.transform, width, columns, across, columns, by_pillow).resized(image.permute(1, 0, 2))
+        pixels = _Axis(self.transform, height, rows, down, seen, by_pillow).resized(pixels.permute(1, 0, 2))
+        return pixels.to(torch.uint8)[None]
 
     def _resized(self, width: Number, height: Number) -> tuple[Number, Number]:
         """`Transform.resized`: the longer side rounded down."""
@@ -99,9 +80,6 @@ class ResizeAndCrop(nn.Module):
         needed = torch.ceil((_crop_start(self.transform, down) + crop + FILTER_REACH) * scale) + 1
         whole = (scale <= 1) | (torch.minimum(across, down) < crop)
         return torch.where(whole, rows, torch.minimum(rows, needed))
-
-
-Pass = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -134,16 +112,30 @@ class _Axis:
         sums = torch.bmm(rounded, taken_pixels.to(torch.float64)).reshape(blocks * BLOCK, -1, 3)[:crop]
         return torch.clamp(torch.floor((sums + unit / 2) / unit), 0.0, 255.0)
 
-    def _scale(self) -> Number:
-        return torch.where(self.pillow, self.number / self.wanted, 1 / (self.wanted / self.number))
+    def _grid(self) -> tuple[Number, Number, Number]:
+        """(scale, origin, first): the place `first` + k of the result lies at `origin` + (k + 1/2) `scale` of the
+        picture. Of a strip only a middle part is made, whose ends Pillow takes as float32."""
+        longest = STRIP * max(self.transform.resize, self.transform.crop)
+        scale = torch.where(self.pillow, self.number / self.wanted, 1 / (self.wanted / self.number))
+        strip = self.wanted > longest
+        first = _crop_start(self.transform, self.wanted) - _crop_start(self.transform, torch.full_like(scale, longest))
+        begin, end = ((place * scale).to(torch.float32) for place in (first, first + longest))
+        cut = (end - begin).to(torch.float64) / longest
+        nothing = torch.zeros_like(scale)
+        return (
+            torch.where(strip, cut, scale),
+            torch.where(strip, begin.to(torch.float64), nothing),
+            torch.where(strip, first, nothing),
+        )
 
     def _weights(self, place: torch.Tensor, first: torch.Tensor, run: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The weight (m, k, run) of `run` pixels for each of the `place` (m, k) of the result, and which (m, 1, run)
         pixels these are: from the one on that the place `first` (m, 1) begins with."""
-        scale = self._scale()
+        scale, origin, zero = self._grid()
         stretch = torch.clamp(scale, min=1.0)
-        centre = (place + 0.5) * scale
-        begin = torch.floor((first + 0.5) * scale - REACH[self.transform.interpolation] * stretch + 0.5)
+        centre = origin + (place - zero + 0.5) * scale
+        begin = origin + (first - zero + 0.5) * scale - REACH[self.transform.interpolation] * stretch
+        begin = torch.floor(begin + 0.5)
         pixel = torch.clamp(begin, min=0.0)[..., None] + torch.arange(run, dtype=torch.float64)
         weights = FILTERS[self.transform.interpolation]((pixel - centre[..., None] + 0.5) * (1 / stretch))
         weights = torch.where(pixel < self.seen, weights, 0.0)
@@ -165,9 +157,18 @@ class _Axis:
         return torch.where(self.pillow, 2.0**PLACES, fitting)
 
 
-def pillow_begins_down() -> bool:
-    """Whether this Pillow resizes a tall picture down first, as from release 13 on: where it loses more than twice as
-    many rows as columns. Rounding after each pass makes a difference."""
+def other_order(width: int, height: int, transform: Transform) -> bool:
+    """Whether Pillow resizes a picture of this size down first and then across: a graph's pixels then differ from its
+    own by a grey level or a few. From release 13 on it does so where it leaves out more than twice as many rows as
+    columns: where a picture is taller than about twice its width."""
+    longest = STRIP * max(transform.resize, transform.crop)
+    across, down = (min(side, longest) for side in transform.resized(width, height))
+    return down < height and height - down > 2 * (width - across) and _pillow_begins_down()
+
+
+@cache
+def _pillow_begins_down() -> bool:
+    """Found by trying: rounding after each pass makes a difference."""
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 12), dtype=np.uint8))
     across_first = picture.resize((11, 90), Image.Resampling.BILINEAR).resize((11, 40), Image.Resampling.BILINEAR)
     at_once = picture.resize((11, 40), Image.Resampling.BILINEAR)
@@ -184,7 +185,7 @@ def _nearest(values: torch.Tensor) -> torch.Tensor:
 
 
 def _crop_start(transform: Transform, side: Number) -> Number:
-    """The first place of the crop; below 0 where the picture is smaller than the crop, which is then black around it."""
+    """The first place of the crop, below 0 where the picture is smaller: the crop is then black around it."""
     spare = side - transform.crop
     start = torch.floor(spare / 2) if transform.floor_crop else torch.round(spare / 2)  # halves to even, as Python
     return torch.where(spare < 0, -torch.floor(-spare / 2), start)
@@ -210,10 +211,6 @@ def _lanczos(x: torch.Tensor) -> torch.Tensor:
     return torch.where((x >= -3) & (x < 3), _sinc(x) * _sinc(x / 3), 0.0)
 
 
-def _box(x: torch.Tensor) -> torch.Tensor:
-    return ((x > -0.5) & (x <= 0.5)).to(x.dtype)
-
-
 def _hamming(x: torch.Tensor) -> torch.Tensor:
     x = torch.abs(x)
     window = 0.54 + 0.46 * torch.sin(x * math.pi + math.pi / 2)  # a cosine, which onnxruntime has not for float64
@@ -221,4 +218,4 @@ def _hamming(x: torch.Tensor) -> torch.Tensor:
     return torch.where(x == 0, 1.0, torch.where(x < 1, torch.sin(angle) / angle * window, 0.0))
 
 
-FILTERS = {"box": _box, "bilinear": _bilinear, "hamming": _hamming, "bicubic": _cubic, "lanczos": _lanczos}
+FILTERS = {"bilinear": _bilinear, "hamming": _hamming, "bicubic": _cubic, "lanczos": _lanczos}

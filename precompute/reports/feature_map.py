@@ -25,11 +25,13 @@ from precompute.training.targets import Rows
 
 NONE, AUTO, ALL = "none", "auto", "all"
 CHOICES = (AUTO, NONE, ALL)
-SAMPLE = 4000
+SAMPLE = 3000
 """Rows of a map unless all are requested: seconds of one core, and as many points as a screen can tell apart."""
 SAMPLE_BYTES = 256 * 2**20  # of float32 features from which the components are found
 COMPONENTS = 50
 PERPLEXITY = 30
+ITERATIONS = 500  # of scikit-learn's, half of them with early exaggeration: twice as many take twice the time
+MANY = 10_000  # rows from which on openTSNE has a thread for each core; with fewer they wait for each other
 LEAST = 10  # rows; fewer make no map
 INSTALL = "pip install 'precompute[map]'"
 STEPS = 2**16 - 1
@@ -65,7 +67,8 @@ def check_map(kind: str) -> None:
 def draw_map(
     features: Any, rows: Rows, strata: Callable[[Rows], NDArray[np.int64]], *, kind: str, seed: int
 ) -> FeatureMap | None:
-    """The map of `rows` of `features` (N, ...), an array or what a `RowView` takes; None where too few are there.
+    """The map of `rows` of `features` (N, ...), an array or what a `RowView` takes; None where there are
+    too few, or all are alike.
 
     strata: numbers (n,) of some rows whose shares a sample keeps · kind: "auto" for a sample of SAMPLE rows, "all".
     """
@@ -78,7 +81,7 @@ def draw_map(
     finite = np.isfinite(X).all(axis=1)
     left_out = len(sample) - int(finite.sum())
     X, sample = X[finite], sample[finite]
-    if len(sample) < LEAST:
+    if len(sample) < LEAST or not np.ptp(X, axis=0).any():
         return None
     components = _components(X, seed)
     if kind == ALL and len(sample) < len(rows):
@@ -133,14 +136,22 @@ def _projected(features: Any, rows: Rows, components: Any) -> tuple[Rows, NDArra
 def _tsne(low: NDArray[Any], start: NDArray[Any], perplexity: float, seed: int) -> NDArray[np.float64]:
     from sklearn.manifold import TSNE
 
-    fit = TSNE(2, perplexity=perplexity, init=start.astype(np.float32), random_state=seed, n_jobs=1)
+    fit = TSNE(
+        2, perplexity=perplexity, init=start.astype(np.float32), random_state=seed, n_jobs=1, max_iter=ITERATIONS
+    )
     return np.asarray(fit.fit_transform(low.astype(np.float32)), np.float64)
 
 
 def _open_tsne(low: NDArray[Any], start: NDArray[Any], perplexity: float, seed: int) -> NDArray[np.float64]:
     from openTSNE import TSNE
 
-    fit = TSNE(2, perplexity=perplexity, initialization=start.astype(np.float64), random_state=seed, n_jobs=cores())
+    fit = TSNE(
+        2,
+        perplexity=perplexity,
+        initialization=start.astype(np.float64),
+        random_state=seed,
+        n_jobs=cores() if len(low) >= MANY else 1,
+    )
     return np.asarray(fit.fit(low.astype(np.float64)), np.float64)
 
 

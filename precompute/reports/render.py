@@ -1,8 +1,8 @@
 """A report's document as one HTML page that needs no network: style, script and data stand inside it.
 
-Class and file names are strangers' input. They reach the page as autoescaped text or as JSON that cannot end its element,
-and the script writes them with `textContent` alone. A Content-Security-Policy admits this one script by its hash,
-pictures and clips from data: addresses, and nothing else.
+Class and file names are strangers' input. They reach the page as autoescaped text or as JSON that cannot end its
+element, and the script writes them with `textContent` alone. A Content-Security-Policy admits this one script by its
+hash, pictures and clips from data: addresses, and nothing else.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ def render(document: dict[str, Any]) -> str:
         version=visible(str(document.get("precompute") or "")),
         made=visible(MOMENT.sub(r"\1 \2 UTC", str(document.get("made") or ""))),
         verdicts=_verdicts(document),
-        style=Markup(_read("style.css")),  # noqa: S704 (our own file)
-        script=Markup(script),  # noqa: S704
-        data=Markup(to_json(document)),  # noqa: S704 (escaped for an element of script)
+        style=Markup(_read("style.css")),
+        script=Markup(script),
+        data=Markup(to_json(document)),
     )
 
 

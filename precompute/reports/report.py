@@ -22,6 +22,7 @@ from precompute.reports.media import MOST
 from precompute.reports.results import read_results
 from precompute.reports.scored import Given, ScoredHead, score_saved
 from precompute.system.output import Kind, Output, check_output
+from precompute.training.head import Training
 from precompute.training.relabelling import Relabelling
 
 MARK = b'content="precompute report"'
@@ -90,6 +91,7 @@ def report(
     backbones: Sequence[str] = (),
     tails: Sequence[str] = (),
     device: str = "auto",
+    trained: Training | None = None,
     overwrite: bool = False,
 ) -> Report:
     """Write a report about a cache, and heads that were trained on it, into one HTML file.
@@ -103,10 +105,11 @@ def report(
     thumbnails: how many samples are shown as small pictures, beginnings of texts or short clips, 0 for none; by default
     600 images, 3,000 texts or 100 clips. Samples that have changed since are not shown; the report says how many.
     compare: compare the heads in pairs. results: JSON files of `few-shot`, `depth` and `rank`, for their curves.
-    map: "auto" draws up to 4,000 rows by scikit-learn, "all" all of them by openTSNE, "none" no map. layer: of the map,
+    map: "auto" draws up to 3,000 rows by scikit-learn, "all" all of them by openTSNE, "none" no map. layer: of the map,
     by default that of the first head. seed: of map, samples and bootstrap of comparisons.
     labels, groups, groups_file: as for `train_head`, where the heads were trained on a table or groups that their files
-    do not hold. weights, backbones, tails, device: of tails, as for `compare`.
+    do not hold. trained: what `train_head` returned for the only head, whose scores are then not computed again.
+    weights, backbones, tails, device: of tails, as for `compare`.
 
     Raises UsageError for options and files that cannot be used, HeadMismatchError for heads that do not fit the cache,
     TrainingError for heads of different tasks, SourceError for a `source` that cannot be read, CacheError for damaged
@@ -115,6 +118,8 @@ def report(
     began = time.monotonic()
     paths = [os.fspath(heads)] if isinstance(heads, str | os.PathLike) else [os.fspath(one) for one in heads]
     _check_asked(thumbnails, compare, paths)
+    if trained is not None and len(paths) != 1:
+        raise UsageError("trained is what train_head returned for the only head.", hint="Name that head alone.")
     check_map(map)
     files = [one if isinstance(one, str | os.PathLike) else None for one in (source, weights)]
     inputs = (cache, *paths, *results, labels, groups_file, *files)
@@ -135,6 +140,7 @@ def report(
             Given(labels, groups, groups_file),
             _Network(source, root, columns, weights, tuple(backbones), tuple(tails), device),
             opened,
+            trained,
         )
         target = scored[0].side.target if scored else Relabelling.of(table=labels).apply(opened_cache)[1]
         asked = Asked(
@@ -190,6 +196,7 @@ def _scored(
     given: Given,
     network: _Network,
     opened: contextlib.ExitStack,
+    trained: Training | None,
 ) -> list[ScoredHead]:
     """Every head, scored on the cache. Raises UsageError for two of one name."""
     found: list[ScoredHead] = []
@@ -198,7 +205,7 @@ def _scored(
         where = Where(
             network.weights, network.backbones, network.tails, device_of(network.device), _images(network, head, cache)
         )
-        found.append(score_saved(head, path, where, given, opened))
+        found.append(score_saved(head, path, where, given, opened, trained=trained))
     if paths:
         progress("heads of the report", len(paths), len(paths))
     check_heads_alike(found)

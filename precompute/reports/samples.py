@@ -14,6 +14,7 @@ from precompute.cache import Cache
 from precompute.cache.reader import FOUND
 from precompute.errors import PrecomputeError, SampleError, SourceError
 from precompute.extraction.matching import positions
+from precompute.extraction.rebuild import EXTERNAL
 from precompute.inputs.kinds import files_of, modality_of_spec
 from precompute.sources.base import Reading, Source, Table
 from precompute.sources.folder import FolderSource
@@ -72,6 +73,8 @@ def find_samples(
     if source is not None:
         return _opened(cache, rows, source, Reading.of(root, columns))
     unit, found = cache.words.plural, recorded_source(cache)
+    if cache.spec.get("backbone") == EXTERNAL:
+        raise SourceError(f"The features were imported, and do not say where their {unit} are.", hint=_hint(unit))
     if found is None:
         raise SourceError(f"The cache does not say where its {unit} are.", hint=_hint(unit))
     name, reading = found
@@ -83,7 +86,10 @@ def find_samples(
     is_pattern = any(mark in os.path.basename(name) for mark in "{*[") and os.path.isdir(os.path.dirname(name) or ".")
     if not (os.path.isabs(name) and (os.path.exists(name) or is_pattern)):
         raise SourceError(f"The {unit} are no longer where the cache was made from, in {shown}.", hint=_hint(unit))
-    return _opened(cache, rows, name, reading)
+    try:
+        return _opened(cache, rows, name, reading)
+    except PrecomputeError as error:  # which may name folders of the machine that the report was made on
+        raise SourceError(error.message.replace(name, shown), hint=_hint(unit)) from error
 
 
 def _hint(unit: str) -> str:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from precompute.evaluation.comparison import Side, Where, side_of
 from precompute.heads import RowView
 from precompute.training.calibration import scaled
-from precompute.training.head import kept_together
+from precompute.training.head import Training, kept_together
 from precompute.training.layers import pooled_features
 from precompute.training.membership import PARTS
 from precompute.training.scoring import SCORED, Scored, answer, score_answers
@@ -73,11 +73,20 @@ class ScoredHead:
         return sorted(self.answers, key=("test", "val", SCORED[2]).index)
 
 
-def score_saved(path: Path, cache: Path, where: Where, given: Given, opened: contextlib.ExitStack) -> ScoredHead:
+def score_saved(
+    path: Path,
+    cache: Path,
+    where: Where,
+    given: Given,
+    opened: contextlib.ExitStack,
+    *,
+    trained: Training | None = None,
+) -> ScoredHead:
     """Open a head, tail or network and score it on every split of its cache that it was not trained on.
 
-    opened: closes what computes features from images. Raises HeadMismatchError where the cache is not the one that it
-    was trained on, or holds other features; UsageError for groups that cannot be found; what `compare` raises.
+    opened: closes what computes features from images · trained: what training it gave, whose scores are then not
+    computed again. Raises HeadMismatchError where the cache is not the one that it was trained on, or holds other
+    features; UsageError for groups that cannot be found; what `compare` raises.
     """
     side = side_of(path, cache, where, opened, labels=given.labels)
     target, head, metadata = side.target, side.saved.head, side.saved.metadata
@@ -101,6 +110,17 @@ def score_saved(path: Path, cache: Path, where: Where, given: Given, opened: con
         return predicted(lambda X: answer(head, X, target.task), side.cache, side.layer, rows, average=average)
 
     raw = {split: said(parts[split]) for split in SCORED if split in parts and "train" in parts}
+    if trained is not None:
+        scored = Scored(
+            trained.scores,
+            trained.leaks,
+            trained.without_leaks,
+            trained.two_labels,
+            trained.calibration,
+            list(trained.notes),
+        )
+        answers = {split: scaled(p, scored.calibration) for split, p in raw.items() if split in scored.scores}
+        return ScoredHead(side, parts, answers, scored, groups, notes)
     calibration = training.get("calibration")
     applied = isinstance(calibration, dict) and calibration.get("applied") is True and "val" in raw
     similarity = asked.get("similarity")

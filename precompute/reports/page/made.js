@@ -28,6 +28,6 @@ function runsTable(runs) {
   return table(names.map((name) => titles[name]), runs.map((run) => names.map((name) => {
     const value = run[name];
     if (value === null || value === undefined) return NONE;
-    return name === "command" ? h("code", {}, named(value)) : name === "when" ? moment(value) : isNumber(value) ? number(value) : named(plain(value));
+    return name === "command" ? h("code", {}, named(value)) : name === "when" ? named(moment(value), "moment") : isNumber(value) ? number(value) : named(plain(value));
   })), { numbers });
 }

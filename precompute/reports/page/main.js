@@ -74,6 +74,11 @@ function themes() {
     apply();
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", apply);
+  addEventListener("beforeprint", () => { // paper is white: the map, which is pixels, is drawn so
+    document.documentElement.dataset.theme = "light";
+    document.dispatchEvent(new Event("themechange"));
+  });
+  addEventListener("afterprint", apply);
   apply();
 }
 

@@ -2,6 +2,7 @@
 
 const PAD = 22; // CSS pixels around the points
 const STEP = 48; // CSS pixels that one key moves the map by
+const ROUGH = 30_000; // points from which the map is drawn less sharply while it moves
 const CLICK = 5; // CSS pixels that a click may move
 
 function mapPart() {
@@ -31,18 +32,22 @@ function mapPart() {
   };
 
   let pending = false;
+  let sharpness = 0; // pixels for each CSS pixel; 1 while a large map moves
+  let moving = null;
+  const drawNow = () => {
+    pending = false;
+    if (at.width < 2) return;
+    const wanted = moving && map.n > ROUGH ? 1 : Math.min(2, window.devicePixelRatio || 1);
+    if (sharpness !== wanted) resize(at.width, at.height, (sharpness = wanted));
+    paint({ map, view: view(), groups: at.groups, hidden: at.hidden, marks: at.marks });
+    drawOver();
+    stage.dataset.zoom = at.zoom.toFixed(3);
+    const { ax, bx, by } = view();
+    stage.dataset.view = JSON.stringify([ax, bx, by]);
+  };
   const redraw = () => {
-    if (pending) return;
+    if (!pending) requestAnimationFrame(drawNow);
     pending = true;
-    requestAnimationFrame(() => {
-      pending = false;
-      if (!canvas.width || at.width < 2) return;
-      paint({ map, view: view(), groups: at.groups, hidden: at.hidden, marks: at.marks });
-      drawOver();
-      stage.dataset.zoom = at.zoom.toFixed(3);
-      const { ax, bx, by } = view();
-      stage.dataset.view = JSON.stringify([ax, bx, by]);
-    });
   };
   let outline = null;
   const drawOver = () => {
@@ -71,6 +76,11 @@ function mapPart() {
     }
   };
   const limit = () => { // some of the map always stays in the window
+    clearTimeout(moving);
+    moving = setTimeout(() => {
+      moving = null;
+      redraw();
+    }, 200);
     at.zoom = Math.max(1, Math.min(200, at.zoom));
     at.x = Math.max(at.width * (0.5 - at.zoom), Math.min(at.width * 0.5, at.x));
     at.y = Math.max(at.height * (0.5 - at.zoom), Math.min(at.height * 0.5, at.y));
@@ -134,15 +144,15 @@ function mapPart() {
   const legend = h("div");
   const recolor = legendOf(map, legend, at, redraw, chosen);
   document.addEventListener("headchange", () => recolor());
-  document.addEventListener("themechange", redraw);
+  document.addEventListener("themechange", drawNow);
   const measureStage = () => {
     const room = Math.max(320, Math.min(620, 0.7 * window.innerHeight));
     stage.style.height = `${Math.round(Math.min(room, Math.max(300, (stage.clientWidth * tall) / wide)))}px`;
     const [width, height] = [stage.clientWidth, stage.clientHeight];
     if (!width || !height) return;
     [at.width, at.height] = [width, height];
-    resize(width, height);
-    [over.width, over.height] = [canvas.width, canvas.height];
+    sharpness = 0;
+    [over.width, over.height] = [width * 2, height * 2];
     limit();
   };
   new ResizeObserver(measureStage).observe(stage);

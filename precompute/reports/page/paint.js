@@ -38,25 +38,28 @@ function coverage(shape, radius, rim) {
 // A stamp for rows of `width` pixels: whole pixels and their colour, and mixed ones with the share that stays below.
 function stampOf(shape, radius, rim, color, paper, width) {
   const { reach, size, body, around } = coverage(shape, radius, rim);
-  const [solid, edge, keep, tint] = [[], [], [], []];
+  const [solid, full, edge, keep, tint] = [[], [], [], [], []];
   for (let at = 0; at < body.length; at += 1) {
     const [a, b] = [body[at] / 255, around[at] / 255];
     if (a + b < 0.02) continue;
     const stays = (1 - a) * (1 - b);
     const own = color.map((value, index) => value * a + paper[index] * b * (1 - a));
     const offset = (Math.floor(at / size) - reach) * width + (at % size) - reach;
-    if (stays < 0.02) solid.push(offset, packed(own.map(Math.round)));
-    else {
+    if (stays < 0.02) {
+      solid.push(offset);
+      full.push(packed(own.map(Math.round)));
+    } else {
       edge.push(offset);
       keep.push(Math.floor(stays * 255));
       tint.push(packed(own.map(Math.floor)));
     }
   }
-  return { solid: Float64Array.from(solid), edge: Int32Array.from(edge), keep: Uint32Array.from(keep), tint: Uint32Array.from(tint) };
+  const [places, colors] = [(items) => Int32Array.from(items), (items) => Uint32Array.from(items)];
+  return { solid: places(solid), full: colors(full), edge: places(edge), keep: colors(keep), tint: colors(tint) };
 }
 
-function stamp(pixels, at, { solid, edge, keep, tint }) {
-  for (let i = 0; i < solid.length; i += 2) pixels[at + solid[i]] = solid[i + 1];
+function stamp(pixels, at, { solid, full, edge, keep, tint }) {
+  for (let i = 0; i < solid.length; i += 1) pixels[at + solid[i]] = full[i];
   for (let i = 0; i < edge.length; i += 1) {
     const below = pixels[at + edge[i]];
     const redBlue = (((below & 0xff00ff) * keep[i]) / 256) & 0xff00ff;
@@ -70,8 +73,8 @@ function painter(canvas) {
   const context = canvas.getContext("2d", { alpha: false });
   let image = null, pixels = null, ratio = 1;
   let known = {};
-  const resize = (width, height) => {
-    ratio = Math.min(2, window.devicePixelRatio || 1);
+  const resize = (width, height, sharpness) => {
+    ratio = sharpness;
     [canvas.width, canvas.height] = [Math.round(width * ratio), Math.round(height * ratio)];
     image = context.createImageData(canvas.width + 2 * MARGIN, canvas.height + 2 * MARGIN);
     pixels = new Uint32Array(image.data.buffer);

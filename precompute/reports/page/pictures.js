@@ -24,6 +24,7 @@ function showLarge(entries, at) {
   const { place, facts } = entries[at];
   const step = (by) => showLarge(entries, (at + by + entries.length) % entries.length);
   const several = entries.length > 1;
+  const focused = viewer.open && viewer.contains(document.activeElement) ? document.activeElement.getAttribute("aria-label") : null;
   put(viewer,
     h("header", {},
       h("h2", { id: "viewer-title" }, named(idOf(place), "id")),
@@ -40,6 +41,7 @@ function showLarge(entries, at) {
     step(by);
   };
   if (!viewer.open) viewer.showModal();
+  else [...viewer.querySelectorAll("button")].find((button) => button.getAttribute("aria-label") === (focused || "Close"))?.focus();
 }
 
 function card(entries, at) {

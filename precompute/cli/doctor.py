@@ -1,0 +1,109 @@
+"""`precompute doctor`: what of this machine helps or stops an extraction."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from precompute.cli._options import complete_backbone
+from precompute.cli._output import json_option, print_json, printable
+
+if TYPE_CHECKING:
+    from precompute.diagnosis import Diagnosis, Finding
+
+
+@click.command()
+@click.argument("folder", required=False, type=click.Path())
+@click.option(
+    "-b", "--backbone", shell_complete=complete_backbone, help="Also load this network, without a connection."
+)
+@click.option(
+    "--weights", default="DEFAULT", show_default=True, help="Its weights, as for extract: an entry or a file."
+)
+@json_option
+@click.pass_context
+def doctor(ctx: click.Context, /, folder: str | None, backbone: str | None, weights: str, as_json: bool) -> None:
+    """Look at this machine: devices, engines, packages, folders, limits and variables; and what to install for more.
+
+    With FOLDER, where feature files shall lie (or such a file), also whether they can be written there. With -b whether
+    the weights of that network are on this machine. Nothing is changed or downloaded.
+
+    \b
+    Examples:
+      precompute doctor
+      precompute doctor results
+      precompute doctor -b mobilenet_v2
+      precompute doctor -b mobilenet_v2 --weights my-weights.pth --json
+
+    \b
+    Exit status: 0, or 1 where something would stop `precompute extract`; with -b also where it would have to download.
+    """
+    from precompute.diagnosis.doctor import doctor as run
+
+    if backbone is None and weights != "DEFAULT":
+        raise click.UsageError("--weights belongs to a backbone: -b NAME.")
+    found = run(folder, backbone=backbone, weights=weights).with_more(_settings(ctx))
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        _print(found)
+    ctx.exit(0 if found.healthy else 1)
+
+
+def _settings(ctx: click.Context) -> Iterator[Finding]:
+    """The file with options, and variables that begin like ours."""
+    from difflib import get_close_matches
+
+    from precompute.cli._command import file_named
+    from precompute.cli._config import FILE_VARIABLE, LIBRARY, settings_of, variables_of
+    from precompute.diagnosis import Finding
+    from precompute.diagnosis.finding import NOTE, OK
+    from precompute.diagnosis.variables import without_login
+
+    root = ctx.find_root().command
+    commands = root.commands if isinstance(root, click.Group) else {}
+    known = {
+        variable: f"{key} of all commands" if number else f"{key} of {name}"
+        for name, command in commands.items()
+        for key in settings_of(command)
+        for number, variable in enumerate(variables_of(name, key))
+    }
+    known |= {FILE_VARIABLE: "the file with options", "PRECOMPUTE_DEBUG": "--debug"}
+    if (path := file_named(ctx.meta)) is not None:  # it has been read by now, or this command would not run
+        yield Finding("variables", "--config", OK, f"{os.path.abspath(path)} has been read", details={"path": path})
+    for name in sorted(os.environ):
+        if not name.startswith("PRECOMPUTE_") or name in LIBRARY:
+            continue
+        if name in known:
+            value = without_login(os.environ[name])
+            yield Finding("variables", name, OK, f"{value} ({known[name]})", details={"value": value})
+        else:  # its value is not shown: nobody knows what it is
+            close = get_close_matches(name, known, 1)
+            hint = f"Did you mean {close[0]}?" if close else ""
+            yield Finding("variables", name, NOTE, "no option has this variable", hint)
+
+
+WORDS = {"ok": "ok", "note": "note", "problem": "PROBLEM"}
+
+
+def _print(found: Diagnosis) -> None:
+    width = min(max(len(one.name) for one in found.findings), 24)
+    section = ""
+    for one in found.findings:
+        if one.section != section:
+            click.echo(("\n" if section else "") + one.section.capitalize())
+            section = one.section
+        first, *more = printable(one.text).split("\n")
+        click.echo(f"  {WORDS[one.status]:7}  {printable(one.name):{width}}  {first}")
+        for line in [*more, *(printable(f"-> {one.hint}").split("\n") if one.hint else ())]:
+            click.echo(f"{'':{width + 13}}{line}")
+    count = len(found.problems)
+    click.echo()
+    if count:
+        names = ", ".join(one.name for one in found.problems)
+        click.echo(f"{count} problem{'s' if count > 1 else ''} would stop `precompute extract`: {printable(names)}.")
+    else:
+        click.echo("Nothing was found that would stop `precompute extract`.")

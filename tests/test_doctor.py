@@ -1,0 +1,265 @@
+"""`precompute doctor`: what it says of real packages, folders and networks, and of some that are broken."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import tomllib
+from pathlib import Path
+
+import click
+import pytest
+from conftest import ROOT, run_command
+from jsonschema import Draft202012Validator
+
+from precompute import Diagnosis, Finding
+from precompute.cli import cli
+from precompute.cli.doctor import _print, _settings
+from precompute.diagnosis import devices, engines, folders, variables
+from precompute.diagnosis.finding import NOTE, OK, PROBLEM, guarded
+from precompute.diagnosis.packages import EXTRACT, EXTRAS, HEADS, Installed, core, extras, lower_bounds, numbers
+from precompute.diagnosis.probing import import_errors, load_error
+from precompute.schemas import schema_of
+from precompute.system import cores
+
+NOT_FOR_USERS = {"dev", "docs", "test"}
+
+BROKEN = {
+    "without_a_library": ("raise ImportError('libgone.so: cannot open')", "ImportError: libgone.so: cannot open"),
+    "that_exits": ("raise SystemExit('no licence')", "SystemExit: no licence"),
+    "that_interrupts": ("raise KeyboardInterrupt", "KeyboardInterrupt: no reason given"),
+    "that_ends_it": ("import os; os._exit(3)", "it ended the interpreter with status 3"),
+    "that_crashes": (
+        f"import os; os.kill(os.getpid(), {int(signal.SIGSEGV)})",
+        "it crashed the interpreter (SIGSEGV)",
+    ),
+    "that_talks": ("import os; os.write(1, b'{}\\n'); print('hello')", None),
+}
+
+
+@pytest.fixture
+def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name, (code, _) in BROKEN.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+def test_a_package_may_fail_in_any_way(broken: Path) -> None:
+    found = import_errors(["json", *BROKEN, "no_such_package", "csv"])
+    assert found == {
+        "json": None,
+        **{name: said for name, (_, said) in BROKEN.items()},
+        "no_such_package": "ModuleNotFoundError: No module named 'no_such_package'",
+        "csv": None,
+    }
+
+
+def test_what_a_look_raises_is_a_note() -> None:
+    def look() -> list[Finding]:
+        raise SystemExit("no licence")
+
+    (found,) = guarded("extras", look)
+    assert (found.section, found.status) == ("extras", NOTE)
+    assert "SystemExit: no licence" in found.text
+
+
+def test_the_extras_are_those_of_the_project() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    named = project["optional-dependencies"]
+    assert EXTRAS.keys() == named.keys() - NOT_FOR_USERS
+    for name, extra in EXTRAS.items():
+        assert {*extra.packages} == {re.split(r"[\[>]", one)[0] for one in named[name]}, name
+    assert {*EXTRACT, *HEADS} == {one.split(">")[0] for one in project["dependencies"]}
+
+
+def packages(versions: dict[str, str], errors: dict[str, str] | None = None) -> Installed:
+    """An environment with these packages and no others."""
+    names = [*EXTRACT, *HEADS, *(name for extra in EXTRAS.values() for name in extra.packages)]
+    given = {name: versions.get(name) for name in names}
+    return Installed(given, {"torch": "2.6", "timm": "1.0.15"}, {name: (errors or {}).get(name) for name in versions})
+
+
+def test_extras_complete_or_not() -> None:
+    there = {
+        "torch": "2.14.0+cpu",
+        "soundfile": "0.14",
+        "timm": "1.0.9",
+        "huggingface-hub": "2.0",
+        "openvino": "2026.1",
+    }
+    found = {one.name: one for one in extras(packages(there, {"openvino": "OSError: gone"}))}
+    assert found["s3"].status == NOTE
+    assert found["s3"].hint == "pip install 'precompute[s3]'"
+    assert "object stores" in found["s3"].text
+    assert "soxr is missing" in found["audio"].text
+    assert found["timm"].text.endswith("older than what is tested: timm>=1.0.15")
+    assert found["openvino"].status == PROBLEM  # `auto` would look at it in every run
+    assert "OSError: gone" in found["openvino"].text
+    assert "pip uninstall openvino" in found["openvino"].hint
+    assert "not complete" in found["open_clip"].text
+    complete = packages({"soundfile": "0.14", "soxr": "1.0"})
+    assert {one.name: one.status for one in extras(complete)}["audio"] == OK
+
+
+def test_core_packages() -> None:
+    versions = dict.fromkeys((*EXTRACT, *HEADS), "99")
+    assert {one.status for one in core(packages(versions))} == {OK}
+    found = {one.name: one for one in core(packages({**versions, "torch": "2.5.9+cu118"}))}
+    assert (found["torch"].status, found["torch"].hint) == (NOTE, "pip install --upgrade 'torch>=2.6'")
+    found = {one.name: one for one in core(packages({"torch": "2.14"}, {"torch": "ImportError: no libc10"}))}
+    assert (found["torch"].status, found["h5py"].status, found["scikit-learn"].status) == (PROBLEM, PROBLEM, NOTE)
+    assert "cannot be loaded: ImportError: no libc10" in found["torch"].text
+
+
+def test_versions() -> None:
+    assert numbers("2.14.0+cpu") == numbers("2.14") < numbers("2.14.1") < numbers("2.15rc1")
+    assert numbers("") == numbers("unknown") == ()
+    assert lower_bounds()["torch"]
+
+
+def test_this_machine() -> None:
+    found = {one.name: one for one in devices.processor()}
+    assert found["processor"].details["cores"] == cores()
+    assert found["memory"].details["bytes"] > 0
+    assert {one.status for one in devices.accelerators()} <= {OK, NOTE}
+    assert {one.name for one in folders.limits()} == {"open files", "shared memory"}
+
+
+def test_the_engine_is_that_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PRECOMPUTE_ENGINE", "torch")
+    monkeypatch.setenv("PRECOMPUTE_PRECISION", "fp32")
+    found = {one.name: one for one in engines.chosen()}
+    first = found["auto"].details["candidates"][0]
+    assert (first["engine"], first["precision"]) == ("torch", "fp32")
+    assert found["PRECOMPUTE_ENGINE"].status == NOTE
+    monkeypatch.setenv("PRECOMPUTE_ENGINE", "onnx")
+    (only,) = engines.chosen()
+    assert only.status == PROBLEM
+    assert "'onnx'" in only.text
+
+
+def test_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    place = tmp_path / "torch" / "hub" / "checkpoints"
+    place.mkdir(parents=True)
+    (place / "a.pth").write_bytes(b"12345")
+    (place / "link.pth").symlink_to(place / "a.pth")
+    found = {one.name: one for one in folders.kept()}["weights of torchvision"]
+    assert (found.details["files"], found.details["bytes"]) == (1, 5)
+    assert found.details["path"] == str(place)
+
+    for name in ("", "results.h5", "there.h5"):
+        (tmp_path / "there.h5").write_bytes(b"")
+        before = sorted(tmp_path.iterdir())
+        (one,) = folders.output(str(tmp_path / name))
+        assert one.status != PROBLEM
+        assert "with lock, reservation and rename" in one.text
+        assert sorted(tmp_path.iterdir()) == before
+    (one,) = folders.output(str(tmp_path / "gone"))
+    assert (one.status, one.hint) == (PROBLEM, f"Make it: mkdir -p {tmp_path / 'gone'}")
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs /proc, where nobody can make a file")
+def test_a_folder_that_cannot_be_written() -> None:
+    (one,) = folders.output("/proc/self")
+    assert one.status == PROBLEM
+    assert "a feature file cannot be written there" in one.text
+
+
+def test_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in [name for name in os.environ if name.startswith("PRECOMPUTE_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("RAY_ADDRESS", "ray://me:s3cret@host:10001")
+    monkeypatch.setenv("PRECOMPUTE_EXTRACT_ROOT", "s3://me:s3cret@host/a")
+    monkeypatch.setenv("PRECOMPUTE_DEVICE", "cpu")
+    monkeypatch.setenv("PRECOMPUTE_EXTRACT_BATCHSIZE", "s3cret")
+    root = click.Context(cli, info_name="precompute")
+    ours = {one.name: one for one in _settings(click.Context(cli.commands["doctor"], parent=root))}
+    assert ours["PRECOMPUTE_DEVICE"].text == "cpu (device of all commands)"
+    assert ours["PRECOMPUTE_EXTRACT_ROOT"].text == "s3://host/a (root of extract)"
+    unknown = ours["PRECOMPUTE_EXTRACT_BATCHSIZE"]
+    assert (unknown.status, unknown.hint) == (NOTE, "Did you mean PRECOMPUTE_EXTRACT_BATCH_SIZE?")
+    found = {one.name: one for one in variables.known()}
+    assert found["RAY_ADDRESS"].text.startswith("ray://host:10001 ")
+    assert "s3cret" not in json.dumps(Diagnosis((*ours.values(), *found.values())).to_dict())
+
+
+def test_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    found = Diagnosis(
+        (
+            Finding("devices", "GPU", OK, "none\x1b[2J"),
+            Finding("extras", "s3", NOTE, "not installed", "pip install 'precompute[s3]'"),
+            Finding("folders", "output", PROBLEM, "no\nplace", "Make room."),
+        )
+    )
+    assert not found.healthy
+    Draft202012Validator(schema_of("doctor")).validate(found.to_dict())
+    _print(found)
+    assert capsys.readouterr().out == (
+        "Devices\n  ok       GPU     none\\x1b[2J\n"
+        "\nExtras\n  note     s3      not installed\n                   -> pip install 'precompute[s3]'\n"
+        "\nFolders\n  PROBLEM  output  no\n                   place\n                   -> Make room.\n"
+        "\n1 problem would stop `precompute extract`: output.\n"
+    )
+    _print(Diagnosis(found.findings[:2]))
+    assert "Nothing was found that would stop" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_whether_weights_are_at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    assert load_error("tiny", "DEFAULT")["error"] is None
+    missing = load_error("mobilenet_v2", "DEFAULT")
+    assert "not on this machine" in missing["error"]
+    assert "Three ways out" in missing["hint"]
+    assert "resnet1" in load_error("resnet1", "DEFAULT")["error"]
+    (tmp_path / "a.pth").write_bytes(b"no weights")
+    assert "a.pth" in load_error("mobilenet_v2", str(tmp_path / "a.pth"))["error"]
+
+
+@pytest.mark.slow
+def test_weights_that_are_there(mobilenet_weights: Path) -> None:
+    found = load_error("mobilenet_v2", str(mobilenet_weights))
+    assert found["error"] is None
+    assert found["file"]["path"] == str(mobilenet_weights)
+
+
+@pytest.mark.slow
+def test_doctor_over_a_broken_extra(tmp_path: Path) -> None:
+    """The whole command, where packages raise, end or crash the interpreter."""
+    for name, code in (
+        ("timm", BROKEN["that_crashes"][0]),
+        ("matplotlib", BROKEN["that_exits"][0]),
+        ("soxr", BROKEN["without_a_library"][0]),
+    ):
+        (tmp_path / "broken" / name).mkdir(parents=True)
+        (tmp_path / "broken" / name / "__init__.py").write_text(code)
+    env = {"PYTHONPATH": f"{tmp_path / 'broken'}{os.pathsep}{ROOT}"}
+    done = run_command(tmp_path, "doctor", ".", "-b", "tiny", "--json", env=env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = json.loads(done.stdout)
+    Draft202012Validator(schema_of("doctor")).validate(told)
+    assert told["healthy"]
+    found = {(one["section"], one["name"]): one for one in told["findings"]}
+    assert "crashed the interpreter (SIGSEGV)" in found["extras", "timm"]["text"]
+    assert "SystemExit: no licence" in found["extras", "plot"]["text"]
+    assert "libgone.so" in found["extras", "audio"]["text"]
+    assert found["weights", "tiny"]["status"] == OK
+    assert found["folders", "output"]["status"] != PROBLEM
+
+
+@pytest.mark.slow
+def test_doctor_where_an_extraction_would_stop(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken" / "openvino").mkdir(parents=True)
+    (tmp_path / "broken" / "openvino" / "__init__.py").write_text(BROKEN["without_a_library"][0])
+    env = {"PYTHONPATH": f"{tmp_path / 'broken'}{os.pathsep}{ROOT}"}
+    done = run_command(tmp_path, "doctor", "gone", env=env)
+    assert done.returncode == 1
+    assert "2 problems would stop `precompute extract`: openvino, output." in done.stdout
+    stopped = run_command(tmp_path, "extract", "photos", "-b", "tiny", "-o", "a.h5", env=env)
+    assert stopped.returncode == 1  # as doctor said
+    assert "libgone.so" in stopped.stderr
