@@ -86,11 +86,11 @@ HOSTILE: dict[str, tuple[Change, str, str]] = {
     "another pickle": (pickled("model.ckpt"), r"model\.ckpt, a form that can run code", "--weights PATH"),
     "code": (
         with_code(auto_map={"AutoConfig": "modeling.Config", "AutoModel": "modeling.Model"}),
-        r"config\.json requests that code \(auto_map: .*modeling\.Config",
+        r"config\.json requests that code be run \(auto_map: .*modeling\.Config",
         "factory",
     ),
     "code from elsewhere": (
-        with_code(auto_map={"AutoModel": "someone/else--modeling.Model"}), r"config\.json requests that code", "factory",
+        with_code(auto_map={"AutoModel": "someone/else--modeling.Model"}), "requests that code", "factory",
     ),
     "code of a kind unknown": (with_code(model_type="mine", auto_map={"AutoModel": "modeling.Model"}), "code", ""),
     "code by its name alone": (
@@ -101,7 +101,7 @@ HOSTILE: dict[str, tuple[Change, str, str]] = {
         r"tokenizer_config\.json requests that code",
         "factory",
     ),
-    "code deep inside": (values("config.json", text_config={"auto_map": {"A": "b.C"}}), "requests that code", "factory"),
+    "code deep inside": (values("config.json", text_config={"auto_map": {"A": "b.C"}}), "that code be run", "factory"),
     "code of a module": (modules("modeling.Pooling"), r"modules\.json requests that code", "factory"),
     "a module like the real one": (modules("sentence_transformers_x.models.Pooling"), "requests that code", "factory"),
     "a module elsewhere": (modules("sentence_transformers.models.Pooling", "../1_Pooling"), "names the folder", ""),

@@ -313,7 +313,7 @@ def test_classifiers_that_serve_training_alone_stay_behind() -> None:
     ("arguments", "code", "words"),
     [
         (("full.safetensors", "-o", "x.joblib"), 2, "are no .joblib"),
-        (("full.safetensors", "-o", "there.pth"), 1, "cannot be known"),
+        (("full.safetensors", "-o", "there.pth"), 1, "origin of its weights is unknown"),
         (("full.safetensors", "-o", "full.safetensors"), 2, "the same file"),
         (("full.safetensors", "-o", "x.pth", "--weights", "random"), 1, "other features"),
         (("head.safetensors", "-o", "x.joblib", "--weights", "random"), 2, "needs no backbone"),

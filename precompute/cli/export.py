@@ -54,8 +54,8 @@ def export(file: str, output: str, overwrite: bool, as_json: bool, **options: An
       .safetensors .pth      of a tail or a whole network: the weights of the network
       .md                    a model card: data, scores, intervals, leaks, licence
 
-    A graph takes a decoded picture of any size and returns the result of `precompute predict`. It is compared with `predict`
-    on real pictures before it is saved; a probability that differs by more than 0.0001 is an error.
+    A graph takes a decoded picture of any size and returns the result of `precompute predict`. It is compared with
+    `predict` on real pictures before it is saved; a probability that differs by more than 0.0001 is an error.
 
     Every row of a feature file is compared with its checksum first. Rows without features are left out.
 
@@ -217,7 +217,7 @@ def _graph(head: str, output: str, overwrite: bool, **options: Any) -> tuple[dic
 
 def _int8_words(kind: str, calibrated_on: int) -> str:
     if kind == "dynamic":
-        return "dynamic: no pictures were at hand to calibrate on (--check SOURCE)"
+        return "dynamic: no pictures were available to calibrate on (--check SOURCE)"
     return f"static, calibrated on {calibrated_on:,} pictures"
 
 

@@ -94,7 +94,7 @@ def network(head: str, output: str, overwrite: bool, **options: Any) -> tuple[di
     file = open_head(head)
     if not is_tail(head):
         raise HeadError(
-            f"The head {head} has trained nothing of the network, so there are no weights of its own to write.",
+            f"The head {head} has trained nothing of the network, so it has no weights to write.",
             hint="Export the network and the head as one graph (-o photos.onnx), or the head alone (-o photos.joblib).",
         )
     model = file.backbone(backbone=options.get("backbone"), weights=weights)

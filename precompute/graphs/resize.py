@@ -113,7 +113,7 @@ class _Axis:
         return torch.clamp(torch.floor((sums + unit / 2) / unit), 0.0, 255.0)
 
     def _grid(self) -> tuple[Number, Number, Number]:
-        """(scale, origin, first): the place `first` + k of the result lies at `origin` + (k + 1/2) `scale` of the
+        """(scale, origin, first): the place `first` + k of the result is at `origin` + (k + 1/2) `scale` of the
         picture. Of a strip only a middle part is made, whose ends Pillow takes as float32."""
         longest = STRIP * max(self.transform.resize, self.transform.crop)
         scale = torch.where(self.pillow, self.number / self.wanted, 1 / (self.wanted / self.number))
