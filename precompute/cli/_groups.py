@@ -30,7 +30,6 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     ),
     "Scores": ("calibrate", "per-class", "similarity", "average-views"),
     "Repair": ("repair",),
-    "Graph": ("check", "int8"),
     "Page": ("thumbnails", "results", "compare", "map"),
     "Speed": ("engine", "precision", "compile", "device", "batch-size", "workers", "executor", "exact"),
     "Output": (
