@@ -33,7 +33,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "Page": ("thumbnails", "results", "compare", "map"),
     "Speed": ("engine", "precision", "compile", "device", "batch-size", "workers", "executor", "exact"),
     "Output": (
-        *("output", "dtype", "features", "format", "name", "layers", "folder", "plot", "title"),
+        *("output", "dtype", "int8", "check", "features", "format", "name", "layers", "folder", "plot", "title"),
         *("report", "overwrite", "allow-skipped", "dry-run", "verbose", "json"),
     ),
     OTHER: (),
