@@ -297,7 +297,7 @@ def test_a_graph_that_differs_is_not_written(made: Path, tmp_path: Path, monkeyp
     [
         ({"spec": {"transform": {"modality": "text"}}}, "predicts from texts"),
         ({"spec": {"transform": {"modality": "audio"}}}, "predicts from clips"),
-        ({"spec": {"backbone": "external"}}, "features that others made"),
+        ({"spec": {"backbone": "external"}}, "imported features"),
         ({"average_views": 3}, "averages over 3 views"),
         ({"spec": {"transform": {"decoder": "nvjpeg, resized by torch on the device, 1"}}}, "nvJPEG"),
     ],
@@ -361,4 +361,4 @@ def test_options_of_another_kind_are_wrong_usage(
 def test_a_head_of_the_network_alone_has_no_weights_to_write(precompute: Command, made: Path) -> None:
     done = precompute("export", made / "logistic.safetensors", "-o", "a.pth")
     assert done.returncode == 1
-    assert "no weights of its own" in done.stderr
+    assert "no weights to write" in done.stderr

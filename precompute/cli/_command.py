@@ -74,7 +74,7 @@ class Command(click.Command):
         return made
 
     bare_is_help = False
-    """As click's `no_args_is_help`, but for a command that finds all it needs in variables or a file."""
+    """As click's `no_args_is_help`, except for a command that finds all it needs in variables or a file."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if not args and self.bare_is_help and not ctx.resilient_parsing and not self._finds_its_own(ctx):

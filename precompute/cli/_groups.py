@@ -1,7 +1,7 @@
 """Under which heading of `--help` an option and a command stand.
 
 A new option needs a line here only where no option of its name has one, or where it means something else in one
-command. One without a line stands under OTHER, and tests/test_help.py names it.
+command. One without a line is under OTHER, and tests/test_help.py names it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     ),
     "Scores": ("calibrate", "per-class", "similarity", "average-views"),
     "Repair": ("repair",),
-    "Graph": ("check", "int8"),
     "Page": ("thumbnails", "results", "compare", "map"),
     "Speed": ("engine", "precision", "compile", "device", "batch-size", "workers", "executor", "exact"),
     "Output": (

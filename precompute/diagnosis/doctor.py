@@ -20,11 +20,11 @@ def doctor(
 ) -> Diagnosis:
     """What of this machine helps or stops an extraction.
 
-    folder: where feature files shall lie, or one of these; lock, reservation and rename are tried there in a folder of
-    its own, which is removed again. backbone, weights: as of `extract`; the network is loaded with what is on this
-    machine. A backbone that is code of your own is run for that.
+    folder: a folder for feature files, or one of these files; lock, reservation and rename are tried there in a new
+    folder, which is removed again. backbone, weights: as of `extract`; the network is loaded with what is on this
+    machine. A backbone that is your own code is run for that.
 
-    Packages are imported, and the network is loaded, in a process of its own: one that crashes is a finding. Raises
+    Packages are imported, and the network is loaded, in a separate process: one that crashes is a finding. Raises
     nothing; `Diagnosis.healthy` says whether `extract` can run.
     """
     found: list[Finding] = []

@@ -1,6 +1,6 @@
 """JSON Schemas (draft 2020-12) of what `--json` prints: one file for each command, and error.json for all of them.
 
-Definitions that several outputs share stand in parts.json; `schema_of` puts those that one needs inside, so that the
+Definitions that several outputs share are in parts.json; `schema_of` puts those that one needs inside, so that the
 result needs no other file.
 """
 

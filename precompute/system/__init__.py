@@ -113,7 +113,7 @@ def sync_data(descriptor: int) -> None:
 
 
 def use_huge_pages(mapping: mmap.mmap) -> None:
-    """Ask for pages as large as an array in memory has them; where there are none, those of usual size do."""
+    """Use pages as large as an array in memory has them; where there are none, those of usual size do."""
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):  # a kernel without huge pages
             mapping.madvise(mmap.MADV_HUGEPAGE)
