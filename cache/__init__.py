@@ -1,4 +1,4 @@
-"""The feature file: one HDF5 file that a run can never corrupt. `FORMAT.md` beside this file is its specification."""
+"""The feature file: one HDF5 file that a run can never corrupt. `FORMAT.md` next to this file is its specification."""
 
 from __future__ import annotations
 

@@ -43,8 +43,8 @@ COLUMN_TYPES = ("|u1", "<i8", "<f4", "<f8")  # and strings of fixed length
 def read_layout(path: str) -> Layout:
     """Check the file at `path` without following any link in it, and say where its columns lie.
 
-    Raises CacheFormatError where it is not a precompute cache, is cut short, or has a part this version does not know,
-    and CacheLockedError where HDF5 locks are asked for and another program holds one.
+    Raises CacheFormatError where it is not a precompute cache, is truncated, or has a part this version does not know,
+    and CacheLockedError where HDF5 locks are requested and another program holds one.
     """
     while True:
         try:
@@ -70,7 +70,7 @@ def read_layout(path: str) -> Layout:
                 raise CacheLockedError(
                     f"{path} is locked: another program has it open for writing.",
                     hint="Close it there, or wait. Without HDF5_USE_FILE_LOCKING in the environment it is read all the "
-                    "same: precompute takes no HDF5 locks of its own.",
+                    "same: precompute itself takes no HDF5 locks.",
                 ) from error
             if isinstance(error, OSError):
                 raise _damaged(path, f"is not an HDF5 file that can be opened: {error}") from error
@@ -97,7 +97,7 @@ def _still_there(path: str, before: os.stat_result) -> bool:
 def _damaged(path: str, what: str) -> CacheFormatError:
     return CacheFormatError(
         f"{path} {what}.",
-        hint="If a copy or download was cut short, fetch it again; else extract again to another output.",
+        hint="If a copy or download was truncated, download it again; else extract again to another output.",
     )
 
 
@@ -195,7 +195,7 @@ def _text(path: str, item: h5py.File | h5py.Dataset, name: str) -> bytes:
 
 
 def _eight_bits(path: str, file: h5py.File, spec: dict[str, Any], requires: list[str]) -> bool:
-    """Whether layers with positions are codes of 8 bits, with scales beside them."""
+    """Whether layers with positions are codes of 8 bits, with scales next to them."""
     if (INT8 in requires) != (spec.get("storage") == INT8):
         raise _refuse(path, f"its attribute `requires` does not say whether it holds 8 bits, but {requires}")
     if INT8 in requires:
@@ -315,8 +315,8 @@ def _column(path: str, file: h5py.File, name: str, size: int) -> Column:
     column = Column(name, 0 if offset is None else int(offset), dtype, shape)
     if column.nbytes and (offset is None or column.offset + column.nbytes > size):
         raise CacheFormatError(
-            f"{path} is cut short: `{name}` ends at byte {column.offset + column.nbytes:,}, the file has {size:,}.",
-            hint="Fetch or copy the file again; if there is no whole copy, extract again to another output.",
+            f"{path} is truncated: `{name}` ends at byte {column.offset + column.nbytes:,}, the file has {size:,}.",
+            hint="Download or copy the file again; if there is no intact copy, extract again to another output.",
         )
     return column
 

@@ -52,14 +52,14 @@ def row_checksums(
 
 
 def _bytes_of_each(stored: Rows) -> list[memoryview]:
-    """The stored bytes of each row, without a copy but for those of 8 bits, which lie in two places."""
+    """The stored bytes of each row, without a copy except for those of 8 bits, which are in two places."""
     rows = stored.stored_bytes() if isinstance(stored, QuantisedRows) else stored
     data, width = bytes_of(rows), rows.nbytes // max(1, len(rows))
     return [data[start : start + width] for start in range(0, len(rows) * width, width or 1)]
 
 
 def bytes_of(values: NDArray[Any]) -> memoryview:
-    """The bytes of a contiguous array as they lie in memory, without a copy; copied where it is not contiguous."""
+    """The bytes of a contiguous array as they are in memory, without a copy; copied where it is not contiguous."""
     return np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
 
 

@@ -121,7 +121,7 @@ def column_types(samples: int, id_bytes: int) -> dict[str, tuple[tuple[int, ...]
 def channel_axis(axes: Sequence[str]) -> int | None:
     """The axis of channels of a layer that may be stored in 8 bits, counted from the end; None of any other.
 
-    Such a layer has one axis of channels, and others beside it, which are positions; `view` is none of them.
+    Such a layer has one axis of channels, and others next to it, which are positions; `view` is none of them.
     """
     own = tuple(axes[1:] if axes[:1] == (VIEW,) else axes)
     return own.index(CHANNEL) - len(own) if len(own) > 1 and own.count(CHANNEL) == 1 else None

@@ -45,7 +45,7 @@ def spec_layers(spec: Spec) -> dict[str, tuple[tuple[str, ...], str]]:
             isinstance(axis, str) and axis.isascii() and axis.isidentifier() for axis in axes
         )
         if not (isinstance(name, str) and isinstance(pooling, str) and words) or name in found:
-            raise ValueError("each entry of `layers` must have a name of its own, a pooling and a list of axes")
+            raise ValueError("each entry of `layers` must have its own name, a pooling and a list of axes")
         found[name] = tuple(axes or ()), pooling
     return found
 

@@ -39,12 +39,12 @@ def _is_ours(content: bytes) -> bool:
 class WriteLock:
     """Hold `OUTPUT.precompute.lock` with flock(2) while inside `with`.
 
-    The file names pid, host and time of its holder for whoever comes second. A lock file without a living holder
-    means nothing: flock belongs to the process, so a dead process holds none. A file of its own is locked, not the
+    The file names pid, host and time of its holder for anyone who comes second. A lock file without a living holder
+    means nothing: flock belongs to the process, so a dead process holds none. Its own file is locked, not the
     cache, because HDF5 readers take a shared flock on the cache and would be kept out.
 
-    A machine that is gone says nothing, and the server of a network file system keeps its locks until their lease is
-    over: so a lock of another host is waited for, `LEASE` seconds, before somebody is said to hold it.
+    A dead machine sends no answer, and the server of a network file system keeps its locks until their lease is
+    over: so a lock of another host is waited for, `LEASE` seconds, before somebody is reported to hold it.
 
     Raises CacheLockedError where another process holds it, CacheError where the name is taken by another file, and
     where the file system has no locks.
@@ -142,4 +142,4 @@ def _describe(content: bytes) -> str:
         holder = json.loads(content)
         return f"process {int(holder['pid'])} on {holder['host']!s:.200} since {holder['since']!s:.40}"
     except (ValueError, TypeError, KeyError):
-        return "another process that has not said which (it has just started, or the disk is full)"
+        return "another, unidentified process (it has just started, or the disk is full)"

@@ -37,7 +37,7 @@ def _finite(text: str) -> float:
     """Python's parser takes NaN, Infinity and 1e999 for numbers; JSON cannot hold what comes of them."""
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"{text} is no finite number")
+        raise ValueError(f"{text} is not a finite number")
     return value
 
 

@@ -1,4 +1,4 @@
-"""Activations of 8 bits: every channel of every sample (and view) has a range of its own, `minimum + step * code`.
+"""Activations of 8 bits: every channel of every sample (and view) has its own range, `minimum + step * code`.
 
 A row so stays a function of its sample alone, as every promise of the file needs: nothing is calibrated over a data
 set, and no row is written anew when samples come or go. It is uniform affine quantisation by channel (R.
@@ -133,10 +133,10 @@ def as_read(features: NDArray[np.floating[Any]], storage: str, axes: Sequence[st
 
 
 class QuantisedFeatures:
-    """The features (N, [V,] *shape) of a layer of 8 bits as float32; what is asked for is computed when it is.
+    """The features (N, [V,] *shape) of a layer of 8 bits as float32; what is requested is computed when it is.
 
     By rows: `features[3]`, `features[10:20]`, `features[rows]` with integers or a mask, and integers and slices behind
-    these, such as `features[rows, 0]`, give float32 arrays in memory of their own. `features[:, view]`, where there are
+    these, such as `features[rows, 0]`, give float32 arrays in their own memory. `features[:, view]`, where there are
     several views, and `reshape` to a row for each sample, or for each view of it, compute nothing yet.
     `numpy.asarray` computes all of it. Made by `Cache.features`.
     """
@@ -188,9 +188,7 @@ class QuantisedFeatures:
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
         if copy is False:
-            raise ValueError(
-                "Features of 8 bits become float32 in memory of their own: there is no array without a copy."
-            )
+            raise ValueError("Features of 8 bits become float32 in new memory: there is no array without a copy.")
         return self._values(slice(None)).astype(self.dtype if dtype is None else dtype, copy=False)
 
     def tobytes(self) -> bytes:

@@ -33,14 +33,14 @@ CHECKED_ROWS = 1_000_000  # a file of so many rows has its table checked where i
 
 
 FOUND = {"audit", "cut"}
-"""What a run adds to its record when it ends, as records of their own."""
+"""What a run adds to its record when it ends, as separate records."""
 
 
 class Cache:
     """A feature file, open for reading; N samples in the order of their ids. Made by `open_cache`.
 
     Arrays are memory-mapped. The file is mapped once, on opening, so a cache that is replaced or deleted while it is
-    open stays readable as it was. It is a context manager, and is pickled by its path: whoever unpickles it opens the
+    open stays readable as it was. It is a context manager, and is pickled by its path: unpickling opens the
     file, which must hold the same settings and the same table of samples.
     """
 
@@ -104,7 +104,7 @@ class Cache:
     def check_table(self) -> None:
         """Compare ids, labels, splits and classes with their digest, once; a second call does nothing.
 
-        `open_cache` calls it for files of fewer than a million rows, and whoever trains on the rows or takes them over
+        `open_cache` calls it for files of fewer than a million rows; callers that train on the rows or copy them do it
         for larger ones. It reads all of these columns. Raises CacheFormatError where they have changed.
         """
         if self._checked["table"]:
@@ -116,7 +116,7 @@ class Cache:
         self._checked["table"] = True
 
     def trust_table(self) -> None:
-        """Take it as checked: by whoever has just written it, or has compared it with its digest already."""
+        """Take it as checked: by anyone who has just written it, or has compared it with its digest already."""
         self._checked["table"] = True
 
     @property
@@ -148,8 +148,8 @@ class Cache:
         """The features of `layer`, (N, *shape) float16 or float32, memory-mapped; the only layer where None is given.
 
         (N, views, *shape) where each sample has several `views`. A layer of 8 bits is a `QuantisedFeatures`, which
-        gives float32 for the rows that are asked for.
-        Rows whose sample failed hold NaN; rows not computed yet hold zeros. `ok` tells which rows to use.
+        gives float32 for the rows that are requested.
+        Rows whose sample failed hold NaN; rows not computed yet hold zeros. `ok` marks the rows to use.
         Raises CacheError for a layer that the file does not hold, or for None where it holds several.
         """
         stored = self.stored(layer)
@@ -158,7 +158,7 @@ class Cache:
     def stored(self, layer: str | None = None) -> Rows:
         """The rows of `layer` as they are stored, memory-mapped: an array, or of 8 bits codes and scales.
 
-        For whoever copies or checks rows; some of them are taken by a slice or an array. Raises as `features`.
+        For anyone who copies or checks rows; some of them are taken by a slice or an array. Raises as `features`.
         """
         name = self._layer(layer)
         values = self.column(f"features/{name}")
@@ -348,13 +348,13 @@ def view(path: str, layout: Layout, descriptor: int) -> Cache:
 
 
 def _open_same(path: str, key: str, table: str) -> Cache:
-    """The cache that was pickled. Raises CacheError where another one lies at its path by now."""
+    """The cache that was pickled. Raises CacheError where another one is at its path by now."""
     cache = open_cache(path)
     if (cache.key, cache.layout.table) != (key, table):
         raise CacheError(
-            f"{path} is not the feature file that was pickled: it has been replaced by one of other settings "
+            f"{path} is not the feature file that was pickled: it has been replaced by one with other settings "
             "or samples.",
-            hint="Open the new file, and make datasets anew from it.",
+            hint="Open the new file, and create the datasets again.",
         )
     return cache
 
@@ -372,7 +372,7 @@ def _map(file: BinaryIO, size: int) -> np.memmap[Any, np.dtype[np.uint8]]:
 
 
 def _refuse_holes(path: str, descriptor: int, ids: Column) -> None:
-    """A sparse file can claim any number of samples; names that were never written would be read for ever."""
+    """A sparse file can claim any number of samples; names that were never written would be read forever."""
     try:
         hole = os.lseek(descriptor, ids.offset, os.SEEK_HOLE)
     except OSError:  # a file system that does not know its holes
@@ -380,12 +380,12 @@ def _refuse_holes(path: str, descriptor: int, ids: Column) -> None:
     if hole < ids.offset + ids.nbytes:
         raise CacheFormatError(
             f"{path} is not a precompute feature file: the names of its {ids.shape[0]:,} samples were never written.",
-            hint="If a copy or download was cut short, fetch it again; else extract again to another output.",
+            hint="If a copy or download was truncated, download it again; else extract again to another output.",
         )
 
 
 def _damaged(path: str, what: str) -> CacheFormatError:
     return CacheFormatError(
         f"{path} is damaged: {what}.",
-        hint="If a copy or download was cut short, fetch it again; else extract again to another output.",
+        hint="If a copy or download was truncated, download it again; else extract again to another output.",
     )

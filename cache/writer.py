@@ -124,7 +124,7 @@ class RowWriter:
 
     @cached_property
     def view(self) -> Cache:
-        """The file as it stands and as it goes on, for reading."""
+        """The file in its current state, for reading."""
         return view(self._path, self.layout, self._descriptor)
 
     def sync(self) -> None:

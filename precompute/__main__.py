@@ -1,4 +1,4 @@
-"""The command as a process of its own: `precompute`, or `python -m precompute`."""
+"""The command as its own process: `precompute`, or `python -m precompute`."""
 
 from __future__ import annotations
 

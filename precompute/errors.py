@@ -7,13 +7,13 @@ PrecomputeError                 anything below; the command line prints it and e
 ├── BackboneError               unknown backbone or layer, a factory that fails, a model that cannot be cut
 │   └── WeightsError            weights that are missing, of another model, or not loadable safely
 ├── CacheError                  anything about the feature file
-│   ├── CacheFormatError        not a precompute file, cut short, damaged, or of a newer version
+│   ├── CacheFormatError        not a precompute file, truncated, damaged, or of a newer version
 │   ├── CacheKeyError           a file made with other settings; carries the line-by-line difference
 │   ├── CacheLockedError        another process is writing this file
 │   └── DiskSpaceError          the features would not fit
 ├── TrainingError               labels or features that no head can be trained on
 ├── HeadError                   anything about a saved head
-│   ├── HeadFormatError         not a head file, cut short, or damaged
+│   ├── HeadFormatError         not a head file, truncated, or damaged
 │   └── HeadMismatchError       a head that was trained on other features than it is given, a checkpoint of another
 │                               training
 ├── DeviceError                 a device or precision that this machine does not have
@@ -61,7 +61,7 @@ def reason_of(error: BaseException) -> str:
 
 
 class PrecomputeError(Exception):
-    """Base of all errors raised on purpose. `str(error)` is the message, then the hint on a line of its own."""
+    """Base of all errors raised on purpose. `str(error)` is the message, then the hint on its own line."""
 
     exit_code = 1
 
@@ -118,7 +118,7 @@ class CacheError(PrecomputeError):
 
 
 class CacheFormatError(CacheError):
-    """A file that is not a precompute cache, is cut short or damaged, or has a newer format version."""
+    """A file that is not a precompute cache, is truncated or damaged, or has a newer format version."""
 
 
 class CacheKeyError(CacheError):
@@ -146,7 +146,7 @@ class HeadError(PrecomputeError):
 
 
 class HeadFormatError(HeadError):
-    """A file that is not a precompute head, is cut short, or is damaged."""
+    """A file that is not a precompute head, is truncated, or is damaged."""
 
 
 class HeadMismatchError(HeadError):

@@ -70,13 +70,13 @@ def export_features(
     """Write the rows of `cache` that have features to `path`, which ends in .npz, .csv or .parquet.
 
     id, label (a class' name, "" for none), split ("none", "train", "val", "test") and further columns come first. An
-    .npz file has them as arrays (n,) beside `features` (n, *shape) in the dtype they are stored in, of 8 bits as
-    float32; a .csv file has the features in columns f0, f1, ..., with as many digits as give the same numbers back; a
+    .npz file has them as arrays (n,) next to `features` (n, *shape) in the dtype they are stored in, of 8 bits as
+    float32; a .csv file has the features in columns f0, f1, ..., with enough digits to restore the same numbers; a
     .parquet file has lists.
-    Every row is compared with its checksum first. Memory does not grow with the cache, but for ids and other columns.
+    Every row is compared with its checksum first. Memory does not grow with the cache, except ids and other columns.
 
-    Of several views a .npz file holds (n, views, *shape); the others have one view after the other. plain_view: the
-    first alone.
+    With several views a .npz file holds (n, views, *shape); the others have one view after the other. plain_view: only
+    the first.
 
     layer: which of several. progress: called with (rows written, rows).
     Raises UsageError for another ending, CacheError for damaged rows, names that .npz cannot hold, an output that
@@ -208,7 +208,7 @@ def _pyarrow() -> tuple[Any, Any]:
 
 
 def _check(path: str) -> None:
-    raise CacheError(f"{path!r} exists, and may be anybody's.", hint="")
+    raise CacheError(f"{path!r} exists, and may be another program's.", hint="")
 
 
 KIND = Kind(CacheError, _check)

@@ -66,12 +66,12 @@ def predict(
     Backbone, layer, transform and precision come from the head file; the weights are found again where they came
     from, or at `weights`, and must have the digest that the head was trained with.
 
-    Scored is what is known of the images: the class of a folder or the label of a table. Labels and numbers are scored
-    by the columns of a cache that the head was trained on; by the labels of a source where the head was trained on such
-    labels, or where `columns` names the column with them.
+    Predictions are scored where the truth is known: the class of a folder or the label of a table. Labels and numbers
+    are scored by the columns of a cache that the head was trained on; by the labels of a source if the head was trained
+    on such labels, or if `columns` names the column with them.
 
-    A head that averages over views (see `train_head`) is given as many views of each image, in as many forward passes;
-    every other head the plain one, also where it was trained on several.
+    A head that averages over views (see `train_head`) gets as many views of each image, in as many forward passes;
+    every other head gets the plain one, also if it was trained on several.
 
     backbone: must be given, as a confirmation, for a head whose backbone is code of the user's own, and so must augment
     where it averages over views that code of the user's own makes, and tail where that is a module of the user's own.
@@ -104,7 +104,7 @@ def predict_each(
 ) -> list[Predictions]:
     """What `predict` gives, by each of several heads and tails in one pass: a sample is read and computed once.
 
-    begins: called once the heads are open, with what their samples are called.
+    begins: called once the heads are open, with the words for their samples.
 
     They must have been trained on the features of one backbone, with the same weights, transform and precision; their
     layers may differ. Raises what `predict` does, HeadMismatchError where their features differ.
@@ -112,7 +112,7 @@ def predict_each(
     began = time.monotonic()
     if not heads:
         raise UsageError(
-            "predict needs one head or more.", hint="Such as: precompute predict photos.safetensors photos"
+            "predict needs one head or more.", hint="For example: precompute predict photos.safetensors photos"
         )
     opened = [open_head(path) for path in heads]
     words = words_of_spec(opened[0].metadata.get("spec"))
@@ -125,7 +125,7 @@ def predict_each(
         needless |= {"augment": augment}
         if says_nothing := [name for name, value in needless.items() if value is not None]:
             raise UsageError(
-                f"{os.fspath(source)} holds features, so {says_nothing[0]} says nothing.",
+                f"{os.fspath(source)} holds features, so {says_nothing[0]} has no effect.",
                 hint=f"Leave out --{says_nothing[0].replace('_', '-')}, or name a folder of {words.plural}.",
             )
         where = device_of(device)

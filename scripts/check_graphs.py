@@ -27,8 +27,11 @@ TOLERANCE = 1e-4
 HEADS: dict[str, tuple[str, ...]] = {
     "logistic": ("train-head", "CACHE", "--C", "1"),
     "mlp": ("train-head", "CACHE", "--head", "mlp", "--max-epochs", "30"),
-    "tail": ("fine-tune", "PHOTOS", "-b", "BACKBONE", "--weights", "WEIGHTS", "--cut", "auto", "--epochs", "1"),
+    "tail": ("fine-tune", "DEEP", "--epochs", "1"),
 }
+LAYERS = {"mobilenet_v2": "features.16", "resnet18": "layer3", "vit_b_16": "encoder.layers.encoder_layer_10"}
+"""Behind which layer a tail begins; of others behind OTHER_LAYER."""
+OTHER_LAYER = "blocks.5"
 OPENER = '''
 import csv, io, json, sys
 import numpy as np, simplejpeg
@@ -110,10 +113,14 @@ def check(
     backbone, _, weights = named.partition("=")
     short = "".join(c if c.isalnum() else "-" for c in Path(backbone).name)
     words = {"PHOTOS": str(photos), "BACKBONE": backbone, "WEIGHTS": weights or "DEFAULT"}
+    words["DEEP"] = str(folder / f"{short}-{photos.name}-deep.h5")
     words["CACHE"] = str(folder / f"{short}-{photos.name}.h5")
     made = folder / f"{short}-{photos.name}-{head}.safetensors"
     if head != "tail" and not Path(words["CACHE"]).exists():
         command("extract", photos, "-b", backbone, "--weights", words["WEIGHTS"], "-o", words["CACHE"])
+    if head == "tail" and not Path(words["DEEP"]).exists():
+        layer = ("--layer", LAYERS.get(backbone, OTHER_LAYER), "--pooling", "none")
+        command("extract", photos, "-b", backbone, "--weights", words["WEIGHTS"], *layer, "-o", words["DEEP"])
     if not made.exists():
         command(*(words.get(word, word) for word in HEADS[head]), "-o", made)
     expected = {one["id"]: one for one in json.loads(command("predict", made, photos, "--json"))["predictions"]}

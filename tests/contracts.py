@@ -240,7 +240,7 @@ class ExecutorContract:
 
     @pytest.fixture(params=[1, 3], ids=["one view", "three views"])
     def work(self, request: pytest.FixtureRequest, tmp_path: Path) -> Work:
-        """24 pictures: one is cut short, and two are byte-identical."""
+        """24 pictures: one is truncated, and two are byte-identical."""
         photos = make_photos(tmp_path / "photos")
         paths = sorted(path for path in photos.rglob("*") if path.is_file())
         paths[self.BROKEN].write_bytes(paths[self.BROKEN].read_bytes()[:60])
@@ -321,7 +321,7 @@ class ExecutorContract:
 
     def test_a_source_that_has_gone_away_ends_it(self, executor: Executor, work: Work, tmp_path: Path) -> None:
         shutil.rmtree(tmp_path / "photos")
-        with pytest.raises(SourceError, match="went away"):
+        with pytest.raises(SourceError, match="disappeared"):
             list(executor.blocks(work, np.arange(24)))
 
     def test_no_rows_give_no_blocks(self, executor: Executor, work: Work) -> None:

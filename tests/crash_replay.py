@@ -1,4 +1,4 @@
-"""Every state in which a crash could leave the files of one run: record what the run does, then replay it cut short.
+"""Every state in which a crash could leave the files of one run: record what the run does, then replay it truncated.
 
 `Recorder` stands around the functions of `os` that change files, calls each through, and after each compares its own
 idea of the folder with the real one, byte by byte: what it does not know of cannot have happened. `kills` is what a
@@ -162,7 +162,7 @@ class Point:
 
 
 def kills(first: Disk, events: list[Event]) -> Iterator[Point]:
-    """After each event, and within each write, which is then cut short."""
+    """After each event, and within each write, which is then truncated."""
     disk = first.after()
     for done, event in enumerate(events):
         yield Point(done, f"killed before {event.kind}", disk.contents())

@@ -265,7 +265,7 @@ def test_the_key_holds_what_a_transform_says_of_itself_and_the_library(module: P
     ("code", "message"),
     [
         ("", "cannot be loaded: AttributeError"),
-        ("own = 3", "is a int, which transforms nothing"),
+        ("own = 3", "is a int, which is not a transform"),
         ("def own(image):\n    return None", "Got NoneType instead"),
         ("def own(image):\n    return image / 255", r"Got torch.float32 \(3, 97, 160\) instead"),
         ("def own(image):\n    return image[:1]", "must give a picture"),
@@ -304,7 +304,7 @@ def test_one_that_fails_on_a_picture_says_on_which_and_is_no_broken_sample(modul
         (2.0, ["flip"], "from 1 to 1024"),
         (True, [], "from 1 to 1024"),
         (8, [], "need something to make them of"),
-        (1, ["flip"], "would say nothing"),
+        (1, ["flip"], "would have no effect"),
     ],
 )
 def test_views_that_make_no_sense_are_refused(views: int, augment: list[str], message: str) -> None:

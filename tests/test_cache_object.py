@@ -60,7 +60,7 @@ def test_a_cache_is_pickled_by_its_path(path: Path, monkeypatch: pytest.MonkeyPa
     assert np.array_equal(again.features(), cache.features())
     assert (again.classes, again.ids, again.key) == (cache.classes, cache.ids, cache.key)
     write(str(path), "", 30)
-    with pytest.raises(CacheError, match="has been replaced by one of other settings or samples"):
+    with pytest.raises(CacheError, match="has been replaced by one with other settings or samples"):
         pickle.loads(data)
     path.unlink()
     with pytest.raises(CacheFormatError, match="does not exist"):

@@ -239,7 +239,7 @@ def test_a_source_of_ones_own_is_forecast_and_cannot_be_cut(tmp_path: Path) -> N
     assert forecast(array_source(), backbone="test_contracts:make_network").images == ROWS
     with pytest.raises(UsageError, match="a limit is for folders"):
         extract(array_source(), tmp_path / "a.h5", backbone="test_contracts:make_network", limit=3)
-    with pytest.raises(UsageError, match="preprocessing of its own"):
+    with pytest.raises(UsageError, match="its own preprocessing"):
         load_backbone("test_contracts:make_network", transform={"crop": 3})
 
 

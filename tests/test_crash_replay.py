@@ -294,7 +294,7 @@ def test_lost_wrong_and_unreadable_would_be_seen(place: Path) -> None:
     recorder, judge = record(place, fresh, 20.0)
     whole = swapped = (place / "whole.h5").read_bytes()
     judge.look(Point(len(recorder.events), "all gone", {}))
-    judge.look(Point(0, "cut short", {OUT: whole[:-5000]}))
+    judge.look(Point(0, "truncated", {OUT: whole[:-5000]}))
     for name, column in open_cache(place / "whole.h5").layout.columns.items():
         if name.startswith(("features", "checksums", "samples/digest", "samples/size", "samples/mtime_ns")):
             first, second, third = (column.offset + place * column.row_bytes for place in range(3))

@@ -275,22 +275,22 @@ def test_training_mode_leaves_statistics_and_dropout_alone() -> None:
 
 
 REFUSED = {
-    ("resnet18", "layer3.0.bn1"): ("also needs 'layer2'", r"before: layer2\.1\.add, layer2; behind: layer3\.0\.add"),
-    ("resnet18", "layer3.0.downsample"): ("also needs 'layer3.0.bn2'", "before: .*layer2; behind: layer3.0.add"),
-    ("resnet18", "layer4"): ("no parameters to train", r"lie before: .*layer4\.0\.$"),
+    ("resnet18", "layer3.0.bn1"): ("also need 'layer2'", r"before: layer2\.1\.add, layer2; behind: layer3\.0\.add"),
+    ("resnet18", "layer3.0.downsample"): ("also need 'layer3.0.bn2'", "before: .*layer2; behind: layer3.0.add"),
+    ("resnet18", "layer4"): ("no parameters to train", r"are before: .*layer4\.0\.$"),
     ("resnet18", "avgpool"): ("no parameters to train", "layer4.0"),
-    ("resnet18", "flatten"): ("nothing is left to train but the head", "layer4.0"),
-    ("resnet18", "fc"): ("nothing is left to train but the head", "layer4.0"),
-    ("resnet18", "output"): ("nothing is left to train but the head", "layer4.0"),
+    ("resnet18", "flatten"): ("there is nothing to train except the head", "layer4.0"),
+    ("resnet18", "fc"): ("there is nothing to train except the head", "layer4.0"),
+    ("resnet18", "output"): ("there is nothing to train except the head", "layer4.0"),
     ("resnet18", "layer5"): ("no layer 'layer5'.* Close: .*layer4", "precompute backbones NAME --layers"),
     ("resnet18", "layer3:mean"): ("'layer3' are averaged over its positions", "--layer layer3:none"),
     ("vit", "encoder.layers.encoder_layer_1.ln_1"): (
-        "also needs",
+        "also need",
         "before: .*encoder_layer_1.add; behind: .*encoder_layer_1,",
     ),
     ("vit", "encoder.layers.encoder_layer_1.getitem_1"): ("do not depend on the layer", "before: "),
     ("vit", "class_token"): ("do not depend on the layer", "before: "),
-    ("awkward", "one"): ("also needs 'stem'", "before: .*stem; behind: "),
+    ("awkward", "one"): ("also need 'stem'", "before: .*stem; behind: "),
     ("awkward", "unused"): ("do not depend on the layer", "before: .*stem; behind: "),
     ("awkward", "getattr"): ("do not depend on the layer", "nearest"),
 }
@@ -408,7 +408,7 @@ def test_what_both_parts_use_is_not_trained() -> None:
 
 def test_a_change_in_place_that_the_cut_separates_is_refused() -> None:
     torch.manual_seed(0)
-    with pytest.raises(BackboneError, match="computes something else than the whole network"):
+    with pytest.raises(BackboneError, match="differs from the whole network"):
         tail_of(backbone_of(Ignored()), "conv")
 
 
@@ -428,7 +428,7 @@ def test_a_number_computed_from_the_number_of_images_is_computed_again() -> None
 
 
 def test_a_number_that_the_image_decides_crosses_a_cut() -> None:
-    with pytest.raises(BackboneError, match="also needs 'item'"):
+    with pytest.raises(BackboneError, match="also need 'item'"):
         tail_of(backbone_of(Dependent()), "conv")
 
 
@@ -508,7 +508,7 @@ def test_prices_are_for_all_samples_and_views() -> None:
 
 
 def test_a_network_that_can_be_cut_nowhere_has_no_proposals() -> None:
-    with pytest.raises(BackboneError, match="no layer of a:b behind which") as caught:
+    with pytest.raises(BackboneError, match="a:b has no layer with a part worth training") as caught:
         propose(backbone_of(nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 2))))
     assert "train-head" in caught.value.hint
 

@@ -197,12 +197,12 @@ def test_transfer_that_hurts_is_said_so(corners: Path, tmp_path: Path) -> None:
         draws=4,
         methods=LIGHT,
     )
-    assert found.notes == ("random: a factory decides about its own weights, so there are no random ones",)
+    assert found.notes == ("random: a factory chooses its own weights, so there are no random ones",)
     assert [one.name for one in found.methods] == ["pixels", "head"]
     assert [one.hurts for one in found.standings] == [("pixels",), ("pixels",)]
     assert "Transfer hurts: raw pixels beat the pretrained head (at 10, all a class)." in found.words
     assert found.words.startswith("With all 48 labels: raw pixels (")
-    assert "is the best, by more than chance" in found.words
+    assert "is significantly better than the others" in found.words
     assert found.standings[-1].tied == ("pixels",)
 
 
@@ -317,7 +317,7 @@ def test_bad_requests(graded: Path, tmp_path: Path) -> None:
     names = [path.relative_to(graded).as_posix() for path in sorted(graded.rglob("*.png"))]
     lines = [f"{name},{'a;b' if 'dark' in name else 'a'}" for name in names]
     (tmp_path / "labels.csv").write_text("path,label\n" + "\n".join([*lines[:-1], lines[-1] + ";c"]) + "\n")
-    with pytest.raises(TrainingError, match="several labels a sample, and depth compares methods on classes"):
+    with pytest.raises(TrainingError, match="several labels a sample, and depth compares methods only on classes"):
         depth(tmp_path / "labels.csv", tmp_path / "l", **options, root=str(graded))
 
 

@@ -215,7 +215,7 @@ def test_whether_weights_are_at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert load_error("tiny", "DEFAULT")["error"] is None
     missing = load_error("mobilenet_v2", "DEFAULT")
     assert "not on this machine" in missing["error"]
-    assert "Three ways out" in missing["hint"]
+    assert "Three options" in missing["hint"]
     assert "resnet1" in load_error("resnet1", "DEFAULT")["error"]
     (tmp_path / "a.pth").write_bytes(b"no weights")
     assert "a.pth" in load_error("mobilenet_v2", str(tmp_path / "a.pth"))["error"]

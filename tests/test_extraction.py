@@ -443,7 +443,7 @@ def test_a_foreign_output_is_overwritten_only_where_that_is_said(photos: Path, t
 @pytest.mark.rotates(3)
 def test_runs_that_would_throw_rows_away_by_mistake_are_refused(samples: Samples, tmp_path: Path) -> None:
     samples.extract(tmp_path / "a.h5")
-    with pytest.raises(UsageError, match="--limit 3 would throw 21"):
+    with pytest.raises(UsageError, match="--limit 3 would discard 21"):
         samples.extract(tmp_path / "a.h5", limit=3)
     with samples.together():
         for name in samples.names():
@@ -500,7 +500,7 @@ def test_a_source_that_goes_away_stops_the_run(samples: Samples, tmp_path: Path)
     if samples.kind.in_table:  # which is open, and so is read to its end
         assert samples.extract(tmp_path / "a.h5", **options, progress=remove).computed == 64
         return
-    with pytest.raises(SourceError, match="went away"):
+    with pytest.raises(SourceError, match="disappeared"):
         samples.extract(tmp_path / "a.h5", **options, progress=remove)
     kept = int(open_cache(tmp_path / "a.h5.partial").ok.sum())
     assert kept >= 4

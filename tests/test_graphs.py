@@ -297,7 +297,7 @@ def test_a_graph_that_differs_is_not_written(made: Path, tmp_path: Path, monkeyp
     [
         ({"spec": {"transform": {"modality": "text"}}}, "predicts from texts"),
         ({"spec": {"transform": {"modality": "audio"}}}, "predicts from clips"),
-        ({"spec": {"backbone": "external"}}, "features that others made"),
+        ({"spec": {"backbone": "external"}}, "imported features"),
         ({"average_views": 3}, "averages over 3 views"),
         ({"spec": {"transform": {"decoder": "nvjpeg, resized by torch on the device, 1"}}}, "nvJPEG"),
     ],

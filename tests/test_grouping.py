@@ -110,7 +110,7 @@ def test_the_intervals_draw_whole_patients(scans: Path) -> None:
     [
         ({"groups": r"patient_([0-5])_"}, r"24 of 49 ids in .*a\.h5 do not match --groups .*'ill/patient_10_0\.png'"),
         ({"groups": r"patient_\d+"}, "no part in parentheses"),
-        ({"groups": r"patient_(\d+"}, "is no regular expression"),
+        ({"groups": r"patient_(\d+"}, "is not a regular expression"),
         ({"groups": r"(x)?patient"}, "49 of 49 ids"),
         ({"groups": PATIENTS, "groups_file": "groups.csv"}, "contradict each other"),
         ({"groups_file": "nowhere.csv"}, "nowhere.csv cannot be read: No such file"),

@@ -157,7 +157,7 @@ def test_what_scikit_learn_has_no_equal_of_is_named() -> None:
 
 
 def test_a_head_that_predicts_otherwise_than_its_parts_say_is_refused() -> None:
-    """Such as one that learns to do more than the class of scikit-learn that stands for it."""
+    """For example one that learns to do more than the class of scikit-learn that stands for it."""
 
     class ScaledHead(LogisticHead):
         def predict_proba(self, X: object) -> np.ndarray:
@@ -171,7 +171,7 @@ def test_a_head_that_predicts_otherwise_than_its_parts_say_is_refused() -> None:
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     head = fitted("ridge")
     (tmp_path / "model.joblib").write_bytes(b"old")
-    with pytest.raises(HeadError, match="model.joblib' exists, and what a joblib file is cannot be found out"):
+    with pytest.raises(HeadError, match="model.joblib' exists, and a joblib file cannot be recognised"):
         write_joblib(tmp_path / "model.joblib", head)
     assert (tmp_path / "model.joblib").read_bytes() == b"old"
     write_joblib(tmp_path / "model.joblib", head, overwrite=True)
@@ -188,7 +188,7 @@ def test_the_command_warns_and_tells_what_it_wrote(tmp_path: Path, precompute: C
     save_head(tmp_path / "a.safetensors", fitted("mlp"), metadata={})
     done = precompute("export-head", "a.safetensors", "-o", "a.joblib")
     assert done.returncode == 0, done.stderr
-    assert "whoever loads it runs the code in it" in done.stderr
+    assert "loading it runs the code in it" in done.stderr
     assert "StandardScaler -> MLPClassifier" in done.stdout
     report = json.loads(precompute("export-head", "a.safetensors", "-o", "b.joblib", "--json").stdout)
     assert report["methods"] == ["predict", "predict_proba"]
@@ -199,12 +199,12 @@ def test_the_command_warns_and_tells_what_it_wrote(tmp_path: Path, precompute: C
     assert refused.returncode == 1
     assert "cannot be exported to scikit-learn" in refused.stderr
     assert not (tmp_path / "cold.joblib").exists()
-    assert "Whoever loads one runs the code in it" in precompute("export-head", "--help").stdout
+    assert "Loading one runs the code in it" in precompute("export-head", "--help").stdout
 
 
 def test_attention_over_positions_has_no_equal() -> None:
     head = AttentiveHead(tokens=8, max_epochs=2).fit(DIGITS[:60], LABELS[:60])
-    with pytest.raises(HeadError, match="cannot be exported to scikit-learn: it weighs positions by attention"):
+    with pytest.raises(HeadError, match="cannot be exported to scikit-learn: scikit-learn has no attention"):
         to_sklearn(head)
 
 

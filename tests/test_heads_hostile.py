@@ -120,7 +120,7 @@ def test_a_pickle_is_not_run(tmp_path):
         def __reduce__(self):
             return Path.touch, (marker,)
 
-    refuse(tmp_path / "head.safetensors", pickle.dumps(Hostile()), "no safetensors file")
+    refuse(tmp_path / "head.safetensors", pickle.dumps(Hostile()), "not a safetensors file")
     assert not marker.exists()
 
 
@@ -529,7 +529,7 @@ def forged_text(path, name, part, code="U8", shape=None, **strings):
         ({"name": "json:digest", "part": b"{}"}, "its metadata holds digest twice"),
         ({"name": "json:classes", "part": b"\xff{"}, "no ASCII text"),
         ({"name": "json:classes", "part": b"{}  ", "code": "F32", "shape": [1]}, "is not described with"),
-        ({"name": "json:classes", "part": b"{}  ", "shape": [2, 2]}, "does not stand where"),
+        ({"name": "json:classes", "part": b"{}  ", "shape": [2, 2]}, "is not at the offset"),
         ({"name": "json:classes", "part": b"{}"}, "its metadata must have the keys"),
         ({"name": "classes", "part": b"{}"}, "is not described with"),
         ({"name": "json:a", "part": b"[" + b"{}," * encoding.MAX_TEXT_VALUES}, "values in one place"),

@@ -264,7 +264,7 @@ def test_a_label_that_some_folds_lack_is_fitted(head: Any) -> None:
 
 def test_labels_that_do_not_vary_at_all_are_refused(head: Any) -> None:
     for target in (np.zeros((400, 3)), np.tile([0, 1, 1], (400, 1))):
-        with pytest.raises(ValueError, match=r"needs a label that some samples have and others have not"):
+        with pytest.raises(ValueError, match=r"needs a label that some samples have and others lack"):
             head.fit(X, target)
     with pytest.raises(ValueError, match=r"with a weight above 0 that all have the same labels"):
         head.fit(X, Y, np.arange(400) < 1)

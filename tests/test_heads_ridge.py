@@ -124,7 +124,7 @@ def test_what_leaving_out_cannot_tell_is_not_chosen_by_it(groups: list[int] | No
 @pytest.mark.parametrize("validation", [None, (DIGITS[:100], LABELS[:100])])
 @pytest.mark.parametrize("alpha", ["auto", 1.0])
 def test_a_group_may_be_of_any_size(alpha: float | str, validation: Any) -> None:
-    """Such as 4,097 identical placeholder pictures."""
+    """For example 4,097 identical placeholder pictures."""
     X, y = np.vstack([DIGITS, np.tile(DIGITS[0], (4097, 1))]), np.concatenate([LABELS, np.zeros(4097, int)])
     groups = np.concatenate([np.arange(len(DIGITS)), np.full(4097, len(DIGITS))])
     head = RidgeHead(alpha=alpha).fit(X, y, groups=groups, validation=validation)
@@ -225,5 +225,5 @@ def test_a_matrix_that_memory_does_not_hold_is_refused_before_it_is_taken(
         make().fit(X, y)
     monkeypatch.undo()
     wide = np.broadcast_to(np.float32(0), (3_000_000, 3_000_000))  # takes no memory itself
-    with pytest.raises(ValueError, match="Take a layer with fewer features, pool it, or train a LogisticHead"):
+    with pytest.raises(ValueError, match="Use a layer with fewer features, pool it, or train a LogisticHead"):
         spectrum.Spectrum(RowView(wide), spectrum.RealTargets(np.zeros((3_000_000, 1))), np.ones(3_000_000))

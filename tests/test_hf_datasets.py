@@ -219,7 +219,7 @@ def test_ids_are_numbers_of_rows_where_they_have_not(tmp_path: Path, path: str |
         opened(write_parquet(tmp_path / "a.parquet", given, None, rows_per_group=2)),
     ):
         assert ids(source) == ["row/000000000", "row/000000001", "row/000000002"]
-        assert any("ids are numbers" in note for note in source.notes)
+        assert any("ids are row numbers" in note for note in source.notes)
         assert [source.read(row).data for row in range(3)] == [one["image"]["bytes"] for one in given]
     split = opened(save_all(tmp_path / "b", {"test": given, "train": given[:1]}, None))
     assert ids(split) == ["test/000000000", "test/000000001", "test/000000002", "train/000000000"]
@@ -416,7 +416,7 @@ def test_an_address_is_no_name_and_not_shown() -> None:
 
 @pytest.mark.parametrize("text", ["", ":x", "a@", "a#x@y", "a:b:c", "a\0"])
 def test_a_name_that_is_none_says_how_it_is_written(text: str) -> None:
-    with pytest.raises(SourceError, match="is no name of a data set") as caught:
+    with pytest.raises(SourceError, match="is not a name of a data set") as caught:
         understood(MARK + text)
     assert "OWNER/NAME" in caught.value.hint
 
@@ -496,7 +496,7 @@ def test_a_data_file_that_changes_after_it_was_listed_gives_no_wrong_image(tmp_p
     with pytest.raises(SampleError) as caught:
         source.read(0)
     assert caught.value.reason == "VANISHED"
-    with pytest.raises(SourceError, match="went away"):
+    with pytest.raises(SourceError, match="disappeared"):
         extract(source, tmp_path / "a.h5", backbone="tiny")
 
 

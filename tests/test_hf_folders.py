@@ -65,7 +65,7 @@ def modules(kind: str, path: str = "1_Pooling") -> Change:
 
 
 def indexed(*names: str) -> Change:
-    """An index in place of the weights."""
+    """An index instead of the weights."""
 
     def change(folder: Path) -> None:
         (folder / "model.safetensors").rename(folder / "part.safetensors")
@@ -86,11 +86,11 @@ HOSTILE: dict[str, tuple[Change, str, str]] = {
     "another pickle": (pickled("model.ckpt"), r"model\.ckpt, a form that can run code", "--weights PATH"),
     "code": (
         with_code(auto_map={"AutoConfig": "modeling.Config", "AutoModel": "modeling.Model"}),
-        r"config\.json asks for code to be run \(auto_map: .*modeling\.Config",
+        r"config\.json requests that code be run \(auto_map: .*modeling\.Config",
         "factory",
     ),
     "code from elsewhere": (
-        with_code(auto_map={"AutoModel": "someone/else--modeling.Model"}), r"config\.json asks for code", "factory",
+        with_code(auto_map={"AutoModel": "someone/else--modeling.Model"}), "requests that code", "factory",
     ),
     "code of a kind unknown": (with_code(model_type="mine", auto_map={"AutoModel": "modeling.Model"}), "code", ""),
     "code by its name alone": (
@@ -98,15 +98,15 @@ HOSTILE: dict[str, tuple[Change, str, str]] = {
     ),
     "code for a tokenizer": (
         values("tokenizer_config.json", auto_map={"AutoTokenizer": ["modeling.Words", None]}),
-        r"tokenizer_config\.json asks for code to be run",
+        r"tokenizer_config\.json requests that code",
         "factory",
     ),
-    "code deep inside": (values("config.json", text_config={"auto_map": {"A": "b.C"}}), "asks for code", "factory"),
-    "code of a module": (modules("modeling.Pooling"), r"modules\.json asks for code to be run", "factory"),
-    "a module like the real one": (modules("sentence_transformers_x.models.Pooling"), "asks for code", "factory"),
+    "code deep inside": (values("config.json", text_config={"auto_map": {"A": "b.C"}}), "that code be run", "factory"),
+    "code of a module": (modules("modeling.Pooling"), r"modules\.json requests that code", "factory"),
+    "a module like the real one": (modules("sentence_transformers_x.models.Pooling"), "requests that code", "factory"),
     "a module elsewhere": (modules("sentence_transformers.models.Pooling", "../1_Pooling"), "names the folder", ""),
     "settings of a module with code": (
-        values("sentence_bert_config.json", model_args={"trust_remote_code": True}), "asks for code", "factory",
+        values("sentence_bert_config.json", model_args={"trust_remote_code": True}), "requests that code", "factory",
     ),
     "link for config": (linked("config.json"), r"config\.json is a link to .*out of the folder", "copy"),
     "link for weights": (linked("model.safetensors"), r"model\.safetensors is a link to .*out of the folder", "copy"),
@@ -223,10 +223,10 @@ def test_a_pickled_state_dict_may_be_named_and_is_not_run(good: Path, tmp_path: 
     ("name", "says"),
     [
         ("hf:./nowhere", "There is no folder ./nowhere"),
-        ("hf:", "names no model of the Hugging Face hub"),
-        ("hf:a/b/c", "names no model of the Hugging Face hub"),
-        ("hf:a/b@", "names no model of the Hugging Face hub"),
-        ("hf:a b/c", "names no model of the Hugging Face hub"),
+        ("hf:", "is not a model on the Hugging Face hub"),
+        ("hf:a/b/c", "is not a model on the Hugging Face hub"),
+        ("hf:a/b@", "is not a model on the Hugging Face hub"),
+        ("hf:a b/c", "is not a model on the Hugging Face hub"),
     ],
 )
 def test_what_is_no_name_is_said_so(name: str, says: str) -> None:

@@ -51,7 +51,7 @@ def refused(path: Path, message: str = "") -> SourceError:
 def test_a_data_file_outside_of_the_folder_is_not_opened(tmp_path: Path, name: Any) -> None:
     folder = save(tmp_path / "a", items(1, 2), None)
     (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": name}]}))
-    refused(folder, r"a/state\.json has no list of data files, each the name of a file beside it")
+    refused(folder, r"a/state\.json has no list of data files, each the name of a file next to it")
     folder = save_all(tmp_path / "b", {"train": items(1)}, None)
     (folder / "dataset_dict.json").write_text(json.dumps({"splits": [name]}))
     refused(folder, r"dataset_dict\.json has no list of splits")
@@ -126,11 +126,11 @@ def test_a_stream_that_is_cut_short_is_refused(tmp_path: Path, stream: bytes) ->
         (b"", "is empty, or no Arrow file"),
         (b"ARROW1\0\0", "is empty, or no Arrow file"),
         (b"hello, this is no stream", "no Arrow message begins there"),
-        (struct.pack("<Ii", 0xFFFFFFFF, 2**31 - 1) + b"x" * 64, "cut short or damaged"),
-        (struct.pack("<Ii", 0xFFFFFFFF, -8) + b"x" * 64, "cut short or damaged"),
+        (struct.pack("<Ii", 0xFFFFFFFF, 2**31 - 1) + b"x" * 64, "truncated or damaged"),
+        (struct.pack("<Ii", 0xFFFFFFFF, -8) + b"x" * 64, "truncated or damaged"),
         (struct.pack("<Ii", 0xFFFFFFFF, 64) + b"\xff" * 64, "is damaged"),
         (struct.pack("<Ii", 0xFFFFFFFF, 64) + b"\0" * 64, "is damaged"),
-        (struct.pack("<Ii", 0xFFFFFFFF, 0), "cut short or damaged"),
+        (struct.pack("<Ii", 0xFFFFFFFF, 0), "truncated or damaged"),
     ],
 )
 def test_what_is_no_stream_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
@@ -181,7 +181,7 @@ def test_a_batch_that_claims_many_rows_takes_no_memory(tmp_path: Path, stream: b
     while place > 0:
         content[place : place + 8] = struct.pack("<q", 2**40)
         place = stream.find(struct.pack("<q", 5), place + 8)
-    refused(saved(tmp_path, bytes(content)), "rows in|is damaged|cut short")
+    refused(saved(tmp_path, bytes(content)), "rows in|is damaged|truncated")
 
 
 @pytest.mark.parametrize("compression", ["zstd", "lz4"])

@@ -369,9 +369,9 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "an absurd crop": ({**CLIP, "crop_size": 10**9}, "crop_size 1000000000"),
     "no number of Pillow's": ({**ViT, "resample": 9}, "resample 9"),
     "two channels": ({**ViT, "image_mean": [0.5, 0.5]}, "image_mean"),
-    "no deviation": ({**ViT, "image_std": [0, 0, 0]}, r"image_std as \[0, 0, 0\], which is out of bounds"),
+    "no deviation": ({**ViT, "image_std": [0, 0, 0]}, r"image_std as \[0, 0, 0\], which is out of range"),
     "an absurd part": ({**CONVNEXT, "size": {"shortest_edge": 224}, "crop_pct": 1e-9}, "crop_pct 1e-09"),
-    "code": ({**ViT, "auto_map": {"AutoImageProcessor": "mine.Mine"}}, "asks for code to be run"),
+    "code": ({**ViT, "auto_map": {"AutoImageProcessor": "mine.Mine"}}, "requests that code be run"),
 }
 
 
@@ -471,7 +471,7 @@ def test_a_pooler_that_is_missing_is_no_feature(folders: Callable[[str], tuple[P
 @pytest.mark.parametrize(
     ("kind", "changes", "pictures", "says"),
     [
-        ("swin", {"image_size": 1024, "window_size": 256}, {}, "values beside its parameters"),
+        ("swin", {"image_size": 1024, "window_size": 256}, {}, "values in addition to its parameters"),
         ("dinov3", {"patch_size": 1}, {"size": {"height": 1024, "width": 1024}}, "into more than 16,384 tokens"),
         ("vit", {"hidden_size": 2**20}, {}, "describes a network of"),
     ],

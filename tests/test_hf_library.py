@@ -134,7 +134,7 @@ def test_a_local_folder_that_only_the_library_reads_is_loaded_by_it(photos: Path
     ],
 )
 def test_data_sets_of_other_kinds_are_refused(tmp_path: Path, name: str, content: str) -> None:
-    """Also a script beside the data or in place of it: it is not run."""
+    """Also a script beside the data or instead of it: it is not run."""
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / name).write_text(content)
     (tmp_path / "a" / "a.py").write_text("import os\nos._exit(7)\n")

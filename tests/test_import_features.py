@@ -122,7 +122,7 @@ def test_heads_train_on_them_and_predict_where_the_name_is_the_same(tmp_path: Pa
     for other in ("2.h5", "3.h5"):
         with pytest.raises(HeadMismatchError, match="other features"):
             predict(tmp_path / "head", tmp_path / other)
-    with pytest.raises(HeadMismatchError, match="features that others made"):
+    with pytest.raises(HeadMismatchError, match="imported features"):
         predict(tmp_path / "head", make_photos(tmp_path / "photos"))
 
 
@@ -191,7 +191,7 @@ class Touch:
 
 
 def hostile(place: Path) -> dict[str, bytes]:
-    """Files that claim more than they hold, that hold code, that are cut short or no files of arrays."""
+    """Files that claim more than they hold, that hold code, that are truncated or no files of arrays."""
 
     def npy(shape: tuple[int, ...], data: bytes = b"", descr: str = "<f4") -> bytes:
         file = io.BytesIO()

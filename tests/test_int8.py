@@ -287,7 +287,7 @@ def test_other_settings_are_refused_before_anything_is_written(
         "        return x.reshape(len(x), 3, -1, 7).transpose(1, 2).reshape(len(x), 7, -1)\n"
         "def build():\n    return Net()\n"
     )
-    with pytest.raises(UsageError, match="Which axis of 'output' holds the channels cannot be told"):
+    with pytest.raises(UsageError, match="Which axis of 'output' holds the channels cannot be determined"):
         extract(photos, tmp_path / "a.h5", backbone="int8_mine:build", layer="output", pooling="none", dtype="int8")
     assert not list(tmp_path.glob("a.h5*"))
     with pytest.raises(UsageError, match="dtype must be one of"):

@@ -136,7 +136,7 @@ def test_json_is_asked_for_as_an_option(arguments: list[str], expected: bool) ->
 def test_limits_are_no_mistakes(error: BaseException, kind: str, status: int) -> None:
     found = failure_of(error)
     assert (found.kind, found.status) == (kind, status)
-    assert "mistake in precompute" not in found.text
+    assert "bug in precompute" not in found.text
     assert found.hint
 
 
@@ -152,8 +152,8 @@ def test_memory_that_is_not_there_is_told_as_such(take: Callable[[], Any]) -> No
 
 
 def test_a_mistake_is_told_as_one() -> None:
-    assert "mistake in precompute" in failure_of(RuntimeError("an index is out of range")).text
-    assert "mistake in precompute" in failure_of(ImportError("cannot import name 'x' from 'precompute'")).text
+    assert "bug in precompute" in failure_of(RuntimeError("an index is out of range")).text
+    assert "bug in precompute" in failure_of(ImportError("cannot import name 'x' from 'precompute'")).text
 
 
 @pytest.fixture

@@ -93,7 +93,7 @@ class Row:
 
 
 def rows_of(path: Path) -> dict[str, Row]:
-    """The rows that are there, by id; none where there is no file. One that is there is neither broken nor damaged."""
+    """The rows that are there, by id; none without a file. One that is there is neither broken nor damaged."""
     if not path.exists():
         return {}
     cache = open_cache(path)
@@ -174,7 +174,7 @@ class Killer:
             assert untouched or self.finished()
         else:
             assert status == 128 + signum, told
-            assert self.finished() or untouched or told.endswith("Run the same command again to go on.\n"), told
+            assert self.finished() or untouched or told.endswith("Run the same command again to resume.\n"), told
 
     def _phase(self, new: int) -> str:
         if self.finished() or len(rows_of(self.state / "a.h5.partial")) == len(self.truth):

@@ -65,7 +65,7 @@ def test_paths_are_ids_or_lead_to_the_files(name: str, where: str, written: str,
     finally:
         table.unlink()
     assert values == list(range(len(cache)))
-    assert note == f"24 of 24 samples stand in {table}, which has 25 rows, by path"
+    assert note == f"24 of 24 samples are in {table}, which has 25 rows, by path"
 
 
 def test_a_path_that_is_no_sample_s_is_said(place: Path) -> None:
@@ -90,7 +90,7 @@ def test_ids_come_before_paths_and_empty_cells_have_no_label(place: Path) -> Non
     values, note = numbers_of(cache, place / "both.csv")
     assert np.isnan(values[:4]).all()
     assert values[4:] == [row + 0.5 for row in range(4, 24)]
-    assert "20 of 24 samples stand in" in note
+    assert "20 of 24 samples are in" in note
     assert "by path" not in note
     found = train_head(place / "a.h5", labels=place / "both.csv", expect=20, alpha=1.0)
     assert found.task == "number"

@@ -260,7 +260,9 @@ def test_what_has_no_positions_is_left_as_it_is() -> None:
 def test_axes_that_cannot_be_told_are_refused() -> None:
     model = families.build("maxvit_t", seed=1)
     layer = "blocks.0.layers.0.layers.window_attention.attn_layer.1.softmax"
-    with pytest.raises(BackboneError, match=r"64 x 2 x 49 x 49 for one image, are positions cannot be told") as caught:
+    with pytest.raises(
+        BackboneError, match=r"64 x 2 x 49 x 49 for one image, are positions cannot be determined"
+    ) as caught:
         cut(model, layer, "mean")
     assert "--pooling none" in caught.value.hint
 
@@ -282,7 +284,7 @@ def test_a_network_that_cannot_be_traced_is_run_on_a_larger_image() -> None:
     model = Shapeless(0)
     with torch.inference_mode():
         assert torch.equal(cut(model, OUTPUT, "mean", 32)(picture()), model(picture()).mean(dim=(1, 2)))
-    with pytest.raises(BackboneError, match="are positions cannot be told"):
+    with pytest.raises(BackboneError, match="are positions cannot be determined"):
         cut(Shapeless(32), OUTPUT, "mean", 32)
 
 

@@ -224,7 +224,7 @@ def test_leaks_are_found_among_samples_of_every_modality(samples: Samples, tmp_p
     assert leaks.identical == 2
     assert train_head(tmp_path / "a.h5", C=1.0).leaks["val"].similarity == (0.98 if unit == "clips" else 0.9)
     assert ("val/dogs/near." + samples.kind.fixed, second) in {(pair.id, pair.train_id) for pair in leaks.near}
-    assert f"2 {unit} of val are byte-identical to training {unit}: its score flatters" in training.notes
+    assert f"2 {unit} of val are byte-identical to training {unit}: its score is optimistic" in training.notes
     assert any(f"look nearly like a training {unit[:-1]} (cosine 0.98 or more)" in line for line in training.notes)
     assert training.two_labels == [sorted([second, samples.kind.named("val/dogs/copy")])]
     done = precompute("train-head", "a.h5", "--C", "1")

@@ -134,7 +134,7 @@ def test_what_is_no_image_fails_with_its_reason_and_costs_nothing_else(png_photo
     assert found.failures == {"UNREADABLE": 1}
     assert "ZeroDivisionError: the program's own mistake" in found.failed[0][2]
     for wrong in (3, {"a": 1}, [], ["path.jpg", 3], object()):
-        with pytest.raises(SourceError, match="is no source"):
+        with pytest.raises(SourceError, match="is not a source"):
             extract(wrong, tmp_path / "b.h5", backbone="tiny")
 
 

@@ -72,7 +72,7 @@ def test_what_stands_in_a_card(tmp_path: Path) -> None:
         "| train | 1,200 |",
         "- 3 images of val are byte-identical to training images: its score flatters",
         "- a note",
-        "- licence of the weights: unknown: ask whoever made the weights",
+        "- licence of the weights: unknown: ask the author of the weights",
         "$ precompute predict photos.safetensors new-data",
     ):
         assert line in text.splitlines(), line

@@ -234,7 +234,7 @@ def test_openai_s_weights_are_refused_without_their_gelu() -> None:
         ("ViT-B-32/mine", "random", "no weights 'mine' of ViT-B-32", "laion2b_s34b_b79k"),
         ("ViT-B-32", "DEFAULT", "does not say which weights", "open_clip:ViT-B-32/laion2b_s34b_b79k"),
         ("ViT-S-32-alt", "DEFAULT", "does not say which weights", "random:SEED"),
-        ("ViT-B-32/laion2b_s34b_b79k", "DEFAULT@main", "'main' is no revision", "laion2b_s34b_b79k@"),
+        ("ViT-B-32/laion2b_s34b_b79k", "DEFAULT@main", "'main' is not a revision", "laion2b_s34b_b79k@"),
         ("ViT-B-32/laion2b_s34b_b79k", "nothing", "has no weights 'nothing'", "laion2b_s34b_b79k"),
         ("./nowhere", "DEFAULT", "There is no folder ./nowhere", ""),
     ],
@@ -382,7 +382,7 @@ HOSTILE: dict[str, tuple[Change, str, str]] = {
     "larger than its weights": (vision(width=8192), "describes an image tower of", ""),
     "more positions than weights": (vision(image_size=2048, width=4096), "describes an image tower of", ""),
     "too many tokens": (vision(image_size=2048, patch_size=1), "into more than 65,536 tokens", ""),
-    "unknown key": (vision(checkpoint_path="/tmp/x.pth"), "asks for 'checkpoint_path'", "factory"),
+    "unknown key": (vision(checkpoint_path="/tmp/x.pth"), "requests 'checkpoint_path'", "factory"),
     "a network's name with a path": (
         vision(timm_model_name="local-dir:/etc"),
         "names the network 'local-dir:/etc'",

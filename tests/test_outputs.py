@@ -60,6 +60,7 @@ WRITERS = {
         ".svg",
         "CACHE",
     ),
+    "export card": Writer(("export", "HEAD", "-o"), ("export", "CACHE", "-o"), ".md", "HEAD", known=False),
     "export-head": Writer(
         ("export-head", "HEAD", "-o"), ("export-head", "CACHE", "-o"), ".joblib", "HEAD", known=False
     ),
@@ -107,7 +108,7 @@ def refused(done: subprocess.CompletedProcess[str], name: str) -> str:
     assert done.returncode in (1, 2), done.stdout + done.stderr
     assert name in done.stderr
     assert "Traceback" not in done.stderr
-    assert "mistake in precompute" not in done.stderr
+    assert "bug in precompute" not in done.stderr
     return done.stderr
 
 
@@ -243,7 +244,7 @@ def test_a_file_of_its_own_kind_is_replaced(writer: Writer, place: Path, precomp
 
 
 def test_another_kind_of_ours_is_foreign(writer: Writer, place: Path, precompute: Command) -> None:
-    """A head in place of a cache, a cache in place of a picture: both are precompute's, and still a mistake."""
+    """A head instead of a cache, a cache instead of a picture: both are precompute's, and still a mistake."""
     output = f"out{writer.suffix}"
     shutil.copy("HEAD" if writer.suffix == ".h5" else "CACHE", output)
     before = everything(place)
@@ -301,7 +302,7 @@ def test_a_link_to_a_foreign_file_or_nowhere_is_left_alone(writer: Writer, place
 @pytest.mark.parametrize(
     ("output", "reason"),
     [
-        ("", "no name of a file"),
+        ("", "not a file name"),
         ("x" * 300, "its name is too long"),
         ("d/" * 3000 + "x", "its name is too long"),
         ("nowhere/x", "the folder 'nowhere' does not exist"),
@@ -471,7 +472,7 @@ def test_the_functions_refuse_as_the_commands_do(place: Path) -> None:
     with pytest.raises(UsageError, match="is the same file as"):
         train_head(open_cache("CACHE"), "CACHE")
     for empty in ("", b"", "a\0b"):
-        with pytest.raises(UsageError, match="no name of a file"):
+        with pytest.raises(UsageError, match="not a file name"):
             extract("photos", empty, backbone="tiny")  # type: ignore[arg-type]
 
 

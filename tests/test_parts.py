@@ -105,7 +105,7 @@ def test_damaged_rows_of_another_file_are_not_taken(some: Samples, tmp_path: Pat
 
 def test_what_cannot_be_reused_is_said(photos: Path, tmp_path: Path) -> None:
     extract(photos, tmp_path / "random.h5", backbone="tiny", weights="random")
-    with pytest.raises(CacheKeyError, match="no row of it can be taken"):
+    with pytest.raises(CacheKeyError, match="no row of it can be used"):
         extract(photos, tmp_path / "new.h5", backbone="tiny", reuse=[tmp_path / "random.h5"])
     with pytest.raises(CacheError, match="does not exist"):
         extract(photos, tmp_path / "new.h5", backbone="tiny", reuse=[tmp_path / "nowhere.h5"])

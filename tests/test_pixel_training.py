@@ -310,10 +310,10 @@ def test_mixed_precision_as_a_path_of_the_code(photos: Path, features: Path, mon
     ("options", "error", "words"),
     [
         ({"backbone": None}, UsageError, "must be named"),
-        ({"layer": MIDDLE}, UsageError, "--layer says nothing"),
+        ({"layer": MIDDLE}, UsageError, "--layer has no effect"),
         ({"freeze_to": "nowhere"}, BackboneError, "no layer 'nowhere'"),
         ({"freeze_to": "body.3.block.0"}, BackboneError, "More than one tensor"),
-        ({"freeze_to": "embed.4"}, BackboneError, "nothing is left to train"),
+        ({"freeze_to": "embed.4"}, BackboneError, "there is nothing to train"),
         ({"average_views": True}, UsageError, "predicts from the plain image"),
         ({"augment": "shear"}, UsageError, "augment must name"),
         ({"precision": "fp8"}, UsageError, "precision must be one of"),
@@ -336,7 +336,7 @@ def test_what_is_refused_before_any_work(
 def test_options_of_images_say_nothing_of_a_cache(features: Path, tmp_path: Path, precompute: Command) -> None:
     done = precompute("fine-tune", features, "--freeze-to", MIDDLE)
     assert done.returncode == 2
-    assert "freeze_to says nothing" in done.stderr
+    assert "freeze_to has no effect" in done.stderr
 
 
 @pytest.mark.rotates(3)

@@ -232,7 +232,7 @@ def test_a_source_that_went_away_is_one_error_of_its_own(features: Path, tmp_pat
     folder = make_photos(tmp_path / "photos")
     made = opened(folder, tmp_path / "o", features=features)
     folder.rename(tmp_path / "elsewhere")
-    with pytest.raises(SourceError, match="went away"):
+    with pytest.raises(SourceError, match="disappeared"):
         made.activations.batch(ROWS, view(ROWS, 0))
     made.activations.close()
 

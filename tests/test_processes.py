@@ -396,7 +396,7 @@ def test_a_source_that_goes_away_in_the_middle_ends_the_run_as_with_threads(tmp_
         return 0
 
     with ProcessExecutor(2) as executor:
-        with pytest.raises(SourceError, match="went away while it was being read"):
+        with pytest.raises(SourceError, match="disappeared while it was being read"):
             extract(texts, tmp_path / "a.h5", executor=executor, stop=stop, **options)
         away.rename(texts)
         made = extract(texts, tmp_path / "a.h5", executor=executor, **options)

@@ -85,7 +85,7 @@ def test_no_image_of_val_or_test_is_drawn_and_other_seeds_draw_others() -> None:
         drawn(listed(30, splits=(2, 3)), 10)
     with pytest.raises(UsageError, match="cannot hold 2 of each of the 3 classes") as error:
         drawn(listed(30), 5)
-    assert error.value.hint == "Ask for at least 6: -n 6"
+    assert error.value.hint == "Use at least 6: -n 6"
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=8), st.floats(0, 1))
@@ -177,7 +177,7 @@ def test_a_backbone_that_sees_the_class_is_before_one_that_does_not(corners: Pat
     assert second.score < 0.7
     assert first.interval[0] <= first.score <= first.interval[1]
     assert first.behind is None
-    assert found.words == "test_rank:sees is the best of these, and the difference can be told from chance."
+    assert found.words == "test_rank:sees is significantly better than the others."
     assert found.tried == found.images == 120
     assert found.tau is None  # both have three parameters
     assert (first.cost.images, first.width, first.parameters) == (120, 3, 3)
@@ -192,7 +192,7 @@ def test_equal_backbones_are_tied_and_the_verdict_says_so(corners: Path) -> None
     assert one.score == other.score
     assert other.behind is not None
     assert (other.behind.difference, other.behind.p_value) == (0, 1)
-    assert "cannot be told apart from the best with 60 images" in found.words
+    assert "No significant difference between " in found.words and " with 60 images" in found.words
     assert found.tried == 60
 
 
@@ -379,7 +379,7 @@ def test_errors_come_before_an_image_is_read(
 @pytest.mark.rotates(3)
 def test_more_images_than_there_are_and_one_class(corners: Path, tmp_path: Path) -> None:
     found = ranked(corners, "sees", n=500)
-    assert found.notes == ("there are 120 labelled training images, fewer than the 500 asked for: all are taken",)
+    assert found.notes == ("there are 120 labelled training images, fewer than the 500 requested: all are used",)
     (tmp_path / "one").mkdir()
     os.symlink(corners / "red", tmp_path / "one" / "red")
     with pytest.raises(TrainingError, match="one class, 'red'"):

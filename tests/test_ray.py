@@ -95,7 +95,7 @@ class TestRayExecutor(ExecutorContract):
 
 @pytest.fixture
 def many(tmp_path: Path) -> Path:
-    """96 pictures, of which one is cut short and two are copies of others."""
+    """96 pictures, of which one is truncated and two are copies of others."""
     photos = make_photos(tmp_path / "many", per_class=24)
     paths = sorted(path for path in photos.rglob("*") if path.is_file())
     paths[5].write_bytes(paths[5].read_bytes()[:60])
@@ -313,7 +313,7 @@ def test_a_source_that_has_gone_away_comes_back_as_an_error(actor: Any, photos: 
     shutil.rmtree(photos)
     for value in (actor.look(np.arange(4), 1), actor.compute(np.arange(4), [], [], 1, False)):
         assert isinstance(value, SourceError)
-        assert "went away" in value.message
+        assert "disappeared" in value.message
 
 
 def test_nodes_that_do_not_fit_are_named(photos: Path) -> None:

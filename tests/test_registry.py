@@ -141,7 +141,7 @@ def test_every_command_takes_a_table(photos: Path, tmp_path: Path, precompute: C
 def test_damaged_rows_are_repaired_from_a_table_or_a_list(photos: Path, tmp_path: Path, name: str) -> None:
     rows = [{**row, "path": f"photos/{row['path']}"} for row in rows_of_folder(photos)]
     if name == "labels.csv":
-        rows = [{**row, "id": f"../{number}"} for number, row in enumerate(rows)]  # an id is no path
+        rows = [{**row, "id": f"../{number}"} for number, row in enumerate(rows)]  # an id is not a path
     listing = write_listing(tmp_path / name, rows)
     for out in ("a.h5", "whole.h5"):
         extract(listing, tmp_path / out, backbone="tiny", batch_size=4)

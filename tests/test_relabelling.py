@@ -78,7 +78,7 @@ def test_columns_give_the_head_that_labels_of_the_file_would(place: Path) -> Non
 def test_a_table_is_joined_by_id(place: Path) -> None:
     found = train_head(place / "own.h5", C=1.0, labels=place / "labels.csv", expect=100)
     assert sum(found.rows.values()) == 100
-    assert any("100 of 120 samples stand in" in note and "which has 101 rows" in note for note in found.notes)
+    assert any("100 of 120 samples are in" in note and "which has 101 rows" in note for note in found.notes)
     assert any("20 samples have no label" in note for note in found.notes)
     own = train_head(place / "own.h5", C=1.0, label_column="kind")
     assert found.head.classes_.tolist() == own.head.classes_.tolist()

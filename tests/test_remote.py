@@ -106,7 +106,7 @@ class TestAnyOtherStore(SourceContract):
 
     def test_another_process_reads_the_same(self, source: Source) -> None:
         """It cannot: it has no such memory."""
-        with pytest.raises(TypeError, match="in one process alone"):
+        with pytest.raises(TypeError, match="in one process only"):
             packed(source)
 
     test_it_can_be_pickled_by_others_such_as_ray = test_another_process_reads_the_same
@@ -331,7 +331,7 @@ def test_addresses_with_secrets_are_refused_and_not_shown(tmp_path: Path, addres
     ("address", "said"),
     [
         ("s3://no-such-bucket/photos", "the bucket does not exist"),
-        ("s3://BUCKET/nothing", "nothing lies below it"),
+        ("s3://BUCKET/nothing", "nothing is below it"),
         ("s3://BUCKET/none-*.tar", "matches no object"),
         ("s3://BUCKET/none.csv", "No such object"),
         ("s3://BUCKET/none.tar", "No such object"),
@@ -397,7 +397,7 @@ def test_one_object_that_is_gone_is_a_sample_and_a_bucket_that_is_gone_ends_the_
         bucket.delete(key)
     bucket.server.client("delete_bucket", Bucket=bucket.name)
     assert not source.alive()
-    with pytest.raises(SourceError, match="went away"):
+    with pytest.raises(SourceError, match="disappeared"):
         extract(source, tmp_path / "b.h5", backbone="tiny")
 
 
@@ -450,7 +450,7 @@ def test_a_shard_that_is_refused_says_what_to_check(bucket: Bucket, monkeypatch:
 def test_answers_that_never_change_are_not_waited_for(
     bucket: Bucket, monkeypatch: pytest.MonkeyPatch, status: int, code: str, said: str
 ) -> None:
-    """Such as an address of http that redirects to https: botocore asks for the region of the bucket, and so on."""
+    """For example an address of http that redirects to https: botocore asks for the region of the bucket, and so on."""
     with Proxy(bucket.server, [refuses(status, code)]) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
         with pytest.raises(SourceError, match=said):
@@ -532,7 +532,7 @@ def test_credentials_that_end_in_mid_run_stop_it(
     ends = [passes] * 12 + [refuses(400, "ExpiredToken")] * 1000
     with Proxy(bucket.server, ends) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
-        with pytest.raises(SourceError, match="went away"):
+        with pytest.raises(SourceError, match="disappeared"):
             extract(url, tmp_path / "a.h5", backbone="tiny", batch_size=4)
     monkeypatch.setenv("AWS_ENDPOINT_URL", bucket.server.environment["AWS_ENDPOINT_URL"])
     extract(url, tmp_path / "a.h5", backbone="tiny", batch_size=4)

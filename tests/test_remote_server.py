@@ -123,7 +123,7 @@ def test_a_server_that_stays_away_ends_the_run_and_nothing_is_lost(run: Run, ser
     try:
         run.go_on()
         assert run.wait() == 1
-        assert "went away" in run.errors.read_text()
+        assert "disappeared" in run.errors.read_text()
         assert "Everything computed so far is kept" in run.errors.read_text()
         assert "Traceback" not in run.errors.read_text()
         there = rows_there(run.partial)

@@ -93,12 +93,12 @@ def test_without_fields_no_json_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"no json", "no JSON in UTF-8"),
-        (b"", "no JSON in UTF-8"),
-        (b"\xff\xfe", "no JSON in UTF-8"),
+        (b"no json", "not JSON in UTF-8"),
+        (b"", "not JSON in UTF-8"),
+        (b"\xff\xfe", "not JSON in UTF-8"),
         (b"[" * 100_000, "nested too deeply"),
         (b'{"y":' * 100_000, "nested too deeply"),
-        (b'{"y": ' + b"9" * 5000 + b"}", "no JSON in UTF-8"),
+        (b'{"y": ' + b"9" * 5000 + b"}", "not JSON in UTF-8"),
         (b"[1]", "no JSON object"),
         (b'"text"', "no JSON object"),
         (b'{"y": [1, 2]}', "'y' holds a list"),
@@ -121,7 +121,7 @@ def test_fields_that_are_not_there_and_splits_that_are_none(tmp_path: Path) -> N
         open_fields(path, label="lable")
     with pytest.raises(SourceError, match=r"json of a/[01]\.png has the split '(fine|odd)', which is none"):
         open_fields(path, split="y")
-    with pytest.raises(SourceError, match="cannot stand in a feature file"):
+    with pytest.raises(SourceError, match="is not allowed in a feature file"):
         open_fields(shard(tmp_path / "b.tar", {"a/b": 1}), "a/b")
     twice = write_shard(tmp_path / "c.tar", [("1.json", b"{}"), ("1.png", picture(1)), ("./1.json", b"{}")])
     with pytest.raises(SourceError, match="twice"):

@@ -156,7 +156,7 @@ def test_samples_are_grouped_by_their_name_up_to_the_first_dot(tmp_path: Path) -
     assert pickle.loads(pickle.dumps(source)).read(1) == source.read(1)  # another process may read it
     assert [source.label_name(row) for row in range(4)] == ["cat", None, None, "7"]
     assert source.table.classes == (b"7", b"cat")
-    assert source.notes == ("2 images have no .cls beside them and so no label",)
+    assert source.notes == ("2 images have no .cls next to them and so no label",)
     assert source.ignored == ()
 
 
@@ -467,7 +467,7 @@ def test_all_shards_going_away_ends_the_run(photos: Path, tmp_path: Path) -> Non
     source = open_images(shards / "*.tar")
     shutil.rmtree(shards)
     assert not source.alive()
-    with pytest.raises(SourceError, match="went away"):
+    with pytest.raises(SourceError, match="disappeared"):
         extract(source, tmp_path / "a.h5", backbone="tiny")
 
 
@@ -648,7 +648,7 @@ def test_hostile_headers_cost_the_one_member(tmp_path: Path, middle: bytes, line
 @pytest.mark.parametrize(
     ("behind", "why"),
     [
-        (b"", "cut short"),
+        (b"", "truncated"),
         (b"x" * 512, "no tar header at byte 1,024"),
         (b"x" * 10, "no tar header at byte 1,024"),
         (raw_header("big.jpg", tarfile.REGTYPE, 2**40) + b"x", "within a member of 1,099,511,627,776 bytes"),

@@ -19,7 +19,7 @@ from forks import Forks
 from precompute.cli._signals import Interrupted, Signals
 
 ENDING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
-GO_ON = "Run the same command again to go on.\n"
+GO_ON = "Run the same command again to resume.\n"
 MANY = 30_000  # names of one photo, so that listing them takes a while
 ROWS = 2_000_000  # of a table, the same
 LONG = {
@@ -68,7 +68,7 @@ def test_a_signal_ends_a_command(forks: Forks, folder: Path, name: str, signum: 
     os.kill(process, signum)
     assert forks.wait(process) == 128 + signum
     told = forks.errors.read_text()
-    assert told.endswith(f"Stopped by {signum.name}.\nWhat was finished before is kept. {GO_ON}")
+    assert told.endswith(f"Stopped by {signum.name}.\nFinished work is kept. {GO_ON}")
     assert "Traceback" not in told
     assert forks.output.read_text() == ""
     assert not list(folder.glob("a.h5*"))
@@ -112,7 +112,7 @@ def test_a_signal_is_heard_while_libraries_load(folder: Path) -> None:
 
 
 def test_what_is_ignored_stays_ignored() -> None:
-    """Such as SIGHUP under nohup."""
+    """For example SIGHUP under nohup."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with Signals().interrupting(lambda _: None):
@@ -144,7 +144,7 @@ def test_a_signal_during_batches_is_only_noted(capsys: pytest.CaptureFixture[str
         while not signals():
             time.sleep(0.001)
         assert signals() == signal.SIGTERM
-    assert "Stopping after the batch in flight" in capsys.readouterr().err
+    assert "Stopping after the current batch" in capsys.readouterr().err
 
 
 def test_a_batch_is_given_up_where_sigterm_leaves_it_little_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,7 +115,7 @@ def test_a_pickle_is_not_run(tmp_path: Path) -> None:
         def __reduce__(self) -> Any:
             return Path.touch, (marker,)
 
-    refuse(tmp_path / "tail.safetensors", pickle.dumps(Hostile()), "no safetensors file")
+    refuse(tmp_path / "tail.safetensors", pickle.dumps(Hostile()), "not a safetensors file")
     assert not marker.exists()
 
 

@@ -283,7 +283,7 @@ def test_what_is_not_a_checkpoint_is_left_alone_and_never_run(folder: Path, tmp_
 
 @pytest.mark.rotates(3)
 def test_what_a_kill_leaves_behind_is_replaced(folder: Path, begun: Path, tmp_path: Path) -> None:
-    """A next checkpoint that was cut short, and a lock that nobody holds."""
+    """A next checkpoint that was truncated, and a lock that nobody holds."""
     out = tmp_path / "a.safetensors"
     whole = copied(begun, out).read_bytes()
     Path(f"{out}{SUFFIX}.new").write_bytes(whole[:100_000])

@@ -372,7 +372,7 @@ def test_a_tail_of_the_users_own(folder: Path, tmp_path: Path, monkeypatch: pyte
     saved = load_tail(tmp_path / "own.safetensors")
     assert saved.factory == "my_tails:small"
     backbone = load_backbone("tiny", layer=LAYER)
-    with pytest.raises(HeadError, match="A file does not decide what code runs"):
+    with pytest.raises(HeadError, match="A file does not decide which code runs"):
         saved.attach(backbone)
     head: Any = saved.attach(backbone, tail="my_tails:small").head
     X = RowView(open_cache(folder / "deep.h5").features(LAYER))

@@ -152,10 +152,10 @@ def test_the_target_does_not_depend_on_how_it_is_written(tmp_path: Path) -> None
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
-    "no number": ({"columns": ["kind"], "task": "number"}, r"'r00' has 'ants' in column kind, which is no number"),
+    "no number": ({"columns": ["kind"], "task": "number"}, r"'r00' has 'ants' in column kind, which is not a number"),
     "overflow": (
         {"columns": ["huge"], "task": "number"},
-        r"'r01' has '1e999' in column huge, which is no number of up",
+        r"'r01' has '1e999' in column huge, which is not a number of up",
     ),
     "infinite": ({"columns": ["endless"]}, r"'r01' has 'inf' in column endless"),
     "neither 0 nor 1": ({"columns": ["one", "two"]}, r"'r01' has '2' in column two, and a label's own column holds 0"),

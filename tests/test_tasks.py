@@ -128,7 +128,7 @@ def test_text_columns_and_a_table_give_the_same_head(cards: Path, playing_cards:
         rows = [(row["path"], row["labels"].replace(" ", ";")) for row in csv.DictReader(file)]
         csv.writer(out).writerows([("path", "label"), *rows])
     table = train_head(cards, C=1.0, labels=tmp_path / "t.csv", expect=363)
-    assert any("363 of 363 samples stand in" in note and "by path" in note for note in table.notes)
+    assert any("363 of 363 samples are in" in note and "by path" in note for note in table.notes)
     for other in (text, columns, table):
         assert np.array_equal(other.head.coef_, own.head.coef_)
         assert other.labels == own.labels
@@ -211,7 +211,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "calibrated": ({"calibrated": True, "label_column": "size"}, "--calibrate is for --task classes, .* a number"),
     "a protocol": ({"protocol": "simclr", "label_column": "several"}, "--protocol is for --task classes, .* several"),
     "a search": ({"head": "mlp", "search": True, "label_column": "size"}, "A search is for --task classes"),
-    "a parameter": ({"C": 1.0, "label_column": "size"}, "C is no parameter of the ridge head"),
+    "a parameter": ({"C": 1.0, "label_column": "size"}, "C is not a parameter of the ridge head"),
 }
 
 
@@ -346,7 +346,7 @@ def test_heads_are_compared_in_pairs_by_the_score_of_their_task(made: Path, tmp_
     assert labels.result.difference > 0
     numbers = compare(tmp_path / "far", tmp_path / "near", made)
     assert numbers.result.difference > 0  # a larger error, so the other one is the better
-    assert numbers.words.startswith(f"{tmp_path / 'near'} is better")
+    assert numbers.words.startswith(f"{tmp_path / 'near'} is significantly better")
     json.dumps([labels.to_dict(), numbers.to_dict()], allow_nan=False)
     with pytest.raises(TrainingError, match=r"good predicts labels and .*near numbers"):
         compare(tmp_path / "good", tmp_path / "near", made)
@@ -376,9 +376,9 @@ def test_few_shot_draws_images_of_each_label_or_in_all(made: Path) -> None:
     import_features(made.parent / "own.npz", made.parent / "own.h5", name="own")
     np.savez(made.parent / "half.npz", features=X, label=np.array(["0.5", "1"] * (ROWS // 2)))
     import_features(made.parent / "half.npz", made.parent / "half.h5", name="half")
-    with pytest.raises(UsageError, match=r"own\.h5 asks for classes and .*half\.h5 for a number"):
+    with pytest.raises(UsageError, match=r"own\.h5 predicts classes and .*half\.h5 a number"):
         few_shot([made.parent / "own.h5", made.parent / "half.h5"], shots=[5], draws=1)
-    with pytest.raises(TrainingError, match="only 120 different training images, and 500 are asked for"):
+    with pytest.raises(TrainingError, match="only 120 different training images, and 500 are requested"):
         few_shot([made], shots=[2, 500], label_column="size", split_column="part")
 
 

@@ -112,7 +112,7 @@ def test_every_command_says_that_its_result_is_lost(forks: Forks, folder: Path, 
     told = forks.errors.read_text()
     assert f"{LOST}No space left on device." in told
     assert "Traceback" not in told
-    assert "mistake in precompute" not in told
+    assert "bug in precompute" not in told
     if "-o" in arguments:
         assert f"{arguments[-1]} is finished." in told
         (folder / arguments[-1]).unlink()

@@ -244,7 +244,7 @@ def test_no_value_of_a_network_is_random_unasked(folder: Path, tmp_path: Path) -
         ("timm:", "random", "timm has no model ''", "precompute backbones timm:"),
         ("timm:resnet18.a9_in1k", "random", "no weights 'a9_in1k' of resnet18", "a1_in1k"),
         ("timm:resnet18", "IMAGENET1K_V1", "no weights 'IMAGENET1K_V1'", "a1_in1k"),
-        ("timm:resnet18", "DEFAULT@main", "'main' is no revision", "a1_in1k@"),
+        ("timm:resnet18", "DEFAULT@main", "'main' is not a revision", "a1_in1k@"),
         ("timm:./nowhere", "DEFAULT", "There is no folder ./nowhere", "config.json"),
     ],
 )

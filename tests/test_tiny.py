@@ -47,10 +47,10 @@ def test_metadata_tells_what_the_weights_are(model: tiny.TinyBackbone) -> None:
     assert metadata["scores"]["digits, 50 labels, tiny"] > metadata["scores"]["digits, 50 labels, raw pixels"]
 
 
-@pytest.mark.parametrize("damage", ["missing", "cut short", "another model"])
+@pytest.mark.parametrize("damage", ["missing", "truncated", "another model"])
 def test_weights_that_do_not_fit_are_refused(damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "tiny.safetensors"
-    if damage == "cut short":
+    if damage == "truncated":
         path.write_bytes(tiny.weights_path().read_bytes()[:-100])
     elif damage == "another model":
         from safetensors.torch import save_file

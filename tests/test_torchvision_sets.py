@@ -139,7 +139,7 @@ def test_a_limit_gives_the_first_by_id(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", "Nothing", "fashionmnist", "VisionDataset", "__init__", "CocoDetection", "../x"])
 def test_only_data_sets_of_image_and_label_are_known(tmp_path: Path, name: str) -> None:
-    with pytest.raises(SourceError, match=r"is no data set of \(image, label\)") as caught:
+    with pytest.raises(SourceError, match=r"is not a data set of \(image, label\)") as caught:
         opened(name, tmp_path)
     assert "FashionMNIST" in caught.value.hint
 

@@ -215,7 +215,7 @@ def test_the_saved_head_carries_what_predict_needs_and_what_was_measured(folder:
 def test_bad_requests(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="head must be one of"):
         train_head(folder / "a.h5", head="forest")
-    with pytest.raises(UsageError, match="k is no parameter of the logistic head"):
+    with pytest.raises(UsageError, match="k is not a parameter of the logistic head"):
         train_head(folder / "a.h5", k=3)
     with pytest.raises(CacheError, match="avgpool"):
         train_head(folder / "a.h5", layer="avgpool")

@@ -92,7 +92,7 @@ def test_the_whole_folder_goes_away(reading: Reading) -> None:
     assert reading.go_on() == 1
     error = json.loads(reading.forks.output.read_text())["error"]
     assert error["type"] == "SourceError"
-    assert "went away" in error["message"]
+    assert "disappeared" in error["message"]
     assert "Everything computed so far is kept" in reading.forks.errors.read_text()
     assert not reading.out.exists()
     kept = reading.good()
@@ -181,4 +181,4 @@ def test_a_disk_with_photos_is_unmounted(forks: Forks, tmp_path: Path) -> None:
 def test_an_unmounted_disk_is_told_from_deleted_photos(forks: Forks, tmp_path: Path) -> None:
     status, told = unmounted(forks, tmp_path)
     assert status == 1
-    assert "went away" in told
+    assert "disappeared" in told

@@ -437,7 +437,7 @@ def test_a_head_does_not_decide_which_transform_runs(
     with pytest.raises(HeadMismatchError, match="names a transform that is code: head_mine:own"):
         predict("mean.safetensors", photos)
     assert predict("mean.safetensors", photos, augment="head_mine:own").items
-    with pytest.raises(UsageError, match="augment says nothing"):
+    with pytest.raises(UsageError, match="augment has no effect"):
         predict("mean.safetensors", "a.h5", augment="head_mine:own")
     sys.modules.pop("head_mine", None)
 

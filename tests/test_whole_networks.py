@@ -110,7 +110,7 @@ def test_another_backbone_than_that_of_the_training(place: Path, options: dict[s
     for source in ("photos", "input.h5"):
         if message is None and source == "photos":
             continue
-        error, words = (HeadMismatchError, message) if message else (UsageError, "workers says nothing")
+        error, words = (HeadMismatchError, message) if message else (UsageError, "workers has no effect")
         with pytest.raises(error, match=words):
             predict(place / "full.safetensors", place / source, **options)
 
@@ -313,7 +313,7 @@ def test_classifiers_that_serve_training_alone_stay_behind() -> None:
     ("arguments", "code", "words"),
     [
         (("full.safetensors", "-o", "x.joblib"), 2, "are no .joblib"),
-        (("full.safetensors", "-o", "there.pth"), 1, "cannot be known"),
+        (("full.safetensors", "-o", "there.pth"), 1, "origin of its weights is unknown"),
         (("full.safetensors", "-o", "full.safetensors"), 2, "the same file"),
         (("full.safetensors", "-o", "x.pth", "--weights", "random"), 1, "other features"),
         (("head.safetensors", "-o", "x.joblib", "--weights", "random"), 2, "needs no backbone"),

@@ -1,129 +1,182 @@
-"""What commands say of texts and clips: no word of images."""
+"""Plain technical English: pages, help, messages and docstrings avoid the words of a list, which names better ones."""
 
 from __future__ import annotations
 
-import json
+import ast
+import inspect
 import re
-import shutil
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
+import click
 import pytest
-from conftest import Command, kind_named
-from modalities import Samples
+from conftest import ROOT
 
-from precompute.inputs.kinds import files_of
-from precompute.system.samples import WORDS
+import precompute
+from precompute.cli import cli
 
-WRONG = re.compile("image|photo|picture", re.IGNORECASE)
-
-
-@pytest.fixture(params=["texts of a table", "sound"])
-def others(request: pytest.FixtureRequest, tmp_path: Path) -> Samples:
-    """Samples with a leak, one under two classes, and a broken one."""
-    found = kind_named(request.param).make(tmp_path)
-    with found.together():
-        found.copy(found.kind.named("train/cats/0"), found.kind.named("val/dogs/copy"))
-        found.write(found.kind.named("val/dogs/broken"), b"")
-    return found
-
-
-@pytest.mark.parametrize("modality", WORDS)
-def test_files_and_words_agree(modality: str) -> None:
-    kind, words = files_of(modality), WORDS[modality]
-    assert (kind.single, kind.plural) == (words.single, words.plural)
-    assert words.single.endswith(f" {words.one}")
-
-
-@pytest.mark.rotates(3)
-def test_commands_call_texts_and_clips_what_they_are(others: Samples, tmp_path: Path, precompute: Command) -> None:
-    source, unit = others.source.name, others.kind.unit
-    one = unit.removesuffix("s")
-
-    def said(status: int, *arguments: object) -> str:
-        done = precompute(*arguments)
-        text = done.stdout + done.stderr
-        assert done.returncode == status, text
-        assert not WRONG.search(text), text
-        assert "Traceback" not in text
-        return text
-
-    with_backbone = (source, "-b", others.backbone)
-    assert f"{unit}  " in said(0, "plan", *with_backbone)
-    assert f"26 {unit}, computed unless" in said(0, "extract", *with_backbone, "-o", "a.h5", "--dry-run")
-    told = said(3, "extract", *with_backbone, "-o", "a.h5")
-    assert (
-        re.search(rf"24 {unit}( in \d+ windows)? with torch", told)
-        and f"{unit}/s" in told
-        and f"rows of {unit} seen before" in told
-    )
-    said(3, "extract", *with_backbone, "-o", "a.h5")
-    assert f"{unit} changed " in said(0, "verify", "a.h5", "--source", source)
-    assert re.search(rf"class +{unit} ", said(0, "info", "a.h5"))
-    told = said(0, "train-head", "a.h5", "-o", "a.safetensors", "--C", "1", "--per-class")
-    for words in (
-        f"13 {unit}",
-        f"byte-identical to training {unit}",
-        f"trained on +12 {unit}",
-        f"1 {unit} occur under",
-    ):
-        assert re.search(words, told), told
-    assert f"13 {unit}" in said(0, "info", "a.safetensors")
-    assert re.search(rf"26 of 26 {unit}\n", told := said(3, "predict", "a.safetensors", source))
-    assert re.search(rf"\n *{one} +class", told)
-    said(3, "predict", "a.safetensors", "a.h5")
-    assert f"6 {unit} of val" in said(0, "few-shot", "a.h5", "--shots", "1,2", "--draws", "2").replace("13", "6")
-    assert f"different training {unit}" in said(1, "few-shot", "a.h5", "--shots", "50")
-    said(0, "train-head", "a.h5", "-o", "b.safetensors", "--head", "centroid")
-    assert re.search(rf"{unit} +12 of val", said(0, "compare", "a.safetensors", "b.safetensors", "a.h5"))
-    said(2, "predict", "a.safetensors", "a.h5", "--batch-size", "3")
-    said(0, "train-head", "a.h5", "--groups", r"(\d|copy)")
-    said(2, "train-head", "a.h5", "--groups", r"(\d)")
-    said(0, "export-head", "a.safetensors", "-o", "a.joblib")
-    said(2, "extract", *with_backbone, "-o", "v.h5", "--views", "2", "--augment", "flip")
-    said(2, "extract", *with_backbone, "-o", "v.h5", "--resize", "32")
-    said(2, "extract", *with_backbone, "-o", "v.h5", "--dtype", "int8")
-    said(2, "extract", *with_backbone, "-o", "a.h5", "--limit", "3")
-
-
-@pytest.mark.rotates(3)
-def test_damage_is_said_in_their_words(others: Samples, tmp_path: Path, precompute: Command) -> None:
-    from precompute import open_cache
-
-    others.extract(tmp_path / "a.h5")
-    cache = open_cache(tmp_path / "a.h5")
-    column = cache.layout.columns[f"features/{cache.layers[0]}"]
-    data = bytearray((tmp_path / "a.h5").read_bytes())
-    data[column.offset] ^= 1
-    (tmp_path / "a.h5").write_bytes(data)
-    done = precompute("verify", "a.h5")
-    assert done.returncode == 1
-    assert f"with the source of the {others.kind.unit}" in done.stderr
-    done = precompute("verify", "a.h5", "--source", others.source.name, "--repair", "--json")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["whole"]
-    assert not WRONG.search(done.stdout + done.stderr)
+# Each entry: a regular expression, bounded by words and in any case, and the words to write instead.
+WORDS = {
+    # what a program prints
+    r"(is|are|was|were|be|been) (also )?told": "reported",
+    r"(is|are|be) said|as said": "reported, described",
+    r"says? so|said so|saying so": "the message itself; reported",
+    r"says? nothing": "has no effect; does not depend on",
+    r"speaks? of": "refers to",
+    r"tells? (bytes|what|which|whether|how|no)": "reports",
+    r"told apart|tell (\w+ )?\w+ apart|(cannot|can) be told|told from": "no significant difference; distinguished",
+    r"flatter(s|ed|ing|y)?": "optimistic, too good",
+    # comparing and placing
+    r"held against|holds? (it|them|each \w+|\w+ rows?) against": "compared with",
+    r"beside": "next to, with, in addition to, compared with",
+    r"(?<!can )(?<!never )stands? (in|at|on|under|behind|before|above|below|where|beside|there|twice)": "is in, are in",
+    r"(lies?|lain) (in|at|on|under|behind|before|above|below|where|beyond|outside|there)": "is in, are in",
+    r"in (the )?place of|in their place": "instead of",
+    # choosing and skipping
+    r"not taken|never taken": "skipped, rejected",
+    r"let go of|lets go|let it go": "released",
+    r"such as (it is|they are)": "unchanged",
+    r"thrown? away": "discarded",
+    r"cut short": "truncated, ended early",
+    # owning
+    r"(an?|the|another|some|any|such|\w+s) (\w+ )?of (your|one's|its|their|our|his) own": "your own, its own",
+    r"(can|may|to) be had": "available",
+    r"anybody's|somebody else('s)?": "another user's",
+    r"others made": "imported",
+    # requests
+    r"asked for|asks? for": "requested, requires",
+    r"unasked": "by default",
+    r"ways out": "options, remedies",
+    # running and repairing
+    r"mend(s|ed|ing)?": "repair, fix",
+    r"(goes|went) on (from|where|with|by|there|as)|goes on": "resumes, continues",
+    r"under way|in flight": "in progress, running, current",
+    r"in mid-run": "during the run",
+    r"(begins?|began|beginning) anew": "starts anew",
+    r"brings? (it|them|\w+ file|a file|\w+) up to date": "updates",
+    r"hand(s|ed)? (it |them )?(on|out|over)": "passes on, returns",
+    r"c[ao]mes? along": "included",
+    r"puts? together": "assembles",
+    r"walk(s|ed|ing)? (over|through|a)": "iterates over, traverses",
+    # words of other centuries and of other languages
+    r"but for (the|a|an|its|one|their|rounding)": "except",
+    r"be it": "whether",
+    r"lest|thereby|henceforth|hence|thence|whence|thither|hither|naught|aught|whilst|amongst|heed(s|ed)?": (
+        "so, therefore, while, among, respects"
+    ),
+    r"by hand of|for want of": "by; without",
+    r"whoever|whosoever": "anyone who; the caller",
+    r"at hand": "available",
+    r"without end|for ever": "forever",
+    r"knows? (nothing|no) (of|such)": "ignores, has no",
+}
+# Clauses instead of a noun: good English in an explanation, but not in a text for users. Decisions, and docstrings
+# of what is not public, may use them.
+NOUNS = {
+    r"what is (\w+ )?(stored|computed|measured|trained|compared|drawn|done|left|kept|shown|there|missing|needed)": (
+        "the noun: the stored values, the rest, ..."
+    ),
+    r"what is (\w+ )?(proposed|refused|tried|said|read|written|printed|predicted|learned|chosen)": "the noun",
+    r"what it (takes|costs|is|does|gives|holds)": "the noun: the cost, the effect, the contents",
+    r"what (lies|stands) \w+": "the noun: the layers behind it",
+    r"what enters": "the input of",
+    r"what (was|were) (trained|asked|given|made|seen|finished|found)": "the noun: the trained parameters, ...",
+    r"what to (take|do)": "the noun: the recommendation",
+}
+_FOUND = {words: re.compile(rf"\b(?:{words})\b", re.IGNORECASE) for words in WORDS | NOUNS}
+_ANY, _ANY_NOUN = (re.compile(rf"\b(?:{'|'.join(words)})\b", re.IGNORECASE) for words in (WORDS, WORDS | NOUNS))
 
 
-TEXTS = ("-b", "lengths:make_attention")
+def found(text: str, *, nouns: bool) -> list[str]:
+    """Each use of a listed word in `text`, with its surroundings and the words to write instead."""
+    hits = []
+    for match in (_ANY_NOUN if nouns else _ANY).finditer(text):
+        around = " ".join(text[max(0, match.start() - 40) : match.end() + 40].split())
+        better = next(new for old, new in (WORDS | NOUNS).items() if _FOUND[old].fullmatch(match[0]))
+        hits.append(f"{match[0]!r} in '...{around}...': {better}")
+    return hits
+
+
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "cache/FORMAT.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_pages(page: Path) -> None:
+    prose = re.sub(r"^```.*?^```|`[^`\n]*`|\]\([^)]*\)", "...", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    assert not found(prose, nouns=page.parent.name != "decisions")
+
+
+def _helps(command: click.Command, name: str) -> Iterator[tuple[str, str]]:
+    yield name, " ".join(filter(None, (command.help, command.short_help, command.epilog)))
+    for option in command.params:
+        yield f"{name} {option.name}", getattr(option, "help", None) or ""
+    if isinstance(command, click.Group):
+        for inner, one in command.commands.items():
+            yield from _helps(one, f"{name} {inner}")
+
+
+@pytest.mark.parametrize("name", [None, *cli.commands])
+def test_help(name: str | None) -> None:
+    command = cli if name is None else cli.commands[name]
+    helps = [(where, text) for where, text in _helps(command, name or "precompute") if name or where == "precompute"]
+    hits = {where: found(text, nouns=True) for where, text in helps}
+    assert not {where: hit for where, hit in hits.items() if hit}
+
+
+def _public() -> Iterator[tuple[str, str]]:
+    """The docstrings that the page of the Python interface shows: of public names, and their public methods."""
+    for package in (precompute, import_module("precompute.heads")):
+        for name in package.__all__:
+            value = getattr(package, name)
+            yield name, inspect.getdoc(value) or ""
+            if inspect.isclass(value):
+                for inner, member in vars(value).items():
+                    method = getattr(member, "__func__", member)  # of a class method
+                    if not inner.startswith("_") and isinstance(method, (property, type(_public))):
+                        yield f"{name}.{inner}", inspect.getdoc(method) or ""
+
+
+def test_public_docstrings() -> None:
+    hits = {name: found(text, nouns=True) for name, text in _public()}
+    assert not {name: hit for name, hit in hits.items() if hit}
+
+
+FOLDERS = {
+    "cache": ROOT / "cache",
+    "heads": ROOT / "heads",
+    **{path.name: path for path in (ROOT / "precompute").iterdir() if not path.is_symlink()},
+}
+
+
+@pytest.mark.parametrize("name", sorted(FOLDERS))
+def test_strings_of_the_code(name: str) -> None:
+    """Messages, hints, notes and help, parts of f-strings too; docstrings of all names without the clauses."""
+    folder, hits = FOLDERS[name], {}
+    for module in [folder] if folder.suffix == ".py" else sorted(folder.rglob("*.py")):
+        tree = ast.parse(module.read_text())
+        strings = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+        explained = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in strings:
+            if hit := found(str(node.value), nouns=id(node) not in explained):
+                hits[f"{module.relative_to(ROOT)}:{node.lineno}"] = hit
+    assert not hits
 
 
 @pytest.mark.parametrize(
-    "command",
+    ("text", "hits"),
     [
-        ("depth", "texts.csv", *TEXTS, "-o", "d"),
-        ("rank", "texts.csv", *TEXTS, "-b", "tiny"),
-        ("fine-tune", "texts.csv", *TEXTS, "-o", "a.safetensors"),
-        ("fine-tune", "texts.csv", *TEXTS, "--cut", "auto"),
-        ("fine-tune", "texts.csv", "-b", "lengths:make_attention", "--freeze-to", "0", "-o", "a.safetensors"),
+        ("This is told in a note, beside the scores.", 2),
+        ("What is stored is held against the table that you asked for.", 3),
+        ("The report says so, and the run goes on where it was.", 2),
+        ("A backbone of your own lies in a folder.", 2),
+        ("A note reports this next to the scores.", 0),
+        ("Your own backbone is in a folder. The run resumes.", 0),
+        ("A user must understand what a leak is.", 0),
     ],
-    ids=" ".join,
 )
-def test_what_is_for_images_alone_refuses_a_factory_of_texts(
-    command: tuple[str, ...], tmp_path: Path, precompute: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copy(Path(__file__).parent / "lengths.py", tmp_path)
-    (tmp_path / "texts.csv").write_text("text,label,split\n" + "".join(f"a {n},c{n % 2},train\n" for n in range(40)))
-    done = precompute(*command)
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert "images alone so far, and lengths:make_attention takes texts" in " ".join(done.stderr.split())
-    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "__pycache__") == ["lengths.py", "texts.csv"]
+def test_the_list_finds_the_words(text: str, hits: int) -> None:
+    assert len(found(text, nouns=True)) == hits

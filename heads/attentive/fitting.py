@@ -119,8 +119,8 @@ def _check_memory(batch_size: int, grid: Grid, criterion: Criterion) -> None:
     if available is not None and needed > available:
         raise UsageError(
             f"Batches of {batch_size:,} samples of {grid.tokens:,} positions would take {needed / 2**30:,.1f} GiB of "
-            f"memory, and {available / 2**30:,.1f} GiB are there.",
-            hint="Give smaller batches: --batch-size 16.",
+            f"memory, and {available / 2**30:,.1f} GiB are available.",
+            hint="Use smaller batches: --batch-size 16.",
         )
 
 

@@ -1,1 +1,1 @@
-"""What every head stands on: checks of `inputs`, `rows` of a mapped file, `splits`, `file_checks`."""
+"""The base of every head: checks of `inputs`, `rows` of a mapped file, `splits`, `file_checks`."""

@@ -62,7 +62,7 @@ class Arrays(ABC):
 
     @abstractmethod
     def free_bytes(self) -> int:
-        """Bytes of the device's memory that can be had."""
+        """Free bytes of the device's memory."""
 
     @abstractmethod
     def cholesky(self, matrix: Array) -> Array | None:

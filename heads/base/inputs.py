@@ -150,7 +150,7 @@ def check_groups(groups: Any, n_rows: int) -> npt.NDArray[np.intp] | None:
 
 
 def positions(labels: npt.ArrayLike, classes: npt.NDArray[Any], *, what: str) -> npt.NDArray[np.intp]:
-    """Where each label stands in `classes`. Raises ValueError that names the labels that do not."""
+    """Where each label is in `classes`. Raises ValueError that names the labels that are not."""
     known = {label: position for position, label in enumerate(classes.tolist())}
     given = np.asarray(labels).tolist()
     unknown = sorted({str(label) for label in given if label not in known})

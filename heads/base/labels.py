@@ -77,7 +77,7 @@ def check_label_names(names: Any, n_labels: int) -> Array:
 
 
 def varying(Y: Indicators) -> Indicators:
-    """(L,) which labels some samples of `Y` (n, L) have and others have not."""
+    """(L,) which labels some samples of `Y` (n, L) have and others lack."""
     return np.asarray(Y.any(axis=0) & ~Y.all(axis=0))
 
 
@@ -86,7 +86,7 @@ def label_strata(Y: Indicators) -> npt.NDArray[np.intp]:
 
     Folds and hold-outs that are stratified by it have samples of rare labels on both sides, as far as there are two.
     A label of a single sample does not count, and samples that would be alone in their stratum are in L: where each has
-    a label of its own, as tags often are, nothing could be held out otherwise.
+    its own label, as tags often are, nothing could be held out otherwise.
     """
     count, rest = Y.sum(axis=0), Y.shape[1]
     by_frequency = np.argsort(count, kind="stable")
@@ -149,7 +149,7 @@ class MultilabelHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             counted = "1 sample" if len(kept) == 1 else f"{len(kept)} samples"
             weighted = "" if given.kept is None else " with a weight above 0"
             raise ValueError(
-                f"{name} needs a label that some samples have and others have not: samples of 2 classes. Got "
+                f"{name} needs a label that some samples have and others lack: samples of 2 classes. Got "
                 f"{counted}{weighted} that all have the same labels (1 class). Add samples with other labels."
             )
         held = None

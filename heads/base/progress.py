@@ -1,4 +1,4 @@
-"""How far a fit, a search or a comparison is, for whoever listens.
+"""How far a fit, a search or a comparison is, for anyone who listens.
 
 Loops report where they are with `report`; nobody need listen. A listener is set for a block of code by `listening`, so
 that no function between the two hands it down.
@@ -30,7 +30,7 @@ _listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
 @contextlib.contextmanager
 def listening(listener: Listener | None) -> Iterator[None]:
-    """Inside, `listener` is called with each report of this thread; where it is None, whoever listened before."""
+    """Inside, `listener` is called with each report of this thread; where it is None, anyone who listened before."""
     if listener is None:
         yield
         return

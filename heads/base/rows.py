@@ -1,4 +1,4 @@
-"""Features that need not fit into memory: some rows of a memmap, read as they are asked for."""
+"""Features that need not fit into memory: some rows of a memmap, read as they are requested."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FAULT_BYTES = 2 * 2**20  # what the kernel may map around one row that is read, 
 
 
 class LazyArray(Protocol):
-    """What is needed of features that are no array, and are computed as they are asked for, by slices or integers.
+    """What is needed of features that are no array, and are computed as they are requested, by slices or integers.
 
     strides: bytes of the file from one row to the next, and so on · base: what is mapped from it.
     """
@@ -42,11 +42,11 @@ class LazyArray(Protocol):
 
 
 class RowView:
-    """Rows `rows` of `features` (N, ...), each flattened, as something that heads take in the place of an array.
+    """Rows `rows` of `features` (N, ...), each flattened, as something that heads take instead of an array.
 
     features: float16, float32 or float64, such as `Cache.features()`, which need be no array (see `LazyArray`) · rows:
     (n,) integers, None for all.
-    Nothing is read before it is asked for, and pages of a memmap are released again, so the memory it takes does not
+    Nothing is read before it is requested, and pages of a memmap are released again, so the memory it takes does not
     grow with the file.
     """
 
@@ -81,7 +81,7 @@ class RowView:
         return self._mapping is not None
 
     def __getitem__(self, chosen: slice | npt.NDArray[np.integer[Any]]) -> npt.NDArray[Any]:
-        """The chosen rows, (k, d) as they are stored, in memory of their own."""
+        """The chosen rows, (k, d) as they are stored, in their own memory."""
         return self._read(chosen, self.dtype)
 
     def _read(self, chosen: slice | npt.NDArray[np.integer[Any]], dtype: npt.DTypeLike) -> npt.NDArray[Any]:

@@ -123,7 +123,7 @@ def check_cv(value: Any, *, default: Any) -> None:
     for split in value:
         parts = [np.asarray(part) for part in split] if isinstance(split, Sequence) and len(split) == 2 else []
         if not parts or not all(part.ndim == 1 and len(part) and part.dtype.kind in "iu" for part in parts):
-            raise ValueError("every split in cv must be a pair (train, test) of positions, of which each has some.")
+            raise ValueError("every split in cv must be a pair (train, test) of positions, none of them empty.")
 
 
 def given_splits(cv: Any, rows: Index, n_rows: int) -> list[tuple[Index, Index]]:

@@ -70,7 +70,7 @@ def _set(library: Any, number: int) -> None:
     """Set a number of threads, from whichever thread asks.
 
     threadpoolctl 3.8 lets the first thread that sets a number of OpenBLAS's be the only one that can, until it gives
-    that up; the last fit to end may be in another one. Where a program holds limits of its own in another thread, they
+    that up; the last fit to end may be in another one. Where a program sets its own limits in another thread, they
     stay as they are.
     """
     library.set_num_threads(number)

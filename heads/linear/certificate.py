@@ -1,7 +1,7 @@
 """How far a logistic regression is from its optimum at most, from its gradient.
 
 With the best intercepts for its coefficients W, the objective is a function of W alone, and as convex as its penalty
-1/2 ||W||^2: it lies at most 1/2 ||gradient||^2 above its minimum (Boyd and Vandenberghe, "Convex Optimization", 9.1.2).
+1/2 ||W||^2: it is at most 1/2 ||gradient||^2 above its minimum (Boyd and Vandenberghe, "Convex Optimization", 9.1.2).
 All is computed in float64 from the features as they are given and the coefficients as they are kept, so that rounding
 in the fit counts as well. The bound is near where the penalty is strong. Where it is weak it is far too large: it
 takes all directions for as flat as the penalty alone.

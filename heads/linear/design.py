@@ -35,7 +35,7 @@ class Design:
     """Rows (n, d) of `views`, one after the other, less their mean and divided by `scale`, one number for all of them.
 
     Where there are far fewer rows than features, the solver is given the rows' coordinates in the space they span,
-    (n, n), by the eigenvectors of their inner products. The penalised optimum lies in that space, so the model is the
+    (n, n), by the eigenvectors of their inner products. The penalised optimum is in that space, so the model is the
     same, and d no longer matters.
 
     Attributes: arrays: where the solver computes · dtype of all that follows · shape of what the solver sees · mean

@@ -57,7 +57,7 @@ class LogisticHead(LinearClassifier, LogisticBase):
         C is `DEFAULT_C`. Or a list of splits (train, test), positions of rows; `groups` then does not count.
     max_iter : steps of one fit at most.
     tol : a fit ends when its next step is expected to lower the objective by no more than this share of it. One
-        tolerance suits every C; what is left then is a few times as much.
+        tolerance suits every C; the final error is then a few times as much.
     class_weight : None, "balanced", or a dict from label to weight, as in scikit-learn. Held-out samples are scored
         without, and with their sample_weight.
     random_state : seed of the folds; None draws a new one.

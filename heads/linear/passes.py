@@ -1,6 +1,6 @@
 """One reading of the features for as many fits as wait for one.
 
-A fit is a generator: it yields each `Pass` it needs and is sent the sums that it asked for. So fits of several folds go
+A fit is a generator: it yields each `Pass` it needs and is sent the sums that it requested. So fits of several folds go
 in step, and a block of features that has been read, from memory or a file, serves them all.
 """
 
@@ -65,7 +65,7 @@ def together(design: Design, fits: Sequence[Steps[Found]]) -> list[Found]:
 
 
 def _read(design: Design, passes: Sequence[Pass]) -> list[Array | None]:
-    """The sums that each pass asks for."""
+    """The sums that each pass requests."""
     axes, xp = design.shape[1], design.arrays.xp
     sums = [design.arrays.zeros(axes + 1, one.outputs) if one.outputs else None for one in passes]
     asked: list[Array] = [one.coefficients for one in passes if one.coefficients is not None]

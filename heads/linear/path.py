@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["Problem", "Split", "best_of", "in_step", "regularisation_path"]
 
 RISING = 6  # values in a row with a higher log loss than the one before end the choice: it would only rise further
-LOOSE = 1e-4  # of the objective, in place of `tol`, for values of C that turn out to be far from the best
+LOOSE = 1e-4  # of the objective, instead of `tol`, for values of C that turn out to be far from the best
 FINE = 1e-6  # the same for values near it: what a fit gains after that moves no score
 NEAR = 2e-3  # of the log loss, or of all samples held out: within that of the best, values are solved to FINE
 FEW = 3  # samples held out: an accuracy within so many is near as well, since a loose fit may get another few right

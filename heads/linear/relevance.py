@@ -47,7 +47,7 @@ def relevance(X: Array, targets: Array, weight: Array, *, share: float = SHARE) 
 
     Above 0 it is the norm of the feature's weights; 0 or below, how far it is from having one. X must have weighted
     means of 0. share: lambda, as a share of the smallest at which no feature has a weight.
-    Memory beside `X`: blocks of it, and a matrix (k, k) of float64 for the k features that have or may get a weight.
+    Memory next to `X`: blocks of it, and a matrix (k, k) of float64 for the k features that have or may get a weight.
     """
     counts = weight / weight.sum()
     centred = targets - counts @ targets

@@ -55,7 +55,7 @@ class RidgeHead(LinearClassifier, RidgeBase):
     intercept_ : (K,) or (1,), as `coef_`
     alpha_ : float, the alpha that was used
     alpha_source_ : "given", "validation", "leave-one-out", "leave-one-group-out", "5-fold cross-validation" (with
-        `cv`), or "default: no class has two samples (groups)", where that would say nothing and alpha is 1
+        `cv`), or "default: no class has two samples (groups)", where that is not possible and alpha is 1
     trials_ : list of {"alpha", "accuracy", "squared_error"}, one per value that was tried, on rows that were left out
     temperature_ : float, what `predict_proba` divides scores by; 1.0 where no row could be left out
     n_features_in_ : int
@@ -102,7 +102,7 @@ class RidgeHead(LinearClassifier, RidgeBase):
             chosen_on, held_label = check_validation(self, validation, self.classes_)
             held = (chosen_on, ClassTargets(held_label, n_classes))
         class_weight = class_weights(self.class_weight, self.classes_, label, given.weight)[label]
-        # A class with one sample is unknown to the model that leaves it out; where all are such, that says nothing.
+        # A class with one sample is unknown to the model that leaves it out; where all are such, that has no effect.
         units = len(label) if group is None else len(np.unique(group * n_classes + label))
         only_default = "no class has two samples (groups)" if units == len(np.unique(label)) else None
         spectrum = self._solve(given, ClassTargets(label, n_classes), class_weight, group, held, only_default)

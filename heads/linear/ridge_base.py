@@ -67,7 +67,7 @@ class RidgeBase(LinearModel):
     ) -> Spectrum:
         """Fit, with alpha as given, chosen on `held`, or by leaving out each row (group).
 
-        class_weight: (m,), that of each row's class · only_default: why leaving out would say nothing, None where it
+        class_weight: (m,), that of each row's class · only_default: why leaving out is not informative, None where it
         would.
         """
         view = given.view

@@ -36,7 +36,7 @@ class RidgeRegressionHead(RegressorMixin, RidgeBase):  # type: ignore[misc]  # s
     Attributes
     ----------
     coef_ : (t, d) for t targets, 1 where y is (n,); float64 where `X` was, else float32
-    intercept_ : (t,) float64: float32 could not tell targets apart that are large and differ by little
+    intercept_ : (t,) float64: float32 could not distinguish targets that are large and differ by little
     alpha_, alpha_source_ : as in `RidgeHead`, but that the default is for samples that are all one group
     trials_ : list of {"alpha", "squared_error"}
     one_target_ : bool, whether y was (n,), so that `predict` gives (n,)

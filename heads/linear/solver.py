@@ -2,7 +2,7 @@
 
 Every fit starts with `Metric`, which costs one factorisation. A fit that turns out to be long makes a `ClassMetric`
 instead, and makes it anew, each time as many steps later as make up for it: with a weak penalty it cuts the steps to a
-fifth, and where the penalty is strong a fit is over before. It takes the place of L-BFGS's first metric (Nocedal and
+fifth, and where the penalty is strong a fit is over before. It replaces L-BFGS's first metric (Nocedal and
 Wright, "Numerical Optimization", algorithm 7.4). Steps are judged by slopes, as the objective is convex and slopes stay
 exact where differences of its values drown in rounding.
 """

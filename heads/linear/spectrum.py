@@ -261,7 +261,7 @@ def chunks_of_groups(
 ) -> Iterator[tuple[Index, Index | None]]:
     """All rows in chunks of about `size` that split no group: (rows, their groups in ascending order).
 
-    alone: groups of more rows have a chunk of their own · step: only every `step`-th group (row).
+    alone: groups of more rows have their own chunk · step: only every `step`-th group (row).
     """
     if group is None:
         rows = np.arange(0, n_rows, step)

@@ -139,8 +139,8 @@ def _check_memory(head: Settings, needed: int) -> None:
     if available is not None and needed > available:
         raise UsageError(
             f"Training hidden layers of {', '.join(f'{width:,}' for width in head.hidden)} would take "
-            f"{needed / 2**30:,.1f} GiB of memory, and {available / 2**30:,.1f} GiB are there.",
-            hint="Give smaller widths: --hidden 512.",
+            f"{needed / 2**30:,.1f} GiB of memory, and {available / 2**30:,.1f} GiB are available.",
+            hint="Use smaller widths: --hidden 512.",
         )
 
 
@@ -221,7 +221,7 @@ def _fit_at_once(
 
 
 def _still_going(stack: Stack, group: list[Run]) -> list[Run]:
-    """The runs that are not finished; the stack goes on with their heads."""
+    """The runs that are not finished; the stack continues with their heads."""
     going = [position for position, run in enumerate(group) if not run.finished]
     if 0 < len(going) < len(group):
         stack.keep(going)

@@ -34,7 +34,7 @@ SCHEDULES = ("constant", "cosine")
 class MLPBase(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """Parameters of training; fitted `mean_`, `scale_`, `weights_`, `biases_` and how training went.
 
-    SCORE: what the history shows beside the loss.
+    SCORE: what the history shows next to the loss.
     """
 
     _FITTED: tuple[str, ...] = ("history_", "best_epoch_", "validation_source_", "n_iter_")

@@ -6,7 +6,7 @@ compares them with its own probability): they differ by their settings and not b
 it were trained alone with the same seed, up to rounding.
 
 torch.nn.Linear and torch.nn.Dropout draw from torch's global generator, and so would change, and be changed by, every
-other user of it in the process. Hence tensors and functions here, not modules.
+other user of it in the process. Therefore tensors and functions here, not modules.
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ class Samples:
         return x, *self._targets(rows, device)
 
     def _batch(self, features: npt.NDArray[np.floating], rows: Index, device: torch.device) -> Batch:
-        """The `features` (b, d) of these of `X`'s rows, in memory of their own, which torch may keep."""
+        """The `features` (b, d) of these of `X`'s rows, in their own memory, which torch may keep."""
         return torch.from_numpy(features.astype(self.dtype, copy=False)).to(device), *self._targets(rows, device)
 
     def _targets(self, rows: Index, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -125,7 +125,7 @@ class Samples:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Bytes that a device of its own memory has free; 0 for the CPU, which gathers from where the features are."""
+    """Bytes free in the memory of the device; 0 for the CPU, which gathers from where the features are."""
     return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else 0
 
 

@@ -51,7 +51,7 @@ class MLPSearch(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit
     after the others.
 
     The head with the lowest validation loss is kept as it is; it is not fitted again on the validation samples. The
-    score on the validation set flatters it: measure it on other samples.
+    score on the validation set is then optimistic: measure it on other samples.
 
     Parameters
     ----------

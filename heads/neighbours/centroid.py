@@ -172,7 +172,7 @@ class CentroidHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
         `classes_[1]`.
 
         What `predict_proba` is the softmax of. For mahalanobis, as in scikit-learn's LinearDiscriminantAnalysis, linear
-        in the features: minus the squared distance but for a number that is the same for all classes of a row; for
+        in the features: minus the squared distance except for a number that is the same for all classes of a row; for
         euclidean minus the squared distance; for cosine the cosine less 1. All divided by `temperature_`, and the
         latter two less 2 ln K, as in its NearestCentroid of equal priors. dtypes as in `predict_proba`.
         """
@@ -205,7 +205,7 @@ class CentroidHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
         return intercept
 
     def _linear(self, name: str) -> tuple[Array, Array]:
-        """Coefficients and intercepts; `name` is what they are asked for as."""
+        """Coefficients and intercepts; `name` is what they are requested as."""
         if self.metric != "mahalanobis" or not hasattr(self, "directions_"):
             raise AttributeError(f"{type(self).__name__} has no {name}: it is not fitted, or not by mahalanobis.")
         centroids, directions = self.centroids_.astype(np.float64), self.directions_.astype(np.float64)
@@ -306,7 +306,7 @@ class CentroidHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sci
         """(positions, (b, K) float64) of a few rows at a time.
 
         The cosine, or 2 x'v - (c + m)'v for a class with the centroid c and the direction v, m being the mean of the
-        centroids: minus the squared distance, but for what is the same for all classes.
+        centroids: minus the squared distance, except for what is the same for all classes.
         """
         centroids, directions = centroids.astype(np.float64), directions.astype(np.float64)
         middle = 0.0 if self.metric == "cosine" else centroids.mean(axis=0)

@@ -39,14 +39,14 @@ class KNNHead(ClassifierMixin, NeighboursBase):  # type: ignore[misc]  # scikit-
     2018). Nothing is trained and nothing is chosen, so it is a quick measure of the features themselves.
 
     Features are scaled to length 1; a row of zeros has the similarity 0 to every other. Of training rows that are
-    equally similar the first count. Rounding may part identical rows in the last bit, by where they lie in a product:
+    equally similar the first count. Rounding may part identical rows in the last bit, by where they are in a product:
     which of them has the k-th place can then depend on the rows that are predicted together. Training rows are read a
     block at a time for every 1024 rows to be classified (fewer where rows are wide or classes many), so a prediction
     costs n x d for each of them, and memory grows with neither n nor the number of rows to be classified.
 
     Another `device` than "cpu" holds the training rows for the time of a prediction, scaled, where half of its free
-    memory has room for them; otherwise they are sent in blocks. Beside them it takes at most 1 GiB for similarities,
-    and on the host a prediction takes what it takes with "cpu".
+    memory has room for them; otherwise they are sent in blocks. In addition it takes at most 1 GiB for similarities,
+    and on the host a prediction takes the same memory as with "cpu".
 
     Parameters
     ----------

@@ -114,7 +114,7 @@ class NeighboursBase(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
     def _restore_rows(
         self, arrays: dict[str, Array], fitted: dict[str, Any], name: str, shape: tuple[int, ...], dtype: str
     ) -> Array:
-        """Take the training rows from `arrays`, which must hold nothing but them, their weights, and targets.
+        """Use the training rows from `arrays`, which must hold nothing but them, their weights, and targets.
 
         name, shape, dtype: of the targets, without their first dimension. Returns these. Raises ValueError.
         """

@@ -39,7 +39,7 @@ class Moments:
 
     origin: (K, d), the first row of each class, so that little cancels and rows that are alike have no scatter to the
     last bit · rows: (K,), how many · count: (K,), their weights · sums: (K, d) · second: the sum over all rows of their
-    outer product, (d, d), or of its diagonal alone, (d,), empty where no scatter is asked for · seen: the trace of
+    outer product, (d, d), or of its diagonal alone, (d,), empty where no scatter is requested · seen: the trace of
     `second` before parts were taken out.
     """
 

@@ -87,7 +87,7 @@ class Candidates:
             yield rows, self.resident[rows]
 
     def _rows_at_once(self, similarity: Array, k: int) -> int:
-        """Rows that are compared with so many at once, beside the `k` that are kept of each; `similarity` is (q, 0)."""
+        """Rows that are compared with so many at once, next to the `k` kept of each; `similarity` is (q, 0)."""
         pairs = self.at_once // (3 * self.arrays.dtype.itemsize + PAIR_BYTES)
         return int(max(1, pairs // len(similarity) - k))
 

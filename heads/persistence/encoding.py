@@ -156,7 +156,7 @@ def decode(file: BinaryIO, size: int, form: FileFormat = HEAD_FORMAT) -> tuple[A
     prefix = file.read(8)
     length = int.from_bytes(prefix, "little")
     if not length <= min(MAX_HEADER_BYTES, size - 8):
-        raise ValueError("it is no safetensors file, or it is cut short (the length of its header is impossible)")
+        raise ValueError("it is not a safetensors file, or it is truncated (the length of its header is impossible)")
     text = file.read(length)
     shapes, strings = _parse_header(text, size - 8 - length, form)
     if size > MAX_FILE_BYTES:  # such a file is read twice, so that one that is not whole takes no memory
@@ -193,7 +193,7 @@ def _parse_header(text: bytes, data_bytes: int, form: FileFormat) -> tuple[dict[
     try:
         header = read_json(text.decode("utf-8"))
     except UnicodeDecodeError:
-        raise ValueError("it is no safetensors file, or damaged (its header is not UTF-8)") from None
+        raise ValueError("it is not a safetensors file, or damaged (its header is not UTF-8)") from None
     strings = header.pop("__metadata__", None) if isinstance(header, dict) else None
     if not isinstance(strings, dict) or strings.get("format") != form.name:
         raise UnknownFormatError(f"its metadata does not say that its format is {form.name}")
@@ -212,12 +212,12 @@ def _parse_header(text: bytes, data_bytes: int, form: FileFormat) -> tuple[dict[
     if twice := sorted(texts.keys() & strings.keys()):
         raise ValueError(f"its metadata holds {twice[0]} twice")
     if end != data_bytes:
-        raise ValueError(f"it is cut short or damaged: its arrays need {end} bytes, and it has {data_bytes}")
+        raise ValueError(f"it is truncated or damaged: its arrays need {end} bytes, and it has {data_bytes}")
     return shapes, strings
 
 
 def _shape_of(name: str, entry: Any, start: int, form: FileFormat) -> tuple[list[int], np.dtype[Any]]:
-    """Shape and dtype of one header entry, which must be an array from byte `start` on: they stand in file order."""
+    """Shape and dtype of one header entry, which must be an array from byte `start` on: they are in file order."""
     dtypes = {TEXT_CODE: "|u1"} if name.startswith(TEXT) else DTYPES
     known = isinstance(entry, dict) and set(entry) == {"dtype", "shape", "data_offsets"}
     if not known or not isinstance(entry["dtype"], str) or entry["dtype"] not in dtypes:
@@ -232,7 +232,7 @@ def _shape_of(name: str, entry: Any, start: int, form: FileFormat) -> tuple[list
         or start % dtype.itemsize
         or entry["data_offsets"] != [start, end]
     ):
-        raise ValueError(f"its array {name!r} does not stand where its shape and the array before say")
+        raise ValueError(f"its array {name!r} is not at the offset that its shape and the previous array imply")
     return shape, dtype
 
 

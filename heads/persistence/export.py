@@ -88,7 +88,7 @@ def write_joblib(
 
     The file appears under its name in one step.
 
-    Whoever loads such a file runs the code in it: it is a pickle. Load only those that you made, or trust. For the
+    Anyone who loads such a file runs the code in it: it is a pickle. Load only those that you made, or trust. For the
     same reason an older export cannot be recognised: an existing file is replaced with `overwrite` only.
 
     Raises HeadError where scikit-learn has no equal, or where the file cannot be written.
@@ -193,7 +193,7 @@ def _votes(head: Any) -> dict[str, Any]:
 
 
 def _attentive(head: Any) -> list[Any]:
-    raise no_equal(head, "it weighs positions by attention, which no class of scikit-learn does")
+    raise no_equal(head, "scikit-learn has no attention over positions")
 
 
 def _binarizer(head: Any, **options: Any) -> LabelBinarizer:

@@ -46,7 +46,7 @@ class SavedHead:
     def predict_proba(self, X: Any) -> npt.NDArray[np.floating]:
         """Probabilities (n, K) as `precompute predict` reports them: those of `head`, at the temperature of its file.
 
-        A head of `train-head --calibrate` has the number `temperature` in its metadata; `head` itself knows nothing of
+        A head of `train-head --calibrate` has the number `temperature` in its metadata; `head` itself ignores
         it, and predicts the same classes. Of several labels (n, L), each label's own; heads of numbers have none.
         """
         return self.scaled(self.head.predict_proba(X))
@@ -61,9 +61,9 @@ def save_head(
 ) -> None:
     """Write a fitted head and `metadata`, a JSON object with string keys (scores, settings, the cache's spec).
 
-    The file appears under its name in one step once it is whole and on the disk, so a crash leaves the old one. The
-    same head and metadata give the same bytes. Labels must be strings or integers. A file that is no head is replaced
-    with `overwrite` only, and a device, pipe or folder never; a link is followed.
+    The file appears under its name in one step once it is complete and on the disk, so a crash leaves the old one. The
+    same head and metadata give the same bytes. Labels must be strings or integers. A file that is not a head is
+    replaced only with `overwrite`, and a device, pipe or folder never; a link is followed.
 
     Raises HeadError if the head cannot be saved or the file cannot be written, NotFittedError if it is not fitted.
     """
@@ -88,7 +88,7 @@ def save_head(
 def load_head(path: str | os.PathLike[str]) -> SavedHead:
     """Read a head that `save_head` wrote. The file may come from anyone: it is checked, and holds no code.
 
-    Raises HeadFormatError for anything but a whole head file of a known version (a pickle, a pipe, a file cut short,
+    Raises HeadFormatError for anything but a whole head file of a known version (a pickle, a pipe, a file truncated,
     one flipped bit, arrays that do not fit each other), HeadError if the file cannot be read at all.
     """
     return SavedHead(*read_whole(path, HEAD_FORMAT, "train-head", _restored))

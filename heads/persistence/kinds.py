@@ -63,4 +63,4 @@ def kind_of(head: Any) -> str:
     for kind, module_and_name in KINDS.items():
         if module_and_name == (type(head).__module__, type(head).__name__):
             return kind
-    raise ValueError(f"a {type(head).__name__} is no head of precompute")
+    raise ValueError(f"a {type(head).__name__} is not a head of precompute")

@@ -10,7 +10,7 @@ __all__ = ["no_equal"]
 
 
 def no_equal(head: Any, why: str) -> HeadError:
-    """What to raise for `head`, which cannot be exported; `why` ends the sentence that says so."""
+    """What to raise for `head`, which cannot be exported; `why` ends the message."""
     return HeadError(
         f"This {type(head).__name__} cannot be exported to scikit-learn: {why}.",
         hint="Use the head itself: precompute.load_head(FILE).head, or `precompute predict`.",

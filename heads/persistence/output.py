@@ -24,7 +24,7 @@ def kind_of_file(form: FileFormat) -> Kind:
 
 
 def _check_export(path: str) -> None:
-    raise HeadError(f"{path!r} exists, and what a joblib file is cannot be found out without running it.", hint="")
+    raise HeadError(f"{path!r} exists, and a joblib file cannot be recognised without running it.", hint="")
 
 
 HEAD = kind_of_file(HEAD_FORMAT)

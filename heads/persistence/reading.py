@@ -54,5 +54,5 @@ def read_whole(
     except (ValueError, TypeError) as error:
         raise HeadFormatError(
             f"{name} is not a whole {noun} file: {error}.",
-            hint=f"Copy it again from where it was whole, or train the {noun} again.",
+            hint=f"Copy it again from an intact copy, or train the {noun} again.",
         ) from error

@@ -121,7 +121,7 @@ COUNTED = ("micro_f1", "macro_f1", "hamming_loss", "subset_accuracy")
 
 
 class _Outcomes:
-    """Probabilities (n, L) beside the truth (n, L), and what is predicted of them."""
+    """Probabilities (n, L) next to the truth (n, L), and what is predicted of them."""
 
     def __init__(self, truth: npt.NDArray[np.bool_], proba: Array, counts: LabelCounts) -> None:
         self.n, self.n_labels = truth.shape
@@ -142,7 +142,7 @@ class _Outcomes:
         if not total:
             reasons |= dict.fromkeys((*AREAS[:2], "macro_f1"), "needs a label that some samples have")
         if not ((self.positives > 0) & (self.positives < self.n)).any():
-            reasons["auc"] = "needs a label that some samples have and others have not"
+            reasons["auc"] = "needs a label that some samples have and others lack"
         if total in (0, pairs):
             reasons["micro_auc"] = "needs samples with labels and samples without them"
         if not total and not self.counts.predicted.any():

@@ -16,7 +16,7 @@ __all__ = ["NumberOutcomes"]
 
 
 class NumberOutcomes:
-    """Predicted numbers (n,) beside the true ones (n,), both float64."""
+    """Predicted numbers (n,) next to the true ones (n,), both float64."""
 
     def __init__(self, y: Values, predicted: Values) -> None:
         self.error = abs(y - predicted)

@@ -77,7 +77,7 @@ def evaluate_numbers(
         undefined["spearman"] = "the predicted numbers are all the same"
     found = {name: float(values[0]) for name, values in outcomes.scores(np.ones((n, 1))).items()}
     if "r2" not in undefined and np.isnan(found["r2"]):
-        undefined["r2"] = "the squares of what the true numbers differ by are 0 in float64"
+        undefined["r2"] = "the squared differences of the true numbers are 0 in float64"
     ends = {}
     if replicates:
         group = group_numbers(n, None if groups is None else np.asarray(groups))

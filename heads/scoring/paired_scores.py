@@ -29,7 +29,7 @@ __all__ = ["PairedScores", "paired_labels", "paired_numbers"]
 class PairedScores:
     """Heads a and b on the same n samples.
 
-    metric : what is compared · higher_is_better : whether it is the better the higher · values : of a and of b ·
+    metric : the compared score · higher_is_better : whether it is the better the higher · values : of a and of b ·
     difference : a's less b's · interval : its 95% percentile interval over resamplings of the pairs · p_value : twice
     the share of the resamplings in which the difference has the other sign, or is 0, two-sided · distinct : whether the
     difference is more than chance, which takes both: a p value below 0.05 and an interval without 0

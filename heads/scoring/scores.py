@@ -47,7 +47,7 @@ class Scores:
         second. None where a class has no samples, or all
     calibration_error : expected calibration error over 15 bins of equal width (Guo et al., ICML 2017)
     calibration_error_by_chance : what a perfectly calibrated head with the same confidences stays below 95 times in
-        100 on as many samples; None without replicates. It takes the place of an interval: few samples look less
+        100 on as many samples; None without replicates. It replaces an interval: few samples look less
         calibrated than they are, and resampled ones even less, so a bootstrap's would miss the truth nearly always
     confusion : (K, K) int64, [i, j] counts samples of class i predicted as class j, in the order of `classes`; for more
         than 1,000 classes a scipy.sparse.csr_array, which `confusion.toarray()` makes dense where memory allows
@@ -206,7 +206,7 @@ def _intervals(
 def _checked(
     labels: npt.NDArray[Any], p: npt.NDArray[Any], names: npt.NDArray[Any]
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[Any]]:
-    """Where each label stands in `names`, and probabilities that are floating-point numbers."""
+    """Where each label is in `names`, and probabilities that are floating-point numbers."""
     if labels.ndim != 1 or names.ndim != 1 or p.shape != (len(labels), len(names)) or p.size == 0:
         raise ValueError(
             f"proba must have shape (n, K) for n labels and K classes, both at least 1. "

@@ -1,7 +1,7 @@
 """Probabilities of a label from scores of any scale: a sigmoid with a slope and an offset for each label.
 
 J. Platt, "Probabilistic Outputs for Support Vector Machines", 1999, with the targets that he smooths, so that scores
-which separate a label do not ask for an endless slope. Fitted on scores of samples that were left out.
+which separate a label do not require an infinite slope. Fitted on scores of samples that were left out.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ Two functions fit T by the same log loss, as their callers need different answer
   derivative, and raises where there is none: the caller reports why the head was left as it is.
 - `bounded_temperature` is part of the fit of heads whose scores are no logits and have any scale (ridge, centroid).
   Such a head has no probabilities without a temperature, so it always gets one: T is searched between bounds relative
-  to the spread of the scores, and the lower bound stands where every held-out sample is right.
+  to the spread of the scores, and the lower bound is where every held-out sample is right.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ def read_pickle(file: IO[bytes], limit: int) -> bytes:
     if place != len(data) or len(records) != count:
         raise ValueError("its zip archive is damaged, or has two records of one name")
     if folder + b"/constants.pkl" in records:
-        raise ValueError("it is a TorchScript archive, which holds code")
+        raise ValueError("it is a TorchScript archive, which contains code")
     claimed = sum(record.length for record in records.values())
     if claimed > size or any(record.compressed for record in records.values()):  # torch.save never compresses
         raise ValueError(f"it is compressed, or its records overlap: it would take {claimed:,} bytes")
@@ -63,7 +63,7 @@ def _directory(file: IO[bytes], size: int) -> tuple[int, int, bytes]:
     tail_start = max(0, size - END.size - LOCATOR.size - END64.size)
     file.seek(tail_start)
     tail = file.read(size - tail_start)
-    damaged = ValueError("its zip archive is cut short, or is followed by something else")
+    damaged = ValueError("its zip archive is truncated, or is followed by something else")
     if len(tail) < END.size or not tail.endswith(b"\0\0"):
         raise damaged
     signature, disk, first_disk, here, count, length, start, _ = END.unpack(tail[-END.size :])
@@ -111,7 +111,7 @@ def _entry(data: bytes, place: int) -> tuple[bytes, Record, int]:
 
 
 def _wide(extra: bytes, narrow: tuple[int, ...]) -> tuple[int, ...]:
-    """Length, packed length and offset of an entry: those that do not fit in 32 bits stand in its extra field."""
+    """Length, packed length and offset of an entry: those that do not fit in 32 bits are in its extra field."""
     blocks = []
     while len(extra) >= 4:
         kind, length = struct.unpack_from("<2H", extra)
@@ -130,13 +130,13 @@ def _wide(extra: bytes, narrow: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _content(file: IO[bytes], record: Record, end: int) -> bytes:
-    """The bytes of a record, which lies in front of the directory at `end`."""
+    """The bytes of a record, which is in front of the directory at `end`."""
     file.seek(record.offset)
     header = file.read(LOCAL.size)
     if len(header) < LOCAL.size or not header.startswith(b"PK\3\4"):
         raise ValueError("a record of its zip archive is damaged")
     start = record.offset + LOCAL.size + sum(LOCAL.unpack(header)[-2:])
     if start + record.length > end:
-        raise ValueError("a record of its zip archive is cut short")
+        raise ValueError("a record of its zip archive is truncated")
     file.seek(start)
     return file.read(record.length)

@@ -41,7 +41,7 @@ def describe(name: str) -> Entry:
 
 
 def layer_names(name: str) -> list[str]:
-    """Every layer of `name` whose features can be had, in the order of execution, from `input` on."""
+    """Every available layer of `name`, in the order of execution, from `input` on."""
     family = family_of(name)
     family.check(name)
     return family.layer_names(family.build(name, seed=None))

@@ -35,7 +35,7 @@ DTYPES = FLOATS | {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32
 def identity_of(path: str) -> dict[str, Any]:
     """Absolute path, size and modification time of a weights file, by which it is taken for the same again.
 
-    Asked before the file is read: should another take its place meanwhile, that one is not taken for it.
+    Asked before the file is read: should another take its place meanwhile, the two are not confused.
     """
     status = _status(path)
     return {"path": os.path.abspath(path), "size": status.st_size, "mtime_ns": status.st_mtime_ns}

@@ -3,7 +3,7 @@
 What a network computes forms a graph without circles. The features depend on the image by way of some of its nodes; a
 node is a place to cut if no value passes it by, from a node before it to one behind. Parameters, buffers and what is
 computed from them alone pass nothing by, since the part behind the cut holds them itself. Neither does a shape: it is
-known before the image is, but for the number of images, which any activation tells (`Shape`).
+known before the image is, except for the number of images, which any activation tells (`Shape`).
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def example_input(backbone: Backbone, count: int, *, seed: int = 0) -> tuple[tor
 class Crossings:
     """A network's graph with what its nodes give, and where one tensor crosses it.
 
-    names: torchvision's name for each node · features: the node that gives what enters the classifier, or the output ·
+    names: torchvision's name for each node · features: the node that gives the input of the classifier, or the output ·
     pooling: what is done to it · values: for BATCH images · others: for OTHER images.
     """
 
@@ -319,12 +319,14 @@ class Crossings:
     def _why_not(self, layer: str, node: fx.Node) -> str:
         place = self.order[node]
         if place >= self.order[self.features]:
-            return f"Behind the layer {layer!r} nothing is left to train but the head."
+            return f"Behind the layer {layer!r} there is nothing to train except the head."
         if node not in self.path:
             return f"The features do not depend on the layer {layer!r}."
         if passing := self.passing(node):
             others = ", ".join(dict.fromkeys(repr(self.name_of(one)) for one in passing))
-            return f"More than one tensor crosses a cut at the layer {layer!r}: what lies behind also needs {others}."
+            return (
+                f"More than one tensor crosses a cut at the layer {layer!r}: the layers behind it also need {others}."
+            )
         if not self.crossable(node):
             return f"The layer {layer!r} does not give one tensor that begins with the batch."
         return f"Between the layer {layer!r} and the features there are no parameters to train."
@@ -341,12 +343,12 @@ class Crossings:
             if places
         ]
         if not named:
-            return "The network can be cut nowhere; train a head."
-        return f"The nearest layers where it can be cut lie {'; '.join(named)}."
+            return "The network cannot be cut; train a head."
+        return f"The nearest possible cuts are {'; '.join(named)}."
 
 
 def attribute_of(module: nn.Module, path: str) -> Any:
-    """The parameter, buffer or value that stands at `path`, such as `encoder.pos_embedding`."""
+    """The parameter, buffer or value that is at `path`, such as `encoder.pos_embedding`."""
     folder, _, name = path.rpartition(".")
     return getattr(module.get_submodule(folder), name)
 

@@ -28,7 +28,7 @@ def hub_file(repository: str, names: Sequence[str], revision: str | None = None)
     """The first of `names` that `repository` has, at `revision` or at its newest one.
 
     Without a network, or with HF_HUB_OFFLINE=1, what is in the cache already. Raises WeightsError naming the files, the
-    cache and the ways out where there is none.
+    cache and the remedies where there is none.
     """
     huggingface_hub, errors, cache = _library(repository, "timm")
     missing: list[str] = []
@@ -68,7 +68,7 @@ def hub_folder(repository: str, patterns: Sequence[str], revision: str | None = 
     """The folder with those files of `repository` that match `patterns`, at `revision` or at its newest one.
 
     Without a network, with HF_HUB_OFFLINE=1, or not to `fetch`, what is in the cache already. Raises WeightsError
-    naming the cache and the ways out where there is none.
+    naming the cache and the remedies where there is none.
     """
     huggingface_hub, _, cache = _library(repository, "hf")
     options: dict[str, Any] = {"allow_patterns": list(patterns), "local_files_only": not fetch}
@@ -103,20 +103,20 @@ def _library(repository: str, extra: str) -> tuple[Any, Any, str]:
 def _not_here(
     repository: str, names: Sequence[str], revision: str | None, cache: str, error: Exception, *, folder: bool = False
 ) -> WeightsError:
-    """folder: whether a whole folder was asked for, and can be named in its place."""
+    """folder: whether a whole folder was requested, and can be named in its place."""
     lines = str(error).strip().splitlines() or [""]
     reason = re.sub(r"(://)[^/@\s]*@", r"\1", re.sub(r"\?\S+", "", lines[0]))[:300]
     place = os.path.join(cache, f"models--{repository.replace('/', '--')}")
     at = f" at {revision}" if revision else ""
     return WeightsError(
-        f"The weights of {repository}{at} are not on this machine and could not be fetched "
+        f"The weights of {repository}{at} are not on this machine and could not be downloaded "
         f"({type(error).__name__}: {reason}).\nMissing file: {names[0]} in {place}",
-        hint="Four ways out: fetch them where there is a network, and copy that folder here (HF_HOME says where the "
-        "cache lies); where the repository asks for it, log in with `hf auth login` or set HF_TOKEN; "
+        hint="Four options: download them on a machine with a network, and copy that folder here (HF_HOME sets the "
+        "place of the cache); if the repository requires it, log in with `hf auth login` or set HF_TOKEN; "
         + (
-            "name a folder you have: -b hf:./folder; or go without, with another backbone."
+            "name a folder you have: -b hf:./folder; or use another backbone."
             if folder
-            else "name a file you have with --weights PATH; or go without, with --weights random."
+            else "name a file you have with --weights PATH; or use --weights random."
         ),
     )
 

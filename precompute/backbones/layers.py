@@ -23,7 +23,7 @@ OUTPUT = "output"
 """The layer name for what the whole module returns."""
 
 INPUT = "input"
-"""The layer name for what enters the network, behind the part of the preprocessing that runs on the device."""
+"""The layer name for the input of the network, behind the part of the preprocessing that runs on the device."""
 
 POOLINGS = ("none", "mean")
 ALL_BLOCKS = "all-blocks"
@@ -88,7 +88,7 @@ def node_names(model: nn.Module) -> list[str]:
 
 
 def layer_names(model: nn.Module, tracing: Tracing = TORCHVISION) -> list[str]:
-    """The nodes of `model` in the order of execution, with `input` for what enters it, where that is one tensor.
+    """The nodes of `model` in the order of execution, with `input` for the input of it, where that is one tensor.
 
     Raises BackboneError where fx cannot trace it.
     """
@@ -125,8 +125,8 @@ def cut(
             if layout is None:
                 raise BackboneError(
                     f"Which axes of the layer {layer!r}, {' x '.join(map(str, shape))} for one image, are positions "
-                    "cannot be told, so there is no mean over them.",
-                    hint="Take --pooling none, a layer nearby, or a factory that averages itself.",
+                    "cannot be determined, so there is no mean over them.",
+                    hint="Use --pooling none, a layer nearby, or a factory that averages itself.",
                 )
             pool = Pooling(layout.positions, layout.prefix)
             kept = tuple(size for axis, size in enumerate(shape, start=1) if axis not in layout.positions)
@@ -139,7 +139,7 @@ def cut(
 
 
 class _Input(nn.Module):
-    """What enters the network; a copy, since the tensor itself may be the memory of a batch."""
+    """The input of the network; a copy, since the tensor itself may be the memory of a batch."""
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         return inputs.clone()
@@ -149,7 +149,7 @@ def _check_input(inputs: tuple[torch.Tensor, ...]) -> None:
     if len(inputs) != 1 or not inputs[0].is_floating_point():
         kinds = ", ".join(f"{tuple(one.shape)} {one.dtype}" for one in inputs)
         raise BackboneError(
-            f"What enters the network is not one tensor of floats ({kinds}), so it cannot be a layer.",
+            f"The input of the network is not one tensor of floats ({kinds}), so it cannot be a layer.",
             hint=f"Name another layer than {INPUT}.",
         )
 
@@ -222,7 +222,7 @@ def _cut_graph(model: nn.Module, layers: Sequence[str], tracing: Tracing) -> fx.
 
 
 def _keeping(body: fx.GraphModule, layers: Sequence[str]) -> fx.GraphModule:
-    """With its outputs in this order; what the network goes on with is copied, or operations in place change it."""
+    """With its outputs in this order; what the network continues with is copied, or operations in place change it."""
     output = output_of(body.graph)
     kept: dict[str, fx.Node] = {}
     nodes: dict[str, fx.Node] = dict(cast(Any, output.args[0]))  # the dictionary that torchvision makes
@@ -283,16 +283,16 @@ def blocks(model: nn.Module, tracing: Tracing = TORCHVISION) -> list[str]:
     ]
     if not pools:
         raise BackboneError(
-            "The backbone has no blocks that could be told apart.", hint="Name the layers: --layer A --layer B."
+            "The backbone has no blocks that can be identified.", hint="Name the layers: --layer A --layer B."
         )
     return pools
 
 
 def default_layer(model: nn.Module, tracing: Tracing = TORCHVISION) -> tuple[str, str, int]:
-    """(layer, pooling, width) of what enters the final classifier of a traceable classification model.
+    """(layer, pooling, width) of the input of the final classifier of a traceable classification model.
 
     The final classifier is the last Linear or Conv2d on the way to the output. In front of a Linear dropout is
-    skipped, since it hands on what it gets. In front of a 1x1 convolution that acts as classifier (SqueezeNet) the
+    skipped, since it passes on what it gets. In front of a 1x1 convolution that acts as classifier (SqueezeNet) the
     map is averaged over its positions. Raises BackboneError where no such layer exists.
     """
     graph, names = trace(model, tracing)

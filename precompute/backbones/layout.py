@@ -132,7 +132,7 @@ def _tensor(value: Any) -> torch.Tensor | None:
 
 
 def _nodes(value: Any) -> list[fx.Node]:
-    """The nodes that a graph hands out, in the order of `_tensors`."""
+    """The nodes that a graph passes on, in the order of `_tensors`."""
     return [one for one in _values(value) if isinstance(one, fx.Node)]
 
 
@@ -206,7 +206,7 @@ class _Follower(fx.Interpreter):
         return tuple(number for number in flat if isinstance(number, int))
 
     def _axis(self, node: fx.Node, place: int, count: int) -> int:
-        """The argument `dim`, which stands at `place` where it has no name, counted from the front."""
+        """The argument `dim`, which is at `place` where it has no name, counted from the front."""
         axis = node.kwargs.get("dim", node.args[place] if len(node.args) > place else 0)
         return axis % count if isinstance(axis, int) else 0
 

@@ -137,8 +137,8 @@ def load_backbone(
     pair of it and its `Preprocess`.
     weights: an entry such as DEFAULT or IMAGENET1K_V1, `random` or `random:SEED`, or the path of a state dict. For a
     factory DEFAULT means the weights it returns.
-    layer: any node of torchvision's get_graph_node_names, `output`, or `input` for what enters the network; by default
-    what enters the final classifier.
+    layer: any node of torchvision's get_graph_node_names, `output`, or `input` for the input of the network; by default
+    the input of the final classifier.
     Several are taken in one pass: a list, each `NAME` or `NAME:POOLING`; `all-blocks` stands for the output of each
     stage or block.
     pooling: "none", "mean" (over positions: of a map, or tokens without a class token) or "auto" (mean only in front of
@@ -146,7 +146,7 @@ def load_backbone(
     (`precompute.backbones.families.hf_encoder`).
     transform: values of Transform that replace those of the weights entry.
     views, augment: how many inputs are made of one image, and of what, see `precompute.extraction.extract.extract`.
-    Raises BackboneError, WeightsError and UsageError; see their messages for the ways out.
+    Raises BackboneError, WeightsError and UsageError; see their messages for the remedies.
     """
     family = family_of(name)
     family.check(name)
@@ -249,7 +249,7 @@ def _check_shapes(
                 raise BackboneError(
                     f"The layer {tap.layer!r} of {name} gives features of {tuple(features.shape[1:])} for samples of "
                     f"{', '.join(str(tuple(one.shape[1:])) for one in batch)}, and of {tap.shape} for others.",
-                    hint="Take a layer or a --pooling that leaves one vector for each sample.",
+                    hint="Use a layer or a --pooling that leaves one vector for each sample.",
                 )
 
 
@@ -260,7 +260,7 @@ def _check_merged(name: str, taps: tuple[Tap, ...], preprocess: Preprocess) -> N
             raise BackboneError(
                 f"The layer {tap.layer!r} of {name} has positions, {' x '.join(map(str, tap.shape))}, and a clip is as "
                 "many windows as it needs, whose features are pooled.",
-                hint="Take --pooling mean, or a layer that gives one vector.",
+                hint="Use --pooling mean, or a layer that gives one vector.",
             )
 
 
@@ -279,7 +279,7 @@ def _with_views(preprocess: Preprocess, views: int, steps: Sequence[str]) -> Pre
     if isinstance(preprocess, ImagePreprocess):
         return replace(preprocess, views=views, augmentation=Augmentation.of(steps))
     raise UsageError(
-        "The backbone has a preprocessing of its own, which makes its own views.",
+        "The backbone has its own preprocessing, which makes its own views.",
         hint="Leave --views and --augment out; its Preprocess says how many `views` it makes.",
     )
 

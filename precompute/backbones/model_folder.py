@@ -1,6 +1,6 @@
-"""A folder with a model in the form that the libraries of the Hugging Face hub save, from whoever: files are checked.
+"""A folder with a model in the form that libraries of the Hugging Face hub save, from any author: files are checked.
 
-A file must lie in the folder itself. In the hub's own cache the files of a snapshot are links to `blobs` beside it, and
+A file must be in the folder itself. In the hub's own cache the files of a snapshot are links to `blobs` next to it, and
 these are followed; no other link is, so that a folder from a stranger reads no file of this machine.
 """
 
@@ -57,7 +57,7 @@ class ModelFolder:
         found = self._json(name)
         if not isinstance(found, dict):
             raise WeightsError(
-                f"{os.path.join(self.path, name)} holds no JSON object.", hint="Take a folder as the library saves it."
+                f"{os.path.join(self.path, name)} holds no JSON object.", hint="Use a folder saved by the library."
             )
         return found
 
@@ -66,7 +66,7 @@ class ModelFolder:
         found = self._json(name)
         if not isinstance(found, list):
             raise WeightsError(
-                f"{os.path.join(self.path, name)} holds no JSON array.", hint="Take a folder as the library saves it."
+                f"{os.path.join(self.path, name)} holds no JSON array.", hint="Use a folder saved by the library."
             )
         return found
 
@@ -77,13 +77,13 @@ class ModelFolder:
         if len(text) > MAX_CONFIG_BYTES:
             raise WeightsError(
                 f"{path} has more than {MAX_CONFIG_BYTES:,} bytes, too many for the settings of a model.",
-                hint="Take a folder as the library saves it.",
+                hint="Use a folder saved by the library.",
             )
         try:
             return json.loads(text)
         except (ValueError, RecursionError) as error:
             raise WeightsError(
-                f"{path} holds no JSON: {str(error)[:200]}.", hint="Take a folder as the library saves it."
+                f"{path} holds no JSON: {str(error)[:200]}.", hint="Use a folder saved by the library."
             ) from error
 
     def safetensors(self) -> str:

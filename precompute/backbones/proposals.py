@@ -20,7 +20,7 @@ from precompute.backbones.tail import Tail, UntracedTail, tail_of
 from precompute.errors import BackboneError
 
 MOST, LEAST = 0.97, 0.01
-"""A cut is proposed where between these shares of the parameters lie behind it: neither all of them nor none."""
+"""A cut is proposed where between these shares of the parameters are behind it: neither all of them nor none."""
 
 COUNT = 3  # proposals for a network of several resolutions
 LAST_BLOCKS = (1, 2, 4)  # of a network of one resolution, such as ViT, that are trained
@@ -31,7 +31,7 @@ TRIAL_STEPS, TRIAL_SECONDS = 3, 2.0  # of training, timed; whichever is reached 
 
 @dataclass(frozen=True)
 class Proposal:
-    """One cut and what it costs.
+    """One cut and its cost.
 
     shape: of the activation of one sample · bytes_per_sample: of it as float16 · bytes_per_sample_int8: as 8 bits by
     channel · parameters: those behind the cut, without an output layer · share: what part of the whole network without
@@ -93,7 +93,7 @@ def propose(backbone: Backbone, *, crossings: Crossings | None = None) -> tuple[
         )
     if not found:
         raise BackboneError(
-            f"There is no layer of {backbone.name} behind which a part worth training lies.",
+            f"{backbone.name} has no layer with a part worth training behind it.",
             hint="Train a head with train-head, or everything with fine-tune SOURCE.",
         )
     return tuple(found)
@@ -146,7 +146,7 @@ def step_seconds(tail: Tail | UntracedTail, batch_size: int, device: str = "cpu"
 
 
 def _candidates(backbone: Backbone, crossings: Crossings, whole: int) -> list[Tap]:
-    """The blocks to cut behind, or any places where a network has no blocks to speak of."""
+    """The blocks to cut behind, or any places where a network has no blocks."""
     at = {place.node: place.layer for place in crossings.places}
     try:
         named = [name for name in backbone.family.blocks(crossings.network) if crossings.node_of(name) in at]

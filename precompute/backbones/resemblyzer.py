@@ -1,7 +1,7 @@
 """Resemblyzer's voice encoder, `-b resemblyzer --weights FILE`: who speaks, as 256 numbers.
 
 The network of Wan et al. (*Generalized End-to-End Loss for Speaker Verification*, ICASSP 2018) as the package
-Resemblyzer (resemble-ai, Apache-2.0) trained it. Its weights do not come along: FILE is a .safetensors or .pth file of
+Resemblyzer (resemble-ai, Apache-2.0) trained it. Its weights are not included: FILE is a .safetensors or .pth file of
 the package's `model_state`.
 """
 
@@ -17,7 +17,7 @@ NORM_FLOOR = 1e-12  # where all values are 0, which ReLU allows
 class VoiceEncoder(nn.Module):
     """(B, frames, 40) mel power -> (B, 256): the last state of an LSTM, linear, ReLU, divided by its L2 norm.
 
-    similarity_weight, similarity_bias: of the training's loss; they lie in the file of weights and are not used.
+    similarity_weight, similarity_bias: of the training's loss; they are in the file of weights and are not used.
     """
 
     def __init__(self) -> None:

@@ -23,14 +23,14 @@ TOLERANCE = 1e-4  # relative L2 between a network and its two parts, far above r
 
 
 class Tail(fx.GraphModule):
-    """A network behind one of its layers: (B, *shape) floats -> features (B, width), what enters its classifier.
+    """A network behind one of its layers: (B, *shape) floats -> features (B, width), the input of its classifier.
 
     layer, shape: the layer and the shape of its activation for one sample. The names in the state dict are those of the
-    whole network, such as `layer4.0.conv1.weight`; it holds only what lies behind the layer, as copies. Its input is
+    whole network, such as `layer4.0.conv1.weight`; it holds only what is behind the layer, as copies. Its input is
     never changed in place. The classifier is not part of it, nor dropout directly in front of that.
 
     Every part stays in eval mode, also under `train()`: BatchNorm keeps the statistics it was trained with, which few
-    images cannot estimate, and dropout and stochastic depth hand on what they get. So training changes parameters only.
+    images cannot estimate, and dropout and stochastic depth pass on what they get. So training changes parameters only.
     """
 
     @property
@@ -87,15 +87,15 @@ class UntracedTail(nn.Module):
 
 
 def tail_of(backbone: Backbone, layer: str, *, crossings: Crossings | None = None) -> Tail | UntracedTail:
-    """What lies behind `layer` of `backbone.network`, up to what enters its final classifier.
+    """What is behind `layer` of `backbone.network`, up to the input of its final classifier.
 
     layer: a name as `extract` takes it, or `input`, behind which the whole network lies. crossings: of this backbone,
-    where they are known already. Parameters are copies, in fp32, and require gradients, but for those that the part in
+    where they are known already. Parameters are copies, in fp32, and require gradients, except those that the part in
     front of the cut uses as well, or the two parts would no longer be one network. The backbone stays as it is. Two
     random samples run through the network and through the tail, whose features must agree.
 
     Raises BackboneError for unknown layers; for pooled ones; where more than one tensor crosses the cut, with the
-    nearest layers at which one does; where nothing to train lies behind; and where the network cannot be traced, unless
+    nearest layers at which one does; where nothing to train is behind; and where the network cannot be traced, unless
     the layer is `input`.
     """
     _check_not_pooled(backbone, layer)
@@ -129,7 +129,7 @@ def _untraced(backbone: Backbone) -> UntracedTail:
     network = copy.deepcopy(backbone.network).float().eval().requires_grad_(True)
     if len(inputs) != 1 or not inputs[0].is_floating_point():
         raise BackboneError(
-            f"What enters {backbone.name} is not one tensor of floats, so it has no tail behind {INPUT!r}.",
+            f"The input of {backbone.name} is not one tensor of floats, so it has no tail behind {INPUT!r}.",
             hint="Train a head with train-head.",
         )
     given = inputs[0].float()
@@ -157,7 +157,7 @@ def _check_not_pooled(backbone: Backbone, layer: str) -> None:
     pooled = pooled or next((tap.layer for tap in backbone.taps if tap.layer == layer and tap.pooling != "none"), "")
     if pooled:
         raise BackboneError(
-            f"The features of the layer {pooled!r} are averaged over its positions; what lies behind needs them whole.",
+            f"The features of the layer {pooled!r} are averaged over its positions; the tail needs them unpooled.",
             hint=f"Extract it with --layer {pooled}:none.",
         )
 
@@ -185,7 +185,7 @@ def _graph_behind(crossings: Crossings, place: Place) -> fx.Graph:
 
 
 def _needed(crossings: Crossings, cut: fx.Node, behind: set[fx.Node]) -> set[fx.Node]:
-    """The nodes that the part behind the cut runs; a shape of what lies before it is not asked for again."""
+    """The nodes that the part behind the cut runs; a shape of what is before it is not requested again."""
     found, waiting = set(), [crossings.features]
     while waiting:
         node = waiting.pop()
@@ -258,14 +258,14 @@ def _check_agrees(tail: Tail, activation: torch.Tensor, features: torch.Tensor) 
     error = float((given - features).norm() / features.norm().clamp_min(1e-30))
     if given.shape != features.shape or not error <= TOLERANCE:
         raise BackboneError(
-            f"The network cut at the layer {tail.layer!r} computes something else than the whole network: relative L2 "
+            f"The network cut at the layer {tail.layer!r} differs from the whole network: relative L2 "
             f"error {error:.1e}.",
             hint="It changes values in place that the cut separates, or draws random numbers; cut it elsewhere.",
         )
 
 
 def own_tail(name: str, backbone: Backbone, layer: str, *, seed: int = 0) -> nn.Module:
-    """A module of the user's own in place of what lies behind `layer`: (B, *shape) floats -> features (B, d).
+    """A module of the user's own instead of what is behind `layer`: (B, *shape) floats -> features (B, d).
 
     name: `package.module:factory`, also from the current folder. The factory is called with the shape of the activation
     of one sample, a tuple, after seeding torch with `seed`; the module it returns is tried on two random samples. Any
@@ -275,9 +275,7 @@ def own_tail(name: str, backbone: Backbone, layer: str, *, seed: int = 0) -> nn.
     and UsageError where `name` is no such name.
     """
     if not is_code(name):
-        raise UsageError(
-            f"A tail of your own is named package.module:factory. Got {name!r} instead.", hint="See --tail."
-        )
+        raise UsageError(f"Your own tail is named package.module:factory. Got {name!r} instead.", hint="See --tail.")
     shape = _shape_at(backbone, layer)
     module_name, _, attribute = name.partition(":")
     with current_folder_importable(), torch.random.fork_rng(devices=[]):

@@ -56,7 +56,7 @@ class _Residual(nn.Module):
 class TinyBackbone(nn.Module):
     """A small residual network: (N, 3, 32, 32) normalised RGB, any floating dtype, to (N, num_classes) class scores.
 
-    What enters `classifier` are the features, (N, 128) and never negative. Colour is dropped first, because both
+    The input of `classifier` is the features, (N, 128) and never negative. Colour is dropped first, because both
     training sets are grey. The last 4x4 map is weighed position by position (the global depthwise convolution of
     MobileFaceNet, arXiv:1804.07573) rather than averaged: where a stroke lies tells a 6 from a 9.
     """

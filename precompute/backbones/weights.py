@@ -90,7 +90,7 @@ def fit_into(
 def _without_other_heads(
     state: StateDict, wanted: Mapping[str, torch.Tensor], heads: list[str], source: str
 ) -> tuple[StateDict, tuple[str, ...]]:
-    """`state` with NaN in place of those `heads` that do not fit, and a note for each."""
+    """`state` with NaN instead of those `heads` that do not fit, and a note for each."""
     notes = []
     for head in heads:
         inside = {name: tensor for name, tensor in wanted.items() if name.startswith(f"{head}.")}
@@ -134,7 +134,7 @@ def _modern_densenet(state: StateDict) -> StateDict:
 def download(entry: Any) -> tuple[StateDict, dict[str, Any]]:
     """State dict of a torchvision weights entry, downloaded once into TORCH_HOME, and the identity of its file.
 
-    Raises WeightsError naming the missing file and the ways out where it is not there and cannot be fetched.
+    Raises WeightsError naming the missing file and the remedies where it is not there and cannot be fetched.
     """
     path = Path(torch.hub.get_dir(), "checkpoints", Path(entry.url).name)
     if not path.exists():
@@ -149,8 +149,8 @@ def download(entry: Any) -> tuple[StateDict, dict[str, Any]]:
             raise WeightsError(
                 f"The weights {entry} are not on this machine and could not be downloaded ({error}).\n"
                 f"Missing file: {path}",
-                hint="Three ways out: copy that file there from a machine with a network (or set TORCH_HOME to where "
-                "it lies); name a file you have with --weights PATH; or go without, with -b tiny or --weights random.",
+                hint="Three options: copy that file there from a machine with a network (or set TORCH_HOME to where "
+                "it lies); name a file you have with --weights PATH; or use -b tiny or --weights random.",
             ) from error
         finally:
             socket.setdefaulttimeout(before)

@@ -25,7 +25,6 @@ FILE, ORIGINS = "precompute.config", "precompute.origins"
 """Where in click's `meta` the file stands that is named before the command, and where values come from."""
 EXAMPLES = ("batch-size", "seed", "weights", "layer", "name", "folder")
 """Options that show how a file and a variable name them, the first that a command has."""
-URL_LOGIN = re.compile(r"://[^/@\s]*@")
 WIDEST = 30  # columns for an option's name, as click has them
 
 
@@ -75,7 +74,7 @@ class Command(click.Command):
         return made
 
     bare_is_help = False
-    """As click's `no_args_is_help`, but for a command that finds all it needs in variables or a file."""
+    """As click's `no_args_is_help`, except for a command that finds all it needs in variables or a file."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if not args and self.bare_is_help and not ctx.resilient_parsing and not self._finds_its_own(ctx):
@@ -88,7 +87,8 @@ class Command(click.Command):
             origin = ctx.meta.get(ORIGINS, {}).get(error.param.name) if error.param is not None else None
             if origin is None:
                 raise
-            message = f"{URL_LOGIN.sub('://', error.message)} It comes from {origin}."
+            said = re.sub(r"://[^/@\s]*@", "://", error.message)  # an address may hold a password
+            message = f"{said} It comes from {origin}."
             raise click.BadParameter(message, error.ctx, error.param, error.param_hint) from error
 
     def make_parser(self, ctx: click.Context) -> Any:

@@ -1,6 +1,6 @@
 """Options from a file and from variables: a flag goes before a variable, that before the file, that before the default.
 
-What comes from elsewhere is put where click's parser puts what stands on the command line, as the same text. So each
+What comes from elsewhere is put where click's parser puts the words of the command line, as the same text. So each
 value is converted, checked and recorded like a flag's, whatever type the option has; what is added is where it is from.
 """
 
@@ -124,7 +124,7 @@ def truth(text: str, variable: str) -> bool:
 
 
 def read(path: str, commands: Mapping[str, click.Command]) -> dict[str, Table]:
-    """The tables of a file by command, with what stands before the first table under "".
+    """The tables of a file by command, with the entries before the first table under "".
 
     Raises UsageError, naming the file, for what cannot be read, for names that nothing has, and for wrong types.
     """
@@ -195,7 +195,7 @@ def _no_common(
     homes = [name for name, command in commands.items() if key in settings_of(command)]
     if homes:
         return UsageError(
-            f"{path}: {key} stands before the first table, where it would hold for all commands.",
+            f"{path}: {key} is before the first table, where it would apply to all commands.",
             hint=f"Put it under [{homes[0]}], or the command that it is for. For all: {', '.join(sorted(common))}.",
         )
     return _unknown(f"{path}: there is no option {key} for all commands.", key, list(common), "{}")
@@ -224,7 +224,7 @@ def _joined_by_commas(parameter: click.Parameter) -> bool:
 
 
 def _text(parameter: click.Parameter, value: Any, where: str) -> str:
-    """A value of TOML as it would stand on the command line."""
+    """A value of TOML as it would be on the command line."""
     kind = parameter.type
     types: tuple[type, ...] = (str, int, float)
     words = "text or a number"

@@ -1,4 +1,4 @@
-"""`precompute fine-tune SOURCE -b NAME --cut auto`: where to cut, and what it costs."""
+"""`precompute fine-tune SOURCE -b NAME --cut auto`: where to cut, and its cost."""
 
 from __future__ import annotations
 

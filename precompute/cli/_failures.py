@@ -1,4 +1,4 @@
-"""What ended a command, in words: of the user's making, a limit of the machine, or a mistake in precompute."""
+"""What ended a command, in words: of the user's making, a limit of the machine, or a bug in precompute."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import click
 from precompute.cli._signals import Interrupted
 from precompute.errors import PrecomputeError, Stopped
 
-GO_ON = "What was finished before is kept. Run the same command again to go on."
-KEPT = "What was finished before is kept; mend the cause and run the same command again."
+GO_ON = "Finished work is kept. Run the same command again to resume."
+KEPT = "Finished work is kept; fix the cause and run the same command again."
 MEMORY_HINT = (
     "Use smaller batches (--batch-size), fewer --workers or a smaller --hidden, or a machine with more memory."
 )
@@ -64,7 +64,7 @@ def _unexpected(error: BaseException) -> Failure:
     return Failure(
         type(error).__name__,
         f"Unexpected {type(error).__name__}: {error}",
-        "This is a mistake in precompute. Please report it with the output of --debug (before the command).",
+        "This is a bug in precompute. Please report it with the output of --debug (before the command).",
     )
 
 
@@ -115,7 +115,7 @@ def _of_libraries(error: RuntimeError) -> Failure:
 def _of_loading(error: ImportError) -> Failure:
     if not any(ending in str(error) for ending in SHARED_OBJECTS):
         return _unexpected(error)
-    hint = "There is too little memory for it (see ulimit -v), or the package has to be installed again."
+    hint = "There is too little memory for it (see ulimit -v), or the package must be installed again."
     return Failure("ImportError", f"A library cannot be loaded: {error}.", hint)
 
 

@@ -1,7 +1,7 @@
 """Under which heading of `--help` an option and a command stand.
 
 A new option needs a line here only where no option of its name has one, or where it means something else in one
-command. One without a line stands under OTHER, and tests/test_help.py names it.
+command. One without a line is under OTHER, and tests/test_help.py names it.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     ),
     "Scores": ("calibrate", "per-class", "similarity", "average-views"),
     "Repair": ("repair",),
+    "Graph": ("check", "int8"),
     "Page": ("thumbnails", "results", "compare", "map"),
     "Speed": ("engine", "precision", "compile", "device", "batch-size", "workers", "executor", "exact"),
     "Output": (
-        *("output", "dtype", "features", "format", "name", "layers", "folder", "plot", "title"),
+        *("output", "dtype", "int8", "check", "features", "format", "name", "layers", "folder", "plot", "title"),
         *("report", "overwrite", "allow-skipped", "dry-run", "verbose", "json"),
     ),
     OTHER: (),
@@ -75,8 +76,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "compare": "Is one head better than another?",
     },
     "Take along": {
-        "export": "Write features for programs that read no HDF5.",
-        "export-head": "Write a head, tail or network for other programs.",
+        "export": "Write features, or a head and its network, for other programs.",
     },
     "Look": {
         "report": "Show results in a page that needs no network.",

@@ -11,7 +11,7 @@ def check_array(part: str, environment: Mapping[str, str]) -> None:
     """Raise UsageError where the tasks of this job array are numbered from 0 and their numbers are used for parts, I/N.
 
     Task 0 would fail, the last part would be nobody's, and all other tasks would work for hours before that is seen.
-    environment: the process's. Another use of a number that happens to be the same cannot be told apart, so only an
+    environment: the process's. Another use of a number that happens to be the same cannot be distinguished, so only an
     array of just N tasks, 0 to N-1, is taken for the mistake.
     """
     task, least, most = (environment.get(f"SLURM_ARRAY_TASK_{name}", "") for name in ("ID", "MIN", "MAX"))

@@ -81,21 +81,23 @@ transform_options = _decorators(
         "--fast-decode",
         is_flag=True,
         default=None,
-        help="Decode JPEG far larger than the input at 1/2, 1/4 or 1/8; slightly other features, so part of the key.",
+        help="Decode JPEG far larger than the input at 1/2, 1/4 or 1/8; features differ slightly, so part of the key.",
     ),
     click.option(
         "--decoder",
         type=click.Choice(["cpu", "nvjpeg"]),
-        help="nvjpeg: plain JPEG is decoded and resized on the GPU; slightly other features, so part of the key.",
+        help="nvjpeg: plain JPEG is decoded and resized on the GPU; features differ slightly, so part of the key.",
     ),
-    click.option("--mean", type=Triple(), help="Subtracted, on a scale of 0 to 1."),
-    click.option("--std", type=Triple(), help="Divided by, on a scale of 0 to 1."),
+    click.option("--mean", type=Triple(), help="Mean to subtract, on a scale of 0 to 1."),
+    click.option("--std", type=Triple(), help="Standard deviation to divide by, on a scale of 0 to 1."),
 )
-"""How an image becomes what enters the network; `transform_taken` sorts what they give."""
+"""The preprocessing of images; `transform_taken` sorts the values."""
 
 clip_options = _decorators(
-    click.option("--window", type=Seconds(), help="Of clips: length of a window, which is one pass of the network."),
-    click.option("--hop", type=Seconds(), help="From the beginning of a window to that of the next."),
+    click.option(
+        "--window", type=Seconds(), help="For clips: length of a window, the input of one pass of the network."
+    ),
+    click.option("--hop", type=Seconds(), help="Distance between the starts of two windows."),
     click.option("--max-seconds", type=Seconds(), help="Longer clips are skipped as too large.  [default: 300]"),
     click.option(
         "--windows",
@@ -103,17 +105,17 @@ clip_options = _decorators(
         help="pool: a clip is the mean of its windows; keep: its windows are stored too, as views.  [default: pool]",
     ),
 )
-"""How a clip becomes what enters the network."""
+"""The preprocessing of clips."""
 
 text_options = _decorators(
     click.option(
         "--max-length",
         type=click.IntRange(1),
         metavar="TOKENS",
-        help="Of texts: longer ones are cut off at the end, and counted.  [default: the model's own]",
+        help="For texts: longer ones are truncated, and counted.  [default: the model's own]",
     ),
 )
-"""How a text becomes what enters the network."""
+"""The preprocessing of texts."""
 
 computation = _decorators(
     click.option(
@@ -131,15 +133,15 @@ computation = _decorators(
     click.option(
         "--layer",
         multiple=True,
-        help="Node to take instead of what enters the final classifier, NAME or NAME:POOLING. Several times: several "
-        "layers in one pass. all-blocks: the output of each stage or block; input: what enters the network.",
+        help="Node to use instead of the input of the final classifier, NAME or NAME:POOLING. Several times: several "
+        "layers in one pass. all-blocks: the output of each stage or block; input: the input of the network.",
     ),
     click.option(
         "--pooling",
         type=click.Choice(["auto", "none", "mean", "cls", "max", "mean_sqrt_len", "pooler", "projection"]),
         default="auto",
         show_default=True,
-        help="mean: the average over positions, be it of a map or of tokens (without a class token). Those from cls on "
+        help="mean: the average over positions of a map or of tokens (without a class token). Those from cls on "
         "are for hf: backbones.",
     ),
     transform_options,
@@ -150,14 +152,14 @@ computation = _decorators(
         type=click.Choice(["auto", "torch", "openvino"]),
         default="auto",
         show_default=True,
-        help="What computes; auto is OpenVINO where it is installed and there is no GPU.",
+        help="Engine of the forward pass; auto is OpenVINO if it is installed and there is no GPU.",
     ),
     click.option(
         "--precision",
         type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
         default="auto",
         show_default=True,
-        help="Of the computation; auto is the first of a fixed list that 32 of the samples show to be as good as fp32.",
+        help="Precision of the computation; auto is the first of a fixed list that matches fp32 on 32 of the samples.",
     ),
     click.option(
         "--compile",
@@ -172,15 +174,15 @@ computation = _decorators(
         default="auto",
         show_default=True,
         help="Of the stored features; auto is float32 for fp32, else float16. int8: 8 bits by channel for layers with "
-        "positions, float16 for vectors beside them.",
+        "positions, float16 for vectors.",
     ),
     click.option(
-        "--views", type=int, default=1, show_default=True, help="Inputs made of each image, for as many forward passes."
+        "--views", type=int, default=1, show_default=True, help="Views of each image, each with a forward pass."
     ),
     click.option(
         "--augment",
         metavar="STEP,...",
-        help="What makes the views but the first: flip, crop, color, or a torchvision v2 transform as "
+        help="Augmentation of the views other than the first: flip, crop, color, or a torchvision v2 transform as "
         "package.module:name.",
     ),
     click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ..."),
@@ -230,14 +232,16 @@ source_options = _decorators(
         metavar="NAME",
         help="Column of a table with the texts themselves, for backbones that take texts.  [default: text]",
     ),
-    click.option("--id-column", metavar="NAME", help="With the ids.  [default: in a table id, else the paths]"),
+    click.option("--id-column", metavar="NAME", help="Column with the ids.  [default: in a table id, else the paths]"),
     click.option(
-        "--label-column", metavar="NAME", help="With the classes.  [default: label, if there is one; of shards .cls]"
+        "--label-column",
+        metavar="NAME",
+        help="Column with the classes.  [default: label, if there is one; of shards .cls]",
     ),
     click.option(
         "--split-column",
         metavar="NAME",
-        help="With train, val or test, or nothing.  [default: split, if there is one]",
+        help="Column with train, val or test, or nothing.  [default: split, if there is one]",
     ),
 )
 """How tables and lists of files are read; `columns_taken` sorts what they give."""
@@ -277,34 +281,34 @@ shard_option = click.option(
     "part",
     metavar="I/N",
     callback=_part,
-    help="Only part I of N of the samples, for jobs that share the work.",
+    help="Use only part I of N of the samples, for jobs that share the work.",
 )
 task_option = click.option(
     "--task",
     type=click.Choice(["auto", "classes", "labels", "number"]),
     default="auto",
     show_default=True,
-    help="What is predicted: one class, several labels, or a number.",
+    help="The task: predict one class, several labels, or a number.",
 )
 label_column_option = click.option(
     "--label-column",
     metavar="NAME",
     multiple=True,
-    help="A further column with the labels, in place of the cache's own. Several: columns of 0 and 1, a label each.",
+    help="A further column with the labels, instead of the cache's own. Several: columns of 0 and 1, a label each.",
 )
 label_separator_option = click.option(
     "--label-separator",
     metavar="TEXT",
-    help="What stands between several labels in one text.  [default: ;]",
+    help="Separator between several labels in one text.  [default: ;]",
 )
-overwrite_option = click.option("--overwrite", is_flag=True, help="Replace whatever ordinary file has that name.")
-allow_skipped_option = click.option(
-    "--allow-skipped", is_flag=True, help="Exit with 0 also where samples were skipped."
-)
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace any ordinary file of that name.")
+allow_skipped_option = click.option("--allow-skipped", is_flag=True, help="Exit with 0 even if samples were skipped.")
 
 
 group_options = _decorators(
-    click.option("--groups", help="Regular expression whose first (...) finds in an id what must stay on one side."),
+    click.option(
+        "--groups", help="Regular expression whose first (...) extracts from an id the group to keep on one side."
+    ),
     click.option("--groups-file", type=click.Path(), help="CSV file with the columns id and group, instead."),
 )
 learning_options = _decorators(
@@ -320,9 +324,9 @@ learning_options = _decorators(
         type=float,
         help="Cosine from which a sample is a suspected near-duplicate.  [default: 0.9, of clips 0.98]",
     ),
-    click.option("--plain-view", is_flag=True, help="Train on the plain view alone, of a cache with several."),
+    click.option("--plain-view", is_flag=True, help="Train only on the plain view, with a cache of several."),
     click.option(
-        "--average-views", is_flag=True, help="Predict and score by the mean over all views, not by the plain one."
+        "--average-views", is_flag=True, help="Predict and score by the mean over all views instead of the plain view."
     ),
 )
 """What is learned of a cache, and how it is scored."""
@@ -353,7 +357,7 @@ def shape_words(shape: Sequence[int], views: int = 1) -> str:
 
 
 def columns_taken(options: dict[str, Any]) -> dict[str, Any]:
-    """Options with the names of a table's columns that were given in a dictionary of their own."""
+    """Options with the names of a table's columns that were given, in a separate dictionary."""
     rest = {name: value for name, value in options.items() if not name.endswith("_column")}
     columns = {name.removesuffix("_column"): value for name, value in options.items() if name not in rest}
     return {**rest, "columns": {part: name for part, name in columns.items() if name is not None}}
@@ -365,13 +369,13 @@ def one_or_several(names: Sequence[str]) -> str | list[str] | None:
 
 
 def taken_apart(options: dict[str, Any]) -> dict[str, Any]:
-    """Options as `extract` takes them: those of the transform that were given, in a dictionary of their own."""
+    """Options as `extract` takes them: those of the transform that were given, in a separate dictionary."""
     options = transform_taken(columns_taken(options))
     return {**options, "layer": one_or_several(options.pop("layer"))}
 
 
 def transform_taken(options: dict[str, Any]) -> dict[str, Any]:
-    """Options with those of the transform that were given in a dictionary of their own."""
+    """Options with those of the transform that were given, in a separate dictionary."""
     rest = {name: value for name, value in options.items() if name not in TRANSFORM}
     given = {name: options[name] for name in TRANSFORM if options.get(name) is not None}
     return {**rest, "transform": given}

@@ -77,7 +77,7 @@ def print_pairs(title: str | None, pairs: Iterable[tuple[str, object]]) -> None:
 def print_table(
     title: str | None, columns: Iterable[str], rows: Iterable[Iterable[object]], *, right: int = 99
 ) -> None:
-    """A table on stdout. `right`: columns from this one on hold numbers and stand on the right."""
+    """A table on stdout. `right`: columns from this one on hold numbers and are on the right."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -116,8 +116,8 @@ def note(text: str) -> None:
 def progress_bar(what: str, unit: str | Callable[[], str]) -> Iterator[Callable[[int, int, str], None]]:
     """Give a function (done, total, extra text) that draws a bar on a terminal and writes plain lines elsewhere.
 
-    While nothing is counted, the step that the command is at is shown in its place: on a terminal at once, elsewhere in
-    a line of its own once it has taken QUIET_SECONDS. unit: what is counted, or what says so once it is known.
+    While nothing is counted, the current step is shown instead: on a terminal at once, elsewhere on its own line once
+    it has taken QUIET_SECONDS. unit: of the count, or a function that returns it once it is known.
     """
     if not sys.stderr.isatty():
         with SlowSteps(what) as steps, listening(steps):
@@ -146,7 +146,7 @@ def progress_bar(what: str, unit: str | Callable[[], str]) -> Iterator[Callable[
 
 class SlowSteps:
     """Writes the name of a step that has lasted for QUIET_SECONDS, once. To be called with each step that begins, with
-    "" where none is left; a step that goes on after one inside it has ended is not named again."""
+    "" where none is left; a step that continues after an inner one is not named again."""
 
     def __init__(self, what: str) -> None:
         self._what = what
@@ -222,7 +222,7 @@ def training_progress(what: str) -> Iterator[None]:
 
 
 def duration(seconds: float | None) -> str:
-    """Such as 1:02:03 or 0:07."""
+    """For example 1:02:03 or 0:07."""
     if seconds is None:
         return "?"
     minutes, rest = divmod(round(seconds), 60)

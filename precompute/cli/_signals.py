@@ -1,7 +1,7 @@
 """SIGINT, SIGTERM and SIGHUP end a command with one line, and exit status 130, 143 or 129.
 
 As long as there is nothing to finish (listing, loading, proving, training), the signal raises `Interrupted` wherever
-the command is. Once an extraction computes, its first signal asks it to end after the batch in flight, and SIGTERM,
+the command is. Once an extraction computes, its first signal asks it to end after the batch in progress, and SIGTERM,
 which schedulers send some 30 seconds before SIGKILL, no later than `LAST`: nothing but that batch is lost.
 
 An exception does not always arrive: a long call into a library keeps it waiting, and one raised in a destructor is
@@ -51,9 +51,9 @@ class Signals:
         return self._received
 
     def batches_begin(self, *, last: float = math.inf) -> None:
-        """From now on a signal is only noted, and asked for by a call; before, it raises `Interrupted`.
+        """From now on a signal is only noted, and requested by a call; before, it raises `Interrupted`.
 
-        last: seconds that SIGTERM leaves to the batch in flight, for a command that loses nothing else with it.
+        last: seconds that SIGTERM leaves to the batch in progress, for a command that loses nothing else with it.
         """
         self._gentle, self._last = True, last
 
@@ -71,7 +71,7 @@ class Signals:
         if not self._gentle:
             self.raised = signum
             raise Interrupted(signum)
-        click.echo("Stopping after the batch in flight; once more to stop at once.", err=True)
+        click.echo("Stopping after the current batch; repeat to stop at once.", err=True)
 
     @contextlib.contextmanager
     def interrupting(self, give_up: Callable[[int], None]) -> Iterator[None]:

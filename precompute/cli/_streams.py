@@ -21,7 +21,7 @@ LOST = 1  # exit status: done, but the result could not be printed
 
 
 def hold_descriptors() -> None:
-    """Open /dev/null in the place of standard descriptors that are closed.
+    """Open /dev/null instead of standard descriptors that are closed.
 
     Else the next file to be opened, such as the cache, would be descriptor 1 or 2, and get what libraries print there.
     """
@@ -112,7 +112,7 @@ class Terminal:
     """What a command prints on, and is sent signals from. The result goes to `out`, all else to `err`.
 
     finished: the file that the command has finished, named where the result cannot be printed ·
-    for_programs: `out` takes data alone (JSON, CSV), so that no message may stand in it.
+    for_programs: `out` takes data alone (JSON, CSV), so that no message may be in it.
     """
 
     out: SafeStream = field(default_factory=lambda: SafeStream(sys.stdout))

@@ -10,14 +10,14 @@ from precompute.cli._output import json_option, print_json, print_table
 
 @click.command()
 @click.argument("pattern", required=False, shell_complete=complete_backbone)
-@click.option("--layers", is_flag=True, help="List the layers of the one backbone PATTERN instead.")
+@click.option("--layers", is_flag=True, help="List the layers of the backbone PATTERN instead.")
 @json_option
 def backbones(pattern: str | None, layers: bool, as_json: bool) -> None:
     """List backbones: width of their features, input size, parameters, cost, published accuracy.
 
-    PATTERN is a part of the name, or has shell wildcards; those of timm and open_clip stand behind timm: and
-    open_clip: and need the extras of these names. Nothing is downloaded. Of more than 20 of theirs the parameters are
-    left out, and of timm's the width.
+    PATTERN is a part of the name, or has shell wildcards. The prefixes timm: and open_clip: list those libraries'
+    models and need the extras of these names. Nothing is downloaded. With more than 20 of their models the number of
+    parameters is omitted, and for timm also the width.
 
     \b
     Examples:

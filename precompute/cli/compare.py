@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 @click.argument("cache_b", type=click.Path(), required=False)
 @click.option("--groups", help="Regular expression that finds a sample's group in its id, as for train-head.")
 @click.option("--groups-file", type=click.Path(), help="CSV file with the columns id and group, instead.")
-@click.option("--seed", type=SEED, metavar="INTEGER", default=0, show_default=True, help="Of the bootstrap.")
-@click.option("--source", type=click.Path(), help="The images, for a network that was trained from images.")
-@click.option(
-    "-b", "--backbone", "backbones", multiple=True, help="Confirm a backbone of a tail that is your own code."
-)
-@click.option("--tail", "tails", multiple=True, help="Confirm a tail that is code of your own.")
+@click.option("--seed", type=SEED, metavar="INTEGER", default=0, show_default=True, help="Seed of the bootstrap.")
+@click.option("--source", type=click.Path(), help="The images, to compare a network trained from images.")
+@click.option("-b", "--backbone", "backbones", multiple=True, help="Confirm a tail's backbone that is your own code.")
+@click.option("--tail", "tails", multiple=True, help="Confirm a tail that is your own code.")
 @click.option(
     "--weights-a", help="Where the weights of HEAD_A's backbone are now, if it is a tail and they have moved."
 )
 @click.option("--weights-b", help="The same for HEAD_B.")
-@click.option("--device", default="auto", show_default=True, help="Of tails and networks: auto, cpu, cuda, cuda:1, ...")
+@click.option(
+    "--device", default="auto", show_default=True, help="Device for tails and networks: auto, cpu, cuda, cuda:1, ..."
+)
 @source_options
 @json_option
 def compare(
@@ -53,12 +53,12 @@ def compare(
 ) -> None:
     """Compare HEAD_A and HEAD_B, each a file of `train-head` or `fine-tune`, on images that neither was trained on.
 
-    CACHE_A and CACHE_B hold the features that they were trained on: one file, or two of the same photos, such as those
-    of two backbones or two layers; images are matched by id. Scores the images of test that both were scored on, else
-    of val, else of the hold-out.
+    CACHE_A and CACHE_B hold the features that the heads were trained on: one file, or two of the same photos, for
+    example from two backbones or two layers; images are matched by id. Scores the images of test that both heads were
+    scored on, else of val, else of the hold-out.
 
-    What a network takes that was trained from images is in no cache: it is computed from those of --source. Any cache
-    of these images then says which they are, such as the one of --features, or the .features.h5 beside the network.
+    No cache holds the input of a network that was trained from images: it is computed from the images of --source. The
+    cache argument then lists these images: use the one of --features, or the network's own .features.h5.
 
     \b
     Examples:

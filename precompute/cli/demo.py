@@ -9,17 +9,17 @@ from precompute.cli._output import finished, json_option, note, print_json, prin
 
 
 @click.command()
-@click.option("--text", "kind", flag_value="text", help="Made-up questions, with ngram-hash, in place of digits.")
-@click.option("--audio", "kind", flag_value="audio", help="Sounds that it makes, with mel-statistics, in their place.")
+@click.option("--text", "kind", flag_value="text", help="Use made-up questions and ngram-hash instead of digits.")
+@click.option("--audio", "kind", flag_value="audio", help="Use generated sounds and mel-statistics instead of digits.")
 @click.option("--folder", type=click.Path(), help="Keep samples, caches and head here.  [default: a temporary folder]")
 @overwrite_option
 @json_option
 def demo(kind: str | None, folder: str | None, overwrite: bool, as_json: bool) -> None:
     """Extract scikit-learn's digits with the embedded backbone, train heads on 50 labels and on all.
 
-    Sets the embedded backbone beside raw pixels and beside the same backbone with random weights. Needs no download.
-    With --text: questions, and a head that says what is asked for. With --audio: six kinds of sounds, tones to noise,
-    which it writes as WAV files and describes by their mel spectra.
+    Compares the embedded backbone with raw pixels and with the same backbone with random weights. Needs no download.
+    With --text: made-up questions, and a head that predicts their kind. With --audio: six kinds of sounds, from tones
+    to noise, written as WAV files, with features from their mel spectra.
 
     \b
     Examples:
@@ -76,7 +76,7 @@ def _text(folder: str | None, *, overwrite: bool, as_json: bool) -> None:
         print_json(result.to_dict())
         return
     print_pairs(
-        f"What a question asks for: {', '.join(result.classes)}",
+        f"Kinds of questions: {', '.join(result.classes)}",
         [
             ("features", "ngram-hash: hashed n-grams, nothing learned"),
             ("trained on", f"{result.trained} questions"),

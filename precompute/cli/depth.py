@@ -56,25 +56,29 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic in newer re
 @computing("backbone", "weights")
 @click.option("-o", "--output", required=True, type=click.Path(), help="Folder for feature files and results.")
 @click.option(
-    "--shots", type=Numbers(), default="1,5,20,100,all", show_default=True, help="Training images of each class."
+    "--shots", type=Numbers(), default="1,5,20,100,all", show_default=True, help="Numbers of training images a class."
 )
-@click.option("--draws", type=click.IntRange(min=1), default=5, show_default=True, help="Draws for each number.")
+@click.option(
+    "--draws", type=click.IntRange(min=1), default=5, show_default=True, help="Draws for each number of images."
+)
 @click.option(
     "--methods",
     metavar="NAME,...",
-    help="Some of pixels, random, head, all-layers, attentive, tails (or tail:LAYER), everything, scratch.  "
+    help="Methods: pixels, random, head, all-layers, attentive, tails (or tail:LAYER), everything, scratch.  "
     "[default: all but scratch]",
 )
 @group_options
-@click.option("--epochs", type=click.IntRange(min=1), help="At most, where a network is trained.  [default: 30]")
-@click.option("--learning-rate", type=float, help="Where a network is trained.  [default: 1e-4]")
-@click.option("--augment", metavar="STEP,...|none", help="Views to train everything on.  [default: crop,flip]")
-@click.option("--train-batch", type=click.IntRange(min=1), help="Images a step there.  [default: 32]")
+@click.option(
+    "--epochs", type=click.IntRange(min=1), help="Maximum number of epochs, to train a network.  [default: 30]"
+)
+@click.option("--learning-rate", type=float, help="Learning rate, to train a network.  [default: 1e-4]")
+@click.option("--augment", metavar="STEP,...|none", help="Views for the method everything.  [default: crop,flip]")
+@click.option("--train-batch", type=click.IntRange(min=1), help="Images a step, to train a network.  [default: 32]")
 @source_options
 @running_options
 @click.option("--plot", type=click.Path(), help="Draw the curves (.png, .svg, .pdf).")
-@click.option("--title", help="Of the picture.")
-@click.option("--seed", type=SEED, metavar="INTEGER", default=0, show_default=True, help="Of draws and training.")
+@click.option("--title", help="Title of the picture.")
+@click.option("--seed", type=SEED, metavar="INTEGER", default=0, show_default=True, help="Seed of draws and training.")
 @overwrite_option
 @json_option
 def depth(
@@ -90,15 +94,15 @@ def depth(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Try every depth of training on SOURCE and say what to do with so many labels.
+    """Compare depths of training on SOURCE and report which one your number of labels supports.
 
-    From cheap to dear: a logistic head on raw pixels, on the network with random weights, on the pretrained one, on all
-    of its layers; an attentive head on its last map; the network behind a cut, fine-tuned (tails); everything,
-    fine-tuned; and from scratch. Each is fitted on the same draws of training images and scored on the same images of
-    test (else val, else a hold-out of a fifth). Intervals, and tests in pairs of whether the best is better than
-    another, are over draws, and with all labels over the scored images.
+    From cheap to expensive: a logistic head on raw pixels, on the network with random weights, on the pretrained
+    network, on all of its layers; an attentive head on its last map; the network behind a cut, fine-tuned (tails); the
+    whole network, fine-tuned; and from scratch. Each method is fitted on the same draws of training images and scored
+    on the same images of test (else val, else a hold-out of a fifth). Intervals and paired tests against the best
+    method are over draws, and with all labels over the scored images.
 
-    What is finished stands in the folder: run the same command again after an interruption, or with more methods.
+    Finished results are kept in the folder: run the same command again after an interruption, or with more methods.
 
     \b
     Examples:
@@ -155,7 +159,7 @@ def _print(found: Depth, plot: str | None) -> None:
         None,
         [
             ("tested on", f"{found.tested:,} images of {found.split}, {found.n_classes} classes"),
-            ("intervals", f"95%, {_over(found)}; * cannot be told from the best"),
+            ("intervals", f"95%, {_over(found)}; * no significant difference from the best"),
             ("kept in", found.folder),
             ("drawn", plot),
             ("answer", found.words),

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from precompute.cli._options import complete_backbone
-from precompute.cli._output import json_option, print_json, printable
+from precompute.cli._output import SlowSteps, json_option, print_json, printable
+from precompute.system.steps import listening
 
 if TYPE_CHECKING:
     from precompute.diagnosis import Diagnosis, Finding
@@ -45,7 +46,8 @@ def doctor(ctx: click.Context, /, folder: str | None, backbone: str | None, weig
 
     if backbone is None and weights != "DEFAULT":
         raise click.UsageError("--weights belongs to a backbone: -b NAME.")
-    found = run(folder, backbone=backbone, weights=weights).with_more(_settings(ctx))
+    with SlowSteps("doctor") as steps, listening(steps):  # lines alone: the library of bars may be what is broken
+        found = run(folder, backbone=backbone, weights=weights).with_more(_settings(ctx))
     if as_json:
         print_json(found.to_dict())
     else:

@@ -21,39 +21,45 @@ OF_CACHE, OF_GRAPH, OF_BACKBONE = ("layer", "plain_view"), ("check", "int8", "ta
 
 @click.command(no_args_is_help=True)
 @click.argument("file", type=click.Path())
-@click.option("-o", "--output", type=click.Path(), required=True, help="Write to this file; its ending says what.")
-@click.option("--layer", help="Of a feature file: which layer, where it holds several.")
-@click.option("--plain-view", is_flag=True, help="Of a feature file: of several views the plain one alone.")
+@click.option(
+    "-o", "--output", type=click.Path(), required=True, help="Write to this file; its ending sets the format."
+)
+@click.option("--layer", help="For a feature file: the layer, if it holds several.")
+@click.option("--plain-view", is_flag=True, help="For a feature file: write only the plain view of several.")
 @click.option(
     "--check",
     metavar="SOURCE",
-    help="Of .onnx and .pt2: compare with predict on these pictures.  [default: those of the training]",
+    help="For .onnx and .pt2: compare with predict on these pictures.  [default: those of the training]",
 )
-@click.option("--int8", is_flag=True, help="Of .onnx: quantise the network to 8 bits, and report what that costs.")
-@click.option("-b", "--backbone", help="Of a head: confirm a backbone that is code of your own.")
-@click.option("--weights", help="Of a head: where the backbone's weights are now; they must be those of the training.")
-@click.option("--tail", help="Of a tail: confirm one that is code of your own (package.module:factory).")
+@click.option(
+    "--int8", is_flag=True, help="For .onnx: quantise the network to 8 bits, and report the change in accuracy."
+)
+@click.option("-b", "--backbone", help="For a head: confirm a backbone that is your own code.")
+@click.option(
+    "--weights", help="For a head: the current place of the backbone's weights; they must be those of the training."
+)
+@click.option("--tail", help="For a tail: confirm one that is your own code (package.module:factory).")
 @overwrite_option
 @json_option
 def export(file: str, output: str, overwrite: bool, as_json: bool, **options: Any) -> None:
-    """Write FILE for other programs. The ending of -o says what is made.
+    """Write FILE for other programs. The ending of -o sets the format.
 
     \b
-    Of a feature file, its features with ids, labels, splits and further columns:
+    For a feature file, its features with ids, labels, splits and further columns:
       .npz .csv .parquet     (.parquet needs pip install 'precompute[parquet]')
-    Of a head, a tail or a whole network:
+    For a head, a tail or a whole network:
       .onnx .pt2             resize, backbone, head and temperature as one graph
                              (.onnx needs pip install 'precompute[onnx]')
       .joblib                of a head: a scikit-learn pipeline, which takes features
       .safetensors .pth      of a tail or a whole network: the weights of the network
       .md                    a model card: data, scores, intervals, leaks, licence
 
-    A graph takes a decoded picture of any size and gives what `precompute predict` gives. It is compared with `predict`
-    on real pictures before it is saved; a probability that differs by more than 0.0001 is an error.
+    A graph takes a decoded picture of any size and returns the result of `precompute predict`. It is compared with
+    `predict` on real pictures before it is saved; a probability that differs by more than 0.0001 is an error.
 
     Every row of a feature file is compared with its checksum first. Rows without features are left out.
 
-    WARNING: a .joblib file is a pickle. Whoever loads one runs the code in it, so load only files that you made or
+    WARNING: a .joblib file is a pickle. Loading one runs the code in it, so load only files that you made or
     trust. FILE itself holds no code.
 
     \b
@@ -211,7 +217,7 @@ def _graph(head: str, output: str, overwrite: bool, **options: Any) -> tuple[dic
 
 def _int8_words(kind: str, calibrated_on: int) -> str:
     if kind == "dynamic":
-        return "dynamic: no pictures were at hand to calibrate on (--check SOURCE)"
+        return "dynamic: no pictures were available to calibrate on (--check SOURCE)"
     return f"static, calibrated on {calibrated_on:,} pictures"
 
 

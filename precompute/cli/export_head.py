@@ -10,15 +10,19 @@ import click
 from precompute.cli._options import overwrite_option
 from precompute.cli._output import json_option, note
 
-WARNING = "a joblib file is a pickle: whoever loads it runs the code in it, so load only files that you made or trust"
+WARNING = "a joblib file is a pickle: loading it runs the code in it, so load only files that you made or trust"
 Lines = list[tuple[str, object]]
 
 
 @click.command("export-head", no_args_is_help=True, hidden=True)
 @click.argument("head", type=click.Path())
-@click.option("-o", "--output", type=click.Path(), required=True, help="Write to this file; its ending says what.")
-@click.option("-b", "--backbone", help="Confirm a backbone that is code of your own, for a tail.")
-@click.option("--weights", help="Where the backbone's weights are now, for a tail; they must be those of the training.")
+@click.option(
+    "-o", "--output", type=click.Path(), required=True, help="Write to this file; its ending sets the format."
+)
+@click.option("-b", "--backbone", help="For a tail: confirm a backbone that is your own code.")
+@click.option(
+    "--weights", help="For a tail: the current place of the backbone's weights; they must be those of the training."
+)
 @overwrite_option
 @json_option
 def export_head(
@@ -27,7 +31,7 @@ def export_head(
     """Write the head, tail or whole network in the file HEAD for other programs: see `precompute export`, which does
     the same.
 
-    WARNING: a .joblib file is a pickle. Whoever loads one runs the code in it, so load only files that you made or
+    WARNING: a .joblib file is a pickle. Loading one runs the code in it, so load only files that you made or
     trust.
 
     \b
@@ -90,7 +94,7 @@ def network(head: str, output: str, overwrite: bool, **options: Any) -> tuple[di
     file = open_head(head)
     if not is_tail(head):
         raise HeadError(
-            f"The head {head} has trained nothing of the network, so there are no weights of its own to write.",
+            f"The head {head} has trained nothing of the network, so it has no weights to write.",
             hint="Export the network and the head as one graph (-o photos.onnx), or the head alone (-o photos.joblib).",
         )
     model = file.backbone(backbone=options.get("backbone"), weights=weights)

@@ -44,31 +44,29 @@ if TYPE_CHECKING:
 @computation
 @source_options
 @keep_option
-@click.option(
-    "-o", "--output", required=True, type=click.Path(), help="The feature file to make or to bring up to date."
-)
+@click.option("-o", "--output", required=True, type=click.Path(), help="The feature file to make or to update.")
 @click.option(
     "--on-error",
     type=click.Choice(["skip", "stop"]),
     default="skip",
     show_default=True,
-    help="What a broken sample does.",
+    help="How to handle a broken sample.",
 )
 @click.option("--limit", type=int, help="Only the first N samples, by id.")
 @shard_option
-@click.option("--reuse", multiple=True, type=click.Path(), help="Copy rows of this feature file too; may be repeated.")
+@click.option("--reuse", multiple=True, type=click.Path(), help="Also copy rows of this feature file; may be repeated.")
 @click.option(
-    "--join", is_flag=True, help="Only copy: fail where a sample is in none of the files of --reuse. Computes nothing."
+    "--join", is_flag=True, help="Only copy, compute nothing: a sample in none of the --reuse files is an error."
 )
 @allow_skipped_option
 @click.option(
-    "--overwrite", is_flag=True, help="Replace an output of other settings, of other samples, or of another kind."
+    "--overwrite", is_flag=True, help="Replace an output with other settings, with other samples, or of another kind."
 )
-@click.option(
-    "--dry-run", is_flag=True, help="Say what would be reused, read and dropped, and the disk needed; no more."
-)
+@click.option("--dry-run", is_flag=True, help="Only report the rows to reuse, read and drop, and the disk needed.")
 @executor_options
-@click.option("--rehash", is_flag=True, help="Read all files again: finds edits that kept size and modification time.")
+@click.option(
+    "--rehash", is_flag=True, help="Read all files again, to find edits that kept size and modification time."
+)
 @verbose_option
 @json_option
 @click.pass_context
@@ -78,17 +76,17 @@ def extract(
     """Run a frozen backbone once over the images, texts or clips of SOURCE and keep its features.
 
     SOURCE is a folder: class sub-folders give labels, train, val and test folders above them give the split, and files
-    are recognised by their content. Or a table (.csv, .tsv, .parquet) with a column `path` and, if you have them, `id`,
+    are recognised by their content. Or a table (.csv, .tsv, .parquet) with a column `path` and optionally `id`,
     `label` and `split`. Or a list of files, one path a line: a .txt, @FILE, or - for standard input.
-    Or WebDataset shards: 'shards/*.tar' or 'data-{000..099}.tar', in quotation marks. Or a data set of Hugging Face: a
+    Or WebDataset shards: 'shards/*.tar' or 'data-{000..099}.tar', in quotation marks. Or a Hugging Face data set: a
     folder of save_to_disk or of Parquet files, or hf-dataset:NAME. Or torchvision:NAME with --root. Folders, tables,
-    lists and shards may lie in an object store: s3://bucket/prefix.
+    lists and shards may be in an object store: s3://bucket/prefix.
 
-    What the samples are follows from the backbone: texts are .txt files or the column `text` of a table, clips are
+    The backbone decides which files are samples: texts are .txt files or the column `text` of a table, clips are
     WAV, FLAC, OGG and MP3.
 
-    Run the same command again after an interruption, or after adding, editing or deleting samples: only what is missing
-    is computed.
+    Run the same command again after an interruption, or after adding, editing or deleting samples: only the missing
+    rows are computed.
 
     \b
     Examples:

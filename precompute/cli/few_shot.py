@@ -31,7 +31,7 @@ class Shots(click.ParamType):  # type: ignore[type-arg]  # generic in newer rele
         except ValueError:
             self.fail(f"{value!r} is not a list of whole numbers such as 1,5,20", param, ctx)
         if min(shots) < 1:
-            self.fail(f"{value!r} holds a number below 1", param, ctx)
+            self.fail(f"{value!r} contains a number below 1", param, ctx)
         return shots
 
 
@@ -43,20 +43,22 @@ class Shots(click.ParamType):  # type: ignore[type-arg]  # generic in newer rele
     help="Training samples a class, a label, or for numbers in all.  [default: 1,2,5,10,20,50; 10,20,50,100,200 for "
     "numbers]",
 )
-@click.option("--draws", type=click.IntRange(min=1), default=5, show_default=True, help="Draws for each number.")
+@click.option(
+    "--draws", type=click.IntRange(min=1), default=5, show_default=True, help="Draws for each number of samples."
+)
 @click.option("--head", help="A kind of head, as in train-head.  [default: logistic; ridge for numbers]")
 @task_option
-@click.option(
-    "--layer", multiple=True, help="Which layer of the caches, where they hold several; again for more, or all."
-)
+@click.option("--layer", multiple=True, help="The layer, if the caches hold several; repeat for more layers, or all.")
 @label_column_option
 @label_separator_option
-@click.option("--split-column", metavar="NAME", help="A further column with train, val and test, the same.")
-@click.option("--plain-view", is_flag=True, help="Train on the plain view alone, of caches with several.")
-@click.option("--average-views", is_flag=True, help="Score by the mean over all views, not by the plain one.")
+@click.option(
+    "--split-column", metavar="NAME", help="A further column with train, val and test, instead of the cache's own."
+)
+@click.option("--plain-view", is_flag=True, help="Train only on the plain view, with caches of several.")
+@click.option("--average-views", is_flag=True, help="Score by the mean over all views instead of the plain view.")
 @click.option("--plot", type=click.Path(), help="Draw the curves (.png, .svg, .pdf).")
-@click.option("--title", help="Of the picture.")
-@click.option("--seed", type=SEED, metavar="INTEGER", default=0, show_default=True, help="Of the draws.")
+@click.option("--title", help="Title of the picture.")
+@click.option("--seed", type=SEED, metavar="INTEGER", default=0, show_default=True, help="Seed of the draws.")
 @overwrite_option
 @json_option
 def few_shot(
@@ -65,11 +67,11 @@ def few_shot(
     """Train heads on a few labelled samples of each class and score them on samples they have not seen.
 
     Samples are drawn from split train and scored on test (else val, else a hold-out of a fifth), always the same.
-    Byte-identical samples never stand on both sides. Several caches of the same samples get the same draws: set a
-    backbone beside the same one with random weights, and beside raw pixels. A curve bears its file's name.
+    Byte-identical samples are never on both sides. Several caches of the same samples get the same draws: compare a
+    backbone with the same network with random weights, and with raw pixels. Each curve has its file's name.
 
-    Scored is the accuracy; of several labels the mean average precision, after so many samples of each label; of
-    numbers R2, after so many samples in all.
+    The score is the accuracy; for several labels the mean average precision, by samples of each label; for
+    numbers R2, by samples in all.
 
     \b
     Examples:

@@ -42,17 +42,15 @@ if TYPE_CHECKING:
 @click.command("fine-tune", no_args_is_help=True)
 @click.argument("source", type=click.Path())
 @click.option("-o", "--output", type=click.Path(), help="Save the tail to this .safetensors file.")
-@click.option("--layer", help="Behind which layer of the cache to train, where it holds several.")
+@click.option("--layer", help="The layer behind which to train, if the cache holds several.")
 @click.option(
     "-b",
     "--backbone",
     shell_complete=complete_backbone,
-    help="The network, for images. Of a cache, to confirm one that is code of your own.",
+    help="For images: the network. For a cache: confirm a network that is your own code.",
 )
-@click.option("--weights", help="Its weights, as for extract. Of a cache, where they are now, if they have moved.")
-@click.option(
-    "--freeze-to", metavar="LAYER", help="For images: train only what lies behind this layer.  [default: all]"
-)
+@click.option("--weights", help="Its weights, as for extract. For a cache: their new place, if they have moved.")
+@click.option("--freeze-to", metavar="LAYER", help="For images: train only the layers behind this one.  [default: all]")
 @click.option(
     "--augment",
     metavar="STEP,...",
@@ -62,21 +60,29 @@ if TYPE_CHECKING:
 @click.option(
     "--features",
     type=click.Path(),
-    help="For images: a cache of them with what enters the classifier.  [default: OUTPUT.features.h5, made first]",
+    help="For images: a cache of the inputs of the classifier.  [default: OUTPUT.features.h5, made first]",
 )
-@click.option("--tail", metavar="PACKAGE.MODULE:FACTORY", help="Layers of your own in place of those behind the cut.")
+@click.option("--tail", metavar="PACKAGE.MODULE:FACTORY", help="Your own layers instead of those behind the cut.")
 @click.option(
-    "--cut", type=click.Choice(["auto"]), help="For images: say where to cut, and what each cut costs; train nothing."
+    "--cut",
+    type=click.Choice(["auto"]),
+    help="For images: propose where to cut, with the cost of each cut; train nothing.",
 )
 @task_option
 @click.option("--epochs", type=int, default=30, show_default=True, help="At most.")
-@click.option("--learning-rate", type=float, default=1e-4, show_default=True, help="AdamW's, at its highest.")
-@click.option("--weight-decay", type=float, default=1e-4, show_default=True, help="AdamW's, of weights alone.")
-@click.option("--warmup", type=float, default=1.0, show_default=True, help="Epochs in which the rate rises from 0.")
+@click.option("--learning-rate", type=float, default=1e-4, show_default=True, help="AdamW's peak learning rate.")
+@click.option(
+    "--weight-decay", type=float, default=1e-4, show_default=True, help="AdamW's weight decay, for weights only."
+)
+@click.option(
+    "--warmup", type=float, default=1.0, show_default=True, help="Epochs in which the learning rate rises from 0."
+)
 @click.option("--schedule", type=click.Choice(["cosine", "constant"]), default="cosine", show_default=True)
-@click.option("--batch-size", type=int, default=32, show_default=True, help="Samples a step.")
-@click.option("--patience", type=int, default=8, show_default=True, help="Epochs without improvement, then it stops.")
-@click.option("--dropout", type=float, default=0.0, show_default=True, help="Of what enters the output layer.")
+@click.option("--batch-size", type=int, default=32, show_default=True, help="Samples in a step.")
+@click.option(
+    "--patience", type=int, default=8, show_default=True, help="Stop after this many epochs without improvement."
+)
+@click.option("--dropout", type=float, default=0.0, show_default=True, help="Dropout before the output layer.")
 @click.option(
     "--label-smoothing", type=float, default=0.0, show_default=True, help="Share of the target spread over all classes."
 )
@@ -89,13 +95,15 @@ if TYPE_CHECKING:
     type=click.Choice(["auto", "fp32", "bf16"]),
     default="auto",
     show_default=True,
-    help="Of the training; auto is bf16, mixed, on CUDA, and fp32 on a CPU.",
+    help="Precision of the training; auto is mixed bf16 on CUDA, and fp32 on a CPU.",
 )
 @click.option(
-    "--checkpoint-seconds", type=Seconds(), default=30.0, show_default=True, help="From one checkpoint to the next."
+    "--checkpoint-seconds", type=Seconds(), default=30.0, show_default=True, help="Interval between two checkpoints."
 )
 @learning_options
-@click.option("--calibrate", "calibrated", is_flag=True, help="Probabilities at the temperature that fits val best.")
+@click.option(
+    "--calibrate", "calibrated", is_flag=True, help="Calibrate probabilities with the temperature that fits val best."
+)
 @click.option("--per-class", is_flag=True, help="Precision, recall and F1 of each class or label.")
 @click.option("--plot", type=click.Path(), help="Draw loss and accuracy by epoch (.png, .svg, .pdf).")
 @transform_options
@@ -120,20 +128,20 @@ def fine_tune(
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Train what lies behind a layer, or a whole network, and score it on images it has not seen.
+    """Train the network behind a layer, or a whole network, and score it on images it has not seen.
 
-    First the linear head that train-head would fit on what the frozen layers give, then these layers and the head
-    together at a small rate (LP-FT). The epoch with the lowest loss on val, or on a hold-out where there is no split
-    test, is kept; the linear head alone is epoch 0. Scores stand beside those of that head on the same images.
+    First fits the linear head that train-head would fit on the features, then trains these layers and the head
+    together at a small rate (LP-FT). The epoch with the lowest loss on val, or on a hold-out if there is no split
+    test, is kept; the linear head alone is epoch 0. Scores are compared with those of that head on the same images.
 
-    SOURCE is a cache with unpooled activations of a layer, which takes the least time. With --views each epoch draws
-    one of the views of each image.
+    SOURCE is a cache with unpooled activations of a layer, which takes the least time. If the cache has views, each
+    epoch draws one of the views of each image.
 
-    Or SOURCE holds images, whatever extract takes: then all of the network -b is trained, or what lies behind
-    --freeze-to, on other views of each image in each epoch. What enters the classifier is computed first, and kept
-    beside OUTPUT, since the linear head is fitted on it. See docs/whole-networks.md.
+    Or SOURCE holds images, as for extract: then the whole network -b is trained, or the part behind --freeze-to, on
+    other views of each image in each epoch. The input of the classifier is computed first, and kept in
+    OUTPUT.features.h5, because the linear head is fitted on it. See docs/whole-networks.md.
 
-    A training that was killed goes on where it was by the same command: OUTPUT.checkpoint holds its state meanwhile.
+    The same command resumes a training that was killed: OUTPUT.checkpoint holds its state.
 
     \b
     Examples:
@@ -189,7 +197,7 @@ def fine_tune(
 
 @contextlib.contextmanager
 def _gently(signals: Signals) -> Iterator[None]:
-    """Inside, a signal ends the training after the step in flight, with a checkpoint."""
+    """Inside, a signal ends the training after the current step, with a checkpoint."""
     signals.batches_begin()
     try:
         yield
@@ -198,15 +206,15 @@ def _gently(signals: Signals) -> Iterator[None]:
 
 
 def _changes(result: Tuning) -> Iterator[tuple[str, str]]:
-    """What fine-tuning changed on each split, and whether that is more than chance."""
+    """What fine-tuning changed on each split, and whether that is significant."""
     for split, found in result.paired.items():
         before, after = (headline(result.task, scores[split]) for scores in (result.before, result.scores))
         low, high = found.interval
         by = f"difference {found.difference:+.3f} (95%: {low:+.3f} to {high:+.3f}, p {found.p_value:.3f})"
-        told = " be" if found.distinct else "not be"
+        verdict = "significant" if found.distinct else "not significant"
         yield (
             f"before, {split}",
-            f"{before}, by the linear head alone; after: {after}\n{by}, which can{told} told from chance",
+            f"{before}, by the linear head alone; after: {after}\n{by}, {verdict}",
         )
 
 

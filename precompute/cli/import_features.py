@@ -1,4 +1,4 @@
-"""`precompute import`: features that others made in, a feature file out."""
+"""`precompute import`: imported features in, a feature file out."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from precompute.cli._output import finished, json_option, note, print_json, prin
 @click.command("import", no_args_is_help=True)
 @click.argument("features", type=click.Path())
 @click.option("-o", "--output", type=click.Path(), required=True, help="The feature file to write (HDF5).")
-@click.option("--name", help="What made the features, such as a model and its version.")
+@click.option("--name", help="Name of the model that made the features, with its version.")
 @overwrite_option
 @json_option
 def import_features(features: str, output: str, name: str | None, overwrite: bool, as_json: bool) -> None:
-    """Write features that others made, in the .npz, .npy or .parquet file FEATURES, as a feature file for heads.
+    """Write imported features, in the .npz, .npy or .parquet file FEATURES, as a feature file for heads.
 
     FEATURES has an array `features` (n, d), and may have `id`, `label` and `split` (n,) and further columns, as
-    `precompute export` writes them. Nothing in it is unpickled. Features of one --name are taken for alike: a head that
-    was trained on one file predicts on another; without a name, on the same features alone.
+    `precompute export` writes them. Nothing in it is unpickled. Files with the same --name count as features of one
+    model: a head trained on one of them predicts on another. Without a name it predicts only on the same features.
 
     \b
     Examples:

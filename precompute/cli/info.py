@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.argument("caches", nargs=-1, required=True, type=click.Path(), metavar="FILE [OTHER]")
 @json_option
 def info(caches: tuple[str, ...], as_json: bool) -> None:
-    """Show what is in FILE, a feature file, a head or a tail; with OTHER, in which settings two feature files differ.
+    """Show the contents of FILE, a feature file, a head or a tail; with OTHER, the settings in which two files differ.
 
     \b
     Examples:

@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 @source_options
 @keep_option
 @shard_option
-@click.option("-o", "--output", type=click.Path(), help="The feature file that is planned; its rows are reused.")
+@click.option("-o", "--output", type=click.Path(), help="The planned feature file; its existing rows are reused.")
 @json_option
 @click.pass_context
 def plan(ctx: click.Context, /, source: str, output: str | None, as_json: bool, **options: Any) -> None:
-    """Say what `precompute extract` with the same arguments would take, and write nothing.
+    """Report the time, memory and disk that `precompute extract` with the same arguments needs; write nothing.
 
-    SOURCE is whatever `extract` takes: a folder, a table, tar shards, a data set, ... Some samples, spread over it, are
-    run through the very engine for up to 10 seconds; time and memory are measured, not guessed.
+    SOURCE is any source of `extract`: a folder, a table, tar shards, a data set, ... Samples spread over the source are
+    run through the same engine for up to 10 seconds, so time and memory are measured, not guessed.
 
     \b
     Examples:

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 @click.command(no_args_is_help=True)
 @click.argument("heads", metavar="HEAD...", nargs=-1, required=True, type=click.Path())
 @click.argument("source", type=click.Path())
-@click.option("-b", "--backbone", help="Confirm a backbone that is code of your own (package.module:factory).")
-@click.option("--weights", help="Where the backbone's weights are now; they must be those of the training.")
-@click.option("--augment", help="Confirm transforms of your own that a head averages over, as package.module:name.")
-@click.option("--tail", help="Confirm a tail that is code of your own (package.module:factory).")
+@click.option("-b", "--backbone", help="Confirm a backbone that is your own code (package.module:factory).")
+@click.option("--weights", help="The current place of the backbone's weights; they must be those of the training.")
+@click.option("--augment", help="Confirm your own transforms that a head averages over, as package.module:name.")
+@click.option("--tail", help="Confirm a tail that is your own code (package.module:factory).")
 @click.option("--format", "style", type=click.Choice(["table", "csv", "jsonl"]), default="table", show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
 @click.option(
@@ -57,17 +57,17 @@ def predict(
     as_json: bool,
     **reading: Any,
 ) -> None:
-    """Give the samples of SOURCE a class, several labels or a number by HEAD, a file of `train-head` or `fine-tune`:
-    one image or clip, or whatever `extract` takes, such as a folder, a table, a list of files or tar shards.
+    """Predict a class, several labels or a number for the samples of SOURCE with HEAD, a file of `train-head` or
+    `fine-tune`. SOURCE is one image or clip, or any source of `extract`: a folder, a table, a list of files, ...
 
-    SOURCE may also be a cache with features, or activations, such as HEAD was trained on: then no sample is read.
+    SOURCE may also be a cache with features or activations like those that HEAD was trained on: then no sample is read.
 
-    Several heads and tails of one backbone, with the same weights and transform, go over the samples together: each is
-    read, and the frozen part computed, once. Their layers may differ.
+    Several heads and tails of one backbone, with the same weights and transform, share one pass over the samples: each
+    sample is read, and the frozen part computed, once. Their layers may differ.
 
-    The file knows its backbone, layer and transform, and refuses other weights than those of its training. Where
+    The file stores its backbone, layer and transform, and refuses weights other than those of its training. If
     folders are named after classes, or a table has labels, the accuracy is reported as well; for labels and numbers
-    where the head was trained on such labels, where --label-column names them, or by the column of a cache.
+    if the head was trained on such labels, if --label-column names them, or from the column of a cache.
 
     \b
     Examples:
@@ -139,7 +139,7 @@ def _print(results: Sequence[Predictions], style: str) -> None:
 
 
 def _named(result: Predictions, of_labels: tuple[str, ...], *, alone: bool) -> list[str]:
-    """The names of a head's columns; beside other heads with its file's."""
+    """The names of a head's columns; with several heads also its file's."""
     names = {"classes": ("class", "probability"), "labels": of_labels, "number": ("number",)}[result.task]
     return list(names) if alone else [f"{result.head}: {name}" for name in names]
 

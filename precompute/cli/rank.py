@@ -50,7 +50,9 @@ if TYPE_CHECKING:
     help="As for extract; several times. WEIGHTS is an entry, random[:SEED] or a file.",
 )
 @computing("layer", "pooling")
-@click.option("-n", "--images", "n", type=click.IntRange(min=1), default=2000, show_default=True, help="To try on.")
+@click.option(
+    "-n", "--images", "n", type=click.IntRange(min=1), default=2000, show_default=True, help="Images in the sample."
+)
 @click.option("-o", "--output", type=click.Path(), help="Folder to keep the sample's feature files in, for reruns.")
 @task_option
 @label_separator_option
@@ -59,9 +61,9 @@ if TYPE_CHECKING:
 @running_options
 @executor_options
 @click.option("--plot", type=click.Path(), help="Draw scores with their intervals (.png, .svg, .pdf).")
-@click.option("--title", help="Of the picture.")
+@click.option("--title", help="Title of the picture.")
 @click.option(
-    "--seed", type=SEED, metavar="INTEGER", default=0, show_default=True, help="Of sample, folds and bootstrap."
+    "--seed", type=SEED, metavar="INTEGER", default=0, show_default=True, help="Seed of sample, folds and bootstrap."
 )
 @overwrite_option
 @json_option
@@ -75,13 +77,13 @@ def rank(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Try backbones on a sample of SOURCE and say which to take, or which cannot be told apart.
+    """Compare backbones on a sample of SOURCE; report the best and those not significantly different from it.
 
     The same images, drawn by class from split train (never from val or test), go once through each backbone; on each
     layer a k-NN vote and a small logistic probe are cross-validated. Candidates are compared on the same images. With
     --layer several layers are tried (all-blocks: the output of each stage), averaged over positions unless they name
-    another pooling. Beside the scores stand the time and the bytes of the full extraction, measured on the sample, and
-    Kendall's tau between the order that was found and that by the number of parameters.
+    another pooling. The table also has the time and the bytes of the full extraction, measured on the sample, and
+    Kendall's tau between this order and the order by number of parameters.
 
     \b
     Examples:

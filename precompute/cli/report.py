@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 @click.option(
     "-b", "--backbone", "backbones", multiple=True, help="Confirm a backbone of a tail that is your own code."
 )
-@click.option("--tail", "tails", multiple=True, help="Confirm a tail that is code of your own.")
+@click.option("--tail", "tails", multiple=True, help="Confirm a tail that is your own code.")
 @click.option("--device", default="auto", show_default=True, help="Of tails: auto, cpu, cuda, cuda:1, ...")
 @overwrite_option
 @json_option

@@ -86,9 +86,7 @@ class Strength(click.ParamType):  # type: ignore[type-arg]  # generic in newer r
     help="[default: logistic; ridge for numbers; selected for the classes of several layers]",
 )
 @task_option
-@click.option(
-    "--layer", multiple=True, help="Which layer of the cache, where it holds several; again for more, or all."
-)
+@click.option("--layer", multiple=True, help="The layer, if the cache holds several; repeat for more layers, or all.")
 @click.option("--C", "C", type=Strength(), help="Logistic, selected: inverse strength of the penalty.  [default: auto]")
 @click.option(
     "--fraction", type=Strength(), help="Selected: share of the features of all layers to keep.  [default: auto]"
@@ -113,11 +111,13 @@ class Strength(click.ParamType):  # type: ignore[type-arg]  # generic in newer r
 @click.option("--batch-size", type=int, help="MLP, attentive: samples of a training step.  [default: 256, 64]")
 @click.option("--max-epochs", type=int, help="MLP, attentive: epochs at most.  [default: 200, 100]")
 @click.option("--patience", type=int, help="MLP, attentive: epochs without improvement that end it.  [default: 20]")
-@click.option("--search", is_flag=True, default=None, help="MLP: try 24 settings at once, less what is given here.")
+@click.option(
+    "--search", is_flag=True, default=None, help="MLP: try 24 settings at once; options given here are fixed."
+)
 @click.option(
     "--time-budget",
     type=Seconds(),
-    help="Logistic, MLP: what choosing C, or --search, may take.",
+    help="Logistic, MLP: time limit for choosing C, or for --search.",
 )
 @click.option("--device", help="Where to compute: cpu, cuda, cuda:1, ...; not ridge, centroid.  [default: cpu]")
 @click.option(
@@ -126,7 +126,7 @@ class Strength(click.ParamType):  # type: ignore[type-arg]  # generic in newer r
     help="MLP, attentive: draw loss and accuracy by epoch (.png, .svg, .pdf).",
 )
 @click.option("--k", type=int, help="kNN: number of neighbours that vote.  [default: 20]")
-@click.option("--temperature", type=float, help="kNN: the smaller, the more the nearest count.  [default: 0.07]")
+@click.option("--temperature", type=float, help="kNN: a smaller value gives the nearest more weight.  [default: 0.07]")
 @click.option("--alpha", type=Strength(), help="Ridge: strength of the penalty.  [default: auto]")
 @click.option(
     "--metric",
@@ -136,13 +136,20 @@ class Strength(click.ParamType):  # type: ignore[type-arg]  # generic in newer r
 @click.option(
     "--protocol",
     metavar="simclr[:DATASET]",
-    help="Logistic: the published linear probe, for a number beside a paper's; DATASET (pets, ...) says the metric.",
+    help="Logistic: the published linear probe, to compare with a paper; DATASET (pets, ...) sets the metric.",
 )
 @click.option(
-    "--seed", type=SEED, metavar="INTEGER", default=0, show_default=True, help="Of the hold-out, the folds and the MLP."
+    "--seed",
+    type=SEED,
+    metavar="INTEGER",
+    default=0,
+    show_default=True,
+    help="Seed of the hold-out, the folds and the MLP.",
 )
 @learning_options
-@click.option("--calibrate", is_flag=True, help="Probabilities at the temperature that fits split val best.")
+@click.option(
+    "--calibrate", is_flag=True, help="Calibrate probabilities with the temperature that fits split val best."
+)
 @click.option("--per-class", is_flag=True, help="Precision, recall and F1 of each class or label.")
 @click.option(
     "--report", "page", type=click.Path(), metavar="OUT.html", help="Also write a report of the head; it needs -o."
@@ -178,16 +185,16 @@ def train_head(
 ) -> None:
     """Train a light head on the features in CACHE and score it on samples it has not seen.
 
-    Trains on split train and scores on val and test; without such splits on a stratified hold-out of a fifth, in
-    which byte-identical samples never stand on both sides.
+    Trains on split train and scores on val and test; without such splits on a stratified hold-out of a fifth.
+    Byte-identical samples are never on both sides.
 
-    What is predicted is found from the labels: several labels a sample where any text holds `;`, a number where all are
-    numbers and any is not whole, else one class. --task says otherwise. Several label columns of 0 and 1 are a label
-    each. An empty cell is a sample without label, which is left out; a lone `;` is a sample with none of the labels.
+    The task is detected from the labels: several labels a sample if any text contains `;`, a number if all are
+    numbers and any is not whole, else one class. --task overrides it. Several label columns of 0 and 1 are one label
+    each. An empty cell means no label, and the sample is left out; a lone `;` is a sample with none of the labels.
 
-    --layer all, or several --layer, takes the features of all these layers, pooled: of blocks.h5 that `extract --layer
-    all-blocks` made in one pass. Of them the selected head keeps those that say most of the classes; others take all.
-    --head attentive learns which positions of a layer count: extract it with --pooling none.
+    --layer all, or several --layer, uses the pooled features of all these layers, for example of a file that `extract
+    --layer all-blocks` made in one pass. The selected head keeps the most relevant features; other heads use all.
+    --head attentive learns which positions of a layer matter: extract it with --pooling none.
 
     \b
     Examples:
@@ -306,7 +313,7 @@ def report_training(
     for line in result.notes:
         note(f"Note: {line}")
     if result.selected_on:
-        note(f"Note: {result.selected_on} chose a setting, so its score flatters; the other scores chose nothing")
+        note(f"Note: {result.selected_on} chose a setting, so its score is optimistic; the other scores chose nothing")
     print_scores(result)
     if per_class:
         print_each(result)

@@ -28,9 +28,9 @@ NAMED = 10
     "--source", type=click.Path(), help="Also compare with the samples of this folder, table or list, by their SHA-256."
 )
 @click.option("--repair", is_flag=True, help="Compute damaged rows again from the samples of --source.")
-@click.option("-b", "--backbone", help="For --repair: say that you trust a backbone that is code.")
-@click.option("--weights", help="For --repair: where the weights are now, if they have moved.")
-@click.option("--augment", help="For --repair: say that you trust transforms that are code.")
+@click.option("-b", "--backbone", help="For --repair: confirm a backbone that is code.")
+@click.option("--weights", help="For --repair: the new place of the weights, if they have moved.")
+@click.option("--augment", help="For --repair: confirm transforms that are code.")
 @source_options
 @json_option
 @click.pass_context
@@ -63,7 +63,7 @@ def verify(
     from precompute.cache import open_cache
 
     if repair and source is None:
-        raise click.UsageError("--repair needs to know where the samples are: --source FOLDER.")
+        raise click.UsageError("--repair needs the samples: --source FOLDER.")
     if not repair and (backbone or weights or augment):
         raise click.UsageError("-b, --weights and --augment belong to --repair.")
     read_as = columns_taken(reading)
@@ -175,6 +175,6 @@ def _report(opened: Cache, found: Verification, damaged: list[str], against: Sou
     print_pairs(None, pairs)
     if not found.whole:
         unit = opened.words.plural
-        note(f"To mend it: precompute verify {opened.path} --source SOURCE --repair, with the source of the {unit}.")
+        note(f"To repair it: precompute verify {opened.path} --source SOURCE --repair, with the source of the {unit}.")
     elif against is not None and not against.same:
-        note("To bring it up to date run the `precompute extract` command that made it again, with --rehash.")
+        note("To update it, run the `precompute extract` command that made it again, with --rehash.")

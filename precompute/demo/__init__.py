@@ -81,7 +81,7 @@ def run_demo(
 ) -> DemoResult:
     """Write the digits as PNG files, extract them with `tiny`, train heads on 50 labels and on all.
 
-    The embedded backbone stands beside raw pixels and beside itself with random weights; all three get the same
+    The embedded backbone stands next to raw pixels and next to itself with random weights; all three get the same
     logistic head, the same draws and the same half of the images for the test. Files stay in `folder` where one is
     given; overwrite: files of that name that precompute did not make are replaced, images never are. `say` gets a line
     before each step.

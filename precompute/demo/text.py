@@ -1,4 +1,4 @@
-"""The same on texts: questions that are put together here, since none come with scikit-learn."""
+"""The same on texts: questions that are assembled here, since none come with scikit-learn."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def run_text_demo(
     overwrite: bool = False,
     say: Callable[[str], None] | None = None,
 ) -> TextDemoResult:
-    """Write made-up questions to a table, extract them with `ngram-hash`, train a head on what is asked for.
+    """Write made-up questions to a table, extract them with `ngram-hash`, train a head on the kind of question.
 
     The arguments are those of `run_demo`. Files stay in `folder` where one is given.
     """
@@ -76,11 +76,11 @@ def run_text_demo(
 ASKED = {
     "number": ("How many people live in {}?", "What share of {} is flat?", "How large is the area of {}?"),
     "person": ("Who governs {} today?", "Which painter was born in {}?", "Whom did the people of {} elect?"),
-    "place": ("Where does {} end?", "Which sea lies beside {}?", "In what part of the world is {}?"),
+    "place": ("Where does {} end?", "Which sea is next to {}?", "In what part of the world is {}?"),
     "reason": ("Why do so many tourists visit {}?", "What made {} famous?", "For what cause was {} divided?"),
     "time": ("When was {} founded?", "In which year did {} have its first railway?", "How long ago was {} settled?"),
 }
-"""Questions by what they ask for; what they are about is no help."""
+"""Questions by what they ask about; what they are about is no help."""
 
 SUBJECTS = (
     *("Norway", "Chile", "Kenya", "Portugal", "Ghana", "Peru", "Iceland", "Nepal", "Malta", "Laos", "Cuba", "Oman"),

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from precompute.diagnosis import devices, engines, folders, packages, variables
 from precompute.diagnosis.finding import NOTE, OK, PROBLEM, Diagnosis, Finding, guarded
 from precompute.diagnosis.probing import load_error
+from precompute.system.steps import step
 
 NOT_FETCHED = re.compile(r" and could not be (?:downloaded|fetched) \(.*?\)(?=\.\n)", re.DOTALL)
 """What loading a network says, which was not allowed to try."""
@@ -19,11 +20,11 @@ def doctor(
 ) -> Diagnosis:
     """What of this machine helps or stops an extraction.
 
-    folder: where feature files shall lie, or one of these; lock, reservation and rename are tried there in a folder of
-    its own, which is removed again. backbone, weights: as of `extract`; the network is loaded with what is on this
-    machine. A backbone that is code of your own is run for that.
+    folder: a folder for feature files, or one of these files; lock, reservation and rename are tried there in a new
+    folder, which is removed again. backbone, weights: as of `extract`; the network is loaded with what is on this
+    machine. A backbone that is your own code is run for that.
 
-    Packages are imported, and the network is loaded, in a process of its own: one that crashes is a finding. Raises
+    Packages are imported, and the network is loaded, in a separate process: one that crashes is a finding. Raises
     nothing; `Diagnosis.healthy` says whether `extract` can run.
     """
     found: list[Finding] = []
@@ -31,7 +32,8 @@ def doctor(
     there: list[packages.Installed] = []
 
     def look() -> Iterable[Finding]:
-        there.append(packages.installed())
+        with step("importing packages"):
+            there.append(packages.installed())
         return packages.core(there[0])
 
     core = list(guarded("packages", look))
@@ -58,7 +60,8 @@ def doctor(
 
 def _weights(backbone: str, weights: str) -> Iterator[Finding]:
     """Whether a network can be loaded without a connection."""
-    answer = load_error(backbone, weights)
+    with step(f"loading {backbone}"):
+        answer = load_error(backbone, weights)
     if answer["error"] is not None:
         text = NOT_FETCHED.sub("; `extract` would have to download them", answer["error"])
         yield Finding("weights", backbone, PROBLEM, text, answer["hint"])

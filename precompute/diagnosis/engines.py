@@ -9,7 +9,7 @@ from precompute.errors import PrecomputeError
 
 
 def chosen() -> Iterator[Finding]:
-    """What `auto` stands for here, with the reason that stands in the table; the compiler."""
+    """What `auto` stands for here, with the reason from the table; the compiler."""
     from precompute.engines.choice import Asked, candidates
     from precompute.engines.devices import INSTALL_OPENVINO
     from precompute.engines.machine import ENGINE_VARIABLE, PRECISION_VARIABLE, PREFERENCES, Machine

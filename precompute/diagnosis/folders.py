@@ -110,7 +110,7 @@ def output(folder: str) -> Iterator[Finding]:
         return
     except OSError as error:
         text = f"{place}: a feature file cannot be written there: {error.strerror or error}"
-        yield Finding("folders", name, PROBLEM, text, "Choose another folder, or ask for the right to write.", details)
+        yield Finding("folders", name, PROBLEM, text, "Choose another folder, or request the right to write.", details)
         return
     text = f"{place}: {words}; {free / GIB:.1f} GiB are free"
     if free < LITTLE_SPACE:
@@ -141,5 +141,5 @@ def _tried(path: str) -> str:
         except OSError as error:
             return f"can be written; HDF5's locking does not work ({error.strerror}): set HDF5_USE_FILE_LOCKING=FALSE"
     if not whole:
-        raise OSError("what was written is not what is read")
+        raise OSError("the written bytes are not read back")
     return "can be written, with lock, reservation and rename"

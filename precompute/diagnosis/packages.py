@@ -50,7 +50,7 @@ EXTRAS = {
     "map": Extra(("openTSNE",), "a map of all rows in a report"),
     "onnx": Extra(("onnx", "onnxruntime", "onnxscript"), "export to ONNX, checked with onnxruntime"),
 }
-"""What users may install beside the core; pyproject.toml has the same names."""
+"""What users may install in addition to the core; pyproject.toml has the same names."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Installed:
 
 
 def installed() -> Installed:
-    """Look at all packages: each that is there is imported, in a process of its own."""
+    """Look at all packages: each that is there is imported, in a separate process."""
     names = list(dict.fromkeys([*EXTRACT, *HEADS, *(name for extra in EXTRAS.values() for name in extra.packages)]))
     versions = {name: version_of(name) for name in names}
     there = [name for name in names if versions[name] is not None or _is_found(module_of(name))]
@@ -86,7 +86,7 @@ def _is_found(module: str) -> bool:
 
 
 def lower_bounds() -> dict[str, str]:
-    """The lowest version of each package that precompute's metadata asks for; of several the highest."""
+    """The lowest version of each package that precompute's metadata requires; of several the highest."""
     try:
         wanted = importlib.metadata.requires("precompute") or []
     except importlib.metadata.PackageNotFoundError:
@@ -100,7 +100,7 @@ def lower_bounds() -> dict[str, str]:
 
 
 def numbers(version: str) -> tuple[int, ...]:
-    """The release of a version, for comparing: (2, 14) of 2.14.0+cpu and 2.14rc1; zeros at the end say nothing."""
+    """The release of a version, for comparing: (2, 14) of 2.14.0+cpu and 2.14rc1; zeros at the end are dropped."""
     match = re.match(r"\d+(?:\.\d+)*", version)
     found = [int(number) for number in match[0].split(".")] if match else []
     while found and not found[-1]:
@@ -141,7 +141,7 @@ def _core_package(name: str, packages: Installed) -> Finding:
 
 
 def extras(packages: Installed) -> Iterator[Finding]:
-    """What may be installed beside the core, and what it brings."""
+    """What may be installed in addition to the core, and what it brings."""
     for name, extra in EXTRAS.items():
         yield _extra(name, extra, packages)
 

@@ -1,4 +1,4 @@
-"""A process of its own that imports packages, or loads a network without a connection: either may end it.
+"""A separate process that imports packages, or loads a network without a connection: either may end it.
 
 Run as a script: it reads its task as JSON on stdin, {"path": sys.path, "modules": [...]} or {"path", "backbone",
 "weights"}, and writes a line of JSON for each answer. Whatever the libraries print goes to /dev/null.

@@ -1,4 +1,4 @@
-"""Asking a process of its own (`probe`), so that a package which crashes the interpreter ends that one alone."""
+"""Asking a separate process (`probe`), so that a package which crashes the interpreter ends that one alone."""
 
 from __future__ import annotations
 

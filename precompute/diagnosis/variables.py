@@ -36,5 +36,5 @@ def known() -> Iterator[Finding]:
 
 
 def without_login(value: str) -> str:
-    """A value that may be an address, less what stands in it as user and password."""
+    """A value that may be an address, without user and password."""
     return LOGIN.sub("://", value)

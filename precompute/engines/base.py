@@ -37,12 +37,12 @@ class EngineChoice:
 
 
 class Engine(ABC):
-    """Runs one frozen network over batches of one shape each; up to `depth` batches may be under way.
+    """Runs one frozen network over batches of one shape each; up to `depth` batches may be in progress.
 
     notes: what is worth telling the user about it.
 
     For one shape the kernels are the same for every batch, so a row does not depend on who shares its batch, nor on
-    its place in it. What shapes there are is said by `Preprocess.examples`. Used from one thread.
+    its place in it. `Preprocess.examples` gives the shapes. Used from one thread.
     """
 
     depth: int = 1
@@ -65,12 +65,12 @@ class Engine(ABC):
         """The features of the batch that was started first and not finished yet: for each tap (n, *shape) float32."""
 
     def __call__(self, samples: Sequence[Tensors]) -> Features:
-        """Start and finish one batch, with no other under way."""
+        """Start and finish one batch, with no other in progress."""
         self.start(samples)
         return self.finish()
 
     def map(self, batches: Iterable[Sequence[Tensors]]) -> Iterator[Features]:
-        """The features of each batch, in their order, with as many under way as there may be. See `start`, `finish`."""
+        """The features of each batch, in order, with as many in progress as there may be. See `start`, `finish`."""
         under_way = 0
         for batch in batches:
             if under_way == self.depth:

@@ -1,4 +1,4 @@
-"""`auto` is a function: (what is asked for, machine, what older rows were made with, images) -> engine and precision.
+"""`auto` is a function: (what is requested, machine, what older rows were made with, images) -> engine and precision.
 
 Two steps, neither of which looks at a clock. `candidates` puts what may run into the order of a table (see `machine`);
 `choose` takes the first of them that keeps the features of fp32 torch on 32 real images. So the same command on the
@@ -34,7 +34,7 @@ EXACT = ("torch", "fp32")
 
 @dataclass(frozen=True)
 class Asked:
-    """What a user asked for; "auto" and None are left to us. See `extract` for the meaning."""
+    """The user's request; "auto" and None are left to us. See `extract` for the meaning."""
 
     engine: str = "auto"
     precision: str = "auto"
@@ -64,7 +64,7 @@ class Begun:
 class Candidates:
     """What may run, in the order of preference; never empty.
 
-    reasons: why it is these, in words · proved: see `Begun` · dtype: of the stored features, as asked for.
+    reasons: why it is these, in words · proved: see `Begun` · dtype: of the stored features, as requested.
     """
 
     choices: tuple[EngineChoice, ...]
@@ -110,7 +110,7 @@ def candidates(
 ) -> Candidates:
     """What may run the network `module` over a source of so many `images`, in the order of preference.
 
-    most: inputs of a forward pass, unless more are asked for, see `Preprocess.most_inputs`.
+    most: inputs of a forward pass, unless more are requested, see `Preprocess.most_inputs`.
 
     `auto` is resolved once for an output: what it was begun with stays, so that all of its rows are made alike.
     Raises DeviceError for a device, engine or precision that is not there, UsageError for values out of range.
@@ -128,7 +128,7 @@ def candidates(
     precision = asked.precision
     if precision == "auto" and machine.precision != "auto":
         precision = machine.precision
-        reasons.append(f"{precision}: {PRECISION_VARIABLE} says so")
+        reasons.append(f"{precision}: set by {PRECISION_VARIABLE}")
     elif precision == "auto" and begun.precision is not None:
         precision = begun.precision
         reasons.append(f"{precision}: {begun.words}")
@@ -138,7 +138,7 @@ def candidates(
         preferred = begun.engine  # first, but another may take its place where it cannot run the network
     elif engine == "auto" and machine.engine != "auto" and not (missing and machine.engine == "openvino"):
         engine = machine.engine
-        reasons.append(f"{engine}: {ENGINE_VARIABLE} says so")
+        reasons.append(f"{engine}: set by {ENGINE_VARIABLE}")
     if engine == "openvino":
         _check_openvino(kind, device, precision, machine)
     elif engine == "auto" and kind == "cpu" and not machine.openvino:
@@ -158,8 +158,8 @@ def candidates(
 def choose(found: Candidates, model: Backbone, images: Sample) -> Decision:
     """The first candidate that keeps the features of fp32 torch on `images`; `images` are read if one is to prove it.
 
-    A precision that was asked for is taken also where it fails, with a warning, and so is fp32 with an engine that
-    was asked for. Raises BackboneError where an engine that was asked for cannot run the network.
+    A precision that was requested is taken also where it fails, with a warning, and so is fp32 with an engine that
+    was requested. Raises BackboneError where an engine that was requested cannot run the network.
     """
     reasons, cannot = list(found.reasons), set[str]()
     trials: list[Trial] = []
@@ -221,16 +221,16 @@ def _check_openvino(kind: str, device: str, precision: str, machine: Machine) ->
     if not machine.openvino:
         raise DeviceError("The engine openvino is not installed.", hint=f"{INSTALL_OPENVINO}, or --engine torch.")
     if kind != "cpu":
-        raise UsageError(f"The engine openvino runs on the CPU, not on {device}.", hint="Take --engine torch.")
+        raise UsageError(f"The engine openvino runs on the CPU, not on {device}.", hint="Use --engine torch.")
     if precision not in ("auto", *machine.openvino):
         raise DeviceError(
             f"This CPU does not compute in {precision} with OpenVINO.",
-            hint=f"Take --precision {' or '.join(machine.openvino)}, or --engine torch.",
+            hint=f"Use --precision {' or '.join(machine.openvino)}, or --engine torch.",
         )
 
 
 def _pairs(kind: str, engine: str, precision: str, machine: Machine) -> list[tuple[str, str]]:
-    """Engines and precisions in the order of the table; one that was asked for also where it is not in it."""
+    """Engines and precisions in the order of the table; one that was requested also where it is not in it."""
     listed = [(one.engine, one.precision) for one in PREFERENCES if one.kind == kind] or [EXACT]
     pairs = [pair for pair in listed if machine.computes(pair[0], kind, pair[1])]
     if precision != "auto":

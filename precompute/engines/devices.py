@@ -64,8 +64,8 @@ def check_device(device: str) -> str:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DeviceError(
             f"The device {device!r} cannot be used here: {reason}",
-            hint="Take --device cpu or auto, or install the torch build and driver for that device.",
+            hint="Use --device cpu or auto, or install the torch build and driver for that device.",
         ) from error
     if kind == "meta":
-        raise DeviceError("The device 'meta' holds no values.", hint="Take --device cpu or auto.")
+        raise DeviceError("The device 'meta' holds no values.", hint="Use --device cpu or auto.")
     return kind

@@ -1,4 +1,4 @@
-"""CUDA graphs: a forward pass is recorded once and then launched by one call in place of one for each kernel.
+"""CUDA graphs: a forward pass is recorded once and then launched by one call instead of one for each kernel.
 
 For small batches launching takes longer than computing. The kernels are the same, and so is every bit.
 """

@@ -104,7 +104,7 @@ class Sample:
         return self.samples[start : min(start + PART, group.stop)]
 
     def begin(self, model: Backbone) -> None:
-        """Begin to compute the features of fp32 torch in a thread, beside whatever the caller does next."""
+        """Begin to compute the features of fp32 torch in a thread, next to whatever the caller does next."""
         if any(part.cancelled() for part in self._parts) or not self._parts:
             reference = Reference(model.module, model.preprocess)
             pool = ThreadPoolExecutor(1, thread_name_prefix="reference")

@@ -90,7 +90,7 @@ cores: 97 against 122, 128 against 157 and 263 against 301 images/s).
 """
 
 COMPILE_FROM = {"cpu": 10_000, "cuda": 500_000}
-"""Images from which torch.compile repays itself, by device; on others it is never used unasked.
+"""Images from which torch.compile repays itself, by device; on others it is never used by default.
 
 On a CPU it takes up to a minute and saves a third of the forward pass at least. ResNet-50 on an H100: 9.8 s to compile,
 then 22,151 images/s instead of 11,574, so that 240,000 images repay it if nothing else limits them; twice as many here.

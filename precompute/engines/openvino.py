@@ -63,7 +63,7 @@ def supported_precisions() -> tuple[str, ...]:
 
 
 class OpenVINOEngine(Engine):
-    """A network compiled by OpenVINO for throughput: one request for each of its streams, all under way at once.
+    """A network compiled by OpenVINO for throughput: one request for each of its streams, all in progress at once.
 
     For samples of several shapes there is one for each, made when the first of them comes.
     The compiled model is kept (see `model_cache`), so that a second process starts in a fraction of a second.
@@ -86,7 +86,7 @@ class OpenVINOEngine(Engine):
         self._under_way: deque[_Request] = deque()
 
     def _open(self, compiled: Any, shape: Shape) -> deque[_Request]:
-        """Requests of one shape, as many as there may be under way, since all of these may have it."""
+        """Requests of one shape, as many as there may be in progress, since all of these may have it."""
         size = self.choice.batch_size
         self._free[shape] = deque(_Request(compiled, self._examples[shape], size) for _ in range(self.depth))
         return self._free[shape]
@@ -185,7 +185,7 @@ def _convert(openvino: Any, module: nn.Module, preprocess: Preprocess, sample: T
             model = openvino.convert_model(traced, input=shapes)
     except Exception as error:
         raise BackboneError(
-            f"OpenVINO cannot convert the backbone ({_first_line(error)}).", hint="Take --engine torch."
+            f"OpenVINO cannot convert the backbone ({_first_line(error)}).", hint="Use --engine torch."
         ) from error
     known[1][shape_of(sample)] = model
     return model
@@ -194,7 +194,7 @@ def _convert(openvino: Any, module: nn.Module, preprocess: Preprocess, sample: T
 def _bounded(model: Any, batch_size: int) -> Any:
     """`model` with a convolution by a single 1 in front of each output, which changes no value.
 
-    OpenVINO computes what lies between the last convolution or matrix product and an output in fp32. So a tap in the
+    OpenVINO computes what is between the last convolution or matrix product and an output in fp32. So a tap in the
     midst of a network would move the places where values are rounded, for itself and for all that comes behind it, and
     the changes of type back and forth took 15% of ResNet-50's time with five layers.
     """

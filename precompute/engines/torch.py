@@ -86,7 +86,7 @@ def folded(module: nn.Module) -> nn.Module:
 
 @dataclass
 class _Slot:
-    """Memory for one batch under way. On a GPU host memory is pinned, so that copies run beside the computation.
+    """Memory for one batch in progress. On a GPU host memory is pinned, so that copies run next to the computation.
 
     graph: the forward pass over `device`, where it is recorded.
     """
@@ -221,7 +221,7 @@ class TorchEngine(Engine):
                 if self.chunk == 1:
                     raise DeviceError(
                         f"{self.choice.device} has too little memory for one sample.",
-                        hint="Free memory on it (see nvidia-smi), or take --device cpu.",
+                        hint="Free memory on it (see nvidia-smi), or use --device cpu.",
                     ) from error
             self.chunk = (self.chunk + 1) // 2  # outside the handler, which holds on to the tensors
             torch.cuda.empty_cache()

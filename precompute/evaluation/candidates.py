@@ -39,7 +39,7 @@ class Candidate:
         """NAME or NAME=WEIGHTS, such as resnet18, mobilenet_v2=weights.pth or resnet50=random:1."""
         name, sign, weights = text.partition("=")
         if not name or (sign and not weights):
-            raise UsageError(f"{text!r} names no backbone.", hint="Such as resnet18, or mobilenet_v2=weights.pth.")
+            raise UsageError(f"{text!r} names no backbone.", hint="For example resnet18, or mobilenet_v2=weights.pth.")
         return cls(name, weights or "DEFAULT")
 
     @property
@@ -52,7 +52,7 @@ class Candidate:
 class Computation:
     """How features are computed, as `extract` takes it; the same for every candidate.
 
-    layer, pooling: without a layer what enters the classifier; for layers that are named the mean over positions,
+    layer, pooling: without a layer the input of the classifier; for layers that are named the mean over positions,
     unless they name another pooling.
     """
 
@@ -170,7 +170,7 @@ def features_of(
 
 
 def file_name(candidate: Candidate, computation: Computation) -> str:
-    """One for each backbone, weights and cut, so that files of several runs stand beside each other."""
+    """One for each backbone, weights and cut, so that files of several runs stand next to each other."""
     settings = [asdict(candidate), computation.cut()]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:8]
     return f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', candidate.backbone)[:MOST_NAME]}-{digest}.h5"

@@ -96,8 +96,8 @@ class Comparison:
         higher = getattr(found, "higher_is_better", True)
         better = a if (found.difference > 0) == higher else b
         if found.distinct:
-            return f"{better} is better, and the difference can be told from chance."
-        return f"The difference cannot be told from chance on these {found.n:,} {self.unit}."
+            return f"{better} is significantly better."
+        return f"No significant difference on these {found.n:,} {self.unit}."
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -139,9 +139,9 @@ def compare(
     observation, as for train_head; identical files always are. seed: of the bootstrap.
 
     source: the images, for a network that was trained from them: its cache, which may be any of these images, says ids,
-    labels and splits, and each image must have the SHA-256 that stands there. root, columns: see `extract`.
-    weights_a, weights_b: where the weights of a tail's backbone are now. backbones, tails: names of code of the user's
-    own, as a confirmation. device: of tails.
+    labels and splits, and each image must have the SHA-256 that is there. root, columns: see `extract`.
+    weights_a, weights_b: the current place of the weights of a tail's backbone. backbones, tails: names of the user's
+    own code, as a confirmation. device: of tails.
     Raises HeadMismatchError for other features or images than those of the training, TrainingError where classes,
     labels or images contradict each other or no image is common, UsageError, HeadError, CacheError; of tails and images
     what `predict` raises.
@@ -160,7 +160,7 @@ def compared(a: Side, b: Side, groups: str | None, groups_file: str | os.PathLik
     split = _common_split(a, b)
     (rows_a, rows_b), left_out = _common_rows(a, b, split)
     notes = [
-        f"{split} chose a setting of {side.name}, so its score flatters"
+        f"{split} chose a setting of {side.name}, so its score is optimistic"
         for side in (a, b)
         if side.saved.metadata["training"].get("selected_on") == split
     ]
@@ -301,7 +301,7 @@ def _common_rows(a: Side, b: Side, split: str) -> tuple[tuple[NDArray[np.int64],
         unit = a.cache.words.plural
         reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items() if count)
         raise TrainingError(
-            f"No {a.cache.words.one} of {split} was kept from both heads ({reasons}).",
+            f"No {a.cache.words.one} of {split} was held out from both heads ({reasons}).",
             hint=f"Train both on caches of the same {unit}, with the same --seed where {unit} are held out.",
         )
     return (rows_a[keep], rows_b[keep]), {reason: count for reason, count in left_out.items() if count}

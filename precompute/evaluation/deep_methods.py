@@ -1,4 +1,4 @@
-"""The methods of `depth` that see more of a network than what enters its classifier."""
+"""The methods of `depth` that see more of a network than the input of its classifier."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """How deep should be trained with this many labels, and from what? One table of measured answers.
 
 Every method is fitted on the same draws of the training images and asked about the same test images. What is finished
-stands in the folder, so that a run that was killed goes on (`records`), and so do the feature files.
+is in the folder, so that a killed run resumes (`records`), and so do the feature files.
 """
 
 from __future__ import annotations
@@ -92,9 +92,9 @@ def depth(
     stop: Callable[[], int] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Depth:
-    """Try methods from a head on raw pixels to training the whole network, after so many labelled images a class.
+    """Compare methods from a head on raw pixels to training the whole network, by labelled images a class.
 
-    out: a folder for feature files and results; a later call with the same arguments takes what it has. backbone,
+    out: a folder for feature files and results, which a later call with the same arguments uses again. backbone,
     weights, transform, engine to columns: as for `extract`. shots: numbers of images of each class, and "all". draws:
     how often they are drawn, the same draws for every method; all labels are one draw. methods: names as
     `precompute depth --help` lists them, by default all but scratch. groups, groups_file: as for `train_head`, for the
@@ -102,7 +102,7 @@ def depth(
     augment: the views that images are trained in where everything is, see `fine_tune`.
 
     Images are drawn from split train and scored on test, or on val where there is no test; without either on a
-    stratified hold-out of a fifth. Byte-identical images never stand on both sides, and count once among those drawn.
+    stratified hold-out of a fifth. Byte-identical images are never on both sides, and count once among those drawn.
 
     Raises UsageError, TrainingError for anything but classes and where there is too little to learn, and what `extract`
     and `fine_tune` raise.
@@ -148,7 +148,7 @@ def _check_numbers(shots: Sequence[int | str], draws: int) -> None:
                 hint=f"See --{name}.",
             )
     if not shots:
-        raise UsageError("shots must hold one number or more.", hint="Such as --shots 1,5,all.")
+        raise UsageError("shots must hold one number or more.", hint="For example --shots 1,5,all.")
 
 
 def _folder(out: str | os.PathLike[str]) -> tuple[Records, str]:
@@ -158,7 +158,7 @@ def _folder(out: str | os.PathLike[str]) -> tuple[Records, str]:
         return Records(os.path.join(path, "results.jsonl")), path
     except OSError as error:
         raise UsageError(
-            f"The folder {path!r} cannot be used: {error.strerror}.", hint="Name another by -o."
+            f"The folder {path!r} cannot be used: {error.strerror}.", hint="Choose another with -o."
         ) from error
 
 
@@ -166,7 +166,7 @@ def _task(cache: Cache, seed: int, pattern: str | None, file: str | os.PathLike[
     cache, target, notes = Relabelling.of(task=AUTO).apply(cache)
     if target.task != CLASSES:
         raise TrainingError(
-            f"{cache.path} asks for {NAMES[target.task]}, and depth compares methods on classes alone.",
+            f"{cache.path} predicts {NAMES[target.task]}, and depth compares methods only on classes.",
             hint="For labels and numbers: precompute few-shot, and precompute fine-tune for tails.",
         )
     whole = whole_rows(cache, cache.layers[0])
@@ -231,7 +231,7 @@ def _run(method: Method, due: list[Fit], task: Task, records: Records, stop: Cal
                 raise Stopped(
                     f"Stopped with {number:,} of {len(missing):,} fits of {method.name} done.",
                     signum=signum,
-                    hint="What is finished is kept. Run the same command again to go on.",
+                    hint="What is finished is kept. Run the same command again to resume.",
                 )
             began = time.monotonic()
             answers = method.fit_and_score(fit.rows, task.test, task.target, fit.key["seed"][0])

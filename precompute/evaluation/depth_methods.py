@@ -25,7 +25,7 @@ RANDOM = ("random", "scratch")  # these need weights that the user's code does n
 
 
 def names_of(asked: Sequence[str]) -> list[str]:
-    """Those asked for, in the order of NAMES; all but OPTIONAL where none are. `tail:LAYER` stands where tails do.
+    """Those requested, in the order of NAMES; all but OPTIONAL where none are. `tail:LAYER` is where tails do.
 
     Raises UsageError for unknown ones.
     """
@@ -46,7 +46,7 @@ def methods_of(
 ) -> tuple[list[Method], list[str]]:
     """The methods, in order, and notes on those that this backbone does not allow.
 
-    Raises UsageError where a tail was asked for by a layer and cannot be cut there: by that layer's error.
+    Raises UsageError where a tail was requested by a layer and cannot be cut there: by that layer's error.
     """
     return _Registry(ground, reference, training, augment).of(names)
 
@@ -72,7 +72,7 @@ class _Registry:
         found: dict[str, Method] = {}
         for name in names:
             if name in RANDOM and is_factory(self._ground.backbone):
-                self._notes.append(f"{name}: a factory decides about its own weights, so there are no random ones")
+                self._notes.append(f"{name}: a factory chooses its own weights, so there are no random ones")
                 continue
             try:
                 made = [self._tail(name)] if name.startswith(TAIL) else makers[name]()

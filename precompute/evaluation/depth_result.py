@@ -53,7 +53,7 @@ class DepthPoint:
 class DepthMethod:
     """What a method costs once.
 
-    pretrained: whether it uses the backbone's weights · seconds: to make the feature file that it stands on, None where
+    pretrained: whether it uses the backbone's weights · seconds: to make the feature file that it is on, None where
     this folder has no record of it · bytes: of that file · command: that does it with all labels.
     """
 
@@ -111,7 +111,7 @@ def interval_of(rights: Sequence[NDArray[np.bool_]], groups: NDArray[np.int64]) 
 
 @dataclass(frozen=True)
 class Standing:
-    """Methods at one number of shots, the best first, and those that cannot be told from it (the best among them)."""
+    """Methods at one number of shots, the best first; tied: not significantly different from it, itself included."""
 
     shots: int | str
     order: tuple[str, ...]
@@ -153,7 +153,7 @@ class Depth:
 
     @property
     def words(self) -> str:
-        """What to do with all labels that there are, or with the most that were tried."""
+        """The recommendation for all labels that there are, or for the most that were tried."""
         last = self.standings[-1]
         best, cheapest = self.method(last.order[0]), self.method(last.cheapest)
         point = self.point(cheapest.name, last.shots)
@@ -163,20 +163,20 @@ class Depth:
         if len(last.order) == 1:
             return f"{found}; nothing else was tried. {self.transfer}"
         if cheapest.name == best.name and len(last.tied) == 1:
-            found += " is the best, by more than chance"
+            found += " is significantly better than the others"
         elif cheapest.name == best.name:
-            found += f" is the best and the cheapest of {len(last.tied)} that chance cannot tell apart"
+            found += f" is the best, and the cheapest of {len(last.tied)} methods without a significant difference"
         else:
             top = self.point(best.name, last.shots)
             assert top is not None
-            found += f" is the cheapest that cannot be told from the best, {best.phrase} ({top.score:.1%})"
+            found += f" is the cheapest without a significant difference from the best, {best.phrase} ({top.score:.1%})"
         return f"{found}. {self.transfer}"
 
     @property
     def transfer(self) -> str:
         """Whether the pretrained weights hurt, by the head on them."""
         if not any(one.name == HEAD for one in self.methods) or not any(one.name in BLIND for one in self.methods):
-            return "Whether transfer hurts was not asked: it takes head, and pixels, random or scratch."
+            return "Whether transfer hurts was not tested: that needs the method head, and pixels, random or scratch."
         hurting = [one for one in self.standings if one.hurts]
         if not hurting:
             return "Transfer does not hurt: nothing without the pretrained weights beats the head on them."

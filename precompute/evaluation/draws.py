@@ -23,7 +23,7 @@ def check_sizes(path: str, target: Target, pool: Rows, shots: list[int], unit: s
     """Raise TrainingError where nothing has as many images; notes on what has fewer. unit: of the samples."""
     if target.task == NUMBER:
         names, sizes = [f"{path}"], np.array([len(pool)])
-        lacks = f"{path} has only {len(pool)} different training {unit}, and {max(shots)} are asked for."
+        lacks = f"{path} has only {len(pool)} different training {unit}, and {max(shots)} are requested."
     else:
         strata = _members(pool, target)
         names, sizes = list(strata), np.array([len(rows) for rows in strata.values()])

@@ -117,14 +117,14 @@ def few_shot(
     """Fit `head` on `shots` images of each class, `draws` times, and score it on the same images each time.
 
     Images are drawn from split train and scored on test, or on val where there is no test; without either on a
-    stratified hold-out of a fifth. Byte-identical images never stand on both sides, and count once among those drawn.
-    Draw k of caches that hold the same images has the same images, and more shots add to fewer. A class with too few
-    images gives all it has, which `notes` say. Features are divided by one number, their spread over the images drawn,
-    so that a penalty means the same for every backbone.
+    stratified hold-out of a fifth. Byte-identical images are never on both sides, and count once among those drawn.
+    Draw k of caches that hold the same images has the same images, and larger draws contain the smaller ones. A class
+    with too few images contributes all it has, which `notes` report. Features are divided by one number, their spread
+    over the images drawn, so that a penalty means the same for every backbone.
 
-    Of several labels, `shots` images of each label are drawn, and as many that have none; an image with two labels may
-    be drawn for either, so there are at least `shots` of each. Of numbers, `shots` images are drawn in all. Scored is
-    accuracy, mean average precision or R2. shots: SHOTS by default, NUMBER_SHOTS for numbers. head: logistic by
+    With several labels, `shots` images of each label are drawn, and as many without any; an image with two labels may
+    be drawn for either, so there are at least `shots` of each. With numbers, `shots` images are drawn in all. The score
+    is accuracy, mean average precision or R2. shots: SHOTS by default, NUMBER_SHOTS for numbers. head: logistic by
     default, ridge for numbers. label_column, label_separator, split_column, task, plain_view, average_views: see
     `train_head`. `say` gets a line
     before each cache.
@@ -133,14 +133,14 @@ def few_shot(
     `train_head` raises.
     """
     if not caches:
-        raise UsageError("few_shot needs one cache or more.", hint="Such as: precompute few-shot photos.h5")
+        raise UsageError("few_shot needs one cache or more.", hint="For example: precompute few-shot photos.h5")
     for name, value in (*(("shots", number) for number in shots or ()), ("draws", draws)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise UsageError(
                 f"{name} must be whole numbers of at least 1. Got {value!r} instead.", hint=f"See --{name}."
             )
     if shots is not None and not shots:
-        raise UsageError("shots must hold one number or more.", hint="Such as --shots 1,5,20.")
+        raise UsageError("shots must hold one number or more.", hint="For example --shots 1,5,20.")
     check_asked(head, {}, search=False)
     relabelling = Relabelling.of(label_column, split_column, task=task, separator=label_separator)
     curves = []
@@ -155,9 +155,9 @@ def few_shot(
         first = first or (cache, target)
         if target.task != first[1].task:
             raise UsageError(
-                f"{first[0].path} asks for {NAMES[first[1].task]} and {cache.path} for {NAMES[target.task]}, which no "
-                "curve compares.",
-                hint="Give caches of one task, or say which by --task.",
+                f"{first[0].path} predicts {NAMES[first[1].task]} and {cache.path} {NAMES[target.task]}, so their "
+                "curves cannot be compared.",
+                hint="Give caches of one task, or set it with --task.",
             )
         cache, own, pooled = with_layers(cache, layer)
         name = head_of_task(head, target.task, several=isinstance(cache, JoinedCache))

@@ -32,10 +32,10 @@ Answers = NDArray[np.int64]  # (n,) places in the names of the classes
 
 @dataclass(frozen=True)
 class Ground:
-    """What all methods stand on.
+    """The common ground of all methods.
 
     source: the images · folder: for files · records: of that folder · backbone, weights: the network · transform:
-    replaces values of its own · run: how features are computed, as `extract` takes it · progress, stop: of extractions.
+    replaces its own values · run: how features are computed, as `extract` takes it · progress, stop: of extractions.
     """
 
     source: Source
@@ -77,7 +77,7 @@ class Ground:
 class Method(ABC):
     """One way to learn from labelled images.
 
-    name: for tables · file: the feature file that it stands on, without its suffix · pretrained: whether it uses the
+    name: for tables · file: the feature file that it is on, without its suffix · pretrained: whether it uses the
     weights of the backbone, so that it is transfer.
     """
 
@@ -87,7 +87,7 @@ class Method(ABC):
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """JSON-ready, with all that decides a result beside rows, seed, and the reference's own settings."""
+        """JSON-ready, with all that decides a result next to rows, seed, and the reference's own settings."""
 
     @abstractmethod
     def prepare(self, reference: Cache) -> None:
@@ -146,7 +146,7 @@ def fit_and_answer(make: Callable[[], Any], features: Any, train: Rows, test: Ro
         head.fit(X / scale, target.values[train].astype(np.int64))
     except ValueError as error:
         raise TrainingError(
-            f"A head cannot be fitted on {len(train)} images: {error}", hint="Ask for more labels: --shots."
+            f"A head cannot be fitted on {len(train)} images: {error}", hint="Use more labels: --shots."
         ) from error
     view = RowView(features, test)
     return np.concatenate([np.asarray(head.predict(block / scale), np.int64) for _, block in view.blocks()])

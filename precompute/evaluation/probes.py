@@ -66,7 +66,7 @@ class Trial:
             raise TrainingError(
                 f"The sample of {where} cannot be divided for a cross-validation: it takes two classes with two "
                 "different images (or groups) each.",
-                hint="Ask for more images by -n, or add images.",
+                hint="Use more images by -n, or add images.",
             )
         return cls(target, groups, splits, seed)
 
@@ -100,7 +100,7 @@ class Trial:
             head.fit(X[train] / scale, self.true[train], groups=self.groups[train], **options)
         except ValueError as error:
             raise TrainingError(
-                f"A {kind} head cannot be fitted on {len(train)} samples: {error}", hint="Ask for more images by -n."
+                f"A {kind} head cannot be fitted on {len(train)} samples: {error}", hint="Use more images by -n."
             ) from error
         said = X[test] / scale
         return np.asarray(head.predict(said) if task == CLASSES else answer(head, said, task))
@@ -126,7 +126,7 @@ class Trial:
             value, name = found.r2, "r2"
         ends = found.intervals.get(name)
         if value is None or ends is None:
-            raise TrainingError(f"The {name} of the sample is not defined.", hint="Ask for more images by -n.")
+            raise TrainingError(f"The {name} of the sample is not defined.", hint="Use more images by -n.")
         return float(value), ends
 
     def paired(self, one: NDArray[Any], other: NDArray[Any]) -> Paired | PairedScores:

@@ -1,8 +1,8 @@
 """Which backbone, and which of its layers, should be taken for these images? Tried on a sample of them.
 
 No score that spares the training of a head is reliable (docs/rank.md), so each candidate is tried by what it is for: a
-small logistic probe, cross-validated, with a k-NN vote beside it. The candidates answer for the same images, so they
-are compared in pairs, and those that chance cannot tell apart from the best are said to be so.
+small logistic probe, cross-validated, with a k-NN vote next to it. The candidates answer for the same images, so they
+are compared in pairs, and those without a significant difference from the best are reported.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ class Ranked:
     """One layer of one backbone.
 
     width: its features for one image · score, interval: of the probe, see `Ranking.metric` · knn, knn_interval: of the
-    k-NN vote, which chooses nothing · group: 1 for what cannot be told apart from the best, 2 for what cannot be told
-    apart from the best of the rest, and so on · behind: the first of its group compared with it (of the first itself
+    k-NN vote, which chooses nothing · group: 1 for the best and all without a significant difference from it, 2 for
+    the best of the rest, and so on · behind: the first of its group compared with it (of the first itself
     that of the group before), None for the best of all · parameters: of the network up to the last layer taken ·
-    cost: of a full extraction that keeps this layer, at the pace of one that takes all layers asked for.
+    cost: of a full extraction that keeps this layer, at the pace of one that takes all layers requested.
     """
 
     backbone: str
@@ -109,7 +109,7 @@ class Ranking:
 
     @property
     def best(self) -> tuple[Ranked, ...]:
-        """The best and what cannot be told apart from it."""
+        """The best and all that are not significantly different from it."""
         return tuple(one for one in self.candidates if one.group == 1)
 
     @property
@@ -119,13 +119,13 @@ class Ranking:
         if len(self.candidates) == 1:
             return f"{names[0]} is the only candidate."
         if len(names) == 1:
-            return f"{names[0]} is the best of these, and the difference can be told from chance."
+            return f"{names[0]} is significantly better than the others."
         cheapest = min(self.best, key=lambda one: (one.cost.seconds or 0.0, one.cost.bytes))
         shown = names if len(names) <= NAMED else [*names[: NAMED - 1], f"{len(names) - NAMED + 1} others"]
         listed = f"{', '.join(shown[:-1])} and {shown[-1]}"
-        which = "All candidates" if len(names) == len(self.candidates) > 2 else listed
+        which = "all candidates" if len(names) == len(self.candidates) > 2 else listed
         return (
-            f"{which} cannot be told apart from the best with {self.tried:,} images. "
+            f"No significant difference between {which} with {self.tried:,} images. "
             f"The cheapest of them is {self.name_of(cheapest)}."
         )
 
@@ -185,25 +185,25 @@ def rank(
     stop: Callable[[], int] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Ranking:
-    """Try backbones, and layers of them, on `n` images of `source`, and put them in order.
+    """Compare backbones, and their layers, on `n` images of `source`, and rank them.
 
     backbones: each NAME or NAME=WEIGHTS, such as "resnet18" or "resnet50=random:1". layer, pooling, transform, engine
     to columns: as for `extract`, with one executor for all; maps and tokens of layers that are named are averaged over
     positions unless a pooling is named too. n: images, drawn by class from split train (from all where there are no
     splits), never from val or test; they follow from ids and `seed` alone and are the same for every backbone. out: a
-    folder for the feature files of the sample, from which a later call takes what it has; by default they are removed.
+    folder for the feature files of the sample, which a later call uses again; by default they are removed.
     task, label_separator, groups, groups_file: as for `train_head`.
 
-    Scored by a 5-fold cross-validation in which identical files and groups are on one side. Candidates are compared on
-    the same images (McNemar's test and a paired bootstrap, corrected after Holm for their number); the intervals and
-    tests stand for other images to answer, and not for other images to train on.
+    Scores come from a 5-fold cross-validation in which identical files and groups stay together. Candidates are
+    compared on the same images (McNemar's test and a paired bootstrap, with Holm's correction for their number); the
+    intervals and tests cover other images to score, and not other images to train on.
 
     Raises UsageError, TrainingError where there is too little to learn, and what `extract` raises. Every backbone is
     loaded before an image is read.
     """
     began = time.monotonic()
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise UsageError(f"n must be a whole number of at least 1. Got {n!r} instead.", hint="Such as -n 2000.")
+        raise UsageError(f"n must be a whole number of at least 1. Got {n!r} instead.", hint="For example -n 2000.")
     conduct = Conduct(workers, executor=executor, exact=exact)
     candidates = [Candidate.parse(text) for text in backbones]
     computation = Computation(
@@ -264,7 +264,7 @@ def _folder(out: str | os.PathLike[str] | None) -> Iterator[str]:
         os.makedirs(path, exist_ok=True)
     except OSError as error:
         raise UsageError(
-            f"The folder {path!r} cannot be made: {error.strerror}.", hint="Name another by -o."
+            f"The folder {path!r} cannot be made: {error.strerror}.", hint="Choose another with -o."
         ) from error
     yield path
 
@@ -272,7 +272,7 @@ def _folder(out: str | os.PathLike[str] | None) -> Iterator[str]:
 def _sample_notes(source: Source, target: Target, n: int) -> list[str]:
     pool = len(training_rows(source, target))
     if n > pool:
-        return [f"there are {pool:,} labelled training images, fewer than the {n:,} asked for: all are taken"]
+        return [f"there are {pool:,} labelled training images, fewer than the {n:,} requested: all are used"]
     return []
 
 

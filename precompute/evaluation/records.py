@@ -65,7 +65,7 @@ class Records:
         return self._found.get(_name(key))
 
     def add(self, key: Mapping[str, Any], result: Any) -> None:
-        """Keep a result, in place of an older one of this key."""
+        """Keep a result, instead of an older one of this key."""
         with open(self.path, "ab") as file:
             file.write(_line({"key": key, "result": result}))
             file.flush()

@@ -18,7 +18,7 @@ LEAST = 2  # of each class: one to learn from and one to be scored
 
 
 def target_of(source: Source, task: str, separator: str | None) -> Target:
-    """What the labels of `source` ask for, in the order of its rows. Raises UsageError for labels that are not so."""
+    """What the labels of `source` request, in the order of its rows. Raises UsageError for labels that are not so."""
     table = source.table
     classes = tuple(os.fsdecode(name) for name in table.classes)
     values = Values(classes, table.labels, table.ids, numbers=False, path=source.name, origin="the source")
@@ -59,7 +59,7 @@ def sample_rows(source: Source, target: Target, n: int, seed: int) -> Rows:
         what = "classes" if target.task == CLASSES else "strata"
         raise UsageError(
             f"{n:,} images cannot hold {LEAST} of each of the {len(sizes):,} {what} of {source.name}.",
-            hint=f"Ask for at least {least.sum():,}: -n {least.sum()}",
+            hint=f"Use at least {least.sum():,}: -n {least.sum()}",
         )
     quota = least + shares(sizes - least, n - int(least.sum()))
     rank = _ranks(hashed(source.table, rows, seed), strata)

@@ -1,1 +1,1 @@
-"""Features that others made: `features` (a file of arrays into a cache)."""
+"""Imported features: `features` (a file of arrays into a cache)."""

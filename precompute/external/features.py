@@ -1,4 +1,4 @@
-"""Features that others made, with ids, labels and splits, into a cache: heads train on them as on any other."""
+"""Imported features, with ids, labels and splits, into a cache: heads train on them as on any other."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ def import_features(
 ) -> Imported:
     """Write the features in `source`, a .npz, .npy or .parquet file, as the cache `out`.
 
-    `features` (n, ...) is float16, float32 or float64 (stored as float32). Beside it may stand `id` (n,), unique, else
+    `features` (n, ...) is float16, float32 or float64 (stored as float32). It may also have `id` (n,), unique, else
     rows are numbered; `label` (n,), text or whole numbers, "" for none; `split` (n,) of "train", "val", "test" and
     "none" or ""; and further columns. `export_features` writes such files.
 
-    name: what made the features, such as a model and its version. Features of one name are taken for alike: a head that
-    was trained on one file predicts on another. Without a name only the same features are.
+    name: the model that made the features, with its version. Files with the same name count as features of one model: a
+    head trained on one of them predicts on another. Without a name it predicts only on the same features.
     progress: called with (rows done, rows), twice for each row.
     Raises SourceError for what is wrong with `source`, CacheError and UsageError for the output. A crash leaves nothing
     under `out`.
@@ -72,7 +72,7 @@ def import_features(
     output = check_cache_output(out, overwrite=overwrite, inputs=(file.path,))
     if os.path.lexists(output.path) and not overwrite:
         raise CacheError(
-            f"{output.path} exists, and features that others made are not added to a file.",
+            f"{output.path} exists, and imported features are not added to a file.",
             hint="It is left as it is. Choose another output, or replace it with --overwrite.",
         )
     _check_room(output.path, file)
@@ -181,7 +181,7 @@ def _record(path: str, name: str | None, rows: int) -> dict[str, Any]:
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "engine": EXTERNAL,
         "source": os.path.abspath(path),
-        "notes": [f"{rows:,} rows of features that others made" + (f": {name}" if name else "")],
+        "notes": [f"{rows:,} rows of imported features" + (f": {name}" if name else "")],
         "versions": {"precompute": version_of("precompute") or "not installed"},
     }
 

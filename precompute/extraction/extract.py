@@ -1,4 +1,4 @@
-"""source x backbone -> cache. The light part: what is asked for, what is in the folder, is there anything to do?"""
+"""source x backbone -> cache. The light part: what is requested, what is in the folder, is there anything to do?"""
 
 from __future__ import annotations
 
@@ -66,45 +66,45 @@ def extract(
 
     source: a folder; a table of files (.csv, .tsv, .parquet); a list of files (.txt, "@NAME", "-" for standard input);
     tar shards ("shards/*.tar"); any of these in an object store ("s3://bucket/prefix"); a .npz or .npy file of images;
-    a data set of Hugging Face (a folder of save_to_disk or of Parquet files, "hf-dataset:NAME") or of torchvision
+    a Hugging Face data set (a folder of save_to_disk or of Parquet files, "hf-dataset:NAME") or of torchvision
     ("torchvision:NAME" with `root`); a list of paths, an array, a list of encoded images or a dataset of (image, label)
     (see `precompute.sources.memory.source_of`); or a
     `precompute.sources.base.Source` of your own, with a backbone whose preprocessing reads it.
 
-    Only what `out` does not hold yet is computed; an interrupted run goes on where it was. The file appears under
-    `out` when it is whole; until then it is `out` + ".partial", which `open_cache` can read meanwhile.
+    Only rows that `out` does not hold yet are computed; an interrupted run resumes. The file appears under
+    `out` when it is complete; until then it is `out` + ".partial", which `open_cache` can read in the meantime.
 
     backbone, weights, layer, pooling, transform: see `load_backbone`.
     engine: "torch", "openvino", or "auto" (OpenVINO where it is installed and the device is a CPU).
     precision: "fp32", "bf16", "fp16", or "auto": the first of a list (`precompute.engines.machine`) whose features keep
     a cosine of at least 0.999 to those of fp32 eager torch on the worst of 32 images of the source. compile: use
-    torch.compile, "on", "off", or "auto" (from so many images on that they repay it). `auto` follows from machine and
-    images alone, never from a clock; it is decided once for an output and stays with its file. While it runs, an engine
+    torch.compile, "on", "off", or "auto" (if there are enough images to repay it). `auto` depends only on machine and
+    images, never on a clock; it is decided once for an output and stays with its file. During the run, an engine
     other than fp32 torch is compared with it on one image in a thousand (see `Extraction.audit`).
     dtype: stored as "float32", "float16", or "auto" (float32 for fp32, else float16); as "int8" layers with positions
-    in 8 bits, with a range for each channel of each sample, and vectors beside them in float16.
+    in 8 bits, with a range for each channel of each sample, and vectors next to them in float16.
     workers: decode threads, by default one for each core. limit: only the first so many images by id.
-    on_error: "skip" records a broken image and goes on; "stop" raises at the first one.
+    on_error: "skip" records a broken image and continues; "stop" raises at the first one.
     rehash: read every file again and recognise it by its SHA-256, also where size and mtime are unchanged.
     overwrite: `out` may be a file made with other settings, from other images, or by another program.
-    dry_run: say what would be reused, read and dropped, and the bytes it takes; write nothing.
+    dry_run: report the rows to reuse, read and drop, and the bytes needed; write nothing.
     progress: called after each batch. stop: asked after each batch; a signal's number ends the run, resumable.
     executor: who computes the rows: "local" (threads of this process read and decode), "processes" (processes do),
     "auto" (one of these by device, the default), "ray" (all GPUs of this machine, or the cluster of RAY_ADDRESS),
     "ray://HOST:PORT" (a cluster; see docs/scale.md), or one of your own (`precompute.extraction.executors.base`).
     exact: refuse machines with different GPUs, or processors.
-    root: the folder that paths in a table or list are relative to, by default the one that it lies in. columns: the
-    names of a table's columns by what they hold, such as {"path": "file", "label": "species"}; also "id" and "split".
+    root: the folder that paths in a table or list are relative to, by default the one that it is in. columns: the
+    names of a table's columns by their contents, such as {"path": "file", "label": "species"}; also "id" and "split".
     keep: names of further columns of a table that go into the file, for `Cache.column("columns/NAME")`.
     reuse: other feature files with the same settings, whose rows are copied where their images are listed here. part:
     "I/N", only that part of the samples; all parts choose alike, and `reuse` joins them. join: compute nothing; a
     sample that no file of `reuse` holds is a CacheError, and so is one that has changed since.
 
-    views: how many inputs are made of each image; features then have the shape (N, views, *shape). View 0 is the image
-    as it is without views, and view k follows from the image's SHA-256, k and `augment` alone, so that views do not
-    depend on threads, order or interruptions. augment: what the others are made by: some of "flip", "crop" and "color"
-    (see docs/views.md), and torchvision v2 transforms of your own as "package.module:name"; a list, or one string with
-    commas.
+    views: number of views of each image; features then have the shape (N, views, *shape). View 0 is the plain
+    image, and view k depends only on the image's SHA-256, k and `augment`, so that views do not
+    depend on threads, order or interruptions. augment: the steps for the other views: some of "flip", "crop" and
+    "color" (see docs/views.md), and your own torchvision v2 transforms as "package.module:name"; a list, or one string
+    with commas.
 
     Raises SourceError, BackboneError, WeightsError, DeviceError, CacheError and its kinds, UsageError, Stopped.
     """

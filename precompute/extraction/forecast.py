@@ -43,8 +43,8 @@ class Forecast:
     images: in the source · to_read: of them, those no older file at the output has rows for; all others are copied ·
     views: of each image · windows: how many of these are windows of it, behind their mean · passes: inputs of the
     network for those to read, at most; of clips, whose windows differ in number, so many as those measured lead to ·
-    bytes: of the finished file · free: on its disk, beside it while it is made · rate: images a
-    second, with all of their views · measured, measured_seconds: what the rate stands on · start_seconds: to load and
+    bytes: of the finished file · free: on its disk, next to it while it is made · rate: images a
+    second, with all of their views · measured, measured_seconds: what the rate is on · start_seconds: to load and
     to prove the engine ·
     memory: bytes of RAM at most, so far as measured · device_memory: bytes on the GPU, 0 without one ·
     stages: where the time went (see `Stages`) · failed: images that could not be read among those measured · unit: what
@@ -113,7 +113,7 @@ def forecast(
     augment: str | Sequence[str] | None = None,
     part: str | None = None,
 ) -> Forecast:
-    """Run some images of `source`, spread over it, through the engine that `extract` would take; write nothing.
+    """Run some images of `source`, spread over it, through the engine that `extract` would use; write nothing.
 
     out: the output that is planned; rows that it holds need not be computed. Without it the disk is that of the
     working folder, and everything is to be computed. The arguments are those of `extract`, and so are the errors.

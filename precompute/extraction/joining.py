@@ -14,7 +14,7 @@ SAMPLES_NAMED = 3
 
 
 def check_join(plan: Plan, missing: NDArray[np.int64], source: Source) -> None:
-    """Raise CacheError where rows are `missing`, with the parts that no file holds, as far as their records say so."""
+    """Raise CacheError where rows are `missing`, with the parts that no file holds, according to their records."""
     if not len(missing):
         return
     named = ", ".join(source.sample_name(row) for row in missing[:SAMPLES_NAMED].tolist())
@@ -28,5 +28,5 @@ def check_join(plan: Plan, missing: NDArray[np.int64], source: Source) -> None:
         f"{len(missing):,} of {len(source):,} samples are in none of the files that are joined, or have changed since: "
         f"{named}{', ...' if len(missing) > SAMPLES_NAMED else ''}."
         + (f" No file holds part {absent}." if absent else ""),
-        hint="Run the jobs of those parts (again) and join then, or leave --join out to compute what is missing here.",
+        hint="Run the jobs of those parts (again) and join then, or leave out --join to compute the samples here.",
     )

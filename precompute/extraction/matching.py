@@ -51,7 +51,7 @@ def open_olds(output: CacheOutput, spec: dict[str, Any]) -> tuple[Cache, ...]:
     whose rows may be copied, which must exist.
 
     Raises CacheKeyError, with the difference, for other settings, unless the output may be overwritten (which leaves
-    them aside); CacheFormatError for a file that is not ours, but for a finished one that may be overwritten.
+    them aside); CacheFormatError for a file that is not ours, except for a finished one that may be overwritten.
     """
     olds = []
     for path in (output.partial, output.kept, output.path):
@@ -82,9 +82,9 @@ def open_olds(output: CacheOutput, spec: dict[str, Any]) -> tuple[Cache, ...]:
         other.check_table()
         if other.key != key_of(spec):
             raise CacheKeyError(
-                f"{path} was made with other settings, so no row of it can be taken (there -> now):",
+                f"{path} was made with other settings, so no row of it can be used (there -> now):",
                 difference=difference(other.spec, spec),
-                hint="Ask for the settings that it was made with, or leave it out.",
+                hint="Use the settings that it was made with, or leave it out.",
             )
         olds.append(other)
     return tuple(olds)
@@ -102,8 +102,8 @@ def make_plan(
     """Match the samples of `source` with older files by id and stamps; with `rehash` not even these are believed.
 
     A row that is not matched is not lost: its file is read, and the row copied where its bytes turn out to be known.
-    Raises UsageError or SourceError where the result would throw away a finished file's rows in a way that looks like
-    a mistake, unless the output may be overwritten. refuse: False for whoever only asks.
+    Raises UsageError or SourceError where the result would discard a finished file's rows in a way that looks like
+    a mistake, unless the output may be overwritten. refuse: False for anyone who only asks.
     """
     table = source.table
     origin = np.full(len(table), -1, dtype=np.int64)
@@ -144,7 +144,7 @@ def up_to_date(plan: Plan, table: Table, output: CacheOutput) -> Cache | None:
 def _refuse_mistakes(source: Source, old: Cache, found: NDArray[np.bool_], dropped: int, limit: int | None) -> None:
     if limit is not None:
         raise UsageError(
-            f"{old.path} has {len(old)} rows; --limit {limit} would throw {dropped} of them away.",
+            f"{old.path} has {len(old)} rows; --limit {limit} would discard {dropped} of them.",
             hint="Use another output for the smaller file, or leave --limit out.",
         )
     gone = old.column("samples/id")[_absent(old, source.table)]
@@ -153,14 +153,13 @@ def _refuse_mistakes(source: Source, old: Cache, found: NDArray[np.bool_], dropp
             name = ascii_name(os.path.join(source.name, os.fsdecode(folder)))
             raise SourceError(
                 f"{name} cannot be listed, so the {below} rows of {old.path} for {old.words.plural} in it would be "
-                "thrown away.",
-                hint="Make it readable (or remove it), use another output, or say --overwrite.",
+                "discarded.",
+                hint="Make it readable (or remove it), use another output, or use --overwrite.",
             )
     if not found.any():
         raise UsageError(
-            f"None of the {len(old)} samples in {old.path} is in {source.name}, so all of its rows would be thrown "
-            "away.",
-            hint="Check the source, use another output, or say --overwrite.",
+            f"None of the {len(old)} samples in {old.path} is in {source.name}, so all of its rows would be discarded.",
+            hint="Check the source, use another output, or use --overwrite.",
         )
 
 
@@ -170,9 +169,9 @@ def _refuse_unseen(source: Source, old: Cache, place: NDArray[np.int64]) -> None
     lost = rows[(place[rows] >= 0) & lasting(old)[place[rows]]]
     if len(lost):
         raise SourceError(
-            f"{source.sample_name(int(lost[0]))} cannot be looked at, so its row of {old.path} would be thrown away"
+            f"{source.sample_name(int(lost[0]))} cannot be looked at, so its row of {old.path} would be discarded"
             + (f", and {len(lost) - 1:,} more." if len(lost) > 1 else "."),
-            hint=f"Make it readable (or remove it from {source.name}), use another output, or say --overwrite.",
+            hint=f"Make it readable (or remove it from {source.name}), use another output, or use --overwrite.",
         )
 
 

@@ -1,4 +1,4 @@
-"""Where the features go: the finished file, and all that stands beside it while it is made."""
+"""Where the features go: the finished file, and all that stands next to it while it is made."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class OpenFiles:
 
 
 class CacheOutput:
-    """A feature file that may be written, and the files beside it. Made by `check_cache_output`.
+    """A feature file that may be written, and the files next to it. Made by `check_cache_output`.
 
     path: of the finished file, links followed · overwrite: a finished file of any kind may be replaced · reuse: other
     feature files, whose rows may be copied.
@@ -87,7 +87,7 @@ class CacheOutput:
         return f"{self.path}.precompute.kept.new"
 
     def lock(self) -> WriteLock:
-        """Whoever holds it is the only one who writes."""
+        """Anyone who holds it is the only one who writes."""
         return WriteLock(self.path)
 
     def open(self, path: str) -> Cache | None:
@@ -102,7 +102,7 @@ class CacheOutput:
         Output(self.path, self._files.kind, self.overwrite).put(made)
 
     def check_beside(self) -> None:
-        """Raise CacheError where a name that a run needs beside the file is taken by somebody else's."""
+        """Raise CacheError where a name that a run needs next to the file belongs to another file."""
         check_lock(self.path)
         check_leftover(self.fresh)
         check_leftover(self.fresh_kept)
@@ -110,7 +110,7 @@ class CacheOutput:
             self._check_begun(path)
 
     def _check_begun(self, path: str) -> None:
-        """Files in progress and of kept rows appear whole, by a rename: what is no feature file there is not ours."""
+        """Files in progress and of kept rows appear complete, by a rename: any other file there is not ours."""
         hint = f"{path} is left as it is, and precompute needs that name. Choose another output, or move it away."
         if os.path.islink(path):
             raise CacheError(f"{path} is a link.", hint=hint)
@@ -128,9 +128,9 @@ def check_cache_output(
     inputs: Iterable[str | os.PathLike[str] | None] = (),
     reuse: Iterable[str | os.PathLike[str]] = (),
 ) -> CacheOutput:
-    """Find out before the work whether the feature file `path`, and the files beside it, can and may be written.
+    """Find out before the work whether the feature file `path`, and the files next to it, can and may be written.
 
-    Raises CacheError and UsageError. What stands beside it under a name that a run needs is never somebody else's file.
+    Raises CacheError and UsageError. A file next to it with a name that a run needs is precompute's own.
     """
     files, beside, others = OpenFiles(), CacheOutput(""), [os.path.realpath(os.fspath(one)) for one in reuse]
     suffixes = (beside.partial, beside.kept, beside.fresh, beside.fresh_kept, lock_path(""))

@@ -87,7 +87,7 @@ class Block:
         if item.error is not None:
             if item.error.reason in ("VANISHED", "UNREADABLE") and not source.alive():
                 raise SourceError(
-                    f"The source {source.name} went away while it was being read.",
+                    f"The source {source.name} disappeared while it was being read.",
                     hint="Everything computed so far is kept. Bring the source back and run the same command again.",
                 )
             self.failed.append(item)
@@ -107,12 +107,12 @@ def decoded_blocks(
     clock: StageClock,
     stop: Callable[[], object] | None = None,
 ) -> Generator[Block, None, None]:
-    """Decoded samples in blocks for forward passes of `size` inputs each, with all that lies between them.
+    """Decoded samples in blocks for forward passes of `size` inputs each, with all that is between them.
 
     A block holds as many samples as fill whole passes with all of their views; the last one may have fewer. They
     come in the order of `Source.order`, read and decoded by `workers` threads; for `claim` see `Executor`. Where
     nothing is to be decoded, blocks end all the same, so that no more than BLOCK_SAMPLES wait. Where samples have
-    several shapes (see `Preprocess.examples`), each shape has blocks of its own, and those of a rare one come late.
+    several shapes (see `Preprocess.examples`), each shape has its own blocks, and those of a rare one come late.
     `stop` is asked while a sample does not come, as from a network that does not answer: then those that have come are
     the last.
     Raises SourceError where the whole source has gone away, BackboneError for a shape that is none of those.
@@ -156,7 +156,7 @@ def decoded_blocks(
 class _Windows:
     """How many windows of decoded samples wait for a forward pass: a clip has as many as it is long.
 
-    most: where so many wait no further sample is read, but for the one that is taken next. Samples are numbered in the
+    most: with so many waiting no further sample is read, except the next one. Samples are numbered in the
     order in which they are taken.
     """
 
@@ -182,7 +182,7 @@ class _Windows:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Nobody takes any more: let go what waits for room."""
+        """Nobody takes any more: release what waits for room."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -235,7 +235,7 @@ class OpenBlocks:
 
 
 def _outcome(future: Future[Decoded], stop: Callable[[], object] | None) -> Decoded | None:
-    """The sample; None where a stop is asked for before it comes."""
+    """The sample; None where a stop is requested before it comes."""
     while True:
         try:
             return future.result(STOP_SECONDS)
@@ -255,7 +255,7 @@ def decode_threads(workers: int) -> ThreadPoolExecutor:
     """Threads that read and decode, each of which does its own work.
 
     Torch would resize each picture with a team of as many threads as there are cores, and those of one team spin while
-    they wait: 52 ms of processor time an image in place of 2 on 16 cores. The number of threads is set for the decoding
+    they wait: 52 ms of processor time an image instead of 2 on 16 cores. The number of threads is set for the decoding
     threads alone; `torch.set_num_threads` would set it for later threads of the program as well.
     """
     openmp = ThreadpoolController().select(user_api="openmp")

@@ -13,7 +13,7 @@ AHEAD_BYTES = 512 * 2**20  # of samples that wait to be decoded; what is more is
 
 
 class ReadAhead(Source):
-    """`whole`, whose rows may be asked for in advance; it gives the same bytes and raises the same errors."""
+    """`whole`, whose rows may be requested in advance; it gives the same bytes and raises the same errors."""
 
     def __init__(self, whole: Source, readers: ThreadPoolExecutor | None) -> None:
         self.name, self.table = whole.name, whole.table
@@ -46,7 +46,7 @@ class ReadAhead(Source):
 
 @contextmanager
 def read_ahead(source: Source) -> Iterator[ReadAhead]:
-    """`source` with as many threads that read as it wants; at the end no read is under way."""
+    """`source` with as many threads that read as it wants; at the end no read is in progress."""
     if not source.reads_at_once:
         yield ReadAhead(source, None)
         return

@@ -1,4 +1,4 @@
-"""The spec that a head or a feature file carries -> the backbone it speaks of, and no other."""
+"""The spec that a head or a feature file carries -> the backbone it refers to, and no other."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from precompute.system.code import is_code
 from precompute.system.samples import words_of_spec
 
 EXTERNAL = "external"
-"""The backbone of features that others made, in the settings of a file."""
+"""The backbone of imported features, in the settings of a file."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """How to speak of the file that carries a spec: `The head a.safetensors`, `was trained`, `on`; what to raise."""
+    """The words for the file that carries a spec: `The head a.safetensors`, `was trained`, `on`; what to raise."""
 
     file: str
     verb: str
@@ -52,7 +52,7 @@ def rebuild_backbone(
     """
     if isinstance(spec, dict) and spec.get("backbone") == EXTERNAL:
         raise origin.mismatch(
-            f"{origin.file} {origin.verb} {origin.preposition} features that others made, and no "
+            f"{origin.file} {origin.verb} {origin.preposition} imported features, and no "
             f"{words_of_spec(spec).one} can be turned into those here.",
             hint="Give it features that were imported under the same --name: precompute predict HEAD CACHE.",
         )
@@ -67,19 +67,19 @@ def rebuild_backbone(
         )
     if is_factory(name) and backbone is None:
         raise origin.mismatch(
-            f"{origin.file} names a backbone that is code: {name}. A file does not decide what code runs.",
-            hint=f"If you trust that code, say so: -b {name}",
+            f"{origin.file} names a backbone that is code: {name}. A file does not decide which code runs.",
+            hint=f"If you trust that code, confirm it: -b {name}",
         )
     code = [step for step in steps if is_code(step)]
     if untrusted := sorted({*code} - {*augment_names(augment)}):
         raise origin.mismatch(
-            f"{origin.file} names a transform that is code: {untrusted[0]}. A file does not decide what code runs.",
-            hint=f"If you trust that code, say so: --augment {','.join(code)}",
+            f"{origin.file} names a transform that is code: {untrusted[0]}. A file does not decide which code runs.",
+            hint=f"If you trust that code, confirm it: --augment {','.join(code)}",
         )
     needed = [one for one in spec["layers"] if layers is None or one["name"] in layers]
     if not needed:
         raise origin.malformed(
-            f"{origin.file} speaks of a layer {', '.join(map(repr, layers or ()))} that its own settings do not name.",
+            f"{origin.file} refers to a layer {', '.join(map(repr, layers or ()))} that its own settings do not name.",
             hint="Use one that precompute made.",
         )
     own = "crop" not in spec["transform"]  # no images': a factory's own has no options
@@ -102,7 +102,7 @@ def rebuild_backbone(
         raise origin.mismatch(
             f"{origin.file} {origin.verb} {origin.preposition} other features (then -> now):\n{listed}",
             hint=_other_library(lines)
-            or "Name the weights of then (--weights PATH), or make features with these weights.",
+            or "Use the original weights (--weights PATH), or make features with these weights.",
         )
     return model, spec
 
@@ -112,7 +112,7 @@ def _other_library(lines: Sequence[str]) -> str | None:
     if not all(line.startswith("backend.") for line in lines):
         return None
     package, _, releases = lines[0].removeprefix("backend.").partition(": ")
-    return f"Install the release of then, {package} {releases.partition(' -> ')[0]}, or make features with this one."
+    return f"Install the original release, {package} {releases.partition(' -> ')[0]}, or make features with this one."
 
 
 def _checked(spec: Any, origin: Origin) -> dict[str, Any]:

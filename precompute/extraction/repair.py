@@ -45,10 +45,10 @@ def repair(
     """Compute the damaged rows of the finished file `cache` again, from the images of `source`.
 
     Backbone, layer, transform and precision are those of the file; its weights are looked for where they were and
-    compared by their contents. The table of samples stays as it is; `extract` brings a file up to a changed folder. The
-    mended file replaces the damaged one by one rename, and an interrupted repair goes on when it is run again.
+    compared by their contents. The table of samples is not changed; `extract` updates a file to a changed folder. The
+    repaired file replaces the damaged one by one rename, and an interrupted repair resumes when it is run again.
 
-    backbone, augment: must be named where they are code of the user's. weights: where they are now, if they have moved.
+    backbone, augment: must be named if they are the user's code. weights: their current place, if they have moved.
     source, root, columns: see `extract`.
     batch_size: that of the last run by default, so that rows come out equal to the last bit.
     Raises CacheError and its kinds, SourceError, BackboneError, WeightsError, DeviceError, Stopped.
@@ -56,7 +56,7 @@ def repair(
     began = time.monotonic()
     conduct = Conduct(workers, progress=progress, stop=stop)
     output = check_cache_output(os.path.realpath(cache), overwrite=True, inputs=(weights,))
-    output.overwrite = False  # what is no feature file is refused when it is opened, with words that fit
+    output.overwrite = False  # what is not a feature file is refused when it is opened, with words that fit
     path = output.path
     with output.lock():
         old = output.open(path) or open_cache(path)  # which says that there is none

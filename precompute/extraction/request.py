@@ -1,7 +1,7 @@
 """A finished file that the same command made from the same files is known again without loading the network.
 
 Loading torch and a backbone, and hashing its weights, takes seconds; finding out that nothing has changed should not.
-So each run writes down what it was asked for, and which weights file it read, the way it does for images: by path,
+So each run writes down the requested settings, and which weights file it read, the way it does for images: by path,
 size and modification time. Where anything differs, or with `rehash`, the weights are loaded and named by their bytes.
 """
 
@@ -41,7 +41,7 @@ ENVIRONMENT = (
 
 @dataclass(frozen=True)
 class Request:
-    """What a user asked for, `auto` and defaults unresolved; see `extract` for the meaning."""
+    """The user's request, `auto` and defaults unresolved; see `extract` for the meaning."""
 
     backbone: str
     weights: str
@@ -93,7 +93,7 @@ class Request:
         }
 
     def name(self) -> str | None:
-        """SHA-256 over this and all else that decides the settings; None for what cannot be told to be the same again.
+        """SHA-256 over this and all else that decides the settings; None if it may differ next time.
 
         That is code of the user's, which may change, and values that are no JSON, such as arrays.
         """
@@ -134,7 +134,7 @@ def unchanged(output: CacheOutput, source: Source, request: Request) -> tuple[Ca
 
 
 def _plain(value: Any) -> Any:
-    """Of a value that is no JSON, such as an array, one that is."""
+    """Of a value that is not JSON, such as an array, one that is."""
     return value.tolist() if hasattr(value, "tolist") else str(value)
 
 

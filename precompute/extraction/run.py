@@ -34,7 +34,7 @@ from precompute.system.steps import step
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be made: a file at `output` with the features of `source`, under the lock of whoever runs it."""
+    """What is to be made: a file at `output` with the features of `source`, under the lock of anyone who runs it."""
 
     output: CacheOutput
     source: Source
@@ -93,7 +93,7 @@ def run(
 def complete(job: Job, plan: Plan, conduct: Conduct, executor: Executor, asked: dict[str, Any]) -> Run:
     """Make the file that `plan` is about: copy, compute, rename.
 
-    executor: that of `conduct`, opened · asked: what the run's record says beside what it was made with (see
+    executor: that of `conduct`, opened · asked: what the run's record says next to what it was made with (see
     `Request.record`).
     """
     prepared, source = job.prepared, job.source
@@ -168,7 +168,7 @@ def _fill(rows: RowRun, missing: NDArray[np.int64], conduct: Conduct) -> Outcome
             rows.writer.sync()
             raise SourceError(
                 f"{identity}: {status_text(reason)} ({detail}).",
-                hint="Everything computed so far is kept. Mend or remove the file and run the same command again, "
+                hint="Everything computed so far is kept. Repair or remove the file and run the same command again, "
                 "or use --on-error skip.",
             )
     audited = None if audit is None else audit.finish()
@@ -181,7 +181,7 @@ def _fill(rows: RowRun, missing: NDArray[np.int64], conduct: Conduct) -> Outcome
         raise Stopped(
             f"Stopped with {done:,} of {total:,} samples done.",
             signum=signals[0],
-            hint="Everything computed so far is kept. Run the same command again to go on.",
+            hint="Everything computed so far is kept. Run the same command again to resume.",
         )
     return Outcome(
         computed=computed,

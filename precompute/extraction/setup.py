@@ -23,7 +23,7 @@ from precompute.sources.part import PartOfSource
 class Prepared:
     """A request for an output, resolved as far as the settings of its file need.
 
-    Images are looked at, and an engine is made, when `decision` is asked for; `spec` asks for it only where the
+    Images are looked at, and an engine is made, when `decision` is requested; `spec` requests it only where the
     precision is left to the images. A run with nothing to compute need prove nothing.
     """
 
@@ -34,7 +34,7 @@ class Prepared:
 
     @cached_property
     def decision(self) -> Decision:
-        """What runs. Raises BackboneError where an engine that was asked for cannot run the network."""
+        """What runs. Raises BackboneError where an engine that was requested cannot run the network."""
         return self._choose()
 
     @cached_property
@@ -67,7 +67,7 @@ class Prepared:
 
 
 def load(request: Request) -> Backbone:
-    """The backbone that is asked for. Raises BackboneError, WeightsError and UsageError."""
+    """The backbone that is requested. Raises BackboneError, WeightsError and UsageError."""
     return load_backbone(
         request.backbone,
         weights=request.weights,
@@ -111,13 +111,13 @@ def _check_eight_bits(model: Backbone) -> None:
     unclear = [tap for tap in taps if len(tap.axes) > 1 and channel_axis(tap.axes) is None]
     if unclear:
         raise UsageError(
-            f"Which axis of {unclear[0].layer!r} holds the channels cannot be told, and 8 bits need a range for each.",
-            hint="Take --dtype float16, or another layer.",
+            f"Which axis of {unclear[0].layer!r} holds the channels cannot be determined; 8 bits need their ranges.",
+            hint="Use --dtype float16, or another layer.",
         )
     if all(channel_axis(tap.axes) is None for tap in taps):
         names = ", ".join(tap.layer for tap in taps)
         raise UsageError(
             f"--dtype int8 is for activations with positions; {names} of {model.name} gives one vector for each "
             f"{model.one}.",
-            hint="Take --dtype float16, or a layer with positions, unpooled, such as --layer layer3 --pooling none.",
+            hint="Use --dtype float16, or a layer with positions, unpooled, such as --layer layer3 --pooling none.",
         )

@@ -46,8 +46,8 @@ class Stages:
     def shares(self) -> dict[str, float]:
         """Share of each stage in their sum.
 
-        Beside a GPU, reading and decoding count as if their threads had been one that does nothing else: so their
-        seconds are of the kind of those spent waiting for the GPU. So do those of several actors beside one process
+        With a GPU, reading and decoding count as if their threads had been one that does nothing else: so their
+        seconds are of the kind of those spent waiting for the GPU. So do those of several actors next to one process
         that writes.
         """
         values = {name: getattr(self, name) / (1 if name == "write" else self.actors) for name in STAGES}
@@ -78,7 +78,7 @@ class Stages:
 
 
 class StageClock:
-    """The account of a run, kept while it goes on: whoever does a stage's work adds the seconds it took.
+    """The account of a run, kept while it runs: anyone who does a stage's work adds the seconds it took.
 
     Fields: see `Stages`; elsewhere: processor seconds of the main thread in transfer and write; apart: those of
     `decode` that were spent in other processes.

@@ -94,7 +94,7 @@ def finish(output: CacheOutput, made: Cache) -> None:
     if (status.st_dev, status.st_ino) != made.layout.identity:
         raise CacheError(
             f"{output.partial} has been replaced by another file while it was being filled.",
-            hint="It is left as it is. Find out which program did that, and run the same command again.",
+            hint="It is left as it is. Check which program did that, and run the same command again.",
         )
     output.put(output.partial)
     drop_kept(output)

@@ -1,4 +1,4 @@
-"""What enters a tail: the activations of one layer, from a cache or computed from pixels."""
+"""The input of a tail: the activations of one layer, from a cache or computed from pixels."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Activations(Protocol):
         """(B, *shape) float32 of these views (B,) of these rows (B,)."""
 
     def batches(self, plan: Plan) -> Generator[torch.Tensor, None, None]:
-        """Those of a plan in order, read ahead; closing the generator early leaves nothing under way."""
+        """Those of a plan in order, read ahead; closing the generator early leaves nothing in progress."""
 
     def close(self) -> None: ...
 

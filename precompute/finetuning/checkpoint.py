@@ -1,8 +1,8 @@
-"""What a training is resumed from: `OUT.checkpoint`, beside its output, encoded as tails are and never unpickled.
+"""What a training is resumed from: `OUT.checkpoint`, next to its output, encoded as tails are and never unpickled.
 
 It holds the state between two steps: parameters, AdamW's two moments of each, the best parameters so far, the history
-and the linear head. It is written beside itself and renamed, so a kill leaves the one before. What it belongs to (data,
-backbone, settings) stands in it; another training refuses it.
+and the linear head. It is written under another name and renamed, so a kill leaves the one before. It records its data,
+backbone and settings; another training refuses it.
 """
 
 from __future__ import annotations
@@ -56,19 +56,19 @@ class State:
 class Checkpoint:
     """The checkpoint of an output, for a training that `training` describes, JSON-ready.
 
-    Whoever uses it holds the output's lock.
+    Anyone who uses it holds the output's lock.
     """
 
     def __init__(self, output: str, training: dict[str, Any]) -> None:
         self.path, self._new, self.training = output + SUFFIX, output + NEW_SUFFIX, training
 
     def check(self) -> None:
-        """Raise HeadError where a name that it needs is taken by somebody else's file."""
+        """Raise HeadError where a name that it needs belongs to another file."""
         check_beside(self.path, _is_ours, HeadError)
         check_beside(self._new, _is_ours, HeadError)
 
     def load(self) -> State | None:
-        """The state to go on from, None where there is none.
+        """The state to continue from, None where there is none.
 
         Raises HeadMismatchError for one of another training, HeadFormatError for one that is damaged.
         """
@@ -85,15 +85,15 @@ class Checkpoint:
             raise self.damaged(error) from error
         if lines := difference(training, self.training):
             raise HeadMismatchError(
-                "\n".join([f"The checkpoint {self.path!r} is of another training (then -> now):", *lines]),
-                hint="Give the settings of then to go on with it; remove it, or give --overwrite, to begin anew.",
+                "\n".join([f"The checkpoint {self.path!r} belongs to another training (then -> now):", *lines]),
+                hint="Use the original settings to resume it; remove it, or use --overwrite, to start anew.",
             )
         return restored
 
     def damaged(self, why: Exception) -> HeadFormatError:
         """What to raise for a checkpoint that cannot be gone on from."""
         return HeadFormatError(
-            f"The checkpoint {self.path!r} is damaged: {why}.", hint="Remove it, or begin anew with --overwrite."
+            f"The checkpoint {self.path!r} is damaged: {why}.", hint="Remove it, or start anew with --overwrite."
         )
 
     def save(self, state: State) -> None:
@@ -105,7 +105,9 @@ class Checkpoint:
                 state.arrays, {"training": write_json(self.training), "state": write_json(said)}, CHECKPOINT_FORMAT
             )
         except TooLargeError as error:
-            raise HeadError(f"The checkpoint {self.path!r} cannot be saved: {error}.", hint="Train less.") from error
+            raise HeadError(
+                f"The checkpoint {self.path!r} cannot be saved: {error}.", hint="Train fewer layers."
+            ) from error
         check_beside(self._new, _is_ours, HeadError)
         try:
             with naming(self._new), open(self._new, "wb") as file:

@@ -1,4 +1,4 @@
-"""Fine-tune what lies behind a layer, and score it on images it has not seen."""
+"""Fine-tune what is behind a layer, and score it on images it has not seen."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def fine_tune(
     """Train the network behind a layer with a new output layer, and score it: on a cache of that layer's activations,
     or on images, for which it may also be the whole network.
 
-    LP-FT (Kumar et al., ICLR 2022): first the linear head that `train-head` would fit on what the frozen tail gives,
-    then tail and head together at a small rate. See `TailSettings` for what the settings mean. The epoch of the lowest
+    LP-FT (Kumar et al., ICLR 2022): first the linear head that `train-head` would fit on the frozen tail's features,
+    then tail and head together at a small rate. See `TailSettings` for the settings. The epoch of the lowest
     loss on the selection set is kept, and the linear head alone counts as epoch 0: by that loss, fine-tuning never ends
     worse than it began. The selection set is val where there is a test split too, else a hold-out of train.
 
@@ -78,8 +78,8 @@ def fine_tune(
 
     source: or images, as `extract` takes them. backbone, which must be given, weights, transform, workers, root,
     columns and keep are then as for `extract`. freeze_to: the layer up to which the network stays as it is, by default
-    none. augment: what views are made by, of which each epoch draws another of each image: by default "crop,flip",
-    "none" for plain images. features: a cache of these images with what enters the network's classifier. By default it
+    none. augment: the steps for the views, of which each epoch draws another for each image: by default "crop,flip",
+    "none" for plain images. features: a cache of these images with the input of the network's classifier. By default it
     is made first, at `out` + ".features.h5", and left there: `compare` and `train_head` take it, and the same call uses
     it again. progress: called while it is made. An image that has changed since is an error.
 
@@ -87,7 +87,7 @@ def fine_tune(
     table.
     tail: `package.module:factory` of a tail of the user's own, see `precompute.backbones.tail.own_tail`.
     out: the file of the tail. While it is trained, `OUT.checkpoint` holds its state, every `checkpoint_seconds`: the
-    same call goes on from there, with the same result on a CPU, byte for byte. overwrite: replace whatever file has
+    same call continues from there, with the same result on a CPU, byte for byte. overwrite: replace whatever file has
     the name of the output, and a checkpoint of another training.
     stop: asked after each step, a signal's number ends the training, resumable; stepping: entered for that time.
     watch: called with epoch, step (from 0) and loss of each step.
@@ -163,12 +163,12 @@ def _check_images(
     shown = source if isinstance(source, str | os.PathLike) else "The source"
     if backbone is None:
         raise UsageError(
-            f"{shown} is no feature file; to train on images, the network must be named.",
-            hint="Such as -b resnet18. To train on stored activations, give the cache that holds them.",
+            f"{shown} is not a feature file; to train on images, the network must be named.",
+            hint="For example -b resnet18. To train on stored activations, give the cache that holds them.",
         )
     if layer is not None:
         raise UsageError(
-            f"{shown} holds images, so --layer says nothing.",
+            f"{shown} holds images, so --layer has no effect.",
             hint="Name the layer up to which the network stays as it is by --freeze-to.",
         )
     if wanted.average_views:
@@ -177,8 +177,8 @@ def _check_images(
         )
     if out is None and features is None:
         raise UsageError(
-            "What enters the classifier is computed first, and needs a file.",
-            hint="Name the output, -o OUT, beside which it is put, or a file that holds it already, --features CACHE.",
+            "The input of the classifier is computed first, and needs a file.",
+            hint="Name the output, -o OUT, next to which it is written, or an existing file of it, --features CACHE.",
         )
     if out is not None:  # before the work, not after it
         check_output(out, TAIL, overwrite=overwrite, inputs=(features, wanted.groups_file, wanted.labels))

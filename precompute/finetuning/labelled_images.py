@@ -1,8 +1,8 @@
-"""A source of images to train on, beside the feature file that says which image a row is, and what is known of it.
+"""A source of images to train on, next to the feature file that says which image a row is, and what is known of it.
 
-The file holds what enters the network's classifier, for every image: the linear head is fitted on that, near-duplicates
-are looked for in it, and a head beside the network costs nothing more. It is one that the user names, or is made by
-`extract` beside the output, so that a run that was killed while it was made goes on there.
+The file holds the input of the network's classifier, for every image: the linear head is fitted on it, near-duplicates
+are searched in it, and a head in addition costs nothing more. It is one that the user names, or is made by
+`extract` next to the output, so that a run killed in the meantime resumes.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from precompute.sources.base import Reading, Source
 from precompute.sources.registry import open_source
 
 FEATURES = ".features.h5"
-"""What stands behind the output's name in that of the feature file beside it."""
+"""What is behind the output's name in that of the feature file next to it."""
 
 AUGMENT = ("crop", "flip")
-"""What images are trained on unasked: parts of random size and place, half of them mirrored, as He et al. 2016
+"""What images are trained on by default: parts of random size and place, half of them mirrored, as He et al. 2016
 (arXiv:1512.03385, section 3.4) and torchvision's recipes have it."""
 
 NOTHING = "none"  # --augment none
@@ -66,13 +66,13 @@ class ImageOptions:
     stop: Callable[[], int] | None = None
 
     def refuse(self, cache: Any) -> None:
-        """Raise UsageError for what says nothing of a cache."""
+        """Raise UsageError for options without effect on a cache."""
         names = ("freeze_to", "augment", "features", "transform", "workers", "root", "columns")
         for name in names:
             if getattr(self, name):
                 shown = cache.path if isinstance(cache, Cache) else os.fspath(cache)
                 hint = "To train behind another layer, extract that one." if name == "freeze_to" else "Leave it out."
-                raise UsageError(f"{shown} holds activations, so {name} says nothing.", hint=hint)
+                raise UsageError(f"{shown} holds activations, so {name} has no effect.", hint=hint)
 
 
 def open_images(
@@ -86,8 +86,8 @@ def open_images(
 ) -> Data:
     """The images of `source` as activations of the layer `options.freeze_to`, or of the network's input.
 
-    out: the output of the training, beside whose name the feature file is made, or brought up to date, unless
-    `options.features` names one. device: of the frozen part. Whoever asked closes the activations.
+    out: the output of the training, next to whose name the feature file is made, or brought up to date, unless
+    `options.features` names one. device: of the frozen part. Anyone who asked closes the activations.
     Raises what `extract` and `load_backbone` raise; CacheKeyError and CacheError where the features are of another
     network or other images.
     """
@@ -106,7 +106,7 @@ def open_images(
     else:
         assert out is not None  # whoever calls has looked
         cache = _made(samples, f"{os.fspath(out)}{FEATURES}", backbone, given, device, options)
-        notes = (*notes, f"what enters the classifier is kept in {cache.path}")
+        notes = (*notes, f"the input of the classifier is kept in {cache.path}")
     _check_images(cache, samples)
     broken = np.flatnonzero(~cache.ok).tolist()
     notes = (*notes, *_named(cache, broken))
@@ -132,7 +132,7 @@ def open_images(
 def _made(
     samples: Source, path: str, backbone: str, given: dict[str, Any], device: str, options: ImageOptions
 ) -> Cache:
-    """What enters the classifier of each image, computed as far as it is not there yet."""
+    """The input of the classifier of each image, computed as far as it is not there yet."""
     extract(
         samples,
         path,
@@ -148,7 +148,7 @@ def _made(
 
 
 def _check_network(cache: Cache, plain: Backbone) -> None:
-    """Raise CacheKeyError unless `cache` holds what enters the classifier of this very network."""
+    """Raise CacheKeyError unless `cache` holds the input of the classifier of this very network."""
     now = plain.spec(precision=PRECISION, storage=STORAGE)
     deciding = ("backbone", "weights", "transform")
     lines = difference(*({name: spec.get(name) for name in deciding} for spec in (cache.spec, now)))
@@ -191,11 +191,11 @@ def _check_images(cache: Cache, samples: Source) -> None:
     new = np.flatnonzero(positions(known.table.ids, samples.table.ids) < 0).tolist()
     if gone or new:
         names = [known.sample_name(row) for row in gone[:SHOWN]] or [samples.sample_name(row) for row in new[:SHOWN]]
-        where = "not there any more" if gone else f"not in {cache.path}"
+        where = "no longer there" if gone else f"not in {cache.path}"
         raise CacheError(
             f"{cache.path} is not of the images of {samples.name}: {len(gone) or len(new):,} are {where}: "
             f"{', '.join(names)}{', ...' if len(gone or new) > SHOWN else ''}.",
-            hint="Bring the file up to date with `precompute extract`, or leave --features out.",
+            hint="Update the file with `precompute extract`, or leave --features out.",
         )
 
 
@@ -212,7 +212,7 @@ def _views(preprocess: Preprocess, augment: str | Sequence[str] | None) -> tuple
     if not isinstance(preprocess, ImagePreprocess):
         if augment is not None:
             raise UsageError(
-                "The factory has a preprocessing of its own, which makes its own views.", hint="Leave --augment out."
+                "The factory has its own preprocessing, which makes its own views.", hint="Leave --augment out."
             )
         return preprocess, ()
     if names == (NOTHING,):

@@ -31,7 +31,7 @@ from precompute.heads.mlp.criteria import Criterion, CrossEntropy, LabelEntropy,
 from precompute.training.targets import CLASSES, LABELS
 
 NOW, FIRST, SECOND, BEST = "now.", "first.", "second.", "best."
-"""What arrays of a checkpoint are, beside the linear head: parameters, AdamW's moments, the best epoch's parameters."""
+"""Kinds of arrays in a checkpoint besides the linear head: parameters, AdamW's moments, the best parameters."""
 
 Watch = Callable[[int, int, float], None]
 
@@ -126,7 +126,7 @@ class Trainer:
         """Train until the end or until patience is.
 
         Raises TrainingError for a loss that is not finite (the checkpoint is then removed) and where memory runs out;
-        Stopped where `conduct.stop` says so.
+        Stopped where `conduct.stop` returns true.
         """
         state, settings = self.state, self.settings
         began_finished = self.finished
@@ -220,16 +220,16 @@ class Trainer:
             f"The loss was not finite in epoch {state.epoch}, step {min(state.step + 1, self.steps)} of {self.steps} "
             f"(learning rate {self.settings.learning_rate:g}).",
             hint=f"Try a smaller --learning-rate, such as {self.settings.learning_rate / 10:g}. The checkpoint of this "
-            "training is removed, so that the next one begins anew.",
+            "training is removed, so that the next one starts anew.",
         )
 
     def _between(self) -> None:
-        """Between two steps: save what is due, and stop where that is asked for."""
+        """Between two steps: save what is due, and stop where that is requested."""
         checkpoint, signum = self.conduct.checkpoint, self.conduct.stop() if self.conduct.stop else 0
         if checkpoint is not None and (signum or time.monotonic() - self.saved_at >= self.conduct.seconds):
             self.save()
         if signum:
-            kept = "Run the same command again to go on." if checkpoint else "Nothing is kept without an output."
+            kept = "Run the same command again to resume." if checkpoint else "Without an output nothing is kept."
             raise Stopped(f"Stopped in epoch {self.state.epoch}, step {self.state.step}.", signum=signum, hint=kept)
 
     def save(self) -> None:
@@ -252,7 +252,7 @@ class Trainer:
         self.saved_at = time.monotonic()
 
     def _restore(self) -> None:
-        """Take the arrays of a checkpoint; `Checkpoint.load` has compared what it belongs to."""
+        """Use the arrays of a checkpoint; `Checkpoint.load` has compared what it belongs to."""
         arrays, taken = self.state.arrays, (self.state.epoch - 1) * self.steps + self.state.step
         self._put({name: arrays[NOW + name] for name in self.named})
         self.best = {name: torch.from_numpy(arrays[BEST + name].copy()) for name in self.named}

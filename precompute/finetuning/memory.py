@@ -72,7 +72,7 @@ def reporting_memory(batch_size: int, device: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def reporting_pass_memory(samples: int, device: object) -> Iterator[None]:
-    """Inside, where nothing is trained, running out of memory is a TrainingError that says so."""
+    """Inside, where nothing is trained, running out of memory is a TrainingError."""
     with _reporting(
         f"{samples} samples in one pass through the frozen tail do not fit into the memory of {device}.", _SMALLER
     ):

@@ -1,4 +1,4 @@
-"""A tail fitted on given rows, in memory: for whoever fits many on draws of few labels and scores them himself."""
+"""A tail fitted on given rows, in memory: for anyone who fits many on draws of few labels and scores them himself."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def calibrate(tail: nn.Module, activations: Activations, rows: Rows, *, batch_si
     if not norms:
         return
     if len(rows) < 2:
-        raise TrainingError("One image has no variance to normalise by.", hint="Ask for more labels: --shots.")
+        raise TrainingError("One image has no variance to normalise by.", hint="Use more labels: --shots.")
     before = [(one, one.momentum) for one in norms]
     for one in norms:
         one.reset_running_stats()

@@ -79,7 +79,7 @@ class HeadFile:
 
     @property
     def origin(self) -> Origin:
-        """How to speak of it."""
+        """The words for it."""
         kind = "tail" if self.is_tail else "head"
         return Origin(f"The {kind} {self.path}", "was trained", "on", HeadMismatchError, HeadFormatError)
 

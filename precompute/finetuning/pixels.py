@@ -1,4 +1,4 @@
-"""The activations of one layer, computed from the images each time they are asked for.
+"""The activations of one layer, computed from the images each time they are requested.
 
 Nothing is stored, so every epoch may see other views. What is fixed is which image a row is: a feature file of the same
 images says it, with their SHA-256, and an image that has changed since is an error. View 0 is the plain image; view k
@@ -33,11 +33,11 @@ from precompute.sources.base import Source
 from precompute.system import cores
 
 MANY_VIEWS = 2**20
-"""How many views an augmentation is asked for: so many that an image hardly meets one of them twice."""
+"""How many views are requested of an augmentation: so many that an image hardly meets one of them twice."""
 
 WAYS_OUT = (
-    "The checkpoint is kept: bring the image back as it was and run the same command again. To go on with other "
-    "images, bring the feature file up to date (precompute extract) and start anew with --overwrite."
+    "The checkpoint is kept: bring the image back as it was and run the same command again. To continue with other "
+    "images, update the feature file (precompute extract) and start anew with --overwrite."
 )
 STEPS_AHEAD = 2  # of training, whose images may be decoded and wait
 
@@ -92,7 +92,7 @@ class PixelActivations:
     def batches(self, plan: Plan) -> Generator[torch.Tensor, None, None]:
         """The activations (B, *shape) of each step of `plan`, in order, with the images of later ones decoded ahead.
 
-        Bounded in memory, whatever the plan. Closing it early leaves nothing under way. Raises SampleError, which names
+        Bounded in memory, whatever the plan. Closing it early leaves nothing behind. Raises SampleError, which names
         the image, where one has changed or cannot be read or decoded any more; SourceError where all of them have gone.
         """
         steps, waiting = iter(plan), deque[list[Future[Tensors]]]()
@@ -133,7 +133,7 @@ class PixelActivations:
                 raise
             if error.reason in ("VANISHED", "UNREADABLE") and not self._source.alive():
                 raise SourceError(
-                    f"The source {self._source.name} went away while it was being read.",
+                    f"The source {self._source.name} disappeared while it was being read.",
                     hint="The checkpoint is kept. Bring the source back and run the same command again.",
                 ) from error
             what = f"{name}: {status_text(error.reason)} ({error.message})."
@@ -141,7 +141,7 @@ class PixelActivations:
 
 
 def _front(backbone: Backbone, device: str) -> Callable[[Sequence[Tensors]], torch.Tensor]:
-    """Samples as `Preprocess.host` gives them -> what enters the network."""
+    """Samples as `Preprocess.host` gives them -> the input of the network."""
     front = backbone.preprocess.device().to(device).eval()
 
     @torch.no_grad()

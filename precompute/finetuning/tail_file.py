@@ -2,7 +2,7 @@
 
 Encoded as a head's file is (`precompute.heads.persistence.encoding`), with `format` "precompute-tail". Its arrays are
 float32: `tail.NAME` for each parameter behind the cut, by its name in the whole network, and `output.weight` (K, d) and
-`output.bias` (K,). Its strings, beside those of the encoding, are `task` and, as JSON, `names` (of the classes or
+`output.bias` (K,). Its strings, next to those of the encoding, are `task` and, as JSON, `names` (of the classes or
 labels), `shape` (of the activation for one sample), `fitted` (the fields of `tail_head.Fitted`) and `metadata`, as in a
 head's file: `spec` names the backbone and the digest of its weights, which the file does not hold. No date and no
 seconds: a training that was killed and resumed gives the same bytes. Nothing is ever unpickled.
@@ -107,7 +107,7 @@ class SavedTail:
             raise HeadMismatchError(
                 f"The tail {self.path} was trained behind {spec.get('backbone')} with weights "
                 f"{spec.get('weights')!s:.12}, not behind {backbone.name} with {backbone.weights:.12}.",
-                hint="Name the weights of then: --weights PATH. Their contents are compared, the name does not matter.",
+                hint="Use the original weights: --weights PATH. Their contents are compared, the name does not matter.",
             )
         module = self._module(backbone, tail)
         expected = {PARAMETER + name: tuple(value.shape) for name, value in kept_state(module, self.factory).items()}
@@ -119,7 +119,7 @@ class SavedTail:
             raise HeadFormatError(
                 f"{self.path} does not hold the parameters of the tail of {backbone.name} behind {self.layer!r}: {odd} "
                 f"has the shape {found.get(odd, 'none, it is missing')}, and should have {expected.get(odd, 'none')}.",
-                hint="Copy it again from where it was whole, or train the tail again.",
+                hint="Copy it again from an intact copy, or train the tail again.",
             )
         state = {name.removeprefix(PARAMETER): torch.from_numpy(array.copy()) for name, array in own.items()}
         module.load_state_dict(state, strict=False)
@@ -143,8 +143,8 @@ class SavedTail:
                 ) from error
         if tail != self.factory:
             raise HeadMismatchError(
-                f"The tail {self.path} is code: {self.factory}. A file does not decide what code runs.",
-                hint=f"If you trust that code, say so: --tail {self.factory}",
+                f"The tail {self.path} is code: {self.factory}. A file does not decide which code runs.",
+                hint=f"If you trust that code, confirm it: --tail {self.factory}",
             )
         return own_tail(tail, backbone, self.layer)  # what it draws is replaced
 

@@ -31,12 +31,12 @@ def whole_network(head: TailHead, backbone: Backbone) -> nn.Module:
 
     Its final classifier is a new `Linear` of as many outputs as `head` has: logits of classes or labels, or one number.
     backbone: cut at the layer that the tail begins behind. Two random samples run through both, which must agree.
-    Raises HeadError where the network has no place for what was trained: its classifier is no Linear, or is not the
+    Raises HeadError where the network cannot hold the trained parameters: its classifier is not a Linear, or is not the
     last thing that it does, or the tail is a module of the user's own.
     """
     tail, output = head.network.tail, head.network.output
     if not isinstance(tail, Tail):
-        raise _no_place(backbone, "the tail is a module of your own, and no part of it")
+        raise _no_place(backbone, "the tail is your own module, and not part of it")
     network = copy.deepcopy(backbone.network).float().eval()
     try:
         name = _timm_classifier(network, output.out_features) or backbone.family.final_classifier(network)
@@ -44,7 +44,7 @@ def whole_network(head: TailHead, backbone: Backbone) -> nn.Module:
         raise _no_place(backbone, error.message.rstrip(".")) from error
     old = network.get_submodule(name)
     if not isinstance(old, nn.Linear):
-        raise _no_place(backbone, f"its classifier, {name}, is a {type(old).__name__} and no Linear")
+        raise _no_place(backbone, f"its classifier, {name}, is a {type(old).__name__} and not a Linear")
     new = nn.Linear(output.in_features, output.out_features)
     _fill(new, head)
     parent, _, leaf = name.rpartition(".")
@@ -87,13 +87,13 @@ def _check_agrees(network: nn.Module, head: TailHead, backbone: Backbone) -> Non
     given = network(*(one.float() if one.is_floating_point() else one for one in inputs))
     same_shape = isinstance(given, torch.Tensor) and given.shape == expected.shape
     if not same_shape or not (given - expected).norm() <= TOLERANCE * expected.norm().clamp_min(1e-30):
-        raise _no_place(backbone, "it goes on behind its classifier, where what was trained ends")
+        raise _no_place(backbone, "it continues behind its classifier, where the trained part ends")
 
 
 def _no_place(backbone: Backbone, why: str) -> HeadError:
     return HeadError(
-        f"{backbone.name} has no place for what was trained: {why}.",
-        hint="`precompute predict` needs no such file; precompute.finetuning.opening.open_head gives what was trained.",
+        f"{backbone.name} cannot hold the trained parameters: {why}.",
+        hint="`precompute predict` needs no such file; finetuning.opening.open_head returns the trained part.",
     )
 
 
@@ -151,4 +151,4 @@ def write_network(
 
 
 def _refuse(path: str) -> None:
-    raise HeadError(f"{path!r} exists, and whose weights it holds cannot be known.", hint="")
+    raise HeadError(f"{path!r} exists, and the origin of its weights is unknown.", hint="")

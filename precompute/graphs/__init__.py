@@ -1,1 +1,1 @@
-"""Heads with all that stands in front of them as one graph, for programs without precompute: ONNX and torch.export."""
+"""Heads with everything in front of them as one graph, for programs without precompute: ONNX and torch.export."""

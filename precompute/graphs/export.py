@@ -26,8 +26,8 @@ TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class Compared:
-    """A graph beside `predict`. pictures: how many, which: where from · largest_difference: of a probability, or of a
-    number · picture: the one with it · other_classes: pictures with another class, or another set of labels."""
+    """A graph compared with `predict`. pictures: how many, which: where from · largest_difference: of a probability, or
+    of a number · picture: the one with it · other_classes: pictures with another class, or another set of labels."""
 
     pictures: int
     which: str
@@ -172,7 +172,7 @@ def _notes(network: Network) -> tuple[str, ...]:
 
 
 def compare(network: Network, run: Run, pictures: Pictures) -> Compared:
-    """A graph beside `predict`, on pictures of any size.
+    """A graph compared with `predict`, on pictures of any size.
 
     Raises HeadError where a value differs by more than `TOLERANCE`, or a class that is not as good as equal.
     """

@@ -49,7 +49,7 @@ class Int8Scores:
 def quantised(
     network: Network, fp32: Run, pictures: Pictures, folder: str, metadata: Mapping[str, str]
 ) -> tuple[bytes, Int8Scores]:
-    """The ONNX file of 8 bits, and its scores beside those of `fp32`. folder: for files in between."""
+    """The ONNX file of 8 bits, and its scores compared with those of `fp32`. folder: for files in between."""
     onnx, _ = need_onnx()
     crop = network.preprocess.transform.crop
     core = onnx_of(exported(_Alone(network.core).eval(), network.file.path, crop=crop), network.file.path,

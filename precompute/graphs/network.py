@@ -77,7 +77,7 @@ class SideBySide(nn.Module):
 
 
 class Core(nn.Module):
-    """What stands behind resize and crop: (1, crop, crop, 3) uint8 -> the output of the head."""
+    """The network behind resize and crop: (1, crop, crop, 3) uint8 -> the output of the head."""
 
     def __init__(self, model: Backbone, file: HeadFile, saved: SavedHead, storage: str) -> None:
         super().__init__()
@@ -202,13 +202,13 @@ def check_graph(file: HeadFile) -> None:
     spec = spec if isinstance(spec, dict) else {}
     if spec.get("backbone") == EXTERNAL:
         raise HeadError(
-            f"{file.origin.file} was trained on features that others made, so there is no network to export with it.",
+            f"{file.origin.file} was trained on imported features, so there is no network to export with it.",
             hint="Export the head alone: precompute export HEAD -o head.joblib",
         )
     if (modality := modality_of_spec(spec)) != "image":
         raise HeadError(
-            f"{file.origin.file} predicts from {words_of_spec(spec).plural}. A graph holds what stands behind the "
-            f"decoder of pictures; what makes tokens of text, or windows of sound, is not part of one ({modality}).",
+            f"{file.origin.file} predicts from {words_of_spec(spec).plural}. A graph holds everything behind the "
+            f"decoder of pictures; tokens of text and windows of sound are not part of one ({modality}).",
             hint="Use `precompute predict`, or export the head alone, which takes features: -o head.joblib",
         )
     if file.averages:
@@ -236,7 +236,7 @@ def network_of(
     model = file.backbone(backbone=backbone, weights=weights)
     if not isinstance(model.preprocess, ImagePreprocess):
         raise HeadError(
-            f"{model.name} has a preprocessing of its own, which is code and no part of a graph.",
+            f"{model.name} has its own preprocessing, which is code and no part of a graph.",
             hint="Use `precompute predict`.",
         )
     saved = file.attach(model, tail=tail)

@@ -44,7 +44,7 @@ class Picture:
 class Pictures:
     """Files of pictures: from a `source`, or made and found (`files`, names and bytes) where there is none.
 
-    about: how to speak of them.
+    about: words for them.
     """
 
     about: str
@@ -111,7 +111,7 @@ def picture_of(name: str, raw: bytes, transform: Transform) -> Picture:
 
 def find_pictures(file: HeadFile, check: str | os.PathLike[str] | None) -> Pictures:
     """Those of `check`, a source as `predict` takes it; else those that the head was trained on, where they are still
-    at hand; else photos that scikit-learn brings and pictures that are made.
+    available; else photos that scikit-learn brings and pictures that are made.
 
     Raises SourceError where `check` holds no picture, and what opening it raises.
     """
@@ -129,7 +129,7 @@ def find_pictures(file: HeadFile, check: str | os.PathLike[str] | None) -> Pictu
 
 
 def _recorded(file: HeadFile) -> Pictures | None:
-    """The source of the cache that the head was trained on, where both are at hand."""
+    """The source of the cache that the head was trained on, where both are available."""
     training = file.metadata.get("training")
     cache = training.get("cache") if isinstance(training, dict) else None
     source = training.get("source") if isinstance(training, dict) else None

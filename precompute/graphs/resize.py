@@ -75,7 +75,7 @@ class ResizeAndCrop(nn.Module):
         return across, torch.maximum(resize, torch.floor(resize * height / width))
 
     def _rows_seen(self, rows: Number, down: Number, across: Number) -> Number:
-        """How many rows `Transform.apply_tensor` has torch resize: the others lie below the crop."""
+        """How many rows `Transform.apply_tensor` has torch resize: the others are below the crop."""
         crop, scale = self.transform.crop, rows / down
         needed = torch.ceil((_crop_start(self.transform, down) + crop + FILTER_REACH) * scale) + 1
         whole = (scale <= 1) | (torch.minimum(across, down) < crop)
@@ -86,7 +86,7 @@ class ResizeAndCrop(nn.Module):
 class _Axis:
     """One pass over a picture of `size` pixels, a dimension and as a `number`, of which `wanted` are made.
 
-    seen: pixels that take part; what lies behind them is behind the crop · pillow: whose rounding, () bool.
+    seen: pixels that take part; the others are behind the crop · pillow: whose rounding, () bool.
     """
 
     transform: Transform
@@ -113,7 +113,7 @@ class _Axis:
         return torch.clamp(torch.floor((sums + unit / 2) / unit), 0.0, 255.0)
 
     def _grid(self) -> tuple[Number, Number, Number]:
-        """(scale, origin, first): the place `first` + k of the result lies at `origin` + (k + 1/2) `scale` of the
+        """(scale, origin, first): the place `first` + k of the result is at `origin` + (k + 1/2) `scale` of the
         picture. Of a strip only a middle part is made, whose ends Pillow takes as float32."""
         longest = STRIP * max(self.transform.resize, self.transform.crop)
         scale = torch.where(self.pillow, self.number / self.wanted, 1 / (self.wanted / self.number))

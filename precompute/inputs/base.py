@@ -3,8 +3,8 @@
 Samples of different lengths, such as texts, are padded to one of a few shapes (`Preprocess.examples`). A batch holds
 samples of one of them, so a row depends on its sample alone: not on its neighbours, nor on how many there are.
 
-A new kind of input is one package beside this file: a subclass of `Preprocess`. A factory of the user's own may return
-one beside its network.
+A new kind of input is one package next to this file: a subclass of `Preprocess`. A factory of the user's own may return
+one next to its network.
 """
 
 from __future__ import annotations
@@ -81,9 +81,9 @@ class Preprocess(ABC):
         """
 
     def all_views(self, raw: bytes, digest: bytes | None = None) -> tuple[Tensors, ...]:
-        """What `host` gives for each view of one sample, in order; for whoever makes all of them from one decoding.
+        """What `host` gives for each view of one sample, in order; for anyone who makes all of them from one decoding.
 
-        digest: SHA-256 of `raw`, from whoever has it already.
+        digest: SHA-256 of `raw`, from anyone who has it already.
         """
         del digest
         return tuple(self.host(raw, view) for view in range(self.views))
@@ -104,7 +104,7 @@ class Preprocess(ABC):
     def with_options(self, options: Mapping[str, Any]) -> Preprocess:
         """The same with some settings changed, by the names that `extract` has for them. Raises UsageError."""
         raise UsageError(
-            f"The backbone has a preprocessing of its own, so {', '.join(options)} cannot be set.",
+            f"The backbone has its own preprocessing, so {', '.join(options)} cannot be set.",
             hint="Leave these options out.",
         )
 

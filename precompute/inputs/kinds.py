@@ -32,17 +32,17 @@ __all__ = [
 ]
 
 FORMATS = {IMAGE: ("images", "IMAGES"), TEXT: ("text", "TEXTS"), AUDIO: ("audio", "CLIPS")}
-"""Package below this one, and the name of the `FileKind` in its `formats`, which is imported when it is asked for."""
+"""Package below this one, and the name of the `FileKind` in its `formats`, which is imported when it is requested."""
 
 EMBEDDED = {"tiny": IMAGE, "ngram-hash": TEXT, "mel-statistics": AUDIO, "resemblyzer": AUDIO}
 """What the backbones inside the package take."""
 
 FAMILIES: dict[str, str | None] = {"timm": IMAGE, "open_clip": IMAGE, "hf": None}
-"""What all backbones take whose name begins so, up to the colon; None where each of them says so itself."""
+"""What all backbones take whose name begins so, up to the colon; None where each declares it itself."""
 
 
 def modality_of_name(backbone: str) -> str | None:
-    """What the backbone of this name takes; None where only the backbone itself says so, once it is loaded."""
+    """What the backbone of this name takes; None where only the loaded backbone declares it."""
     family, colon, _ = backbone.partition(":")
     if colon:
         return FAMILIES.get(family)
@@ -80,7 +80,7 @@ def options_of(spec: Mapping[str, Any]) -> dict[str, Any]:
 def check_images(backbone: str, doing: str, modality: str | None = None) -> None:
     """Raise UsageError where `backbone` is known not to take images. doing: such as "rank compares backbones on".
 
-    modality: what it takes, where it is loaded already.
+    modality: of its samples, where it is loaded already.
     """
     known = modality or modality_of_name(backbone)
     if known in NAMED:

@@ -18,9 +18,9 @@ from typing import Any
 from precompute.errors import HeadError
 from precompute.system.output import Kind, check_output
 
-UNKNOWN = "unknown: ask whoever made the weights"
+UNKNOWN = "unknown: ask the author of the weights"
 LICENCES = {"embedded": "bsd-3-clause"}
-"""By where weights came from. precompute knows that of its own `tiny` alone."""
+"""By where weights came from. precompute knows only that of `tiny`."""
 MOST_NAMES = 50  # of classes, in the table
 SCORES = {
     "accuracy": "accuracy",
@@ -61,7 +61,7 @@ def write_card(
     task: str = "classes",
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Write the card of a head; returns its title, licence and what stands in it as scores, ready for JSON.
+    """Write the card of a head; returns its title, licence and its scores, ready for JSON.
 
     metadata: the JSON object in the head's file · kind: "head" or "tail" · file_name: of the head.
     Raises HeadError where it cannot be written, or another file is in its place.
@@ -175,7 +175,7 @@ class Card:
             yield ""
             yield f"Features from `{_code(os.path.basename(cache))}`, key `{_code(self.metadata.get('key'))}`."
         yield ""
-        yield "Where the data come from, who may use them, and what they leave out: written by whoever trained it."
+        yield "Where the data come from, who may use them, and what they leave out: written by the author of the head."
 
     def _scores(self) -> Iterator[str]:
         found = self.headlines()

@@ -62,7 +62,7 @@ def comparison_part(
 
 
 def _words(result: Any, one: ScoredHead, other: ScoredHead) -> str:
-    """The verdict, with base names of the heads in place of their paths."""
+    """The verdict, with base names of the heads instead of their paths."""
     words: str = result.words
     for head in (one, other):
         words = words.replace(head.side.name, head.name)

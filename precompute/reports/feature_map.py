@@ -26,7 +26,7 @@ from precompute.training.targets import Rows
 NONE, AUTO, ALL = "none", "auto", "all"
 CHOICES = (AUTO, NONE, ALL)
 SAMPLE = 3000
-"""Rows of a map unless all are asked for: seconds of one core, and as many points as a screen can tell apart."""
+"""Rows of a map unless all are requested: seconds of one core, and as many points as a screen can tell apart."""
 SAMPLE_BYTES = 256 * 2**20  # of float32 features from which the components are found
 COMPONENTS = 50
 PERPLEXITY = 30

@@ -92,10 +92,10 @@ def verdict(head: ScoredHead, split: str, *, scores: Any = None) -> dict[str, An
 
 def _note(head: ScoredHead, split: str) -> str | None:
     if head.training.get("selected_on") == split:
-        return f"{split} chose a setting, so its score flatters"
+        return f"{split} chose a setting, so its score is optimistic"
     calibration = head.scored.calibration
     if calibration is not None and calibration.applied and split == FITTED_ON:
-        return "val chose the temperature: its log loss and calibration flatter"
+        return "val chose the temperature: its log loss and calibration are optimistic"
     return None
 
 

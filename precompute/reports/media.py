@@ -177,7 +177,7 @@ def clip_uri(data: bytes, longest: float) -> str:
 def _made(
     samples: ShownSamples, rows: Sequence[int], make: Maker, kind: str
 ) -> Iterator[tuple[int, str | SampleError]]:
-    """In order of the rows; a few are under way at a time, so that the bytes of few are in memory."""
+    """In order of the rows; a few are in progress at a time, so that the bytes of few are in memory."""
 
     def one(row: int) -> str | SampleError:
         try:

@@ -1,4 +1,4 @@
-"""What a head said of each sample of one split beside what is true: which are right, and how confident it was."""
+"""What a head said of each sample of one split compared with the truth: which are right, and how confident it was."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def outcomes_of(head: ScoredHead, split: str) -> Outcomes:
 
 @dataclass(frozen=True)
 class Cells:
-    """Cells of a confusion matrix and which samples stand in each, the most confident first.
+    """Cells of a confusion matrix and which samples are in each, the most confident first.
 
     matrix: (K, K) for up to MOST_CLASSES classes, else None · largest: (true, predicted, samples) of the most frequent
     confusions otherwise · members: by cell, MOST_OF_CELL at most.

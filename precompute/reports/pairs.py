@@ -20,7 +20,7 @@ MOST_GROUPS, MOST_OF_GROUP = 100, 12
 
 
 def leak_pairs(head: ScoredHead, split: str, places: Places) -> list[dict[str, Any]]:
-    """Scored samples beside the training sample that they are, byte for byte, or nearly; MOST_PAIRS at most.
+    """Scored samples next to the training sample that they are, byte for byte, or nearly; MOST_PAIRS at most.
 
     The identical ones first, in the order of the file; then the others, the most similar first.
     """

@@ -14,7 +14,7 @@ Rows = NDArray[np.int64]
 
 
 class Places:
-    """The places of a cache's rows, given out as they are asked for."""
+    """The places of a cache's rows, given out as they are requested."""
 
     def __init__(self, cache: Cache) -> None:
         self.cache = cache

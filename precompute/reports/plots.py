@@ -43,7 +43,7 @@ def check_plot(
     if _suffix(path) not in SIGNATURES:
         raise UsageError(
             f"The picture {os.fsdecode(path)!r} must end in one of {', '.join(SIGNATURES)}.",
-            hint="Such as --plot curves.png",
+            hint="For example --plot curves.png",
         )
     output = check_output(path, PICTURE, overwrite=overwrite, inputs=inputs)
     try:
@@ -147,7 +147,7 @@ def plot_depth(
 ) -> None:
     """Draw accuracy over labelled images a class, a line for each method with its 95% interval.
 
-    All labels stand at their mean number a class. What uses the pretrained weights is drawn through, the rest dashed.
+    All labels are at their mean number a class. What uses the pretrained weights is drawn through, the rest dashed.
     Raises UsageError as `plot_history` does.
     """
     output = check_plot(path, overwrite=overwrite)
@@ -177,9 +177,9 @@ def plot_depth(
 def plot_ranking(
     ranking: Ranking, path: str | os.PathLike[str], *, title: str | None = None, overwrite: bool = False
 ) -> None:
-    """Draw the score of each candidate with its 95% interval, the best on top; beside it that of the k-NN vote.
+    """Draw the score of each candidate with its 95% interval, the best on top; next to it that of the k-NN vote.
 
-    Those that cannot be told apart from the best have another colour. Raises UsageError as `plot_history` does.
+    Those that cannot be distinguished from the best have another colour. Raises UsageError as `plot_history` does.
     """
     output = check_plot(path, overwrite=overwrite)
     shown = ranking.candidates[::-1]
@@ -187,7 +187,10 @@ def plot_ranking(
     figure = _figure(4.5 + 0.075 * max(map(len, names)), 1.5 + 0.3 * len(shown))
     axes = figure.subplots()
     scale, score, _ = AXES[ranking.task]
-    for group, color, label in ((True, TRAIN, "not told apart from the best"), (False, "0.45", "behind the best")):
+    for group, color, label in (
+        (True, TRAIN, "no significant difference from the best"),
+        (False, "0.45", "worse than the best"),
+    ):
         chosen = [place for place, one in enumerate(shown) if (one.group == 1) == group]
         if chosen:
             values = [scale * shown[place].score for place in chosen]
@@ -205,7 +208,7 @@ def plot_ranking(
 
 
 def _figure(width: float, height: float) -> Figure:
-    """A figure of its own: pyplot would change global state and might look for a display."""
+    """Its own figure: pyplot would change global state and might look for a display."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout="constrained")

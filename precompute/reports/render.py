@@ -32,7 +32,7 @@ SCRIPTS = (
     "made.js",
     "main.js",
 )
-"""In the order in which they are joined: each uses what stands before it, and functions of any."""
+"""In the order in which they are joined: each uses the ones before it, and functions of any."""
 
 CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 MOMENT = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d)[\d:.]*(?:Z|\+00:00)")
@@ -90,7 +90,7 @@ def _finite(value: Any) -> Any:
 
 @cache
 def _read(name: str) -> str:
-    """The text of a file beside this module, with line ends as a browser's parser leaves them."""
+    """The text of a file next to this module, with line ends as a browser's parser leaves them."""
     return files("precompute.reports").joinpath("page", name).read_text(encoding="utf-8").replace("\r\n", "\n")
 
 

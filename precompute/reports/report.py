@@ -1,4 +1,4 @@
-"""A cache and its heads in one HTML file that needs nothing beside it: see docs/report.md."""
+"""A cache and its heads in one HTML file that needs nothing else: see docs/report.md."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from precompute.training.head import Training
 from precompute.training.relabelling import Relabelling
 
 MARK = b'content="precompute report"'
-"""Stands in a `meta` at the start of every report, by which it is known again."""
+"""The content of a `meta` at the start of every report, by which it is known again."""
 SEARCHED = 1024  # bytes
 
 Path = str | os.PathLike[str]
@@ -94,11 +94,11 @@ def report(
     trained: Training | None = None,
     overwrite: bool = False,
 ) -> Report:
-    """Write what there is to see of a cache and heads that were trained on it into one HTML file.
+    """Write a report about a cache, and heads that were trained on it, into one HTML file.
 
-    Of each head its verdict with an interval, scores, confusions, mistakes, reliability and leaks, on the rows that it
-    was not trained on, as `train_head` scored them; of the cache duplicates, a map of its features and how it was made.
-    Without heads the latter alone. The same cache, heads and seed give the same document, but for its date.
+    For each head: the verdict with an interval, scores, confusions, mistakes, reliability and leaks, on the rows that
+    it was not trained on, as `train_head` scored them. For the cache: duplicates, a map of its features and how it was
+    made; without heads, only this part. The same cache, heads and seed give the same document, except its date.
 
     heads: files of `train_head` or `fine_tune`, trained on this very cache; a tail needs the activations in the cache,
     or `source`. source: where the samples are, if not where the cache was made from; root, columns: as for `extract`.
@@ -233,6 +233,6 @@ def _check_asked(thumbnails: int | None, compare: bool, heads: Sequence[str]) ->
     names = [os.path.basename(head) for head in heads]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UsageError(
-            f"Two heads have the name {twice[0]!r}, so the report could not tell them apart.",
+            f"Two heads have the name {twice[0]!r}, so the report could not distinguish them.",
             hint="Rename one of them.",
         )

@@ -1,4 +1,4 @@
-"""The samples behind a cache's rows, for whoever shows some of them: found again where the cache was made from, and
+"""The samples behind a cache's rows, for code that shows some of them: found again where the cache was made from, and
 compared with what its rows were computed from."""
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """JSON Schemas (draft 2020-12) of what `--json` prints: one file for each command, and error.json for all of them.
 
-Definitions that several outputs share stand in parts.json; `schema_of` puts those that one needs inside, so that the
+Definitions that several outputs share are in parts.json; `schema_of` puts those that one needs inside, so that the
 result needs no other file.
 """
 
@@ -54,9 +54,9 @@ def _read(name: str) -> dict[str, Any]:
 def _used_by(schema: Any) -> set[str]:
     """The shared definitions that `schema` refers to itself."""
     if isinstance(schema, list):
-        return set().union(*map(_used_by, schema))
+        return set[str]().union(*map(_used_by, schema))
     if not isinstance(schema, dict):
         return set()
-    found = set().union(*map(_used_by, schema.values()))
+    found = set[str]().union(*map(_used_by, schema.values()))
     target = schema.get("$ref")
     return found | {target.removeprefix(SHARED)} if isinstance(target, str) else found

@@ -21,7 +21,7 @@ COLUMN_BYTES = 2**30  # of a column that is read whole: ids, labels, ...
 DEFLATES = 1032  # bytes that one byte of a compressed member stands for, at most
 FEATURES = "features"
 HINTS = {
-    name: f"Save them as the array `{name}` {shape}, with `id`, `label` and `split` (n,) beside it if there are any."
+    name: f"Save them as the array `{name}` {shape}, with `id`, `label` and `split` (n,) if there are any."
     for name, shape in (("features", "(n, d)"), ("images", "(n, height, width, 3) of uint8"))
 }
 
@@ -94,7 +94,7 @@ class NumPyFile(ArrayFile):
         claimed = self.dtype.itemsize * math.prod(self.shape)
         held = os.path.getsize(self.path) - file.tell() if self._alone else DEFLATES * os.path.getsize(self.path)
         if claimed > held:
-            raise self.wrong(f"is cut short, or its header is wrong: it claims {claimed:,} bytes")
+            raise self.wrong(f"is truncated, or its header is wrong: it claims {claimed:,} bytes")
 
     def offset(self) -> int | None:
         """The byte at which the main array begins in the file; None where it is compressed."""
@@ -110,7 +110,7 @@ class NumPyFile(ArrayFile):
                     name, extra = (int.from_bytes(whole.read(2), "little") for _ in range(2))
                 start += member.header_offset + 30 + name + extra
         if start + dtype.itemsize * math.prod(shape) > os.path.getsize(self.path):
-            raise self.wrong("is cut short", "Save it again.")
+            raise self.wrong("is truncated", "Save it again.")
         return start
 
     @contextlib.contextmanager
@@ -160,7 +160,7 @@ class NumPyFile(ArrayFile):
     def _read(self, file: IO[bytes], n_bytes: int) -> bytes:
         content = file.read(n_bytes)
         if len(content) < n_bytes:
-            raise self.wrong("is cut short", "Save it again.")
+            raise self.wrong("is truncated", "Save it again.")
         return content
 
 

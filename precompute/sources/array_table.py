@@ -1,4 +1,4 @@
-"""Ids, labels, splits and further columns that stand as arrays beside the samples -> a table in the order of ids."""
+"""Ids, labels, splits and further columns that stand as arrays next to the samples -> a table in the order of ids."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def table_of(file: ArrayFile) -> tuple[Table, NDArray[np.intp]]:
         pair = sorted(order[twice[0] : twice[0] + 2].tolist())
         raise file.wrong(
             f"has the id {os.fsdecode(bytes(ordered[twice[0]]))!r} in row {pair[0]} and in row {pair[1]}",
-            "Give each row an id of its own.",
+            "Give each row its own id.",
         )
     labels, classes = np.full(rows, -1, np.int32), ()
     if "label" in given:

@@ -1,7 +1,7 @@
 """Images in an Arrow stream, the files that Hugging Face's datasets writes: found by their offsets, read with `pread`.
 
-Of a record batch only the buffers that are asked for are read; image data are not, until a row is. So a file of any
-size takes little memory, and one that is cut short while it is read is an error (a memory map would end the process).
+Of a record batch only the buffers that are requested are read; image data are not, until a row is. So a file of any
+size takes little memory, and one that is truncated while it is read is an error (a memory map would end the process).
 Buffers are located by the flatbuffers in front of each batch, in which nothing is believed before it is compared
 with the size of the file.
 """
@@ -35,7 +35,7 @@ class Damage(Exception):
 
 @dataclass(frozen=True)
 class Batch:
-    """A record batch: its rows, and where its buffers lie in the file, as (first byte, bytes)."""
+    """A record batch: its rows, and where its buffers are in the file, as (first byte, bytes)."""
 
     rows: int
     buffers: tuple[tuple[int, int], ...]
@@ -43,7 +43,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Spans:
-    """Where each of n values lies in the file. starts, sizes: (n,) int64 · there: (n,) bool, False for null."""
+    """Where each of n values is in the file. starts, sizes: (n,) int64 · there: (n,) bool, False for null."""
 
     starts: NDArray[np.int64]
     sizes: NDArray[np.int64]
@@ -132,12 +132,12 @@ class ArrowImages(DataFile):
             if length == 0 and schema is not None:
                 return schema
             if not 0 < length <= min(MAX_HEAD_BYTES, size - place - 8):
-                raise Damage(f"is cut short or damaged at byte {place:,}")
+                raise Damage(f"is truncated or damaged at byte {place:,}")
             message = read_at(descriptor, length, place + 8)
             kind, header, body = _message(message)
             start = place + 8 + length
             if not 0 <= body <= size - start:
-                raise Damage(f"is cut short at byte {size:,}, within a record batch of {body:,} bytes")
+                raise Damage(f"is truncated at byte {size:,}, within a record batch of {body:,} bytes")
             if schema is None:
                 if kind != SCHEMA:
                     raise Damage("does not begin with a schema")
@@ -152,10 +152,10 @@ class ArrowImages(DataFile):
             elif kind == RECORDS:
                 self._batches.append(_batch(message, header, start, body, kinds))
             else:
-                raise Damage(f"has a message of the kind {kind} at byte {place:,}, which is none of its own")
+                raise Damage(f"has a message of the kind {kind} at byte {place:,}, which is not an Arrow type")
             place = start + -(-body // 8) * 8
         raise Damage(
-            "is empty, or no Arrow file" if schema is None else "is cut short: it ends without a mark of its end"
+            "is empty, or no Arrow file" if schema is None else "is truncated: it ends without a mark of its end"
         )
 
 
@@ -241,7 +241,7 @@ class _Inside:
             raise Damage(f"has a column of {size:,} bytes in one batch, more than {MAX_CHUNK_BYTES:,}")
         content = read_at(self._descriptor, size, start)
         if len(content) < size:
-            raise Damage("is cut short")
+            raise Damage("is truncated")
         return content
 
 
@@ -296,7 +296,7 @@ def _batch(data: bytes, table: int, start: int, body: int, kinds: int) -> Batch:
         place = buffers + struct.unpack_from("<I", data, buffers)[0]
         (count,) = struct.unpack_from("<I", data, place)
     if count != kinds:
-        raise Damage(f"is damaged: a record batch with {count:,} buffers in place of {kinds:,}")
+        raise Damage(f"is damaged: a record batch with {count:,} buffers instead of {kinds:,}")
     values = struct.unpack_from(f"<{2 * count}q", data, place + 4)
     pairs = tuple(zip(values[::2], values[1::2], strict=True))
     if rows < 0 or any(offset < 0 or size < 0 or offset + size > body for offset, size in pairs):
@@ -308,7 +308,7 @@ def _field(data: bytes, table: int, number: int) -> int:
     """Where a field of a flatbuffer's table lies; 0 where it has its default."""
     vtable = table - struct.unpack_from("<i", data, table)[0]
     if vtable < 0:
-        raise Damage("is damaged: a message whose parts lie outside of it")
+        raise Damage("is damaged: a message with parts outside of it")
     (size,) = struct.unpack_from("<H", data, vtable)
     slot = 4 + 2 * number
     offset = struct.unpack_from("<H", data, vtable + slot)[0] if slot + 2 <= size else 0

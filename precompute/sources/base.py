@@ -1,6 +1,6 @@
 """What a source of samples is: a table of what there is, and the bytes of each row. No torch here.
 
-A new kind of source is one file beside this one, a subclass of `Source`, and one line in `registry`.
+A new kind of source is one file next to this one, a subclass of `Source`, and one line in `registry`.
 `precompute.extract` takes any of them.
 """
 
@@ -56,7 +56,7 @@ class FileKind:
     single, plural, formats: for messages, such as "an image", "images" and "JPEG or PNG" · extensions: in lower case,
     with the dot; a file that has one is a sample whatever it holds · recognises: whether the first `head_bytes` of
     another file are those of a sample; with none the name decides alone · column: of a table that may hold samples
-    themselves in place of paths, "" for none.
+    themselves instead of paths, "" for none.
     """
 
     single: str
@@ -69,14 +69,14 @@ class FileKind:
 
 
 PARTS = ("path", "id", "label", "split")
-"""What the columns of a table hold. In place of paths there may be texts, in a column `text`."""
+"""The columns of a table. Texts in a column `text` may replace the paths."""
 
 
 @dataclass(frozen=True)
 class Reading:
     """How a source is read, where its kind leaves that open.
 
-    root: the folder that paths in a table or list are relative to, by default the one that it lies in · columns: the
+    root: the folder that paths in a table or list are relative to, by default the one that it is in · columns: the
     names of a table's columns by what they hold: "path", "text", "id", "label" and "split"; by default these words ·
     keep: names of further columns that go into the file.
     """
@@ -97,7 +97,7 @@ class Reading:
         return cls(None if root is None else os.fspath(root), dict(columns or {}), tuple(keep))
 
     def given(self) -> dict[str, str]:
-        """What was asked for, by the names of the command's options."""
+        """What was requested, by the names of the command's options."""
         root = {} if self.root is None else {"--root": self.root}
         keep = {"--keep-column": ", ".join(self.keep)} if self.keep else {}
         return {**root, **{f"--{part}-column": name for part, name in self.columns.items()}, **keep}
@@ -106,11 +106,11 @@ class Reading:
 class Source(ABC):
     """Samples in a fixed order, and their bytes.
 
-    name: for messages, without credentials · table: what there is, listed once · reading: as it was asked for · gaps:
+    name: for messages, without credentials · table: what there is, listed once · reading: as it was requested · gaps:
     prefixes of ids that could not be listed, and so do not count as deleted · unseen: rows that could not be looked
     at, and so do not count as changed · notes: how the source was understood, where that may surprise · ignored: lines
-    on entries that are no samples · reads_at_once: how many reads are best under way where each waits for a network,
-    in threads of their own; 0: the threads that decode also read.
+    on entries that are no samples · reads_at_once: the best number of concurrent reads, where each waits for a network,
+    in their own threads; 0: the threads that decode also read.
     """
 
     name: str
@@ -143,7 +143,7 @@ class Source(ABC):
         return True
 
     def patient(self, waits: bool) -> None:
-        """Whether reads, those under way too, wait for a network that does not answer; at first they do."""
+        """Whether reads, those in progress too, wait for a network that does not answer; at first they do."""
         del waits
 
     def reads(self, path: str) -> bool:

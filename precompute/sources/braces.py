@@ -27,7 +27,7 @@ def expand_braces(text: str) -> list[str]:
         count *= number
         if count > MAX_SHARDS:
             raise SourceError(
-                f"{ascii_name(text)} stands for more than {MAX_SHARDS:,} shards.",
+                f"{ascii_name(text)} expands to more than {MAX_SHARDS:,} shards.",
                 hint="Check the numbers in its braces.",
             )
         parts += [[text[end : group.start()]], _numbers(first, last) if first else group[1].split(",")]

@@ -74,7 +74,7 @@ class DataFile(ABC):
 
     @abstractmethod
     def embedded(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Whether the image of each row surely lies in this file, and so is the same while the file is."""
+        """Whether the image of each row surely is in this file, and so is the same while the file is."""
 
     def opened(self) -> BinaryIO:
         """The file, to be listed. Raises SourceError where it has changed."""

@@ -1,4 +1,4 @@
-"""Fields of the `.json` beside the images of shards -> labels, splits and further columns, in the order of rows."""
+"""Fields of the `.json` next to the images of shards -> labels, splits and further columns, in the order of rows."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ShardField:
     _widest: int = 1
 
     def add(self, index: ShardIndex, place: int, shown: str) -> None:
-        """Take the values of one shard. Raises SourceError where all of them would be nearly all padding, and large."""
+        """Use the values of one shard. Raises SourceError where all of them would be nearly all padding, and large."""
         values = index.values[:, place]
         lengths = np.char.str_len(values)
         width = max(1, int(lengths.max(initial=0)))
@@ -61,7 +61,7 @@ class DescribedSamples:
         if not self.fields[name].present:
             raise SourceError(
                 f"No .json in {self.shown} has a field {ascii_name(name)!r}.",
-                hint="Write a .json beside each image, or name another field.",
+                hint="Write a .json for each image, or name another field.",
             )
         values: NDArray[np.bytes_] = np.concatenate(self.fields[name].columns)[self.rows]
         return values

@@ -117,7 +117,7 @@ def open_parts(
     rows = places - firsts[which]
     notes = listing.notes
     if not (with_paths or "id" in reading.columns):
-        notes += ("ids are numbers of rows: not each image has a path of its own",)
+        notes += ("ids are row numbers: the images do not have unique paths",)
     return EmbeddedImages(
         listing.shown, origin, _stamped(listed.table, files, which, rows), files,
         roots=roots, which=which, rows=rows, extensions=kind.extensions, notes=notes,
@@ -135,14 +135,14 @@ class _Listing:
         self.notes = (*notes, *self._open_choice())
 
     def _open_choice(self) -> Iterator[str]:
-        """A note where several columns may be the labels, and none is said to be."""
+        """A note where several columns may be the labels, and none is named."""
         files = ((part, file) for part in self._parts for file in part.files)
         names = next((label_columns(part, file) for part, file in files), [])
         if len(names) > 1 and "label" not in self._reading.columns:
             yield f"no labels: {', '.join(map(ascii_name, names))} are columns of classes; see --label-column"
 
     def paths_are_ids(self) -> bool:
-        """Whether each image has a path of its own, that may be an id; False where it does not matter."""
+        """Whether each image has its own path, that may be an id; False where it does not matter."""
         if "id" in self._reading.columns:
             return False
         hashes: list[NDArray[np.uint64]] = []
@@ -223,7 +223,7 @@ def _may_be_id(path: str) -> bool:
 
 
 def _is_below(path: str, root: str) -> bool:
-    """Whether `path`, without links, lies in the folder `root`."""
+    """Whether `path`, without links, is in the folder `root`."""
     return path.startswith(os.path.join(os.path.realpath(root), ""))
 
 

@@ -70,7 +70,7 @@ def has_images(schema: Any, reading: Reading) -> bool:
 
 
 def _image(file: DataFile, asked: str | None) -> ImageColumn:
-    """The column asked for, else the only one of structs with bytes, else `image` or `img`."""
+    """The column requested, else the only one of structs with bytes, else `image` or `img`."""
     kinds = {one.name: one.type for one in file.schema}
     found = [name for name, kind in kinds.items() if _is_struct(kind)]
     if len(found) != 1:

@@ -29,7 +29,7 @@ BLOCK_ROWS = 16_384
 """So many rows at most are Python objects."""
 
 MAX_STRING_BYTES = 4096  # of a path, an id or a label: what Linux takes for a path
-PATHS = "Paths are relative to the folder that it lies in, or to --root FOLDER."
+PATHS = "Paths are relative to its folder, or to --root FOLDER."
 ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 """What the look for a file that is not there gives; all else, such as a lost permission, may be over tomorrow."""
 
@@ -150,7 +150,7 @@ class Entries:
     ) -> NamedFiles | NamedObjects:
         """The files, looked up on the disk or in the store; those that are not there keep their rows, and fail later.
 
-        Raises SourceError for no rows, an id that stands twice, and where none of the files is there; Stopped.
+        Raises SourceError for no rows, a duplicate id, and where none of the files is there; Stopped.
         """
         listed = self.listed(kind, limit)
         table, paths = listed.table, listed.paths
@@ -169,7 +169,7 @@ class Entries:
     def listed(self, kind: FileKind, limit: int | None) -> Listed:
         """What was added, the first `limit` by id, and nothing is left here.
 
-        Raises SourceError for no rows, and for an id that stands twice.
+        Raises SourceError for no rows, and for a duplicate id.
         """
         if not self._ids:
             raise SourceError(f"{self.shown} names no {kind.plural}.", hint=f"Give it a {self.unit} for each of them.")
@@ -208,7 +208,7 @@ class Entries:
         try:
             found = address_of(address)
         except SourceError as error:
-            raise self._wrong(f"holds an address that is none. {error.message}", number, error.hint) from None
+            raise self._wrong(f"holds an invalid address. {error.message}", number, error.hint) from None
         if self._bucket is None or found.protocol != self._bucket.protocol:
             raise self._wrong(
                 f"holds an address that begins with {found.protocol}://, which is not below the root.",
@@ -263,11 +263,11 @@ class Entries:
         twice = np.flatnonzero(ids[1:] == ids[:-1])
         if len(twice):
             row = int(twice[0])
-            more = f", and {len(twice) - 1:,} more are not alone" if len(twice) > 1 else ""
+            more = f", and {len(twice) - 1:,} more ids are duplicated" if len(twice) > 1 else ""
             raise SourceError(
                 f"{self.shown} has the id {_short(ids[row].decode())} in {self.unit}s {numbers[row]:,} and "
                 f"{numbers[row + 1]:,}{more}.",
-                hint="Each sample needs an id of its own: remove one, or name a column of different ids.",
+                hint="Each sample needs its own id: remove one, or name a column of different ids.",
             )
 
     def _ordered_classes(self, labels: NDArray[np.int32]) -> tuple[NDArray[np.int32], tuple[bytes, ...]]:
@@ -284,7 +284,7 @@ class Entries:
     def _stamps(
         self, paths: NDArray[np.bytes_], kind: FileKind, stop: Callable[[], int] | None
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], tuple[int, ...]]:
-        """Size and modification time of each file, no file's for one that is not there; rows that cannot be told."""
+        """Size and modification time of each file, no file's for a missing one; rows for which neither is known."""
         self._check_root(kind)
         prefix = os.path.join(self.root, b"")
         sizes, mtimes = np.zeros(len(paths), dtype=np.int64), np.full(len(paths), EARLIEST, dtype=np.int64)
@@ -317,7 +317,7 @@ class Entries:
             raise SourceError(f"The folder {shown} cannot be read: {error.strerror}.", hint=hint) from error
         if (system := pseudo_file_systems().get(status.st_dev)) is not None:
             raise SourceError(
-                f"{shown} lies on a pseudo file system ({system}), which holds no {kind.plural}.",
+                f"{shown} is on a pseudo file system ({system}), which holds no {kind.plural}.",
                 hint=f"Name a folder of {kind.plural}: --root FOLDER.",
             )
 

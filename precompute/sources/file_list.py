@@ -61,7 +61,7 @@ def open_paths(
     if root is None and 0 < addresses < len(names):
         raise SourceError(
             f"The list of paths names {addresses:,} addresses in a store and {len(names) - addresses:,} files.",
-            hint="Give each kind a list of its own.",
+            hint="Give each kind its own list.",
         )
     if root is None and addresses:
         root = address_of(names[0]).root

@@ -17,7 +17,7 @@ EARLIEST, LATEST = -(2**63), 2**63 - 1  # what int64 holds of nanoseconds since 
 
 
 def mtime_ns(status: os.stat_result) -> int:
-    """Modification time in ns since 1970; the nearest that int64 holds where it lies before 1677 or after 2262."""
+    """Modification time in ns since 1970; the nearest that int64 holds where it is before 1677 or after 2262."""
     return min(max(status.st_mtime_ns, EARLIEST), LATEST)
 
 
@@ -52,7 +52,7 @@ def read_at(descriptor: int, size: int, offset: int) -> bytes:
 
 
 def identity_of(path: bytes) -> tuple[int, int] | None:
-    """Which folder or file lies there: of a disk that was unmounted only the empty mount point is left."""
+    """Which folder or file is there: of a disk that was unmounted only the empty mount point is left."""
     try:
         status = os.stat(path)
     except OSError:
@@ -61,7 +61,7 @@ def identity_of(path: bytes) -> tuple[int, int] | None:
 
 
 class FilesSource(Source):
-    """Samples that are files of their own below one folder.
+    """Samples that are separate files below one folder.
 
     root: path of the folder, or of the one file that is the source.
     """

@@ -70,11 +70,11 @@ def list_folder(
     """List the files of this kind below `root`, or the one file that `root` is; the first `limit` of them by id.
 
     Each folder is entered once: by its path without links where it has one below `root`, else by the first link to it
-    in the order of ids. A link to a file is a sample of its own, as in torchvision. What is neither a file nor a folder
+    in the order of ids. A link to a file is its own sample, as in torchvision. What is neither a file nor a folder
     is never opened, and pseudo file systems such as /proc are not entered. Only files without an extension of the kind
     are looked into.
     `stop()` is asked in each folder and every STOP_ENTRIES entries; a signal's number ends the listing.
-    Raises SourceError where nothing is found or `root` lies on a pseudo file system, and Stopped.
+    Raises SourceError where nothing is found or `root` is on a pseudo file system, and Stopped.
     """
     base = os.fsencode(root)
     shown = ascii_name(os.fsdecode(base))
@@ -83,7 +83,7 @@ def list_folder(
         status = os.stat(base)
         if (system := found.pseudo.get(status.st_dev)) is not None:
             raise SourceError(
-                f"{shown} lies on a pseudo file system ({system}), which holds no {kind.plural}.",
+                f"{shown} is on a pseudo file system ({system}), which holds no {kind.plural}.",
                 hint=f"Name a folder of {kind.plural}.",
             )
         if stat.S_ISDIR(status.st_mode):
@@ -147,11 +147,11 @@ def tabulated(found: Found, limit: int | None) -> tuple[Table, tuple[str, ...]]:
     if known.mixed:
         names = ", ".join(ascii_name(os.fsdecode(name)) for name in known.mixed)
         notes.append(
-            f"{names}: taken as a class, not as a split, since other folders or {found.kind.plural} stand beside it"
+            f"{names}: read as a class, not as a split, because other folders or {found.kind.plural} are next to it"
         )
     labels = np.array([known.label.get(place, -1) for place in tops], dtype=np.int32)[places]
     if known.classes and (unlabelled := int((labels < 0).sum())):
-        notes.append(f"{unlabelled} {found.kind.plural} lie outside the class folders and have no label")
+        notes.append(f"{unlabelled} {found.kind.plural} are outside the class folders and have no label")
     table = Table(
         ids=ids,
         sizes=sizes,

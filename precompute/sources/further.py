@@ -1,4 +1,4 @@
-"""Further columns of a table: groups, targets, texts, as they go into the file beside label and split."""
+"""Further columns of a table: groups, targets, texts, as they go into the file next to label and split."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def check_name(name: str, shown: str) -> None:
     """Raise SourceError for a column that is to be kept and cannot have its name there."""
     if not name or not name.isprintable() or "/" in name:
         raise SourceError(
-            f"{shown} has a column {ascii_name(name)!r}, a name that cannot stand in a feature file.",
+            f"{shown} has a column {ascii_name(name)!r}, which is not allowed in a feature file.",
             hint="Give it a name that is printable and holds no /.",
         )
 

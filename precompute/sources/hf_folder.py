@@ -66,7 +66,7 @@ def saved_parts(folder: str) -> list[Part]:
         return [_saved(folder, "")]
     splits = _read_json(os.path.join(folder, SPLITS), shown).get("splits")
     if not isinstance(splits, list) or not splits or not all(map(_is_plain, splits)) or len({*splits}) < len(splits):
-        raise SourceError(f"{shown} has no list of splits, each the name of a folder beside it.", hint=AGAIN)
+        raise SourceError(f"{shown} has no list of splits, each the name of a folder next to it.", hint=AGAIN)
     return [_saved(os.path.join(folder, split), split) for split in splits]
 
 
@@ -83,7 +83,7 @@ def parquet_parts(folder: str, paths: Sequence[str]) -> list[Part]:
 
 
 def parquet_below(folder: str) -> list[str]:
-    """All Parquet files below `folder`, but for hidden ones; links to folders are not entered."""
+    """All Parquet files below `folder`, except for hidden ones; links to folders are not entered."""
     return list(_below(folder))
 
 
@@ -120,14 +120,14 @@ def _saved(folder: str, word: str) -> Part:
     state = _read_json(os.path.join(folder, STATE), os.path.join(shown, STATE))
     if state.get("_indices_data_files") or state.get("_indices_files"):
         raise SourceError(
-            f"{shown} chooses its rows by a list of indices beside its data, as old releases of datasets wrote it.",
+            f"{shown} chooses its rows by a list of indices, as old releases of datasets wrote it.",
             hint=AGAIN,
         )
     files = state.get("_data_files")
     names = [one.get("filename") if isinstance(one, dict) else None for one in files] if isinstance(files, list) else []
     if not isinstance(files, list) or not all(map(_is_plain, names)):
         raise SourceError(
-            f"{os.path.join(shown, STATE)} has no list of data files, each the name of a file beside it.", hint=AGAIN
+            f"{os.path.join(shown, STATE)} has no list of data files, each the name of a file next to it.", hint=AGAIN
         )
     info = _read_json(os.path.join(folder, INFO), os.path.join(shown, INFO))
     features = info.get("features")
@@ -137,7 +137,7 @@ def _saved(folder: str, word: str) -> Part:
 
 
 def _read_json(path: str, shown: str) -> Mapping[str, Any]:
-    """Raises SourceError for what is no JSON object, or a very large one."""
+    """Raises SourceError for anything but a JSON object, or a very large one."""
     with open_regular(path, shown) as file:
         content = file.read(JSON_BYTES + 1)
     try:

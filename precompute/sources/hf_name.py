@@ -34,7 +34,7 @@ SYNTAX = (
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a name asks for. name: on the hub, or of a local folder."""
+    """What a name requests. name: on the hub, or of a local folder."""
 
     name: str
     config: str | None = None
@@ -43,7 +43,7 @@ class Wanted:
 
 
 def recognises(name: str) -> bool:
-    """What begins with hf-dataset: and is no folder."""
+    """What begins with hf-dataset: and is not a folder."""
     return name.startswith(MARK) and not os.path.isdir(name)
 
 
@@ -56,7 +56,7 @@ def understood(source: str) -> Wanted:
         raise SourceError("hf-dataset: is for names on the hub and folders, not for addresses.", hint=SYNTAX)
     found = FORM.fullmatch(text)
     if found is None or "\0" in text:
-        raise SourceError(f"{ascii_name(source)} is no name of a data set.", hint=SYNTAX)
+        raise SourceError(f"{ascii_name(source)} is not a name of a data set.", hint=SYNTAX)
     return Wanted(**found.groupdict())
 
 

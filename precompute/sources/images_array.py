@@ -57,7 +57,7 @@ class ArraySource(Source):
 
 
 class _RowsOfFile:
-    """Images of a file that is not compressed, each read when it is asked for; from any thread."""
+    """Images of a file that is not compressed, each read when it is requested; from any thread."""
 
     def __init__(self, file: NumPyFile, offset: int) -> None:
         self._path, self._shape, self._offset = file.path, file.shape[1:], offset

@@ -1,4 +1,4 @@
-"""Fields of the `.json` beside an image in a shard, as the strings that a table would hold."""
+"""Fields of the `.json` next to an image in a shard, as the strings that a table would hold."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Field = tuple[str, bool, bool]
 def fields_of(content: bytes, names: tuple[str, ...], shown: str) -> list[Field]:
     """The fields of a JSON object of these names: strings, numbers, and true and false as 1 and 0.
 
-    shown: shard and member. Raises SourceError for what is no JSON object, and for a field that is a list or an object.
+    shown: shard and member. Raises SourceError for other JSON, and for a field that is a list or an object.
     """
     try:
         found = json.loads(content)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
-        why = "it is nested too deeply" if isinstance(error, RecursionError) else "it is no JSON in UTF-8"
+        why = "it is nested too deeply" if isinstance(error, RecursionError) else "it is not JSON in UTF-8"
         raise SourceError(f"{shown} cannot be read: {why}.", hint="Write the shard again.") from None
     if not isinstance(found, dict):
         raise SourceError(f"{shown} holds no JSON object.", hint='It looks like {"label": "cat", "age": 3}.')

@@ -43,7 +43,7 @@ def tops_of(folder: bytes) -> Tops:
 def label_folders(tops: Mapping[int, Tops], taken: Collection[int]) -> Labels:
     """Split and class of the folders `taken`, which may be some of `tops`: all that hold images, up to two levels each.
 
-    What is a split is decided by the whole source: its first few images may all lie in a class named `test`.
+    Which names are splits is decided by the whole source: its first few images may all be in a class named `test`.
     """
     first = {levels[0] for levels in tops.values() if levels}
     splits_on_top = bool(first) and all(tops.values()) and all(name.lower() in SPLIT_NAMES for name in first)

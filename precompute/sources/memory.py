@@ -45,7 +45,7 @@ def is_paths(samples: Any) -> bool:
 
 
 def is_texts(samples: Any) -> bool:
-    """Whether it is a list of texts, where those are what is asked for: paths of files are then objects of Path."""
+    """Whether it is a list of texts, where those are what is requested: paths of files are then objects of Path."""
     return isinstance(samples, list | tuple) and bool(samples) and all(isinstance(one, str) for one in samples)
 
 
@@ -70,7 +70,7 @@ def source_of(samples: Any) -> Source:
     if hasattr(samples, "__getitem__") and hasattr(samples, "__len__") and not isinstance(samples, list | tuple | dict):
         return dataset(samples)
     raise SourceError(
-        f"A {type(samples).__name__} is no source.",
+        f"A {type(samples).__name__} is not a source.",
         hint="Give a path, a list of paths, an array of uint8, a list of the bytes of images, or a dataset of "
         "(image, label).",
     )
@@ -96,7 +96,7 @@ def dataset(samples: Any, *, ids: Any = None, splits: Any = None, name: str | No
     """A source of a map-style dataset of (image, label), such as `torchvision.datasets.FashionMNIST(root)`.
 
     Images are PIL's, or arrays or tensors of uint8 (h, w), (h, w, 3) or (3, h, w); so it has no transform that makes
-    floats. Labels are its `targets` where it has them, named by its `classes`; else each item is asked for once more.
+    floats. Labels are its `targets` where it has them, named by its `classes`; else each item is requested once more.
     None is no label, nor is -1 where there are `classes`.
     It does not say whether an item has changed, so a second run reads all of them again, and computes what is new.
     Raises SourceError.
@@ -133,7 +133,7 @@ def _plain(values: Any) -> list[Any]:
 
 
 def _label(samples: Any, number: int) -> Any:
-    """None where the item has none or cannot be had, which is said when it is read."""
+    """None where the item has none or cannot be had, which is reported when it is read."""
     try:
         item = _item(samples, number)
     except SampleError:

@@ -55,7 +55,7 @@ class KeptGroups:
         return (KeptGroups, ())  # another process keeps its own
 
     def get(self, path: str, group: int) -> list[Picture] | None:
-        """The images of a group; None where it is not there any more."""
+        """The images of a group; None where it is no longer there."""
         with self._lock:
             pictures = self._groups.get((path, group))
             if pictures is not None:
@@ -63,7 +63,7 @@ class KeptGroups:
             return pictures
 
     def put(self, path: str, group: int, pictures: list[Picture]) -> None:
-        """Keep a group, in place of those that were asked for longest ago."""
+        """Keep a group, instead of those that were requested longest ago."""
         with self._lock:
             self._groups[path, group] = pictures
             sizes = {place: sum(len(one.data or b"") for one in kept) for place, kept in self._groups.items()}

@@ -1,4 +1,4 @@
-"""Every N-th part of a source, for jobs that share the work; joined again by `extract --reuse`."""
+"""Part I of N of a source, for jobs that share the work; `extract --reuse` joins the parts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class PartOfSource(ChosenSource):
         if bounds[0] == bounds[1]:
             raise UsageError(
                 f"{whole.name} has {len(whole):,} samples, and part {number} of {of} has none of them.",
-                hint="Ask for fewer parts.",
+                hint="Use fewer parts.",
             )
         super().__init__(whole, slice(*bounds), f"{whole.name} (part {number} of {of})")
         self.part = f"{number}/{of}"
@@ -37,13 +37,13 @@ def part_numbers(part: str) -> tuple[int, int]:
     if not (slash and first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
         raise UsageError(
             f"A part of a source is I/N with I from 1 to N. Got {part!r} instead.",
-            hint="Such as 1/4, to 4/4. Tasks of a job array count from 1 with --array=1-N, where N is the one of I/N.",
+            hint="For example 1/4 to 4/4. Tasks of a job array count from 1 with --array=1-N, with the N of I/N.",
         )
     return int(first), int(last)
 
 
 def parts_missing(parts: set[str]) -> str:
-    """Which parts are not among `parts`, each I/N, in words; "" where all are, or where that cannot be said."""
+    """Which parts are not among `parts`, each I/N, in words; "" where all are, or where that is not known."""
     numbers = [part_numbers(part) for part in parts]
     found, of = {number for number, _ in numbers}, {last for _, last in numbers}
     if len(of) != 1:

@@ -1,4 +1,4 @@
-"""Which kind of source SOURCE is. A new kind is one file beside this one and one line in KINDS."""
+"""Which kind of source SOURCE is. A new kind is one file next to this one and one line in KINDS."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Opener(Protocol):
 class SourceKind:
     """A kind of source.
 
-    what: for messages · recognises: whether SOURCE is one, by its name and what lies there; nothing is read · open:
+    what: for messages · recognises: whether SOURCE is one, by its name and what is there; nothing is read · open:
     lists it · options: those of `Reading.given` that it knows · many: it is not one sample alone · by_path: ids are
     paths relative to SOURCE, so that a sample is found without listing all · only: what samples there can be, as
     `FileKind.plural` calls them, "" for any.
@@ -63,7 +63,7 @@ KINDS: tuple[SourceKind, ...] = (
     SourceKind("a file", os.path.isfile, folder.open_folder, many=False, by_path=True),
     SourceKind("a folder", lambda _: True, folder.open_folder, by_path=True),
 )
-"""The first that recognises a source opens it; the last takes what is left, and says so where nothing is there."""
+"""The first that recognises a source opens it; the last takes the rest, and reports a missing file."""
 
 
 def kind_of(name: str) -> SourceKind:

@@ -65,7 +65,7 @@ class ShardFiles(ABC):
 
 
 class LocalShards(ShardFiles):
-    """Files on a disk, read with `pread`, each time through a descriptor of its own."""
+    """Files on a disk, read with `pread`, each time through its own descriptor."""
 
     local = True
 

@@ -157,7 +157,7 @@ def open_shards(
     """List the images in WebDataset shards; the first `limit` of them by id.
 
     pattern: `shards/*.tar`, `data-{000..099}.tar`, one .tar file, or a list of files; also s3://bucket/shards/*.tar.
-    reading: its columns "label" and "split", and what it keeps, are fields of the `.json` beside each image; without
+    reading: its columns "label" and "split", and what it keeps, are fields of the `.json` next to each image; without
     "label", labels are the text of `.cls`.
 
     An id is the shard's path below the pattern's fixed folder, without `.tar`, and the member's name. The image of a
@@ -311,7 +311,7 @@ class _Found:
         if split is not None:
             splits, notes = described.splits(split, ids[rows]), []
         if classes and (unlabelled := int((labels < 0).sum())):
-            missing = ".cls beside them" if label is None else f"{ascii_name(label)!r} in their .json"
+            missing = ".cls next to them" if label is None else f"{ascii_name(label)!r} in their .json"
             notes.append(f"{unlabelled} {self.kind.plural} have no {missing} and so no label")
         further = {name: described.column(name) for name in dict.fromkeys(self.reading.keep)}
         sizes, offsets, heads, checks = (

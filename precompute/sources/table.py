@@ -1,7 +1,7 @@
 """A table of files, `.csv`, `.tsv` or `.parquet`: a column of paths, and where there are any, of ids, labels, splits.
 
 All of them are strings, also where they look like numbers: "007" stays "007". A Parquet file may hold the images
-themselves in place of paths: `embedded` reads it.
+themselves instead of paths: `embedded` reads it.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def _text_rows(file: BinaryIO, path: str, shown: str, reading: Reading) -> Itera
 
 def _check_header(header: list[str], path: str, shown: str) -> None:
     if not header:
-        raise SourceError(f"{shown} is empty.", hint="Its first line names its columns, of which one is `path`.")
+        raise SourceError(f"{shown} is empty.", hint="Its first line names its columns; one of them is `path`.")
     if len(header) == 1 and (others := OTHER_SEPARATORS[_extension(path)] & {*header[0]}):
         raise SourceError(
             f"{shown} has one column, {ascii_name(header[0])[:200]!r}.",
@@ -125,7 +125,7 @@ def _records(table: Any, shown: str) -> Iterator[list[str]]:
         if row and len(row) != width:
             raise SourceError(
                 f"{shown}, line {table.line_num:,} has {len(row)} fields, and the header has {width}.",
-                hint="A field that holds the separator must stand in quotation marks.",
+                hint="A field that holds the separator must be in quotation marks.",
             )
         if row:
             yield row

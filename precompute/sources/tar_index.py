@@ -1,6 +1,6 @@
 """Where the images of a tar file lie: one pass over its headers, with the memory of one header at a time.
 
-Headers are parsed by `tarfile.TarInfo`. What stands between them is read here and not by `tarfile.TarFile`, which takes
+Headers are parsed by `tarfile.TarInfo`. What is between them is read here and not by `tarfile.TarFile`, which takes
 damage in the middle for the end of the file, and as much memory for a header as the header says. Members are grouped
 into samples as webdataset does: by folder and name up to the first dot.
 
@@ -60,7 +60,7 @@ class ShardIndex:
     names: (n,) fixed-length bytes, unique, without a leading `./` · offsets: (n,) int64, of a member's first header ·
     heads: (n,) int32, bytes of its headers; its data follow · sizes: (n,) int64, bytes of its data · checks: (n,)
     uint64, XXH3 of its headers · labels: (n,) int32, index into `classes` or -1 · classes: in no order · values:
-    (n, fields) fixed-length bytes, of the fields that were asked for of each `.json` · texts, present: (fields,) bool,
+    (n, fields) fixed-length bytes, of the fields that were requested of each `.json` · texts, present: (fields,) bool,
     whether any is a text, and there · members: of any kind · damage: what is wrong with the file behind the last of
     them, "" for a whole file.
     """
@@ -86,7 +86,7 @@ class Damage(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """name: as it stands there · offset, head: of its headers · size: of its data · problem: why it is no field."""
+    """name: as it is there · offset, head: of its headers · size: of its data · problem: why it is no field."""
 
     name: bytes
     offset: int
@@ -167,7 +167,7 @@ def _members(tar: _Window) -> Iterator[Member]:
             problem = longer.problem or _problem(header, data - start)
             yield Member(name, start, data - start, size, problem)
         start, longer = place, _Extended()
-    raise Damage("it ends without the end of a tar file, so it is cut short" if tar.size else "it is empty")
+    raise Damage("it ends without the end of a tar file, so it is truncated" if tar.size else "it is empty")
 
 
 @dataclass
@@ -219,12 +219,12 @@ def _behind(tar: _Window, data: int, size: int) -> int:
     if size < 0:
         raise Damage(f"a size below zero before byte {data:,}")
     if data + size > tar.size:
-        raise Damage(f"it is cut short at byte {tar.size:,} within a member of {size:,} bytes")
+        raise Damage(f"it is truncated at byte {tar.size:,} within a member of {size:,} bytes")
     return data + -(-size // BLOCK) * BLOCK
 
 
 def _behind_sparse(tar: _Window, block: bytes, place: int) -> int:
-    """The data of a sparse member of GNU tar lie behind further blocks that say where its holes are."""
+    """The data of a sparse member of GNU tar are behind further blocks that say where its holes are."""
     flag = 482
     while block[flag : flag + 1].strip(b"\0"):
         block, place, flag = tar.at(place, BLOCK), place + BLOCK, 504

@@ -44,7 +44,7 @@ class Lines(Protocol):
 def text_lines(file: Lines, shown: str, *, strict: bool = True) -> Iterator[str]:
     """The lines of UTF-8 text with their ends, without a byte order mark. Raises SourceError, with the line.
 
-    strict: no NUL, and nothing but UTF-8; else that is left to whoever reads a field, as surrogate escapes.
+    strict: no NUL, and nothing but UTF-8; else that is left to anyone who reads a field, as surrogate escapes.
     """
     number = 0
     while line := _next_line(file, shown):
@@ -73,4 +73,4 @@ def _next_line(file: Lines, shown: str) -> bytes:
     try:
         return file.readline(MAX_LINE_BYTES + 1)
     except OSError as error:
-        raise SourceError(f"{shown} cannot be read: {error.strerror}.", hint="Check the disk it lies on.") from error
+        raise SourceError(f"{shown} cannot be read: {error.strerror}.", hint="Check its disk.") from error

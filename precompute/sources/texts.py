@@ -1,4 +1,4 @@
-"""Texts that stand in a column of a table: each row of it is a sample, and nothing else is opened.
+"""Texts that are in a column of a table: each row of it is a sample, and nothing else is opened.
 
 A sample's id is the value of the id column, else the number of its row: `row/000000012`. Rows are not named by their
 text, since two may have the same one. Stamps follow from the text alone. So in a table that is written again, nothing

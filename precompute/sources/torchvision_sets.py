@@ -80,14 +80,14 @@ class Joined:
 
 
 def recognises(name: str) -> bool:
-    """What begins with torchvision: and is no folder."""
+    """What begins with torchvision: and is not a folder."""
     return name.startswith(MARK) and not os.path.isdir(name)
 
 
 def open_set(
     name: str, kind: FileKind, *, reading: Reading, limit: int | None, stop: Callable[[], int] | None
 ) -> Source:
-    """The images of a data set that lies in the folder `--root`; nothing is downloaded. Raises SourceError."""
+    """The images of a data set that is in the folder `--root`; nothing is downloaded. Raises SourceError."""
     del kind, stop
     wanted = name.removeprefix(MARK)
     if wanted in UNPICKLED:
@@ -97,7 +97,7 @@ def open_set(
         )
     if wanted not in SETS:
         raise SourceError(
-            f"{ascii_name(name)} is no data set of (image, label) that is known here.",
+            f"{ascii_name(name)} is not a data set of (image, label) that is known here.",
             hint=f"Known are {', '.join(SETS)}. In Python precompute.extract takes any other one.",
         )
     if reading.root is None:

@@ -1,4 +1,4 @@
-"""Walking a folder tree: which files below it are samples, and under which ids."""
+"""Traversing a folder tree: which files below it are samples, and under which ids."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def pseudo_file_systems() -> dict[int, str]:
 
 @dataclass
 class Found:
-    """What a walk has met.
+    """The results of a traversal.
 
     tops: the two folder levels above the files of each place, by its number · entered: inodes of folders by device ·
     links: (id, path) of links to folders, a heap · pseudo: see `pseudo_file_systems`.

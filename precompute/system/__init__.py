@@ -13,7 +13,6 @@ import mmap
 import os
 import resource
 import sys
-from importlib.metadata import PackageNotFoundError, version
 
 BLOCK_BYTES = 2**20
 NO_FULL_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOTTY)
@@ -53,6 +52,8 @@ def peak_memory() -> int:
 
 def version_of(package: str) -> str | None:
     """The installed version of a package; None where it is not installed."""
+    from importlib.metadata import PackageNotFoundError, version  # loads email and zipfile: a tenth of `--help`
+
     try:
         return version(package)
     except PackageNotFoundError:
@@ -112,7 +113,7 @@ def sync_data(descriptor: int) -> None:
 
 
 def use_huge_pages(mapping: mmap.mmap) -> None:
-    """Ask for pages as large as an array in memory has them; where there are none, those of usual size do."""
+    """Use pages as large as an array in memory has them; where there are none, those of usual size do."""
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):  # a kernel without huge pages
             mapping.madvise(mmap.MADV_HUGEPAGE)

@@ -1,4 +1,4 @@
-"""Where a command may write: at a new name, or in place of a file of its own kind. Anything else belongs to somebody.
+"""Where a command may write: at a new name, or instead of a file of the same kind. Any other file is left alone.
 
 A path is checked before the work (`check_output`), and again at the moment of the write (`Output`), since hours may lie
 between them. What a link leads to is written; the link stays.
@@ -127,7 +127,7 @@ def check_output(
     """
     given = os.fsdecode(path)
     if not given or "\0" in given:
-        raise UsageError(f"The output {given!r} is no name of a file.", hint="Name a file to write to.")
+        raise UsageError(f"The output {given!r} is not a file name.", hint="Name a file to write to.")
     real = os.path.realpath(given) if os.path.islink(given) else given  # a relative path stays short
     folder = os.path.dirname(real) or "."
     output = Output(real, kind, overwrite)
@@ -159,7 +159,7 @@ def check_output(
 def check_beside(path: str, is_ours: Callable[[bytes], bool], error: type[PrecomputeError]) -> bool:
     """Whether a file of ours is at `path`, a name that a command needs for itself while it works.
 
-    is_ours: of the first 64 bytes. Raises `error` where it is somebody else's: it is never changed.
+    is_ours: of the first 64 bytes. Raises `error` where precompute did not make it: it is never changed.
     """
     with contextlib.suppress(FileNotFoundError):
         mode = os.lstat(path).st_mode

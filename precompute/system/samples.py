@@ -8,7 +8,7 @@ from typing import Any
 
 IMAGE, TEXT, AUDIO = "image", "text", "audio"
 NAMED = (TEXT, AUDIO)
-"""Modalities that stand in a file's settings, under `transform`; where none stands there, the samples are images."""
+"""Modalities that are in a file's settings, under `transform`; where none is there, the samples are images."""
 
 
 @dataclass(frozen=True)

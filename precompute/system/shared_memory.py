@@ -28,7 +28,7 @@ class SharedMemory:
             raise
 
     def close(self) -> None:
-        """Let go of it here; the memory itself stays as long as an array looks into it."""
+        """Release it here; the memory itself stays as long as an array looks into it."""
         os.close(self.fd)
 
 

@@ -1,4 +1,4 @@
-"""What a saved head says of samples, beside what is known of them: one class, several labels, or a number each."""
+"""What a saved head says of samples, next to what is known of them: one class, several labels, or a number each."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ class Answers:
 
     @property
     def trained_elsewhere(self) -> bool:
-        """Whether on a column or a table in place of the labels that its cache had."""
+        """Whether on a column or a table instead of the labels that its cache had."""
         known = recorded(self.saved.metadata)
         return bool(recorded_columns(self.saved.metadata)) or known.get("table") is not None
 
@@ -213,7 +213,7 @@ class Answers:
 
     def truth_of_labels(self, values: Values, *, are_meant: bool) -> Truth:
         """Of a source's own labels. are_meant: whether these are what the head predicts, by what it was trained on or
-        by the user's word. Labels of which none holds a separator are classes, and say nothing of several."""
+        by the user's word. Labels of which none holds a separator are classes, and do not count as several."""
         separator = recorded(self.saved.metadata).get("label_separator")
         separator = separator if isinstance(separator, str) and separator else SEPARATOR
         is_one = self.task == LABELS and not any(separator in text for text in values.texts)

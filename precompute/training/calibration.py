@@ -21,7 +21,7 @@ class Calibration:
 
     temperature: what the logits are divided by, None where no temperature is best, with the reason · applied: whether
     the head's probabilities, and so its scores, are those after it · before, after: log loss and calibration error by
-    split. On val itself, which chose the temperature, they flatter.
+    split. On val itself, which chose the temperature, they are optimistic.
     """
 
     temperature: float | None

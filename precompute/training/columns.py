@@ -104,9 +104,9 @@ def further_column(cache: Cache, name: str, option: str, *, kinds: str, needs: s
 
 
 def find_target(values: Values, task: str, separator: str | None) -> tuple[Target, str]:
-    """The target that `values` are, and a line that says so.
+    """The target of `values`, and a note about it.
 
-    task: one of TASKS, or AUTO to find it · separator: what stands between labels; None for SEPARATOR, where any value
+    task: one of TASKS, or AUTO to find it · separator: what is between labels; None for SEPARATOR, where any value
     holds it. Raises UsageError for values that cannot be what `task` says, naming a sample.
     """
     if task == AUTO:
@@ -164,7 +164,7 @@ def _numbers(values: Values) -> tuple[Target, str]:
             number = math.inf
         if abs(number) > LARGEST:  # infinity among them
             raise UsageError(
-                f"{values.example(place)} has {text!r} in {values.origin}, which is no number of up to {LARGEST:g}.",
+                f"{values.example(place)} has {text!r} in {values.origin}, which is not a number of up to {LARGEST:g}.",
                 hint="Correct it (decimals have a point), leave it empty (such samples are left out), or choose "
                 "another --task.",
             )
@@ -181,7 +181,7 @@ def _labels(values: Values, separator: str) -> tuple[Target, str]:
         name = values.origin.removeprefix("column ")
         return Target(LABELS, (name,), ones[:, None].astype(np.uint8), known), f"one label from {values.origin}"
     if not separator:
-        raise UsageError("The separator of labels is empty.", hint="Such as --label-separator ';'.")
+        raise UsageError("The separator of labels is empty.", hint="For example --label-separator ';'.")
     parts = [{part.strip() for part in text.split(separator)} - {""} for text in values.texts]
     blank = np.array([not text.strip() and separator not in text for text in values.texts] + [True])
     names = sorted({name for found in parts for name in found}, key=os.fsencode)

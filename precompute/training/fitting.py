@@ -106,7 +106,7 @@ def fit_head(
 
 
 def _set_thresholds(estimator: Any, seen: Seen, target: Target, rows: Rows) -> str:
-    """Take those of the best F1 on these samples; a line that says so."""
+    """Take those of the best F1 on these samples, and a note about it."""
     proba = predicted(estimator.predict_proba, seen.cache, seen.layer, rows, average=seen.average)
     estimator.set_thresholds(choose_thresholds(target.of(rows), proba))
     return "val chose the threshold of each label, by its F1"

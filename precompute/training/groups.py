@@ -88,7 +88,7 @@ def group_names(
 def join(digests: NDArray[np.int64], names: list[str]) -> NDArray[np.int64]:
     """(n,) numbers that are equal where a chain of equal digests or equal names links two images.
 
-    A file that lies under two patients makes the two one group: else one of them would leak through it.
+    A file that is under two patients makes the two one group: else one of them would leak through it.
     """
     _, digest = np.unique(digests, return_inverse=True)
     _, group = np.unique(np.array(names, dtype=np.str_), return_inverse=True)
@@ -103,7 +103,7 @@ def _check_pattern(pattern: str) -> None:
         expression = re.compile(pattern)
     except re.error as error:
         raise UsageError(
-            f"--groups {pattern!r} is no regular expression: {error}.", hint=r"An example: --groups 'patient_(\d+)'"
+            f"--groups {pattern!r} is not a regular expression: {error}.", hint=r"An example: --groups 'patient_(\d+)'"
         ) from error
     if not expression.groups:
         raise UsageError(
@@ -116,7 +116,7 @@ def _search(pattern: str, ids: list[str]) -> list[str | None]:
     """What the first group of `pattern` finds in each id, None where it does not match.
 
     Some patterns, such as `(a+)+$`, try out more ways to match an id than anyone can wait for. Outside the main thread
-    Python's `re` cannot be interrupted, so it runs in a process of its own, whose main thread a timer interrupts.
+    Python's `re` cannot be interrupted, so it runs in its own process, whose main thread a timer interrupts.
     Raises UsageError for an id that takes more than SECONDS_PER_ID of CPU time, or ids that take SECONDS in all.
     """
     given = json.dumps({"pattern": pattern, "ids": ids, "seconds": SECONDS_PER_ID})

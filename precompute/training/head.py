@@ -46,8 +46,8 @@ class Training:
     its scores without those, where any are left · two_labels: ids of pictures that occur under several classes, or with
     other labels or numbers · groups: how many the user's groups are after joining those that share a picture, None
     where none were given · calibration: None without split val · selected_on: the scored split that chose a setting
-    (its score flatters), None where every score is clean · choices: what the fit decided, such as C and how ·
-    protocol: the number that a published protocol asks for · notes: what the reader of the scores should know ·
+    (its score is optimistic), None where every score is clean · choices: what the fit decided, such as C and how ·
+    protocol: the number that a published protocol requests · notes: what the reader of the scores should know ·
     seconds: fitting, selection included; scoring and reading excluded · unit: what the samples are called.
     """
 
@@ -138,33 +138,33 @@ def train_head(
     """Train a head on cached features and score it on images it has not seen.
 
     Trains on split train and scores on val and test; where the cache has no such splits, on a stratified hold-out of
-    a fifth, in which byte-identical images never stand on both sides. What has to be chosen (C, when to stop) is
-    chosen on val if there is a test split, else inside the training part, so that a score is left that chose nothing.
-    A logistic head that chose C on val is then fitted on val too, which is not scored any more.
+    a fifth, in which byte-identical images are never on both sides. Settings (C, when to stop) are
+    chosen on val if there is a test split, else inside the training part, so that one score is independent of them.
+    A logistic head that chose C on val is then fitted on val too, and val gets no score.
 
     head: logistic (the default), ridge, mlp, knn, centroid, attentive or selected; for labels logistic, ridge, mlp or
     knn, for numbers ridge (the default there), mlp or knn. settings: parameters of that head's class.
-    layer: which of several; or a list of some, or "all": their features, pooled where they hold positions, side by
-    side (see `precompute.training.layers`). Of these the selected head, the default there, chooses; others take all.
-    attentive needs one layer with positions. out: where to save the head, one
-    .safetensors file that `predict` needs nothing else beside; overwrite: also where a file stands that is no head.
+    layer: one of several; or a list of some, or "all": their features, pooled where they hold positions and
+    concatenated (see `precompute.training.layers`). The selected head, the default there, selects among them; others
+    use all. attentive needs one layer with positions. out: where to save the head, one
+    .safetensors file, all that `predict` needs; overwrite: also replace a file that is not a head.
     groups: a regular expression with one part in
-    parentheses that finds in each id what must stay on one side of hold-out and folds, such as `patient_(\\d+)`;
+    parentheses that extracts the group from each id, kept on one side of hold-out and folds, such as `patient_(\\d+)`;
     groups_file: the same from a CSV file with the columns id and group; groups_column: from a further column of the
-    cache. label_column, split_column: further columns with the labels and the splits, in place of the cache's own;
+    cache. label_column, split_column: further columns with the labels and the splits, instead of the cache's own;
     several label columns hold 0 and 1, and each is a label. labels: a CSV file with the columns id (or path) and label;
     samples that it does not name have no label; expect: how many it must name at least.
     task: "classes", "labels" (several a sample), "number", or "auto", which finds it: text in which any value holds `;`
     (or the label_separator) is labels, numbers of which any is not whole are numbers, all else is classes.
     similarity: the cosine from which a sample is
-    suspected to be nearly one of the training samples (0.9 unless given, of clips 0.98; if given, all samples are
-    compared, however many they are). calibrated: the head's probabilities are
-    those at the temperature that fits val best; no prediction changes.
+    suspected near-duplicate of a training sample (default: 0.9, for clips 0.98; if given, all samples are
+    compared, however many they are). calibrated: the head's probabilities use
+    the temperature that fits val best; no prediction changes.
     protocol: "simclr" or "simclr:DATASET", see `precompute.training.published`; needs split test and the logistic head.
-    plain_view: of a cache with several views, train on the plain one alone. By default every head is trained on all of
-    them, in which a sample counts once (see `precompute.training.views`). average_views: predict, and score, by the
-    mean of the probabilities of all views, in place of those of the plain view.
-    search: try MLP_GRID, less what `settings` names, by MLPSearch, within `time_budget` seconds where that is given.
+    plain_view: with several views, train only on the plain one. By default every head is trained on all of
+    them, and a sample counts once (see `precompute.training.views`). average_views: predict, and score, by the
+    mean of the probabilities of all views, instead of those of the plain view.
+    search: try MLP_GRID, except what `settings` fixes, by MLPSearch, within `time_budget` seconds if given.
     protocol, calibrated and search are for classes.
     Raises TrainingError for labels that nothing can be learned from, CacheError for damaged rows (each is compared with
     its checksum), HeadError, UsageError.
@@ -206,7 +206,7 @@ def train_head(
     if calibrated and FITTED_ON not in parts:
         raise UsageError(
             f"{cache.path} has no split val to fit a temperature on.",
-            hint="Add a folder val/ beside train/ and extract again, or leave --calibrate away.",
+            hint="Add a folder val/ next to train/ and extract again, or leave out --calibrate.",
         )
     notes += check_target(target, parts, cache.path, cache.words)
     # What a temperature is fitted on must not have been trained on, and C's choice ends in training on val too
@@ -268,7 +268,7 @@ def asked_record(
     similarity: float | None,
     plain: bool,
 ) -> dict[str, Any]:
-    """For a head's file, what its scores and leaks depend on beside it and its cache; empty where nothing was given."""
+    """For a head's file, what else its scores and leaks depend on besides its cache; empty where nothing was given."""
     file = None if groups_file is None else os.path.basename(os.fspath(groups_file))
     given = {"groups": groups, "groups_file": file, "groups_column": groups_column, "similarity": similarity}
     given["plain_view"] = True if plain else None

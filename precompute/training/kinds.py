@@ -1,4 +1,4 @@
-"""The heads that `train_head` knows by name, and making one from what was asked for."""
+"""The heads that `train_head` knows by name, and making one from what was requested."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def check_asked(head: str | None, settings: Mapping[str, Any], *, search: bool) 
         except ValueError as error:
             raise UsageError(str(error), hint="Give seconds, or leave it out for no limit.") from error
         if head == "mlp" and not search:
-            raise UsageError("A time budget limits a search, and none was asked for.", hint="Add --search.")
+            raise UsageError("A time budget limits a search, and none was requested.", hint="Add --search.")
 
 
 def head_of_task(head: str | None, task: str, *, several: bool = False) -> str:
@@ -109,7 +109,7 @@ def make_head(head: str, settings: Mapping[str, Any], *, seed: int, search: bool
     time_budget = given.pop("time_budget", None) if head == "mlp" else None
     known = estimator.get_params()
     if unknown := given.keys() - known.keys():
-        raise UsageError(f"{min(unknown)} is no parameter of the {head} head.", hint=f"It has {', '.join(known)}.")
+        raise UsageError(f"{min(unknown)} is not a parameter of the {head} head.", hint=f"It has {', '.join(known)}.")
     estimator.set_params(**given)
     if "random_state" in known:
         estimator.set_params(random_state=seed)

@@ -2,7 +2,7 @@
 
 A layer that is stored with positions is averaged over them as it is read, so no pooled copy is written. Every layer is
 divided by the length of its spread over the training images, so that each has the total variance 1: neither a loud nor
-a wide layer outweighs the others where a distance or a penalty adds up over features. These numbers stand in the head's
+a wide layer outweighs the others where a distance or a penalty adds up over features. These numbers are in the head's
 file, and `predict` makes the same features of images, in the same order.
 """
 
@@ -107,9 +107,9 @@ def joined(inputs: Sequence[LayerInput], activations: Sequence[Array]) -> NDArra
 
 
 class JoinedFeatures:
-    """The features (N, d), or (N, views, d), of several layers, float32, computed from the file as rows are asked for.
+    """The features (N, d), or (N, views, d), of several layers, float32, computed from the file as rows are requested.
 
-    It takes the place of an array of features in a `RowView`: shape, dtype, `reshape` of what is in front of d, and
+    It replaces an array of features in a `RowView`: shape, dtype, `reshape` of what is in front of d, and
     indexing by a slice or by row numbers.
     """
 
@@ -163,7 +163,7 @@ class JoinedFeatures:
 
 
 class JoinedCache(Cache):
-    """`cache`, which has one layer more: the features of several of its own, under `name`."""
+    """`cache`, which has one layer more: the joined features of several others, under `name`."""
 
     def __init__(self, cache: Cache, inputs: Sequence[LayerInput]) -> None:
         self.__dict__.update(vars(cache))
@@ -230,7 +230,7 @@ def with_layers(cache: Cache, layer: str | Sequence[str] | None) -> tuple[Cache,
 def pooled_features(cache: Cache, layer: str) -> Any:
     """The plain features (N, d) of a layer, averaged over its positions where it has such; see `RowView`.
 
-    For whoever looks at features and fits nothing. Axes of which nothing is known are left as they are.
+    For callers that read features and fit nothing. Axes of which nothing is known are left as they are.
     """
     features: Any = cache.plain_features(layer)
     if len(features.shape) < 3 or layer not in cache.layers:
@@ -245,7 +245,7 @@ def pooled_features(cache: Cache, layer: str) -> Any:
 def _chosen(cache: Cache, layer: str | Sequence[str] | None) -> tuple[str, ...]:
     """The layers that are meant: all for "all"; none where None leaves it to the cache, which must hold one.
 
-    Raises UsageError where "all" are one, where one is named twice, or "all" beside others.
+    Raises UsageError where "all" are one, where one is named twice, or "all" next to others.
     """
     names = (layer,) if isinstance(layer, str) else tuple(layer or ())
     if ALL not in names or ALL in cache.layers:
@@ -253,7 +253,7 @@ def _chosen(cache: Cache, layer: str | Sequence[str] | None) -> tuple[str, ...]:
             raise UsageError(f"The layers {', '.join(names)} name one twice.", hint="Name each layer once.")
         return names
     if len(names) > 1:
-        raise UsageError(f"--layer {ALL} stands for every layer, and others are named too.", hint="Give one of both.")
+        raise UsageError(f"--layer {ALL} selects every layer, and others are named too.", hint="Give one of both.")
     if len(cache.layers) == 1:
         raise UsageError(
             f"{cache.path} holds one layer, {cache.layers[0]}, so there is nothing to choose from.",
@@ -265,7 +265,7 @@ def _chosen(cache: Cache, layer: str | Sequence[str] | None) -> tuple[str, ...]:
 def _inputs_of(cache: Cache, names: Sequence[str]) -> tuple[list[LayerInput], list[str]]:
     """How each of these layers becomes features, and what there is to say of it.
 
-    Raises UsageError where it cannot be told which axes are positions, CacheError for a layer that is not there.
+    Raises UsageError where it cannot be determined which axes are positions, CacheError for a layer that is not there.
     """
     described, inputs, notes = spec_layers(cache.spec), [], []
     for name in names:
@@ -280,9 +280,7 @@ def _inputs_of(cache: Cache, names: Sequence[str]) -> tuple[list[LayerInput], li
         positions = tuple(axis for axis, word in enumerate(axes) if word != "channel") if len(shape) > 1 else ()
         prefix = _prefix(cache, tuple(axes), shape)
         if prefix:
-            notes.append(
-                f"the first {prefix} of {shape[positions[0]]} tokens of {name} stand for no position: left out"
-            )
+            notes.append(f"the first {prefix} of {shape[positions[0]]} tokens of {name} have no position: left out")
         inputs.append(LayerInput(name, tuple(shape), positions, prefix))
     return inputs, notes
 
@@ -313,7 +311,7 @@ def saved_inputs(metadata: dict[str, Any], head: str, n_features: int) -> tuple[
             raise ValueError(f"they have {width} features, and the head takes {n_features}")
     except ValueError as error:
         raise HeadFormatError(
-            f"What the head {head} says of its layers is damaged: {error}.", hint="Train the head again."
+            f"The list of layers in the head {head} is damaged: {error}.", hint="Train the head again."
         ) from error
     return inputs
 

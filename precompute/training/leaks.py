@@ -186,15 +186,17 @@ def two_labels(cache: Cache, target: Target, rows: Rows, digests: NDArray[np.int
 def leak_notes(
     leaks: dict[str, Leaks], doubtful: list[list[str]], task: str = CLASSES, words: Words = IMAGES
 ) -> list[str]:
-    """Lines on what makes scores flatter or labels doubtful. words: what the samples are called."""
+    """Notes about optimistic scores and doubtful labels. words: what the samples are called."""
     notes, many, one = [], words.plural, words.one
     for split, found in leaks.items():
         if found.identical:
             notes.append(
-                f"{found.identical} {many} of {split} are byte-identical to training {many}: its score flatters"
+                f"{found.identical} {many} of {split} are byte-identical to training {many}: its score is optimistic"
             )
         if found.grouped:
-            notes.append(f"{found.grouped} {many} of {split} share a group with training {many}: its score flatters")
+            notes.append(
+                f"{found.grouped} {many} of {split} share a group with training {many}: its score is optimistic"
+            )
         if found.near:
             notes.append(
                 f"{len(found.near)} {many} of {split} look nearly like a training {one} "

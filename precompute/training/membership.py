@@ -60,7 +60,7 @@ def split_codes(metadata: dict[str, Any], cache: Cache, target: Target, head: st
             raise ValueError("it has another number of rows")
     except (KeyError, TypeError, ValueError, zlib.error) as error:
         raise HeadFormatError(
-            f"What the head {head} remembers of its split is damaged: {error}.", hint="Train the head again."
+            f"The split stored in the head {head} is damaged: {error}.", hint="Train the head again."
         ) from error
     return codes
 
@@ -93,7 +93,7 @@ def trained_layer(saved: SavedHead, cache: Cache, head: str) -> tuple[Cache, str
 
 
 def _same_plain_view(spec: Any, cache: Cache) -> bool:
-    """Whether a head's settings are those of the cache, but for views that the plain one has beside it."""
+    """Whether a head's settings are those of the cache, except for views that the plain one has next to it."""
     if not isinstance(spec, dict) or (cache.views == 1 and spec.get("views", 1) == 1):
         return False
     return plain_spec(spec) == plain_spec(cache.spec)

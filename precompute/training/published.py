@@ -1,4 +1,4 @@
-"""Published protocols of linear probes, so that a number can be set beside a paper's.
+"""Published protocols of linear probes, so that a score can be compared with a paper.
 
 simclr: T. Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", ICML 2020, appendix B.8
 (after S. Kornblith et al., "Do Better ImageNet Models Transfer Better?", CVPR 2019): L2-regularised multinomial
@@ -84,7 +84,7 @@ class Protocol:
         return {**parts, "train": pool[train], "val": pool[held]}, [note]
 
     def result(self, scores: Scores) -> dict[str, Any]:
-        """The number to set beside a paper's, JSON-ready, from the scores of split test."""
+        """The score to compare with a paper, JSON-ready, from the scores of split test."""
         if self.metric == ACCURACY:
             value, interval = scores.accuracy, scores.accuracy_interval
         else:
@@ -102,7 +102,7 @@ def find_protocol(text: str) -> Protocol:
         )
     if dataset and dataset not in METRICS:
         raise UsageError(
-            f"{dataset!r} is no dataset of the protocol {name}, which knows {', '.join(METRICS)}.",
+            f"{dataset!r} is not a dataset of the protocol {name}, which knows {', '.join(METRICS)}.",
             hint=f"--protocol {name} without a dataset scores accuracy.",
         )
     return Protocol(name, dataset or None, METRICS.get(dataset, ACCURACY))

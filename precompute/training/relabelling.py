@@ -66,7 +66,7 @@ class Relabelling:
     def of_head(
         cls, metadata: dict[str, Any], head: str, task: str, *, table: str | os.PathLike[str] | None = None
     ) -> Relabelling:
-        """What a head was trained by. table: the table of labels, where that is at hand.
+        """What a head was trained by. table: the table of labels, where that is available.
 
         Raises HeadMismatchError where it was trained by a table, which the file does not hold, and none is given.
         """
@@ -134,7 +134,7 @@ class Relabelling:
                 hint="Nothing was trained. Look for ids that are written in another way.",
             )
         by = ", by path" if table.key == "path" else ""
-        note = f"{matched:,} of {len(texts):,} samples stand in {name}, which has {len(table.values):,} rows{by}"
+        note = f"{matched:,} of {len(texts):,} samples are in {name}, which has {len(table.values):,} rows{by}"
         return values_of_texts(cache, texts, name), [note]
 
 

@@ -49,6 +49,6 @@ LINES_OF = {"classes": LINES, "labels": LINES_OF_LABELS, "number": LINES_OF_NUMB
 
 
 def interval_of(scores: Any, name: str, *, grouped: bool) -> tuple[float, float] | None:
-    """Wilson's for a share, unless the samples are no observations of their own: Wilson's knows of no groups."""
+    """Wilson's for a share, unless the samples are not independent: Wilson's interval ignores groups."""
     wilson: tuple[float, float] | None = getattr(scores, f"{name}_interval", None)
     return scores.intervals.get(name) if grouped or wilson is None else wilson

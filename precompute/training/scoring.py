@@ -129,7 +129,9 @@ def score_answers(
     if calibrated and calibration:
         why = calibration.reason
         notes.append(
-            f"not calibrated: {why}" if why else "val chose the temperature: its log loss and calibration flatter"
+            f"not calibrated: {why}"
+            if why
+            else "val chose the temperature: its log loss and calibration are optimistic"
         )
     answers = {split: scaled(p, calibration) for split, p in raw.items()}
     leaks = find_leaks(cache, None, parts, digests, together, similarity, target, features)

@@ -1,7 +1,7 @@
 """For each scored row the training row most like it: every pair is compared, in blocks.
 
 Products of float32 unit rows are a filter. Each is within a proven distance of the cosine, and only pairs that could be
-the best of their row, and reach the least similarity asked for, are computed again in float64. So the result is that of
+the best of their row, and reach the least similarity requested, are computed again in float64. So the result is that of
 a float64 search of all pairs, at the price of a float32 one. The error of a sum of products is bounded for any order of
 summation (N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd edition, 2002, section 3.1; without its
 terms of second order: C.-P. Jeannerod and S. M. Rump, SIAM J. Matrix Analysis and Applications 34, 2013).
@@ -84,7 +84,7 @@ class _Search:
             self.least[position] = least - self.tie
 
     def compare(self, position: Index, other: Doubles) -> None:
-        """Compare with the training rows `other`, unit rows that stand at `position`, in order."""
+        """Compare with the training rows `other`, unit rows that are at `position`, in order."""
         single = other.astype(np.float32)
         for start in range(0, len(self.unit), self.size):
             rows = np.arange(start, min(start + self.size, len(self.unit)))

@@ -40,12 +40,12 @@ def read_table(
             if key is None or value not in header:
                 raise UsageError(
                     f"{name} must have the columns {keys[0]} and {value} in its first line"
-                    + "".join(f" (or {other} in the place of {keys[0]})" for other in keys[1:])
+                    + "".join(f" (or {other} instead of {keys[0]})" for other in keys[1:])
                     + f". Got {reader.fieldnames} instead.",
                     hint=f"Write lines such as `id,{value}` and `ants/1.jpg,{value}7`.",
                 )
             if twice := [column for column in (key, value) if header.count(column) > 1]:
-                raise UsageError(f"{name} has two columns {twice[0]!r}.", hint="Give each column a name of its own.")
+                raise UsageError(f"{name} has two columns {twice[0]!r}.", hint="Give each column its own name.")
             values: dict[str, str] = {}
             for row in reader:
                 if None in row:
@@ -63,7 +63,7 @@ def read_table(
     except OSError as error:
         raise UsageError(f"{name} cannot be read: {error.strerror}.", hint="Check the name of the file.") from error
     except csv.Error as error:
-        raise UsageError(f"{name} is no CSV file: {error}.", hint=f"Write lines of `id,{value}`.") from error
+        raise UsageError(f"{name} is not a CSV file: {error}.", hint=f"Write lines of `id,{value}`.") from error
     return Table(name, key, values)
 
 
@@ -71,7 +71,7 @@ def joined(cache: Cache, table: Table) -> list[str]:
     """The value of each row of `cache`, "" where the table has none.
 
     A path is compared with the ids as it is written, less `./` and the like. Where no path is an id, the files are
-    compared: what a path names from the folder that the table lies in, with what an id names below the source.
+    compared: what a path names from the folder that the table is in, with what an id names below the source.
     Raises UsageError where no row of the table is one of the cache.
     """
     ids = cache.ids
@@ -82,7 +82,7 @@ def joined(cache: Cache, table: Table) -> list[str]:
             f"No {table.key} in {table.name} ({', '.join(map(repr, theirs))}, ...) is one of {cache.path} "
             f"({', '.join(map(repr, ours))}, ...).",
             hint=f"The column {table.key} must hold ids as `precompute export` writes them"
-            + (", or paths to the files from the folder that the table lies in." if table.key == "path" else "."),
+            + (", or paths to the files from the table's folder." if table.key == "path" else "."),
         )
     return [known.get(name, "") for name in ids]
 

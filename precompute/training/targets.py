@@ -136,8 +136,8 @@ def _check_classes(target: Target, parts: dict[str, Rows], path: str, words: Wor
     if len(present["train"]) < 2:
         only = target.names[next(iter(present["train"]))]
         raise TrainingError(
-            f"All training {words.plural} of {path} have one class, {only!r}; there is nothing to tell apart.",
-            hint=f"Add a folder with {words.plural} of a second class beside it, and extract again; or name another "
+            f"All training {words.plural} of {path} have one class, {only!r}; there is nothing to learn.",
+            hint=f"Add a folder with {words.plural} of a second class next to it, and extract again; or name another "
             "column.",
         )
     for split, found in present.items():

@@ -31,7 +31,7 @@ class Entry:
     width: features of the default layer · params: parameters of the whole network; both None in a long list, where they
     would take building each · input_size: pixels a side, None for what are no images · gflops: 10^9 multiply-adds for
     one image, None where unpublished · accuracy: published ImageNet-1K top-1 in percent, None where there is none ·
-    layer: the default layer · weights: entries, the default one first · modality: what it takes.
+    layer: the default layer · weights: entries, the default one first · modality: of its samples.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Entry:
 class Loaded:
     """A network with weights.
 
-    name: of the backbone in messages and in the key, whatever name it was asked for by · model: in eval mode, on the
+    name: of the backbone in messages and in the key, whatever name it was requested by · model: in eval mode, on the
     CPU · source: where the weights came from, as JSON, enough to load them again · base: its own transform or
     preprocessing · notes: choices worth telling · file: of the weights, see `checkpoints.identity_of`, None where they
     are no file · settings: what else decides the features, such as the release of the library that the network's code
@@ -138,7 +138,7 @@ class Family(ABC):
         return layer, pooling, ()
 
     def own_pooling(self, model: nn.Module, layer: str) -> str:  # noqa: ARG002
-        """What `auto` stands for at a layer that is named. Raises BackboneError where it must be asked for."""
+        """What `auto` stands for at a layer that is named. Raises BackboneError where it must be requested."""
         return "none"
 
     def final_classifier(self, model: nn.Module) -> str:
@@ -148,7 +148,7 @@ class Family(ABC):
         return layers.final_classifier(model, self.tracing)
 
     def layer_names(self, model: nn.Module) -> list[str]:
-        """Every layer whose features can be had, in the order of execution. Raises BackboneError where none can."""
+        """Every available layer, in the order of execution. Raises BackboneError where none can."""
         from precompute.backbones import layers
 
         return layers.layer_names(model, self.tracing)
@@ -169,14 +169,14 @@ class Family(ABC):
 
 
 def random_seed(choice: str) -> int | None:
-    """The seed of `random` or `random:SEED`, None for any other weights. Raises WeightsError where it is no number."""
+    """The seed of `random` or `random:SEED`, None for other weights. Raises WeightsError where it is not a number."""
     word, _, seed = choice.partition(":")
     if word != "random":
         return None
     if seed and not (seed.isdecimal() and len(seed) <= len(str(MAX_SEED)) and int(seed) <= MAX_SEED):
         raise WeightsError(
             f"The seed in random:{seed:.40} is not a whole number from 0 to {MAX_SEED}.",
-            hint="Such as --weights random:1.",
+            hint="For example --weights random:1.",
         )
     return int(seed or 0)
 
@@ -186,7 +186,7 @@ def path_of(name: str, choice: str, known: Sequence[str] = ()) -> str:
     if os.sep in choice or Path(choice).suffix != "" or Path(choice).exists():
         return choice
     options = ", ".join([DEFAULT, *known, "random"])
-    raise WeightsError(f"{name} has no weights {choice!r}.", hint=f"Take one of {options}, or the path of a file.")
+    raise WeightsError(f"{name} has no weights {choice!r}.", hint=f"Use one of {options}, or the path of a file.")
 
 
 def with_file(

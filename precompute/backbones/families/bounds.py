@@ -42,8 +42,8 @@ def checked(
         if name not in known:
             if asked is not None:
                 raise WeightsError(
-                    f"{where} asks for {name[:64]!r} {asked}, which is not known to be harmless.",
-                    hint="If you trust the folder, load it in a factory of your own: package.module:factory.",
+                    f"{where} requests {name[:64]!r} {asked}, which is not known to be harmless.",
+                    hint="If you trust the folder, load it in your own factory: package.module:factory.",
                 )
             continue
         if value is None:
@@ -56,6 +56,6 @@ def checked(
 
 def out_of_bounds(where: str, name: str, value: Any, library: str) -> WeightsError:
     return WeightsError(
-        f"{where} gives {name} as {repr(value)[:100]}, which is out of bounds.",
-        hint=f"Take a folder as {library} saves it.",
+        f"{where} gives {name} as {repr(value)[:100]}, which is out of range.",
+        hint=f"Use a folder saved by {library}.",
     )

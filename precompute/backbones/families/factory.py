@@ -22,14 +22,14 @@ class Factories(Family):
 
     def load(self, name: str, weights: str) -> Loaded:
         if weights.partition(":")[0] == "random":
-            raise WeightsError(f"{name} decides about its own weights.", hint="Let the factory return random weights.")
+            raise WeightsError(f"{name} chooses its own weights.", hint="Let the factory return random weights.")
         model, own = run_factory(name)
         base, notes = own or Transform(), () if own else (USUAL,)
         if weights == DEFAULT:
             return Loaded(name, model, {"kind": "factory"}, base, notes)
         return with_file(self, name, model, path_of(name, weights), base, notes)
 
-    def build(self, name: str, *, seed: int | None) -> nn.Module:  # noqa: ARG002 - it decides about its own weights
+    def build(self, name: str, *, seed: int | None) -> nn.Module:  # noqa: ARG002 - it chooses its own weights
         return run_factory(name)[0]
 
     def describe(self, name: str, *, quick: bool = False) -> Entry:  # noqa: ARG002 - nothing is known
@@ -62,7 +62,7 @@ def run_factory(name: str) -> tuple[nn.Module, Preprocess | None]:
     model, own = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if own is not None and not isinstance(own, Preprocess):
         raise BackboneError(
-            f"The backbone factory {name} returned a {type(own).__name__} beside its module.",
+            f"The backbone factory {name} returned a {type(own).__name__} together with its module.",
             hint="The second value must be a precompute.inputs.base.Preprocess.",
         )
     if not isinstance(model, nn.Module):

@@ -61,8 +61,8 @@ class HF(Family):
         elif not REPOSITORY.fullmatch(text) or not (revision is None or REVISION.fullmatch(revision)):
             kinds = ", ".join(sorted(MODELS))
             raise BackboneError(
-                f"{name[:200]!r} names no model of the Hugging Face hub.",
-                hint="Such as hf:sentence-transformers/all-MiniLM-L6-v2, with @REVISION where you want one; a folder "
+                f"{name[:200]!r} is not a model on the Hugging Face hub.",
+                hint="For example hf:sentence-transformers/all-MiniLM-L6-v2, with @REVISION if needed; a folder "
                 f"is hf:./folder. Models of these kinds are known: {kinds}.",
             )
 
@@ -139,7 +139,7 @@ class HF(Family):
         return own if own is not None and (layer == OUTPUT or own in hf_encoder.OF_TOKENS) else "auto"
 
     def final_classifier(self, model: nn.Module) -> str:  # noqa: ARG002 - there is none
-        raise BackboneError("An encoder of transformers is loaded without a classifier.", hint="Take its output.")
+        raise BackboneError("An encoder of transformers is loaded without a classifier.", hint="Use its output.")
 
     def layer_names(self, model: nn.Module) -> list[str]:
         return [*_encoder(model).blocks, OUTPUT]

@@ -32,10 +32,10 @@ MOST_SAMPLES = 2**23  # of a window
 MOST_FFT = 4096  # whose DFT, as a matrix, takes 67 MB
 MOST_FRAMES = 2**14  # of a spectrogram
 MOST_PIECES = 256
-"""Frames are put together of pieces as long as the common divisor of a frame and the step to the next."""
+"""Frames are assembled of pieces as long as the common divisor of a frame and the step to the next."""
 
 MASKED = "masked_spec_embed"
-"""Stands in for frames that training hides; published weights lack it, and features do not need it."""
+"""Replaces frames that training hides; published weights lack it, and features do not need it."""
 
 
 def load(folder: HFFolder, kind: ModelType) -> Parts:
@@ -52,7 +52,7 @@ def _waveform(folder: HFFolder, kind: ModelType) -> Parts:
         if config.get(name):
             raise BackboneError(
                 f"{where} has {name}, which precompute does not compute.",
-                hint="Give the network in a factory of your own: package.module:factory.",
+                hint="Give the network in your own factory: package.module:factory.",
             )
     kernels = _sizes(where, config, "conv_kernel", (10, 3, 3, 3, 3, 2, 2))
     strides = _sizes(where, config, "conv_stride", (5, 2, 2, 2, 2, 2, 2))
@@ -63,7 +63,7 @@ def _waveform(folder: HFFolder, kind: ModelType) -> Parts:
     if frame > rate or step > frame:
         raise WeightsError(
             f"{where} describes convolutions whose outputs see {frame:,} samples each, {step:,} from one to the next.",
-            hint="Take a folder as transformers saves it.",
+            hint="Use a folder saved by transformers.",
         )
     given.fixed("feature_size", 1)
     given.fixed("padding_value", 0)
@@ -82,7 +82,7 @@ def _whisper(folder: HFFolder, kind: ModelType) -> Parts:
         raise WeightsError(
             f"{given.where} makes {rate * seconds // step:,} frames of {mels} bands, and the network takes twice "
             f"{repr(positions)[:20]} of {repr(bands)[:20]}.",
-            hint="Take a folder as transformers saves it.",
+            hint="Use a folder saved by transformers.",
         )
     base = WhisperPreprocess(
         float(seconds), float(seconds), rate=rate, chunk=float(seconds), fft=fft, mel_step=step, mels=mels
@@ -98,8 +98,8 @@ def _clap(folder: HFFolder, kind: ModelType) -> Parts:
         raise BackboneError(
             f"{given.where} and {CONFIG} describe a CLAP with feature fusion (truncation "
             f"{given.values.get('truncation', 'fusion')!r:.40}, enable_fusion {fused}): in a batch without a long clip "
-            "the library takes one at random for long, so a clip has no features of its own.",
-            hint="Take one without fusion, such as laion/clap-htsat-unfused.",
+            "the library treats a random one as long, so features do not depend on the clip alone.",
+            hint="Use one without fusion, such as laion/clap-htsat-unfused.",
         )
     given.fixed("padding_value", 0)
     rate, seconds = given.whole("sampling_rate", 48_000, *RATES), given.whole("max_length_s", 10, 1, LONGEST_WINDOW)
@@ -134,7 +134,7 @@ def _filterbank(folder: HFFolder, kind: ModelType) -> Parts:
         raise WeightsError(
             f"{given.where} makes {frames:,} frames of {mels} bands, and the network takes {repr(positions)[:20]} of "
             f"{repr(bands)[:20]}.",
-            hint="Take a folder as transformers saves it.",
+            hint="Use a folder saved by transformers.",
         )
     mean, deviation = 0.0, 0.5
     if given.flag("do_normalize", default=True):
@@ -167,15 +167,15 @@ class _Extractor:
             if not isinstance(nested, dict):
                 raise BackboneError(
                     f"{folder.path} has no {SETTINGS}, which says how clips enter the network.",
-                    hint=f"Save it beside the weights: {name}(...).save_pretrained(FOLDER).",
+                    hint=f"Save it with the weights: {name}(...).save_pretrained(FOLDER).",
                 )
             found = nested
         self.values: Mapping[str, Any] = found
         kind = found.get("feature_extractor_type", name)
         if kind != name:
             raise BackboneError(
-                f"{self.where} asks for {str(kind)[:64]!r}, and precompute has {name} for this kind of model.",
-                hint="Take a folder as transformers saves it.",
+                f"{self.where} requires {str(kind)[:64]!r}, and precompute has {name} for this kind of model.",
+                hint="Use a folder saved by transformers.",
             )
 
     def whole(self, name: str, default: int, low: int, high: int) -> int:
@@ -202,7 +202,7 @@ class _Extractor:
         if isinstance(value, bool) or not isinstance(value, int | float) or value != only:
             raise WeightsError(
                 f"{self.where} gives {name} as {repr(value)[:64]}, and precompute computes with {only} alone.",
-                hint="Give the network and its preprocessing in a factory of your own: package.module:factory.",
+                hint="Give the network and its preprocessing in your own factory: package.module:factory.",
             )
 
     def spectrogram(self, samples: int, *, fft: tuple[str, int], step: int, mels: int) -> tuple[int, int, int]:
@@ -213,8 +213,8 @@ class _Extractor:
         if samples > MOST_SAMPLES or samples // hop > MOST_FRAMES or frame // math.gcd(frame, hop) > MOST_PIECES:
             raise WeightsError(
                 f"{self.where} describes windows of {samples:,} samples in {samples // hop:,} frames of {frame:,}, "
-                f"{hop:,} apart, which is out of bounds.",
-                hint="Take a folder as transformers saves it.",
+                f"{hop:,} apart, which is out of range.",
+                hint="Use a folder saved by transformers.",
             )
         return frame, hop, bands
 
@@ -229,6 +229,6 @@ def _sizes(where: str, config: Mapping[str, Any], name: str, default: tuple[int,
 
 def _bad(where: str, name: str, value: Any) -> WeightsError:
     return WeightsError(
-        f"{where} gives {name} as {repr(value)[:64]}, which is out of bounds.",
-        hint="Take a folder as transformers saves it.",
+        f"{where} gives {name} as {repr(value)[:64]}, which is out of range.",
+        hint="Use a folder saved by transformers.",
     )

@@ -4,7 +4,7 @@ What a loader module (`hf_text`, `hf_images`, `hf_audio`) gives is one function,
 
     def load(folder: HFFolder, kind: ModelType) -> Parts
 
-which reads the files beside the weights and takes no memory for the network. `hf` then makes the network, with weights
+which reads the files next to the weights and takes no memory for the network. `hf` then makes the network, with weights
 from the folder or random ones, and puts `Parts.encoder` around it.
 """
 
@@ -38,7 +38,7 @@ class States:
 
     tokens: (B, T, D) of its last layer · mask: (B, T), 1 for a token that counts in a mean, 0 for padding and for those
     that stand for nothing of the sample; None where all count · pooler: (B, D), None where there is none · projection:
-    (B, E), the same · hidden: (B, T, D) of each of `Encoder.blocks`, where asked for.
+    (B, E), the same · hidden: (B, T, D) of each of `Encoder.blocks`, where requested.
     """
 
     tokens: torch.Tensor
@@ -95,10 +95,10 @@ class Parts:
     """What a loader module says of a folder.
 
     encoder: puts the wrapper around the network · base: its preprocessing · settings: what else decides the features,
-    beside what `base` says of itself; it goes into the key under `backend` · notes: choices worth telling · network:
+    next to what `base` says of itself; it goes into the key under `backend` · notes: choices worth telling · network:
     the name of the class in transformers, None for AutoModel's · tower: the attribute of the configuration that this
     class takes, such as "vision_config"; empty for all of it · pooler: beginning of the names of the tensors that the
-    pooling `pooler` needs, which may be missing from the weights where it is not asked for.
+    pooling `pooler` needs, which may be missing from the weights where it is not requested.
     """
 
     encoder: Callable[[nn.Module], Encoder]
@@ -163,8 +163,8 @@ def check_pooling(name: str, encoder: Encoder, layer: str, pooling: str) -> None
     there = [one for one in encoder.poolings if layer == OUTPUT or one in OF_TOKENS]
     if pooling == "auto":
         raise BackboneError(
-            f"How {name} is pooled is not known, and precompute does not guess.",
-            hint=f"Say it: --pooling {'|'.join(there)}.",
+            f"The pooling of {name} is not known, and precompute does not guess it.",
+            hint=f"Choose one: --pooling {'|'.join(there)}.",
         )
     if pooling not in there:
         raise BackboneError(

@@ -1,6 +1,6 @@
 """A folder as transformers saves it: config.json, weights as safetensors, and the files of a tokenizer or a processor.
 
-It may come from a stranger. Nothing in it is run: code that it asks for is refused by name, weights are read as tensors
+It may come from a stranger. Nothing in it is run: code that it requests is refused by name, weights are read as tensors
 alone, and what names a place to load from is never followed.
 """
 
@@ -53,38 +53,38 @@ class HFFolder(ModelFolder):
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """config.json, without what decides no feature. Raises WeightsError where it asks for code, is quantised, or
+        """config.json, without what decides no feature. Raises WeightsError where it requests code, is quantised, or
         holds numbers that no model has."""
         found, where = self.json(CONFIG), f"{self.path}/{CONFIG}"
         self.check_code(found, CONFIG)
         if not isinstance(found.get("model_type"), str):
             raise WeightsError(
-                f"{where} names no model_type, so it is not one that transformers has saved.",
+                f"{where} names no model_type, so transformers did not save it.",
                 hint="A folder of transformers holds config.json with `model_type`, and model.safetensors.",
             )
         for key, value in _inside(found):
             if key in QUANTISED and value:
                 raise WeightsError(
                     f"{where} describes quantised weights ({key}), which precompute does not compute with.",
-                    hint="Take the folder of the model in float32, float16 or bfloat16.",
+                    hint="Use the folder of the model in float32, float16 or bfloat16.",
                 )
             large = MAX_LAYERS if "layers" in key or "depth" in key else MAX_NUMBER
             if isinstance(value, int | float) and not abs(value) <= large and key != "model_max_length":
                 raise WeightsError(
-                    f"{where} gives {key[:64]} as {repr(value)[:64]}, which is out of bounds.",
-                    hint="Take a folder as transformers saves it.",
+                    f"{where} gives {key[:64]} as {repr(value)[:64]}, which is out of range.",
+                    hint="Use a folder saved by transformers.",
                 )
         kept: dict[str, Any] = _without_idle(found)
         return kept
 
     def check_code(self, found: Mapping[str, Any], name: str) -> None:
-        """Raise WeightsError where the JSON `found` of the file `name` asks for code of the folder to be run."""
+        """Raise WeightsError where the JSON `found` of the file `name` requests code of the folder to be run."""
         for key, value in _inside(found):
             if key in CODE and value:
                 raise WeightsError(
-                    f"{self.path}/{name} asks for code to be run ({key}: {repr(value)[:100]}), and precompute runs "
+                    f"{self.path}/{name} requests that code be run ({key}: {repr(value)[:100]}), and precompute runs "
                     "none of a folder's.",
-                    hint="If you trust that code, call it in a factory of your own: package.module:factory.",
+                    hint="If you trust that code, call it in your own factory: package.module:factory.",
                 )
 
     @cached_property
@@ -93,7 +93,7 @@ class HFFolder(ModelFolder):
         return hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()
 
     def optional_json(self, name: str) -> dict[str, Any] | None:
-        """The JSON object in a file, None where there is none; code that it asks for is refused."""
+        """The JSON object in a file, None where there is none; code that it requests is refused."""
         if not self.has(name):
             return None
         found = self.json(name)
@@ -115,7 +115,7 @@ class HFFolder(ModelFolder):
         if not names or good != names or len(names) > MAX_SHARDS:
             raise WeightsError(
                 f"{self.path}/{INDEX} does not name files with weights in its folder.",
-                hint="Take a folder as transformers saves it.",
+                hint="Use a folder saved by transformers.",
             )
         return [self.file(name) for name in names]
 
@@ -127,7 +127,7 @@ class HFFolder(ModelFolder):
             if twice := sorted({*state} & {*part}):
                 raise WeightsError(
                     f"{path} holds {twice[0][:80]!r}, which another file of the folder holds too.",
-                    hint="Take a folder as transformers saves it.",
+                    hint="Use a folder saved by transformers.",
                 )
             state.update(part)
         return state
@@ -138,7 +138,7 @@ def _texts(table: Mapping[Any, Any]) -> bool:
 
 
 def _inside(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value of nested JSON, with the name that it stands under."""
+    """Every value of nested JSON, with the name that it is under."""
     if key:
         yield key, value
     if isinstance(value, dict):

@@ -15,7 +15,7 @@ from precompute.backbones.layers import OUTPUT
 from precompute.errors import BackboneError, WeightsError
 
 IN_FRONT = {"vit": 1, "deit": 2, "beit": 1, "dinov2": 1, "dinov3_convnext": 1, "clip": 1, "clip_vision_model": 1}
-"""How many tokens stand in front of those of the picture: a class token, and DeiT's one for distillation."""
+"""How many tokens are in front of those of the picture: a class token, and DeiT's one for distillation."""
 
 REGISTERS = ("dinov2_with_registers", "dinov3_vit")
 """Whose class token is followed by `num_register_tokens` that stand for no place in the picture."""
@@ -70,7 +70,7 @@ class ImageEncoder(Encoder):
         if layer == OUTPUT:
             return super().features(states, layer, pooling)
         if pooling == "cls" and not self.of_blocks:
-            raise BackboneError(f"The layer {layer!r} has no class token.", hint="Take --pooling mean, max or none.")
+            raise BackboneError(f"The layer {layer!r} has no class token.", hint="Use --pooling mean, max or none.")
         tokens = states.hidden[self.blocks.index(layer)]
         return pooled(tokens, _mask(tokens, self.of_blocks), pooling)
 
@@ -109,7 +109,7 @@ def _check_tokens(folder: HFFolder, kind: ModelType, side: int) -> None:
     if isinstance(patch, int) and patch > 0 and (side / patch) ** 2 > MAX_TOKENS:
         raise WeightsError(
             f"{folder.path} cuts pictures of {side} pixels a side into more than {MAX_TOKENS:,} tokens.",
-            hint="Take a folder as transformers saves it.",
+            hint="Use a folder saved by transformers.",
         )
 
 

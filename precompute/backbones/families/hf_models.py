@@ -1,7 +1,7 @@
 """Which models of transformers are known: what they take, how their features are pooled, who loads them.
 
-A new one is a line in MODELS. What stands nowhere here is loaded all the same where its files say what it takes; its
-pooling is then asked for, never guessed.
+A new one is a line in MODELS. A model without a line is loaded if its files name its modality; its
+pooling is then requested, never guessed.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from precompute.errors import BackboneError
 from precompute.inputs.kinds import AUDIO, IMAGE, TEXT
 
 LOADERS = {TEXT: "hf_text", IMAGE: "hf_images", AUDIO: "hf_audio"}
-"""The module beside this one that loads models of a modality, see `hf_encoder.Parts`."""
+"""The module next to this one that loads models of a modality, see `hf_encoder.Parts`."""
 
 
 @dataclass(frozen=True)
 class ModelType:
     """One `model_type` of config.json.
 
-    modality: what it takes · pooling: of its output, where `--pooling` says nothing; None: it must be asked for ·
+    modality: of its samples · pooling: of its output, where `--pooling` has no effect; None: it must be requested ·
     poolings: words of `--pooling` that it has (`hf_encoder.POOLINGS`) · tower: the part of it that is run, for a
     loader to understand, such as "vision"; empty for all of it · attention: "sdpa" where its network takes a mask of
     (B, 1, 1, T) or none, "eager" where that has not been tried · unused: beginnings of names of tensors that its
@@ -37,7 +37,7 @@ class ModelType:
 
     @property
     def loader(self) -> str:
-        """The name of its module beside this one."""
+        """The name of its module next to this one."""
         return LOADERS[self.modality]
 
 
@@ -86,9 +86,9 @@ MODELS: dict[str, ModelType] = {
 
 
 def model_of(config: Mapping[str, Any], files: frozenset[str], where: str) -> ModelType:
-    """What is known of the model that `config` describes, or follows from the names of the files beside it.
+    """What is known of the model that `config` describes, or follows from the names of the files next to it.
 
-    where: config.json's path. Raises BackboneError where nothing says what it takes.
+    where: config.json's path. Raises BackboneError where its modality is unknown.
     """
     name = config.get("model_type")
     if isinstance(name, str) and name in MODELS:
@@ -96,7 +96,6 @@ def model_of(config: Mapping[str, Any], files: frozenset[str], where: str) -> Mo
     if "preprocessor_config.json" not in files and files & {"tokenizer.json", "tokenizer_config.json", "vocab.txt"}:
         return ModelType(TEXT, None)
     raise BackboneError(
-        f"{where} describes a model of the kind {str(name)[:64]!r}, which precompute does not know.",
-        hint=f"It knows {', '.join(sorted(MODELS))}. Give another one in a factory of your own: "
-        "package.module:factory.",
+        f"{where} describes a model of the kind {str(name)[:64]!r}, which precompute does not support.",
+        hint=f"It knows {', '.join(sorted(MODELS))}. Give another one in your own factory: package.module:factory.",
     )

@@ -26,7 +26,7 @@ HEADS = (
     *("cls.", "lm_head.", "classifier.", "qa_outputs.", "predictions.", "discriminator_predictions."),
     *("generator_predictions.", "generator_lm_head.", "vocab_transform.", "vocab_layer_norm.", "vocab_projector."),
 )
-"""Beginnings of names of what lies behind the features: heads of a task. Where the names of a network's own tensors
+"""Beginnings of names of what is behind the features: heads of a task. Where the names of a network's own tensors
 begin with its prefix (`bert.`), all others are such heads."""
 
 NAMES_SHOWN = 8
@@ -54,7 +54,7 @@ def kind_of_network(folder: HFFolder, kind: ModelType, parts: Parts) -> tuple[An
     if name not in known:
         raise BackboneError(
             f"{where} names the model_type {name[:64]!r}, which transformers {transformers.__version__} does not have.",
-            hint="Update transformers, or call the network in a factory of your own: package.module:factory.",
+            hint="Update transformers, or call the network in your own factory: package.module:factory.",
         )
     try:
         with _quiet():
@@ -71,7 +71,7 @@ def kind_of_network(folder: HFFolder, kind: ModelType, parts: Parts) -> tuple[An
     except Exception as error:  # of whatever class the library raises for values of a stranger
         raise BackboneError(
             f"transformers takes {where} for no model ({_one_line(error)}).",
-            hint="Take a folder as transformers saves it.",
+            hint="Use a folder saved by transformers.",
         ) from error
     config._attn_implementation = kind.attention
     return found, config
@@ -159,7 +159,7 @@ def _made(found: Any, config: Any, kind: ModelType, folder: HFFolder) -> Any:
     except Exception as error:
         raise BackboneError(
             f"transformers cannot make the network that {folder.path}/{CONFIG} describes ({_one_line(error)}).",
-            hint="Take a folder as transformers saves it.",
+            hint="Use a folder saved by transformers.",
         ) from error
 
 
@@ -181,8 +181,8 @@ def _check_size(folder: HFFolder, kind: ModelType, parts: Parts, state: StateDic
         buffers := sum(one.numel() for one in network.buffers())
     ) > MAX_BUFFERS:  # Swin's grow by its window's fourth power
         raise WeightsError(
-            f"{folder.path}/{CONFIG} describes a network that keeps {buffers:,} values beside its parameters.",
-            hint="Take a folder as transformers saves it.",
+            f"{folder.path}/{CONFIG} describes a network that keeps {buffers:,} values in addition to its parameters.",
+            hint="Use a folder saved by transformers.",
         )
     named = network.named_parameters()
     wanted = sum(one.numel() for name, one in named if not (parts.pooler and name.startswith(parts.pooler)))
@@ -190,7 +190,7 @@ def _check_size(folder: HFFolder, kind: ModelType, parts: Parts, state: StateDic
     if wanted > 2 * there:
         raise WeightsError(
             f"{folder.path}/{CONFIG} describes a network of {wanted:,} parameters, and {source} holds {there:,}.",
-            hint="Take a folder as transformers saves it.",
+            hint="Use a folder saved by transformers.",
         )
 
 

@@ -26,7 +26,7 @@ LARGE = 384
 
 @dataclass(frozen=True)
 class Settings:
-    """What a kind of processor does where its file says nothing.
+    """What a kind of processor does where its file has no effect.
 
     size, crop: as in the file · square: whether a size that is one number is that of both sides · cropped: whether it
     crops.
@@ -77,7 +77,7 @@ IDLE = (
 
 
 def transform_of(folder: HFFolder) -> Transform:
-    """Raises BackboneError, with file and field, for what ours cannot do, WeightsError for what is out of bounds."""
+    """Raises BackboneError, with file and field, for what ours cannot do, WeightsError for what is out of range."""
     found, where = _read(folder)
     defaults = _defaults(found, str(folder.config["model_type"]), where)
     _check_steps(found, where)
@@ -102,7 +102,7 @@ def _read(folder: HFFolder) -> tuple[dict[str, Any], str]:
     if found is None:
         raise BackboneError(
             f"{folder.path} has no {PREPROCESSOR}, so what pictures its model takes is not known.",
-            hint="Save it beside the model: AutoImageProcessor.from_pretrained(NAME).save_pretrained(FOLDER).",
+            hint="Save it with the model: AutoImageProcessor.from_pretrained(NAME).save_pretrained(FOLDER).",
         )
     return found, f"{folder.path}/{PREPROCESSOR}"
 
@@ -158,9 +158,7 @@ def _geometry(size: tuple[bool, int], found: dict[str, Any], defaults: Settings,
         return {"resize": int(side / crop_pct), "crop": side, "floor_crop": True}
     if not found.get("do_center_crop", defaults.cropped):
         if not squash:
-            raise _cannot(
-                where, "size", found.get("size", side), "without do_center_crop, so no two pictures are one size"
-            )
+            raise _cannot(where, "size", found.get("size", side), "without do_center_crop, so pictures differ in size")
         return {"resize": side, "crop": side, "squash": True}
     crop = found.get("crop_size")
     crop = defaults.crop if crop is None else crop
@@ -186,8 +184,8 @@ def _triple(found: dict[str, Any], name: str, where: str) -> tuple[float, float,
         raise _cannot(where, name, given)
     if name == "image_std" and min(values) <= 0:
         raise WeightsError(
-            f"{where} gives {name} as {repr(given)[:100]}, which is out of bounds.",
-            hint="Take a folder as transformers saves it.",
+            f"{where} gives {name} as {repr(given)[:100]}, which is out of range.",
+            hint="Use a folder saved by transformers.",
         )
     return float(values[0]), float(values[1]), float(values[2])
 
@@ -203,7 +201,7 @@ def _is_side(value: Any) -> bool:
 def _cannot(where: str, name: str, value: Any, why: str = "which precompute cannot do") -> BackboneError:
     known = {one.name for one in fields(Transform)}
     return BackboneError(
-        f"{where} asks for pictures with {name[:64]} {repr(value)[:100]}, {why}.",
-        hint=f"It has {', '.join(sorted(known))}; give another in a factory of your own, with a Preprocess: "
+        f"{where} requires pictures with {name[:64]} {repr(value)[:100]}, {why}.",
+        hint=f"It has {', '.join(sorted(known))}; give another in your own factory, with a Preprocess: "
         "package.module:factory.",
     )

@@ -29,7 +29,7 @@ LIMITS = tuple(
 
 @dataclass(frozen=True)
 class Sentences:
-    """What follows on a network, or stands in front of it; nothing of it for a folder that is none.
+    """What follows on a network, or is in front of it; nothing of it for a folder that is none.
 
     pooling: a word of `hf_encoder.POOLINGS` · normalise: features have the length 1 · max_length: tokens · lower: texts
     are made of small letters · prompt: in front of each text.
@@ -69,13 +69,13 @@ def _modules(folder: HFFolder) -> list[tuple[str, str]]:
     except (TypeError, KeyError, ValueError) as error:
         raise WeightsError(
             f"{folder.path}/{MODULES} does not say which modules there are.",
-            hint="Take a folder as the library saves it.",
+            hint="Use a folder saved by the library.",
         ) from error
     if strange := [kind for kind, _ in listed if not kind.startswith(PACKAGE)]:
         raise WeightsError(
-            f"{folder.path}/{MODULES} asks for code to be run ({strange[0][:100]}), and precompute runs none of a "
+            f"{folder.path}/{MODULES} requests that code be run ({strange[0][:100]}), and precompute runs none of a "
             "folder's.",
-            hint="If you trust that code, call it in a factory of your own: package.module:factory.",
+            hint="If you trust that code, call it in your own factory: package.module:factory.",
         )
     return [(kind.rpartition(".")[2], path) for kind, path in listed]
 
@@ -84,8 +84,8 @@ def _pooling(folder: HFFolder, path: str) -> str:
     name = f"{path}/config.json"
     if not path.replace("_", "").isalnum():
         raise WeightsError(
-            f"{folder.path}/{MODULES} names the folder {path[:100]!r}, which is no name of one in it.",
-            hint="Take a folder as the library saves it.",
+            f"{folder.path}/{MODULES} names the folder {path[:100]!r}, which is not a name of one in it.",
+            hint="Use a folder saved by the library.",
         )
     found = folder.json(name)
     modes = found.get("pooling_mode", [word for key, word in POOLINGS.items() if found.get(key) is True] or ["mean"])
@@ -106,14 +106,14 @@ def _length(folder: HFFolder, limits: dict[str, Any]) -> int | None:
         return None
     if isinstance(found, bool) or not isinstance(found, int) or not 1 <= found <= 2**20:
         raise WeightsError(
-            f"{folder.path} gives max_seq_length as {repr(found)[:64]}, which is out of bounds.",
-            hint="Take a folder as the library saves it.",
+            f"{folder.path} gives max_seq_length as {repr(found)[:64]}, which is out of range.",
+            hint="Use a folder saved by the library.",
         )
     return found
 
 
 def _prompt(folder: HFFolder) -> str:
-    """What the library puts in front of each text unasked."""
+    """What the library puts in front of each text by default."""
     found = folder.optional_json("config_sentence_transformers.json") or {}
     name, prompts = found.get("default_prompt_name"), found.get("prompts")
     if name is None:
@@ -122,7 +122,7 @@ def _prompt(folder: HFFolder) -> str:
     if not isinstance(prompt, str) or len(prompt) > 10_000:
         raise WeightsError(
             f"{folder.path}/config_sentence_transformers.json names the prompt {repr(name)[:64]} and does not hold it.",
-            hint="Take a folder as the library saves it.",
+            hint="Use a folder saved by the library.",
         )
     return prompt
 
@@ -130,6 +130,6 @@ def _prompt(folder: HFFolder) -> str:
 def _other(folder: HFFolder, kind: str) -> WeightsError:
     return WeightsError(
         f"{folder.path}/{MODULES} has the module {kind[:100]} where precompute does not have it.",
-        hint="It has a Transformer, a Pooling, and a Normalize behind it. Give others in a factory of your own: "
+        hint="It has a Transformer, a Pooling, and a Normalize behind it. Give others in your own factory: "
         "package.module:factory.",
     )

@@ -63,7 +63,7 @@ class TextEncoder(Encoder):
             raise BackboneError(
                 f"What {type(self.network).__name__} makes of a text depends on how far it is padded, by "
                 f"{(one - other).norm() / one.norm():.1e} of it, so its features would be none of the text's alone.",
-                hint="Take another model, or call it for each text in a factory of your own: package.module:factory.",
+                hint="Use another model, or call it for each text in your own factory: package.module:factory.",
             )
 
     def finish(self, features: torch.Tensor) -> torch.Tensor:
@@ -75,7 +75,7 @@ def load(folder: HFFolder, kind: ModelType) -> Parts:
     if folder.config.get("is_decoder") or folder.config.get("is_encoder_decoder"):
         raise BackboneError(
             f"{folder.path} holds a decoder, which sees no word behind another; precompute takes encoders of texts.",
-            hint="Give it in a factory of your own, with a Preprocess: package.module:factory.",
+            hint="Give it in your own factory, with a Preprocess: package.module:factory.",
         )
     sentences = Sentences.read(folder)
     settings = folder.optional_json("tokenizer_config.json") or {}
@@ -107,7 +107,7 @@ def _tokenizer(folder: HFFolder) -> bytes:
     if len(text) > MAX_TOKENIZER_BYTES:
         raise WeightsError(
             f"{folder.path}/{TOKENIZER} has more than {MAX_TOKENIZER_BYTES:,} bytes, too many for a tokenizer.",
-            hint="Take a folder as the library saves it.",
+            hint="Use a folder saved by the library.",
         )
     return text
 
@@ -122,7 +122,7 @@ def _longest(folder: HFFolder) -> int:
 
 
 def _number(value: Any) -> int | None:
-    """A whole number as it may stand in a file; None for none and for what means that there is no limit."""
+    """A whole number as it may be in a file; None for none and for what means that there is no limit."""
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 2**31 else None
 
 

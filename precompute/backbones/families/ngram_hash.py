@@ -53,7 +53,7 @@ class NgramHash(Family):
         return [OUTPUT]
 
     def final_classifier(self, model: nn.Module) -> str:  # noqa: ARG002
-        raise BackboneError("A backbone that hashes texts has no classifier.", hint="Take its output.")
+        raise BackboneError("A backbone that hashes texts has no classifier.", hint="Use its output.")
 
 
 FAMILY = NgramHash()

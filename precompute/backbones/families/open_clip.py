@@ -97,21 +97,21 @@ class OpenClip(Family):
             raise WeightsError(
                 f"{PREFIX}{model} does not say which weights.",
                 hint=f"Name them: {', '.join(known) or 'there are no published ones'}; a file you have with --weights "
-                "PATH; or ask for random ones: --weights random:SEED.",
+                "PATH; or use random ones: --weights random:SEED.",
             )
         if _lacks_quick(model, tag):
             raise _without_quick(model, tag)
         if revision and not COMMIT.fullmatch(revision):
             raise WeightsError(
-                f"{revision!r} is no revision: 40 hexadecimal digits of a commit.",
-                hint=f"Such as --weights {tag}@0123...",
+                f"{revision!r} is not a revision: 40 hexadecimal digits of a commit.",
+                hint=f"For example --weights {tag}@0123...",
             )
         settings = library().get_pretrained_cfg(model, tag)
         repository, _, filename = str(settings.get("hf_hub") or "").rpartition("/")
         if not repository:
             raise WeightsError(
                 f"The weights {tag} of {model} are not on the Hugging Face hub, but at {settings.get('url')}.",
-                hint="Fetch that file and name it with --weights PATH: nothing in it is executed.",
+                hint="Download that file and pass it with --weights PATH: nothing in it is executed.",
             )
         found = hub_file(repository, [_safe_name(filename)], revision or None)
         origin = {"kind": "entry", "entry": f"{tag}@{found.revision}", "repository": repository}
@@ -210,7 +210,7 @@ def _loaded(
     notes: Sequence[str] = (),
     file: dict[str, Any] | None = None,
 ) -> Loaded:
-    """Settings: what open_clip builds an image tower from beside its weights, and whose code it is."""
+    """Settings: what open_clip builds an image tower from next to its weights, and whose code it is."""
     import timm
 
     backend: dict[str, Any] = {"open_clip": str(library().__version__), "quick_gelu": tower.quick_gelu}
@@ -245,12 +245,12 @@ def _without_quick(model: str, tag: str) -> BackboneError:
     return BackboneError(
         f"The weights {tag} of {model} were trained with OpenAI's quick GELU, which {model} is built without: its "
         "features would be wrong.",
-        hint=f"Take {PREFIX}{other}/{tag}." if there else "Take other weights.",
+        hint=f"Use {PREFIX}{other}/{tag}." if there else "Use other weights.",
     )
 
 
 def _safe_name(filename: str) -> str:
-    """The name of the file that runs no code, in place of the one that open_clip would take."""
+    """The name of the file that runs no code, instead of the one that open_clip would take."""
     return f"{os.path.splitext(filename)[0]}.safetensors" if filename else SAFETENSORS
 
 

@@ -26,7 +26,7 @@ def _word(value: Any) -> bool:
 
 
 def _few_numbers(value: Any) -> bool:
-    """Such as {"eps": 1e-6} or {"approximate": "tanh"}."""
+    """For example {"eps": 1e-6} or {"approximate": "tanh"}."""
     known: dict[str, Check] = {"eps": number(0, 1), "approximate": lambda one: one in ("none", "tanh")}
     return isinstance(value, dict) and all(name in known and known[name](one) for name, one in value.items())
 
@@ -97,7 +97,7 @@ class OpenClipFolder:
         vision = model.get("vision_cfg") if isinstance(model, dict) else None
         if not isinstance(model, dict) or not isinstance(vision, dict) or "embed_dim" not in model:
             raise WeightsError(
-                f"{where} names no model_cfg with embed_dim and vision_cfg, so it is not one that open_clip has saved.",
+                f"{where} names no model_cfg with embed_dim and vision_cfg, so open_clip did not save it.",
                 hint=f"A folder of open_clip's holds {CONFIG} and {SAFETENSORS}.",
             )
         if not isinstance(pictures, dict):
@@ -142,5 +142,5 @@ def _check_tokens(where: str, vision: dict[str, Any]) -> None:
     if not vision.get("timm_model_name") and (largest / patch) ** 2 > MAX_TOKENS:
         raise WeightsError(
             f"{where} cuts pictures of {largest} pixels a side into more than {MAX_TOKENS:,} tokens.",
-            hint="Take a folder as open_clip saves it.",
+            hint="Use a folder saved by open_clip.",
         )

@@ -82,7 +82,7 @@ class Tower:
         except Exception as error:  # of whatever class the library or timm raises
             raise BackboneError(
                 f"open_clip cannot build the image tower {self.name}: {type(error).__name__}: {error}",
-                hint="Take another release of open_clip_torch or timm, or another model.",
+                hint="Use another release of open_clip_torch or timm, or another model.",
             ) from error
         return tower
 
@@ -144,7 +144,7 @@ def _triple(value: Any, default: tuple[float, float, float]) -> Any:
 
 def _other_pictures(name: str, what: str) -> BackboneError:
     return BackboneError(
-        f"{name} takes {what}.", hint="Give it in a factory of your own, with a Preprocess: package.module:factory."
+        f"{name} takes {what}.", hint="Give it in your own factory, with a Preprocess: package.module:factory."
     )
 
 
@@ -168,12 +168,12 @@ def check_size(tower: Tower, state: StateDict, where: str) -> None:
     if wanted > there:
         raise WeightsError(
             f"{where} describes an image tower of at least {wanted:,} values, and the weights hold {there:,}.",
-            hint="Take a folder as open_clip saves it.",
+            hint="Use a folder saved by open_clip.",
         )
 
 
 def blocks_of(tower: nn.Module) -> list[str]:
-    """The blocks of its own transformer, the layers of its own ResNet, the stages of timm's networks."""
+    """The blocks of its transformer, the layers of its ResNet, the stages of timm's networks."""
     if (trunk := getattr(tower, "trunk", None)) is not None:
         return [f"trunk.{name}" for name in stages(trunk)]
     if (transformer := getattr(tower, "transformer", None)) is not None:
@@ -182,4 +182,4 @@ def blocks_of(tower: nn.Module) -> list[str]:
 
 
 def no_classifier(model: nn.Module) -> str:  # noqa: ARG001
-    raise BackboneError("An image tower of open_clip's has no classifier.", hint="Take its output.")
+    raise BackboneError("An image tower of open_clip's has no classifier.", hint="Use its output.")

@@ -1,6 +1,6 @@
 """Which family a name belongs to, by its form alone; a family's file is imported when a name of it is used.
 
-A new family is one file beside this one, with a `FAMILY`, and one line in EMBEDDED, or in `kinds.FAMILIES` for a
+A new family is one file next to this one, with a `FAMILY`, and one line in EMBEDDED, or in `kinds.FAMILIES` for a
 prefix, which is then the name of the file. No torch here.
 """
 

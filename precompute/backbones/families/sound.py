@@ -42,7 +42,7 @@ class Sound(Family):
             return Loaded(name, self.build(name, seed=seed), source, base, ("weights are random",))
         if weights == DEFAULT:
             raise WeightsError(
-                f"The weights of {name} do not come along.",
+                f"The weights of {name} are not included.",
                 hint="Name the file of them, .safetensors or .pth: --weights FILE (see docs/audio.md).",
             )
         return with_file(self, name, self.build(name, seed=None), path_of(name, weights), base)
@@ -68,7 +68,7 @@ class Sound(Family):
         return OUTPUT, "none", ()
 
     def final_classifier(self, model: nn.Module) -> str:  # noqa: ARG002
-        raise BackboneError("A backbone that takes clips has no classifier.", hint="Take its output.")
+        raise BackboneError("A backbone that takes clips has no classifier.", hint="Use its output.")
 
 
 def _preprocess(name: str) -> AudioPreprocess:

@@ -102,19 +102,19 @@ class Timm(Family):
         if not tag:
             raise WeightsError(
                 f"timm has no pretrained weights of {architecture}.",
-                hint="Name a file you have with --weights PATH, or ask for random ones: --weights random:SEED.",
+                hint="Name a file you have with --weights PATH, or use random ones: --weights random:SEED.",
             )
         if revision and not COMMIT.fullmatch(revision):
             raise WeightsError(
-                f"{revision!r} is no revision: 40 hexadecimal digits of a commit.",
-                hint=f"Such as --weights {tag}@0123...",
+                f"{revision!r} is not a revision: 40 hexadecimal digits of a commit.",
+                hint=f"For example --weights {tag}@0123...",
             )
         full = f"{architecture}.{tag}"
         source = library().models.get_pretrained_cfg(full)
         if not source.hf_hub_id:
             raise WeightsError(
                 f"The weights of {full} are not on the Hugging Face hub, but at {source.url or 'an unknown place'}.",
-                hint="Fetch that file and name it with --weights PATH: nothing in it is executed.",
+                hint="Download that file and pass it with --weights PATH: nothing in it is executed.",
             )
         found = hub_file(source.hf_hub_id, _safe_names(source.hf_hub_filename), revision or None)
         origin = {"kind": "entry", "entry": f"{tag}@{found.revision}", "repository": source.hf_hub_id}
@@ -178,7 +178,7 @@ class Timm(Family):
 
     def final_classifier(self, model: nn.Module) -> str:  # noqa: ARG002 - there is none
         raise BackboneError(
-            "A network of timm's is loaded without its classifier.", hint="Its output is what enters the classifier."
+            "A network of timm's is loaded without its classifier.", hint="Its output is the input of the classifier."
         )
 
     def blocks(self, model: nn.Module) -> list[str]:
@@ -238,13 +238,13 @@ def _check_size(folder: TimmFolder, settings: dict[str, Any], architecture: str,
     wanted, there = sum(one.numel() for one in model.parameters()), sum(one.numel() for one in state.values())
     if wanted > there:
         raise WeightsError(
-            f"{folder.config} describes a network of {wanted:,} parameters, and the weights beside it hold {there:,}.",
-            hint="Take a folder as timm saves it.",
+            f"{folder.config} describes a network of {wanted:,} parameters, and its weights hold {there:,}.",
+            hint="Use a folder saved by timm.",
         )
 
 
 def _safe_names(filename: str | None) -> list[str]:
-    """Names of files that run no code, in place of the one that timm would look for first."""
+    """Names of files that run no code, instead of the one that timm would look for first."""
     if not filename or filename == "pytorch_model.bin":
         return ["model.safetensors"]
     return [f"{os.path.splitext(filename)[0]}.safetensors"]

@@ -45,7 +45,7 @@ ARGUMENTS: dict[str, Check] = {
     **dict.fromkeys(("use_rot_pos_emb", "use_abs_pos_emb", "scale_mlp", "head_norm_first", "deep_stem"), flag),
     **dict.fromkeys(("avg_down", "reg_token", "fix_init"), flag),
 }
-"""What a network may be built with beside its name, with bounds: far above any model, and within a machine's memory."""
+"""Arguments that a network may be built with, with bounds: far above any model, and within a machine's memory."""
 
 
 def _triple(low: float, high: float) -> Check:
@@ -78,7 +78,7 @@ SETTINGS: dict[str, Check] = {
 @dataclass(frozen=True)
 class TimmFolder:
     """architecture: as the file says, maybe no name of timm's · settings: of its pretrained_cfg · arguments: of its
-    network, beside the name · folder: where it lies.
+    network, next to the name · folder: where it lies.
     """
 
     folder: ModelFolder
@@ -93,14 +93,14 @@ class TimmFolder:
 
     @classmethod
     def read(cls, path: str) -> TimmFolder:
-        """Raises WeightsError, with the file and the value, for one that is no folder of timm's or out of bounds."""
+        """Raises WeightsError, with the file and the value, for one that is not a folder of timm's or out of bounds."""
         folder = ModelFolder(path)
         found = folder.json(CONFIG)
         where = f"{folder.path}/{CONFIG}"
         architecture = found.get("architecture")
         if not isinstance(architecture, str):
             raise WeightsError(
-                f"{where} names no architecture, so it is not one that timm has saved.",
+                f"{where} names no architecture, so timm did not save it.",
                 hint="A folder of timm's holds config.json with `architecture` and model.safetensors.",
             )
         nested = found.get("pretrained_cfg", found)  # an older form has its values beside the name
@@ -114,7 +114,7 @@ class TimmFolder:
         if given.get("in_chans", 3) != 3 or settings.get("input_size", [3])[0] != 3:
             raise WeightsError(
                 f"The network of {where} takes pictures of other than three channels.",
-                hint="Take one for RGB pictures.",
+                hint="Use one for RGB pictures.",
             )
         kept = {name: value for name, value in given.items() if name not in ("in_chans", "num_classes")}
         arguments = checked(where, kept, ARGUMENTS, "timm", "to be passed to the network")
@@ -139,5 +139,5 @@ def _check_tokens(where: str, settings: dict[str, Any], arguments: dict[str, Any
     if (largest / (min(patch) if isinstance(patch, tuple) else patch)) ** 2 > MAX_TOKENS:
         raise WeightsError(
             f"{where} cuts pictures of {largest} pixels a side into more than {MAX_TOKENS:,} tokens.",
-            hint="Take a folder as timm saves it.",
+            hint="Use a folder saved by timm.",
         )

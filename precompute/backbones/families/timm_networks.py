@@ -49,7 +49,7 @@ def settings_of(architecture: str, tag: str) -> dict[str, Any]:
     found = library().models.get_pretrained_cfg(f"{architecture}.{tag}" if tag else architecture)
     if found is None:
         raise BackboneError(
-            f"timm says nothing of the pictures that {architecture} takes.", hint="Take a folder: timm:./folder."
+            f"timm does not describe the pictures that {architecture} takes.", hint="Use a folder: timm:./folder."
         )
     settings: dict[str, Any] = found.to_dict()
     return {name: value for name, value in settings.items() if name not in SOURCES}
@@ -90,7 +90,7 @@ def _built(architecture: str, settings: dict[str, Any], arguments: dict[str, Any
     except Exception as error:  # of whatever class a network's own code raises
         raise BackboneError(
             f"timm cannot build {architecture}: {type(error).__name__}: {error}",
-            hint="Take another release of timm, or another model.",
+            hint="Use another release of timm, or another model.",
         ) from error
     return model
 
@@ -210,7 +210,7 @@ def transform_of(model: nn.Module, name: str) -> Transform:
 
 def _other_pictures(name: str, what: str) -> BackboneError:
     return BackboneError(
-        f"{name} takes {what}.", hint="Give it in a factory of your own, with a Preprocess: package.module:factory."
+        f"{name} takes {what}.", hint="Give it in your own factory, with a Preprocess: package.module:factory."
     )
 
 

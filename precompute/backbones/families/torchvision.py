@@ -39,7 +39,7 @@ class Torchvision(Family):
         also = f" Close: {', '.join(close)}." if close else ""
         raise BackboneError(
             f"Unknown backbone {name!r}.{also}",
-            hint="See all with `precompute backbones`; a model of your own is named package.module:factory.",
+            hint="See all with `precompute backbones`; your own model is named package.module:factory.",
         )
 
     def load(self, name: str, weights: str) -> Loaded:

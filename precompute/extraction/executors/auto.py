@@ -19,7 +19,7 @@ from precompute.extraction.pipeline import Block
 PROCESSES_FROM = {"cuda": 20_000}
 """Rows from which processes repay the seconds that they take to start, by device; on others threads keep up.
 
-Beside an H100 16 threads decoded 1,328 photos a second and 16 processes 4,292 (docs/performance.md), so that processes
+With an H100 16 threads decoded 1,328 photos a second and 16 processes 4,292 (docs/performance.md), so that processes
 have caught up after 2,000 photos for each second of start.
 """
 

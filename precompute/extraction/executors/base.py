@@ -1,4 +1,4 @@
-"""What an executor is: whoever gives rows of a source their features. It writes nothing; whoever asked does."""
+"""An executor computes the features of a source's rows. It writes nothing; its caller does."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Work:
 class Executor(ABC):
     """Computes rows on this machine's cores and accelerator, or on others.
 
-    A row is a function of its sample alone, so it does not matter where it is computed, beside which others, or how
+    A row is a function of its sample alone, so it does not matter where it is computed, next to which others, or how
     often. One run uses an executor at a time, from one thread.
 
     workers: threads that read and decode, None for one for each core · waits: for other machines, perhaps for long ·
@@ -70,7 +70,7 @@ class Executor(ABC):
         true nothing further is begun, and what is in the engine comes out · clock: counts the time of each stage ·
         keep: for these rows the tensors are still there when the features are.
 
-        Bounded in memory, whatever the number of rows. Closing it early leaves no batch under way and no thread behind.
+        Bounded in memory, whatever the number of rows. Closing it early leaves no batch and no thread behind.
         A sample that cannot be read or decoded comes back under `failed`. Raises SourceError where the whole source has
         gone away.
         """
@@ -80,7 +80,7 @@ class Executor(ABC):
         return None
 
     def close(self) -> None:  # noqa: B027 - most have nothing to do here
-        """No more rows are wanted: let go what was kept for them. By default there is nothing."""
+        """No more rows are wanted: release what was kept for them. By default there is nothing."""
 
     def __enter__(self) -> Self:
         return self

@@ -79,7 +79,7 @@ class Crew:
                 self._start(number)
 
     def replace(self, process: Process) -> int | None:
-        """Start another one in place of one that is not there any more, and wait for that; its exit status, see
+        """Start another one instead of one that is no longer there, and wait for that; its exit status, see
         `Launcher.status`."""
         self.selector.unregister(process.connection)
         process.connection.close()
@@ -111,5 +111,5 @@ class Crew:
             launched = self._launcher.start(connection, theirs, memory, NEEDED.get(self.preprocess.modality, ()))
         process = self.processes[number] = Process(number, launched, connection)
         self.selector.register(connection, selectors.EVENT_READ, process)
-        with contextlib.suppress(OSError):  # it is not there any more, which is heard
+        with contextlib.suppress(OSError):  # it is no longer there, which is heard
             connection.send((number, self.layout, self._packed.places))

@@ -77,9 +77,9 @@ class Dispatch:
         self._woken.close()
 
     def results(self, stop: Callable[[], object]) -> Generator[Result, None, None]:
-        """Of all tasks in their order, as they come; no further ones once `stop` says so while none comes.
+        """Of all tasks in their order, as they come; no further ones once `stop` returns true while none comes.
 
-        Raises what a process could not go on from, and PrecomputeError where processes keep dying.
+        Raises what a process could not continue from, and PrecomputeError where processes keep dying.
         """
         for number in itertools.count():
             since = time.perf_counter()
@@ -168,7 +168,7 @@ class Dispatch:
     def _send(self, process: Process, task: Task) -> None:
         process.tasks[task.number] = task
         rows = [row for row in task.rows if row not in task.lost]
-        with contextlib.suppress(OSError):  # it is not there any more, which is heard
+        with contextlib.suppress(OSError):  # it is no longer there, which is heard
             process.connection.send(("task", task.number, task.slot, rows, self._claim is not None))
 
     def _next(self) -> Task | None:
@@ -187,7 +187,7 @@ class Dispatch:
         return Task(self._made, self._free.popleft(), rows)
 
     def _replace(self, process: Process) -> None:
-        """Another one does what a process had to do that is not there any more."""
+        """Another one does what a process had to do that is no longer there."""
         row = self.crew.slots.marked(process.number)
         with self._changed:
             status = self.crew.replace(process)

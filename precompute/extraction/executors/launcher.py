@@ -58,7 +58,7 @@ class Launcher:
             with theirs:
                 self._popen = _spawned("serve", theirs.fileno())
             self._connection = Connection(os.dup(self._channel.fileno()))
-            with contextlib.suppress(OSError):  # it is not there any more, which is heard
+            with contextlib.suppress(OSError):  # it is no longer there, which is heard
                 self._connection.send(sys.path)
 
     @property
@@ -178,7 +178,7 @@ def worker(connection: Connection, *memory: int) -> None:
 
 
 def serve(connection: Connection) -> None:
-    """What the one does that is forked: until the driver lets go or has gone, and then no process is left."""
+    """What the one does that is forked: until the driver releases it or has ended, and then no process is left."""
     importlib.import_module("precompute.extraction.executors.worker")  # loads torch
     gc.collect()
     gc.freeze()  # a collection in a child would touch, and so copy, every page of it
@@ -194,7 +194,7 @@ def serve(connection: Connection) -> None:
 
 
 class Server:
-    """Forks the process that it is in, which has one thread, as the driver at `connection` asks for it."""
+    """Forks the process that it is in, which has one thread, as the driver at `connection` requests it."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection, self._channel = connection, socket.socket(fileno=os.dup(connection.fileno()))
@@ -206,7 +206,7 @@ class Server:
         signal.set_wakeup_fd(ending.fileno(), warn_on_full_buffer=False)
 
     def step(self) -> None:
-        """Wait for something to do, and do it. Raises EOFError and OSError once the driver is not there any more."""
+        """Wait for something to do, and do it. Raises EOFError and OSError once the driver is no longer there."""
         descriptors = [self._connection.fileno(), self._ended.fileno()]
         ready, _, _ = select.select(descriptors, [], [])
         if descriptors[1] in ready:

@@ -18,7 +18,7 @@ class LocalExecutor(EngineHere):
     """workers: threads that read and decode, by default one for each core.
 
     Blocks come in the order of `Source.order`, a full batch at a time. At most two batches of decoded samples wait in
-    memory beside those in the engine, and where samples have several shapes one more of each of the others.
+    memory next to those in the engine, and where samples have several shapes one more of each of the others.
     """
 
     def __init__(self, workers: int | None = None) -> None:

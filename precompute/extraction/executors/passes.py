@@ -28,7 +28,7 @@ def computed_blocks(
 ) -> Generator[Block, None, None]:
     """Blocks of decoded samples with their features; see `Executor.blocks`. `decoded` is closed at the end.
 
-    Once `decoded` is asked for its next block, the engine has its own copy of all tensors of the last one.
+    Once the next block of `decoded` is requested, the engine has its own copy of all tensors of the last one.
     """
     passes = Passes(engine, clock, keep, preprocess)
     stopped = False
@@ -85,11 +85,11 @@ class EngineHere(Executor):
         clock: StageClock,
         keep: Callable[[int], bool] | None,
     ) -> Generator[Block, None, None]:
-        """Blocks of decoded samples, see `blocks`. Once it is asked for the next one, the engine has its own copy."""
+        """Blocks of decoded samples, see `blocks`. Once the next one is requested, the engine has its own copy."""
 
 
 class Passes:
-    """The forward passes of blocks, with as many under way as the engine takes."""
+    """The forward passes of blocks, with as many in progress as the engine takes."""
 
     def __init__(
         self, engine: Engine, clock: StageClock, keep: Callable[[int], bool] | None, preprocess: Preprocess
@@ -123,7 +123,7 @@ class Passes:
                 yield from self._out()
 
     def rest(self) -> Iterator[Block]:
-        """Everything that is still under way."""
+        """Everything that is still in progress."""
         while self._under_way:
             yield from self._out()
 

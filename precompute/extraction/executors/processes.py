@@ -50,7 +50,7 @@ class ProcessExecutor(EngineHere):
         self._launcher: Launcher | None = None
 
     def close(self) -> None:
-        """End the processes. Rows that are asked for later start others."""
+        """End the processes. Rows that are requested later start others."""
         if self._crew is not None:
             self._crew.close()
         if self._launcher is not None:
@@ -94,7 +94,7 @@ class ProcessExecutor(EngineHere):
         clock: StageClock,
         keep: Callable[[int], bool] | None,
     ) -> Generator[Block, None, None]:
-        """See `EngineHere`; the tensors of a block are memory of slots until the next one is asked for."""
+        """See `EngineHere`; the tensors of a block are memory of slots until the next one is requested."""
         if not len(rows):
             return
         source, preprocess, size = work.source, work.backbone.preprocess, work.decision.engine.batch_size

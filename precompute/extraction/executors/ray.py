@@ -1,6 +1,6 @@
-"""Many processes, on this machine or a cluster, by Ray: actors compute, this one hands out rows and takes features.
+"""Many processes, on this machine or a cluster, by Ray: actors compute, this one passes on rows and takes features.
 
-Rows go out in blocks, a few to each actor. A block counts as under way from then until its features have been handed
+Rows go out in blocks, a few to each actor. A block counts as in progress from then until its features have been handed
 on, so that neither this process nor Ray's object store ever holds more than a few blocks for each actor. An actor that
 is lost costs the blocks that it had: others get them. Ray itself repeats no call (`max_task_retries` is 0), since it
 would wait for the actor to come back, which may be never; it does start the process again (`max_restarts`).
@@ -75,7 +75,7 @@ class RayExecutor(Executor):
         clock: StageClock | None = None,
         keep: Callable[[int], bool] | None = None,
     ) -> Generator[Block, None, None]:
-        """See `Executor`. Raises DeviceError where no actor is left, or one cannot compute what is asked for;
+        """See `Executor`. Raises DeviceError where no actor is left, or one cannot compute what is requested;
         SourceError where a node cannot read the source.
         """
         if not len(rows):

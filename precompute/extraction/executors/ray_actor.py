@@ -1,7 +1,7 @@
 """What runs on the nodes of a cluster: one process for each GPU, or for each node, with engine, backbone and source.
 
 It gets blocks of row numbers and reads the samples itself. Where the driver wants to know their bytes first, because
-others may have them, it reads a block (`look`), keeps it, and computes what it is then asked for (`compute`). It knows
+others may have them, it reads a block (`look`), keeps it, and computes the requested rows (`compute`). It knows
 nothing of Ray, so that it can be run and tested without.
 """
 
@@ -55,7 +55,7 @@ class Proved:
 
 @dataclass(frozen=True)
 class ActorSettings:
-    """What an actor needs beside the source and the backbone.
+    """What an actor needs next to the source and the backbone.
 
     choice: what runs; its device is the actor's own of that kind · storage: dtype of the features in the file ·
     workers: threads that read and decode · folder: what relative paths start from · proved: not to be repeated on
@@ -111,7 +111,7 @@ def returned(function: Callable[..., T]) -> Callable[..., T | PrecomputeError]:
 
 
 class RowActor:
-    """Holds one engine. `look` and `halt` are called from a thread of their own each, `compute` from two: one block is
+    """Holds one engine. `look` and `halt` are called from their own thread each, `compute` from two: one block is
     decoded while the other is computed, each with half of the threads that decode.
     """
 
@@ -220,7 +220,7 @@ class RowActor:
         return done
 
     def _spent(self, unit: str) -> Stages:
-        """Seconds since this was asked last, of all blocks: processor time of two at once cannot be told apart."""
+        """Seconds since this was asked last, of all blocks: processor time of two at once cannot be distinguished."""
         with self._reporting:
             before, now = self._reported, self._clock.stages(unit)
             self._reported = now

@@ -61,7 +61,7 @@ def check_model(host: str, ready: Ready, known: Collection[str]) -> None:
 
 
 def check_trial(host: str, ready: Ready, decision: Decision) -> None:
-    """Raise DeviceError where the engine falls short there and does not here. One that was asked for may fall short."""
+    """Raise DeviceError where the engine falls short there and does not here. One that was requested may fall short."""
     if ready.trial is not None and not ready.trial.passed and not decision.warnings:
         raise DeviceError(
             f"The node {host} ({ready.device}): {ready.trial.words}.",

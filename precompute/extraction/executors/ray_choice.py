@@ -23,8 +23,8 @@ from precompute.sources.base import Source
 
 @dataclass(frozen=True)
 class Question:
-    """What a node needs beside the backbone and the source. asked, begun: see `engines.choice` · variables: what the
-    user's environment says of `auto`, in place of the node's · workers: threads · folder: what relative paths start
+    """What a node needs next to the backbone and the source. asked, begun: see `engines.choice` · variables: what the
+    user's environment says of `auto`, instead of the node's · workers: threads · folder: what relative paths start
     from · rows: that the node is to read, as a proof that it can.
     """
 

@@ -34,7 +34,7 @@ class RayCluster:
         elif address is not None:
             raise DeviceError(
                 f"This process is connected to Ray already, perhaps not to {address}.",
-                hint="Take the executor ray, which uses that connection, or call ray.shutdown() before.",
+                hint="Use the executor ray, which uses that connection, or call ray.shutdown() before.",
             )
 
     def _connect(self, address: str | None) -> None:
@@ -55,7 +55,7 @@ class RayCluster:
 
     def _init(self, where: str, options: dict[str, Any]) -> None:
         """Connect. Ray's client server starts a process for each connection, which now and then does not come up; it
-        says so after 30 s, and the next one does."""
+        fails after 30 s, and the next one does."""
         for left in reversed(range(CONNECTIONS)):
             try:
                 self.ray.init(where, **options)
@@ -73,7 +73,7 @@ class RayCluster:
             except (TypeError, AttributeError, ValueError) as error:
                 raise DeviceError(
                     f"The {what} cannot be sent to other processes: {reason_of(error)}",
-                    hint="Take --executor local, or make it of parts that can be pickled.",
+                    hint="Use --executor local, or make it of parts that can be pickled.",
                 ) from error
         return self._sent[id(value)][1]
 
@@ -93,7 +93,7 @@ class RayCluster:
             cause = getattr(error, "cause", None) or error
             raise DeviceError(
                 f"No node of the cluster could say what it computes with: {type(cause).__name__}: {reason_of(cause)}",
-                hint="See with `ray status` whether nodes are free. All need precompute, and modules of your own.",
+                hint="See with `ray status` whether nodes are free. All need precompute, and your own modules.",
             ) from error
         if isinstance(value, PrecomputeError):
             raise value

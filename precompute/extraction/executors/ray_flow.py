@@ -41,7 +41,7 @@ class _Part:
 
 @dataclass(frozen=True)
 class _Call:
-    """One that is under way."""
+    """One that is in progress."""
 
     member: Member
     part: _Part
@@ -68,7 +68,7 @@ class Flow:
         self._halted = False
 
     def run(self, stop: Callable[[], object]) -> Iterator[Block]:
-        """Finished blocks, until there are no more, or `stop()` is true and what was under way has come out."""
+        """Finished blocks, until there are no more, or `stop()` is true and what was in progress has come out."""
         while True:
             self._pool.look_around()
             if not self._pool.up:
@@ -85,7 +85,7 @@ class Flow:
             self._ask(stop)
 
     def end(self) -> None:
-        """Nothing is under way any more."""
+        """Nothing is in progress any more."""
         if self._calls:
             self._halt()
             self._pool.settle(list(self._calls), CLOSE_SECONDS)
@@ -103,7 +103,7 @@ class Flow:
             member.call("halt", self._number)
 
     def _waiting(self) -> bool:
-        """Whether rows are left to hand out."""
+        """Whether rows are left to pass on."""
         if not self._again and (part := next(self._fresh, None)) is not None:
             self._again.append(part)
         return bool(self._again)

@@ -23,10 +23,10 @@ LOOK_SECONDS = 5.0  # between two looks for nodes that have come or gone
 WAIT_SECONDS = 0.5
 NODES_NAMED = 5
 CORES_AN_ACTOR, ACTORS_A_GPU = 4, 4
-"""Threads of one process share an interpreter: beside an H100 4 of them decoded 1,011 photos a second, 16 of them 1,328
+"""Threads of one process share an interpreter: with an H100 4 of them decoded 1,011 photos a second, 16 of them 1,328
 (docs/performance.md). So a GPU with many cores has several actors, of which each holds the network."""
 GROUPS = {"look": "look", "forget": "look", "compute": "compute", "halt": "control"}
-"""Methods of actors by the threads that call them. Ray Client knows no such option of a call, so they are a class's."""
+"""Methods of actors by the threads that call them. Ray Client has no option for this, so they belong to a class."""
 
 
 class Member:
@@ -47,7 +47,7 @@ class Member:
         return getattr(self._handle, method).remote(*given)
 
     def lost(self) -> None:
-        """Its process has died with all that was under way. It may come back."""
+        """Its process has died with all that was in progress. It may come back."""
         if self.state == "up":
             self.state, self.under_way = "starting", 0
             self.asked = self.ask()

@@ -12,7 +12,7 @@ from precompute.engines.base import Engine, Features, Tensors
 
 
 class SharedEngine(Engine):
-    """`inner`, driven by a thread of its own. Each thread that uses it has up to `depth` batches of its own under way.
+    """`inner`, driven by its own thread. Each thread that uses it has up to `depth` batches in progress.
 
     So a block of rows that comes to its end leaves the engine no gap where another one has begun. Tensors that are
     handed in must not be changed before their batch is finished.

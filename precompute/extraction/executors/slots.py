@@ -46,7 +46,7 @@ class Layout:
 
 
 class Slots:
-    """The places of a layout in `memory`, as tensors that lie there. Those made once are kept: they cost more than a
+    """The places of a layout in `memory`, as tensors that are there. Those made once are kept: they cost more than a
     copy of a small picture."""
 
     def __init__(self, memory: mmap.mmap, layout: Layout) -> None:
@@ -55,7 +55,7 @@ class Slots:
         self._marks = memoryview(memory)[: layout.workers * MARK_BYTES].cast("q")
 
     def mark(self, worker: int, row: int) -> None:
-        """Say which row a worker is at, so that it is known when the worker is not there any more."""
+        """Say which row a worker is at, so that it is known when the worker is no longer there."""
         self._marks[worker] = row
 
     def marked(self, worker: int) -> int:

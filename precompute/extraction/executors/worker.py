@@ -94,7 +94,7 @@ class Worker:
         self._readers = ThreadPoolExecutor(max(1, reads // layout.workers)) if reads else None
 
     def run(self) -> None:
-        """Until the other process has gone or lets go."""
+        """Until the other process has ended or closes the connection."""
         threading.Thread(target=self._listen, daemon=True).start()
         self._connection.send(("ready",))
         while True:

@@ -62,7 +62,7 @@ def _check_ogg(raw: bytes) -> None:
 def _ogg_checksum(page: bytes) -> int:
     """CRC-32 of the polynomial 04c11db7 from 0 on, over the page with zeros where its own checksum stands.
 
-    It is zlib's, but for the order of bits and for what that begins and ends with.
+    It is zlib's, except for the order of bits and for what that begins and ends with.
     """
     plain = page[:22] + bytes(4) + page[26:]
     found = zlib.crc32(plain.translate(MIRRORED), 0xFFFFFFFF) ^ 0xFFFFFFFF

@@ -1,7 +1,7 @@
 """Bytes -> mono float32 at the model's rate, in memory that the limit of seconds bounds.
 
 soundfile (libsndfile) decodes block by block, channels are averaged, and soxr resamples the stream; both free the
-interpreter lock. What a file says of its own length is used to refuse it early, and never to take memory.
+interpreter lock. The length in a file's header is used to refuse it early, and never to take memory.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ def decoder() -> dict[str, str]:
 def decode(raw: bytes, rate: int, max_seconds: float) -> NDArray[np.float32]:
     """(samples,) in [-1, 1], or beyond it where a file of floats is: the mean of all channels at `rate`.
 
-    Beside `raw` it takes at most twice the bytes of what it gives, and some MiB; so at most 8 bytes for each sample of
+    It takes, with `raw`, at most twice the bytes of what it gives, and some MiB; so at most 8 bytes for each sample of
     `max_seconds` at `rate`, however long the clip is.
-    Raises SampleError: UNDECODABLE for what is no sound, holds no samples, or samples that are no numbers; TRUNCATED
+    Raises SampleError: UNDECODABLE for what is not sound, holds no samples, or samples that are no numbers; TRUNCATED
     where data is missing or damaged; TOO_LARGE beyond `max_seconds`. Raises UsageError where an extra is missing.
     """
     soundfile, soxr = libraries()
@@ -75,7 +75,7 @@ def decode(raw: bytes, rate: int, max_seconds: float) -> NDArray[np.float32]:
 def _resampled(file: Any, kind: str, rate: int, max_seconds: float, soxr: ModuleType) -> NDArray[np.float32]:
     own, channels, claimed = int(file.samplerate), int(file.channels), int(file.frames)
     if not RATES[0] <= own <= RATES[1]:
-        raise SampleError(f"{own:,} samples a second, which is no sound", reason="UNDECODABLE")
+        raise SampleError(f"{own:,} samples a second, which is not sound", reason="UNDECODABLE")
     limit = int(max_seconds * own)
     if limit < claimed < UNKNOWN_FRAMES:
         raise _too_long(claimed / own, max_seconds)
@@ -88,7 +88,7 @@ def _resampled(file: Any, kind: str, rate: int, max_seconds: float, soxr: Module
         if done > limit:
             raise _too_long(done / own, max_seconds)
         if not np.isfinite(mono).all():
-            raise SampleError("some of its samples are no finite numbers", reason="UNDECODABLE")
+            raise SampleError("some of its samples are not finite", reason="UNDECODABLE")
         last = len(read) < block
         if stream is not None:
             mono = stream.resample_chunk(np.ascontiguousarray(mono), last=last)

@@ -53,7 +53,7 @@ def foreign_format(head: bytes) -> str | None:
 
 
 def looks_like_clip(head: bytes) -> bool:
-    """Whether the first HEAD_BYTES of a file are those of sound, be it one that can be decoded or not."""
+    """Whether the first HEAD_BYTES of a file are those of sound, whether it can be decoded or not."""
     return clip_format(head) is not None or foreign_format(head) is not None
 
 

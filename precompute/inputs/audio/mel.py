@@ -50,7 +50,7 @@ def dft_basis(frame: int) -> NDArray[np.float64]:
 class MelSpectrogram(nn.Module):
     """(B, samples) fp32 -> (B, frames, mels) power: frame i begins at sample i * step; nothing is padded.
 
-    Frames and step have a common divisor of some size, such as 400 and 160: frames are put together of pieces so long.
+    Frames and step have a common divisor of some size, such as 400 and 160: frames are assembled of pieces so long.
     """
 
     basis: torch.Tensor

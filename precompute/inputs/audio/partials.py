@@ -24,7 +24,7 @@ LEAST_LEVEL = -30.0  # dB below full scale, of the root mean square
 
 @dataclass(frozen=True)
 class PartialsPreprocess(AudioPreprocess):
-    """What the package Resemblyzer 0.1.4 does in front of its network, but for the cutting of silence.
+    """What the package Resemblyzer 0.1.4 does in front of its network, except for the cutting of silence.
 
     Partials count alike, and their mean is divided by its L2 norm. Frames are centred, with zeros around the clip.
     """

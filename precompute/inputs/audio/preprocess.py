@@ -20,7 +20,7 @@ from precompute.inputs.audio.windows import Layout, Window, layout_of
 from precompute.inputs.base import Inputs, Preprocess
 
 MAX_SECONDS = 300.0
-"""The longest clip, unless more is asked for: 5 minutes at 16 kHz take 19 MB in memory, twice that while decoded."""
+"""The longest clip, unless more is requested: 5 minutes at 16 kHz take 19 MB in memory, twice that while decoded."""
 
 LONGEST = 24 * 3600.0
 MOST_WINDOWS = 1023  # kept of a clip: with their mean in front they are the views of a file, which are 1,024 at most
@@ -152,7 +152,7 @@ class AudioPreprocess(Preprocess):
         return self.layout.size
 
     def count(self, window: Window) -> int:
-        """The number that enters the network beside a window: how much of it is sound, in whole frames by default."""
+        """The number that enters the network next to a window: how much of it is sound, in whole frames by default."""
         return window.frames
 
     def _cut(self, wave: NDArray[np.float32], places: Sequence[Window]) -> tuple[Tensors, ...]:
@@ -198,7 +198,7 @@ class LogMel(nn.Module):
 
 @dataclass(frozen=True)
 class LogMelPreprocess(AudioPreprocess):
-    """Log-mel spectrograms of windows that follow on each other: each frame of a clip lies in one of them."""
+    """Log-mel spectrograms of windows that follow on each other: each frame of a clip is in one of them."""
 
     window: float = 1.0
     hop: float = 1.0

@@ -25,7 +25,7 @@ LEAST_VARIANCE = 1e-7
 
 @dataclass(frozen=True)
 class WaveformPreprocess(AudioPreprocess):
-    """(samples,) and (1,) int64, how many of them are sound. What stands behind them is 0, and a network must mask it.
+    """(samples,) and (1,) int64, how many of them are sound. What is behind them is 0, and a network must mask it.
 
     frame, step: the receptive field of one of its outputs, and from one to the next · normalize: the whole clip gets
     the mean 0 and the variance 1, by the formula of transformers' Wav2Vec2FeatureExtractor in its own precision.

@@ -10,7 +10,7 @@ from precompute.errors import UsageError
 
 @dataclass(frozen=True)
 class Window:
-    """start: its first sample in the clip, below 0 where zeros stand in front · real: samples of it that are sound ·
+    """start: its first sample in the clip, below 0 where zeros are in front · real: samples of it that are sound ·
     frames: of these, whole ones; at least 1.
     """
 
@@ -26,7 +26,7 @@ class Layout:
     size: of a window · hop: from one to the next · frame, step: of the frames that are computed inside of one.
 
     Where the hop is as long as the window, a window reaches `frame - step` samples into the next, so that each frame of
-    the clip lies in exactly one of them: means over windows, weighted by frames, are then means over the clip.
+    the clip is in exactly one of them: means over windows, weighted by frames, are then means over the clip.
     """
 
     size: int
@@ -60,7 +60,7 @@ def layout_of(rate: int, window: float, hop: float, *, frame: int, step: int) ->
         raise UsageError(
             f"A window must be longer than 0 s and at most 3600 s, and its hop no longer. Got a window of {window!r} s "
             f"and a hop of {hop!r} s instead.",
-            hint="Such as --window 2 --hop 1.",
+            hint="For example --window 2 --hop 1.",
         )
     steps, hops = (max(1, round(seconds * rate / step)) for seconds in (window, hop))
     return Layout(steps * step + frame - step, hops * step, frame, step)

@@ -1,7 +1,7 @@
 """What makes the views of a picture: crops, flips, colours, and transforms of the user's own.
 
-View k follows from the picture's SHA-256, k and the settings alone: its draws come from a generator of its own, seeded
-by SHA-256 of the two. So it does not matter which thread makes it, when, beside which others, or how often. Transforms
+View k follows from the picture's SHA-256, k and the settings alone: its draws come from its own generator, seeded
+by SHA-256 of the two. So it does not matter which thread makes it, when, next to which others, or how often. Transforms
 of the user's own come first, on the whole picture; then `crop`, or without it the plain resize and centre crop; then
 `flip` and `color`, on what is left.
 """
@@ -53,13 +53,13 @@ class Augmentation:
             raise UsageError(
                 f"augment must name some of {', '.join(BUILT_IN)}, or transforms as package.module:name. "
                 f"Got {', '.join(map(repr, unknown)) or 'nothing'} instead.",
-                hint="Such as --augment flip,crop,color.",
+                hint="For example --augment flip,crop,color.",
             )
         own = tuple(OwnTransform.load(name) for name in names if is_code(name))
         return cls(frozenset(name for name in names if not is_code(name)), own)
 
     def spec(self) -> dict[str, Any]:
-        """JSON-ready: everything that a view follows from, beside the picture and its number. Part of the key."""
+        """JSON-ready: everything that a view follows from, next to the picture and its number. Part of the key."""
         steps: list[dict[str, Any]] = [one.spec() for one in self.own]
         if "crop" in self.built_in:
             steps.append({"name": "crop", "scale": list(SCALE), "ratio": list(RATIO)})
@@ -121,11 +121,11 @@ def check_views(views: int, augment: Sequence[str]) -> None:
         )
     if views > 1 and not augment:
         raise UsageError(
-            f"{views} views of a picture need something to make them of.", hint="Such as --augment flip,crop,color."
+            f"{views} views of a picture need something to make them of.", hint="For example --augment flip,crop,color."
         )
     if augment and views == 1:
         raise UsageError(
-            "One view is the plain one, so augment would say nothing.", hint="Ask for more: --views 8, or leave it out."
+            "One view is the plain one, so augment would have no effect.", hint="Use more: --views 8, or leave it out."
         )
 
 

@@ -27,7 +27,7 @@ HOW = {"HEIF": "pillow-heif", "JPEG XL": "pillow-jxl-plugin", "a camera's raw fo
 
 
 def looks_like_image(head: bytes) -> bool:
-    """Whether the first HEAD_BYTES of a file are those of a picture, be it one that can be decoded or not."""
+    """Whether the first HEAD_BYTES of a file are those of a picture, whether it can be decoded or not."""
     return (
         head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", *JPEG_2000, *TIFF))
         or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")

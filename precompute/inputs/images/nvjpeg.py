@@ -1,7 +1,7 @@
 """Plain JPEG -> pixels on a CUDA device, by nvJPEG through torchvision, for many threads at once.
 
 What threads bring while a batch is decoded makes up the next one, so nobody waits for a batch to fill. Which files
-share a batch changes no pixel. Which files are decoded here follows from the file alone; nvJPEG says nothing of
+share a batch changes no pixel. Which files are decoded here follows from the file alone; nvJPEG reports nothing of
 damage in the middle of a file, where the decoder of the CPU does.
 """
 
@@ -102,7 +102,7 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def stream() -> Iterator[None]:
-    """All threads decode and resize on one stream, beside that of the network."""
+    """All threads decode and resize on one stream, next to that of the network."""
     import torch
 
     if DEVICE == "cpu":  # where tests run this without a GPU
@@ -119,7 +119,7 @@ def check() -> None:
     if DEVICE != "cpu" and not torch.cuda.is_available():
         raise DeviceError(
             "The decoder nvjpeg needs a CUDA device, and there is none here.",
-            hint="Take --decoder cpu. Features that were made with nvjpeg need such a device for new images too.",
+            hint="Use --decoder cpu. Features that were made with nvjpeg need such a device for new images too.",
         )
     _check_decodes(DEVICE)
 
@@ -135,10 +135,10 @@ def _check_decodes(device: str) -> None:
     except Exception as error:
         raise DeviceError(
             f"nvJPEG does not work here: {reason_of(error)}",
-            hint="Install a torchvision that is built for CUDA, or take --decoder cpu.",
+            hint="Install a torchvision that is built for CUDA, or use --decoder cpu.",
         ) from error
     if found is None or tuple(found.shape) != (3, 16, 16):
-        raise DeviceError("nvJPEG does not decode a plain picture here.", hint="Take --decoder cpu.")
+        raise DeviceError("nvJPEG does not decode a plain picture here.", hint="Use --decoder cpu.")
 
 
 @cache
@@ -174,7 +174,7 @@ def _run_alone(job: _Job) -> None:
         )
     except Exception as error:  # noqa: BLE001 - of the file where it says so, else of the device
         if not REFUSED.search(str(error)):
-            job.error = DeviceError(f"nvJPEG fails: {reason_of(error)}", hint="Take --decoder cpu.")
+            job.error = DeviceError(f"nvJPEG fails: {reason_of(error)}", hint="Use --decoder cpu.")
 
 
 def _decoded(files: list[bytes]) -> list[torch.Tensor]:

@@ -56,7 +56,7 @@ class OwnTransform:
                 ) from error
         if not callable(transform):
             raise UsageError(
-                f"{name} is a {type(transform).__name__}, which transforms nothing.",
+                f"{name} is a {type(transform).__name__}, which is not a transform.",
                 hint="Name a torchvision.transforms.v2 transform, or a function from one picture to another.",
             )
         one = cls(name, transform)
@@ -64,7 +64,7 @@ class OwnTransform:
         again = [one(probe, b"probe") for probe in _probes()]
         if any(a.shape != b.shape or not a.equal(b) for a, b in zip(results, again, strict=True)):
             raise UsageError(
-                f"The transform {name} gives two pictures for one seed, so a run could not go on where it was.",
+                f"The transform {name} gives two pictures for one seed, so a run could not be resumed.",
                 hint="Let it draw from torch's generator, Python's or NumPy's global one, and keep no state.",
             )
         sizes = {(int(result.shape[1]), int(result.shape[2])) for result in results}

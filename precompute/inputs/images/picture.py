@@ -23,7 +23,7 @@ class Picture:
     size: tuple[float, float] | None = None
 
     def plain(self, transform: Transform) -> torch.Tensor:
-        """(3, crop, crop) uint8: resized and cropped as `transform` says, in memory of its own."""
+        """(3, crop, crop) uint8: resized and cropped as `transform` says, in its own memory."""
         import torch
         from torchvision.transforms import functional  # its second kind takes a second to load
 
@@ -34,7 +34,7 @@ class Picture:
         return transform.apply_pil(functional.to_pil_image(self.pixels.cpu()))
 
     def whole(self) -> torch.Tensor:
-        """(3, H, W) uint8, all pixels, in memory of its own."""
+        """(3, H, W) uint8, all pixels, in its own memory."""
         import torch
         from torchvision.transforms import functional
 

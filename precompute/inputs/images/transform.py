@@ -38,7 +38,7 @@ class Transform:
     the image is decoded, the rest on the device. With `fast_decode`, JPEG far larger than `resize` is decoded at
     a half, a quarter or an eighth of its size (libjpeg's scaling of the DCT): near the full decode, not equal to it.
     With `squash` both sides become `resize`, whatever the picture's shape, as some networks want it. Where the centre
-    lies between two pixels the crop begins at the even one, as in torchvision; with `floor_crop` always at the first,
+    is between two pixels the crop begins at the even one, as in torchvision; with `floor_crop` always at the first,
     as in transformers. The `decoder` nvjpeg decodes and resizes plain JPEG on a CUDA device: pixels up to a grey level
     from those of cpu, see `nvjpeg`.
     """
@@ -80,7 +80,7 @@ class Transform:
             raise _bad(f"std must be positive. Got {self.std!r} instead.")
 
     def spec(self) -> dict[str, Any]:
-        """JSON-ready description, part of the cache's key. What is off by default stands in it only where on."""
+        """JSON-ready description, part of the cache's key. What is off by default is in it only where on."""
         values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
         for name in OFF_BY_DEFAULT:
             if not values[name]:

@@ -5,7 +5,7 @@ and a sign, both from its hash, and is added there: "feature hashing" (Weinberge
 is a sparse random projection of the counts of all n-grams there could be. Nothing is learned, and no order of words is
 known beyond pairs.
 
-The result is the same to the last bit on every machine: hashes are of whole numbers, letters are told apart by their
+The result is the same to the last bit on every machine: hashes are of whole numbers, letters are distinguished by their
 numbers alone (so only A to Z have small forms), and floating numbers are added in one order.
 """
 

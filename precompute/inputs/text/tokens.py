@@ -1,7 +1,7 @@
 """Texts as tokens, for language models: numbers from a tokenizer.json, padded to one of a few lengths.
 
 A text is padded to the next of `lengths`, whatever its neighbours are, so a row depends on its text alone. The padding
-and the truncation that tokenizer.json itself may ask for are switched off; `max_length` is the one limit.
+and the truncation that tokenizer.json itself may request are switched off; `max_length` is the one limit.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class TokenPreprocess(Preprocess):
         if max(tried) >= self.vocabulary:
             raise WeightsError(
                 f"{self.where} has the token {max(tried):,}, and its network knows {self.vocabulary:,}.",
-                hint="Take a folder as the library saves it.",
+                hint="Use a folder saved by the library.",
             )
         if not own < self.max_length <= self.longest:
             raise UsageError(
@@ -193,7 +193,7 @@ def _unfit(where: str, error: BaseException) -> BaseException:
     if not _is_failure(error):
         return error
     return WeightsError(
-        f"{where} describes no tokenizer: {str(error)[:200]}.", hint="Take a folder as the library saves it."
+        f"{where} describes no tokenizer: {str(error)[:200]}.", hint="Use a folder saved by the library."
     )
 
 

@@ -101,10 +101,11 @@ function lineChart(curve) {
   });
   const legend = lines.length > 1 && h("ul", { class: "legend" },
     lines.map((item, index) => h("li", {}, swatch(colorOf(index), index), named(item.name))));
+  const sure = points.some((p) => isNumber(p[2]));
   const rows = lines.flatMap((item) => item.points.map((p) =>
-    [named(item.name), number(p[0]), score(p[1], curve.percent), interval([p[2], p[3]], curve.percent) || NONE]));
+    [named(item.name), number(p[0]), score(p[1], curve.percent), ...(sure ? [interval([p[2], p[3]], curve.percent) || NONE] : [])]));
   return h("figure", { class: "panel" }, h("figcaption", {}, visible(curve.title || curve.kind || "")), host, legend,
-    details("The figures", table(["Line", visible(curve.x || "x"), visible(curve.y || "y"), "95% interval"], rows, { numbers: [1, 2, 3] })));
+    details("The figures", table(["Line", visible(curve.x || "x"), visible(curve.y || "y"), ...(sure ? ["95% interval"] : [])], rows, { numbers: [1, 2, 3] })));
 }
 
 function drawLine(item, index, x, y, curve) {

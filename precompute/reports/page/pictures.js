@@ -97,7 +97,7 @@ function answer(scored, index) {
     const error = isNumber(predicted) && isNumber(truth) ? predicted - truth : null;
     return [
       line("predicted", number(predicted)), line("true", number(truth)),
-      error !== null && line("error", (error > 0 ? "+" : error < 0 ? "\u2212" : "") + number(Math.abs(error))),
+      error !== null && line("error", (error > 0 ? "+" : error < 0 ? "-" : "") + number(Math.abs(error))),
     ];
   }
   if (report.task === "labels") {

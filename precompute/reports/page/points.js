@@ -167,10 +167,15 @@ function groupsByNumber(map) {
   const sorted = targets.filter(isNumber).sort((a, b) => a - b);
   const edges = [...new Set([0.2, 0.4, 0.6, 0.8].map((share) => sorted[Math.floor(share * (sorted.length - 1))]))];
   const bins = sorted.length ? [...Array(edges.length + 1).keys()] : [];
-  const nameOf = (bin) => `${bin ? `over ${number(edges[bin - 1])}` : `from ${number(sorted[0])}`} to ${number(bin < edges.length ? edges[bin] : sorted[sorted.length - 1])}`;
+  const nameOf = (bin) => {
+    const to = number(bin < edges.length ? edges[bin] : sorted[sorted.length - 1]);
+    if (bin) return `over ${number(edges[bin - 1])} to ${to}`;
+    return number(sorted[0]) === to ? to : `${number(sorted[0])} to ${to}`;
+  };
   const keyOf = (point) => (isNumber(targets[point]) ? edges.filter((edge) => targets[point] > edge).length : -1);
   const found = groups(map, bins, keyOf, nameOf, "no number");
-  for (const entry of found.entries) if (entry.key !== null) [entry.color, entry.shape] = [GREY + 1 + entry.key, 0];
+  const step = (SCALE.length - 1) / Math.max(1, edges.length);
+  for (const entry of found.entries) if (entry.key !== null) entry.color = GREY + 1 + Math.round(entry.key * step);
   return found;
 }
 

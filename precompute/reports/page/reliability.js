@@ -39,8 +39,8 @@ function diagram(head, scored) {
   });
   const facts = [isNumber(ece) && `Expected calibration error ${percentage(ece)}`,
     isNumber(temperature) && `temperature ${number(temperature)}${applied === true ? " (applied)" : applied === false ? " (not applied)" : ""}`].filter(Boolean);
-  const rows = full.map((bin) => [`${percentage(bin.low)} to ${percentage(bin.high)}`, count(bin.n), percentage(bin.confidence), percentage(bin.accuracy), interval(bin.interval, true) || NONE]);
+  const rows = full.map((bin) => [`${number(100 * bin.low)} to ${number(100 * bin.high)}%`, count(bin.n), percentage(bin.confidence), percentage(bin.accuracy), interval(bin.interval, true) || NONE]);
   return h("figure", { class: "panel narrow" }, h("figcaption", {}, named(head.name, "id")), host,
     facts.length > 0 && h("p", { class: "muted" }, `${facts.join("; ")}.`),
-    details("The figures", table(["Probability", "Number", "Mean probability", "Right", "95% interval"], rows, { numbers: [1, 2, 3, 4] })));
+    details("The figures", table(["Probability", "Number", "Mean", "Right", "95% interval"], rows, { numbers: [1, 2, 3, 4] })));
 }

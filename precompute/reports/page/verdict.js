@@ -33,7 +33,8 @@ function verdictPart() {
   if (side.length) parts.push(sideBySide(side));
   parts.push(aboutHead(head));
   if (scored.note) parts.push(h("p", { class: "note" }, visible(scored.note)));
-  return [notes, parts, (head.notes || []).map((note) => h("p", { class: "note" }, visible(note)))];
+  const own = (head.notes || []).map((note) => h("li", {}, capital(visible(note))));
+  return [notes, parts, own.length > 0 && h("ul", { class: "remarks" }, own)];
 }
 
 // A score as the document words it, so that it reads as the commands print it; else formatted here.
@@ -96,6 +97,6 @@ function oneAnswer(value) {
 function disagreement(item, name, index) {
   const said = (item.predicted || [])[index];
   const right = JSON.stringify(said) === JSON.stringify(item.true);
-  const words = [h("span", { class: "muted" }, named(name), " "), oneAnswer(said)];
+  const words = [h("span", { class: "muted" }, named(String(name).replace(/\.safetensors$/, "")), " "), oneAnswer(said)];
   return report.task === "number" ? h("span", { class: "line" }, words) : verdictLine(right, words);
 }

@@ -68,7 +68,7 @@ def open_prefix(
     """List the samples below a prefix; the first `limit` of them by id.
 
     Keys are what paths are in a folder: hidden ones, and those that no file could have, are ignored and named. An
-    object without an extension of the kind is looked into, as in a folder, by a request of its own.
+    object without an extension of the kind is looked into, as in a folder, by its own request.
     Raises SourceError where nothing is found or the store refuses, or does not answer for a minute; Stopped.
     """
     del reading  # nothing is left open
@@ -86,10 +86,10 @@ def open_prefix(
         raise source_error(address.shown, error) from None
     if not found.files:
         about = "; ".join(found.ignored.lines())
-        hint = f"Name a prefix of {kind.formats} objects, of any depth; one object alone is no source."
+        hint = f"Name a prefix of {kind.formats} objects, of any depth; one object alone is not a source."
         if address.key.lower().endswith(ARRAYS):
             hint = "Arrays are read from a disk alone: copy it to one, and name that."
-        about = about or "nothing lies below it"
+        about = about or "nothing is below it"
         raise SourceError(f"{address.shown} holds no {kind.plural} ({about}).", hint=hint)
     table, notes = tabulated(found, limit)
     source = RemoteSource(store, address, table)

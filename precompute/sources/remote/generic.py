@@ -29,11 +29,11 @@ class FsspecStore(Store):
 
     def __getstate__(self) -> dict[str, Any]:
         if self.address.protocol == "memory":
-            raise TypeError("what lies in memory:// is there in one process alone")
+            raise TypeError("memory:// exists in one process only")
         return super().__getstate__()
 
     def connect(self) -> Any:
-        """The file system of fsspec. Raises SourceError where a package is missing or knows no such protocol."""
+        """The file system of fsspec. Raises SourceError where a package is missing or lacks the protocol."""
         if self._system is None:
             protocol = self.address.protocol
             package = INSTALL.get(protocol, "fsspec")

@@ -43,7 +43,7 @@ def objects_named(
     """The store, size and stamp of the object behind each name below `root`, no object's for one that is not there;
     rows whose prefix the store refuses to list.
 
-    What the names have in common is listed, a thousand keys in a request, which costs less than to ask for each.
+    What the names have in common is listed, a thousand keys in a request, which costs less than to request each.
     check: called for each page. Raises SourceError.
     """
     store = open_store(root)
@@ -75,6 +75,6 @@ def objects_named(
         raise SourceError(
             f"None of the {len(names):,} objects that are named is below {root.shown}; the first would be "
             f"{ascii_name(first)!r}.",
-            hint="Paths are relative to the prefix that the table lies in, or to --root s3://BUCKET/PREFIX.",
+            hint="Paths are relative to the table's prefix, or to --root s3://BUCKET/PREFIX.",
         )
     return store, sizes, stamps, tuple(np.flatnonzero(unseen).tolist())

@@ -99,7 +99,7 @@ class S3Store(Store):
             if not answer.get("IsTruncated"):
                 return
             if following is None or following == token:
-                raise OSError(errno.EIO, "the store lists the same page for ever")
+                raise OSError(errno.EIO, "the store lists the same page forever")
             token = following
 
     def look_up(self, key: str) -> Object:
@@ -143,7 +143,7 @@ class S3Store(Store):
 
 
 class _BehindTheEndError(OSError):
-    """A part was asked for that begins behind the end of the object."""
+    """A part was requested that begins behind the end of the object."""
 
 
 async def _plain(call: Callable[..., Any], arguments: dict[str, Any]) -> Any:
@@ -160,7 +160,7 @@ async def _body(call: Callable[..., Any], arguments: dict[str, Any]) -> tuple[by
     finally:
         body.close()
     if len(data) != answer["ContentLength"]:
-        raise Transient("an answer was cut short")
+        raise Transient("an answer was truncated")
     return data, answer
 
 

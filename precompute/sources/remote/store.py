@@ -1,4 +1,4 @@
-"""What an object store does for a source: list, look up and read. What fails is an OSError with a text of our own.
+"""What an object store does for a source: list, look up and read. What fails is an OSError with our own text.
 
 No text of a library goes into a message: it may hold an address with a password, or a signed request.
 """
@@ -56,7 +56,7 @@ class Transient(Exception):
 class Store(ABC):
     """A bucket. It is used from several threads, and a copy of it may go to another process.
 
-    started: stands in place of a stamp where the store gives none, another number in every run.
+    started: stands instead of a stamp where the store gives none, another number in every run.
     """
 
     address: Address
@@ -97,7 +97,7 @@ class Store(ABC):
         return True
 
     def patient(self, waits: bool) -> None:
-        """Whether requests, those under way too, wait for a store that does not answer, as they do at first."""
+        """Whether requests, those in progress too, wait for a store that does not answer, as they do at first."""
         if waits:
             self._silent = 0.0
             self._given_up.clear()
