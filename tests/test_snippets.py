@@ -246,8 +246,8 @@ def test_the_commands_of_a_page_run(
             (tmp_path / "run.toml").write_text(block.text)
     for command in (*BEFORE.get(page, ()), *map(substituted, commands_of(page))):
         if only_parsed(command) is None:
-            command, _, stdout = command.partition(" > ")
-            program, *arguments = shlex.split(command)
+            line, _, stdout = command.partition(" > ")
+            program, *arguments = shlex.split(line)
             assert program == "precompute", f"{page}: {command}: neither run nor in ONLY_PARSED"
             if page in BEFORE and "--overwrite" not in arguments and "-o" in arguments:
                 (tmp_path / arguments[arguments.index("-o") + 1]).unlink(missing_ok=True)
