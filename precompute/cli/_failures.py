@@ -41,7 +41,7 @@ NO_THREAD = "can't start new thread"
 
 @dataclass(frozen=True)
 class Failure:
-    """kind: the type that --json names · hint: what to do next, may be empty · status: exit status."""
+    """kind: the type that --json names · hint: the next step, may be empty · status: exit status."""
 
     kind: str
     message: str

@@ -30,11 +30,10 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     ),
     "Scores": ("calibrate", "per-class", "similarity", "average-views"),
     "Repair": ("repair",),
-    "Graph": ("check", "int8"),
     "Page": ("thumbnails", "results", "compare", "map"),
     "Speed": ("engine", "precision", "compile", "device", "batch-size", "workers", "executor", "exact"),
     "Output": (
-        *("output", "dtype", "int8", "check", "features", "format", "name", "layers", "folder", "plot", "title"),
+        *("output", "dtype", "features", "format", "name", "layers", "folder", "plot", "title"),
         *("report", "overwrite", "allow-skipped", "dry-run", "verbose", "json"),
     ),
     OTHER: (),

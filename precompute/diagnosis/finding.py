@@ -13,7 +13,7 @@ OK, NOTE, PROBLEM = "ok", "note", "problem"
 
 @dataclass(frozen=True)
 class Finding:
-    """One line. status: ok, note (something to know, or to gain) or problem (`extract` would stop) · hint: what to do,
+    """One line. status: ok, note (something to know, or to gain) or problem (`extract` would stop) · hint: the next step,
     may be empty · details: the same for programs, as JSON."""
 
     section: str

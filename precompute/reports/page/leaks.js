@@ -3,7 +3,7 @@
 function pairCard(pair, from) {
   const entry = (place, role) => ({
     place,
-    facts: () => [line(role, truthOf(place) || "no label"), splitOf(place) && line("split", named(splitOf(place)))],
+    facts: () => [line(visible(role), truthOf(place) || "no label")],
   });
   const entries = [entry(pair.a, from), entry(pair.b, "train")];
   const words = pair.kind === "identical" ? "identical bytes" : `similarity ${number(pair.similarity)}`;
@@ -66,13 +66,13 @@ function leaksPart() {
   const [two, identical] = [duplicates.two_labels || [], duplicates.identical || []];
   const groupsOf = (listed, all) => `${count(all ?? listed.length)} ${(all ?? listed.length) === 1 ? "group" : "groups"}`;
   if (two.length) {
-    parts.push(h("h3", {}, `The same file under two labels (${groupsOf(two, duplicates.n_two_labels)})`), pairs(two, 6, groupCard));
+    parts.push(h("h3", {}, `The same ${unit.one} under two labels (${groupsOf(two, duplicates.n_two_labels)})`), pairs(two, 6, groupCard));
   }
   if (identical.length) {
-    parts.push(h("h3", {}, `Identical files in the cache (${groupsOf(identical, duplicates.n_identical)})`), pairs(identical, 6, groupCard));
+    parts.push(h("h3", {}, `Identical ${unit.plural} in the cache (${groupsOf(identical, duplicates.n_identical)})`), pairs(identical, 6, groupCard));
   }
   if (report.duplicates && !two.length && !identical.length) {
-    parts.push(h("p", { class: "muted" }, "The cache holds no identical files."));
+    parts.push(h("p", { class: "muted" }, `The cache holds no identical ${unit.plural}.`));
   }
   return parts.length ? parts : null;
 }
