@@ -8,6 +8,7 @@ That of the report is taken by Chromium, which must be installed, with its drive
 from __future__ import annotations
 
 import io
+import os
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,8 @@ from pathlib import Path
 
 from PIL import Image
 
-IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
+ROOT = Path(__file__).resolve().parent.parent
+IMAGES = ROOT / "docs" / "images"
 SCALE, GAP = 6, 8
 WIDTH = 1000
 """Of the picture of the report."""
@@ -77,7 +79,8 @@ def main() -> int:
         folder = Path(place)
 
         def command(*arguments: str) -> None:
-            subprocess.run([sys.executable, "-m", "precompute", *arguments], cwd=folder, check=True)
+            environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+            subprocess.run([sys.executable, "-m", "precompute", *arguments], cwd=folder, env=environment, check=True)
 
         command("demo", "--folder", "demo")
         contact_sheet(folder / "demo" / "digits", IMAGES / "start-digits.png")

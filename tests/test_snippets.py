@@ -43,6 +43,7 @@ SUBSTITUTES = [
     (r"--expect 300", "--expect 20"),
     (r"^(precompute extract .*)$", r"\1 --overwrite"),  # examples of one page may give one name to several outputs
     (r"--draws 5", "--draws 2"),
+    (r"few-shot photos\.h5 --json", "few-shot photos.h5 --shots 1,2 --draws 2 --json"),
     (r"-o photos-depth --shots .*", "-o photos-depth --shots 2 --draws 2 --methods pixels,head"),
 ]
 """Pattern in a command of the docs, and what runs in its place."""
@@ -66,6 +67,7 @@ ONLY_PARSED = [
     (r"inside\.h5", "an error, shown: tests/test_cuts.py"),
     (r"--resume|resemblyzer", "weights that are not shipped: tests/test_audio_runs.py"),
     (r"--decoder nvjpeg|--device cuda", "a GPU: tests/test_cuda.py"),
+    (r"\.(onnx|pt2)\b", "half a minute: tests/test_graphs.py"),
     (r"^precompute demo", "CI runs it as scripts/demo"),
     (r"--protocol simclr:", "test photos: tests/test_protocols.py"),
     (
@@ -183,6 +185,13 @@ BEFORE: dict[str, list[str]] = {
     ],
     "docs/few-shot.md": [TINY.format("photos.h5")],
     "docs/explore.md": [TINY.format("photos.h5")],
+    "docs/report.md": [
+        TINY.format("photos.h5"),
+        "precompute train-head photos.h5 -o photos.safetensors",
+        "precompute train-head photos.h5 -o logistic.safetensors",
+        "precompute train-head photos.h5 --head mlp --max-epochs 3 -o mlp.safetensors",
+    ],
+    "docs/deploy.md": [TINY.format("photos.h5"), "precompute train-head photos.h5 -o photos.safetensors"],
     "docs/scores.md": [TINY.format("ants.h5")],
     "docs/trust.md": [TINY.format("ants.h5")],
     "docs/performance.md": [TINY.format("photos.h5")],
@@ -237,12 +246,15 @@ def test_the_commands_of_a_page_run(
             (tmp_path / "run.toml").write_text(block.text)
     for command in (*BEFORE.get(page, ()), *map(substituted, commands_of(page))):
         if only_parsed(command) is None:
-            program, *arguments = shlex.split(command.partition(" > ")[0])
+            line, _, stdout = command.partition(" > ")
+            program, *arguments = shlex.split(line)
             assert program == "precompute", f"{page}: {command}: neither run nor in ONLY_PARSED"
             if page in BEFORE and "--overwrite" not in arguments and "-o" in arguments:
                 (tmp_path / arguments[arguments.index("-o") + 1]).unlink(missing_ok=True)
             done = precompute(*arguments)
             assert done.returncode == 0, f"{page}: {command}:\n{done.stdout}{done.stderr}"
+            if stdout:
+                (tmp_path / stdout).write_text(done.stdout)
 
 
 def test_what_is_not_run_is_little_and_has_its_reason() -> None:
