@@ -338,7 +338,7 @@ def test_layers_that_make_no_sense_are_refused(folder: Path) -> None:
         train_head(folder / "one.h5", layer="all")
     with pytest.raises(UsageError, match="name one twice"):
         train_head(folder / "blocks.h5", layer=[names[0], names[0]])
-    with pytest.raises(UsageError, match="--layer all stands for every layer"):
+    with pytest.raises(UsageError, match="--layer all selects every layer"):
         train_head(folder / "blocks.h5", layer=["all", names[0]])
     with pytest.raises(UsageError, match="chooses from the features of several layers, and was given one"):
         train_head(folder / "one.h5", head="selected")

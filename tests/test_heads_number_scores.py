@@ -109,7 +109,7 @@ def test_numbers_whose_squares_vanish_have_no_r2_and_still_survive_json() -> Non
     y = np.arange(20) * 1e-300
     scores = evaluate_numbers(y, y[::-1])
     assert scores.r2 is None
-    assert "squares" in scores.undefined["r2"]
+    assert "squared differences" in scores.undefined["r2"]
     assert scores.mae == pytest.approx(1e-299)
     json.dumps(scores.to_dict(), allow_nan=False)
 

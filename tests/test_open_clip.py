@@ -219,7 +219,7 @@ def test_openai_s_weights_are_refused_without_their_gelu() -> None:
                 BackboneError, match=f"{tag} of {model} were trained with OpenAI's quick GELU"
             ) as caught:
                 load_backbone(name, weights=weights)
-            assert f"Take open_clip:{model}-quickgelu/{tag}" in caught.value.hint
+            assert f"Use open_clip:{model}-quickgelu/{tag}" in caught.value.hint
     family_of("open_clip:").check("open_clip:ViT-B-32-quickgelu/openai")
     listed = family_of("open_clip:").names()
     assert "open_clip:ViT-B-32/openai" not in listed

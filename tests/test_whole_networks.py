@@ -316,7 +316,7 @@ def test_classifiers_that_serve_training_alone_stay_behind() -> None:
         (("full.safetensors", "-o", "there.pth"), 1, "origin of its weights is unknown"),
         (("full.safetensors", "-o", "full.safetensors"), 2, "the same file"),
         (("full.safetensors", "-o", "x.pth", "--weights", "random"), 1, "other features"),
-        (("head.safetensors", "-o", "x.joblib", "--weights", "random"), 2, "needs no backbone"),
+        (("head.safetensors", "-o", "x.joblib", "--weights", "random"), 2, "a head's pipeline needs none"),
     ],
     ids=["ending", "there", "itself", "weights", "head"],
 )

@@ -123,7 +123,7 @@ def check_memory(n_rows: int, n_features: int, width: int) -> None:
     if needed > memory:
         raise ValueError(
             f"Ridge on {n_rows:,} samples of {n_features:,} features needs {needed:,} bytes for a matrix of "
-            f"{axes:,} x {axes:,}, and this machine has {memory:,}. Take a layer with fewer features, pool it, "
+            f"{axes:,} x {axes:,}, and this machine has {memory:,}. Use a layer with fewer features, pool it, "
             "or train a LogisticHead."
         )
 
