@@ -63,7 +63,7 @@ def test_an_extraction_finishes_its_file(
         if as_json:
             assert json.loads(said)["rows"] == 24
         else:
-            assert "24 in 2 classes" in said
+            assert "24 images in 2 classes" in said
             assert ("could not be printed on stderr" in said) == (stream != PIPE)
 
 
