@@ -122,7 +122,7 @@ def test_every_command_takes_a_table(photos: Path, tmp_path: Path, precompute: C
     assert precompute("plan", "labels.csv", *how, "-b", "tiny").returncode == 0
     done = precompute("extract", "labels.csv", *how, "-b", "tiny", "-o", "a.h5")
     assert done.returncode == 0, done.stderr
-    assert "24 in 2 classes (12 train, 12 val)" in done.stdout
+    assert "24 images in 2 classes (12 train, 12 val)" in done.stdout
     assert precompute("verify", "a.h5", "--source", "labels.csv", *how).returncode == 0
     last = " ".join(precompute("info", "a.h5").stdout.split())
     command = (
