@@ -42,6 +42,7 @@ def resamplings(
         drawn = rng.integers(0, n_groups, (size, n_groups)) + n_groups * np.arange(size)[:, None]
         counts = np.bincount(drawn.ravel(), minlength=size * n_groups).reshape(size, n_groups)
         yield np.ascontiguousarray(counts.T[group], dtype=np.float64)
+    report("draws of the bootstrap", replicates, replicates)
 
 
 def group_numbers(n: int, groups: npt.ArrayLike | None) -> npt.NDArray[np.intp]:

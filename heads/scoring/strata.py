@@ -73,6 +73,7 @@ class Strata:
             else:
                 counts = rng.multinomial(total, self.sizes / total, size=size)
             yield counts.astype(np.float64)
+        report("draws of the bootstrap", replicates, replicates)
 
 
 def cell_intervals(
