@@ -136,7 +136,9 @@ def test_other_images_labels_classes_or_features_are_refused(folder: Path, tmp_p
         against("edited", lambda photos: make_image(999).save(photos / held[0]))
     with pytest.raises(TrainingError, match="know different classes: c, d"):
         against("renamed", lambda photos: (photos / "c").rename(photos / "d"))
-    with pytest.raises(TrainingError, match=r"No image of hold-out was held out from both heads .24 not in .*moved\.h5"):
+    with pytest.raises(
+        TrainingError, match=r"No image of hold-out was held out from both heads .24 not in .*moved\.h5"
+    ):
         against("moved", lambda photos: [path.rename(path.with_suffix(".PNG")) for path in photos.rglob("*.png")])
     with pytest.raises(HeadMismatchError, match="(?s)other features than .*random.h5.*weights: .* -> "):
         compare(a[0], a[0], a[1], folder / "random.h5")
