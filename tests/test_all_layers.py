@@ -166,7 +166,7 @@ def test_a_class_token_is_left_out_as_elsewhere(folder: Path, tmp_path: Path, mo
     place = [one.name for one in several.inputs].index("tokens")
     start = sum(one.width for one in several.inputs[:place])
     np.testing.assert_allclose(several.features(name)[:][:, start : start + 12], expected, atol=1e-4)
-    assert notes == ["the first 1 of 17 tokens of tokens stand for no position: left out"]
+    assert notes == ["the first 1 of 17 tokens of tokens have no position: left out"]
     trained = train_head(tmp_path / "tokens.h5", tmp_path / "h.safetensors", layer="tokens", head="attentive")
     assert trained.head.tokens == 17 and not trained.head.channels_first  # there the class token is one like others
 
