@@ -314,5 +314,5 @@ def test_a_run_from_a_file_is_the_run_from_flags(
     assert precompute(*flags, "-o", "b.h5").returncode == 0
     by_file, by_flags = (json.loads(precompute("info", name, "--json").stdout) for name in ("photos.h5", "b.h5"))
     assert by_file["key"] == by_flags["key"]
-    options = [one["provenance"]["runs"][0]["options"] for one in (by_file, by_flags)]
+    options = [one["provenance"][0]["options"] for one in (by_file, by_flags)]
     assert options[0] == options[1]
