@@ -32,7 +32,7 @@ from precompute.cli._output import (
 from precompute.cli._scores import headline
 from precompute.cli._signals import Signals
 from precompute.cli._streams import SKIPPED
-from precompute.cli.train_head import report_training
+from precompute.cli._training import report_training
 
 if TYPE_CHECKING:
     from precompute.extraction.conduct import Progress
