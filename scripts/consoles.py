@@ -13,9 +13,10 @@ from pathlib import Path
 
 BLOCK = re.compile(r"^( *)```(\w+)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 PROGRESS = re.compile(
-    r"^((extract|train-head|predict|few-shot|fine-tune|rank|depth|report|verify): .*|\S+\.h5: \d+ numbers of shots.*)$"
+    r"^((extract|train-head|predict|few-shot|fine-tune|rank|depth|report|verify): .*|\S+\.h5: \d+ numbers of shots.*"
+    r"|Note: torch: OpenVINO, which is faster .*)$"
 )
-"""Lines about work under way, which come or not as a machine is slow or fast."""
+"""Lines that come or not as a machine is slow or fast, and has OpenVINO or not."""
 
 
 @dataclass(frozen=True)

@@ -143,7 +143,7 @@ def test_openvino_that_is_not_installed_is_named_with_its_install_line(
     monkeypatch.delenv("PRECOMPUTE_PRECISION")
     done = precompute(*command)
     assert done.returncode == 0, done.stderr
-    assert "OpenVINO, which is faster on a CPU, is not installed" in done.stdout
+    assert "Note: torch: OpenVINO, which is faster on a CPU, is not installed" in done.stderr
 
 
 @NEEDS_OPENVINO

@@ -156,6 +156,10 @@ def _summary(result: Extraction, *, verbose: bool, part: bool) -> None:
         note(f"Note: {line}")
     for line in result.warnings:
         note(f"Warning: {line}")
+    if result.computed and not verbose:
+        for reason in result.why.split("; "):
+            if "pip install" in reason:  # worth knowing at once: this machine could be faster
+                note(f"Note: {reason}")
     for line in result.ignored:
         note(f"Ignored: {line}")
     for name, reason, detail in result.failed:
