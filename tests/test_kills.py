@@ -202,8 +202,8 @@ class Killer:
             pytest.param(kind, 4, 25, marks=[] if place == DAY % len(KINDS) else pytest.mark.slow)
             for place, kind in enumerate(KINDS)
         ),
-        pytest.param(IMAGE, 200, 50, marks=pytest.mark.slow),
-        *(pytest.param(kind, 40, 50, marks=[pytest.mark.slow, pytest.mark.daily(3)]) for kind in KINDS[1:]),
+        pytest.param(IMAGE, 200, 50, marks=[pytest.mark.slow, pytest.mark.daily(4)]),
+        *(pytest.param(kind, 40, 50, marks=[pytest.mark.slow, pytest.mark.daily(4)]) for kind in KINDS[1:]),
     ],
     ids=lambda value: value.name if isinstance(value, Kind) else str(value),
 )
