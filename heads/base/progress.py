@@ -30,7 +30,7 @@ _listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
 @contextlib.contextmanager
 def listening(listener: Listener | None) -> Iterator[None]:
-    """Inside, `listener` is called with each report of this thread; where it is None, anyone who listened before."""
+    """Inside, `listener` is called with each report of this thread; where it is None, the listener outside is."""
     if listener is None:
         yield
         return

@@ -34,7 +34,7 @@ from precompute.system.steps import step
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be made: a file at `output` with the features of `source`, under the lock of anyone who runs it."""
+    """What is to be made: a file at `output` with the features of `source`, under the lock of its runner."""
 
     output: CacheOutput
     source: Source

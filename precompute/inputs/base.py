@@ -83,7 +83,7 @@ class Preprocess(ABC):
     def all_views(self, raw: bytes, digest: bytes | None = None) -> tuple[Tensors, ...]:
         """What `host` gives for each view of one sample, in order; for anyone who makes all of them from one decoding.
 
-        digest: SHA-256 of `raw`, from anyone who has it already.
+        digest: SHA-256 of `raw`, where the caller has it already.
         """
         del digest
         return tuple(self.host(raw, view) for view in range(self.views))
