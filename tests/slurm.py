@@ -104,12 +104,17 @@ class FakeSlurm:
         return job.wait()
 
     def preempt(self, job: Job, *, grace: float, until: Callable[[], bool] = lambda: False) -> None:
-        """A job of higher priority needs the node. until: nobody waits longer for what is done by then."""
+        """A job of higher priority needs the node. until: nobody waits longer for what is done by then.
+
+        A job whose work was done when the signal came ends with status 0, and Slurm has nothing to start again.
+        """
         os.killpg(job.process.pid, signal.SIGCONT)
         os.killpg(job.process.pid, signal.SIGTERM)
         over = time.monotonic() + grace
         while time.monotonic() < over and job.process.poll() is None and not until():
             time.sleep(0.02)
+        if job.process.poll() == 0:
+            return
         assert job.process.poll() is None, "it has ended by itself, so Slurm would not start it again"
         self.node_fails(job)
 

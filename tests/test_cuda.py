@@ -30,6 +30,7 @@ from precompute import (
 )
 from precompute.engines.base import EngineChoice
 from precompute.engines.devices import make_engine
+from precompute.engines.graphs import GRAPHS_UP_TO
 from precompute.engines.guard import cosine
 from precompute.engines.torch import TorchEngine
 from precompute.errors import Stopped
@@ -167,11 +168,23 @@ def test_a_network_that_looks_at_values_runs_without_a_cuda_graph(resnet: Backbo
     engine = make_engine(Looks(resnet.module), resnet.preprocess, choice, identity=None)
     assert any("No CUDA graph is used" in note for note in engine.notes)
     pictures = images(BATCH)
-    assert np.array_equal(OneTap(engine)(pictures), engine_of(resnet)(pictures))
+    # BatchNorm is not folded into its convolutions, where fx does not see it
+    assert distance(flat(OneTap(engine)(pictures)), flat(engine_of(resnet)(pictures))) < 1e-4
+    # A recording that fails would leave these in the middle of it
+    assert torch.cuda.current_stream() == torch.cuda.default_stream()
+    assert torch.rand(3, device="cuda").shape == (3,)
+    torch.cuda.empty_cache()
+
+
+def test_without_memory_for_a_cuda_graph_none_is_recorded(resnet: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("precompute.engines.graphs.SPARE", 1e6)
+    run = engine_of(resnet)
+    assert any("too little memory" in note for note in run.engine.notes)
+    assert np.isfinite(run(images(BATCH))).all()
 
 
 def test_too_little_memory_halves_the_batch(all_memory: None) -> None:
-    backbone, size = load_backbone("resnet18", weights="random"), 64
+    backbone, size = load_backbone("resnet18", weights="random"), 2 * GRAPHS_UP_TO  # a graph holds its memory
     run, pictures = engine_of(backbone, batch_size=size), images(size, backbone.preprocess.transform.crop)
     run(pictures)
     torch.cuda.empty_cache()
@@ -376,7 +389,7 @@ def test_a_tail_is_trained_and_predicts_as_on_the_cpu(tmp_path: Path, precision:
     saved, backbone = load_tail(tmp_path / "cuda.safetensors"), load_backbone("tiny", layer="body.3")
     X = np.array(open_cache(tmp_path / "deep.h5").features())
     there, here = (saved.attach(backbone, device=device).head.predict_proba(X) for device in ("cuda", "cpu"))
-    np.testing.assert_allclose(there, here, atol=1e-2)
+    np.testing.assert_allclose(there, here, atol=1e-4)  # TF32 would be at about 1e-2
 
 
 @pytest.mark.usefixtures("all_memory")

@@ -8,6 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby, islice
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch import fx, nn
 from precompute.backbones.whole import WholeNetwork
 from precompute.engines.base import Engine, EngineChoice, Features, Tensors, buffers_of, fill
 from precompute.engines.folding import fold_batch_norms
-from precompute.engines.graphs import GRAPHS_UP_TO, Graph
+from precompute.engines.graphs import GRAPHS_UP_TO, Graph, NotRecordableError
 from precompute.errors import DeviceError, reason_of
 from precompute.inputs.base import Preprocess, shape_of
 
@@ -39,7 +40,7 @@ class Reference:
 
     def __init__(self, module: nn.Module, preprocess: Preprocess, device: str = "cpu") -> None:
         self._choice = EngineChoice("torch", device, "fp32", REFERENCE_BATCH)
-        self._lock = attention_lock(module)
+        self._lock, self._fp32 = attention_lock(module), partial(true_fp32, device)
         network = module.to(memory_format=torch.channels_last)
         if self._choice.kind != "cpu":
             network = copy.deepcopy(network).to(device)
@@ -49,7 +50,7 @@ class Reference:
         parts = []
         for some in _batches(samples):
             batch = [torch.stack(one) for one in zip(*some, strict=True)]
-            with torch.inference_mode(), _true_fp32(self._choice), self._lock:
+            with torch.inference_mode(), self._fp32(), self._lock:
                 features = self._plain(*(one.to(self._choice.device) for one in batch))
             parts.append([tap.flatten(1).to("cpu").double().numpy() for tap in features])
         return tuple(np.concatenate(tap) for tap in zip(*parts, strict=True))
@@ -131,7 +132,8 @@ class TorchEngine(Engine):
         self._under_way: deque[_Slot] = deque()
         if self._run is not self._module:
             self._compile_now()
-        if self._cuda and choice.batch_size <= GRAPHS_UP_TO:
+        # A compiled network has few launches left to save
+        if self._cuda and not choice.compiled and choice.batch_size <= GRAPHS_UP_TO:
             self._record_now()
         self._upload = _stream(device) if self._cuda else None
         self._download = _stream(device) if self._cuda else None
@@ -148,18 +150,20 @@ class TorchEngine(Engine):
             self._run = self._module
             self.notes += (f"torch.compile failed, so it is not used: {reason_of(error)}",)
 
+    def _fp32(self) -> contextlib.AbstractContextManager[None]:
+        return true_fp32(self.choice.device if self.choice.precision == "fp32" else "cpu")
+
     def _record_now(self) -> None:
         """Record the forward pass over each slot before the work begins, and say what cannot be recorded."""
         slots = [slot for some in self._free.values() for slot in some]
         try:
-            with torch.inference_mode(), _true_fp32(self.choice):
+            with torch.inference_mode(), self._fp32():
                 for slot in slots:
                     slot.graph = Graph(self._as_float32, slot.device)
-        except Exception as error:  # noqa: BLE001 - networks that look at values, and memory, show in many ways
+        except NotRecordableError as error:
             for slot in slots:
                 slot.graph = None
-            if not isinstance(error, torch.OutOfMemoryError):  # as above
-                self.notes += (f"No CUDA graph is used: {reason_of(error)}",)
+            self.notes += (f"No CUDA graph is used: {error}",)
 
     def _slot(self, example: Tensors, device: torch.device) -> _Slot:
         host = buffers_of(example, self.batch_size, pin_memory=self._cuda)
@@ -170,7 +174,7 @@ class TorchEngine(Engine):
         slot = self._free[shape_of(samples[0])].popleft()
         fill(slot.host, samples)
         slot.count = len(samples)
-        with torch.inference_mode(), _true_fp32(self.choice):
+        with torch.inference_mode(), self._fp32():
             if self._cuda:
                 self._start_cuda(slot)
             else:
@@ -232,9 +236,9 @@ def _stream(device: torch.device) -> torch.cuda.Stream:
 
 
 @contextlib.contextmanager
-def _true_fp32(choice: EngineChoice) -> Iterator[None]:
-    """On CUDA convolutions use TF32 unless told otherwise, with 10 bits of mantissa instead of 23."""
-    if choice.precision != "fp32" or choice.kind != "cuda":
+def true_fp32(device: str) -> Iterator[None]:
+    """Without TF32, which convolutions use on CUDA by default, with 10 bits of mantissa instead of 23."""
+    if torch.device(device).type != "cuda":
         yield
         return
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):

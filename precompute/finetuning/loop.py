@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from precompute.engines.torch import true_fp32
 from precompute.errors import Stopped, TrainingError
 from precompute.finetuning.activations import Activations, Rows
 from precompute.finetuning.batches import batches_of, dropout_of, in_order, n_batches
@@ -131,7 +132,8 @@ class Trainer:
         state, settings = self.state, self.settings
         began_finished = self.finished
         stepping = self.conduct.stepping or contextlib.nullcontext()
-        with reporting_memory(settings.batch_size, settings.device), torch.enable_grad(), stepping:
+        memory = reporting_memory(settings.batch_size, settings.device)
+        with memory, torch.enable_grad(), true_fp32(settings.device), stepping:
             if not began_finished:
                 check_memory(self.network, self.activations.shape, settings)
             while not self.finished:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from precompute.engines.torch import true_fp32
 from precompute.errors import TrainingError
 from precompute.finetuning.activations import Activations
 from precompute.finetuning.loop import Conduct, Trainer, criterion_of
@@ -79,7 +80,7 @@ def calibrate(tail: nn.Module, activations: Activations, rows: Rows, *, batch_si
         one.training = True
     sizes = max(1, len(rows) // batch_size)  # so that none is of one row
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), true_fp32(device):
             for part in range(sizes):
                 chosen = rows[part::sizes]
                 tail(activations.batch(chosen, chosen * 0).to(device))

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from precompute.engines.torch import true_fp32
 from precompute.errors import TrainingError, naming
 from precompute.finetuning.activations import Activations, Rows
 from precompute.finetuning.memory import reporting_pass_memory
@@ -98,6 +99,7 @@ def frozen_features(
     with (
         tempfile.TemporaryFile(dir=folder) as file,  # which lives on in its mapping
         torch.inference_mode(),
+        true_fp32(str(device)),
         naming(folder or tempfile.gettempdir()),
         reporting_pass_memory(min(largest, max(len(rows) * views for rows, views in blocks)), device),
         contextlib.closing(activations.batches(plan)) as batches,

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from precompute.engines.devices import check_device
+from precompute.engines.torch import true_fp32
 from precompute.finetuning.network import TailNetwork, n_parameters
 from precompute.heads.base.ahead import ahead
 from precompute.heads.base.labels import INITIAL_THRESHOLD, check_thresholds
@@ -94,7 +95,7 @@ class TailHead:
         size = max(1, min(MOST_AT_ONCE, BLOCK_BYTES // (4 * self.n_features_in_)))
         found = np.empty((n, self.network.output.out_features), np.float32)
         at = 0
-        with torch.inference_mode():
+        with torch.inference_mode(), true_fp32(self.device):
             for block in ahead(self._block(X, slice(start, start + size)) for start in range(0, n, size)):
                 found[at : at + len(block)] = self.network(block.to(self.device)).cpu().numpy()
                 at += len(block)

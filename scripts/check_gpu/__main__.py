@@ -39,7 +39,7 @@ class Section:
 SECTIONS = (
     Section("device", "Device", device.measure, 0.10),  # the first use of torch can be slow; the rest is quick
     Section("photos", "Photos", photos.measure, 0.05),
-    Section("tests", "CUDA tests", cuda_tests.measure, 0.22),
+    Section("tests", "CUDA tests", cuda_tests.measure, 0.25),
     Section("features", "Features against fp32 on the CPU", features.measure, 0.12),
     Section("forward", "Forward pass", forward.measure, 0.30),
     Section("decode", "Decoding", decoding.measure, 0.09),
@@ -65,6 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             photos=options.photos,
             weights_dir=options.weights_dir,
             place=place,
+            images=options.images,
+            programs=tuple(options.programs.split(",")) if options.programs else (),
         )
         start_server()
         wanted = options.sections.split(",") if options.sections else [section.name for section in SECTIONS]
@@ -106,6 +108,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--backbones", help=f"[default: {','.join(BACKBONES)}]")
     parser.add_argument("--sections", help=f"only these of {','.join(section.name for section in SECTIONS)}")
+    parser.add_argument("--images", type=int, help="distinct JPEGs to make, and to run end to end [else by the cores]")
+    parser.add_argument("--programs", help=f"only these of {','.join(end_to_end.PROGRAMS)}, end to end")
     parser.add_argument("--quick", action="store_true", help="a minute or two on two cores")
     parser.add_argument("--seconds", type=float, help=f"[default: {SECONDS:.0f}, with --quick {QUICK_SECONDS:.0f}]")
     options = parser.parse_args(arguments)

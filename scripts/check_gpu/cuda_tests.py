@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -12,15 +13,29 @@ from check_gpu.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MARK = "cuda.is_available"
-TAIL = 6000  # characters
+TAIL = 12_000  # characters
+PROCESSES = 4  # each with a CUDA context of its own
 
 
 def measure(settings: Settings, report: Report) -> None:
     # What mentions the check for CUDA; of those files `-k cuda` takes the tests and files whose names say so
     files = sorted(path for path in (ROOT / "tests").glob("test_*.py") if MARK in path.read_text(encoding="utf-8"))
     result = Path(settings.place, "tests.xml")
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-k", "cuda", "-m", "slow or not slow"]
-    command += ["-W", "default", "--tb=short", "--durations=5", f"--junitxml={result}", *map(str, files)]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "check_gpu.failures", "-q"]
+    command += [
+        "-k",
+        "cuda",
+        "-m",
+        "slow or not slow",
+        "-W",
+        "default",
+        "--tb=short",
+        "--durations=5",
+        "--show-capture=no",
+    ]
+    command += [f"--junitxml={result}", *map(str, files)]
+    if find_spec("xdist") is not None and settings.cores >= 2 * PROCESSES:
+        command += ["-n", str(PROCESSES), "--dist", "loadfile"]
     limit = max(5.0, report.left)
     try:
         done = subprocess.run(

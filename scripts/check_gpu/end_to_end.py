@@ -21,10 +21,17 @@ if TYPE_CHECKING:
     from precompute import Backbone
 
 ROUNDS = 3
-LOOP_IMAGES = 4096  # of a run of the loop: it has no start that fewer would hide
 LOOP_BATCH = {"cuda": 256, "cpu": 32}
 LOOP_TIMEOUT = 40.0  # seconds without a batch, after which the loop is given up, and not the section
 BASE = "DataLoader loop fp32"
+PROGRAMS = (
+    "precompute processes",
+    "precompute threads",
+    "precompute nvjpeg",
+    "precompute fp32",
+    BASE,
+    "DataLoader loop bf16",
+)
 
 
 @dataclass
@@ -53,17 +60,27 @@ def _one_network(name: str, settings: Settings, report: Report) -> None:
     model = load_backbone(name, weights="random:0")
     if settings.cuda:
         torch.zeros(1, device="cuda")  # CUDA's own start is not part of any program
-    programs: dict[str, Callable[[int], Run]] = {
-        "precompute processes": partial(_extract, name, "auto", "processes", "cpu", settings),
-        "precompute threads": partial(_extract, name, "auto", "local", "cpu", settings),
-        "precompute nvjpeg": partial(_extract, name, "auto", "local", "nvjpeg", settings),
-        "precompute fp32": partial(_extract, name, "fp32", "processes", "cpu", settings),
-        BASE: partial(_loop, model, "fp32", settings),
-        "DataLoader loop bf16": partial(_loop, model, "bf16", settings),
-    }
+    programs: dict[str, Callable[[int], Run]] = dict(
+        zip(
+            PROGRAMS,
+            (
+                partial(_extract, name, "auto", "processes", "cpu", settings),
+                partial(_extract, name, "auto", "local", "cpu", settings),
+                partial(_extract, name, "auto", "local", "nvjpeg", settings),
+                partial(_extract, name, "fp32", "processes", "cpu", settings),
+                partial(_loop, model, "fp32", settings),
+                partial(_loop, model, "bf16", settings),
+            ),
+            strict=True,
+        )
+    )
     if not settings.cuda:
         del programs["precompute nvjpeg"]
+    programs = {label: run for label, run in programs.items() if label in (settings.programs or PROGRAMS)}
     pilot = {"cuda": 512, "cpu": 32}[settings.device]
+    if settings.cuda:  # libraries load their kernels in the first run of all, which is not the first program's fault
+        with report.attempt(f"{name} first"):
+            next(iter(programs.values()))(pilot)
     first: dict[str, Run] = {}
     for label, program in list(programs.items()):
         if report.enough(f"{name} {label}", 1.5 * max((run.seconds for run in first.values()), default=2.0)):
@@ -186,7 +203,6 @@ def _loop(model: Backbone, precision: str, settings: Settings, count: int) -> Ru
         ]
     )
     network = copy.deepcopy(model.module).eval()
-    count = min(count, LOOP_IMAGES)
     began = time.perf_counter()
     network = network.to(device).to(memory_format=torch.channels_last)
     data = torch.utils.data.Subset(ImageFolder(settings.source, steps), range(count))

@@ -31,6 +31,8 @@ def measure(settings: Settings, report: Report) -> None:
 
 def wanted(settings: Settings) -> int:
     """How many JPEGs the largest measurement reads."""
+    if settings.images is not None:
+        return settings.images
     if settings.quick:
         return 96
     return max(1024, min(8192, 512 * settings.cores)) if settings.cuda else 400

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Settings:
     """device: "cpu", "cuda" or "auto" (until the first section has looked) · photos: the user's JPEGs or None ·
-    place: a temporary folder · source: below it, the distinct JPEGs that all sections read.
+    place: a temporary folder · source: below it, the distinct JPEGs that all sections read · images: how many of them,
+    None for as many as the largest measurement needs · programs: labels of those that run end to end, empty for all.
     """
 
     device: str
@@ -18,6 +19,8 @@ class Settings:
     photos: str | None
     weights_dir: str | None
     place: str
+    images: int | None = None
+    programs: tuple[str, ...] = ()
 
     @property
     def source(self) -> str:

@@ -16,11 +16,11 @@ from precompute.extraction.executors.local import LocalExecutor
 from precompute.extraction.executors.processes import ProcessExecutor
 from precompute.extraction.pipeline import Block
 
-PROCESSES_FROM = {"cuda": 20_000}
+PROCESSES_FROM = {"cuda": 5_000}
 """Rows from which processes repay the seconds that they take to start, by device; on others threads keep up.
 
-With an H100 16 threads decoded 1,328 photos a second and 16 processes 4,292 (docs/performance.md), so that processes
-have caught up after 2,000 photos for each second of start.
+With an H200 and 16 cores threads made 8,192 photos in 8.7 s and processes in 6.8 s, and after the start 1,495 and 3,988
+a second (docs/performance.md): processes have caught up after some 3,500.
 """
 
 

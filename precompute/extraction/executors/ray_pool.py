@@ -23,7 +23,7 @@ LOOK_SECONDS = 5.0  # between two looks for nodes that have come or gone
 WAIT_SECONDS = 0.5
 NODES_NAMED = 5
 CORES_AN_ACTOR, ACTORS_A_GPU = 4, 4
-"""Threads of one process share an interpreter: with an H100 4 of them decoded 1,011 photos a second, 16 of them 1,328
+"""Threads of one process share an interpreter: with an H200 4 of them decoded 1,128 photos a second, 16 of them 1,297
 (docs/performance.md). So a GPU with many cores has several actors, of which each holds the network."""
 GROUPS = {"look": "look", "forget": "look", "compute": "compute", "halt": "control"}
 """Methods of actors by the threads that call them. Ray Client has no option for this, so they belong to a class."""
