@@ -32,6 +32,7 @@ def found(out: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.daily(3)
 def test_every_section_runs_on_a_cpu(tmp_path: Path) -> None:
     done = check_gpu(tmp_path / "out", "--device", "cpu", "--seconds", "3000")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -189,6 +189,7 @@ def test_on_the_command_line(folder: Path, precompute: Command) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.daily(2)
 def test_real_backbones_on_real_photos(
     hymenoptera: Path, mobilenet_weights: Path, squeezenet_weights: Path, tmp_path: Path
 ) -> None:

@@ -92,5 +92,6 @@ def test_a_few_seconds_of_two_writers_and_four_readers(forks: Forks, tmp_path: P
 
 
 @pytest.mark.slow
+@pytest.mark.daily(2)
 def test_a_minute_of_two_writers_and_four_readers(forks: Forks, tmp_path: Path) -> None:
     check(forks, tmp_path, 60.0, pause=0.0)

@@ -169,7 +169,7 @@ def test_body_then_tail_is_the_uncut_network_at_every_place(name: str, load: Cal
 
 
 @pytest.mark.slow
-@pytest.mark.daily(3)
+@pytest.mark.daily(4)
 @pytest.mark.parametrize("name", OF_TORCHVISION)
 def test_body_then_tail_is_the_uncut_network_at_places_of_large_networks(name: str) -> None:
     """At some sixteen of each, from the input on; scripts/check_tails.py takes all. A third of them each day."""

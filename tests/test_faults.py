@@ -107,6 +107,7 @@ class Trials:
 
 
 @pytest.mark.slow
+@pytest.mark.daily(3)
 @pytest.mark.parametrize("scene", SCENES)
 def test_every_fault(place: Path, scene: Scene) -> None:
     trials = Trials(place, scene)

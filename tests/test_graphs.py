@@ -243,6 +243,7 @@ def test_a_graph_is_opened_without_precompute(made: Path, ending: str, tmp_path:
 
 
 @pytest.mark.slow
+@pytest.mark.daily(2)
 def test_int8_beside_fp32(made: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="pip install 'precompute[onnx]'")
     pytest.importorskip("onnxscript", reason="pip install 'precompute[onnx]'")

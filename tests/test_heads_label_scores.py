@@ -234,6 +234,7 @@ def test_areas_too_expensive_are_left_out_and_said_so(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.slow
+@pytest.mark.daily(3)
 @pytest.mark.parametrize("exact", [True, False])
 def test_intervals_hold_the_scores_of_the_population_about_19_times_in_20(
     exact: bool, monkeypatch: pytest.MonkeyPatch
@@ -337,6 +338,7 @@ def test_first_order_pairs_are_near_whole_draws(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.slow
+@pytest.mark.daily(2)
 def test_equal_heads_are_told_apart_one_time_in_twenty() -> None:
     """400 pairs of heads that are equally good, each on 300 samples of its own."""
     distinct = 0

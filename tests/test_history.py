@@ -190,6 +190,7 @@ def test_a_short_history(tmp_path_factory: pytest.TempPathFactory, history: list
 
 
 @pytest.mark.slow
+@pytest.mark.daily(2)
 @settings(REPLAY, max_examples=6)
 @given(history=st.lists(edits, min_size=50, max_size=50))
 def test_a_history_of_fifty_edits(tmp_path_factory: pytest.TempPathFactory, history: list[Edit]) -> None:

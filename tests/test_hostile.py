@@ -435,6 +435,7 @@ def test_images_are_refused_with_a_reason_or_decoded(hostile: Path, tried: Path)
 
 
 @pytest.mark.slow
+@pytest.mark.daily(2)
 def test_images_of_a_hundred_million_pixels_stay_below_a_gibibyte(tmp_path: Path) -> None:
     largest = make_set(tmp_path / "set", "--largest")
     cases = outcomes("images", largest, run_kinds(largest, tmp_path, "images"))

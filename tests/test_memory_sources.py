@@ -184,6 +184,7 @@ def _labelled(photos: Path, place: Path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.daily(2)
 @pytest.mark.skipif(not (SHARED / "data" / "FashionMNIST").exists(), reason="needs ../shared/data")
 def test_fashion_mnist_of_torchvision_equals_its_array(tmp_path: Path) -> None:
     raw = tmp_path / "data" / "FashionMNIST" / "raw"

@@ -12,6 +12,7 @@ from conftest import ROOT, make_photos
 
 
 @pytest.mark.slow
+@pytest.mark.daily(2)
 def test_a_command_gives_one_answer_killed_or_not_on_busy_cores(tmp_path: Path) -> None:
     """`auto` is not pinned here: engine and precision are chosen anew in each of the processes."""
     make_photos(tmp_path / "photos", per_class=12)

@@ -137,6 +137,7 @@ def test_four_tasks_that_are_killed_again_and_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.daily(2)
 def test_a_batch_that_does_not_end_is_given_up_in_time(tmp_path: Path) -> None:
     """A forward pass of minutes: the process is gone before Slurm's KillWait of 30 seconds is over."""
     make_photos(tmp_path / "photos")

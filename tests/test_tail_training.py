@@ -486,6 +486,7 @@ def test_running_out_of_memory_says_what_to_try(
 
 
 @pytest.mark.slow
+@pytest.mark.daily(2)
 def test_memory_does_not_grow_with_the_activations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     monkeypatch.syspath_prepend(str(ROOT))
