@@ -151,6 +151,7 @@ def _plan(result: Extraction) -> None:
 def _summary(result: Extraction, *, verbose: bool, part: bool) -> None:
     """verbose: also why it ran so, and where the time went · part: the file holds a part of the samples."""
     from precompute.cache import status_text
+    from precompute.engines.devices import INSTALL_OPENVINO
 
     for line in result.notes:
         note(f"Note: {line}")
@@ -158,7 +159,7 @@ def _summary(result: Extraction, *, verbose: bool, part: bool) -> None:
         note(f"Warning: {line}")
     if result.computed and not verbose:
         for reason in result.why.split("; "):
-            if "pip install" in reason:  # worth knowing at once: this machine could be faster
+            if INSTALL_OPENVINO in reason:  # worth knowing at once: this machine could be faster
                 note(f"Note: {reason}")
     for line in result.ignored:
         note(f"Ignored: {line}")
