@@ -58,7 +58,8 @@ class _Head(nn.Module):
         """coef x + intercept (1, outputs): in float64 where one of the two is."""
         coef, intercept = self.get_buffer("coef"), self.get_buffer("intercept")
         scores = x.to(coef.dtype) @ coef.T
-        return scores.to(torch.promote_types(scores.dtype, intercept.dtype)) + intercept
+        double = torch.float64 in (scores.dtype, intercept.dtype)
+        return (scores.double() if double else scores) + intercept
 
 
 class _Linear(_Head):
