@@ -138,6 +138,17 @@ def minilm() -> Path:
     return _shared("weights", "all-MiniLM-L6-v2")
 
 
+def needs_onnx() -> None:
+    """Skip where no .onnx file can be written."""
+    from precompute.errors import HeadError
+    from precompute.graphs.build import need_onnx
+
+    try:
+        need_onnx()
+    except HeadError as error:
+        pytest.skip(f"{error} pip install 'precompute[onnx]'")
+
+
 def make_image(seed: int, size: tuple[int, int] = (40, 32)) -> Image.Image:
     """A picture with structure, different for each seed: two random colours, graded, with noise."""
     generator = np.random.default_rng(seed)

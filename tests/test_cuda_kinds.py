@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import make_photos, run_command
+from conftest import make_photos, needs_onnx, run_command
 from modalities import IMAGE, KINDS, SOUND, TEXT, Kind
 
 from precompute import extract, open_cache, predict, train_head
@@ -92,8 +92,7 @@ def test_views_made_on_cuda_are_those_of_the_cpu(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("head", ["logistic", "mlp", "tail"])
 def test_a_head_trained_on_cuda_as_a_graph(head: str, tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime", reason="needs the extra `onnx`")
-    pytest.importorskip("onnxscript", reason="needs the extra `onnx`")
+    needs_onnx()
     photos, made = make_photos(tmp_path / "photos"), tmp_path / "head.safetensors"
     if head == "tail":
         extract(photos, tmp_path / "a.h5", backbone="tiny", layer="body.3", device="cuda")

@@ -72,8 +72,19 @@ def test_the_extras_are_those_of_the_project() -> None:
     named = project["optional-dependencies"]
     assert EXTRAS.keys() == named.keys() - NOT_FOR_USERS
     for name, extra in EXTRAS.items():
-        assert {*extra.packages} == {re.split(r"[\[>]", one)[0] for one in named[name]}, name
+        assert {*extra.packages, *extra.newer} == {re.split(r"[\[>]", one)[0] for one in named[name]}, name
     assert {*EXTRACT, *HEADS} == {one.split(">")[0] for one in project["dependencies"]}
+
+
+def test_an_extra_that_needs_a_newer_package_of_the_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = ["torch>=2.6", 'torch>=2.11; extra == "onnx"', 'timm>=1.0.15; extra == "timm"']
+    monkeypatch.setattr("importlib.metadata.requires", lambda name: wanted)
+    assert lower_bounds() == {"torch": "2.6", "torch for onnx": "2.11", "timm": "1.0.15"}
+    there = packages({"torch": "2.6.0", "onnx": "1.23", "onnxruntime": "1.30", "onnxscript": "0.7.2"})
+    there.lowest["torch for onnx"] = "2.11"
+    (found,) = [one for one in extras(there) if one.name == "onnx"]
+    assert found.text.endswith("older than what is tested: torch>=2.11")
+    assert [one.status for one in core(there) if one.name == "torch"] == [OK]
 
 
 def packages(versions: dict[str, str], errors: dict[str, str] | None = None) -> Installed:

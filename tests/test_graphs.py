@@ -6,18 +6,20 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import Command, make_image, make_photos
+from conftest import ROOT, Command, make_image, make_photos, needs_onnx
 from PIL import Image
 
 from precompute import extract, load_head, save_head, train_head
 from precompute.errors import HeadError, HeadFormatError, HeadMismatchError, UsageError
 from precompute.finetuning.opening import open_head
+from precompute.graphs.build import TORCH
 from precompute.graphs.export import export_graph
 from precompute.graphs.network import check_graph, network_of
 from precompute.graphs.pictures import Pictures, picture_of
@@ -223,8 +225,7 @@ def opened_elsewhere(path: Path, picture: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("ending", [".onnx", ".pt2"])
 def test_a_graph_is_opened_without_precompute(made: Path, ending: str, tmp_path: Path) -> None:
     if ending == ".onnx":
-        pytest.importorskip("onnxruntime", reason="pip install 'precompute[onnx]'")
-        pytest.importorskip("onnxscript", reason="pip install 'precompute[onnx]'")
+        needs_onnx()
     graph = tmp_path / f"a{ending}"
     done = export_graph(made / "logistic.safetensors", graph, check=made / "photos")
     assert done.compared.largest_difference < 1e-5
@@ -245,8 +246,7 @@ def test_a_graph_is_opened_without_precompute(made: Path, ending: str, tmp_path:
 @pytest.mark.slow
 @pytest.mark.daily(2)
 def test_int8_beside_fp32(made: Path, tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime", reason="pip install 'precompute[onnx]'")
-    pytest.importorskip("onnxscript", reason="pip install 'precompute[onnx]'")
+    needs_onnx()
     done = export_graph(made / "logistic.safetensors", tmp_path / "a.onnx", int8=True, check=made / "photos")
     assert done.int8 is not None
     assert done.int8.kind == "static"
@@ -334,6 +334,23 @@ def test_a_missing_extra_names_the_line(made: Path, tmp_path: Path, monkeypatch:
     with pytest.raises(HeadError, match="onnxruntime") as error:
         export_graph(made / "logistic.safetensors", tmp_path / "a.onnx")
     assert "pip install 'precompute[onnx]'" in error.value.hint
+    with pytest.raises(HeadFormatError):  # what is wrong with the head comes first
+        export_graph(made / "a.h5", tmp_path / "a.onnx")
+
+
+def test_a_torch_that_cannot_write_onnx_is_named(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for library in ("onnx", "onnxruntime", "onnxscript"):
+        pytest.importorskip(library, reason="pip install 'precompute[onnx]'")
+    monkeypatch.setattr(torch, "__version__", "2.6.0+cpu")
+    with pytest.raises(HeadError, match=r"needs torch 2\.11 or newer, and this is torch 2\.6\.0\+cpu") as error:
+        export_graph(made / "logistic.safetensors", tmp_path / "a.onnx")
+    assert "pip install 'precompute[onnx]'" in error.value.hint
+    assert not [*tmp_path.iterdir()]
+
+
+def test_the_oldest_torch_for_onnx_is_that_of_the_extra() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert f"torch>={'.'.join(map(str, TORCH))}" in extras["onnx"]
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import needs_onnx
 from torch import nn
 
 from precompute import load_backbone
 from precompute.backbones.load import Backbone
-from precompute.graphs.build import exported, onnx_of
+from precompute.graphs.build import exported, need_onnx, onnx_of
 
 TORCHVISION = ("mobilenet_v2", "squeezenet1_1", "resnet18")
 HF = ("vit", "dinov2", "clip", "siglip", "swin", "convnext", "resnet")
@@ -31,9 +32,8 @@ class Features(nn.Module):
 
 
 def check(model: Backbone, tmp_path: Path) -> None:
-    onnx = pytest.importorskip("onnx", reason="pip install 'precompute[onnx]'")
-    onnxruntime = pytest.importorskip("onnxruntime", reason="pip install 'precompute[onnx]'")
-    pytest.importorskip("onnxscript", reason="pip install 'precompute[onnx]'")
+    needs_onnx()
+    onnx, onnxruntime = need_onnx()
     module = Features(model).eval()
     (example,) = model.preprocess.example()
     picture = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, *example.shape), dtype=np.uint8))

@@ -27,10 +27,12 @@ HEADS = ("scikit-learn", "scipy", "joblib", "threadpoolctl", "jinja2")
 
 @dataclass(frozen=True)
 class Extra:
-    """packages: that it installs · brings: what can be done with it."""
+    """packages: that it installs · brings: what can be done with it · newer: packages of the core that it needs newer
+    than the core does."""
 
     packages: tuple[str, ...]
     brings: str
+    newer: tuple[str, ...] = ()
 
 
 EXTRAS = {
@@ -48,14 +50,15 @@ EXTRAS = {
     "ray": Extra(("ray",), "several GPUs or machines: --executor ray"),
     "plot": Extra(("matplotlib",), "--plot"),
     "map": Extra(("openTSNE",), "a map of all rows in a report"),
-    "onnx": Extra(("onnx", "onnxruntime", "onnxscript"), "export to ONNX, checked with onnxruntime"),
+    "onnx": Extra(("onnx", "onnxruntime", "onnxscript"), "export to ONNX, checked with onnxruntime", ("torch",)),
 }
 """What users may install in addition to the core; pyproject.toml has the same names."""
 
 
 @dataclass(frozen=True)
 class Installed:
-    """Packages of this environment. lowest: the lower bounds by package · errors: why a package cannot be imported."""
+    """Packages of this environment. lowest: the lower bounds, see `lower_bounds` · errors: why a package cannot be
+    imported."""
 
     versions: dict[str, str | None]
     lowest: dict[str, str]
@@ -86,7 +89,10 @@ def _is_found(module: str) -> bool:
 
 
 def lower_bounds() -> dict[str, str]:
-    """The lowest version of each package that precompute's metadata requires; of several the highest."""
+    """The lowest version of each package that precompute's metadata requires; of several extras the highest.
+
+    Where an extra needs a package of the core newer, that bound has the key "PACKAGE for EXTRA".
+    """
     try:
         wanted = importlib.metadata.requires("precompute") or []
     except importlib.metadata.PackageNotFoundError:
@@ -94,8 +100,12 @@ def lower_bounds() -> dict[str, str]:
     found: dict[str, str] = {}
     for requirement in wanted:
         match = re.match(r"([\w.-]+)(?:\[[\w,]+\])?>=([\w.]+)", requirement)
-        if match and numbers(match[2]) >= numbers(found.get(match[1], "")):
-            found[match[1]] = match[2]
+        if match is None:
+            continue
+        extra = re.search(r"extra\s*==\s*['\"]([\w-]+)", requirement)
+        key = f"{match[1]} for {extra[1]}" if extra and match[1] in (*EXTRACT, *HEADS) else match[1]
+        if numbers(match[2]) >= numbers(found.get(key, "")):
+            found[key] = match[2]
     return found
 
 
@@ -150,7 +160,9 @@ def _extra(name: str, extra: Extra, packages: Installed) -> Finding:
     line = f"pip install 'precompute[{name}]'"
     missing = [one for one in extra.packages if one not in packages.errors]
     broken = {one: error for one in extra.packages if (error := packages.errors.get(one)) is not None}
-    old = [one for one in extra.packages if _is_old(one, packages)]
+    bounds = {one: packages.lowest.get(one) for one in extra.packages}
+    bounds |= {one: packages.lowest.get(f"{one} for {name}") for one in extra.newer}
+    old = [f"{one}>={bound}" for one, bound in bounds.items() if _is_old(packages.versions[one], bound)]
     details = {
         "installed": not missing and not broken,
         "versions": {one: packages.versions[one] for one in extra.packages},
@@ -171,12 +183,10 @@ def _extra(name: str, extra: Extra, packages: Installed) -> Finding:
         text = f"not complete ({there}): {', '.join(missing)} is missing; brings {extra.brings}"
         return Finding("extras", name, NOTE, text, line, details)
     if old:
-        bounds = ", ".join(f"{one}>={packages.lowest[one]}" for one in old)
-        text = f"{there}; older than what is tested: {bounds}"
+        text = f"{there}; older than what is tested: {', '.join(old)}"
         return Finding("extras", name, NOTE, text, f"pip install --upgrade 'precompute[{name}]'", details)
     return Finding("extras", name, OK, f"{there}: {extra.brings}", details=details)
 
 
-def _is_old(package: str, packages: Installed) -> bool:
-    version, lowest = packages.versions[package], packages.lowest.get(package)
+def _is_old(version: str | None, lowest: str | None) -> bool:
     return bool(version and lowest) and numbers(version or "") < numbers(lowest or "")

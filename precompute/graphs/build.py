@@ -14,11 +14,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.torch_version import TorchVersion
 
 from precompute.errors import HeadError, PrecomputeError, reason_of
 from precompute.graphs.network import IMAGE, PILLOW, PIXELS
 
 OPSET = 18
+TORCH = (2, 11)
+"""The oldest whose ONNX files were tried. That of 2.6 cannot write BatchNorm, whatever the other libraries are."""
 INSTALL = "Install it: pip install 'precompute[onnx]'"
 METADATA_FILE = "precompute.json"
 """In a .pt2 file: the metadata as a JSON object."""
@@ -29,13 +32,18 @@ Run = Callable[[NDArray[np.uint8], bool], NDArray[np.floating]]
 
 
 def need_onnx() -> tuple[Any, Any]:
-    """(onnx, onnxruntime). Raises HeadError where a library is missing."""
+    """(onnx, onnxruntime). Raises HeadError where a library is missing, or torch is too old."""
     try:
         import onnx
         import onnxruntime
         import onnxscript  # noqa: F401 - torch.onnx.export needs it
     except ImportError as error:
         raise HeadError(f"An .onnx file needs onnx, onnxscript and onnxruntime: {error}.", hint=INSTALL) from error
+    if TorchVersion(torch.__version__) < TORCH:
+        raise HeadError(
+            f"An .onnx file needs torch {'.'.join(map(str, TORCH))} or newer, and this is torch {torch.__version__}.",
+            hint=f"{INSTALL}; or write a .pt2 file, which this torch can.",
+        )
     return onnx, onnxruntime
 
 

@@ -93,10 +93,10 @@ def export_graph(
     if int8 and ending != ONNX:
         raise UsageError("--int8 is for ONNX.", hint="End the name of the output in .onnx, or leave --int8 out.")
     output = check_output(name, KIND, overwrite=overwrite, inputs=(os.fspath(head), weights))
-    if ending == ONNX:
-        need_onnx()
     file = open_head(head)
     check_graph(file)
+    if ending == ONNX:
+        need_onnx()
     pictures = find_pictures(file, check)
     say("loading the backbone")
     network = network_of(file, backbone=backbone, weights=weights, tail=tail)
