@@ -251,6 +251,7 @@ def test_int8_beside_fp32(made: Path, tmp_path: Path) -> None:
     assert done.int8 is not None
     assert done.int8.kind == "static"
     assert done.int8.scored == 18
+    assert done.int8.which == "pictures that it was not trained on (val)"
     assert done.int8.accuracy_interval is not None
     assert done.int8.agree is not None and done.int8.agree > 0.5
     told = opened_elsewhere(tmp_path / "a.onnx", made / "photos/train/dogs/large.jpg")

@@ -211,6 +211,7 @@ def _graph(head: str, output: str, overwrite: bool, **options: Any) -> tuple[dic
                 lines.append(("", f"{name}: {value:.1%} of {small.scored:,} are right (95%: {low:.1%} to {high:.1%})"))
         same = "" if small.agree is None else f"{small.agree:.1%} of {small.pictures:,} pictures agree; "
         lines.append(("", f"{same}outputs differ by up to {small.largest_difference:.2g}"))
+        lines.append(("", f"compared on {small.which}"))
     lines.append(("saved", output))
     return {"head": head, "output": output, **made.to_dict()}, lines
 
@@ -218,7 +219,7 @@ def _graph(head: str, output: str, overwrite: bool, **options: Any) -> tuple[dic
 def _int8_words(kind: str, calibrated_on: int) -> str:
     if kind == "dynamic":
         return "dynamic: no pictures were available to calibrate on (--check SOURCE)"
-    return f"static, calibrated on {calibrated_on:,} pictures"
+    return f"static, calibrated on {calibrated_on:,} pictures, which are not compared"
 
 
 def _card(head: str, output: str, overwrite: bool, **options: Any) -> tuple[dict[str, Any], Lines]:

@@ -29,13 +29,15 @@ HEAD_SCOPES = ("core.head", "core.temperature", "core.join", "core.stored")
 
 @dataclass(frozen=True)
 class Int8Scores:
-    """kind: static or dynamic · calibrated_on: pictures · pictures: that both graphs ran on · agree: share with the
-    same class, or the same labels; None of a number · largest_difference, mean_difference: of outputs · scored:
-    labelled pictures among them, and the accuracy of both with its 95% interval, None where there are none."""
+    """kind: static or dynamic · calibrated_on: pictures · pictures: others, that both graphs ran on · which: words for
+    these · agree: share with the same class, or the same labels; None of a number · largest_difference,
+    mean_difference: of outputs · scored: labelled pictures among them that the head was not trained on, and the
+    accuracy of both with its 95% interval, None where there are none."""
 
     kind: str
     calibrated_on: int
     pictures: int
+    which: str
     agree: float | None
     largest_difference: float
     mean_difference: float
@@ -149,20 +151,25 @@ def _rename_nodes(graph: Any, names: Mapping[str, str]) -> None:
 
 def _scores(network: Network, fp32: Run, int8: Run, pictures: Pictures, kind: str, calibrated_on: int) -> Int8Scores:
     transform = network.preprocess.transform
-    known: Iterator[tuple[Any, int | None]] = (
-        iter(pictures.labelled(transform, network.names)) if network.task == CLASSES else iter(())
-    )
-    found = [(fp32(one.pixels, one.pillow), int8(one.pixels, one.pillow), place) for one, place in known]
+    names = network.names if network.task == CLASSES else []
+    found = [
+        (fp32(one.pixels, one.pillow), int8(one.pixels, one.pillow), place)
+        for one, place in pictures.compared(transform, names)
+    ]
+    which = pictures.roles.about if found else pictures.about
     if not found:
         found = [
-            (fp32(one.pixels, one.pillow), int8(one.pixels, one.pillow), None) for one in pictures.checked(transform)
+            (fp32(one.pixels, one.pillow), int8(one.pixels, one.pillow), -1) for one in pictures.checked(transform)
         ]
     plain, small = (np.array([pair[at] for pair in found], np.float64) for at in (0, 1))
-    true = np.array([-1 if place is None else place for *_, place in found])
+    true = np.array([place for *_, place in found], np.intp)
+    if pictures.source is not None and pictures.roles.scored and network.task == CLASSES and not (true >= 0).any():
+        which = f"{which}; none has one of its classes, so there is no accuracy"
     return Int8Scores(
         kind,
         calibrated_on,
         len(found),
+        which,
         _agreement(network, plain, small),
         float(np.abs(plain - small).max()),
         float(np.abs(plain - small).mean()),
