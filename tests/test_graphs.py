@@ -18,9 +18,11 @@ from PIL import Image
 
 from precompute import extract, load_head, save_head, train_head
 from precompute.errors import HeadError, HeadFormatError, HeadMismatchError, UsageError
+from precompute.finetuning.fine_tune import fine_tune
 from precompute.finetuning.opening import open_head
 from precompute.graphs.build import TORCH
 from precompute.graphs.export import export_graph
+from precompute.graphs.int8 import BEHIND, HEAD, OUTPUT, is_of
 from precompute.graphs.network import check_graph, network_of
 from precompute.graphs.pictures import Pictures, picture_of
 from precompute.graphs.resize import REACH, ResizeAndCrop, other_order
@@ -257,6 +259,30 @@ def test_int8_beside_fp32(made: Path, tmp_path: Path) -> None:
     told = opened_elsewhere(tmp_path / "a.onnx", made / "photos/train/dogs/large.jpg")
     assert told["about"]["precision"] == "int8, static"
     assert sum(told["found"]) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.daily(3)
+@pytest.mark.parametrize("kind", ["logistic", "mlp", "tail"])
+def test_int8_leaves_the_head_as_it_is(made: Path, kind: str, tmp_path: Path) -> None:
+    needs_onnx()
+    import onnx
+
+    head = made / f"{kind}-int8.safetensors"
+    if kind == "tail":
+        fine_tune(made / "blocks.h5", head, layer=LAYERS[0], epochs=1)
+    else:
+        train_head(made / "a.h5", head, head=kind, **({"max_epochs": 1} if kind == "mlp" else {"C": 1.0}))
+    export_graph(head, tmp_path / "a.onnx", int8=True, check=made / "photos")
+    nodes = onnx.load(tmp_path / "a.onnx").graph.node
+    operation = {output: node.op_type for node in nodes for output in node.output}
+    kept = (*BEHIND, OUTPUT if kind == "tail" else HEAD)
+    products = [node for node in nodes if is_of(node, kept) and node.op_type in ("Gemm", "MatMul")]
+    assert len(products) == (2 if kind == "mlp" else 1)
+    for node in (node for node in nodes if is_of(node, kept)):
+        assert "DequantizeLinear" not in [operation.get(name) for name in node.input], node.name
+    quantised = [node for node in nodes if operation.get((*node.input, "")[0]) == "DequantizeLinear"]
+    assert sum(node.op_type == "Conv" for node in quantised) >= 5
 
 
 @pytest.mark.slow

@@ -1,7 +1,8 @@
 """Networks of 8 bits by onnxruntime's quantisation, and how much they lose.
 
 The network behind resize and crop is quantised: convolutions and matrix products, with ranges from pictures (static,
-QDQ), or, where there are none, with ranges found while it runs (dynamic). The head and the resize stay as they are.
+QDQ), or, where there are none, with ranges found while it runs (dynamic). The head and the resize stay as they are; of
+a tail or a whole network the output layer does.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ from precompute.heads.scoring.scores import wilson_interval
 from precompute.training.targets import CLASSES, LABELS
 
 QUANTISED = ["Conv", "MatMul", "Gemm"]
-HEAD_SCOPES = ("core.head", "core.temperature", "core.join", "core.stored")
+BEHIND = ("core.temperature", "core.join", "core.stored")
+"""Names of the modules around a head."""
+HEAD, OUTPUT = "core.head", "core.head.network.output"
+"""Of a head, and of the output layer of a tail."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ def quantised(
     onnx.save(core, plain)
     inputs = [picture.network_input.numpy()[None] for picture in pictures.calibrating(network.preprocess.transform)]
     with quiet():
-        kind = _quantise(plain, prepared, made, inputs)
+        kind = _quantise(plain, prepared, made, inputs, kept=(*BEHIND, OUTPUT if network.file.is_tail else HEAD))
     resize = onnx_of(
         exported(ResizeAndCrop(network.preprocess.transform).eval(), network.file.path),
         network.file.path,
@@ -92,14 +96,15 @@ class _Alone(nn.Module):
         return found
 
 
-def _quantise(plain: str, prepared: str, made: str, inputs: list[NDArray[np.uint8]]) -> str:
+def _quantise(plain: str, prepared: str, made: str, inputs: list[NDArray[np.uint8]], *, kept: tuple[str, ...]) -> str:
     import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic, quantize_static
     from onnxruntime.quantization.calibrate import CalibrationDataReader
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    quant_pre_process(plain, prepared, skip_symbolic_shape=True)
-    left = [node.name for node in onnx.load(prepared).graph.node if _of_head(node)]
+    # Its optimisation would drop the names of modules. torch's exporter has fused and folded already
+    quant_pre_process(plain, prepared, skip_symbolic_shape=True, skip_optimization=True)
+    left = [node.name for node in onnx.load(prepared).graph.node if is_of(node, kept)]
     if not inputs:
         quantize_dynamic(
             prepared, made, op_types_to_quantize=QUANTISED, nodes_to_exclude=left, weight_type=QuantType.QUInt8
@@ -128,10 +133,10 @@ def _quantise(plain: str, prepared: str, made: str, inputs: list[NDArray[np.uint
     return "static"
 
 
-def _of_head(node: Any) -> bool:
-    """Whether a node is of the head, by the names of the modules that torch's exporter leaves with it."""
+def is_of(node: Any, modules: tuple[str, ...]) -> bool:
+    """Whether a node is of one of these, by the names of modules that torch's exporter leaves with it."""
     scopes = {one.key: one.value for one in node.metadata_props}.get("pkg.torch.onnx.name_scopes", "")
-    return any(f"'{scope}" in scopes for scope in HEAD_SCOPES)
+    return any(f"'{module}'" in scopes or f"'{module}." in scopes for module in modules)
 
 
 def _rename(model: Any, names: Mapping[str, str]) -> None:
