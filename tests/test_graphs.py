@@ -328,6 +328,7 @@ def test_a_graph_that_differs_is_not_written(made: Path, tmp_path: Path, monkeyp
         ({"spec": {"backbone": "external"}}, "imported features"),
         ({"average_views": 3}, "averages over 3 views"),
         ({"spec": {"transform": {"decoder": "nvjpeg, resized by torch on the device, 1"}}}, "nvJPEG"),
+        ({"spec": {"transform": {"fast_decode": True}}}, "trained with --fast-decode"),
     ],
 )
 def test_heads_that_no_graph_can_be_made_of(made: Path, tmp_path: Path, changes: dict[str, Any], found: str) -> None:

@@ -163,11 +163,6 @@ def _notes(network: Network) -> tuple[str, ...]:
             f"the head was trained on features computed in {precision}; the graph computes in fp32, so `predict`, "
             f"which uses {precision}, may differ from it a little more"
         )
-    if network.preprocess.transform.fast_decode:
-        notes.append(
-            "the head was trained with --fast-decode: give the graph pictures decoded at the same reduced size, see "
-            "docs/deploy.md"
-        )
     return tuple(notes)
 
 

@@ -223,6 +223,12 @@ def check_graph(file: HeadFile) -> None:
             f"{file.origin.file} was trained on pictures that nvJPEG decoded and resized, which a graph cannot do.",
             hint="Extract with --decoder cpu, train again, and export that head.",
         )
+    if isinstance(transform, dict) and transform.get("fast_decode"):
+        raise HeadError(
+            f"{file.origin.file} was trained with --fast-decode, by which the size of a JPEG decides at which size it "
+            "is decoded. A graph begins behind the decoder and sees that size alone.",
+            hint="Extract without --fast-decode, train again, and export that head.",
+        )
 
 
 def network_of(
