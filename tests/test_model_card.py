@@ -90,6 +90,18 @@ def test_a_licence_that_is_known_and_leaks_that_are_none(tmp_path: Path) -> None
     assert "None found" in text
 
 
+def test_intervals_of_groups_draw_groups(tmp_path: Path) -> None:
+    training = {**metadata()["training"], "groups": 7}
+    rows = card_of(tmp_path, training=training).splitlines()
+    assert "| val | accuracy | 0.95 | not known |" in rows  # Wilson's takes each sample for one observation
+    assert "| val | macro F1 | 0.9 | 0.7 to 1 |" in rows
+    training["scores"]["val"]["intervals"]["accuracy"] = [0.5, 1.0]
+    text = card_of(tmp_path, training=training)
+    assert "| val | accuracy | 0.95 | 0.5 to 1 |" in text
+    assert "7 groups were kept whole" in text
+    assert "groups were kept whole" not in card_of(tmp_path)
+
+
 def test_names_of_strangers_stay_text(tmp_path: Path) -> None:
     text = card_of(tmp_path)
     assert set(front_matter(text)) == {

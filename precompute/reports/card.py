@@ -105,6 +105,12 @@ class Card:
         found = self.training.get("classes") or self.training.get("labels") or []
         return [str(name) for name in found] if isinstance(found, list) else []
 
+    @property
+    def groups(self) -> int | None:
+        """How many groups of the user's were kept whole, None without."""
+        found = self.training.get("groups")
+        return found if isinstance(found, int) and not isinstance(found, bool) else None
+
     def headlines(self) -> list[dict[str, Any]]:
         """Each split's scores that have a name, with their interval."""
         found = []
@@ -112,9 +118,8 @@ class Card:
             for key, words in SCORES.items():
                 value = _object(scores).get(key)
                 if isinstance(value, int | float) and not isinstance(value, bool):
-                    found.append(
-                        {"split": str(split), "name": words, "value": value, "interval": _interval(scores, key)}
-                    )
+                    interval = _interval(scores, key, grouped=self.groups is not None)
+                    found.append({"split": str(split), "name": words, "value": value, "interval": interval})
         return found
 
     def text(self) -> str:
@@ -188,6 +193,10 @@ class Card:
             interval = one["interval"]
             between = "not known" if interval is None else f"{interval[0]:.4g} to {interval[1]:.4g}"
             yield f"| {escaped(one['split'])} | {one['name']} | {one['value']:.4g} | {between} |"
+        if self.groups is not None:
+            yield ""
+            yield f"{self.groups:,} groups were kept whole in folds and in a hold-out. The intervals of these scores draw"
+            yield "groups; those by class ignore them."
         selected = self.training.get("selected_on")
         if isinstance(selected, str):
             yield ""
@@ -316,8 +325,10 @@ def _object(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _interval(scores: Any, key: str) -> tuple[float, float] | None:
-    return _pair(_object(scores).get(f"{key}_interval")) or _pair(_object(_object(scores).get("intervals")).get(key))
+def _interval(scores: Any, key: str, *, grouped: bool) -> tuple[float, float] | None:
+    """grouped: one that draws groups. Wilson's, of accuracies, takes each sample for one observation."""
+    drawn = _pair(_object(_object(scores).get("intervals")).get(key))
+    return drawn if grouped else _pair(_object(scores).get(f"{key}_interval")) or drawn
 
 
 def _pair(value: Any) -> tuple[float, float] | None:
