@@ -102,6 +102,15 @@ def test_intervals_of_groups_draw_groups(tmp_path: Path) -> None:
     assert "groups were kept whole" not in card_of(tmp_path)
 
 
+def test_a_temperature_was_fitted_where_one_is_applied(tmp_path: Path) -> None:
+    text = card_of(tmp_path)
+    assert "no temperature is applied" in text
+    assert "fitted" not in text
+    text = card_of(tmp_path, temperature=1.25)
+    assert "The logarithms of the probabilities are divided by the temperature 1.25 and normalised" in text
+    assert "- the temperature was fitted on val" in text.splitlines()
+
+
 def test_names_of_strangers_stay_text(tmp_path: Path) -> None:
     text = card_of(tmp_path)
     assert set(front_matter(text)) == {

@@ -9,6 +9,7 @@ is escaped.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shlex
@@ -232,9 +233,10 @@ class Card:
 
     def _calibration(self) -> Iterator[str]:
         calibration = _object(self.training.get("calibration"))
-        temperature = self.metadata.get("temperature")
-        if isinstance(temperature, int | float):
-            yield f"Probabilities are divided by the temperature {temperature:.4g} (Guo et al. 2017)."
+        temperature = _finite(self.metadata.get("temperature"))
+        if temperature is not None:
+            yield f"The logarithms of the probabilities are divided by the temperature {temperature:.4g} and normalised"
+            yield "again (Guo et al. 2017)."
         elif self.task == "classes":
             yield "Probabilities are those of the head; no temperature is applied."
         else:
@@ -247,7 +249,7 @@ class Card:
                     f"; a perfectly calibrated head has {chance:.4g} here" if isinstance(chance, int | float) else ""
                 )
                 yield f"- calibration error on {escaped(split)}: {error:.4g}{expected}"
-        if calibration.get("fitted_on"):
+        if temperature is not None and calibration.get("fitted_on"):
             yield f"- the temperature was fitted on {escaped(calibration['fitted_on'])}"
 
     def _weights(self) -> Iterator[str]:
@@ -319,6 +321,17 @@ def _number(value: Any) -> str:
 
 def _metric(name: str) -> str:
     return {"macro F1": "f1", "micro F1": "f1", "AUC": "roc_auc"}.get(name, name.replace(" ", "_").replace("'", ""))
+
+
+def _finite(value: Any) -> float | None:
+    """A number as a float, None of all else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        found = float(value)
+    except OverflowError:
+        return None
+    return found if math.isfinite(found) else None
 
 
 def _object(value: Any) -> dict[str, Any]:
