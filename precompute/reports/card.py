@@ -196,8 +196,8 @@ class Card:
             yield f"| {escaped(one['split'])} | {one['name']} | {one['value']:.4g} | {between} |"
         if self.groups is not None:
             yield ""
-            yield f"{self.groups:,} groups were kept whole in folds and in a hold-out. The intervals of these scores draw"
-            yield "groups; those by class ignore them."
+            yield f"{self.groups:,} groups were kept whole in folds and in a hold-out. The intervals of these scores"
+            yield "draw groups; those by class ignore them."
         selected = self.training.get("selected_on")
         if isinstance(selected, str):
             yield ""
