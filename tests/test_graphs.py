@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -21,7 +22,7 @@ from precompute.errors import HeadError, HeadFormatError, HeadMismatchError, Usa
 from precompute.finetuning.fine_tune import fine_tune
 from precompute.finetuning.opening import open_head
 from precompute.graphs.build import TORCH
-from precompute.graphs.export import export_graph
+from precompute.graphs.export import compare, export_graph
 from precompute.graphs.int8 import BEHIND, HEAD, OUTPUT, is_of
 from precompute.graphs.network import check_graph, network_of
 from precompute.graphs.pictures import Pictures, picture_of
@@ -307,8 +308,6 @@ def test_a_graph_that_differs_is_not_written(made: Path, tmp_path: Path, monkeyp
     network = network_of(open_head(made / "logistic.safetensors"))
     with torch.no_grad():
         network.core.head.get_buffer("intercept").add_(0.1)
-    from precompute.graphs.export import compare
-
     pictures = Pictures("of a test", files=(("a.png", (made / "photos/train/cats/1.png").read_bytes()),))
 
     def run(image: Any, pillow: bool) -> Any:
@@ -318,6 +317,26 @@ def test_a_graph_that_differs_is_not_written(made: Path, tmp_path: Path, monkeyp
         compare(network, run, pictures)
     with pytest.raises(HeadError, match="No picture"):
         compare(network, run, Pictures("of nobody"))
+
+
+def test_tall_pictures_are_skipped_and_counted(made: Path) -> None:
+    """They are decoded as any others, so an export whose pictures are all tall is checked on other ones."""
+    tall, wide = (io.BytesIO(), io.BytesIO())
+    make_image(5, (60, 300)).save(tall, "PNG")
+    make_image(6, (300, 60)).save(wide, "PNG")
+    network = network_of(open_head(made / "logistic.safetensors"))
+    if not other_order(60, 300, network.preprocess.transform):
+        pytest.skip("this Pillow resizes all pictures across first")
+
+    def run(image: Any, pillow: bool) -> Any:
+        return network.whole()(torch.from_numpy(image), torch.tensor([pillow])).numpy()
+
+    some = compare(network, run, Pictures("of two", files=(("a", tall.getvalue()), ("b", wide.getvalue()))))
+    assert (some.pictures, some.skipped, some.which) == (1, 1, "of two")
+    none = compare(network, run, Pictures("of one", files=(("a", tall.getvalue()),)))
+    assert none.pictures > 5
+    assert none.skipped == 1
+    assert "scikit-learn" in none.which
 
 
 @pytest.mark.parametrize(
