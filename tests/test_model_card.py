@@ -141,15 +141,76 @@ def test_names_of_strangers_as_a_reader_of_markdown_sees_them(tmp_path: Path) ->
         {"training": None},
         {"training": {"scores": {"val": None}, "rows": [], "classes": 7, "notes": 5, "layers": None}},
         {"spec": [], "weights_source": None, "layer": None},
+        {"spec": {"transform": {"modality": []}}, "training": {"layers": 5}, "temperature": float("nan")},
+        {"temperature": 10**400, "average_views": "3", "training": {"groups": True, "layers": {}}},
+        {
+            "temperature": [1],
+            "training": {
+                "task": [],
+                "scores": {
+                    "val": {
+                        "accuracy": 10**400,
+                        "macro_f1": float("nan"),
+                        "auc": 0.5,
+                        "auc_interval": [0, 10**400],
+                        "calibration_error": 10**400,
+                        "per_class": [{"images": 10**400, "precision": float("inf")}],
+                    }
+                },
+                "classes": [None],
+            },
+        },
         {
             "temperature": 1.5,
             "training": {"task": "number", "scores": {"val": {"r2": 0.5, "intervals": {"r2": [0, 1]}}}},
         },
     ],
-    ids=["no training", "odd training", "no spec", "number"],
+    ids=["no training", "odd training", "no spec", "odd kinds", "odd numbers", "odd scores", "number"],
 )
 def test_metadata_of_strangers(tmp_path: Path, odd: dict[str, Any]) -> None:
     assert "## Limits" in card_of(tmp_path, **odd)
+
+
+def test_without_a_score_no_leak_was_searched(tmp_path: Path) -> None:
+    text = card_of(tmp_path, training={**metadata()["training"], "scores": {}, "notes": ["a note"]})
+    assert "No split was scored, so no leaks were searched." in text
+    assert "None found" not in text
+
+
+def test_a_head_on_imported_features_takes_such_features(tmp_path: Path) -> None:
+    spec = {"backbone": "external", "weights": "sha256 ab", "storage": "float32"}
+    text = card_of(tmp_path, spec=spec, weights_source={})
+    assert "$ precompute predict photos.safetensors new-features.h5" in text.splitlines()
+    assert "precompute export" not in text
+    assert "on the same features only" in text
+    named = card_of(tmp_path, spec={**spec, "weights": "named clip`b32 v1"}, weights_source={})
+    assert "$ precompute import new-features.npz -o new-features.h5 --name 'clip`b32 v1'" in named.splitlines()
+    assert "only" not in named
+    assert "picture" not in text
+    assert "SHA-256 of the weights" not in text
+    assert "pipeline_tag" not in front_matter(text)
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        {"average_views": 3},
+        {"spec": {**metadata()["spec"], "transform": {"decoder": "nvjpeg, resized by torch on the device, 1"}}},
+        {"spec": {**metadata()["spec"], "transform": {"fast_decode": True}}},
+        {"spec": {**metadata()["spec"], "transform": {"modality": "text"}}},
+    ],
+    ids=["views", "nvjpeg", "fast decode", "text"],
+)
+def test_no_graph_is_promised_where_none_can_be_made(tmp_path: Path, refused: dict[str, Any]) -> None:
+    line = "$ precompute export photos.safetensors -o model.onnx"
+    assert line in card_of(tmp_path).splitlines()
+    assert line not in card_of(tmp_path, **refused).splitlines()
+
+
+def test_a_head_of_numbers_is_no_classifier(tmp_path: Path) -> None:
+    text = card_of(tmp_path, training={"task": "number", "scores": {"val": {"r2": 0.5}}})
+    assert "It predicts a number for a picture: " in text
+    assert "pipeline_tag" not in front_matter(text)
 
 
 def test_a_file_in_its_place_is_left_alone(tmp_path: Path) -> None:

@@ -13,11 +13,14 @@ import math
 import os
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from precompute.errors import HeadError
+from precompute.extraction.rebuild import EXTERNAL
+from precompute.inputs.images.transform import NVJPEG
 from precompute.system.output import Kind, check_output
+from precompute.training.views import averaged
 
 UNKNOWN = "unknown: ask the author of the weights"
 LICENCES = {"embedded": "bsd-3-clause"}
@@ -39,17 +42,14 @@ SCORES = {
     "spearman": "Spearman's correlation",
 }
 TASKS = {
-    "image": {
-        "classes": "image-classification",
-        "labels": "image-classification",
-        "number": "image-feature-extraction",
-    },
-    "text": {"classes": "text-classification", "labels": "text-classification", "number": "text-classification"},
-    "audio": {"classes": "audio-classification", "labels": "audio-classification", "number": "audio-classification"},
+    "image": {"classes": "image-classification", "labels": "image-classification"},
+    "text": {"classes": "text-classification", "labels": "text-classification"},
+    "audio": {"classes": "audio-classification", "labels": "audio-classification"},
 }
 ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 LEAKS = ("byte-identical", "share a group", "look nearly like", "near-duplicates", "byte for byte")
 """In the notes of a training; see training.leaks.leak_notes."""
+NAMED = "named "  # what `import --name` puts in place of a digest of weights
 MARKUP = re.compile(r"([\\`*_{}\[\]<>#!|~&$])|(https?:|www\.|@)")
 
 
@@ -82,9 +82,9 @@ class Card:
         self.spec, self.training = _object(metadata.get("spec")), _object(metadata.get("training"))
         self.task = str(self.training.get("task") or task)
         self.source = _object(metadata.get("weights_source"))
-        transform = _object(self.spec.get("transform"))
-        modality = transform.get("modality")
-        self.modality = modality if modality in TASKS else "image"
+        self.transform = _object(self.spec.get("transform"))
+        modality = self.transform.get("modality")
+        self.modality = modality if isinstance(modality, str) and modality in TASKS else "image"
 
     @property
     def backbone(self) -> str:
@@ -107,6 +107,17 @@ class Card:
         return [str(name) for name in found] if isinstance(found, list) else []
 
     @property
+    def imported(self) -> bool:
+        """Whether its features were made outside precompute."""
+        return self.spec.get("backbone") == EXTERNAL
+
+    @property
+    def has_graph(self) -> bool:
+        """Whether `export` can write it as a graph, as far as its file says; see graphs.network.check_graph."""
+        decoded = NVJPEG in str(self.transform.get("decoder")) or bool(self.transform.get("fast_decode"))
+        return self.modality == "image" and not (self.imported or averaged(dict(self.metadata)) or decoded)
+
+    @property
     def groups(self) -> int | None:
         """How many groups of the user's were kept whole, None without."""
         found = self.training.get("groups")
@@ -117,8 +128,8 @@ class Card:
         found = []
         for split, scores in _object(self.training.get("scores")).items():
             for key, words in SCORES.items():
-                value = _object(scores).get(key)
-                if isinstance(value, int | float) and not isinstance(value, bool):
+                value = _finite(_object(scores).get(key))
+                if value is not None:
                     interval = _interval(scores, key, grouped=self.groups is not None)
                     found.append({"split": str(split), "name": words, "value": value, "interval": interval})
         return found
@@ -144,7 +155,10 @@ class Card:
         lines = ["---", f"license: {self.licence or 'other'}"]
         if self.licence is None:
             lines.append(f"license_name: {json.dumps('unknown')}")
-        lines += ["library_name: precompute", f"pipeline_tag: {TASKS[self.modality].get(self.task, 'other')}", "tags:"]
+        lines.append("library_name: precompute")
+        if not self.imported and self.task in TASKS[self.modality]:  # the hub has no task for the others
+            lines.append(f"pipeline_tag: {TASKS[self.modality][self.task]}")
+        lines.append("tags:")
         lines += [f"- {json.dumps(tag)}" for tag in tags]
         lines += [f"base_model_relation: {json.dumps('finetune' if self.kind == 'tail' else 'adapter')}"]
         metrics = sorted({_metric(one["name"]) for one in self.headlines()})
@@ -156,11 +170,14 @@ class Card:
         what = {
             "classes": "gives one class",
             "labels": "gives several labels, each with its own probability,",
-            "number": "predicts a number",
-        }.get(self.task, "predicts")
+        }.get(self.task)
         made = "a head on frozen features" if self.kind == "head" else "the last layers and a new output layer, trained"
         thing = {"image": "picture", "text": "text", "audio": "clip"}[self.modality]
-        return f"It {what} to a {thing}: {made} of `{_code(self.backbone)}`. Made by precompute."
+        thing = "sample" if self.imported else thing
+        gives = f"predicts a number for a {thing}" if what is None else f"{what} to a {thing}"
+        if self.imported:
+            return f"It {gives}: a head on features that were made outside precompute. Made by precompute."
+        return f"It {gives}: {made} of `{_code(self.backbone)}`. Made by precompute."
 
     def _data(self) -> Iterator[str]:
         rows = _object(self.training.get("rows"))
@@ -226,7 +243,9 @@ class Card:
             yield "Whether samples of the scored splits are also in the training data is not recorded."
             return
         found = [str(note) for note in notes if any(word in str(note) for word in LEAKS)]
-        if not found:
+        if not found and not self.headlines():
+            yield "No split was scored, so no leaks were searched."
+        elif not found:
             yield f"None found: no scored sample is byte-identical or nearly alike to one of the training {unit}."
         for note in found:
             yield f"- {escaped(note)}"
@@ -242,12 +261,10 @@ class Card:
         else:
             yield "No temperature is applied."
         for split, scores in _object(self.training.get("scores")).items():
-            error = _object(scores).get("calibration_error")
-            chance = _object(scores).get("calibration_error_by_chance")
-            if isinstance(error, int | float):
-                expected = (
-                    f"; a perfectly calibrated head has {chance:.4g} here" if isinstance(chance, int | float) else ""
-                )
+            error = _finite(_object(scores).get("calibration_error"))
+            chance = _finite(_object(scores).get("calibration_error_by_chance"))
+            if error is not None:
+                expected = "" if chance is None else f"; a perfectly calibrated head has {chance:.4g} here"
                 yield f"- calibration error on {escaped(split)}: {error:.4g}{expected}"
         if temperature is not None and calibration.get("fitted_on"):
             yield f"- the temperature was fitted on {escaped(calibration['fitted_on'])}"
@@ -257,7 +274,12 @@ class Card:
         if isinstance(described.get("path"), str):
             described["path"] = os.path.basename(str(described["path"]).rstrip("/"))
         words = ", ".join(f"{escaped(name)} {escaped(value)}" for name, value in described.items()) or "unknown"
-        layers = self.training.get("layers") or [self.metadata.get("layer")]
+        layers = self.training.get("layers")
+        layers = layers if isinstance(layers, list) and layers else [self.metadata.get("layer")]
+        if self.imported:
+            yield "- the features were imported: precompute does not know the network that made them, nor its licence"
+            yield f"- storage of the features: {escaped(self.spec.get('storage'))}"
+            return
         yield f"- backbone: `{_code(self.backbone)}`"
         yield f"- weights: {words}"
         yield f"- SHA-256 of the weights: `{_code(self.spec.get('weights'))}`"
@@ -266,19 +288,34 @@ class Card:
         yield f"- precision and storage of the features: {escaped(self.spec.get('precision'))}, " + escaped(
             self.spec.get("storage")
         )
-        yield f"- preprocessing: `{_code(json.dumps(_object(self.spec.get('transform'))))}`"
+        yield f"- preprocessing: `{_code(json.dumps(self.transform))}`"
 
     def _use(self) -> Iterator[str]:
         name = shlex.quote(_line(self.file_name))
         yield "```console"
-        yield f"$ precompute predict {name} new-data"
+        made_by = self._name_of_features()
+        if made_by is not None:
+            yield f"$ precompute import new-features.npz -o new-features.h5 --name {shlex.quote(made_by)}"
+        yield f"$ precompute predict {name} {'new-features.h5' if self.imported else 'new-data'}"
         yield f"$ precompute info {name}"
-        if self.modality == "image":
+        if self.has_graph:
             yield f"$ precompute export {name} -o model.onnx"
         yield "```"
         yield ""
+        if self.imported:
+            yield "It takes a feature file: imported features of the same network and layer."
+            if made_by is None:
+                yield "Since its own were imported without `--name`, it predicts on the same features only."
+            return
         yield f"The weights of the backbone are not part of `{_code(self.file_name)}`: precompute finds them by their"
         yield "source and compares their digest."
+
+    def _name_of_features(self) -> str | None:
+        """By which imported features count as those of one network."""
+        weights = self.spec.get("weights")
+        if not self.imported or not isinstance(weights, str) or not weights.startswith(NAMED):
+            return None
+        return _line(weights.removeprefix(NAMED))
 
     def _limits(self) -> Iterator[str]:
         if self.task == "classes":
@@ -345,9 +382,10 @@ def _interval(scores: Any, key: str, *, grouped: bool) -> tuple[float, float] | 
 
 
 def _pair(value: Any) -> tuple[float, float] | None:
-    if isinstance(value, Sequence) and len(value) == 2 and all(isinstance(one, int | float) for one in value):
-        return float(value[0]), float(value[1])
-    return None
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        return None
+    low, high = map(_finite, value)
+    return None if low is None or high is None else (low, high)
 
 
 def _refuse(path: str) -> None:
