@@ -397,7 +397,7 @@ def test_a_torch_that_cannot_write_onnx_is_named(made: Path, tmp_path: Path, mon
 
 def test_the_oldest_torch_for_onnx_is_that_of_the_extra() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert f"torch>={'.'.join(map(str, TORCH))}" in extras["onnx"]
+    assert f"torch>={TORCH}" in extras["onnx"]
 
 
 @pytest.mark.parametrize(

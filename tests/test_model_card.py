@@ -10,7 +10,8 @@ import pytest
 from conftest import Command
 
 from precompute.errors import HeadError
-from precompute.reports.card import escaped, write_card
+from precompute.reports.card import write_card
+from precompute.reports.markdown import escaped
 
 HOSTILE = [
     "<script>alert(1)</script>",

@@ -20,7 +20,7 @@ from precompute.errors import HeadError, PrecomputeError, reason_of
 from precompute.graphs.network import IMAGE, PILLOW, PIXELS
 
 OPSET = 18
-TORCH = (2, 11)
+TORCH = "2.11"
 """The oldest whose ONNX files were tried. That of 2.6 cannot write BatchNorm, whatever the other libraries are."""
 INSTALL = "Install it: pip install 'precompute[onnx]'"
 METADATA_FILE = "precompute.json"
@@ -41,7 +41,7 @@ def need_onnx() -> tuple[Any, Any]:
         raise HeadError(f"An .onnx file needs onnx, onnxscript and onnxruntime: {error}.", hint=INSTALL) from error
     if TorchVersion(torch.__version__) < TORCH:
         raise HeadError(
-            f"An .onnx file needs torch {'.'.join(map(str, TORCH))} or newer, and this is torch {torch.__version__}.",
+            f"An .onnx file needs torch {TORCH} or newer, and this is torch {torch.__version__}.",
             hint=f"{INSTALL}; or write a .pt2 file, which this torch can.",
         )
     return onnx, onnxruntime

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 from precompute.errors import HeadError
 from precompute.extraction.rebuild import EXTERNAL
 from precompute.inputs.images.transform import NVJPEG
+from precompute.reports.markdown import code, escaped, line
 from precompute.system.output import Kind, check_output
 from precompute.training.views import averaged
 
@@ -46,11 +46,9 @@ TASKS = {
     "text": {"classes": "text-classification", "labels": "text-classification"},
     "audio": {"classes": "audio-classification", "labels": "audio-classification"},
 }
-ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 LEAKS = ("byte-identical", "share a group", "look nearly like", "near-duplicates", "byte for byte")
 """In the notes of a training; see training.leaks.leak_notes."""
 NAMED = "named "  # what `import --name` puts in place of a digest of weights
-MARKUP = re.compile(r"([\\`*_{}\[\]<>#!|~&$])|(https?:|www\.|@)")
 
 
 def write_card(
@@ -88,7 +86,7 @@ class Card:
 
     @property
     def backbone(self) -> str:
-        return _line(self.spec.get("backbone", "unknown"))
+        return line(self.spec.get("backbone", "unknown"))
 
     @property
     def title(self) -> str:
@@ -177,11 +175,11 @@ class Card:
         gives = f"predicts a number for a {thing}" if what is None else f"{what} to a {thing}"
         if self.imported:
             return f"It {gives}: a head on features that were made outside precompute. Made by precompute."
-        return f"It {gives}: {made} of `{_code(self.backbone)}`. Made by precompute."
+        return f"It {gives}: {made} of `{code(self.backbone)}`. Made by precompute."
 
     def _data(self) -> Iterator[str]:
         rows = _object(self.training.get("rows"))
-        unit = _line(self.training.get("unit", "samples"))
+        unit = line(self.training.get("unit", "samples"))
         if rows:
             yield "| split | " + escaped(unit) + " |"
             yield "|---|---|"
@@ -196,7 +194,7 @@ class Card:
         cache = self.training.get("cache")
         if isinstance(cache, str):
             yield ""
-            yield f"Features from `{_code(os.path.basename(cache))}`, key `{_code(self.metadata.get('key'))}`."
+            yield f"Features from `{code(os.path.basename(cache))}`, key `{code(self.metadata.get('key'))}`."
         yield ""
         yield "Where the data come from, who may use them, and what they leave out: written by the author of the head."
 
@@ -280,18 +278,18 @@ class Card:
             yield "- the features were imported: precompute does not know the network that made them, nor its licence"
             yield f"- storage of the features: {escaped(self.spec.get('storage'))}"
             return
-        yield f"- backbone: `{_code(self.backbone)}`"
+        yield f"- backbone: `{code(self.backbone)}`"
         yield f"- weights: {words}"
-        yield f"- SHA-256 of the weights: `{_code(self.spec.get('weights'))}`"
+        yield f"- SHA-256 of the weights: `{code(self.spec.get('weights'))}`"
         yield f"- licence of the weights: {self.licence or UNKNOWN}"
-        yield f"- layer: {', '.join(f'`{_code(layer)}`' for layer in layers)}"
+        yield f"- layer: {', '.join(f'`{code(layer)}`' for layer in layers)}"
         yield f"- precision and storage of the features: {escaped(self.spec.get('precision'))}, " + escaped(
             self.spec.get("storage")
         )
-        yield f"- preprocessing: `{_code(json.dumps(self.transform))}`"
+        yield f"- preprocessing: `{code(json.dumps(self.transform))}`"
 
     def _use(self) -> Iterator[str]:
-        name = shlex.quote(_line(self.file_name))
+        name = shlex.quote(line(self.file_name))
         yield "```console"
         made_by = self._name_of_features()
         if made_by is not None:
@@ -307,7 +305,7 @@ class Card:
             if made_by is None:
                 yield "Since its own were imported without `--name`, it predicts on the same features only."
             return
-        yield f"The weights of the backbone are not part of `{_code(self.file_name)}`: precompute finds them by their"
+        yield f"The weights of the backbone are not part of `{code(self.file_name)}`: precompute finds them by their"
         yield "source and compares their digest."
 
     def _name_of_features(self) -> str | None:
@@ -315,7 +313,7 @@ class Card:
         weights = self.spec.get("weights")
         if not self.imported or not isinstance(weights, str) or not weights.startswith(NAMED):
             return None
-        return _line(weights.removeprefix(NAMED))
+        return line(weights.removeprefix(NAMED))
 
     def _limits(self) -> Iterator[str]:
         if self.task == "classes":
@@ -326,28 +324,6 @@ class Card:
         for note in notes if isinstance(notes, list) else []:
             if not any(word in str(note) for word in LEAKS):
                 yield f"- {escaped(note)}"
-
-
-def escaped(value: Any) -> str:
-    """Text as Markdown that shows it: one line, nothing in it is markup."""
-    return MARKUP.sub(_escape, _line(value))
-
-
-def _escape(found: re.Match[str]) -> str:
-    if found[2]:  # what would become a link by itself
-        return found[2].replace(":", "&#58;").replace(".", "&#46;").replace("@", "&#64;")
-    return ENTITIES.get(found[1], f"\\{found[1]}")
-
-
-def _code(value: Any) -> str:
-    """Text inside single backticks."""
-    return _line(value).replace("`", "'")
-
-
-def _line(value: Any) -> str:
-    """One line of printable characters: others, such as those that turn the writing direction, as escapes."""
-    text = " ".join(str(value).split())
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _number(value: Any) -> str:
