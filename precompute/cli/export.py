@@ -202,7 +202,7 @@ def _graph(head: str, output: str, overwrite: bool, **options: Any) -> tuple[dic
         ("", f"largest difference {found.largest_difference:.1g}, {found.other_classes} with another class"),
     ]
     if found.skipped:
-        lines.append(("", f"skipped {found.skipped} tall ones, which Pillow resizes in another order (docs/deploy.md)"))
+        lines.append(("", f"tall pictures skipped: {found.skipped}, which Pillow resizes in another order"))
     if small is not None:
         lines.append(("int8", _int8_words(small.kind, small.calibrated_on)))
         if small.accuracy is not None and small.accuracy_interval and small.fp32_accuracy_interval:

@@ -161,7 +161,7 @@ def _scores(network: Network, fp32: Run, int8: Run, pictures: Pictures, kind: st
         (fp32(one.pixels, one.pillow), int8(one.pixels, one.pillow), place)
         for one, place in pictures.compared(transform, names)
     ]
-    which = pictures.roles.about if found else pictures.about
+    which = pictures.roles.about if found else f"pictures {pictures.about}"
     if not found:
         found = [
             (fp32(one.pixels, one.pillow), int8(one.pixels, one.pillow), -1) for one in pictures.checked(transform)
