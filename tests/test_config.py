@@ -153,6 +153,11 @@ def test_common_values_hold_for_all_commands_and_come_after_their_own(
     assert parsed("predict", *NEEDED["predict"], "--config", "run.toml")["device"] == "cuda:4"
     # a ridge head admits no --device, so that a value for all commands would be an error there
     assert parsed("train-head", "a.h5", "--config", "run.toml")["device"] is None
+    monkeypatch.setenv("PRECOMPUTE_WORKERS", "2")
+    assert parsed("extract", *NEEDED["extract"])["workers"] == 2
+    assert parsed("predict", *NEEDED["predict"])["workers"] is None  # SOURCE may be a cache, of which nothing is read
+    monkeypatch.setenv("PRECOMPUTE_PREDICT_WORKERS", "3")
+    assert parsed("predict", *NEEDED["predict"])["workers"] == 3
 
 
 def test_where_the_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,6 +315,14 @@ def test_a_run_from_a_file_is_the_run_from_flags(
         done = precompute("predict")
     assert done.returncode == 0, done.stderr
     assert len(json.loads(done.stdout)["predictions"]) == 12
+    with monkeypatch.context() as patch:  # what holds for all commands stops none of them
+        values = {"allow-skipped": "1", "device": "cpu", "executor": "local", "json": "1", "seed": "5", "workers": "2"}
+        assert values.keys() == {*COMMON}
+        for key, value in values.items():
+            patch.setenv(variables_of("", key)[0], value)
+        done = precompute("predict", "photos.safetensors", "photos.h5")
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["predictions"]) == 24
     flags = ("extract", "photos", "-b", "tiny", "--batch-size", "16", "--device", "cpu", "--allow-skipped")
     assert precompute(*flags, "-o", "b.h5").returncode == 0
     by_file, by_flags = (json.loads(precompute("info", name, "--json").stdout) for name in ("photos.h5", "b.h5"))

@@ -20,7 +20,7 @@ PREFIX = "PRECOMPUTE"
 FILE_VARIABLE = f"{PREFIX}_CONFIG"
 COMMON = ("allow-skipped", "device", "executor", "json", "seed", "workers")
 """Options that mean the same in every command that has them: PRECOMPUTE_DEVICE, or a key before the first table."""
-ONLY_SOMETIMES = frozenset({("train-head", "device"), ("fine-tune", "workers")})
+ONLY_SOMETIMES = frozenset({("train-head", "device"), ("fine-tune", "workers"), ("predict", "workers")})
 """Options of these names that only some heads, or some sources, admit: a value for all commands would be an error."""
 LIBRARY = {
     "PRECOMPUTE_ENGINE": "what --engine auto stands for",
