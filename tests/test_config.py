@@ -160,6 +160,40 @@ def test_common_values_hold_for_all_commands_and_come_after_their_own(
     assert parsed("predict", *NEEDED["predict"])["workers"] == 3
 
 
+def test_of_two_that_exclude_each_other_the_nearer_one_holds(
+    precompute: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run.toml").write_text("json = true\n[demo]\naudio = true\n")
+    (tmp_path / "csv.toml").write_text('[predict]\nformat = "csv"\n')
+    needed = NEEDED["predict"]
+
+    def shown(*words: str) -> tuple[bool, str]:
+        found = parsed("predict", *needed, *words)
+        return found["as_json"], found["style"]
+
+    assert shown("--config", "run.toml") == (True, "table")
+    assert shown("--config", "run.toml", "--format", "csv") == (False, "csv")
+    assert shown("--config", "csv.toml", "--json") == (True, "table")
+    assert parsed("demo", "--config", "run.toml")["kind"] == "audio"
+    assert parsed("demo", "--config", "run.toml", "--text")["kind"] == "text"
+    with monkeypatch.context() as patch:
+        patch.setenv("PRECOMPUTE_DEMO_TEXT", "1")
+        assert parsed("demo", "--config", "run.toml")["kind"] == "text"
+        assert parsed("demo", "--config", "run.toml", "--audio")["kind"] == "audio"
+        patch.setenv("PRECOMPUTE_PREDICT_FORMAT", "jsonl")
+        assert shown("--config", "run.toml") == (False, "jsonl")
+    monkeypatch.setenv("PRECOMPUTE_JSON", "1")
+    assert shown("--format", "csv") == (False, "csv")
+    assert shown("--config", "csv.toml") == (True, "table")  # a variable goes before the file
+    done = precompute("predict", *needed, "--format", "csv")
+    assert (done.returncode, done.stdout) == (1, "")  # the error too is none in JSON
+    assert asks_for_json(["predict", *needed])
+    assert not asks_for_json(["predict", *needed, "--format=csv"])
+    both = precompute("predict", *needed, "--json", "--format", "csv")
+    assert both.returncode == 2
+    assert "exclude each other" in error_in(both)["message"]
+
+
 def test_where_the_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, seed in (("a", 1), ("b", 2), ("c", 3)):
         (tmp_path / f"{name}.toml").write_text(f"seed = {seed}\n")

@@ -12,6 +12,7 @@ import click
 from precompute.cli._config import (
     FILE_VARIABLE,
     Value,
+    excluding,
     is_common,
     is_flag,
     key_of,
@@ -108,9 +109,11 @@ class Command(click.Command):
 
     def _complete(self, ctx: click.Context, found: dict[str, Any]) -> None:
         given = {name for name, value in found.items() if _is_there(value)}
+        settings = settings_of(self)
         values = self._values(ctx, found.get("config"))
+        values = excluding(values, [key for key, parameter in settings.items() if parameter.name in given])
         origins = ctx.meta[ORIGINS] = {}
-        for key, parameter in settings_of(self).items():
+        for key, parameter in settings.items():
             value = values.get(key)
             if value is None or value.text is False or parameter.name is None or parameter.name in given:
                 continue  # a flag that is switched off is one that is not there
