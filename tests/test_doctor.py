@@ -16,6 +16,7 @@ from jsonschema import Draft202012Validator
 
 from precompute import Diagnosis, Finding
 from precompute.cli import cli
+from precompute.cli._streams import Terminal
 from precompute.cli.doctor import _print, _settings
 from precompute.diagnosis import devices, engines, folders, variables
 from precompute.diagnosis.finding import NOTE, OK, PROBLEM, guarded
@@ -186,6 +187,33 @@ def test_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     found = {one.name: one for one in variables.known()}
     assert found["RAY_ADDRESS"].text.startswith("ray://host:10001 ")
     assert "s3cret" not in json.dumps(Diagnosis((*ours.values(), *found.values())).to_dict())
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("https://u:p/w@host/x?X-Amz-Signature=SECRET", "https://host/x"),
+        ("ray://u:pa@ss@h:1", "ray://h:1"),
+        ("s3://key:sec/ret@host/b", "s3://host/b"),
+        ("https://u:p?w@host/x", "https://host/x"),
+        ("s3://bucket/photos", "s3://bucket/photos"),
+        ("photos@home/what?.jpg", "photos@home/what?.jpg"),
+    ],
+)
+def test_secrets_in_addresses_are_not_shown(address: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setenv("PRECOMPUTE_EXTRACT_ROOT", address)
+    monkeypatch.setenv("PRECOMPUTE_EXTRACT_POOLING", address)
+    root = click.Context(cli, info_name="precompute")
+    ours = {one.name: one for one in _settings(click.Context(cli.commands["doctor"], parent=root))}
+    assert ours["PRECOMPUTE_EXTRACT_ROOT"].text == f"{shown} (root of extract)"
+    found = {one.name: one for one in variables.known()}
+    assert found["RAY_ADDRESS"].details == {"value": shown}
+    told = json.dumps(Diagnosis((*ours.values(), *found.values())).to_dict())
+    with pytest.raises(click.BadParameter) as caught, click.Context(cli, obj=Terminal()) as root:
+        cli.commands["extract"].make_context("extract", ["photos", "-b", "tiny", "-o", "a.h5"], parent=root)
+    for secret in {"p/w", "SECRET", "pa@ss", "sec/ret", "p?w", "u:"} if address != shown else ():
+        assert secret not in told + caught.value.message
 
 
 def test_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

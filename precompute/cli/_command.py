@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -21,6 +20,7 @@ from precompute.cli._config import (
     variables_of,
 )
 from precompute.cli._groups import COMMANDS, OPTIONS, heading_of, section_of
+from precompute.system.addresses import without_secrets
 
 FILE, ORIGINS = "precompute.config", "precompute.origins"
 """Where in click's `meta` the file stands that is named before the command, and where values come from."""
@@ -88,8 +88,7 @@ class Command(click.Command):
             origin = ctx.meta.get(ORIGINS, {}).get(error.param.name) if error.param is not None else None
             if origin is None:
                 raise
-            said = re.sub(r"://[^/@\s]*@", "://", error.message)  # an address may hold a password
-            message = f"{said} It comes from {origin}."
+            message = f"{without_secrets(error.message)} It comes from {origin}."
             raise click.BadParameter(message, error.ctx, error.param, error.param_hint) from error
 
     def make_parser(self, ctx: click.Context) -> Any:

@@ -63,7 +63,7 @@ def _settings(ctx: click.Context) -> Iterator[Finding]:
     from precompute.cli._config import FILE_VARIABLE, LIBRARY, settings_of, variables_of
     from precompute.diagnosis import Finding
     from precompute.diagnosis.finding import NOTE, OK
-    from precompute.diagnosis.variables import without_login
+    from precompute.system.addresses import without_secrets
 
     root = ctx.find_root().command
     commands = root.commands if isinstance(root, click.Group) else {}
@@ -80,7 +80,7 @@ def _settings(ctx: click.Context) -> Iterator[Finding]:
         if not name.startswith("PRECOMPUTE_") or name in LIBRARY:
             continue
         if name in known:
-            value = without_login(os.environ[name])
+            value = without_secrets(os.environ[name])
             yield Finding("variables", name, OK, f"{value} ({known[name]})", details={"value": value})
         else:  # its value is not shown: nobody knows what it is
             close = get_close_matches(name, known, 1)
