@@ -189,6 +189,46 @@ def test_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert "s3cret" not in json.dumps(Diagnosis((*ours.values(), *found.values())).to_dict())
 
 
+def test_variables_with_values_that_their_command_refuses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    wrong = {
+        "PRECOMPUTE_EXTRACT_BATCH_SIZE": ("many", PROBLEM, "'many' is not a valid integer (batch-size of extract)"),
+        "PRECOMPUTE_EXTRACT_DEVICE": ("cuda:99", PROBLEM, "The device 'cuda:99' cannot be used here"),
+        "PRECOMPUTE_DEVICE": ("no such", NOTE, "The device 'no such' cannot be used here"),  # that of extract holds
+        "PRECOMPUTE_EXTRACT_OVERWRITE": ("maybe", PROBLEM, "is neither true nor false (overwrite of extract)"),
+        "PRECOMPUTE_EXTRACT_LAYER": ("'a b", PROBLEM, "cannot be taken apart"),
+        "PRECOMPUTE_EXTRACT_MEAN": ("1,2", PROBLEM, "is not three numbers"),
+        "PRECOMPUTE_WORKERS": ("2.5", PROBLEM, "(workers of all commands)"),
+        "PRECOMPUTE_SEED": ("x", NOTE, "(seed of all commands)"),  # extract has none
+        "PRECOMPUTE_RANK_SEED": ("-1", NOTE, "(seed of rank)"),
+        "PRECOMPUTE_TRAIN_HEAD_HIDDEN": ("a", NOTE, "(hidden of train-head)"),
+    }
+    right = {
+        "PRECOMPUTE_EXTRACT_LIMIT": "5",
+        "PRECOMPUTE_EXTRACT_REHASH": "no",
+        "PRECOMPUTE_EXTRACT_REUSE": "a.h5 'b c.h5'",
+        "PRECOMPUTE_PREDICT_HEADS": "a b",
+        "PRECOMPUTE_DEMO_TEXT": "1",
+        "PRECOMPUTE_PREDICT_DEVICE": "cuda:99",  # perhaps for a machine that has it
+        "PRECOMPUTE_EXECUTOR": "local",
+    }
+    for name in [name for name in os.environ if name.startswith("PRECOMPUTE_")]:
+        monkeypatch.delenv(name)
+    for name, text in [*((name, text) for name, (text, _, _) in wrong.items()), *right.items()]:
+        monkeypatch.setenv(name, text)
+    root = click.Context(cli, info_name="precompute")
+    here = click.Context(cli.commands["doctor"], parent=root)
+    found = {one.name: one for one in _settings(here)}
+    assert found.keys() == wrong.keys() | right.keys()
+    for name, (_, status, said) in wrong.items():
+        assert (found[name].status, said in found[name].text) == (status, True), found[name]
+        assert found[name].hint
+    assert {found[name].status for name in right} == {OK}
+    broken = {one.name: one for one in _settings(here, torch=False)}
+    assert broken["PRECOMPUTE_EXTRACT_DEVICE"].status == OK  # nothing is tried with a torch that cannot be loaded
+    monkeypatch.delenv("PRECOMPUTE_EXTRACT_DEVICE")
+    assert {one.name: one.status for one in _settings(here)}["PRECOMPUTE_DEVICE"] == PROBLEM
+
+
 @pytest.mark.parametrize(
     ("address", "shown"),
     [

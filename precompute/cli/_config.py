@@ -115,11 +115,12 @@ def _from_environment(command: str, key: str, parameter: click.Parameter) -> Val
     for variable in variables_of(command, key):
         if text := os.environ.get(variable):  # an empty one is as good as none
             rank = OWN_VARIABLE if variable == variables_of(command, key)[0] else COMMON_VARIABLE
-            return Value(_taken_apart(parameter, text, variable), variable, rank)
+            return Value(from_variable(parameter, text, variable), variable, rank)
     return None
 
 
-def _taken_apart(parameter: click.Parameter, text: str, variable: str) -> str | bool | list[str]:
+def from_variable(parameter: click.Parameter, text: str, variable: str) -> str | bool | list[str]:
+    """The text of a variable as on the command line, not yet converted to the parameter's type. Raises UsageError."""
     if is_flag(parameter):
         return truth(text, variable)
     if not _several(parameter):

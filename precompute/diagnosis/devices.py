@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from precompute.diagnosis.finding import NOTE, OK, Finding
+from precompute.errors import PrecomputeError
 from precompute.system import cores, cpu_flags, physical_memory
 
 INSTRUCTIONS = {
@@ -101,6 +102,17 @@ def accelerators() -> Iterator[Finding]:
         yield Finding("devices", "GPU", NOTE, text, "See nvidia-smi: the driver may be too old for it.", details)
     else:
         yield Finding("devices", "GPU", OK, "none; the processor computes", details=details)
+
+
+def refusal(device: str) -> PrecomputeError | None:
+    """Why `extract --device` would refuse this one; None where it would not."""
+    from precompute.engines.devices import check_device
+
+    try:
+        check_device(device)
+    except PrecomputeError as error:
+        return error
+    return None
 
 
 def _gpu(number: int, details: dict[str, Any]) -> Finding:
