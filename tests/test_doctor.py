@@ -130,6 +130,34 @@ def test_this_machine() -> None:
     assert {one.name for one in folders.limits()} == {"open files", "shared memory"}
 
 
+CUDA_12_6 = ("sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_90", "compute_90")
+
+
+@pytest.mark.parametrize(
+    ("major", "minor", "architectures", "runs"),
+    [
+        (8, 9, CUDA_12_6, True),  # RTX 4090, L4, L40S: by sm_86
+        (8, 6, CUDA_12_6, True),
+        (6, 1, CUDA_12_6, True),
+        (12, 0, CUDA_12_6, True),  # by PTX
+        (3, 7, CUDA_12_6, False),
+        (12, 0, CUDA_12_6[:-1], False),
+        (8, 0, ("sm_86", "compute_86"), False),
+        (7, 5, ("sm_80",), False),
+        (10, 0, ("sm_90a",), False),
+        (9, 0, ("sm_90a",), True),
+        (10, 3, ("sm_100a",), False),
+        (10, 3, ("sm_100f",), True),
+        (12, 1, ("sm_120",), True),
+        (12, 0, ("sm_90", "compute_90a"), False),
+        (9, 4, ("gfx90a", "gfx942"), True),
+        (9, 0, (), False),
+    ],
+)
+def test_whether_a_build_runs_on_a_gpu(major: int, minor: int, architectures: tuple[str, ...], runs: bool) -> None:
+    assert devices.has_code_for(major, minor, architectures) == runs
+
+
 def test_the_engine_is_that_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PRECOMPUTE_ENGINE", "torch")
     monkeypatch.setenv("PRECOMPUTE_PRECISION", "fp32")

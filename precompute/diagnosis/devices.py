@@ -6,7 +6,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ INSTRUCTIONS = {
 BF16 = ("avx512_bf16", "amx_bf16", "bf16")
 GIB = 2**30
 LITTLE_MEMORY = 4 * GIB
+ARCHITECTURE = re.compile(r"(sm|compute)_(\d+)(\d)([a-z]*)")
+"""One of `torch.cuda.get_arch_list()`: the last digit is the minor version."""
 DRIVER = Path("/proc/driver/nvidia/version")
 MEMORY_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
@@ -124,10 +126,27 @@ def _gpu(number: int, details: dict[str, Any]) -> Finding:
     driver = f", driver {details['driver']}" if details["driver"] else ""
     text = f"{name}, {memory / GIB:.0f} GiB, compute capability {capability}; CUDA {details['cuda_build']}{driver}"
     more = {**details, "name": name, "bytes": memory, "capability": capability}
-    if f"sm_{properties.major}{properties.minor}" not in torch.cuda.get_arch_list():
+    if not has_code_for(properties.major, properties.minor, torch.cuda.get_arch_list()):
         hint = "Where kernels are missing, install a torch that is built for it."
         return Finding("devices", f"cuda:{number}", NOTE, f"{text}; this torch has no code made for it", hint, more)
     return Finding("devices", f"cuda:{number}", OK, text, details=more)
+
+
+def has_code_for(major: int, minor: int, architectures: Sequence[str]) -> bool:
+    """Whether a build for these architectures, such as sm_86, sm_90a and compute_90, runs on a GPU of this capability.
+
+    A binary (sm) runs on the minor version that it is made for and on higher ones of the same major version; PTX
+    (compute) is compiled for any GPU that is not below it. With the suffix `a` it is that one capability alone, with
+    `f` one major version. See "Compute capabilities" in the CUDA C++ Programming Guide. Architectures that are not
+    NVIDIA's say nothing of it: True.
+    """
+    found = [match.groups() for one in architectures if (match := ARCHITECTURE.fullmatch(one))]
+    for kind, *numbers, suffix in found:
+        made_for = tuple(map(int, numbers))
+        reaches = suffix != "a" and (made_for[0] == major or (kind, suffix) == ("compute", ""))
+        if made_for == (major, minor) or (reaches and made_for < (major, minor)):
+            return True
+    return bool(architectures) and not found
 
 
 def _driver() -> str | None:
