@@ -20,7 +20,17 @@ from precompute.cli._streams import Terminal
 from precompute.cli.doctor import _print, _settings
 from precompute.diagnosis import devices, engines, folders, variables
 from precompute.diagnosis.finding import NOTE, OK, PROBLEM, guarded
-from precompute.diagnosis.packages import EXTRACT, EXTRAS, HEADS, Installed, core, extras, lower_bounds, numbers
+from precompute.diagnosis.packages import (
+    EXTRACT,
+    EXTRAS,
+    HEADS,
+    Installed,
+    bounds_in,
+    core,
+    extras,
+    lower_bounds,
+    numbers,
+)
 from precompute.diagnosis.probing import import_errors, load_error
 from precompute.schemas import schema_of
 from precompute.system import cores
@@ -81,7 +91,13 @@ def packages(versions: dict[str, str], errors: dict[str, str] | None = None) -> 
     """An environment with these packages and no others."""
     names = [*EXTRACT, *HEADS, *(name for extra in EXTRAS.values() for name in extra.packages)]
     given = {name: versions.get(name) for name in names}
-    return Installed(given, {"torch": "2.6", "timm": "1.0.15"}, {name: (errors or {}).get(name) for name in versions})
+    lowest = {
+        "": {"torch": "2.6"},
+        "hf": {"huggingface-hub": "1.31"},
+        "open-clip": {"huggingface-hub": "0.28", "open_clip_torch": "2.32", "timm": "1.0.15"},
+        "timm": {"huggingface-hub": "0.28", "timm": "1.0.15"},
+    }
+    return Installed(given, lowest, {name: (errors or {}).get(name) for name in versions})
 
 
 def test_extras_complete_or_not() -> None:
@@ -102,6 +118,13 @@ def test_extras_complete_or_not() -> None:
     assert "OSError: gone" in found["openvino"].text
     assert "pip uninstall openvino" in found["openvino"].hint
     assert "not complete" in found["open_clip"].text
+    hub = {"huggingface-hub": "0.36", "timm": "1.0.15", "open_clip_torch": "2.32"}  # too old for hf alone
+    hf = dict.fromkeys(("transformers", "tokenizers", "datasets", "pyarrow"), "99")
+    found = {one.name: one for one in extras(packages({**hub, **hf}))}
+    assert (found["timm"].status, found["open_clip"].status) == (OK, OK)
+    assert found["hf"].text.endswith("older than what is tested: huggingface-hub>=1.31")
+    found = {one.name: one for one in extras(packages({**hub, "open_clip_torch": "2.31"}))}
+    assert found["open_clip"].text.endswith("older than what is tested: open_clip_torch>=2.32")
     complete = packages({"soundfile": "0.14", "soxr": "1.0"})
     assert {one.name: one.status for one in extras(complete)}["audio"] == OK
 
@@ -119,7 +142,19 @@ def test_core_packages() -> None:
 def test_versions() -> None:
     assert numbers("2.14.0+cpu") == numbers("2.14") < numbers("2.14.1") < numbers("2.15rc1")
     assert numbers("") == numbers("unknown") == ()
-    assert lower_bounds()["torch"]
+
+
+def test_lower_bounds_are_by_extra() -> None:
+    """What `timm` needs of a package is not what `hf` needs of it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    named = project["optional-dependencies"]
+    lines = [*project["dependencies"], *(f'{one}; extra == "{name}"' for name in named for one in named[name])]
+    found = bounds_in(lines)
+    for name, wanted in {"": project["dependencies"], **{name: named[name] for name in EXTRAS}}.items():
+        bounds = dict(re.sub(r"\[.*?\]", "", one).split(">=") for one in wanted)
+        assert found[name.replace("_", "-")] == bounds, name
+    assert found["timm"]["huggingface-hub"] != found["hf"]["huggingface-hub"]
+    assert lower_bounds()[""]["torch"]
 
 
 def test_this_machine() -> None:
