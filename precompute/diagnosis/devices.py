@@ -137,8 +137,8 @@ def has_code_for(major: int, minor: int, architectures: Sequence[str]) -> bool:
 
     A binary (sm) runs on the minor version that it is made for and on higher ones of the same major version; PTX
     (compute) is compiled for any GPU that is not below it. With the suffix `a` it is that one capability alone, with
-    `f` one major version. See "Compute capabilities" in the CUDA C++ Programming Guide. Architectures that are not
-    NVIDIA's say nothing of it: True.
+    `f` one major version. See "Compute capabilities" in the CUDA C++ Programming Guide. True where no architecture
+    is one of NVIDIA's, as in builds for other GPUs.
     """
     found = [match.groups() for one in architectures if (match := ARCHITECTURE.fullmatch(one))]
     for kind, *numbers, suffix in found:
