@@ -225,6 +225,26 @@ def test_heads_are_compared_in_pairs(whole: dict[str, Any], folder: Path) -> Non
     assert [one["predicted"] for one in found["disagree"]] == [[int(one[i]) for one in said] for i in differ]
 
 
+@pytest.mark.parametrize("by", ["groups", "groups_column"])
+def test_heads_are_compared_by_the_groups_of_their_training(table: Path, tmp_path: Path, by: str) -> None:
+    given: dict[str, Any] = {by: r"^(\d)" if by == "groups" else "person"}
+    heads = [tmp_path / "a.safetensors", tmp_path / "b.safetensors", tmp_path / "c.safetensors"]
+    train_head(table / "t.h5", heads[0], C=1.0, **given)
+    train_head(table / "t.h5", heads[1], head="knn", k=7, **given)
+    (tmp_path / "g.csv").write_text(
+        "id,group\n" + "".join(f"{n}.png,{str(n)[0] if by == 'groups' else n // 4}\n" for n in range(60))
+    )
+    train_head(table / "t.h5", heads[2], head="centroid", groups_file=tmp_path / "g.csv")
+    found = made(tmp_path, table / "t.h5", *heads[:2], compare=True, **PLAIN)["comparison"]["pairs"]
+    alone = compare(heads[0], heads[1], table / "t.h5", groups_file=tmp_path / "g.csv")
+    assert [(pair["groups"], pair["interval"], pair["p"], pair["notes"]) for pair in found] == [
+        (alone.groups, list(alone.result.interval), alone.result.p_value, [])
+    ]
+    mixed = made(tmp_path, table / "t.h5", heads[0], heads[2], compare=True, **PLAIN)["comparison"]["pairs"]
+    assert mixed[0]["groups"] is None
+    assert "trained with groups, but compared image by image" in mixed[0]["notes"][0]
+
+
 def test_curves_of_epochs(whole: dict[str, Any], folder: Path) -> None:
     curves = [curve for curve in whole["curves"] if curve["kind"] == "history"]
     history = load_head(folder / "mlp.safetensors").head.history_

@@ -10,7 +10,7 @@ import numpy as np
 
 from precompute.evaluation.comparison import check_alike, compared
 from precompute.reports.places import Places, readable
-from precompute.reports.scored import ScoredHead
+from precompute.reports.scored import ScoredHead, recorded_grouping
 from precompute.training.targets import CLASSES, LABELS, NUMBER, Rows
 
 MOST = 500  # samples on which heads disagree
@@ -27,11 +27,15 @@ def comparison_part(
 ) -> dict[str, Any]:
     """Every pair of heads on the samples that neither was trained on; JSON-ready.
 
-    groups, groups_file: as `compare` takes them. Raises TrainingError where two heads have no such samples in common.
+    groups, groups_file: as `compare` takes them; without them a pair is compared by the groups that both heads were
+    trained with, where both files say the same. Raises TrainingError where two heads have no such samples in common.
     """
     pairs = []
     for (a, one), (b, other) in combinations(enumerate(heads), 2):
-        result = compared(one.side, other.side, groups, groups_file, seed)
+        pattern, column = groups, None
+        if groups is None and groups_file is None:
+            pattern, column = _recorded(one, other)
+        result = compared(one.side, other.side, pattern, groups_file, seed, groups_column=column)
         found: Any = result.result
         values = found.accuracies if result.task == CLASSES else found.values
         pairs.append(
@@ -46,6 +50,7 @@ def comparison_part(
                 "p": found.p_value,
                 "test": "McNemar" if result.task == CLASSES else "bootstrap",
                 "n": found.n,
+                "groups": result.groups,
                 "split": result.split,
                 "left_out": {readable(why): count for why, count in result.left_out.items()},
                 "notes": [readable(line) for line in result.notes],
@@ -59,6 +64,12 @@ def comparison_part(
         "pairs": pairs,
         "disagree": _disagree(heads, split, places),
     }
+
+
+def _recorded(one: ScoredHead, other: ScoredHead) -> tuple[str | None, str | None]:
+    """Pattern or column of the groups that both were trained with; (None, None) where they differ."""
+    found = recorded_grouping(one.training)
+    return found if found == recorded_grouping(other.training) else (None, None)
 
 
 def _words(result: Any, one: ScoredHead, other: ScoredHead) -> str:

@@ -76,7 +76,7 @@ function sideBySide(side) {
   const listed = table(["Head", "Kind", "Score", "95% interval"], rows.map((row, index) => [
     h("span", { class: "key" }, swatch(colorOf(index), index), named(row.name, "id")), visible(side[index].kind ?? NONE),
     textOf(row), interval(row.interval, percent) || NONE]), { numbers: [2, 3] });
-  const words = (comparison.pairs || []).map((pair) => h("li", {}, visible(pair.words || "")));
+  const words = (comparison.pairs || []).map((pair) => h("li", {}, visible(pair.words || ""), pairFacts(pair, comparison)));
   const parts = [h("h3", {}, "Heads side by side, on the split ", named(comparison.split ?? "")),
     h("div", { class: "two" }, listed, intervals(rows, percent)), words.length > 0 && h("ul", { class: "plain" }, words)];
   const differ = (comparison.disagree || []).map((item) => ({
@@ -87,6 +87,24 @@ function sideBySide(side) {
     parts.push(details(`Where the heads disagree (${things(differ.length)})`, gallery(differ, 12)));
   }
   return h("div", { class: "compare" }, parts);
+}
+
+// What the verdict of a pair rests on: the difference with its interval, the test, how many samples, and the notes.
+function pairFacts(pair, comparison) {
+  const percent = pair.metric === "accuracy";
+  const signed = (value) => (value > 0 ? "+" : value < 0 ? "\u2212" : "") + (percent ? (100 * Math.abs(value)).toFixed(1) : number(Math.abs(value)));
+  const nameOf = (index) => named((comparison.heads || [])[index] ?? "");
+  const range = pair.interval && pair.interval.every(isNumber) && ` (95%: ${pair.interval.map(signed).join(" to ")})`;
+  const inGroups = isNumber(pair.groups) ? ` in ${count(pair.groups)} ${pair.groups === 1 ? "group" : "groups"}` : "";
+  const left = Object.entries(pair.left_out || {}).map(([why, n]) => `${count(n)} left out: ${visible(why)}`);
+  return [
+    isNumber(pair.difference) && h("span", { class: "line muted" }, visible(capital(pair.metric || "score")), " of ", nameOf(pair.a), " less that of ", nameOf(pair.b),
+      `: ${signed(pair.difference)}${percent ? " points" : ""}`, range,
+      isNumber(pair.p) && `; ${visible(pair.test || "test")}, p = ${String(Number(pair.p.toPrecision(2)))}`,
+      isNumber(pair.n) && [`; ${things(pair.n)}${inGroups}`, pair.split && [" of ", named(pair.split)]], "."),
+    left.length > 0 && h("span", { class: "line muted" }, `${left.join("; ")}.`),
+    (pair.notes || []).map((note) => h("span", { class: "line" }, `${capital(visible(note))}.`)),
+  ];
 }
 
 function oneAnswer(value) {
