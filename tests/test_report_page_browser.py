@@ -233,6 +233,30 @@ def test_heads_stand_side_by_side(show: Open) -> None:
     ) or page.all(".compare .card")
 
 
+def test_another_split_is_shown_of_compared_heads(show: Open) -> None:
+    document = make_document(compare=True)
+    first, second = document["heads"]
+    test = json.loads(json.dumps(first["scored"][0])) | {"split": "test"}
+    for row in test["per_class"]:
+        row |= {"recall": 0.123, "recall_interval": None}
+    test["verdict"]["value"] = 0.111
+    document["splits"].append("test")
+    first["scored"].append(test)
+    page = show(document)
+    side = page.text(".compare tbody")
+    page.one('[data-of="Split"]').send_keys("test")
+    cells = [cell.text for cell in page.all("#classes tbody tr:first-child td")]
+    assert cells[2:4] == ["12.3%", "\u2013"]
+    assert [item.text for item in page.all("#classes th bdi")] == [
+        *(f"{name} of {head['name']}" for name, head in (("Recall", first), ("Recall", second))),
+        *(f"{name} of {first['name']}" for name in ("Precision", "F1")),
+    ]
+    assert page.text("#classes .lead") == "On the split test."
+    assert [len(figure.find_elements(CSS, "circle")) > 0 for figure in page.all("#reliability figure")] == [True, False]
+    assert page.text(".compare h3") == "Heads side by side, on the split val"
+    assert page.text(".compare tbody") == side  # which shows that split
+
+
 def test_hover_shows_the_sample(show: Open) -> None:
     document = two_clouds()
     page = show(document)

@@ -5,10 +5,9 @@ const compared = () => {
   return names && names.length > 1 ? heads.filter((head) => names.includes(head.name)) : [];
 };
 
-// What `head` scored on the split that is shown; null where it did not score that split.
-function scoredBy(head) {
-  const split = (report.comparison || {}).split ?? (scoredNow() || {}).split;
-  return head.scored.find((scored) => scored.split === split) || head.scored[0];
+// What `head` scored on a split, by default the chosen one; null where it did not score that split.
+function scoredBy(head, split = (scoredNow() || {}).split) {
+  return head.scored.find((scored) => scored.split === split) || null;
 }
 
 function verdictPart() {
@@ -70,9 +69,9 @@ function countsTiles() {
 }
 
 function sideBySide(side) {
-  const rows = side.map((head) => ({ name: head.name, ...(scoredBy(head).verdict || {}) }));
-  const percent = rows.some((row) => row.percent);
   const comparison = report.comparison;
+  const rows = side.map((head) => ({ name: head.name, ...(scoredBy(head, comparison.split ?? undefined) || {}).verdict }));
+  const percent = rows.some((row) => row.percent);
   const listed = table(["Head", "Kind", "Score", "95% interval"], rows.map((row, index) => [
     h("span", { class: "key" }, swatch(colorOf(index), index), named(row.name, "id")), visible(side[index].kind ?? NONE),
     textOf(row), interval(row.interval, percent) || NONE]), { numbers: [2, 3] });
