@@ -19,6 +19,8 @@ from sklearn.metrics import average_precision_score, confusion_matrix, mean_abso
 
 from precompute import compare, extract, fine_tune, load_head, open_cache, report, train_head
 from precompute.errors import CacheError, HeadMismatchError, SourceError, TrainingError, UsageError
+from precompute.heads import save_head
+from precompute.reports.commands import without_folders
 
 DATA = re.compile(r'<script type="application/json" id="document">(.*?)</script>', re.DOTALL)
 PLAIN: dict[str, Any] = {"map": "none", "thumbnails": 0}
@@ -274,11 +276,48 @@ def test_how_it_was_made(whole: dict[str, Any], folder: Path, precompute: Comman
 
 
 def test_nothing_of_this_machine_is_in_it(folder: Path, tmp_path: Path) -> None:
-    made(tmp_path, folder / "p.h5", folder / "knn.safetensors", map="none")
+    made(tmp_path, folder / "p.h5", folder / "knn.safetensors", folder / "mlp.safetensors", map="none", compare=True)
     page = (tmp_path / "report.html").read_text()
     assert str(folder) not in page
     assert str(tmp_path) not in page
     assert socket.gethostname() not in json.dumps(document_in(tmp_path / "report.html")["made_by"])
+
+
+def test_notes_name_no_folders(table: Path, tmp_path: Path) -> None:
+    """Of a comparison, of the table of labels, and in heads that hold the path of one."""
+    secret = tmp_path / "of anna"
+    secret.mkdir()
+    (secret / "l.csv").write_text("id,label\n" + "".join(f"{n}.png,{'xy'[n % 2]}\n" for n in range(60)))
+    heads = [secret / "one.safetensors", secret / "other.safetensors"]
+    for head, k in zip(heads, (3, 5), strict=True):
+        train_head(table / "t.h5", head, labels=secret / "l.csv", head="knn", k=k)
+    saved = load_head(heads[0])
+    assert "60 of 60 samples are in l.csv, which has 60 rows" in saved.metadata["training"]["notes"]
+    saved.metadata["training"]["notes"] = [f"60 of 60 samples are in {secret}/l.csv, which has 60 rows, by path"]
+    saved.metadata["training"]["selected_on"] = "hold-out"
+    save_head(heads[0], saved.head, metadata=saved.metadata, overwrite=True)
+    found = made(tmp_path, table / "t.h5", *heads, labels=secret / "l.csv", compare=True, **PLAIN)
+    assert found["heads"][0]["notes"] == ["60 of 60 samples are in l.csv, which has 60 rows, by path"]
+    assert found["comparison"]["pairs"][0]["notes"] == [
+        "hold-out chose a setting of one.safetensors, so its score is optimistic"
+    ]
+    assert "anna" not in json.dumps(found)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("labels from /a b/c.csv: 3 classes", "labels from c.csv: 3 classes"),
+        ("numbers from ../c.csv, -1.5 to 2e+06", "numbers from c.csv, -1.5 to 2e+06"),
+        ("the input of the classifier is kept in /a/b c/d.h5", "the input of the classifier is kept in d.h5"),
+        ("see '/home/anna/x/notes.txt', or ~/x/y.csv", "see 'notes.txt', or y.csv"),
+        ("labels from column a/b: 3 classes", None),
+        ("labels from 2 columns, several a sample: /m/09x 3, a/b 4", None),
+        ("train/val share s3://bucket/a/b.png", None),
+    ],
+)
+def test_words_without_folders(text: str, shown: str | None) -> None:
+    assert without_folders(text) == (shown or text)
 
 
 def test_it_is_the_same_again_but_for_its_date(folder: Path, tmp_path: Path) -> None:

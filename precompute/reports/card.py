@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from precompute.errors import HeadError
+from precompute.reports.commands import without_folders
 from precompute.system.output import Kind, check_output
 
 UNKNOWN = "unknown: ask the author of the weights"
@@ -219,7 +220,7 @@ class Card:
         if not found:
             yield f"None found: no scored sample is byte-identical or nearly alike to one of the training {unit}."
         for note in found:
-            yield f"- {escaped(note)}"
+            yield f"- {escaped(without_folders(note))}"
 
     def _calibration(self) -> Iterator[str]:
         calibration = _object(self.training.get("calibration"))
@@ -277,7 +278,7 @@ class Card:
         notes = self.training.get("notes")
         for note in notes if isinstance(notes, list) else []:
             if not any(word in str(note) for word in LEAKS):
-                yield f"- {escaped(note)}"
+                yield f"- {escaped(without_folders(str(note)))}"
 
 
 def escaped(value: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import shlex
 from collections.abc import Iterator
 from typing import Any
@@ -137,3 +138,18 @@ def shortened(path: str) -> str:
     if os.path.isabs(path) or path.startswith(("./", "../", "~")):
         return os.path.basename(path.rstrip("/")) or path
     return path
+
+
+NOTED = re.compile(
+    r"(\bsamples are in |\bkept in |\b(?:labels|label|numbers) from (?!column |the file\b|[\d,]+ columns, ))(.+?)"
+    r"(?=, which has [\d,]+ rows|: [\d,]+ classes|, several a sample by |, \S+ to \S+$|$)"
+)
+"""A file in the notes of a training, between the words around it: it may hold spaces."""
+ELSEWHERE = re.compile(r"(?<![\w:/.~])(?:/[^\s/'\",;]+|~[\w-]*|\.{1,2})/(?:[^\s/'\",;]+/)+[^\s/'\",;)]*")
+"""Any other path from a root, with three names at least: /m/09x is the name of a class."""
+
+
+def without_folders(text: str) -> str:
+    """Words for people, such as a note of a head's file, with paths shortened to their last part."""
+    text = NOTED.sub(lambda found: found[1] + (os.path.basename(found[2].rstrip("/")) or found[2]), text)
+    return ELSEWHERE.sub(lambda found: shortened(found[0]), text)

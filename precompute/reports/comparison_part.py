@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
@@ -42,7 +43,7 @@ def comparison_part(
             {
                 "a": a,
                 "b": b,
-                "words": readable(_words(result, one, other)),
+                "words": readable(_by_base_names(result.words, one, other)),
                 "metric": "accuracy" if result.task == CLASSES else found.metric.replace("_", " ").replace("r2", "R2"),
                 "values": list(values),
                 "difference": found.difference,
@@ -52,8 +53,10 @@ def comparison_part(
                 "n": found.n,
                 "groups": result.groups,
                 "split": result.split,
-                "left_out": {readable(why): count for why, count in result.left_out.items()},
-                "notes": [readable(line) for line in result.notes],
+                "left_out": {
+                    readable(_by_base_names(why, one, other)): count for why, count in result.left_out.items()
+                },
+                "notes": [readable(_by_base_names(line, one, other)) for line in result.notes],
             }
         )
     split = str(pairs[0]["split"])
@@ -72,11 +75,11 @@ def _recorded(one: ScoredHead, other: ScoredHead) -> tuple[str | None, str | Non
     return found if found == recorded_grouping(other.training) else (None, None)
 
 
-def _words(result: Any, one: ScoredHead, other: ScoredHead) -> str:
-    """The verdict, with base names of the heads instead of their paths."""
-    words: str = result.words
-    for head in (one, other):
-        words = words.replace(head.side.name, head.name)
+def _by_base_names(words: str, *heads: ScoredHead) -> str:
+    """A line of a comparison with base names of the heads and their caches instead of the paths."""
+    paths = {path for head in heads for path in (head.side.name, head.side.cache.path)}
+    for path in sorted(paths, key=len, reverse=True):
+        words = words.replace(path, os.path.basename(path))
     return words
 
 

@@ -144,7 +144,9 @@ def recorded_grouping(training: dict[str, Any]) -> tuple[str | None, str | None]
     return None, column if isinstance(column, str) else None
 
 
-def _grouping(given: Given, training: dict[str, Any], side: Side) -> tuple[tuple[str | None, Path | None, str | None], list[str]]:
+def _grouping(
+    given: Given, training: dict[str, Any], side: Side
+) -> tuple[tuple[str | None, Path | None, str | None], list[str]]:
     """Pattern, file and column of the user's groups, of which at most one is there, and what there is to say of it."""
     if given.groups is not None or given.groups_file is not None:
         return (given.groups, given.groups_file, None), []

@@ -120,6 +120,8 @@ class Relabelling:
         else:
             values = own_values(cache)
         target, note = find_target(values, self.task, self.separator)
+        if self.table is not None:  # a head's file holds the notes, and others get it
+            note, *notes = (line.replace(self.table, os.path.basename(self.table)) for line in (note, *notes))
         is_own = not self.label_columns and self.table is None
         return target, notes if is_own and target.task == CLASSES else [*notes, note]
 
