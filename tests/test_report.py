@@ -380,6 +380,17 @@ def test_several_labels(table: Path, tmp_path: Path) -> None:
     assert found["samples"]["target"][scored["items"]["place"][0]] == scored["items"]["true"][0]
 
 
+def test_no_labels_and_unlabelled_are_two_things(table: Path, tmp_path: Path) -> None:
+    written = {0: "", 1: ";", 2: "x;y"}
+    (tmp_path / "l.csv").write_text(
+        "id,label\n" + "".join(f"{n}.png,{written.get(n, 'xy'[n % 2])}\n" for n in range(60))
+    )
+    found = made(tmp_path, table / "t.h5", labels=tmp_path / "l.csv", thumbnails=0)
+    target = dict(zip(found["samples"]["id"], found["samples"]["target"], strict=True))
+    assert [target[f"{n}.png"] for n in range(4)] == [None, [], [0, 1], [1]]
+    assert found["counts"]["unlabelled"] == 1
+
+
 def test_numbers(table: Path, tmp_path: Path) -> None:
     head, other = tmp_path / "n.safetensors", tmp_path / "k.safetensors"
     then = train_head(table / "t.h5", head, label_column="size")

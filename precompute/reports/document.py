@@ -140,6 +140,7 @@ def _splits(cache: Cache, heads: Sequence[ScoredHead]) -> NDArray[np.int8]:
 
 
 def _targets(target: Target, rows: Rows, names: Sequence[str]) -> list[Any] | None:
+    """The number or the labels of each row, None where it has no target; of classes `label` says all."""
     if target.task == CLASSES:
         return None
     if target.task == NUMBER:
@@ -148,10 +149,10 @@ def _targets(target: Target, rows: Rows, names: Sequence[str]) -> list[Any] | No
             for value, known in zip(target.values[rows].tolist(), target.known[rows], strict=True)
         ]
     place = np.array([list(names).index(name) if name in names else -1 for name in target.names])
-    found = []
-    for row in target.values[rows]:
+    found: list[list[int] | None] = []
+    for row, known in zip(target.values[rows], target.known[rows], strict=True):
         has = place[np.flatnonzero(row)]
-        found.append(has[has >= 0].tolist())
+        found.append(has[has >= 0].tolist() if known else None)
     return found
 
 
