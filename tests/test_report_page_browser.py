@@ -295,6 +295,20 @@ def test_lasso_lists_ids_and_copies_them(show: Open) -> None:
     assert selected(page) == []
 
 
+def test_a_selection_counts_all_labels_of_each_sample(show: Open) -> None:
+    document = make_document(task="labels", samples=60, heads=1)
+    target = document["samples"]["target"]
+    target[5] = None  # unlabelled
+    rarest = np.array([max(labels) if labels else -1 for labels in target])
+    document["map"]["label"] = packed(rarest, "<i4")
+    page = show(document)
+    page.stage()
+    page.click(".tools > button")
+    counts = [sum(k in (labels or []) for labels in target) for k in range(3)]
+    shown = page.text(".selection p").split(", ")
+    assert sorted(shown) == [f"{name} {n}" for name, n in zip(document["classes"], counts, strict=True)]
+
+
 def test_keys_alone_move_zoom_and_select(show: Open) -> None:
     from selenium.webdriver import Keys
 

@@ -153,12 +153,15 @@ function groups(map, keys, keyOf, nameOf, others, styles = {}) {
 function groupsByLabels(map, chosen) {
   const several = -2;
   const keyOf = (point) => {
-    const found = ((samples.target || [])[map.place[point]] || []).filter((label) => chosen.includes(label));
+    const found = labelsAt(map, point).filter((label) => chosen.includes(label));
     return found.length > 1 ? several : found.length ? found[0] : -1;
   };
   return groups(map, [...chosen, several], keyOf, (key) => (key === several ? "several of these" : classText(key)), "none of these",
     { [several]: [GREY, 6] });
 }
+
+// The class of a point in a list, or all its labels; of several, `map.label` is the rarest alone.
+const labelsAt = (map, point) => (report.task === "labels" ? (samples.target || [])[map.place[point]] || [] : [map.label[point]]);
 
 const numberAt = (map, point) => (map.value ? map.value[point] : (samples.target || [])[map.place[point]]);
 
@@ -183,10 +186,7 @@ function groupsByNumber(map) {
 function largestClasses(map) {
   const counts = new Map();
   const add = (label) => label >= 0 && counts.set(label, (counts.get(label) || 0) + 1);
-  for (let point = 0; point < map.n; point += 1) {
-    if (report.task === "labels") ((samples.target || [])[map.place[point]] || []).forEach(add);
-    else add(map.label[point]);
-  }
+  for (let point = 0; point < map.n; point += 1) labelsAt(map, point).forEach(add);
   const room = report.task === "labels" ? GREY - 1 : GREY;
   const largest = [...counts.keys()].sort((a, b) => counts.get(b) - counts.get(a) || a - b).slice(0, room);
   return largest.sort((a, b) => a - b);
