@@ -336,6 +336,7 @@ def _comparison(heads: list[dict[str, Any]], scored: Any) -> dict[str, Any]:
                 "notes": ["val chose a setting of <b>head0</b>, so its score is optimistic"],
             }
         ],
+        "n_disagree": 1234,
         "disagree": [
             {
                 "place": int(scored[at]),

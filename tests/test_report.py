@@ -17,7 +17,7 @@ from conftest import Command, make_image
 from PIL import Image
 from sklearn.metrics import average_precision_score, confusion_matrix, mean_absolute_error
 
-from precompute import compare, extract, fine_tune, load_head, open_cache, report, train_head
+from precompute import compare, extract, fine_tune, import_features, load_head, open_cache, report, train_head
 from precompute.errors import CacheError, HeadMismatchError, SourceError, TrainingError, UsageError
 from precompute.heads import save_head
 from precompute.reports.commands import without_folders
@@ -245,6 +245,32 @@ def test_heads_are_compared_by_the_groups_of_their_training(table: Path, tmp_pat
     mixed = made(tmp_path, table / "t.h5", heads[0], heads[2], compare=True, **PLAIN)["comparison"]["pairs"]
     assert mixed[0]["groups"] is None
     assert "trained with groups, but compared image by image" in mixed[0]["notes"][0]
+
+
+def test_heads_that_disagree_on_many_samples(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    split = np.repeat(["train", "test"], [200, 1400])
+    np.savez(
+        tmp_path / "f.npz",
+        features=rng.normal(size=(1600, 4)).astype(np.float32),
+        id=[f"{n:04d}" for n in range(1600)],
+        label=np.array(["x", "y"])[rng.integers(0, 2, 1600)],
+        split=split,
+    )
+    import_features(tmp_path / "f.npz", tmp_path / "f.h5", name="made")
+    heads = [tmp_path / "one.safetensors", tmp_path / "other.safetensors"]
+    train_head(tmp_path / "f.h5", heads[0], head="centroid", metric="euclidean")
+    train_head(tmp_path / "f.h5", heads[1], head="knn", k=1)
+    found = made(tmp_path, tmp_path / "f.h5", *heads, compare=True, **PLAIN)
+    cache = open_cache(tmp_path / "f.h5")
+    features = np.array(cache.features())[200:]
+    one, other = (load_head(head).head.predict(features) for head in heads)
+    differ = [f"{n + 200:04d}" for n in np.flatnonzero(one != other)]
+    listed = [found["samples"]["id"][item["place"]] for item in found["comparison"]["disagree"]]
+    assert found["comparison"]["n_disagree"] == len(differ) > 500
+    assert len(listed) == len(set(listed)) == 500
+    assert listed == sorted(set(listed) & set(differ))
+    assert (listed[0], listed[-1]) == (differ[0], differ[-1])
 
 
 def test_curves_of_epochs(whole: dict[str, Any], folder: Path) -> None:

@@ -228,6 +228,9 @@ def test_heads_stand_side_by_side(show: Open) -> None:
     assert len(page.all("#reliability figure")) == 2
     assert "Recall of head1.safetensors" in page.text("#classes thead")
     page.click(".compare summary")
+    assert page.text(".compare summary") == "Where the heads disagree (1,234 images)"
+    listed = len(document["comparison"]["disagree"])
+    assert page.text(".compare details .muted") == f"Listed are {listed} of them, spread over the file."
     assert len(page.all(".compare .cards li, .compare .lines li")) == min(
         12 + 6, len(document["comparison"]["disagree"])
     ) or page.all(".compare .card")

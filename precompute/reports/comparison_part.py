@@ -14,7 +14,7 @@ from precompute.reports.places import Places, readable
 from precompute.reports.scored import ScoredHead, recorded_grouping
 from precompute.training.targets import CLASSES, LABELS, NUMBER, Rows
 
-MOST = 500  # samples on which heads disagree
+MOST = 500  # samples on which heads disagree, one by one
 
 
 def check_heads_alike(heads: Sequence[ScoredHead]) -> None:
@@ -60,12 +60,14 @@ def comparison_part(
             }
         )
     split = str(pairs[0]["split"])
+    count, listed = _disagree(heads, split, places)
     return {
         "task": heads[0].task,
         "heads": [readable(head.name) for head in heads],
         "split": split,
         "pairs": pairs,
-        "disagree": _disagree(heads, split, places),
+        "n_disagree": count,
+        "disagree": listed,
     }
 
 
@@ -83,10 +85,11 @@ def _by_base_names(words: str, *heads: ScoredHead) -> str:
     return words
 
 
-def _disagree(heads: Sequence[ScoredHead], split: str, places: Places) -> list[dict[str, Any]]:
-    """Samples of a split that all heads were scored on and of which they say different things; see MOST."""
+def _disagree(heads: Sequence[ScoredHead], split: str, places: Places) -> tuple[int, list[dict[str, Any]]]:
+    """How many samples of a split that all heads were scored on they say different things of, and MOST of these: of
+    numbers those furthest apart, else spread over the file."""
     if any(split not in head.answers for head in heads):
-        return []
+        return 0, []
     rows: Rows = heads[0].parts[split]
     for head in heads[1:]:
         rows = np.intersect1d(rows, head.parts[split])
@@ -101,16 +104,18 @@ def _disagree(heads: Sequence[ScoredHead], split: str, places: Places) -> list[d
     target = heads[0].side.target
     if heads[0].task == NUMBER:
         apart = np.ptp(values, axis=1)
-        chosen = np.argsort(-apart, kind="stable")[:MOST]
-        chosen = chosen[apart[chosen] > 0]
+        order = np.argsort(-apart, kind="stable")
+        differing = order[apart[order] > 0]
+        chosen = differing[:MOST]
     else:
         differ = (values != values[:, :1]).reshape(len(values), -1).any(axis=1)
-        chosen = np.flatnonzero(differ)[:MOST]
+        differing = np.flatnonzero(differ)
+        chosen = differing[np.linspace(0, len(differing) - 1, min(MOST, len(differing))).round().astype(np.int64)]
     true: Any = target.of(rows[chosen])
     if heads[0].task == CLASSES:
         true = np.searchsorted(heads[0].side.saved.head.classes_, true)
     is_labels = heads[0].task == LABELS
-    return [
+    return len(differing), [
         {
             "place": place,
             "true": np.flatnonzero(own).tolist() if is_labels else own.item(),

@@ -83,7 +83,10 @@ function sideBySide(side) {
     facts: () => [...comparison.heads.map((name, index) => disagreement(item, name, index)), line("true", oneAnswer(item.true))],
   }));
   if (differ.length) {
-    parts.push(details(`Where the heads disagree (${things(differ.length)})`, gallery(differ, 12)));
+    const total = comparison.n_disagree ?? differ.length;
+    const which = report.task === "number" ? "with the largest differences" : "spread over the file";
+    parts.push(details(`Where the heads disagree (${things(total)})`,
+      total > differ.length && h("p", { class: "muted" }, `Listed are ${count(differ.length)} of them, ${which}.`), gallery(differ, 12)));
   }
   return h("div", { class: "compare" }, parts);
 }
