@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+import shlex
 import shutil
 import socket
 from pathlib import Path
@@ -301,6 +302,42 @@ def test_how_it_was_made(whole: dict[str, Any], folder: Path, precompute: Comman
         assert again.metadata["training"]["scores"] == then.metadata["training"]["scores"]
 
 
+def test_the_commands_that_make_it_again(folder: Path, precompute: Command, tmp_path: Path) -> None:
+    """With --limit, a protocol, labels of a table and every option of the report, from another folder."""
+    for number in range(60):
+        out = tmp_path / "photos" / ("train", "val", "test")[number % 3]
+        out.mkdir(parents=True, exist_ok=True)
+        shutil.copy(
+            folder / "photos/train" / "abc"[number % 3] / f"{number % 50 // 3 * 3 + number % 3}.png",
+            out / f"{number}.png",
+        )
+    extract(tmp_path / "photos", tmp_path / "f.h5", backbone="tiny", limit=54)
+    ids = open_cache(tmp_path / "f.h5").ids
+    (tmp_path / "the labels.csv").write_text(
+        "id,label\n" + "".join(f"{name},{'xy'[n % 2]}\n" for n, name in enumerate(ids))
+    )
+    (tmp_path / "g.csv").write_text("id,group\n" + "".join(f"{name},{n}\n" for n, name in enumerate(ids)))
+    labels = {"labels": tmp_path / "the labels.csv"}
+    train_head(tmp_path / "f.h5", tmp_path / "a.safetensors", protocol="simclr:caltech101", **labels)
+    train_head(tmp_path / "f.h5", tmp_path / "b.safetensors", head="knn", k=3, **labels)
+    given = {"compare": True, "map": "none", "seed": 7, "thumbnails": 9, "groups_file": tmp_path / "g.csv"}
+    heads = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+    then = made(tmp_path, tmp_path / "f.h5", *heads, layer=open_cache(tmp_path / "f.h5").layers[0], **labels, **given)
+    commands = then["made_by"]["commands"]
+    assert "--limit 54" in commands[0]
+    assert "--protocol simclr:caltech101" in commands[1]
+    assert str(tmp_path) not in "".join(commands)
+    for name in ("f.h5", "a.safetensors", "b.safetensors", "report.html"):
+        (tmp_path / name).unlink()
+    for command in commands:
+        done = precompute(*shlex.split(command)[1:])
+        assert done.returncode == 0, done.stderr
+    again = document_in(tmp_path / "report.html")
+    assert again["comparison"] == then["comparison"]
+    assert again["made_by"]["commands"] == commands
+    assert len(again["media"]["of"]) == 9
+
+
 def test_nothing_of_this_machine_is_in_it(folder: Path, tmp_path: Path) -> None:
     made(tmp_path, folder / "p.h5", folder / "knn.safetensors", folder / "mlp.safetensors", map="none", compare=True)
     page = (tmp_path / "report.html").read_text()
@@ -461,8 +498,9 @@ def test_labels_of_a_table(table: Path, tmp_path: Path) -> None:
     (tmp_path / "l.csv").write_text("id,label\n" + "".join(f"{n}.png,{'xy'[n % 2]}\n" for n in range(60)))
     head = tmp_path / "t.safetensors"
     then = train_head(table / "t.h5", head, labels=tmp_path / "l.csv", C=1.0)
-    with pytest.raises(HeadMismatchError, match="which it does not hold"):
+    with pytest.raises(HeadMismatchError, match="which it does not hold") as refused:
         report(table / "t.h5", head, tmp_path / "r.html")
+    assert refused.value.hint == "Give that table again: --labels FILE."
     found = made(tmp_path, table / "t.h5", head, labels=tmp_path / "l.csv", **PLAIN)
     assert found["classes"] == ["x", "y"]
     assert found["heads"][0]["scored"][0]["verdict"]["value"] == then.scores["hold-out"].accuracy

@@ -195,14 +195,17 @@ def side_of(
     opened: contextlib.ExitStack,
     *,
     labels: str | os.PathLike[str] | None = None,
+    labels_option: str | None = None,
 ) -> Side:
     """A head and the cache at `path`, with what it used each row for; every row is compared with its checksum.
 
-    opened: closes what computes features from images · labels: the table that the head was trained on, where it was.
+    opened: closes what computes features from images · labels: the table that the head was trained on, where it was ·
+    labels_option: what the user gives it by, if anything.
     Raises HeadMismatchError for a cache that it was not trained on, and what `compare` raises.
     """
     file = open_head(head)
-    cache, target, _ = Relabelling.of_head(file.metadata, file.path, file.task, table=labels).apply(open_cache(path))
+    relabelling = Relabelling.of_head(file.metadata, file.path, file.task, table=labels, option=labels_option)
+    cache, target, _ = relabelling.apply(open_cache(path))
     codes = split_codes(file.metadata, cache, target, file.path)
     is_missing = file.layers[0] not in cache.layers
     if is_missing and where.source is not None:

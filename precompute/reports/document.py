@@ -43,7 +43,7 @@ OF_SPLIT = 50  # mistakes of one scored split that come before those of others
 
 @dataclass(frozen=True)
 class Asked:
-    """What a report is to hold; see `report`."""
+    """What a report is to hold; see `report`. given: its options as on a command line."""
 
     map: str = AUTO
     layer: str | None = None
@@ -56,6 +56,7 @@ class Asked:
     groups: str | None = None
     groups_file: Any = None
     curves: Sequence[dict[str, Any]] = field(default_factory=tuple)
+    given: Sequence[tuple[str, Any]] = ()
 
 
 def make_document(cache: Cache, target: Target, heads: Sequence[ScoredHead], asked: Asked) -> dict[str, Any]:
@@ -110,7 +111,7 @@ def make_document(cache: Cache, target: Target, heads: Sequence[ScoredHead], ask
         "duplicates": duplicates,
         "curves": [curve for head in heads for curve in history_curves(head)] + list(asked.curves),
         "map": drawn,
-        "made_by": made_by_part(cache, heads),
+        "made_by": made_by_part(cache, heads, asked.given),
     }
 
 

@@ -88,7 +88,7 @@ def score_saved(
     computed again. Raises HeadMismatchError where the cache is not the one that it was trained on, or holds other
     features; UsageError for groups that cannot be found; what `compare` raises.
     """
-    side = side_of(path, cache, where, opened, labels=given.labels)
+    side = side_of(path, cache, where, opened, labels=given.labels, labels_option="--labels")
     target, head, metadata = side.target, side.saved.head, side.saved.metadata
     usable = side.whole & target.known
     parts = {
