@@ -260,6 +260,63 @@ def test_another_split_is_shown_of_compared_heads(show: Open) -> None:
     assert page.text(".compare tbody") == side  # which shows that split
 
 
+def large_numbers() -> dict[str, Any]:
+    """A document of 40 numbers, the first of which, 20231128.37, is predicted as 20231130.12."""
+    document = make_document(task="number", classes=[], samples=40, heads=1)
+    target = [20231128.37 + 1000 * at for at in range(40)]
+    scored = document["heads"][0]["scored"][0]
+    items = scored["items"]
+    items["true"] = [target[place] for place in items["place"]]
+    items["predicted"] = [value + 1.75 * (-1) ** at for at, value in enumerate(items["true"])]
+    scored["mistakes"] = list(range(len(items["place"])))
+    document["samples"]["target"] = target
+    document["map"]["value"] = packed(target, "<f4")
+    return document
+
+
+def test_large_numbers_are_shown_with_the_digits_that_tell_them_apart(show: Open) -> None:
+    from selenium.webdriver import Keys
+
+    document = large_numbers()
+    items = document["heads"][0]["scored"][0]["items"]
+    true = items["true"][0]
+    page = show(document)
+    lines = [line.text for line in page.all("#mistakes .facts")[0].find_elements(CSS, ".line")]
+    assert lines == [f"predicted {true + 1.75:,.2f}", f"true {true:,.2f}", "error +1.75"]
+    ticks = [tick.text for tick in page.all("#confusion .tick")]
+    assert ticks[:4] == ["20,240,000", "20,250,000", "20,260,000", "20,270,000"]
+    page.click('.tools [aria-label="Show everything"]')
+    page.keys(Keys.TAB, Keys.TAB, Keys.ARROW_RIGHT)
+    at = int(page.one(".stage").get_attribute("data-current"))
+    assert page.text(".near .line") == f"number {document['samples']['target'][at]:,.2f}"
+
+
+def test_dots_of_numbers_are_walked_through_by_keys(show: Open) -> None:
+    from selenium.webdriver import Keys
+
+    document = large_numbers()
+    items = document["heads"][0]["scored"][0]["items"]
+    ids = [document["samples"]["id"][place] for place in items["place"]]
+    page = show(document)
+    label = lambda: str(page.run("return document.activeElement.getAttribute('aria-label')"))  # noqa: E731
+    assert len(page.all('#confusion circle[tabindex="0"]')) == 1
+    page.run("document.querySelector('#confusion circle[tabindex=\"0\"]').focus()")
+    first = items["true"][0]
+    assert label() == f"{ids[0]}: predicted {first + 1.75:,.2f}, true {first:,.2f}, error +1.75"
+    page.keys(Keys.ARROW_RIGHT)
+    assert label().startswith(f"{ids[1]}: ")
+    page.keys(Keys.ARROW_UP, Keys.ARROW_UP, Keys.ARROW_DOWN, Keys.ARROW_LEFT, Keys.ARROW_LEFT, Keys.ARROW_LEFT)
+    assert label().startswith(f"{ids[0]}: ")
+    page.keys(Keys.END)
+    assert label().startswith(f"{ids[-1]}: ")
+    assert page.run("return document.activeElement.getAttribute('role')") == "button"
+    assert len(page.all('#confusion circle[tabindex="0"]')) == 1
+    page.keys(Keys.ENTER)
+    assert page.text(".viewer h2") == ids[-1]
+    page.keys(Keys.ESCAPE)
+    assert label().startswith(f"{ids[-1]}: ")
+
+
 def test_hover_shows_the_sample(show: Open) -> None:
     document = two_clouds()
     page = show(document)

@@ -163,17 +163,22 @@ function groupsByLabels(map, chosen) {
 // The class of a point in a list, or all its labels; of several, `map.label` is the rarest alone.
 const labelsAt = (map, point) => (report.task === "labels" ? (samples.target || [])[map.place[point]] || [] : [map.label[point]]);
 
-const numberAt = (map, point) => (map.value ? map.value[point] : (samples.target || [])[map.place[point]]);
+// As the document has it; `map.value` holds it with the seven digits of float32.
+function numberAt(map, point) {
+  const target = (samples.target || [])[map.place[point]];
+  return isNumber(target) || !map.value ? target : map.value[point];
+}
 
 function groupsByNumber(map) {
   const targets = Array.from({ length: map.n }, (_, point) => numberAt(map, point));
   const sorted = targets.filter(isNumber).sort((a, b) => a - b);
   const edges = [...new Set([0.2, 0.4, 0.6, 0.8].map((share) => sorted[Math.floor(share * (sorted.length - 1))]))];
   const bins = sorted.length ? [...Array(edges.length + 1).keys()] : [];
+  const form = formatOf([sorted[0], ...edges, sorted[sorted.length - 1]]);
   const nameOf = (bin) => {
-    const to = number(bin < edges.length ? edges[bin] : sorted[sorted.length - 1]);
-    if (bin) return `over ${number(edges[bin - 1])} to ${to}`;
-    return number(sorted[0]) === to ? to : `${number(sorted[0])} to ${to}`;
+    const to = form(bin < edges.length ? edges[bin] : sorted[sorted.length - 1]);
+    if (bin) return `over ${form(edges[bin - 1])} to ${to}`;
+    return form(sorted[0]) === to ? to : `${form(sorted[0])} to ${to}`;
   };
   const keyOf = (point) => (isNumber(targets[point]) ? edges.filter((edge) => targets[point] > edge).length : -1);
   const found = groups(map, bins, keyOf, nameOf, "no number");

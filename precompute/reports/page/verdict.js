@@ -80,7 +80,10 @@ function sideBySide(side) {
     h("div", { class: "two" }, listed, intervals(rows, percent)), words.length > 0 && h("ul", { class: "plain" }, words)];
   const differ = (comparison.disagree || []).map((item) => ({
     place: item.place,
-    facts: () => [...comparison.heads.map((name, index) => disagreement(item, name, index)), line("true", oneAnswer(item.true))],
+    facts: () => {
+      const form = report.task === "number" ? formatOf([item.true, ...item.predicted]) : null;
+      return [...comparison.heads.map((name, index) => disagreement(item, name, index, form)), line("true", oneAnswer(item.true, form))];
+    },
   }));
   if (differ.length) {
     const total = comparison.n_disagree ?? differ.length;
@@ -109,14 +112,14 @@ function pairFacts(pair, comparison) {
   ];
 }
 
-function oneAnswer(value) {
-  if (report.task === "number") return number(value);
+function oneAnswer(value, form) {
+  if (form) return form(value);
   return Array.isArray(value) ? labelsOf(value) : className(value);
 }
 
-function disagreement(item, name, index) {
+function disagreement(item, name, index, form) {
   const said = (item.predicted || [])[index];
   const right = JSON.stringify(said) === JSON.stringify(item.true);
-  const words = [h("span", { class: "muted" }, named(String(name).replace(/\.safetensors$/, "")), " "), oneAnswer(said)];
+  const words = [h("span", { class: "muted" }, named(String(name).replace(/\.safetensors$/, "")), " "), oneAnswer(said, form)];
   return report.task === "number" ? h("span", { class: "line" }, words) : verdictLine(right, words);
 }
