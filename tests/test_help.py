@@ -68,9 +68,9 @@ def test_an_option_or_a_command_without_a_heading_is_shown_all_the_same() -> Non
 def test_each_command_says_which_goes_before_which() -> None:
     for name in cli.commands:
         text = " ".join(help_of(name).split())
-        assert "A flag goes before a variable (PRECOMPUTE_" in text, name
+        assert "Precedence: flag, variable (PRECOMPUTE_" in text, name
         assert f"under [{name}]" in text
-    assert "A flag goes before a variable" in " ".join(help_of("").split())
+    assert "Precedence: flag, variable, file, default." in " ".join(help_of("").split())
 
 
 def test_headings_name_each_option_once() -> None:

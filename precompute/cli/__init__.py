@@ -51,8 +51,8 @@ def cli(debug: bool) -> None:  # noqa: ARG001 - `main` looks for it
     precompute train-head photos.h5 -o photos.safetensors
     precompute predict photos.safetensors new-photos
 
-    Options also come from variables and from a TOML file. A flag goes before a variable, that before the file, that
-    before the default: PRECOMPUTE_EXTRACT_BATCH_SIZE=8 is --batch-size 8 of extract, and so is batch-size = 8 under
+    Options can also be set by environment variables and in a TOML file. Precedence: flag, variable, file, default.
+    For example PRECOMPUTE_EXTRACT_BATCH_SIZE=8 is --batch-size 8 of extract, and so is batch-size = 8 under
     [extract] in the file. PRECOMPUTE_DEVICE is the device of all commands. See docs/configuration.md.
 
     \b

@@ -30,12 +30,14 @@ WIDEST = 30  # columns for an option's name, as click has them
 
 def _file_option(command: str, example: str) -> click.Option:
     if not command:
-        words = f"TOML file with options of all commands, as behind the command.  [env var: {FILE_VARIABLE}]"
+        words = (
+            f"TOML file with options of all commands, the same as --config after a command.  [env var: {FILE_VARIABLE}]"
+        )
     else:
         variable = variables_of(command, example)[0]
         words = (
-            f"TOML file with options: {example} = ... under [{command}]. A flag goes before a variable ({variable}), "
-            f"that before this file, that before the default. See docs/configuration.md.  [env var: {FILE_VARIABLE}]"
+            f"TOML file with options: {example} = ... under [{command}]. Precedence: flag, variable ({variable}), "
+            f"this file, default. See docs/configuration.md.  [env var: {FILE_VARIABLE}]"
         )
     return click.Option(
         ["--config"], type=click.Path(), metavar="FILE", expose_value=False, is_eager=True, callback=_keep, help=words

@@ -141,8 +141,8 @@ computation = _decorators(
         type=click.Choice(["auto", "none", "mean", "cls", "max", "mean_sqrt_len", "pooler", "projection"]),
         default="auto",
         show_default=True,
-        help="mean: the average over positions of a map or of tokens (without a class token). Those from cls on "
-        "are for hf: backbones.",
+        help="mean: the average over positions of a map or of tokens (without a class token). cls, max, "
+        "mean_sqrt_len, pooler and projection are for hf: backbones only.",
     ),
     transform_options,
     clip_options,
@@ -166,7 +166,7 @@ computation = _decorators(
         type=click.Choice(["auto", "on", "off"]),
         default="auto",
         show_default=True,
-        help="Use torch.compile; auto does from so many samples on that they repay it (10,000 on a CPU).",
+        help="Use torch.compile. auto uses it only for many samples, where it saves time (10,000 or more on a CPU).",
     ),
     click.option(
         "--dtype",
@@ -309,15 +309,27 @@ group_options = _decorators(
     click.option(
         "--groups", help="Regular expression whose first (...) extracts from an id the group to keep on one side."
     ),
-    click.option("--groups-file", type=click.Path(), help="CSV file with the columns id and group, instead."),
+    click.option(
+        "--groups-file", type=click.Path(), help="CSV file with the columns id and group, instead of --groups."
+    ),
 )
 learning_options = _decorators(
     group_options,
-    click.option("--groups-column", metavar="NAME", help="A further column of the cache, instead."),
+    click.option(
+        "--groups-column", metavar="NAME", help="Column of the cache that holds the groups, instead of --groups."
+    ),
     label_column_option,
     label_separator_option,
-    click.option("--split-column", metavar="NAME", help="A further column with train, val and test, the same."),
-    click.option("--labels", type=click.Path(), help="CSV file with the columns id (or path) and label, instead."),
+    click.option(
+        "--split-column",
+        metavar="NAME",
+        help="Column of the cache that holds train, val and test, instead of its own splits.",
+    ),
+    click.option(
+        "--labels",
+        type=click.Path(),
+        help="CSV file with the columns id (or path) and label, instead of the cache's labels.",
+    ),
     click.option("--expect", type=int, metavar="N", help="Samples that --labels must name at least."),
     click.option(
         "--similarity",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.argument("cache_a", type=click.Path())
 @click.argument("cache_b", type=click.Path(), required=False)
 @click.option("--groups", help="Regular expression that finds a sample's group in its id, as for train-head.")
-@click.option("--groups-file", type=click.Path(), help="CSV file with the columns id and group, instead.")
+@click.option("--groups-file", type=click.Path(), help="CSV file with the columns id and group, instead of --groups.")
 @click.option("--seed", type=SEED, metavar="INTEGER", default=0, show_default=True, help="Seed of the bootstrap.")
 @click.option("--source", type=click.Path(), help="The images, to compare a network trained from images.")
 @click.option("-b", "--backbone", "backbones", multiple=True, help="Confirm a tail's backbone that is your own code.")
