@@ -113,6 +113,8 @@ function interval(pair, percent) {
   return pair && isNumber(pair[0]) && isNumber(pair[1]) ? `${score(pair[0], percent)} to ${score(pair[1], percent)}` : "";
 }
 
+const shortName = (head) => String(head).replace(/\.safetensors$/, "");
+
 // Names are strangers' text: in <bdi>, so that writing from right to left does not turn what stands beside it.
 const named = (text, role = "name") => h("bdi", { class: role, title: visible(text) }, visible(text));
 const classText = (index) => (index >= 0 && index < classes.length ? classes[index] : `no ${labelWord}`);

@@ -54,7 +54,7 @@ function classesPart() {
   return [side.length > 0 && h("p", { class: "lead" }, "On the split ", named(scored.split), "."), host];
 }
 
-const ofHead = (title, head) => named(`${title} of ${head.name}`);
+const ofHead = (title, head) => named(`${title} of ${shortName(head.name)}`);
 
 // Without heads: how many of each class stand in each split.
 const COUNTED = ["Train", "Val", "Test", "Holdout", "Other"];

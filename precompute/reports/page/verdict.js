@@ -120,6 +120,6 @@ function oneAnswer(value, form) {
 function disagreement(item, name, index, form) {
   const said = (item.predicted || [])[index];
   const right = JSON.stringify(said) === JSON.stringify(item.true);
-  const words = [h("span", { class: "muted" }, named(String(name).replace(/\.safetensors$/, "")), " "), oneAnswer(said, form)];
+  const words = [h("span", { class: "muted" }, named(shortName(name)), " "), oneAnswer(said, form)];
   return report.task === "number" ? h("span", { class: "line" }, words) : verdictLine(right, words);
 }
