@@ -153,6 +153,45 @@ def test_common_values_hold_for_all_commands_and_come_after_their_own(
     assert parsed("predict", *NEEDED["predict"], "--config", "run.toml")["device"] == "cuda:4"
     # a ridge head admits no --device, so that a value for all commands would be an error there
     assert parsed("train-head", "a.h5", "--config", "run.toml")["device"] is None
+    monkeypatch.setenv("PRECOMPUTE_WORKERS", "2")
+    assert parsed("extract", *NEEDED["extract"])["workers"] == 2
+    assert parsed("predict", *NEEDED["predict"])["workers"] is None  # SOURCE may be a cache, of which nothing is read
+    monkeypatch.setenv("PRECOMPUTE_PREDICT_WORKERS", "3")
+    assert parsed("predict", *NEEDED["predict"])["workers"] == 3
+
+
+def test_of_two_that_exclude_each_other_the_nearer_one_holds(
+    precompute: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run.toml").write_text("json = true\n[demo]\naudio = true\n")
+    (tmp_path / "csv.toml").write_text('[predict]\nformat = "csv"\n')
+    needed = NEEDED["predict"]
+
+    def shown(*words: str) -> tuple[bool, str]:
+        found = parsed("predict", *needed, *words)
+        return found["as_json"], found["style"]
+
+    assert shown("--config", "run.toml") == (True, "table")
+    assert shown("--config", "run.toml", "--format", "csv") == (False, "csv")
+    assert shown("--config", "csv.toml", "--json") == (True, "table")
+    assert parsed("demo", "--config", "run.toml")["kind"] == "audio"
+    assert parsed("demo", "--config", "run.toml", "--text")["kind"] == "text"
+    with monkeypatch.context() as patch:
+        patch.setenv("PRECOMPUTE_DEMO_TEXT", "1")
+        assert parsed("demo", "--config", "run.toml")["kind"] == "text"
+        assert parsed("demo", "--config", "run.toml", "--audio")["kind"] == "audio"
+        patch.setenv("PRECOMPUTE_PREDICT_FORMAT", "jsonl")
+        assert shown("--config", "run.toml") == (False, "jsonl")
+    monkeypatch.setenv("PRECOMPUTE_JSON", "1")
+    assert shown("--format", "csv") == (False, "csv")
+    assert shown("--config", "csv.toml") == (True, "table")  # a variable goes before the file
+    done = precompute("predict", *needed, "--format", "csv")
+    assert (done.returncode, done.stdout) == (1, "")  # the error too is none in JSON
+    assert asks_for_json(["predict", *needed])
+    assert not asks_for_json(["predict", *needed, "--format=csv"])
+    both = precompute("predict", *needed, "--json", "--format", "csv")
+    assert both.returncode == 2
+    assert "exclude each other" in error_in(both)["message"]
 
 
 def test_where_the_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,6 +349,14 @@ def test_a_run_from_a_file_is_the_run_from_flags(
         done = precompute("predict")
     assert done.returncode == 0, done.stderr
     assert len(json.loads(done.stdout)["predictions"]) == 12
+    with monkeypatch.context() as patch:  # what holds for all commands stops none of them
+        values = {"allow-skipped": "1", "device": "cpu", "executor": "local", "json": "1", "seed": "5", "workers": "2"}
+        assert values.keys() == {*COMMON}
+        for key, value in values.items():
+            patch.setenv(variables_of("", key)[0], value)
+        done = precompute("predict", "photos.safetensors", "photos.h5")
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["predictions"]) == 24
     flags = ("extract", "photos", "-b", "tiny", "--batch-size", "16", "--device", "cpu", "--allow-skipped")
     assert precompute(*flags, "-o", "b.h5").returncode == 0
     by_file, by_flags = (json.loads(precompute("info", name, "--json").stdout) for name in ("photos.h5", "b.h5"))

@@ -16,10 +16,21 @@ from jsonschema import Draft202012Validator
 
 from precompute import Diagnosis, Finding
 from precompute.cli import cli
+from precompute.cli._streams import Terminal
 from precompute.cli.doctor import _print, _settings
 from precompute.diagnosis import devices, engines, folders, variables
 from precompute.diagnosis.finding import NOTE, OK, PROBLEM, guarded
-from precompute.diagnosis.packages import EXTRACT, EXTRAS, HEADS, Installed, core, extras, lower_bounds, numbers
+from precompute.diagnosis.packages import (
+    EXTRACT,
+    EXTRAS,
+    HEADS,
+    Installed,
+    bounds_in,
+    core,
+    extras,
+    lower_bounds,
+    numbers,
+)
 from precompute.diagnosis.probing import import_errors, load_error
 from precompute.schemas import schema_of
 from precompute.system import cores
@@ -80,7 +91,13 @@ def packages(versions: dict[str, str], errors: dict[str, str] | None = None) -> 
     """An environment with these packages and no others."""
     names = [*EXTRACT, *HEADS, *(name for extra in EXTRAS.values() for name in extra.packages)]
     given = {name: versions.get(name) for name in names}
-    return Installed(given, {"torch": "2.6", "timm": "1.0.15"}, {name: (errors or {}).get(name) for name in versions})
+    lowest = {
+        "": {"torch": "2.6"},
+        "hf": {"huggingface-hub": "1.31"},
+        "open-clip": {"huggingface-hub": "0.28", "open_clip_torch": "2.32", "timm": "1.0.15"},
+        "timm": {"huggingface-hub": "0.28", "timm": "1.0.15"},
+    }
+    return Installed(given, lowest, {name: (errors or {}).get(name) for name in versions})
 
 
 def test_extras_complete_or_not() -> None:
@@ -101,6 +118,13 @@ def test_extras_complete_or_not() -> None:
     assert "OSError: gone" in found["openvino"].text
     assert "pip uninstall openvino" in found["openvino"].hint
     assert "not complete" in found["open_clip"].text
+    hub = {"huggingface-hub": "0.36", "timm": "1.0.15", "open_clip_torch": "2.32"}  # too old for hf alone
+    hf = dict.fromkeys(("transformers", "tokenizers", "datasets", "pyarrow"), "99")
+    found = {one.name: one for one in extras(packages({**hub, **hf}))}
+    assert (found["timm"].status, found["open_clip"].status) == (OK, OK)
+    assert found["hf"].text.endswith("older than what is tested: huggingface-hub>=1.31")
+    found = {one.name: one for one in extras(packages({**hub, "open_clip_torch": "2.31"}))}
+    assert found["open_clip"].text.endswith("older than what is tested: open_clip_torch>=2.32")
     complete = packages({"soundfile": "0.14", "soxr": "1.0"})
     assert {one.name: one.status for one in extras(complete)}["audio"] == OK
 
@@ -118,7 +142,19 @@ def test_core_packages() -> None:
 def test_versions() -> None:
     assert numbers("2.14.0+cpu") == numbers("2.14") < numbers("2.14.1") < numbers("2.15rc1")
     assert numbers("") == numbers("unknown") == ()
-    assert lower_bounds()["torch"]
+
+
+def test_lower_bounds_are_by_extra() -> None:
+    """What `timm` needs of a package is not what `hf` needs of it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    named = project["optional-dependencies"]
+    lines = [*project["dependencies"], *(f'{one}; extra == "{name}"' for name in named for one in named[name])]
+    found = bounds_in(lines)
+    for name, wanted in {"": project["dependencies"], **{name: named[name] for name in EXTRAS}}.items():
+        bounds = dict(re.sub(r"\[.*?\]", "", one).split(">=") for one in wanted)
+        assert found[name.replace("_", "-")] == bounds, name
+    assert found["timm"]["huggingface-hub"] != found["hf"]["huggingface-hub"]
+    assert lower_bounds()[""]["torch"]
 
 
 def test_this_machine() -> None:
@@ -127,6 +163,34 @@ def test_this_machine() -> None:
     assert found["memory"].details["bytes"] > 0
     assert {one.status for one in devices.accelerators()} <= {OK, NOTE}
     assert {one.name for one in folders.limits()} == {"open files", "shared memory"}
+
+
+CUDA_12_6 = ("sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_90", "compute_90")
+
+
+@pytest.mark.parametrize(
+    ("major", "minor", "architectures", "runs"),
+    [
+        (8, 9, CUDA_12_6, True),  # RTX 4090, L4, L40S: by sm_86
+        (8, 6, CUDA_12_6, True),
+        (6, 1, CUDA_12_6, True),
+        (12, 0, CUDA_12_6, True),  # by PTX
+        (3, 7, CUDA_12_6, False),
+        (12, 0, CUDA_12_6[:-1], False),
+        (8, 0, ("sm_86", "compute_86"), False),
+        (7, 5, ("sm_80",), False),
+        (10, 0, ("sm_90a",), False),
+        (9, 0, ("sm_90a",), True),
+        (10, 3, ("sm_100a",), False),
+        (10, 3, ("sm_100f",), True),
+        (12, 1, ("sm_120",), True),
+        (12, 0, ("sm_90", "compute_90a"), False),
+        (9, 4, ("gfx90a", "gfx942"), True),
+        (9, 0, (), False),
+    ],
+)
+def test_whether_a_build_runs_on_a_gpu(major: int, minor: int, architectures: tuple[str, ...], runs: bool) -> None:
+    assert devices.has_code_for(major, minor, architectures) == runs
 
 
 def test_the_engine_is_that_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,6 +250,73 @@ def test_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     found = {one.name: one for one in variables.known()}
     assert found["RAY_ADDRESS"].text.startswith("ray://host:10001 ")
     assert "s3cret" not in json.dumps(Diagnosis((*ours.values(), *found.values())).to_dict())
+
+
+def test_variables_with_values_that_their_command_refuses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    wrong = {
+        "PRECOMPUTE_EXTRACT_BATCH_SIZE": ("many", PROBLEM, "'many' is not a valid integer (batch-size of extract)"),
+        "PRECOMPUTE_EXTRACT_DEVICE": ("cuda:99", PROBLEM, "The device 'cuda:99' cannot be used here"),
+        "PRECOMPUTE_DEVICE": ("no such", NOTE, "The device 'no such' cannot be used here"),  # that of extract holds
+        "PRECOMPUTE_EXTRACT_OVERWRITE": ("maybe", PROBLEM, "is neither true nor false (overwrite of extract)"),
+        "PRECOMPUTE_EXTRACT_LAYER": ("'a b", PROBLEM, "cannot be taken apart"),
+        "PRECOMPUTE_EXTRACT_MEAN": ("1,2", PROBLEM, "is not three numbers"),
+        "PRECOMPUTE_WORKERS": ("2.5", PROBLEM, "(workers of all commands)"),
+        "PRECOMPUTE_SEED": ("x", NOTE, "(seed of all commands)"),  # extract has none
+        "PRECOMPUTE_RANK_SEED": ("-1", NOTE, "(seed of rank)"),
+        "PRECOMPUTE_TRAIN_HEAD_HIDDEN": ("a", NOTE, "(hidden of train-head)"),
+    }
+    right = {
+        "PRECOMPUTE_EXTRACT_LIMIT": "5",
+        "PRECOMPUTE_EXTRACT_REHASH": "no",
+        "PRECOMPUTE_EXTRACT_REUSE": "a.h5 'b c.h5'",
+        "PRECOMPUTE_PREDICT_HEADS": "a b",
+        "PRECOMPUTE_DEMO_TEXT": "1",
+        "PRECOMPUTE_PREDICT_DEVICE": "cuda:99",  # perhaps for a machine that has it
+        "PRECOMPUTE_EXECUTOR": "local",
+    }
+    for name in [name for name in os.environ if name.startswith("PRECOMPUTE_")]:
+        monkeypatch.delenv(name)
+    for name, text in [*((name, text) for name, (text, _, _) in wrong.items()), *right.items()]:
+        monkeypatch.setenv(name, text)
+    root = click.Context(cli, info_name="precompute")
+    here = click.Context(cli.commands["doctor"], parent=root)
+    found = {one.name: one for one in _settings(here)}
+    assert found.keys() == wrong.keys() | right.keys()
+    for name, (_, status, said) in wrong.items():
+        assert (found[name].status, said in found[name].text) == (status, True), found[name]
+        assert found[name].hint
+    assert {found[name].status for name in right} == {OK}
+    broken = {one.name: one for one in _settings(here, torch=False)}
+    assert broken["PRECOMPUTE_EXTRACT_DEVICE"].status == OK  # nothing is tried with a torch that cannot be loaded
+    monkeypatch.delenv("PRECOMPUTE_EXTRACT_DEVICE")
+    assert {one.name: one.status for one in _settings(here)}["PRECOMPUTE_DEVICE"] == PROBLEM
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("https://u:p/w@host/x?X-Amz-Signature=SECRET", "https://host/x"),
+        ("ray://u:pa@ss@h:1", "ray://h:1"),
+        ("s3://key:sec/ret@host/b", "s3://host/b"),
+        ("https://u:p?w@host/x", "https://host/x"),
+        ("s3://bucket/photos", "s3://bucket/photos"),
+        ("photos@home/what?.jpg", "photos@home/what?.jpg"),
+    ],
+)
+def test_secrets_in_addresses_are_not_shown(address: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setenv("PRECOMPUTE_EXTRACT_ROOT", address)
+    monkeypatch.setenv("PRECOMPUTE_EXTRACT_POOLING", address)
+    root = click.Context(cli, info_name="precompute")
+    ours = {one.name: one for one in _settings(click.Context(cli.commands["doctor"], parent=root))}
+    assert ours["PRECOMPUTE_EXTRACT_ROOT"].text == f"{shown} (root of extract)"
+    found = {one.name: one for one in variables.known()}
+    assert found["RAY_ADDRESS"].details == {"value": shown}
+    told = json.dumps(Diagnosis((*ours.values(), *found.values())).to_dict())
+    with pytest.raises(click.BadParameter) as caught, click.Context(cli, obj=Terminal()) as root:
+        cli.commands["extract"].make_context("extract", ["photos", "-b", "tiny", "-o", "a.h5"], parent=root)
+    for secret in {"p/w", "SECRET", "pa@ss", "sec/ret", "p?w", "u:"} if address != shown else ():
+        assert secret not in told + caught.value.message
 
 
 def test_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

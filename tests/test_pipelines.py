@@ -1,5 +1,7 @@
 """The pipelines of examples/ as their tools run them: a broken photo fails the step, no row is lost, a rerun is free.
 
+Folders have names with blanks, and runs are killed.
+
 `scripts/test_pipelines` installs Snakemake and DVC beside precompute; PRECOMPUTE_PIPELINES_BIN names their folder.
 """
 
@@ -8,8 +10,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,12 +43,14 @@ def tool(name: str) -> str:
 class Pipeline:
     """An example in a folder of its own, with photos beside it.
 
-    command: what runs it · skipping: the same for a user who goes on without photos that cannot be read.
+    command: what runs it · skipping: the same for a user who goes on without photos that cannot be read, with the
+    folders of the photos · unlock: what the docs want first after a kill.
     """
 
     folder: Path
     command: list[str]
-    skipping: Callable[[], list[str]]
+    skipping: Callable[[str, str], list[str]]
+    unlock: list[str]
     environment: dict[str, str]
     output: str = ""
     calls: list[str] = field(default_factory=list)
@@ -65,6 +71,28 @@ class Pipeline:
         )
         self.output, self.calls = done.stdout, log.read_text().split()
         return done.returncode
+
+    def killed(self) -> None:
+        """A run that is killed, with all that it has started, as its first command has done its work."""
+        hold, held = self.folder / "hold", self.folder / "held"
+        hold.touch()
+        with subprocess.Popen(
+            self.command,
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        ) as running:
+            try:
+                until = time.monotonic() + 120
+                while not held.exists() and running.poll() is None and time.monotonic() < until:
+                    time.sleep(0.05)
+                assert held.exists()
+                assert running.poll() is None
+            finally:
+                os.killpg(running.pid, signal.SIGKILL)
+        hold.unlink()
 
     def runs_that_computed(self, cache: str = "photos.h5") -> int:
         """How many runs have added rows to the feature file: those that computed nothing leave no record."""
@@ -87,7 +115,10 @@ def environment(tmp_path: Path) -> dict[str, str]:
     """A PATH on which `precompute` is this one, and folders of its own for what the tools keep; nothing is reported."""
     shim = tmp_path / "bin" / "precompute"
     shim.parent.mkdir()
-    shim.write_text(f'#!/bin/sh\necho "$1" >> calls\nexec "{sys.executable}" -m precompute "$@"\n')
+    run = f'"{sys.executable}" -m precompute "$@"'
+    shim.write_text(
+        f'#!/bin/sh\necho "$1" >> calls\n[ -e hold ] || exec {run}\n{run} || exit\ntouch held; exec sleep 300\n'
+    )
     shim.chmod(0o755)
     home = tmp_path / "home"
     home.mkdir()
@@ -121,23 +152,34 @@ def pipeline(request: pytest.FixtureRequest, tmp_path: Path, environment: dict[s
         make_image(100 + number).save(folder / "new-photos" / f"{number}.jpg")
     commands = {
         "make": [program],
-        "snakemake": [program, "--cores", "1"],
+        "snakemake": [program, "--cores", "1", "--rerun-incomplete"],
         "dvc": [program, "repro"],
     }
     if name == "dvc":
         for words in (("init", "--no-scm"), ("config", "core.analytics", "false")):
             subprocess.run([program, *words], cwd=folder, env=environment, check=True, capture_output=True, timeout=300)
 
-    def skipping() -> list[str]:
+    def skipping(photos: str, new: str) -> list[str]:
         if name == "dvc":
             file = folder / "dvc.yaml"
             text = file.read_text()
-            assert 'skip: ""' in text
-            file.write_text(text.replace('skip: ""', "skip: --allow-skipped"))
-        more = {"make": ["SKIP=--allow-skipped"], "snakemake": ["--config", "allow_skipped=true"], "dvc": []}
+            for old, value in (
+                ('skip: ""', "skip: --allow-skipped"),
+                ("photos: photos", f"photos: {photos}"),
+                ("new: new-photos", f"new: {new}"),
+            ):
+                assert text.count(old) == 1
+                text = text.replace(old, value)
+            file.write_text(text)
+        more = {
+            "make": ["SKIP=--allow-skipped", f"PHOTOS={photos}", f"NEW={new}"],
+            "snakemake": ["--config", "allow_skipped=true", f"photos={photos}", f"new={new}"],
+            "dvc": [],
+        }
         return commands[name] + more[name]
 
-    return Pipeline(folder, commands[name], skipping, environment)
+    unlock = [program, "--unlock"] if name == "snakemake" else []
+    return Pipeline(folder, commands[name], skipping, unlock, environment)
 
 
 @pytest.mark.parametrize("file", ["make/Makefile", "snakemake/Snakefile", "dvc/dvc.yaml"])
@@ -145,6 +187,10 @@ def test_the_docs_show_the_files_that_run(file: str) -> None:
     text = (ROOT / "examples" / file).read_text()
     assert f"`examples/{file}`:\n\n```" in (page := (ROOT / "docs/pipelines.md").read_text())
     assert f"\n{text}```\n" in page
+    if file.startswith("snakemake"):  # as the tests below call it
+        for shown in (text, (ROOT / "docs/howto/snakemake.md").read_text()):
+            assert "snakemake --cores 1 --rerun-incomplete" in shown
+            assert "snakemake --unlock" in shown
 
 
 @pytest.mark.slow
@@ -182,10 +228,22 @@ def test_a_pipeline_fails_keeps_its_rows_and_reruns_for_free(pipeline: Pipeline)
 
 
 @pytest.mark.slow
+def test_a_pipeline_goes_on_after_it_was_killed(pipeline: Pipeline) -> None:
+    pipeline.killed()
+    if pipeline.unlock:
+        assert pipeline.run(pipeline.unlock) == 0, pipeline.output
+    assert pipeline.run() == 0, pipeline.output
+    assert {"train-head", "predict"} <= set(pipeline.calls)
+    assert (pipeline.runs_that_computed(), pipeline.runs_that_computed("new.h5")) == (1, 1)  # no row is lost
+
+
+@pytest.mark.slow
 def test_a_pipeline_goes_on_without_a_broken_photo_where_that_is_asked_for(pipeline: Pipeline) -> None:
     for name in (BROKEN, "new-photos/broken.jpg"):
         (pipeline.folder / name).write_bytes(b"no photo at all")
-    command = pipeline.skipping()
+    (pipeline.folder / "photos").rename(pipeline.folder / "my photos")
+    (pipeline.folder / "new-photos").rename(pipeline.folder / "photos of today")
+    command = pipeline.skipping("my photos", "photos of today")
     assert pipeline.run(command) == 0, pipeline.output
     assert rows_there(pipeline.folder / "photos.h5") == 24
     assert len((pipeline.folder / "predictions.csv").read_text().splitlines()) == 1 + 3

@@ -12,6 +12,7 @@ from glob import escape, glob
 from typing import Any
 
 from precompute.errors import WeightsError
+from precompute.system.addresses import QUERY, without_secrets
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -105,7 +106,7 @@ def _not_here(
 ) -> WeightsError:
     """folder: whether a whole folder was requested, and can be named in its place."""
     lines = str(error).strip().splitlines() or [""]
-    reason = re.sub(r"(://)[^/@\s]*@", r"\1", re.sub(r"\?\S+", "", lines[0]))[:300]
+    reason = QUERY.sub("", without_secrets(lines[0]))[:300]
     place = os.path.join(cache, f"models--{repository.replace('/', '--')}")
     at = f" at {revision}" if revision else ""
     return WeightsError(

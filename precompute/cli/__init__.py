@@ -163,17 +163,17 @@ def asks_for(flag: str, arguments: list[str]) -> bool:
         name for option in options if isinstance(option, click.Option) and not option.is_flag for name in option.opts
     }
     command, path = "", os.environ.get(FILE_VARIABLE)
-    rest = iter(arguments)
+    rest, overridden = iter(arguments), False
     for argument in rest:
         if argument == "--":
             break
         if argument == f"--{flag}":
             return True
-        if argument.startswith("--config="):
-            path = argument.partition("=")[2]
-        elif argument in with_value:
-            value = next(rest, None)
-            path = value if argument == "--config" else path
+        name, equals, value = argument.partition("=")
+        if name in with_value:
+            value = value if equals else next(rest, "")
+            path = value if name == "--config" else path
+            overridden = overridden or (flag, name) == ("json", "--format")  # see `_config.EXCLUSIVE`
         elif not command and argument in cli.commands:
             command = argument
-    return switched_on(flag, "" if flag == "debug" else command, path or None)
+    return not overridden and switched_on(flag, "" if flag == "debug" else command, path or None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ import click
 from precompute.cli._config import (
     FILE_VARIABLE,
     Value,
+    excluding,
     is_common,
     is_flag,
     key_of,
@@ -20,6 +20,7 @@ from precompute.cli._config import (
     variables_of,
 )
 from precompute.cli._groups import COMMANDS, OPTIONS, heading_of, section_of
+from precompute.system.addresses import without_secrets
 
 FILE, ORIGINS = "precompute.config", "precompute.origins"
 """Where in click's `meta` the file stands that is named before the command, and where values come from."""
@@ -89,8 +90,7 @@ class Command(click.Command):
             origin = ctx.meta.get(ORIGINS, {}).get(error.param.name) if error.param is not None else None
             if origin is None:
                 raise
-            said = re.sub(r"://[^/@\s]*@", "://", error.message)  # an address may hold a password
-            message = f"{said} It comes from {origin}."
+            message = f"{without_secrets(error.message)} It comes from {origin}."
             raise click.BadParameter(message, error.ctx, error.param, error.param_hint) from error
 
     def make_parser(self, ctx: click.Context) -> Any:
@@ -110,9 +110,11 @@ class Command(click.Command):
 
     def _complete(self, ctx: click.Context, found: dict[str, Any]) -> None:
         given = {name for name, value in found.items() if _is_there(value)}
+        settings = settings_of(self)
         values = self._values(ctx, found.get("config"))
+        values = excluding(values, [key for key, parameter in settings.items() if parameter.name in given])
         origins = ctx.meta[ORIGINS] = {}
-        for key, parameter in settings_of(self).items():
+        for key, parameter in settings.items():
             value = values.get(key)
             if value is None or value.text is False or parameter.name is None or parameter.name in given:
                 continue  # a flag that is switched off is one that is not there

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import click
@@ -20,8 +20,12 @@ PREFIX = "PRECOMPUTE"
 FILE_VARIABLE = f"{PREFIX}_CONFIG"
 COMMON = ("allow-skipped", "device", "executor", "json", "seed", "workers")
 """Options that mean the same in every command that has them: PRECOMPUTE_DEVICE, or a key before the first table."""
-ONLY_SOMETIMES = frozenset({("train-head", "device"), ("fine-tune", "workers")})
+ONLY_SOMETIMES = frozenset({("train-head", "device"), ("fine-tune", "workers"), ("predict", "workers")})
 """Options of these names that only some heads, or some sources, admit: a value for all commands would be an error."""
+EXCLUSIVE = (("json", "format"), ("text", "audio"))
+"""Options that exclude each other where a command has both: the value that goes before the other holds alone."""
+TYPED, OWN_VARIABLE, COMMON_VARIABLE, OWN_KEY, COMMON_KEY = range(5)
+"""What goes before what."""
 LIBRARY = {
     "PRECOMPUTE_ENGINE": "what --engine auto stands for",
     "PRECOMPUTE_PRECISION": "what --precision auto stands for",
@@ -38,10 +42,11 @@ Table = dict[str, Any]
 @dataclass(frozen=True)
 class Value:
     """What a variable or a file says. text: as on the command line, a list where there may be several, a bool of a flag
-    · origin: where it comes from, for messages."""
+    · origin: where it comes from, for messages · rank: of two values that exclude each other the lower one holds."""
 
     text: str | bool | list[str]
     origin: str
+    rank: int = 0
 
 
 def key_of(parameter: click.Parameter) -> str:
@@ -85,22 +90,37 @@ def values_for(
     for key, parameter in settings_of(command).items():
         value = _from_environment(name, key, parameter)
         if value is None and key in (table := tables.get(name, {})):
-            value = _from_file(parameter, table[key], f"{key} in [{name}] of {path}")
+            value = replace(_from_file(parameter, table[key], f"{key} in [{name}] of {path}"), rank=OWN_KEY)
         if value is None and key in (table := tables.get("", {})) and is_common(name, key):
-            value = _from_file(parameter, table[key], f"{key} of {path}")
+            value = replace(_from_file(parameter, table[key], f"{key} of {path}"), rank=COMMON_KEY)
         if value is not None:
             found[key] = value
     return found
 
 
+def excluding(values: Mapping[str, Value], typed: Iterable[str]) -> dict[str, Value]:
+    """`values` without those that one which goes before them excludes; typed: the keys on the command line."""
+    ranks = {key: value.rank for key, value in values.items() if value.text is not False}
+    ranks |= dict.fromkeys(typed, TYPED)
+    beaten = {
+        key
+        for group in EXCLUSIVE
+        for key in group
+        if key in ranks and ranks[key] > min(ranks[other] for other in group if other in ranks)
+    }
+    return {key: value for key, value in values.items() if key not in beaten}
+
+
 def _from_environment(command: str, key: str, parameter: click.Parameter) -> Value | None:
     for variable in variables_of(command, key):
         if text := os.environ.get(variable):  # an empty one is as good as none
-            return Value(_taken_apart(parameter, text, variable), variable)
+            rank = OWN_VARIABLE if variable == variables_of(command, key)[0] else COMMON_VARIABLE
+            return Value(from_variable(parameter, text, variable), variable, rank)
     return None
 
 
-def _taken_apart(parameter: click.Parameter, text: str, variable: str) -> str | bool | list[str]:
+def from_variable(parameter: click.Parameter, text: str, variable: str) -> str | bool | list[str]:
+    """The text of a variable as on the command line, not yet converted to the parameter's type. Raises UsageError."""
     if is_flag(parameter):
         return truth(text, variable)
     if not _several(parameter):

@@ -47,7 +47,11 @@ def doctor(ctx: click.Context, /, folder: str | None, backbone: str | None, weig
     if backbone is None and weights != "DEFAULT":
         raise click.UsageError("--weights belongs to a backbone: -b NAME.")
     with SlowSteps("doctor") as steps, listening(steps):  # lines alone: the library of bars may be what is broken
-        found = run(folder, backbone=backbone, weights=weights).with_more(_settings(ctx))
+        found = run(folder, backbone=backbone, weights=weights)
+        torch = any(
+            (one.section, one.name) == ("packages", "torch") and one.status != "problem" for one in found.findings
+        )
+        found = found.with_more(_settings(ctx, torch=torch))
     if as_json:
         print_json(found.to_dict())
     else:
@@ -55,37 +59,71 @@ def doctor(ctx: click.Context, /, folder: str | None, backbone: str | None, weig
     ctx.exit(0 if found.healthy else 1)
 
 
-def _settings(ctx: click.Context) -> Iterator[Finding]:
-    """The file with options, and variables that begin like ours."""
+def _settings(ctx: click.Context, *, torch: bool = True) -> Iterator[Finding]:
+    """The file with options, and variables that begin like ours. torch: whether it can be loaded, to try a device."""
     from difflib import get_close_matches
 
     from precompute.cli._command import file_named
     from precompute.cli._config import FILE_VARIABLE, LIBRARY, settings_of, variables_of
     from precompute.diagnosis import Finding
     from precompute.diagnosis.finding import NOTE, OK
-    from precompute.diagnosis.variables import without_login
+    from precompute.system.addresses import without_secrets
 
     root = ctx.find_root().command
     commands = root.commands if isinstance(root, click.Group) else {}
-    known = {
-        variable: f"{key} of all commands" if number else f"{key} of {name}"
-        for name, command in commands.items()
-        for key in settings_of(command)
-        for number, variable in enumerate(variables_of(name, key))
-    }
-    known |= {FILE_VARIABLE: "the file with options", "PRECOMPUTE_DEBUG": "--debug"}
+    known: dict[str, list[tuple[str, str]]] = {}  # commands and keys of a variable, `extract` first
+    for name in sorted(commands, key=lambda name: name != "extract"):
+        for key in settings_of(commands[name]):
+            for variable in variables_of(name, key):
+                known.setdefault(variable, []).append((name, key))
+    others = {FILE_VARIABLE: "the file with options", "PRECOMPUTE_DEBUG": "--debug"}
     if (path := file_named(ctx.meta)) is not None:  # it has been read by now, or this command would not run
         yield Finding("variables", "--config", OK, f"{os.path.abspath(path)} has been read", details={"path": path})
-    for name in sorted(os.environ):
-        if not name.startswith("PRECOMPUTE_") or name in LIBRARY:
+    for variable in sorted(os.environ):
+        if not variable.startswith("PRECOMPUTE_") or variable in LIBRARY:
             continue
-        if name in known:
-            value = without_login(os.environ[name])
-            yield Finding("variables", name, OK, f"{value} ({known[name]})", details={"value": value})
+        if variable in known:
+            name, key = known[variable][0]
+            words = f"{key} of {name if variable == variables_of(name, key)[0] else 'all commands'}"
+            wrong = _wrong(variable, name, key, commands[name], words, torch=torch) if os.environ[variable] else None
+        elif variable in others:
+            wrong, words = None, others[variable]
         else:  # its value is not shown: nobody knows what it is
-            close = get_close_matches(name, known, 1)
+            close = get_close_matches(variable, [*known, *others], 1)
             hint = f"Did you mean {close[0]}?" if close else ""
-            yield Finding("variables", name, NOTE, "no option has this variable", hint)
+            yield Finding("variables", variable, NOTE, "no option has this variable", hint)
+            continue
+        value = without_secrets(os.environ[variable])
+        yield wrong or Finding("variables", variable, OK, f"{value} ({words})", details={"value": value})
+
+
+def _wrong(variable: str, name: str, key: str, command: click.Command, words: str, *, torch: bool) -> Finding | None:
+    """What the command `name` would say of the value of a variable, where it would refuse it."""
+    from precompute.cli._config import from_variable, settings_of, variables_of
+    from precompute.diagnosis import Finding
+    from precompute.diagnosis.devices import refusal
+    from precompute.diagnosis.finding import NOTE, PROBLEM
+    from precompute.errors import UsageError
+    from precompute.system.addresses import without_secrets
+
+    parameter, text = settings_of(command)[key], os.environ[variable]
+    hint = f"Correct it, or remove it: unset {variable}."
+    try:
+        taken = from_variable(parameter, text, variable)
+        if not isinstance(taken, bool):
+            parameter.type_cast_value(click.Context(command, info_name=name), taken)
+    except click.BadParameter as error:
+        said = error.message
+    except UsageError as error:
+        said, hint = error.message, error.hint
+    else:
+        refused = refusal(text) if torch and (name, key) == ("extract", "device") and text != "auto" else None
+        if refused is None:
+            return None
+        said, hint = refused.message, refused.hint
+    stops = name == "extract" and variable == next(one for one in variables_of(name, key) if os.environ.get(one))
+    said = without_secrets(said).rstrip(".")
+    return Finding("variables", variable, PROBLEM if stops else NOTE, f"{said} ({words})", hint)
 
 
 WORDS = {"ok": "ok", "note": "note", "problem": "PROBLEM"}

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from precompute.cli._options import allow_skipped_option, columns_taken, source_options
 from precompute.cli._output import json_option, note, print_json, print_table, progress_bar, terminal
@@ -80,6 +81,8 @@ def predict(
     """
     from precompute.prediction import predict_each as run
 
+    if as_json and ctx.get_parameter_source("style") is ParameterSource.COMMANDLINE:
+        raise click.UsageError("--json and --format exclude each other: leave one of them out.")
     terminal().for_programs = as_json or style != "table"
     called: list[Words] = []
     with progress_bar("predict", lambda: called[0].plural) as draw:

@@ -6,11 +6,12 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from precompute.diagnosis.finding import NOTE, OK, Finding
+from precompute.errors import PrecomputeError
 from precompute.system import cores, cpu_flags, physical_memory
 
 INSTRUCTIONS = {
@@ -27,6 +28,8 @@ INSTRUCTIONS = {
 BF16 = ("avx512_bf16", "amx_bf16", "bf16")
 GIB = 2**30
 LITTLE_MEMORY = 4 * GIB
+ARCHITECTURE = re.compile(r"(sm|compute)_(\d+)(\d)([a-z]*)")
+"""One of `torch.cuda.get_arch_list()`: the last digit is the minor version."""
 DRIVER = Path("/proc/driver/nvidia/version")
 MEMORY_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
@@ -103,6 +106,17 @@ def accelerators() -> Iterator[Finding]:
         yield Finding("devices", "GPU", OK, "none; the processor computes", details=details)
 
 
+def refusal(device: str) -> PrecomputeError | None:
+    """Why `extract --device` would refuse this one; None where it would not."""
+    from precompute.engines.devices import check_device
+
+    try:
+        check_device(device)
+    except PrecomputeError as error:
+        return error
+    return None
+
+
 def _gpu(number: int, details: dict[str, Any]) -> Finding:
     import torch
 
@@ -112,10 +126,27 @@ def _gpu(number: int, details: dict[str, Any]) -> Finding:
     driver = f", driver {details['driver']}" if details["driver"] else ""
     text = f"{name}, {memory / GIB:.0f} GiB, compute capability {capability}; CUDA {details['cuda_build']}{driver}"
     more = {**details, "name": name, "bytes": memory, "capability": capability}
-    if f"sm_{properties.major}{properties.minor}" not in torch.cuda.get_arch_list():
+    if not has_code_for(properties.major, properties.minor, torch.cuda.get_arch_list()):
         hint = "Where kernels are missing, install a torch that is built for it."
         return Finding("devices", f"cuda:{number}", NOTE, f"{text}; this torch has no code made for it", hint, more)
     return Finding("devices", f"cuda:{number}", OK, text, details=more)
+
+
+def has_code_for(major: int, minor: int, architectures: Sequence[str]) -> bool:
+    """Whether a build for these architectures, such as sm_86, sm_90a and compute_90, runs on a GPU of this capability.
+
+    A binary (sm) runs on the minor version that it is made for and on higher ones of the same major version; PTX
+    (compute) is compiled for any GPU that is not below it. With the suffix `a` it is that one capability alone, with
+    `f` one major version. See "Compute capabilities" in the CUDA C++ Programming Guide. True where no architecture
+    is one of NVIDIA's, as in builds for other GPUs.
+    """
+    found = [match.groups() for one in architectures if (match := ARCHITECTURE.fullmatch(one))]
+    for kind, *numbers, suffix in found:
+        made_for = tuple(map(int, numbers))
+        reaches = suffix != "a" and (made_for[0] == major or (kind, suffix) == ("compute", ""))
+        if made_for == (major, minor) or (reaches and made_for < (major, minor)):
+            return True
+    return bool(architectures) and not found
 
 
 def _driver() -> str | None:

@@ -6,7 +6,7 @@ import importlib.metadata
 import platform
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -55,10 +55,11 @@ EXTRAS = {
 
 @dataclass(frozen=True)
 class Installed:
-    """Packages of this environment. lowest: the lower bounds by package · errors: why a package cannot be imported."""
+    """Packages of this environment. lowest: the lower bounds by extra ("": of the core) and package · errors: why a
+    package cannot be imported."""
 
     versions: dict[str, str | None]
-    lowest: dict[str, str]
+    lowest: dict[str, dict[str, str]]
     errors: dict[str, str | None]
 
     def loads(self, package: str) -> bool:
@@ -85,18 +86,28 @@ def _is_found(module: str) -> bool:
         return False
 
 
-def lower_bounds() -> dict[str, str]:
-    """The lowest version of each package that precompute's metadata requires; of several the highest."""
+def lower_bounds() -> dict[str, dict[str, str]]:
+    """The lowest version of each package that precompute's metadata requires, by extra; that of the core under ""."""
     try:
-        wanted = importlib.metadata.requires("precompute") or []
+        return bounds_in(importlib.metadata.requires("precompute") or [])
     except importlib.metadata.PackageNotFoundError:
         return {}
-    found: dict[str, str] = {}
-    for requirement in wanted:
-        match = re.match(r"([\w.-]+)(?:\[[\w,]+\])?>=([\w.]+)", requirement)
-        if match and numbers(match[2]) >= numbers(found.get(match[1], "")):
-            found[match[1]] = match[2]
+
+
+def bounds_in(requirements: Iterable[str]) -> dict[str, dict[str, str]]:
+    """`lower_bounds` of requirements such as `timm>=1.0.15; extra == "timm"`."""
+    found: dict[str, dict[str, str]] = {}
+    for requirement in requirements:
+        bound = re.match(r"([\w.-]+)(?:\[[\w,]+\])?>=([\w.]+)", requirement)
+        extra = re.search(r"""\bextra == ["']([\w.-]+)["']""", requirement)
+        if bound:
+            found.setdefault(_as_in_metadata(extra[1]) if extra else "", {})[bound[1]] = bound[2]
     return found
+
+
+def _as_in_metadata(extra: str) -> str:
+    """open-clip for open_clip, whichever of both a build has written."""
+    return re.sub(r"[-_.]+", "-", extra).lower()
 
 
 def numbers(version: str) -> tuple[int, ...]:
@@ -123,7 +134,7 @@ def core(packages: Installed) -> Iterator[Finding]:
 
 
 def _core_package(name: str, packages: Installed) -> Finding:
-    version, lowest, error = packages.versions[name], packages.lowest.get(name), packages.errors.get(name)
+    version, lowest, error = packages.versions[name], packages.lowest.get("", {}).get(name), packages.errors.get(name)
     details = {"version": version, "lowest": lowest, "error": error}
     serious = PROBLEM if name in EXTRACT else NOTE
     bound = f"{name}>={lowest}" if lowest else name
@@ -134,7 +145,7 @@ def _core_package(name: str, packages: Installed) -> Finding:
         return Finding(
             "packages", name, serious, f"{version or 'installed'}, but cannot be loaded: {error}", repair, details
         )
-    if version and lowest and numbers(version) < numbers(lowest):
+    if _is_old(version, lowest):
         text = f"{version}, which is older than {lowest}, the oldest that is tested"
         return Finding("packages", name, NOTE, text, f"pip install --upgrade '{bound}'", details)
     return Finding("packages", name, OK, version or "installed", details=details)
@@ -150,7 +161,8 @@ def _extra(name: str, extra: Extra, packages: Installed) -> Finding:
     line = f"pip install 'precompute[{name}]'"
     missing = [one for one in extra.packages if one not in packages.errors]
     broken = {one: error for one in extra.packages if (error := packages.errors.get(one)) is not None}
-    old = [one for one in extra.packages if _is_old(one, packages)]
+    lowest = packages.lowest.get(_as_in_metadata(name), {})
+    old = [one for one in extra.packages if _is_old(packages.versions[one], lowest.get(one))]
     details = {
         "installed": not missing and not broken,
         "versions": {one: packages.versions[one] for one in extra.packages},
@@ -171,12 +183,11 @@ def _extra(name: str, extra: Extra, packages: Installed) -> Finding:
         text = f"not complete ({there}): {', '.join(missing)} is missing; brings {extra.brings}"
         return Finding("extras", name, NOTE, text, line, details)
     if old:
-        bounds = ", ".join(f"{one}>={packages.lowest[one]}" for one in old)
+        bounds = ", ".join(f"{one}>={lowest[one]}" for one in old)
         text = f"{there}; older than what is tested: {bounds}"
         return Finding("extras", name, NOTE, text, f"pip install --upgrade 'precompute[{name}]'", details)
     return Finding("extras", name, OK, f"{there}: {extra.brings}", details=details)
 
 
-def _is_old(package: str, packages: Installed) -> bool:
-    version, lowest = packages.versions[package], packages.lowest.get(package)
-    return bool(version and lowest) and numbers(version or "") < numbers(lowest or "")
+def _is_old(version: str | None, lowest: str | None) -> bool:
+    return version is not None and lowest is not None and numbers(version) < numbers(lowest)

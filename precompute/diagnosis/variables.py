@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 
 from precompute.diagnosis.finding import OK, Finding
+from precompute.system.addresses import without_secrets
 
 VARIABLES = {
     "PRECOMPUTE_ENGINE": "what --engine auto stands for",
@@ -23,18 +23,11 @@ VARIABLES = {
     "RAY_ADDRESS": "the cluster of --executor ray",
     "TMPDIR": "the folder for temporary files",
 }
-LOGIN = re.compile(r"://[^/@\s]*@")
 
 
 def known() -> Iterator[Finding]:
     """Those that are set."""
     for name, words in VARIABLES.items():
         if value := os.environ.get(name):
-            yield Finding(
-                "variables", name, OK, f"{without_login(value)} ({words})", details={"value": without_login(value)}
-            )
-
-
-def without_login(value: str) -> str:
-    """A value that may be an address, without user and password."""
-    return LOGIN.sub("://", value)
+            shown = without_secrets(value)
+            yield Finding("variables", name, OK, f"{shown} ({words})", details={"value": shown})

@@ -20,6 +20,7 @@ from precompute.sources.base import FileKind, Reading, ascii_name
 from precompute.sources.data_files import Part
 from precompute.sources.embedded import EmbeddedImages, open_parts
 from precompute.sources.hf_folder import is_saved, parquet_below, parquet_parts, saved_parts
+from precompute.system.addresses import QUERY, without_secrets
 
 MARK = "hf-dataset:"
 FORM = re.compile(r"(?P<name>[^:@#]+)(:(?P<config>[^:@#]+))?(@(?P<revision>[^:@#]+))?(#(?P<split>[^:@#]+))?")
@@ -150,5 +151,5 @@ def _check_builder(builder: Any, shown: str) -> None:
 def _reason(error: Exception) -> str:
     """The first line of an error, without what an address has behind a `?` or before an `@`: it may be a secret."""
     lines = str(error).strip().splitlines() or [""]
-    line = re.sub(r"(://)[^/@\s]*@", r"\1", re.sub(r"\?\S+", "", lines[0]))
+    line = QUERY.sub("", without_secrets(lines[0]))
     return f"{type(error).__name__}: {ascii_name(line)[:300]}"
