@@ -151,16 +151,14 @@ def _plan(result: Extraction) -> None:
 def _summary(result: Extraction, *, verbose: bool, part: bool) -> None:
     """verbose: also why it ran so, and where the time went · part: the file holds a part of the samples."""
     from precompute.cache import status_text
-    from precompute.engines.devices import INSTALL_OPENVINO
 
     for line in result.notes:
         note(f"Note: {line}")
     for line in result.warnings:
         note(f"Warning: {line}")
     if result.computed and not verbose:
-        for reason in result.why.split("; "):
-            if INSTALL_OPENVINO in reason:  # worth knowing at once: this machine could be faster
-                note(f"Note: {reason}")
+        for reason in result.advice:  # worth knowing at once: this machine could be faster
+            note(f"Note: {reason}")
     for line in result.ignored:
         note(f"Ignored: {line}")
     for name, reason, detail in result.failed:

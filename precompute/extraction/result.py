@@ -129,6 +129,13 @@ class Extraction:
         """Until the first image was read: loading, listing, compiling and proving."""
         return self.seconds - self.forward_seconds
 
+    @property
+    def advice(self) -> tuple[str, ...]:
+        """Of the reasons in `why` those that name what to install, so that this machine becomes faster."""
+        from precompute.engines.devices import INSTALL_OPENVINO
+
+        return tuple(reason for reason in self.why.split("; ") if INSTALL_OPENVINO in reason)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         failed = [{"id": name, "reason": reason, "detail": detail} for name, reason, detail in self.failed]
