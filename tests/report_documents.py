@@ -326,9 +326,17 @@ def _comparison(heads: list[dict[str, Any]], scored: Any) -> dict[str, Any]:
                 "words": "head0 is right on 4.1% more of the images than head1 (95%: 1.0% to 7.2%).",
                 "difference": 0.041,
                 "interval": [0.01, 0.072],
-                "p": 0.01,
+                "p": 0.01234,
+                "metric": "accuracy",
+                "test": "McNemar",
+                "n": len(scored),
+                "groups": 12,
+                "split": "val",
+                "left_out": {"trained on by one of them": 3},
+                "notes": ["val chose a setting of <b>head0</b>, so its score is optimistic"],
             }
         ],
+        "n_disagree": 1234,
         "disagree": [
             {
                 "place": int(scored[at]),

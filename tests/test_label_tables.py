@@ -65,7 +65,7 @@ def test_paths_are_ids_or_lead_to_the_files(name: str, where: str, written: str,
     finally:
         table.unlink()
     assert values == list(range(len(cache)))
-    assert note == f"24 of 24 samples are in {table}, which has 25 rows, by path"
+    assert note == f"24 of 24 samples are in {table.name}, which has 25 rows, by path"
 
 
 def test_a_path_that_is_no_sample_s_is_said(place: Path) -> None:

@@ -44,7 +44,11 @@ def metadata(**changes: Any) -> dict[str, Any]:
         "rows": {"train": 1200, "val": 20},
         "scores": {"val": scores},
         "calibration": {"fitted_on": "val"},
-        "notes": ["3 images of val are byte-identical to training images: its score flatters", "a note"],
+        "notes": [
+            "3 images of val are byte-identical to training images: its score flatters",
+            "a note",
+            "9 of 20 samples are in /home/somebody/my tables/l.csv, which has 12 rows",
+        ],
         "unit": "images",
         "cache": "/home/somebody/photos.h5",
     }
@@ -73,6 +77,7 @@ def test_what_stands_in_a_card(tmp_path: Path) -> None:
         "| train | 1,200 |",
         "- 3 images of val are byte-identical to training images: its score flatters",
         "- a note",
+        "- 9 of 20 samples are in l.csv, which has 12 rows",
         "- licence of the weights: unknown: ask the author of the weights",
         "$ precompute predict photos.safetensors new-data",
     ):

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+import shlex
 import shutil
 import socket
 from pathlib import Path
@@ -17,8 +18,10 @@ from conftest import Command, make_image
 from PIL import Image
 from sklearn.metrics import average_precision_score, confusion_matrix, mean_absolute_error
 
-from precompute import compare, extract, fine_tune, load_head, open_cache, report, train_head
+from precompute import compare, extract, fine_tune, import_features, load_head, open_cache, report, train_head
 from precompute.errors import CacheError, HeadMismatchError, SourceError, TrainingError, UsageError
+from precompute.heads import save_head
+from precompute.reports.commands import without_folders
 
 DATA = re.compile(r'<script type="application/json" id="document">(.*?)</script>', re.DOTALL)
 PLAIN: dict[str, Any] = {"map": "none", "thumbnails": 0}
@@ -225,6 +228,52 @@ def test_heads_are_compared_in_pairs(whole: dict[str, Any], folder: Path) -> Non
     assert [one["predicted"] for one in found["disagree"]] == [[int(one[i]) for one in said] for i in differ]
 
 
+@pytest.mark.parametrize("by", ["groups", "groups_column"])
+def test_heads_are_compared_by_the_groups_of_their_training(table: Path, tmp_path: Path, by: str) -> None:
+    given: dict[str, Any] = {by: r"^(\d)" if by == "groups" else "person"}
+    heads = [tmp_path / "a.safetensors", tmp_path / "b.safetensors", tmp_path / "c.safetensors"]
+    train_head(table / "t.h5", heads[0], C=1.0, **given)
+    train_head(table / "t.h5", heads[1], head="knn", k=7, **given)
+    (tmp_path / "g.csv").write_text(
+        "id,group\n" + "".join(f"{n}.png,{str(n)[0] if by == 'groups' else n // 4}\n" for n in range(60))
+    )
+    train_head(table / "t.h5", heads[2], head="centroid", groups_file=tmp_path / "g.csv")
+    found = made(tmp_path, table / "t.h5", *heads[:2], compare=True, **PLAIN)["comparison"]["pairs"]
+    alone = compare(heads[0], heads[1], table / "t.h5", groups_file=tmp_path / "g.csv")
+    assert [(pair["groups"], pair["interval"], pair["p"], pair["notes"]) for pair in found] == [
+        (alone.groups, list(alone.result.interval), alone.result.p_value, [])
+    ]
+    mixed = made(tmp_path, table / "t.h5", heads[0], heads[2], compare=True, **PLAIN)["comparison"]["pairs"]
+    assert mixed[0]["groups"] is None
+    assert "trained with groups, but compared image by image" in mixed[0]["notes"][0]
+
+
+def test_heads_that_disagree_on_many_samples(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    split = np.repeat(["train", "test"], [200, 1400])
+    np.savez(
+        tmp_path / "f.npz",
+        features=rng.normal(size=(1600, 4)).astype(np.float32),
+        id=[f"{n:04d}" for n in range(1600)],
+        label=np.array(["x", "y"])[rng.integers(0, 2, 1600)],
+        split=split,
+    )
+    import_features(tmp_path / "f.npz", tmp_path / "f.h5", name="made")
+    heads = [tmp_path / "one.safetensors", tmp_path / "other.safetensors"]
+    train_head(tmp_path / "f.h5", heads[0], head="centroid", metric="euclidean")
+    train_head(tmp_path / "f.h5", heads[1], head="knn", k=1)
+    found = made(tmp_path, tmp_path / "f.h5", *heads, compare=True, **PLAIN)
+    cache = open_cache(tmp_path / "f.h5")
+    features = np.array(cache.features())[200:]
+    one, other = (load_head(head).head.predict(features) for head in heads)
+    differ = [f"{n + 200:04d}" for n in np.flatnonzero(one != other)]
+    listed = [found["samples"]["id"][item["place"]] for item in found["comparison"]["disagree"]]
+    assert found["comparison"]["n_disagree"] == len(differ) > 500
+    assert len(listed) == len(set(listed)) == 500
+    assert listed == sorted(set(listed) & set(differ))
+    assert (listed[0], listed[-1]) == (differ[0], differ[-1])
+
+
 def test_curves_of_epochs(whole: dict[str, Any], folder: Path) -> None:
     curves = [curve for curve in whole["curves"] if curve["kind"] == "history"]
     history = load_head(folder / "mlp.safetensors").head.history_
@@ -253,12 +302,85 @@ def test_how_it_was_made(whole: dict[str, Any], folder: Path, precompute: Comman
         assert again.metadata["training"]["scores"] == then.metadata["training"]["scores"]
 
 
+def test_the_commands_that_make_it_again(folder: Path, precompute: Command, tmp_path: Path) -> None:
+    """With --limit, a protocol, labels of a table and every option of the report, from another folder."""
+    for number in range(60):
+        out = tmp_path / "photos" / ("train", "val", "test")[number % 3]
+        out.mkdir(parents=True, exist_ok=True)
+        shutil.copy(
+            folder / "photos/train" / "abc"[number % 3] / f"{number % 50 // 3 * 3 + number % 3}.png",
+            out / f"{number}.png",
+        )
+    extract(tmp_path / "photos", tmp_path / "f.h5", backbone="tiny", limit=54)
+    ids = open_cache(tmp_path / "f.h5").ids
+    (tmp_path / "the labels.csv").write_text(
+        "id,label\n" + "".join(f"{name},{'xy'[n % 2]}\n" for n, name in enumerate(ids))
+    )
+    (tmp_path / "g.csv").write_text("id,group\n" + "".join(f"{name},{n}\n" for n, name in enumerate(ids)))
+    labels = {"labels": tmp_path / "the labels.csv"}
+    train_head(tmp_path / "f.h5", tmp_path / "a.safetensors", protocol="simclr:caltech101", **labels)
+    train_head(tmp_path / "f.h5", tmp_path / "b.safetensors", head="knn", k=3, **labels)
+    given = {"compare": True, "map": "none", "seed": 7, "thumbnails": 9, "groups_file": tmp_path / "g.csv"}
+    heads = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+    then = made(tmp_path, tmp_path / "f.h5", *heads, layer=open_cache(tmp_path / "f.h5").layers[0], **labels, **given)
+    commands = then["made_by"]["commands"]
+    assert "--limit 54" in commands[0]
+    assert "--protocol simclr:caltech101" in commands[1]
+    assert str(tmp_path) not in "".join(commands)
+    for name in ("f.h5", "a.safetensors", "b.safetensors", "report.html"):
+        (tmp_path / name).unlink()
+    for command in commands:
+        done = precompute(*shlex.split(command)[1:])
+        assert done.returncode == 0, done.stderr
+    again = document_in(tmp_path / "report.html")
+    assert again["comparison"] == then["comparison"]
+    assert again["made_by"]["commands"] == commands
+    assert len(again["media"]["of"]) == 9
+
+
 def test_nothing_of_this_machine_is_in_it(folder: Path, tmp_path: Path) -> None:
-    made(tmp_path, folder / "p.h5", folder / "knn.safetensors", map="none")
+    made(tmp_path, folder / "p.h5", folder / "knn.safetensors", folder / "mlp.safetensors", map="none", compare=True)
     page = (tmp_path / "report.html").read_text()
     assert str(folder) not in page
     assert str(tmp_path) not in page
     assert socket.gethostname() not in json.dumps(document_in(tmp_path / "report.html")["made_by"])
+
+
+def test_notes_name_no_folders(table: Path, tmp_path: Path) -> None:
+    """Of a comparison, of the table of labels, and in heads that hold the path of one."""
+    secret = tmp_path / "of anna"
+    secret.mkdir()
+    (secret / "l.csv").write_text("id,label\n" + "".join(f"{n}.png,{'xy'[n % 2]}\n" for n in range(60)))
+    heads = [secret / "one.safetensors", secret / "other.safetensors"]
+    for head, k in zip(heads, (3, 5), strict=True):
+        train_head(table / "t.h5", head, labels=secret / "l.csv", head="knn", k=k)
+    saved = load_head(heads[0])
+    assert "60 of 60 samples are in l.csv, which has 60 rows" in saved.metadata["training"]["notes"]
+    saved.metadata["training"]["notes"] = [f"60 of 60 samples are in {secret}/l.csv, which has 60 rows, by path"]
+    saved.metadata["training"]["selected_on"] = "hold-out"
+    save_head(heads[0], saved.head, metadata=saved.metadata, overwrite=True)
+    found = made(tmp_path, table / "t.h5", *heads, labels=secret / "l.csv", compare=True, **PLAIN)
+    assert found["heads"][0]["notes"] == ["60 of 60 samples are in l.csv, which has 60 rows, by path"]
+    assert found["comparison"]["pairs"][0]["notes"] == [
+        "hold-out chose a setting of one.safetensors, so its score is optimistic"
+    ]
+    assert "anna" not in json.dumps(found)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("labels from /a b/c.csv: 3 classes", "labels from c.csv: 3 classes"),
+        ("numbers from ../c.csv, -1.5 to 2e+06", "numbers from c.csv, -1.5 to 2e+06"),
+        ("the input of the classifier is kept in /a/b c/d.h5", "the input of the classifier is kept in d.h5"),
+        ("see '/home/anna/x/notes.txt', or ~/x/y.csv", "see 'notes.txt', or y.csv"),
+        ("labels from column a/b: 3 classes", None),
+        ("labels from 2 columns, several a sample: /m/09x 3, a/b 4", None),
+        ("train/val share s3://bucket/a/b.png", None),
+    ],
+)
+def test_words_without_folders(text: str, shown: str | None) -> None:
+    assert without_folders(text) == (shown or text)
 
 
 def test_it_is_the_same_again_but_for_its_date(folder: Path, tmp_path: Path) -> None:
@@ -321,6 +443,17 @@ def test_several_labels(table: Path, tmp_path: Path) -> None:
     assert found["samples"]["target"][scored["items"]["place"][0]] == scored["items"]["true"][0]
 
 
+def test_no_labels_and_unlabelled_are_two_things(table: Path, tmp_path: Path) -> None:
+    written = {0: "", 1: ";", 2: "x;y"}
+    (tmp_path / "l.csv").write_text(
+        "id,label\n" + "".join(f"{n}.png,{written.get(n, 'xy'[n % 2])}\n" for n in range(60))
+    )
+    found = made(tmp_path, table / "t.h5", labels=tmp_path / "l.csv", thumbnails=0)
+    target = dict(zip(found["samples"]["id"], found["samples"]["target"], strict=True))
+    assert [target[f"{n}.png"] for n in range(4)] == [None, [], [0, 1], [1]]
+    assert found["counts"]["unlabelled"] == 1
+
+
 def test_numbers(table: Path, tmp_path: Path) -> None:
     head, other = tmp_path / "n.safetensors", tmp_path / "k.safetensors"
     then = train_head(table / "t.h5", head, label_column="size")
@@ -365,8 +498,9 @@ def test_labels_of_a_table(table: Path, tmp_path: Path) -> None:
     (tmp_path / "l.csv").write_text("id,label\n" + "".join(f"{n}.png,{'xy'[n % 2]}\n" for n in range(60)))
     head = tmp_path / "t.safetensors"
     then = train_head(table / "t.h5", head, labels=tmp_path / "l.csv", C=1.0)
-    with pytest.raises(HeadMismatchError, match="which it does not hold"):
+    with pytest.raises(HeadMismatchError, match="which it does not hold") as refused:
         report(table / "t.h5", head, tmp_path / "r.html")
+    assert refused.value.hint == "Give that table again: --labels FILE."
     found = made(tmp_path, table / "t.h5", head, labels=tmp_path / "l.csv", **PLAIN)
     assert found["classes"] == ["x", "y"]
     assert found["heads"][0]["scored"][0]["verdict"]["value"] == then.scores["hold-out"].accuracy

@@ -209,21 +209,112 @@ def test_another_head_is_shown(show: Open) -> None:
     assert page.run("return document.activeElement.tagName") == "SELECT"
 
 
-@pytest.mark.slow
 def test_heads_stand_side_by_side(show: Open) -> None:
     document = make_document(compare=True)
     page = show(document)
+    (pair,) = document["comparison"]["pairs"]
+    lines = [line.text for line in page.all(".compare .plain .line")]
+    assert lines == [
+        "Accuracy of head0.safetensors less that of head1.safetensors: +4.1 points (95%: +1.0 to +7.2); "
+        f"McNemar, p = 0.012; {pair['n']} images in 12 groups of val.",
+        "3 left out: trained on by one of them.",
+        "Val chose a setting of <b>head0</b>, so its score is optimistic.",
+    ]
     assert [row.text.split()[0] for row in page.all(".compare tbody tr")[:2]] == [
         "head0.safetensors",
         "head1.safetensors",
     ]
     assert document["comparison"]["pairs"][0]["words"] in page.text(".compare")
     assert len(page.all("#reliability figure")) == 2
-    assert "Recall of head1.safetensors" in page.text("#classes thead")
+    assert "Recall of head1" in page.text("#classes thead")
     page.click(".compare summary")
+    assert page.text(".compare summary") == "Where the heads disagree (1,234 images)"
+    listed = len(document["comparison"]["disagree"])
+    assert page.text(".compare details .muted") == f"Listed are {listed} of them, spread over the file."
     assert len(page.all(".compare .cards li, .compare .lines li")) == min(
         12 + 6, len(document["comparison"]["disagree"])
     ) or page.all(".compare .card")
+
+
+def test_another_split_is_shown_of_compared_heads(show: Open) -> None:
+    document = make_document(compare=True)
+    first = document["heads"][0]
+    test = json.loads(json.dumps(first["scored"][0])) | {"split": "test"}
+    for row in test["per_class"]:
+        row |= {"recall": 0.123, "recall_interval": None}
+    test["verdict"]["value"] = 0.111
+    document["splits"].append("test")
+    first["scored"].append(test)
+    page = show(document)
+    side = page.text(".compare tbody")
+    page.one('[data-of="Split"]').send_keys("test")
+    cells = [cell.text for cell in page.all("#classes tbody tr:first-child td")]
+    assert cells[2:4] == ["12.3%", "\u2013"]
+    assert [item.text for item in page.all("#classes th bdi")] == [
+        *("Recall of head0", "Recall of head1"),
+        *("Precision of head0", "F1 of head0"),
+    ]
+    assert page.text("#classes .lead") == "On the split test."
+    assert [len(figure.find_elements(CSS, "circle")) > 0 for figure in page.all("#reliability figure")] == [True, False]
+    assert page.text(".compare h3") == "Heads side by side, on the split val"
+    assert page.text(".compare tbody") == side  # which shows that split
+
+
+def large_numbers() -> dict[str, Any]:
+    """A document of 40 numbers, the first of which, 20231128.37, is predicted as 20231130.12."""
+    document = make_document(task="number", classes=[], samples=40, heads=1)
+    target = [20231128.37 + 1000 * at for at in range(40)]
+    scored = document["heads"][0]["scored"][0]
+    items = scored["items"]
+    items["true"] = [target[place] for place in items["place"]]
+    items["predicted"] = [value + 1.75 * (-1) ** at for at, value in enumerate(items["true"])]
+    scored["mistakes"] = list(range(len(items["place"])))
+    document["samples"]["target"] = target
+    document["map"]["value"] = packed(target, "<f4")
+    return document
+
+
+def test_large_numbers_are_shown_with_the_digits_that_tell_them_apart(show: Open) -> None:
+    from selenium.webdriver import Keys
+
+    document = large_numbers()
+    items = document["heads"][0]["scored"][0]["items"]
+    true = items["true"][0]
+    page = show(document)
+    lines = [line.text for line in page.all("#mistakes .facts")[0].find_elements(CSS, ".line")]
+    assert lines == [f"predicted {true + 1.75:,.2f}", f"true {true:,.2f}", "error +1.75"]
+    ticks = [tick.text for tick in page.all("#confusion .tick")]
+    assert ticks[:4] == ["20,240,000", "20,250,000", "20,260,000", "20,270,000"]
+    page.click('.tools [aria-label="Show everything"]')
+    page.keys(Keys.TAB, Keys.TAB, Keys.ARROW_RIGHT)
+    at = int(page.one(".stage").get_attribute("data-current"))
+    assert page.text(".near .line") == f"number {document['samples']['target'][at]:,.2f}"
+
+
+def test_dots_of_numbers_are_walked_through_by_keys(show: Open) -> None:
+    from selenium.webdriver import Keys
+
+    document = large_numbers()
+    items = document["heads"][0]["scored"][0]["items"]
+    ids = [document["samples"]["id"][place] for place in items["place"]]
+    page = show(document)
+    label = lambda: str(page.run("return document.activeElement.getAttribute('aria-label')"))  # noqa: E731
+    assert len(page.all('#confusion circle[tabindex="0"]')) == 1
+    page.run("document.querySelector('#confusion circle[tabindex=\"0\"]').focus()")
+    first = items["true"][0]
+    assert label() == f"{ids[0]}: predicted {first + 1.75:,.2f}, true {first:,.2f}, error +1.75"
+    page.keys(Keys.ARROW_RIGHT)
+    assert label().startswith(f"{ids[1]}: ")
+    page.keys(Keys.ARROW_UP, Keys.ARROW_UP, Keys.ARROW_DOWN, Keys.ARROW_LEFT, Keys.ARROW_LEFT, Keys.ARROW_LEFT)
+    assert label().startswith(f"{ids[0]}: ")
+    page.keys(Keys.END)
+    assert label().startswith(f"{ids[-1]}: ")
+    assert page.run("return document.activeElement.getAttribute('role')") == "button"
+    assert len(page.all('#confusion circle[tabindex="0"]')) == 1
+    page.keys(Keys.ENTER)
+    assert page.text(".viewer h2") == ids[-1]
+    page.keys(Keys.ESCAPE)
+    assert label().startswith(f"{ids[-1]}: ")
 
 
 def test_hover_shows_the_sample(show: Open) -> None:
@@ -262,6 +353,20 @@ def test_lasso_lists_ids_and_copies_them(show: Open) -> None:
     assert page.run("return document.querySelector('textarea').value").split("\n") == ants
     page.click(".selection .bar button:last-child")
     assert selected(page) == []
+
+
+def test_a_selection_counts_all_labels_of_each_sample(show: Open) -> None:
+    document = make_document(task="labels", samples=60, heads=1)
+    target = document["samples"]["target"]
+    target[5] = None  # unlabelled
+    rarest = np.array([max(labels) if labels else -1 for labels in target])
+    document["map"]["label"] = packed(rarest, "<i4")
+    page = show(document)
+    page.stage()
+    page.click(".tools > button")
+    counts = [sum(k in (labels or []) for labels in target) for k in range(3)]
+    shown = page.text(".selection p").split(", ")
+    assert sorted(shown) == [f"{name} {n}" for name, n in zip(document["classes"], counts, strict=True)]
 
 
 def test_keys_alone_move_zoom_and_select(show: Open) -> None:

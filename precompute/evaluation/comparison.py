@@ -154,8 +154,19 @@ def compare(
         return compared(a, b, groups, groups_file, seed)
 
 
-def compared(a: Side, b: Side, groups: str | None, groups_file: str | os.PathLike[str] | None, seed: int) -> Comparison:
-    """What `compare` gives, of heads that are open. Raises TrainingError and UsageError as it does."""
+def compared(
+    a: Side,
+    b: Side,
+    groups: str | None,
+    groups_file: str | os.PathLike[str] | None,
+    seed: int,
+    *,
+    groups_column: str | None = None,
+) -> Comparison:
+    """What `compare` gives, of heads that are open. Raises TrainingError and UsageError as it does.
+
+    groups_column: a further column of a's cache, instead of groups and groups_file.
+    """
     check_alike(a, b)
     split = _common_split(a, b)
     (rows_a, rows_b), left_out = _common_rows(a, b, split)
@@ -165,7 +176,7 @@ def compared(a: Side, b: Side, groups: str | None, groups_file: str | os.PathLik
         if side.saved.metadata["training"].get("selected_on") == split
     ]
     observed = digest_groups(a.cache)[rows_a]
-    names = group_names(a.cache, rows_a, pattern=groups, file=groups_file)
+    names = group_names(a.cache, rows_a, pattern=groups, file=groups_file, column=groups_column)
     if names is not None:
         observed = join(observed, names)
     elif any(side.saved.metadata["training"].get("groups") for side in (a, b)):
@@ -184,14 +195,17 @@ def side_of(
     opened: contextlib.ExitStack,
     *,
     labels: str | os.PathLike[str] | None = None,
+    labels_option: str | None = None,
 ) -> Side:
     """A head and the cache at `path`, with what it used each row for; every row is compared with its checksum.
 
-    opened: closes what computes features from images · labels: the table that the head was trained on, where it was.
+    opened: closes what computes features from images · labels: the table that the head was trained on, where it was ·
+    labels_option: what the user gives it by, if anything.
     Raises HeadMismatchError for a cache that it was not trained on, and what `compare` raises.
     """
     file = open_head(head)
-    cache, target, _ = Relabelling.of_head(file.metadata, file.path, file.task, table=labels).apply(open_cache(path))
+    relabelling = Relabelling.of_head(file.metadata, file.path, file.task, table=labels, option=labels_option)
+    cache, target, _ = relabelling.apply(open_cache(path))
     codes = split_codes(file.metadata, cache, target, file.path)
     is_missing = file.layers[0] not in cache.layers
     if is_missing and where.source is not None:

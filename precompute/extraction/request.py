@@ -79,6 +79,7 @@ class Request:
         reading: Reading,
         *,
         part: str | None = None,
+        limit: int | None = None,
         reuse: Sequence[str] = (),
     ) -> dict[str, Any]:
         """What a run's record says for later ones. `weights_file` is that of `Backbone`, `reading` of the source."""
@@ -88,6 +89,7 @@ class Request:
         return {
             "request": self.name(),
             "options": {**self.options(), **root, **columns, **keep, **({"part": part} if part else {})}
+            | ({"limit": limit} if limit is not None else {})
             | ({"reuse": list(reuse)} if reuse else {}),
             "weights_file": weights_file,
         }

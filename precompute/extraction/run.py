@@ -86,7 +86,7 @@ def run(
                 drop_kept(output)  # left by a run that ended between its last two steps
                 return Run(job.settings(), Outcome(reused=len(source), dropped=plan.dropped), there)
             part = source.part if isinstance(source, PartOfSource) else None
-            asked = request.record(prepared.model.file, source.reading, part=part, reuse=output.reuse)
+            asked = request.record(prepared.model.file, source.reading, part=part, limit=limit, reuse=output.reuse)
             return complete(job, plan, conduct, executor, asked)
 
 

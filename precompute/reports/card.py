@@ -18,6 +18,7 @@ from typing import Any
 from precompute.errors import HeadError
 from precompute.extraction.rebuild import EXTERNAL
 from precompute.inputs.images.transform import NVJPEG
+from precompute.reports.commands import without_folders
 from precompute.reports.markdown import code, escaped, line
 from precompute.system.output import Kind, check_output
 from precompute.training.views import averaged
@@ -246,7 +247,7 @@ class Card:
         elif not found:
             yield f"None found: no scored sample is byte-identical or nearly alike to one of the training {unit}."
         for note in found:
-            yield f"- {escaped(note)}"
+            yield f"- {escaped(without_folders(note))}"
 
     def _calibration(self) -> Iterator[str]:
         calibration = _object(self.training.get("calibration"))
@@ -323,7 +324,7 @@ class Card:
         notes = self.training.get("notes")
         for note in notes if isinstance(notes, list) else []:
             if not any(word in str(note) for word in LEAKS):
-                yield f"- {escaped(note)}"
+                yield f"- {escaped(without_folders(str(note)))}"
 
 
 def _number(value: Any) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 MOST_LETTERS = 4000  # of a command that a file from anyone leads to
@@ -71,6 +72,9 @@ def train_command(metadata: dict[str, Any], head: Any, *, cache: str, output: st
     elif isinstance(training.get("layer"), str):
         words += ["--layer", training["layer"]]
     words += ["--task", str(training.get("task", "classes"))]
+    protocol = training.get("protocol")
+    if isinstance(protocol, dict) and protocol.get("name"):
+        words += ["--protocol", ":".join(str(protocol[part]) for part in ("name", "dataset") if protocol.get(part))]
     for name, value in _parameters(head):
         words.append(name)
         if value is not True:
@@ -96,6 +100,15 @@ def _asked(metadata: dict[str, Any], training: dict[str, Any]) -> Iterator[str]:
         yield "--calibrate"
     if metadata.get("average_views"):
         yield "--average-views"
+
+
+def report_command(cache: str, heads: Sequence[str], given: Iterable[tuple[str, Any]]) -> str:
+    """The `precompute report` with these options: True for a flag, None and False for what was not given."""
+    words = ["precompute", "report", cache, *heads, "-o", "report.html"]
+    for option, value in given:
+        if value is not None and value is not False:
+            words += [option] if value is True else [option, str(value)]
+    return shlex.join(words)[:MOST_LETTERS]
 
 
 OPTIONS = {
@@ -137,3 +150,24 @@ def shortened(path: str) -> str:
     if os.path.isabs(path) or path.startswith(("./", "../", "~")):
         return os.path.basename(path.rstrip("/")) or path
     return path
+
+
+def base_name(path: str) -> str:
+    """The last part of any path; an address stays one, see `shortened`."""
+    short = shortened(path)
+    return short if "://" in short else os.path.basename(short.rstrip("/")) or short
+
+
+NOTED = re.compile(
+    r"(\bsamples are in |\bkept in |\b(?:labels|label|numbers) from (?!column |the file\b|[\d,]+ columns, ))(.+?)"
+    r"(?=, which has [\d,]+ rows|: [\d,]+ classes|, several a sample by |, \S+ to \S+$|$)"
+)
+"""A file in the notes of a training, between the words around it: it may hold spaces."""
+ELSEWHERE = re.compile(r"(?<![\w:/.~])(?:/[^\s/'\",;]+|~[\w-]*|\.{1,2})/(?:[^\s/'\",;]+/)+[^\s/'\",;)]*")
+"""Any other path from a root, with three names at least: /m/09x is the name of a class."""
+
+
+def without_folders(text: str) -> str:
+    """Words for people, such as a note of a head's file, with paths shortened to their last part."""
+    text = NOTED.sub(lambda found: found[1] + (os.path.basename(found[2].rstrip("/")) or found[2]), text)
+    return ELSEWHERE.sub(lambda found: shortened(found[0]), text)

@@ -43,7 +43,7 @@ OF_SPLIT = 50  # mistakes of one scored split that come before those of others
 
 @dataclass(frozen=True)
 class Asked:
-    """What a report is to hold; see `report`."""
+    """What a report is to hold; see `report`. given: its options as on a command line."""
 
     map: str = AUTO
     layer: str | None = None
@@ -56,6 +56,7 @@ class Asked:
     groups: str | None = None
     groups_file: Any = None
     curves: Sequence[dict[str, Any]] = field(default_factory=tuple)
+    given: Sequence[tuple[str, Any]] = ()
 
 
 def make_document(cache: Cache, target: Target, heads: Sequence[ScoredHead], asked: Asked) -> dict[str, Any]:
@@ -110,7 +111,7 @@ def make_document(cache: Cache, target: Target, heads: Sequence[ScoredHead], ask
         "duplicates": duplicates,
         "curves": [curve for head in heads for curve in history_curves(head)] + list(asked.curves),
         "map": drawn,
-        "made_by": made_by_part(cache, heads),
+        "made_by": made_by_part(cache, heads, asked.given),
     }
 
 
@@ -140,6 +141,7 @@ def _splits(cache: Cache, heads: Sequence[ScoredHead]) -> NDArray[np.int8]:
 
 
 def _targets(target: Target, rows: Rows, names: Sequence[str]) -> list[Any] | None:
+    """The number or the labels of each row, None where it has no target; of classes `label` says all."""
     if target.task == CLASSES:
         return None
     if target.task == NUMBER:
@@ -148,10 +150,10 @@ def _targets(target: Target, rows: Rows, names: Sequence[str]) -> list[Any] | No
             for value, known in zip(target.values[rows].tolist(), target.known[rows], strict=True)
         ]
     place = np.array([list(names).index(name) if name in names else -1 for name in target.names])
-    found = []
-    for row in target.values[rows]:
+    found: list[list[int] | None] = []
+    for row, known in zip(target.values[rows], target.known[rows], strict=True):
         has = place[np.flatnonzero(row)]
-        found.append(has[has >= 0].tolist())
+        found.append(has[has >= 0].tolist() if known else None)
     return found
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from precompute.heads.scoring.calibration import BINS, reliability
 from precompute.heads.scoring.scores import wilson_interval
+from precompute.reports.commands import without_folders
 from precompute.reports.outcomes import MOST_ITEMS, Cells, Outcomes, cells_of, outcomes_of
 from precompute.reports.pairs import leak_pairs
 from precompute.reports.places import Places, readable
@@ -46,7 +47,7 @@ def head_part(head: ScoredHead, places: Places) -> dict[str, Any]:
         "seed": training.get("seed") if isinstance(training.get("seed"), int) else None,
         "selected_on": selected if isinstance(selected, str) else None,
         "groups": head.groups,
-        "notes": [readable(line) for line in [*_lines(training.get("notes")), *head.notes]],
+        "notes": [readable(without_folders(line)) for line in [*_lines(training.get("notes")), *head.notes]],
         "scored": [_scored(head, split, places) for split in head.splits],
     }
 

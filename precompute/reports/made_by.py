@@ -12,7 +12,7 @@ from typing import Any
 from precompute.cache import Cache
 from precompute.cache.key import leaves
 from precompute.cache.reader import FOUND
-from precompute.reports.commands import extract_command, shortened, train_command
+from precompute.reports.commands import extract_command, report_command, shortened, train_command
 from precompute.reports.places import readable
 from precompute.reports.samples import recorded_source
 from precompute.reports.scored import ScoredHead
@@ -21,8 +21,11 @@ MOST_RUNS = 100
 LETTERS = 2000  # of a setting
 
 
-def made_by_part(cache: Cache, heads: Sequence[ScoredHead]) -> dict[str, Any]:
-    """JSON-ready. What the files say may come from strangers: it is text here, and no more."""
+def made_by_part(cache: Cache, heads: Sequence[ScoredHead], given: Sequence[tuple[str, Any]] = ()) -> dict[str, Any]:
+    """JSON-ready. given: options of the report, see `report_command`.
+
+    What the files say may come from strangers: it is text here, and no more.
+    """
     runs = [record for record in cache.provenance if FOUND.isdisjoint(record) and "started" in record]
     name = os.path.basename(cache.path)
     commands = []
@@ -33,9 +36,7 @@ def made_by_part(cache: Cache, heads: Sequence[ScoredHead]) -> dict[str, Any]:
         command = train_command(saved.metadata, saved.head, cache=name, output=head.name)
         if command is not None:
             commands.append(command)
-    commands.append(
-        " ".join(["precompute", "report", *_quoted(name, *(head.name for head in heads)), "-o", "report.html"])
-    )
+    commands.append(report_command(name, [head.name for head in heads], given))
     source, last = recorded_source(cache), cache.last_run
     return {
         "settings": [[readable(key), readable(_plain(value))[:LETTERS]] for key, value in leaves(cache.spec)],
@@ -47,12 +48,6 @@ def made_by_part(cache: Cache, heads: Sequence[ScoredHead]) -> dict[str, Any]:
         "key": cache.key,
         "source": None if source is None else readable(shortened(source[0])),
     }
-
-
-def _quoted(*names: str) -> list[str]:
-    import shlex
-
-    return [shlex.quote(name) for name in names]
 
 
 def _run(record: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from precompute.evaluation.comparison import Where
 from precompute.finetuning.device import device_of
 from precompute.finetuning.labelled_images import open_samples
 from precompute.heads.base.progress import report as progress
+from precompute.reports.commands import base_name
 from precompute.reports.comparison_part import check_heads_alike
 from precompute.reports.document import Asked, make_document
 from precompute.reports.feature_map import AUTO, check_map
@@ -155,6 +156,22 @@ def report(
             groups=groups,
             groups_file=groups_file,
             curves=curves,
+            given=[
+                ("--source", _named(source)),
+                ("--root", _named(root)),
+                *((f"--{part}-column", name) for part, name in (columns or {}).items()),
+                ("--thumbnails", thumbnails),
+                ("--compare", compare),
+                *(("--results", _named(path)) for path in results),
+                ("--map", None if map == AUTO else map),
+                ("--layer", layer),
+                ("--seed", seed or None),
+                *(("--labels", _named(labels)), ("--groups", groups), ("--groups-file", _named(groups_file))),
+                ("--weights", _named(weights)),
+                *(("--backbone", _named(one)) for one in backbones),
+                *(("--tail", _named(one)) for one in tails),
+                ("--device", None if device == "auto" else device),
+            ],
         )
         document = make_document(opened_cache, target, scored, asked)
     from precompute.reports.render import render
@@ -174,6 +191,11 @@ def report(
         heads=tuple(head.name for head in scored),
         notes=tuple(document["notes"]),
     )
+
+
+def _named(path: Any) -> str | None:
+    """A path in the command of the report, which others read; None of what has no name."""
+    return base_name(os.fsdecode(path)) if isinstance(path, str | os.PathLike) else None
 
 
 @dataclass(frozen=True)

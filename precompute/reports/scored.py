@@ -88,7 +88,7 @@ def score_saved(
     computed again. Raises HeadMismatchError where the cache is not the one that it was trained on, or holds other
     features; UsageError for groups that cannot be found; what `compare` raises.
     """
-    side = side_of(path, cache, where, opened, labels=given.labels)
+    side = side_of(path, cache, where, opened, labels=given.labels, labels_option="--labels")
     target, head, metadata = side.target, side.saved.head, side.saved.metadata
     usable = side.whole & target.known
     parts = {
@@ -100,7 +100,7 @@ def score_saved(
     training = training if isinstance(training, dict) else {}
     asked = training.get("asked")
     asked = asked if isinstance(asked, dict) else {}
-    grouping, notes = _grouping(given, training, asked, side)
+    grouping, notes = _grouping(given, training, side)
     digests, together, groups = kept_together(side.cache, np.flatnonzero(usable), *grouping)
     average = bool(averaged(metadata))
 
@@ -133,17 +133,26 @@ def score_saved(
     return ScoredHead(side, parts, answers, scored, groups, notes)
 
 
+def recorded_grouping(training: dict[str, Any]) -> tuple[str | None, str | None]:
+    """Pattern or column of the groups that a head was trained with, at most one of them; (None, None) without, and
+    where they came from a file, which a head does not hold."""
+    asked = training.get("asked")
+    asked = asked if isinstance(asked, dict) else {}
+    pattern, column = asked.get("groups"), asked.get("groups_column")
+    if isinstance(pattern, str):
+        return pattern, None
+    return None, column if isinstance(column, str) else None
+
+
 def _grouping(
-    given: Given, training: dict[str, Any], asked: dict[str, Any], side: Side
+    given: Given, training: dict[str, Any], side: Side
 ) -> tuple[tuple[str | None, Path | None, str | None], list[str]]:
     """Pattern, file and column of the user's groups, of which at most one is there, and what there is to say of it."""
     if given.groups is not None or given.groups_file is not None:
         return (given.groups, given.groups_file, None), []
-    pattern, column = (
-        asked.get(name) if isinstance(asked.get(name), str) else None for name in ("groups", "groups_column")
-    )
+    pattern, column = recorded_grouping(training)
     if pattern is not None or column is not None:
-        return (pattern, None, None) if pattern is not None else (None, None, column), []
+        return (pattern, None, column), []
     if training.get("groups") is None:
         return (None, None, None), []
     return (None, None, None), [

@@ -64,9 +64,15 @@ class Relabelling:
 
     @classmethod
     def of_head(
-        cls, metadata: dict[str, Any], head: str, task: str, *, table: str | os.PathLike[str] | None = None
+        cls,
+        metadata: dict[str, Any],
+        head: str,
+        task: str,
+        *,
+        table: str | os.PathLike[str] | None = None,
+        option: str | None = None,
     ) -> Relabelling:
-        """What a head was trained by. table: the table of labels, where that is available.
+        """What a head was trained by. table: the table of labels, where that is available · option: that gives it.
 
         Raises HeadMismatchError where it was trained by a table, which the file does not hold, and none is given.
         """
@@ -75,7 +81,9 @@ class Relabelling:
         if known.get("table") is not None and given is None:
             raise HeadMismatchError(
                 f"The head {head} was trained on labels from the table {known['table']}, which it does not hold.",
-                hint="Train it on a label column of the cache instead: extract SOURCE --keep-column NAME.",
+                hint="Train it on a label column of the cache instead: extract SOURCE --keep-column NAME."
+                if option is None
+                else f"Give that table again: {option} FILE.",
             )
         split, separator = (known.get(name) for name in ("split_column", "label_separator"))
         return cls(
@@ -120,6 +128,8 @@ class Relabelling:
         else:
             values = own_values(cache)
         target, note = find_target(values, self.task, self.separator)
+        if self.table is not None:  # a head's file holds the notes, and others get it
+            note, *notes = (line.replace(self.table, os.path.basename(self.table)) for line in (note, *notes))
         is_own = not self.label_columns and self.table is None
         return target, notes if is_own and target.task == CLASSES else [*notes, note]
 

@@ -47,6 +47,7 @@ function put(parent, ...children) {
   return fill(parent, {}, children);
 }
 
+const [HUGE, TINY] = [1e15, 1e-4]; // from and below which numbers are written with an exponent
 const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
 const count = (value) => (isNumber(value) ? value.toLocaleString("en-US") : NONE);
 const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
@@ -54,10 +55,44 @@ const things = (value) => `${count(value)} ${value === 1 ? unit.one : unit.plura
 
 function number(value) {
   if (!isNumber(value)) return NONE;
-  if (Number.isInteger(value)) return count(value);
   const size = Math.abs(value);
-  if (size >= 1e6 || size < 1e-4) return value.toExponential(2);
+  if (size >= HUGE) return value.toExponential(2);
+  if (Number.isInteger(value)) return count(value);
+  if (size < TINY) return value.toExponential(2);
   return size >= 1000 ? value.toLocaleString("en-US", { maximumFractionDigits: 0 }) : String(+value.toPrecision(3));
+}
+
+// A number of the data, not rounded for reading: its digits as float32 or float64 hold them.
+function exact(value) {
+  const size = Math.abs(value);
+  if (!isNumber(value) || Number.isInteger(value) || size >= HUGE || size < TINY) return number(value);
+  return value.toLocaleString("en-US", { maximumSignificantDigits: value === Math.fround(value) ? 7 : 10 });
+}
+
+// Formats numbers that stand beside each other: with the digits that show the smallest difference, up to ten in all.
+function formatOf(values) {
+  const found = values.filter(isNumber).sort((a, b) => a - b);
+  const gap = Math.min(...found.slice(1).map((value, at) => value - found[at]).filter((value) => value > 0));
+  if (gap === Infinity) return number;
+  const size = Math.max(...found.map(Math.abs));
+  const power = (value) => Math.floor(Math.log10(value));
+  if (size >= HUGE || size < TINY) {
+    const digits = Math.max(2, Math.min(12, power(size) - power(gap) + 2));
+    return (value) => (isNumber(value) ? value.toExponential(digits) : NONE);
+  }
+  const decimals = Math.max(size < 1000 ? 1 : 0, Math.min(2 - power(gap), 9 - power(size)));
+  const round = (value) => +value.toFixed(decimals) || 0;
+  return Object.assign((value) => (isNumber(value) ? round(value).toLocaleString("en-US", { maximumFractionDigits: decimals }) : NONE), { round });
+}
+
+// A prediction, the truth and the error between them as texts; the error is that of the two as they are shown.
+function errorTexts(predicted, truth) {
+  const form = formatOf([predicted, truth]);
+  const round = form.round || ((value) => value);
+  const error = isNumber(predicted) && isNumber(truth) ? round(predicted) - round(truth) : null;
+  const sign = error > 0 ? "+" : error < 0 ? "-" : "";
+  const size = form.round ? form : number;
+  return { predicted: form(predicted), truth: form(truth), error: error === null ? null : sign + size(Math.abs(error)) };
 }
 
 // As Python writes it: a tie goes to the even digit.
@@ -78,6 +113,8 @@ function interval(pair, percent) {
   return pair && isNumber(pair[0]) && isNumber(pair[1]) ? `${score(pair[0], percent)} to ${score(pair[1], percent)}` : "";
 }
 
+const shortName = (head) => String(head).replace(/\.safetensors$/, "");
+
 // Names are strangers' text: in <bdi>, so that writing from right to left does not turn what stands beside it.
 const named = (text, role = "name") => h("bdi", { class: role, title: visible(text) }, visible(text));
 const classText = (index) => (index >= 0 && index < classes.length ? classes[index] : `no ${labelWord}`);
@@ -93,7 +130,7 @@ function labelsOf(indices) {
 // The label of a sample of the cache, as nodes; null where it has none.
 function truthOf(place) {
   const target = (samples.target || [])[place];
-  if (report.task === "number") return isNumber(target) ? [number(target)] : null;
+  if (report.task === "number") return isNumber(target) ? [exact(target)] : null;
   if (report.task === "labels") return Array.isArray(target) ? labelsOf(target) : null;
   const label = (samples.label || [])[place];
   return label >= 0 ? [className(label)] : null;

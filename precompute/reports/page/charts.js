@@ -58,17 +58,18 @@ function padded(values, percent) {
   return percent ? [Math.max(0, low - air), Math.min(1, high + air)] : [low - air, high + air];
 }
 
-const tickText = (value, percent) => (percent ? `${+(100 * value).toFixed(1)}%` : number(value));
+const ticksOf = (ticks, percent) => (percent ? (value) => `${+(100 * value).toFixed(1)}%` : formatOf(ticks));
 
 function frame(svg, x, y, box, spec) {
   const [left, right, top, bottom] = box;
+  const [xText, yText] = [ticksOf(x.ticks, spec.xPercent), ticksOf(y.ticks, spec.percent)];
   for (const tick of y.ticks) {
     svg.append(s("line", { class: "grid", x1: left, x2: right, y1: y.at(tick), y2: y.at(tick) }),
-      s("text", { class: "tick", x: left - 8, y: y.at(tick) + 4, "text-anchor": "end" }, tickText(tick, spec.percent)));
+      s("text", { class: "tick", x: left - 8, y: y.at(tick) + 4, "text-anchor": "end" }, yText(tick)));
   }
   for (const tick of x.ticks) {
     svg.append(s("line", { class: "axis", x1: x.at(tick), x2: x.at(tick), y1: bottom, y2: bottom + 4 }),
-      s("text", { class: "tick", x: x.at(tick), y: bottom + 18, "text-anchor": "middle" }, tickText(tick, spec.xPercent)));
+      s("text", { class: "tick", x: x.at(tick), y: bottom + 18, "text-anchor": "middle" }, xText(tick)));
   }
   svg.append(s("line", { class: "axis", x1: left, x2: right, y1: bottom, y2: bottom }),
     s("text", { class: "label", x: (left + right) / 2, y: bottom + 38, "text-anchor": "middle" }, spec.x || ""),
@@ -146,9 +147,10 @@ function intervals(rows, percent) {
     const height = 26 * rows.length + 26;
     const x = axis(low, high, 14, width - 14, { wanted: width / 80 });
     const svg = s("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": rows.map((row) => `${visible(row.name || "score")}: ${score(row.value, percent)}, ${interval(row.interval, percent)}`).join("; ") });
+    const text = ticksOf(x.ticks, percent);
     for (const tick of x.ticks) {
       svg.append(s("line", { class: "grid", x1: x.at(tick), x2: x.at(tick), y1: 0, y2: height - 20 }),
-        s("text", { class: "tick", x: x.at(tick), y: height - 5, "text-anchor": "middle" }, tickText(tick, percent)));
+        s("text", { class: "tick", x: x.at(tick), y: height - 5, "text-anchor": "middle" }, text(tick)));
     }
     rows.forEach((row, index) => {
       if (!isNumber(row.value)) return;

@@ -15,7 +15,7 @@ function classesPart() {
   if (side.length) columns.push(...side.map((head, index) => recallOf(head, index)));
   else if (has("recall")) columns.push({ title: "Recall", of: (row) => row.recall, show: (row) => measure(row.recall, row.recall_interval) });
   for (const [name, title, percent] of [["precision", "Precision", true], ["f1", "F1", true], ["average_precision", "Average precision", true], ["auc", "AUC", false], ["threshold", "Threshold", false]]) {
-    if (has(name)) columns.push({ title, of: (row) => row[name], show: (row) => score(row[name], percent), number: true });
+    if (has(name)) columns.push({ title: side.length ? ofHead(title, heads[state.head]) : title, of: (row) => row[name], show: (row) => score(row[name], percent), number: true });
   }
   const body = h("tbody");
   const host = h("div");
@@ -51,8 +51,10 @@ function classesPart() {
   }
   host.append(h("div", { class: "scroll" }, h("table", { class: "classes" }, h("thead", {}, heading), body)), foot);
   draw();
-  return [host];
+  return [side.length > 0 && h("p", { class: "lead" }, "On the split ", named(scored.split), "."), host];
 }
+
+const ofHead = (title, head) => named(`${title} of ${shortName(head.name)}`);
 
 // Without heads: how many of each class stand in each split.
 const COUNTED = ["Train", "Val", "Test", "Holdout", "Other"];
@@ -69,10 +71,10 @@ function compare(a, b) {
 }
 
 function recallOf(head, index) {
-  const found = new Map((scoredBy(head).per_class || []).map((row) => [row.class, row]));
+  const found = new Map(((scoredBy(head) || {}).per_class || []).map((row) => [row.class, row]));
   const value = (row) => found.get(row.class) || {};
   return {
-    title: named(`Recall of ${head.name}`), swatch: swatch(colorOf(index), index),
+    title: ofHead("Recall", head), swatch: swatch(colorOf(index), index),
     of: (row) => value(row).recall, show: (row) => measure(value(row).recall, value(row).recall_interval, colorOf(index)),
   };
 }

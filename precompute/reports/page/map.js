@@ -177,7 +177,7 @@ function factsOf(map, point) {
   const head = heads[state.head];
   const right = head && map.right.get(head.name);
   const value = report.task === "number" ? numberAt(map, point) : null;
-  const truth = isNumber(value) ? [number(value)] : truthOf(map.place[point]) || (map.label[point] >= 0 ? [className(map.label[point])] : null);
+  const truth = isNumber(value) ? [exact(value)] : truthOf(map.place[point]) || (map.label[point] >= 0 ? [className(map.label[point])] : null);
   return [
     truth && line({ number: "number", labels: "labels" }[report.task] || "class", truth),
     splits[map.split[point]] !== undefined && line("split", named(splits[map.split[point]])),

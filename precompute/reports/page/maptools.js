@@ -201,7 +201,7 @@ function selection(map, changed) {
 
 function composition(map, points) {
   const counts = new Map();
-  for (const point of points) counts.set(map.label[point], (counts.get(map.label[point]) || 0) + 1);
+  for (const point of points) for (const label of labelsAt(map, point)) counts.set(label, (counts.get(label) || 0) + 1);
   const largest = [...counts].filter(([label]) => label >= 0).sort((a, b) => b[1] - a[1]);
   if (!largest.length) return null;
   const rest = largest.slice(8).reduce((sum, item) => sum + item[1], 0);

@@ -111,19 +111,69 @@ function predictedByTrue(scored) {
   const bounds = values.reduce(([low, high], value) => [Math.min(low, value), Math.max(high, value)], [Infinity, -Infinity]);
   const [low, high] = padded(bounds, false);
   const entries = drawn.map(([, , index]) => entryOf(scored, index));
+  const dots = walkedDots(drawn, (at) => showLarge(entries, at));
   const host = h("div", { class: "chart square" });
   responsive(host, (width) => {
-    const box = [52, width - 14, 28, width - 46];
-    const x = axis(low, high, box[0], box[1], { wanted: 6 });
+    const ticks = niceTicks(low, high, 6);
+    const letters = Math.max(...ticks.map(ticksOf(ticks)).map((text) => text.length));
+    const box = [Math.max(52, 7 * letters + 16), width - 14, 28, width - 46];
+    const x = axis(low, high, box[0], box[1], { wanted: Math.min(6, (box[1] - box[0]) / (8 * letters + 8)) });
     const y = axis(low, high, box[3], box[2], { wanted: 6 });
-    const svg = s("svg", { viewBox: `0 0 ${width} ${width}`, role: "img", "aria-label": "Predicted number by true number" });
+    const svg = s("svg", { viewBox: `0 0 ${width} ${width}`, role: "group", "aria-label": "Predicted number by true number", keydown: dots.key });
     frame(svg, x, y, box, { x: "true", y: "predicted" });
     svg.append(s("line", { class: "chance", x1: x.at(low), y1: y.at(low), x2: x.at(high), y2: y.at(high) }));
-    drawn.forEach(([truth, said], at) => svg.append(s("circle", {
-      class: "sample", cx: x.at(truth), cy: y.at(said), r: drawn.length > 500 ? 2.5 : 4, click: () => showLarge(entries, at),
-    }, s("title", {}, `${visible(idOf(entries[at].place))}: ${number(said)}, true ${number(truth)}`))));
+    const focused = host.contains(document.activeElement);
+    svg.append(...dots.draw(drawn.map(([truth, said], at) => {
+      const texts = errorTexts(said, truth);
+      const words = `${visible(idOf(entries[at].place))}: predicted ${texts.predicted}, true ${texts.truth}, error ${texts.error}`;
+      return s("circle", {
+        class: "sample", cx: x.at(truth), cy: y.at(said), r: drawn.length > 500 ? 2.5 : 4, role: "button", "aria-label": words,
+      }, s("title", {}, words));
+    })));
     host.replaceChildren(svg);
+    if (focused) dots.focus();
   });
-  return [h("p", { class: "lead" }, "Each dot is one ", unit.one, "; on the dashed line the prediction is right. Choose a dot to see it.",
+  return [h("p", { class: "lead" }, "Each dot is one ", unit.one, "; on the dashed line the prediction is right. ",
+    "Choose a dot (click, or arrow keys and Enter) to see it.",
     step > 1 && ` Drawn are ${count(drawn.length)} of ${count(pairs.length)}.`), host];
+}
+
+// Dots of [x, y] of which one can be reached by Tab: left and right go by x, up and down by y, Enter opens.
+function walkedDots(points, open) {
+  const along = [0, 1].map((axis) => [...points.keys()].sort((a, b) => points[a][axis] - points[b][axis] || points[a][1 - axis] - points[b][1 - axis]));
+  const rank = along.map((order) => {
+    const of = new Uint32Array(order.length);
+    order.forEach((at, index) => (of[at] = index));
+    return of;
+  });
+  let current = along[0][0];
+  let circles = [];
+  const enter = (at) => {
+    circles[current].setAttribute("tabindex", -1);
+    current = at;
+    circles[current].setAttribute("tabindex", 0);
+    circles[current].focus();
+  };
+  const key = (event) => {
+    const move = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowDown: [1, -1], ArrowUp: [1, 1] }[event.key];
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (move) enter(along[move[0]][Math.max(0, Math.min(points.length - 1, rank[move[0]][current] + move[1]))]);
+    else if (event.key === "Home") enter(along[0][0]);
+    else if (event.key === "End") enter(along[0][points.length - 1]);
+    else if (event.key === "Enter" || event.key === " ") open(current);
+    else return;
+    event.preventDefault();
+  };
+  const draw = (made) => {
+    circles = made;
+    circles.forEach((circle, at) => {
+      circle.setAttribute("tabindex", at === current ? 0 : -1);
+      circle.addEventListener("click", () => {
+        enter(at);
+        open(at);
+      });
+    });
+    return circles;
+  };
+  return { key, draw, focus: () => circles[current].focus() };
 }

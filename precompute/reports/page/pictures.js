@@ -94,11 +94,8 @@ function answer(scored, index) {
   const truth = items.true[index];
   const predicted = items.predicted[index];
   if (report.task === "number") {
-    const error = isNumber(predicted) && isNumber(truth) ? predicted - truth : null;
-    return [
-      line("predicted", number(predicted)), line("true", number(truth)),
-      error !== null && line("error", (error > 0 ? "+" : error < 0 ? "-" : "") + number(Math.abs(error))),
-    ];
+    const texts = errorTexts(predicted, truth);
+    return [line("predicted", texts.predicted), line("true", texts.truth), texts.error !== null && line("error", texts.error)];
   }
   if (report.task === "labels") {
     const missed = (truth || []).filter((label) => !(predicted || []).includes(label));

@@ -153,24 +153,32 @@ function groups(map, keys, keyOf, nameOf, others, styles = {}) {
 function groupsByLabels(map, chosen) {
   const several = -2;
   const keyOf = (point) => {
-    const found = ((samples.target || [])[map.place[point]] || []).filter((label) => chosen.includes(label));
+    const found = labelsAt(map, point).filter((label) => chosen.includes(label));
     return found.length > 1 ? several : found.length ? found[0] : -1;
   };
   return groups(map, [...chosen, several], keyOf, (key) => (key === several ? "several of these" : classText(key)), "none of these",
     { [several]: [GREY, 6] });
 }
 
-const numberAt = (map, point) => (map.value ? map.value[point] : (samples.target || [])[map.place[point]]);
+// The class of a point in a list, or all its labels; of several, `map.label` is the rarest alone.
+const labelsAt = (map, point) => (report.task === "labels" ? (samples.target || [])[map.place[point]] || [] : [map.label[point]]);
+
+// As the document has it; `map.value` holds it with the seven digits of float32.
+function numberAt(map, point) {
+  const target = (samples.target || [])[map.place[point]];
+  return isNumber(target) || !map.value ? target : map.value[point];
+}
 
 function groupsByNumber(map) {
   const targets = Array.from({ length: map.n }, (_, point) => numberAt(map, point));
   const sorted = targets.filter(isNumber).sort((a, b) => a - b);
   const edges = [...new Set([0.2, 0.4, 0.6, 0.8].map((share) => sorted[Math.floor(share * (sorted.length - 1))]))];
   const bins = sorted.length ? [...Array(edges.length + 1).keys()] : [];
+  const form = formatOf([sorted[0], ...edges, sorted[sorted.length - 1]]);
   const nameOf = (bin) => {
-    const to = number(bin < edges.length ? edges[bin] : sorted[sorted.length - 1]);
-    if (bin) return `over ${number(edges[bin - 1])} to ${to}`;
-    return number(sorted[0]) === to ? to : `${number(sorted[0])} to ${to}`;
+    const to = form(bin < edges.length ? edges[bin] : sorted[sorted.length - 1]);
+    if (bin) return `over ${form(edges[bin - 1])} to ${to}`;
+    return form(sorted[0]) === to ? to : `${form(sorted[0])} to ${to}`;
   };
   const keyOf = (point) => (isNumber(targets[point]) ? edges.filter((edge) => targets[point] > edge).length : -1);
   const found = groups(map, bins, keyOf, nameOf, "no number");
@@ -183,10 +191,7 @@ function groupsByNumber(map) {
 function largestClasses(map) {
   const counts = new Map();
   const add = (label) => label >= 0 && counts.set(label, (counts.get(label) || 0) + 1);
-  for (let point = 0; point < map.n; point += 1) {
-    if (report.task === "labels") ((samples.target || [])[map.place[point]] || []).forEach(add);
-    else add(map.label[point]);
-  }
+  for (let point = 0; point < map.n; point += 1) labelsAt(map, point).forEach(add);
   const room = report.task === "labels" ? GREY - 1 : GREY;
   const largest = [...counts.keys()].sort((a, b) => counts.get(b) - counts.get(a) || a - b).slice(0, room);
   return largest.sort((a, b) => a - b);

@@ -3,12 +3,15 @@
 function reliabilityPart() {
   const side = compared();
   const drawn = (side.length ? side.map((head) => [head, scoredBy(head)]) : heads.length ? [[heads[state.head], scoredNow()]] : [])
-    .filter(([, scored]) => scored.reliability && (scored.reliability.bins || []).some((bin) => bin.n > 0))
-    .map(([head, scored]) => diagram(head, scored));
-  if (!drawn.length) return null;
+    .filter(([, scored]) => !scored || (scored.reliability && (scored.reliability.bins || []).some((bin) => bin.n > 0)));
+  if (!drawn.some(([, scored]) => scored)) return null;
   return [h("p", { class: "lead" }, "A dot on the dashed line: the head is right as often as it says. Below the line it is too sure. ",
-    `Large dots hold many ${unit.plural}.`), h("div", { class: "panels" }, drawn)];
+    `Large dots hold many ${unit.plural}.`, side.length > 0 && [" On the split ", named(scoredNow().split), "."]),
+  h("div", { class: "panels" }, drawn.map(([head, scored]) => (scored ? diagram(head, scored) : notScored(head))))];
 }
+
+const notScored = (head) => h("figure", { class: "panel narrow" }, h("figcaption", {}, named(head.name, "id")),
+  h("p", { class: "muted" }, `${NONE} It was not scored on this split.`));
 
 function diagram(head, scored) {
   const { bins, ece, temperature, applied } = scored.reliability;

@@ -5,10 +5,9 @@ const compared = () => {
   return names && names.length > 1 ? heads.filter((head) => names.includes(head.name)) : [];
 };
 
-// What `head` scored on the split that is shown; null where it did not score that split.
-function scoredBy(head) {
-  const split = (report.comparison || {}).split ?? (scoredNow() || {}).split;
-  return head.scored.find((scored) => scored.split === split) || head.scored[0];
+// What `head` scored on a split, by default the chosen one; null where it did not score that split.
+function scoredBy(head, split = (scoredNow() || {}).split) {
+  return head.scored.find((scored) => scored.split === split) || null;
 }
 
 function verdictPart() {
@@ -70,33 +69,57 @@ function countsTiles() {
 }
 
 function sideBySide(side) {
-  const rows = side.map((head) => ({ name: head.name, ...(scoredBy(head).verdict || {}) }));
-  const percent = rows.some((row) => row.percent);
   const comparison = report.comparison;
+  const rows = side.map((head) => ({ name: head.name, ...(scoredBy(head, comparison.split ?? undefined) || {}).verdict }));
+  const percent = rows.some((row) => row.percent);
   const listed = table(["Head", "Kind", "Score", "95% interval"], rows.map((row, index) => [
     h("span", { class: "key" }, swatch(colorOf(index), index), named(row.name, "id")), visible(side[index].kind ?? NONE),
     textOf(row), interval(row.interval, percent) || NONE]), { numbers: [2, 3] });
-  const words = (comparison.pairs || []).map((pair) => h("li", {}, visible(pair.words || "")));
+  const words = (comparison.pairs || []).map((pair) => h("li", {}, visible(pair.words || ""), pairFacts(pair, comparison)));
   const parts = [h("h3", {}, "Heads side by side, on the split ", named(comparison.split ?? "")),
     h("div", { class: "two" }, listed, intervals(rows, percent)), words.length > 0 && h("ul", { class: "plain" }, words)];
   const differ = (comparison.disagree || []).map((item) => ({
     place: item.place,
-    facts: () => [...comparison.heads.map((name, index) => disagreement(item, name, index)), line("true", oneAnswer(item.true))],
+    facts: () => {
+      const form = report.task === "number" ? formatOf([item.true, ...item.predicted]) : null;
+      return [...comparison.heads.map((name, index) => disagreement(item, name, index, form)), line("true", oneAnswer(item.true, form))];
+    },
   }));
   if (differ.length) {
-    parts.push(details(`Where the heads disagree (${things(differ.length)})`, gallery(differ, 12)));
+    const total = comparison.n_disagree ?? differ.length;
+    const which = report.task === "number" ? "with the largest differences" : "spread over the file";
+    parts.push(details(`Where the heads disagree (${things(total)})`,
+      total > differ.length && h("p", { class: "muted" }, `Listed are ${count(differ.length)} of them, ${which}.`), gallery(differ, 12)));
   }
   return h("div", { class: "compare" }, parts);
 }
 
-function oneAnswer(value) {
-  if (report.task === "number") return number(value);
+// What the verdict of a pair rests on: the difference with its interval, the test, how many samples, and the notes.
+function pairFacts(pair, comparison) {
+  const percent = pair.metric === "accuracy";
+  const signed = (value) => (value > 0 ? "+" : value < 0 ? "\u2212" : "") + (percent ? (100 * Math.abs(value)).toFixed(1) : number(Math.abs(value)));
+  const nameOf = (index) => named((comparison.heads || [])[index] ?? "");
+  const range = pair.interval && pair.interval.every(isNumber) && ` (95%: ${pair.interval.map(signed).join(" to ")})`;
+  const inGroups = isNumber(pair.groups) ? ` in ${count(pair.groups)} ${pair.groups === 1 ? "group" : "groups"}` : "";
+  const left = Object.entries(pair.left_out || {}).map(([why, n]) => `${count(n)} left out: ${visible(why)}`);
+  return [
+    isNumber(pair.difference) && h("span", { class: "line muted" }, visible(capital(pair.metric || "score")), " of ", nameOf(pair.a), " less that of ", nameOf(pair.b),
+      `: ${signed(pair.difference)}${percent ? " points" : ""}`, range,
+      isNumber(pair.p) && `; ${visible(pair.test || "test")}, p = ${String(Number(pair.p.toPrecision(2)))}`,
+      isNumber(pair.n) && [`; ${things(pair.n)}${inGroups}`, pair.split && [" of ", named(pair.split)]], "."),
+    left.length > 0 && h("span", { class: "line muted" }, `${left.join("; ")}.`),
+    (pair.notes || []).map((note) => h("span", { class: "line" }, `${capital(visible(note))}.`)),
+  ];
+}
+
+function oneAnswer(value, form) {
+  if (form) return form(value);
   return Array.isArray(value) ? labelsOf(value) : className(value);
 }
 
-function disagreement(item, name, index) {
+function disagreement(item, name, index, form) {
   const said = (item.predicted || [])[index];
   const right = JSON.stringify(said) === JSON.stringify(item.true);
-  const words = [h("span", { class: "muted" }, named(String(name).replace(/\.safetensors$/, "")), " "), oneAnswer(said)];
+  const words = [h("span", { class: "muted" }, named(shortName(name)), " "), oneAnswer(said, form)];
   return report.task === "number" ? h("span", { class: "line" }, words) : verdictLine(right, words);
 }
