@@ -215,7 +215,7 @@ def test_heads_stand_side_by_side(show: Open) -> None:
     (pair,) = document["comparison"]["pairs"]
     lines = [line.text for line in page.all(".compare .plain .line")]
     assert lines == [
-        "Accuracy of head0.safetensors less that of head1.safetensors: +4.1 points (95%: +1.0 to +7.2); "
+        "Accuracy of head0.safetensors minus that of head1.safetensors: +4.1 points (95%: +1.0 to +7.2); "
         f"McNemar, p = 0.012; {pair['n']} images in 12 groups of val.",
         "3 left out: trained on by one of them.",
         "Val chose a setting of <b>head0</b>, so its score is optimistic.",

@@ -103,7 +103,7 @@ function pairFacts(pair, comparison) {
   const inGroups = isNumber(pair.groups) ? ` in ${count(pair.groups)} ${pair.groups === 1 ? "group" : "groups"}` : "";
   const left = Object.entries(pair.left_out || {}).map(([why, n]) => `${count(n)} left out: ${visible(why)}`);
   return [
-    isNumber(pair.difference) && h("span", { class: "line muted" }, visible(capital(pair.metric || "score")), " of ", nameOf(pair.a), " less that of ", nameOf(pair.b),
+    isNumber(pair.difference) && h("span", { class: "line muted" }, visible(capital(pair.metric || "score")), " of ", nameOf(pair.a), " minus that of ", nameOf(pair.b),
       `: ${signed(pair.difference)}${percent ? " points" : ""}`, range,
       isNumber(pair.p) && `; ${visible(pair.test || "test")}, p = ${String(Number(pair.p.toPrecision(2)))}`,
       isNumber(pair.n) && [`; ${things(pair.n)}${inGroups}`, pair.split && [" of ", named(pair.split)]], "."),
