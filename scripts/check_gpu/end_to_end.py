@@ -24,14 +24,15 @@ ROUNDS = 3
 LOOP_BATCH = {"cuda": 256, "cpu": 32}
 LOOP_TIMEOUT = 40.0  # seconds without a batch, after which the loop is given up, and not the section
 BASE = "DataLoader loop fp32"
-PROGRAMS = (
-    "precompute processes",
-    "precompute threads",
-    "precompute nvjpeg",
-    "precompute fp32",
-    BASE,
-    "DataLoader loop bf16",
-)
+EXTRACTS = {
+    "precompute processes": ("auto", "processes", "cpu"),
+    "precompute threads": ("auto", "local", "cpu"),
+    "precompute nvjpeg": ("auto", "local", "nvjpeg"),
+    "precompute fp32": ("fp32", "processes", "cpu"),
+}
+"""Precision, executor and decoder by label."""
+LOOPS = {BASE: "fp32", "DataLoader loop bf16": "bf16"}
+PROGRAMS = (*EXTRACTS, *LOOPS)
 
 
 @dataclass
@@ -60,20 +61,10 @@ def _one_network(name: str, settings: Settings, report: Report) -> None:
     model = load_backbone(name, weights="random:0")
     if settings.cuda:
         torch.zeros(1, device="cuda")  # CUDA's own start is not part of any program
-    programs: dict[str, Callable[[int], Run]] = dict(
-        zip(
-            PROGRAMS,
-            (
-                partial(_extract, name, "auto", "processes", "cpu", settings),
-                partial(_extract, name, "auto", "local", "cpu", settings),
-                partial(_extract, name, "auto", "local", "nvjpeg", settings),
-                partial(_extract, name, "fp32", "processes", "cpu", settings),
-                partial(_loop, model, "fp32", settings),
-                partial(_loop, model, "bf16", settings),
-            ),
-            strict=True,
-        )
-    )
+    programs: dict[str, Callable[[int], Run]] = {
+        **{label: partial(_extract, name, *how, settings) for label, how in EXTRACTS.items()},
+        **{label: partial(_loop, model, precision, settings) for label, precision in LOOPS.items()},
+    }
     if not settings.cuda:
         del programs["precompute nvjpeg"]
     programs = {label: run for label, run in programs.items() if label in (settings.programs or PROGRAMS)}
